@@ -1,0 +1,51 @@
+"""Train an IC-GAN on your own images, without labels: first an encoder (SimCLR), then the generator.
+
+    python examples/icgan/train.py --data photos/ --out runs/photos
+    python examples/icgan/train.py --config examples/icgan/cifar10.yaml --data train.parquet --out runs/cifar10
+
+Any setting (settings.py) can be given as name=value: generator.steps=500 device=cuda. Killed, the same command goes on
+where it stopped. The result, OUT/pretrained, loads with gentransforms.ICGAN.from_pretrained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import torch
+import yaml
+from encoder import train_encoder
+from images import load_images
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from settings import load_settings
+
+
+def main() -> None:
+    """Parse the command line and run both steps."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="image folder, .parquet file or torchvision:NAME:ROOT")
+    parser.add_argument("--out", required=True, type=Path, help="folder for checkpoints, samples, curves and the result")
+    parser.add_argument("--config", type=Path, help="YAML file of settings")
+    parser.add_argument("--only", choices=["encoder", "generator"], help="stop after this step")
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings, for example generator.steps=500")
+    args = parser.parse_args()
+    settings = load_settings(args.config, args.overrides)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "settings.yaml").write_text(yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False))
+    images = load_images(args.data, settings.resolution, settings.limit)
+    print(f"{len(images)} images of {settings.resolution} pixels from {args.data}", flush=True)
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+    with Progress(*columns) as progress:
+        encoder = train_encoder(images, settings, args.out, progress)
+        if args.only == "encoder":
+            return
+        from adversarial import export, train_generator
+
+        torch.manual_seed(settings.seed)
+        ema = train_generator(images, encoder, settings, args.out, progress)
+    export(ema, encoder, settings, args.out / "pretrained")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Generative models as ordinary image augmentation: torchvision v2 transforms that draw new images of the same content."""
+
+from __future__ import annotations
+
+from gentransforms.errors import GentransformsError
+from gentransforms.generators.base import ImageGenerator
+from gentransforms.generators.icgan.generator import ICGAN
+from gentransforms.registry import list_pretrained, load_generator
+from gentransforms.seeding import derive_seeds
+from gentransforms.transforms import GenerativeAugment, TwoViews
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ICGAN",
+    "GenerativeAugment",
+    "GentransformsError",
+    "ImageGenerator",
+    "TwoViews",
+    "derive_seeds",
+    "list_pretrained",
+    "load_generator",
+]

@@ -1,0 +1,245 @@
+"""The interface of every generator: encode a source image once, sample any number of variants from the result."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from gentransforms import hub
+from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.generators.card import model_card
+
+__all__ = ["FORMAT_VERSION", "ImageGenerator"]
+
+FORMAT_VERSION = 1
+G = TypeVar("G", bound="ImageGenerator")
+
+
+class ImageGenerator(nn.Module, ABC):
+    """An instance-conditioned image generator.
+
+    A subclass sets `image_size` and `preserves_geometry` as class or instance attributes and implements `encode` and
+    `sample`; nothing else is required. Its networks are registered submodules, called through ``__call__``. Its
+    constructor's arguments are its `config`, and must be JSON-able for `save_pretrained`.
+
+    Every image must be a function of (source image, generator, seed) alone: draw noise with
+    `gentransforms.seeding.sample_noise`, never from torch's global random state.
+    `gentransforms.testing.check_generator` puts a generator through this contract.
+
+    Attributes:
+        image_size: (h, w) of the images made, in pixels.
+        preserves_geometry: whether the layout of the source is kept, so that its boxes and masks stay right.
+        inputs: what else `encode` takes, one value per image, such as ``("labels",)``.
+
+    Example:
+        >>> import torch
+        >>> from gentransforms.seeding import sample_noise
+        >>> class Noisy(ImageGenerator):
+        ...     image_size, preserves_geometry = (8, 8), False
+        ...     def encode(self, images):
+        ...         return {"mean": images.mean((2, 3), keepdim=True)}
+        ...     def sample(self, condition, seeds):
+        ...         noise = sample_noise(seeds, (3, 8, 8)).to(condition["mean"].device)
+        ...         return (condition["mean"] + 0.1 * noise).clamp(0, 1)
+        >>> Noisy()(torch.rand(2, 3, 8, 8), torch.tensor([1, 2])).shape
+        torch.Size([2, 3, 8, 8])
+    """
+
+    image_size: tuple[int, int]
+    preserves_geometry: bool
+    inputs: tuple[str, ...] = ()
+    registered: ClassVar[dict[str, type[ImageGenerator]]] = {}
+    _init_config: dict[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        ImageGenerator.registered[cls.__name__] = cls
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> ImageGenerator:
+        # Remember the constructor's arguments, so that a subclass need not write `config` itself.
+        instance = super().__new__(cls)
+        try:
+            bound = inspect.signature(cls.__init__).bind(instance, *args, **kwargs)
+        except TypeError:  # unpickling calls with no arguments; a wrong call fails in __init__, with a better message
+            return instance
+        bound.apply_defaults()
+        config = dict(list(bound.arguments.items())[1:])
+        for name, parameter in inspect.signature(cls.__init__).parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                config |= config.pop(name, {})
+            elif parameter.kind is parameter.VAR_POSITIONAL:
+                config.pop(name, None)
+        instance.__dict__["_init_config"] = config
+        return instance
+
+    @abstractmethod
+    def encode(self, images: Tensor, **inputs: Any) -> Mapping[str, Tensor]:
+        """Return the condition of each image: a mapping of tensors with leading B.
+
+        Args:
+            images: (B, 3, H, W) float32 in [0, 1], on the generator's device.
+            inputs: one value per image for each name in `inputs`: a tensor with leading B, or a list.
+        """
+
+    @abstractmethod
+    def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+        """Return one new image per row of the condition: (B, 3, *image_size) float32 in [0, 1].
+
+        Args:
+            condition: what `encode` returned, or rows of it.
+            seeds: (B,) int64 on the CPU.
+        """
+
+    def forward(self, images: Tensor, seeds: Tensor, **inputs: Any) -> Tensor:
+        """Return ``sample(encode(images, **inputs), seeds)``."""
+        return self.sample(self.encode(images, **inputs), seeds)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that build this generator again: ``type(self)(**config)``; JSON-able."""
+        return dict(self._init_config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator's weights are; the CPU for one without weights."""
+        return next((t.device for t in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the generator's weights; float32 for one without weights."""
+        tensors = (*self.parameters(), *self.buffers())
+        return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that name this generator: a hash of class, config, dtype and every weight.
+
+        Computed at each access (about a second per gigabyte), so it always speaks of the weights as they are.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(f"{type(self).__name__} {_json(self.config)} {self.dtype}".encode())
+        for name, tensor in sorted(self._saved_weights().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def save_pretrained(self, directory: str | Path, *, card: Mapping[str, Any] | None = None) -> None:
+        """Write ``config.json``, ``model.safetensors`` and a model card, ``README.md``, into `directory`.
+
+        Args:
+            directory: made if absent.
+            card: what the model card says, by section: any of ``title``, ``description``, ``training_data``, ``license``,
+                ``intended_use``, ``limits``, ``evaluation``.
+
+        Raises:
+            ConfigError: if the config is not JSON-able.
+        """
+        from safetensors.torch import save_file
+
+        directory = Path(directory)
+        description = {"format": "gentransforms", "format_version": FORMAT_VERSION, "class": type(self).__name__}
+        config = json.loads(_json(self.config))
+        directory.mkdir(parents=True, exist_ok=True)
+        weights = {name: t.detach().cpu().contiguous().clone() for name, t in self._saved_weights().items()}
+        save_file(weights, directory / hub.WEIGHTS_FILE, metadata={"format": "pt"})
+        description |= {"weights_sha256": hub.sha256(directory / hub.WEIGHTS_FILE), "config": config}
+        (directory / hub.CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
+        (directory / hub.CARD_FILE).write_text(model_card(self, card or {}))
+
+    def push_to_hub(self, repo_id: str, *, card: Mapping[str, Any] | None = None, **options: Any) -> str:
+        """Save, then upload to the Hub repository `repo_id`, with a model card; return the address of the commit.
+
+        Args:
+            repo_id: ``"organisation/name"``; made if absent.
+            card: as in `save_pretrained`.
+            options: ``private``, ``token``, ``revision``, ``commit_message``.
+        """
+        return hub.upload(lambda directory: self.save_pretrained(directory, card=card), repo_id, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls: type[G],
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> G:
+        """Load a saved generator; returned in eval mode.
+
+        Args:
+            name_or_path: a bundled name, a folder, or a Hub repository ``"organisation/name"``.
+            revision: commit, tag or branch of a Hub repository.
+            device: where to put it; the CPU by default.
+            dtype: of its weights; float32 by default.
+            token: for a private repository.
+            cache_dir: where downloads are kept.
+            local_files_only: use only what is downloaded already.
+            options: constructor arguments that replace those of the saved config.
+
+        Raises:
+            WeightsError: if a file is missing, damaged, of another class or of a newer format.
+            ConfigError: if an option is unknown.
+        """
+        source = hub.Source(name_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        description = hub.read_config(source)
+        hub.check_format(source, description, FORMAT_VERSION)
+        _check_class(cls, source, description)
+        config = description["config"] | options
+        _check_options(cls, source, config, options)
+        weights = hub.read_weights(source, description.get("weights_sha256"))
+        generator = cls._from_weights(source, config, weights, dtype or torch.float32)
+        return generator.to(device=device or "cpu").eval()
+
+    @classmethod
+    def _from_weights(
+        cls: type[G], source: hub.Source, config: dict[str, Any], weights: dict[str, Tensor], dtype: torch.dtype
+    ) -> G:
+        generator = cls(**config)
+        try:
+            generator.load_state_dict(weights, strict=True)
+        except RuntimeError as error:
+            raise WeightsError(f"{source}: the weights do not fit the config of {cls.__name__}: {error}") from error
+        return generator.to(dtype)
+
+    def _saved_weights(self) -> dict[str, Tensor]:
+        """Return what `save_pretrained` writes and `fingerprint` covers."""
+        return self.state_dict()
+
+
+def _json(config: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(config, sort_keys=True)
+    except TypeError as error:
+        raise ConfigError(f"config {dict(config)!r} cannot be written as JSON ({error}): use numbers, strings, lists, dicts") from error
+
+
+def _check_class(cls: type[ImageGenerator], source: hub.Source, description: Mapping[str, Any]) -> None:
+    saved = ImageGenerator.registered.get(description["class"])
+    if inspect.isabstract(cls) or (saved is not None and not issubclass(saved, cls)) or description["class"] != cls.__name__:
+        raise WeightsError(
+            f"{source} holds a {description['class']}, not a {cls.__name__}: use gentransforms.load_generator({str(source)!r})"
+        )
+
+
+def _check_options(cls: type, source: hub.Source, config: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(cls.__init__).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    known = sorted(set(parameters) - {"self"})
+    for name in config:
+        if name not in known:
+            what = f"unknown option {name!r}" if name in options else f"{source}: unknown entry {name!r} in the config"
+            raise ConfigError(f"{what} of {cls.__name__}: expected one of {', '.join(known) or 'none'}")

@@ -1,0 +1,68 @@
+"""The model card that goes with saved weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["model_card"]
+
+_UNSAID = "Not stated by whoever saved these weights."
+_SECTIONS = {
+    "training_data": ("Training data", _UNSAID),
+    "evaluation": ("Evaluation", _UNSAID),
+    "intended_use": (
+        "Intended use",
+        "Augmenting training images of vision models: each image is replaced, with some probability, by a new image of "
+        "the same content.",
+    ),
+    "limits": (
+        "Limits",
+        "The images are synthetic. They inherit the gaps and biases of the training data, may change what a label or "
+        "a measurement depends on, and are not fit for evaluation sets. Look at a grid before training on them.",
+    ),
+}
+
+
+def model_card(generator: Any, sections: Mapping[str, Any]) -> str:
+    """Return the Markdown of a card, with the metadata the Hub reads, for `generator`.
+
+    Args:
+        generator: the ImageGenerator that is saved.
+        sections: text of ``title``, ``description``, ``license`` and of the sections; what is absent is said to be.
+
+    Raises:
+        ValueError: if a section is unknown.
+
+    Example:
+        >>> from gentransforms.testing import FakeGenerator
+        >>> "library_name: gentransforms" in model_card(FakeGenerator(), {"license": "apache-2.0"})
+        True
+    """
+    from huggingface_hub import ModelCardData
+
+    unknown = sorted(sections.keys() - _SECTIONS.keys() - {"title", "description", "license"})
+    if unknown:
+        raise ValueError(f"card: unknown sections {unknown}, expected title, description, license or {sorted(_SECTIONS)}")
+    name = type(generator).__name__
+    metadata = ModelCardData(
+        library_name="gentransforms", license=sections.get("license"), pipeline_tag="image-to-image",
+        tags=["data-augmentation", "self-supervised-learning", name.lower()],
+    )  # fmt: skip
+    height, width = generator.image_size
+    weights = sum(tensor.numel() for tensor in generator._saved_weights().values())
+    lines = [
+        f"---\n{metadata.to_yaml()}\n---\n",
+        f"# {sections.get('title', name)}\n",
+        sections.get("description", f"A `{name}` image generator for [gentransforms], saved with `save_pretrained`."),
+        f"\n- Images: {height} x {width} pixels; keeps the source's layout: {'yes' if generator.preserves_geometry else 'no'}",
+        f"- Weights: {weights:,} numbers",
+        f"- Needs beside the image: {', '.join(generator.inputs) or 'nothing'}",
+        f"- Licence: {sections.get('license', _UNSAID)}\n",
+        "## How to load\n",
+        "```python\nimport gentransforms as gt\n",
+        'augment = gt.GenerativeAugment.from_pretrained("<this repository or folder>", p=0.5)\n```\n',
+    ]
+    for key, (heading, default) in _SECTIONS.items():
+        lines.append(f"## {heading}\n\n{sections.get(key, default)}\n")
+    return "\n".join(lines)

@@ -1,0 +1,199 @@
+"""Fetch and store the files of a generator; knows no class. The one place that touches huggingface_hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gentransforms.errors import ConfigError, WeightsError
+
+__all__ = [
+    "BUNDLED", "CARD_FILE", "CONFIG_FILE", "WEIGHTS_FILE", "Source", "bundled_names", "check_format", "read_config",
+    "read_weights", "sha256", "upload",
+]  # fmt: skip
+
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+BUNDLED = Path(__file__).parent / "weights"
+
+
+def bundled_names() -> list[str]:
+    """Return the names of the generators that come with the package."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CONFIG_FILE}"))
+
+
+class Source:
+    """Where a generator's files come from: a bundled name, a folder or a Hub repository.
+
+    Args:
+        name_or_path: a folder that exists, else a bundled name, else a repository ``"organisation/name"``.
+        revision: commit, tag or branch; for a repository only.
+        token: for a private repository.
+        cache_dir: where downloads are kept.
+        local_files_only: use only what is downloaded already.
+
+    Raises:
+        WeightsError: if `name_or_path` is none of the three.
+        ConfigError: if a revision is given for local files.
+
+    Example:
+        >>> Source("no-such-generator")
+        Traceback (most recent call last):
+        ...
+        gentransforms.errors.WeightsError: 'no-such-generator' is neither a folder nor a bundled generator (...
+    """
+
+    def __init__(
+        self,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        self.name = str(name_or_path)
+        self.folder: Path | None = Path(name_or_path)
+        self.options = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        if not self.folder.is_dir():
+            self.folder = BUNDLED / self.name if self.name in bundled_names() else None
+        if self.folder is not None and revision is not None:
+            raise ConfigError(f"revision={revision!r}: {self.name!r} is a folder on this machine and has no revisions")
+        if self.folder is None and not _is_repository(self.name):
+            raise WeightsError(
+                f"{self.name!r} is neither a folder nor a bundled generator ({', '.join(bundled_names()) or 'none'}) "
+                "nor a repository 'organisation/name'"
+            )
+
+    def __str__(self) -> str:
+        return self.name
+
+    def file(self, filename: str) -> Path:
+        """Return the local path of one file, downloaded first where needed.
+
+        Raises:
+            WeightsError: if it does not exist or cannot be fetched, saying which and why.
+        """
+        if self.folder is not None:
+            path = self.folder / filename
+            if not path.is_file():
+                raise WeightsError(f"{self.name}: no file {filename!r} in this folder: expected a folder written by save_pretrained")
+            return path
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub import errors as hf
+
+        at = f" at revision {self.options['revision']!r}" if self.options["revision"] else ""
+        try:
+            return Path(hf_hub_download(self.name, filename, **self.options))
+        except hf.RevisionNotFoundError as error:
+            raise WeightsError(f"{self.name}: the Hub has no such revision: {self.options['revision']!r}") from error
+        except hf.LocalEntryNotFoundError as error:
+            raise WeightsError(
+                f"{self.name}: {filename!r}{at} is not in the local cache and could not be fetched; "
+                "check the network, or drop local_files_only / HF_HUB_OFFLINE"
+            ) from error
+        except hf.EntryNotFoundError as error:
+            raise WeightsError(f"{self.name}: the repository has no file {filename!r}{at}") from error
+        except (hf.RepositoryNotFoundError, hf.HFValidationError) as error:
+            raise WeightsError(f"{self.name}: no such repository on the Hub, or it is private: check the name, or pass token=") from error
+        except (hf.HfHubHTTPError, OSError) as error:
+            raise WeightsError(f"{self.name}: {filename!r}{at} could not be fetched: {error}") from error
+
+
+def read_config(source: Source) -> dict[str, Any]:
+    """Return the parsed ``config.json``.
+
+    Raises:
+        WeightsError: if it is missing or not a JSON object.
+    """
+    path = source.file(CONFIG_FILE)
+    try:
+        description = json.loads(path.read_text())
+    except ValueError as error:
+        raise WeightsError(f"{source}: {CONFIG_FILE} is not JSON ({error}): fetch or save it again") from error
+    if not isinstance(description, dict):
+        raise WeightsError(f"{source}: {CONFIG_FILE} holds a {type(description).__name__}: expected an object")
+    return description
+
+
+def check_format(source: Source, description: Mapping[str, Any], newest: int) -> None:
+    """Raise unless `description` is a config of ours in a format we know.
+
+    Raises:
+        WeightsError: naming what was found.
+    """
+    if description.get("format") != "gentransforms" or not {"class", "config", "format_version"} <= description.keys():
+        raise WeightsError(f"{source}: {CONFIG_FILE} is not one of gentransforms: expected a folder written by save_pretrained")
+    if description["format_version"] > newest:
+        raise WeightsError(
+            f"{source}: format version {description['format_version']} is newer than this library reads ({newest}): "
+            "upgrade gentransforms"
+        )
+
+
+def read_weights(source: Source, expected_sha256: str | None) -> dict[str, Tensor]:
+    """Return the tensors of ``model.safetensors``, on the CPU.
+
+    Raises:
+        WeightsError: if the file is missing, is not the one the config speaks of, or is no whole safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = source.file(WEIGHTS_FILE)
+    if expected_sha256 is not None and sha256(path) != expected_sha256:
+        raise WeightsError(f"{source}: {WEIGHTS_FILE} is damaged or not the file its config speaks of (SHA-256 differs): fetch it again")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{source}: {WEIGHTS_FILE} is no whole safetensors file ({error}): fetch it again") from error
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def upload(
+    save: Callable[[Path], None],
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+) -> str:
+    """Make the repository if absent, upload what `save` writes into a folder, and return the commit's address.
+
+    Raises:
+        WeightsError: if the Hub refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as directory:
+        save(Path(directory))
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repo_id, folder_path=directory, revision=revision,
+                commit_message=commit_message or "Upload with gentransforms",
+            )  # fmt: skip
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise WeightsError(f"{repo_id}: the upload failed: {error}") from error
+    return str(commit.commit_url)
+
+
+def _is_repository(name: str) -> bool:
+    parts = name.split("/")
+    return len(parts) == 2 and all(parts) and not name.startswith((".", "~")) and "\\" not in name

@@ -1,0 +1,160 @@
+"""The image contract at the edge: what torchvision v2 takes, to and from (N, 3, H, W) float32 in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import PIL.Image
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as TF
+
+from gentransforms.errors import ImageError
+
+__all__ = ["Image", "check_range", "fit", "from_unit", "resize", "restore", "rows_of", "to_unit"]
+
+Image = Tensor | PIL.Image.Image
+_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_TOLERANCE = 1e-3  # half precision and interpolation overshoot by less; a normalised image by far more
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL and torchvision
+
+
+def rows_of(image: Image) -> Tensor:
+    """Return the images in `image` as rows: (N, C, H, W), C 1 or 3, own dtype and device; a view where possible.
+
+    Args:
+        image: PIL image in mode RGB or L, or a tensor (…, C, H, W), uint8 or floating.
+
+    Raises:
+        ImageError: for another mode, shape or dtype, naming the conversion to use.
+
+    Example:
+        >>> import torch
+        >>> rows_of(torch.zeros(2, 5, 3, 8, 8)).shape
+        torch.Size([10, 3, 8, 8])
+    """
+    if isinstance(image, PIL.Image.Image):
+        if image.mode not in ("RGB", "L"):
+            raise ImageError(f"PIL image in mode {image.mode!r}: expected 'RGB' or 'L'; use image.convert('RGB')")
+        if 0 in image.size:
+            raise ImageError(f"PIL image of size {image.size}: expected at least 1 x 1 pixel")
+        return TF.pil_to_tensor(image)[None]
+    tensor = image.as_subclass(Tensor)
+    shape = tuple(tensor.shape)
+    if tensor.ndim < 3:
+        raise ImageError(f"image tensor of shape {shape}: expected (…, C, H, W); a lone label must come after the image")
+    if tensor.shape[-3] not in (1, 3):
+        hint = "; it looks like (H, W, C): use image.permute(2, 0, 1)" if shape[-1] in (1, 3) else ""
+        raise ImageError(f"image tensor of shape {shape}: expected 1 or 3 channels in dimension -3{hint}")
+    if 0 in shape[-2:]:
+        raise ImageError(f"image tensor of shape {shape}: expected at least 1 x 1 pixel")
+    if tensor.dtype not in _DTYPES:
+        raise ImageError(f"image tensor of dtype {tensor.dtype}: expected uint8 or floating; use v2.ToDtype(torch.uint8, scale=True)")
+    return tensor.flatten(0, -4) if tensor.ndim > 3 else tensor[None]
+
+
+def check_range(rows: Tensor) -> None:
+    """Raise if a floating image holds NaN, infinity or values outside [0, 1]; one pass, and one device sync.
+
+    Raises:
+        ImageError: naming the range found.
+
+    Example:
+        >>> import torch
+        >>> check_range(torch.tensor([2.0]).expand(1, 3, 4, 4))
+        Traceback (most recent call last):
+        ...
+        gentransforms.errors.ImageError: floating image with values from 2 to 2: expected the range [0, 1]; ...
+    """
+    if rows.dtype == torch.uint8 or rows.numel() == 0 or rows.is_meta:
+        return
+    low, high = (bound.item() for bound in rows.detach().aminmax())
+    if low >= -_TOLERANCE and high <= 1 + _TOLERANCE:
+        return
+    if low != low:
+        raise ImageError("floating image with NaN values: expected finite values in [0, 1]; mend or drop it before this transform")
+    raise ImageError(
+        f"floating image with values from {low:g} to {high:g}: expected the range [0, 1]; "
+        "divide by 255, or put this transform before v2.Normalize"
+    )
+
+
+def to_unit(rows: Tensor) -> Tensor:
+    """Return rows (N, C, H, W) of any allowed dtype as (N, 3, H, W) float32 in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> to_unit(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8)).amin().item()
+        1.0
+    """
+    unit = rows.to(torch.float32)
+    unit = unit / 255 if rows.dtype == torch.uint8 else unit.clamp(0, 1)
+    return unit.expand(-1, 3, -1, -1) if unit.shape[1] == 1 else unit
+
+
+def from_unit(images: Tensor, like: Tensor) -> Tensor:
+    """Return images (N, 3, H, W) in [0, 1] with the dtype, device and channel count of `like` (…, C, H, W).
+
+    Example:
+        >>> import torch
+        >>> from_unit(torch.ones(1, 3, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.uint8)).flatten().tolist()
+        [255, 255, 255, 255]
+    """
+    images = images.to(like.device)
+    if like.shape[-3] == 1:
+        weights = torch.tensor(_LUMA, dtype=images.dtype, device=images.device).view(3, 1, 1)
+        images = (images * weights).sum(dim=1, keepdim=True)
+    # NaN has no uint8: the caller keeps the source there.
+    return (images * 255).round().clamp(0, 255).to(torch.uint8) if like.dtype == torch.uint8 else images.to(like.dtype)
+
+
+def resize(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Return floating images (N, C, H, W) at `size` (h, w): bilinear, antialiased; the input itself where it fits.
+
+    Example:
+        >>> import torch
+        >>> resize(torch.rand(1, 3, 8, 6), (4, 4)).shape
+        torch.Size([1, 3, 4, 4])
+    """
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    if images.shape[0] == 0:
+        return images.new_empty(0, images.shape[1], *size)
+    return F.interpolate(images, size=tuple(size), mode="bilinear", antialias=True)
+
+
+def fit(images: Tensor, size: Sequence[int], preserves_geometry: bool) -> Tensor:
+    """Return images (N, C, H, W) as a generator of that size sees them: (N, C, *size).
+
+    The whole image resized where the generator keeps geometry; else its centre rectangle of the generator's aspect
+    ratio (the centre square, for square generators), resized.
+
+    Example:
+        >>> import torch
+        >>> fit(torch.rand(1, 3, 8, 6), (4, 4), preserves_geometry=False).shape
+        torch.Size([1, 3, 4, 4])
+    """
+    if not preserves_geometry:
+        height, width = images.shape[-2:]
+        scale = min(height / size[0], width / size[1])
+        crop_h, crop_w = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+        top, left = (height - crop_h) // 2, (width - crop_w) // 2
+        images = images[..., top : top + crop_h, left : left + crop_w]
+    return resize(images, size)
+
+
+def restore(rows: Tensor, like: Image) -> Image:
+    """Return rows (N, C, H, W) with the structure of `like`: PIL, tv_tensor or tensor, its leading dimensions.
+
+    Example:
+        >>> import torch
+        >>> from torchvision import tv_tensors
+        >>> type(restore(torch.zeros(1, 3, 4, 4), tv_tensors.Image(torch.zeros(3, 8, 8)))).__name__
+        'Image'
+    """
+    if isinstance(like, PIL.Image.Image):
+        return TF.to_pil_image(rows[0])
+    tensor = rows.reshape(*like.shape[:-2], *rows.shape[-2:])
+    return tv_tensors.wrap(tensor, like=like) if isinstance(like, tv_tensors.TVTensor) else tensor

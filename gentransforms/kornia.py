@@ -1,0 +1,108 @@
+"""Generative augmentation as a kornia augmentation, with replayable parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from kornia.augmentation import IntensityAugmentationBase2D
+from torch import Tensor
+
+from gentransforms.errors import ImageError
+from gentransforms.frozen import FrozenGenerator
+from gentransforms.generators.base import ImageGenerator
+from gentransforms.images import check_range, fit, from_unit, resize, to_unit
+from gentransforms.transforms import _probability
+
+__all__ = ["RandomGenerative"]
+
+
+class RandomGenerative(FrozenGenerator, IntensityAugmentationBase2D):
+    """Replace each image, with probability `p`, by a new image of the same content.
+
+    Unlike kornia's own augmentations it runs on the chosen images only. ``_params`` of a call hold its coins
+    (``batch_prob``) and seeds; given back as ``params=``, they make the same images again.
+
+    Args:
+        generator: makes the images; frozen, so pass a copy of one in training.
+        p: probability, for each image.
+        max_batch_size: largest number of images generated at once.
+        keepdim: return (C, H, W) for (C, H, W), as in every kornia augmentation.
+
+    Shape: (B, C, H, W) or (C, H, W), C 1 or 3, floating in [0, 1]; returns (B, C, H, W).
+
+    Raises:
+        ConfigError: if an argument is not as described.
+        ImageError: if values lie outside [0, 1], or if an `AugmentationSequential` hands it masks, boxes or key points
+            while the generator does not keep geometry.
+
+    Example:
+        >>> import torch
+        >>> from gentransforms.testing import FakeGenerator
+        >>> augment = RandomGenerative(FakeGenerator(), p=0.5)
+        >>> images = torch.rand(4, 3, 16, 16)
+        >>> once = augment(images)
+        >>> torch.equal(once, augment(images, params=augment._params))
+        True
+    """
+
+    def __init__(
+        self, generator: ImageGenerator, p: float = 0.5, *, max_batch_size: int | None = None, keepdim: bool = False
+    ) -> None:
+        super().__init__(p=_probability(p), keepdim=keepdim)
+        self._freeze(generator, max_batch_size)
+        self._checked_devices: set[str] = set()
+
+    def set_rng_device_and_dtype(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Keep the random numbers on the CPU: coins are then read without a device sync, alike on every device."""
+        super().set_rng_device_and_dtype(torch.device("cpu"), dtype)
+
+    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """Draw a seed for each image: ``seeds`` (B,) int64."""
+        return {"seeds": torch.randint(2**63 - 1, (batch_shape[0],))}
+
+    def transform_inputs(
+        self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
+    ) -> Tensor:
+        """Hand the whole batch to `apply_transform`, which gathers; the base class would run all and blend."""
+        self.validate_tensor(input)
+        return self.apply_transform(input, params, flags, transform)
+
+    def apply_transform(
+        self, input: Tensor, params: Mapping[str, Tensor], flags: Mapping[str, Any], transform: Tensor | None = None
+    ) -> Tensor:
+        """Return the batch (B, C, H, W) with the chosen images replaced."""
+        if input.device.type == "cpu" or str(input.device) not in self._checked_devices:
+            check_range(input)
+            self._checked_devices.add(str(input.device))
+        chosen = params["batch_prob"].cpu() > 0.5
+        index = chosen.nonzero().squeeze(1)
+        if not len(index):
+            return input
+        where = index.to(input.device, non_blocking=True)
+        source = input[where]
+        views = fit(to_unit(source), self.generator.image_size, self.generator.preserves_geometry)
+        made, finite = self._generate(views, params["seeds"].cpu()[index], {})
+        new = from_unit(resize(made, input.shape[-2:]), like=input)
+        return input.index_copy(0, where, torch.where(finite.to(input.device)[:, None, None, None], new, source))
+
+    def apply_transform_mask(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return masks as they are, if the generator keeps geometry."""
+        return self._kept("mask", input)
+
+    def apply_transform_box(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return boxes as they are, if the generator keeps geometry."""
+        return self._kept("bbox", input)
+
+    def apply_transform_keypoint(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return key points as they are, if the generator keeps geometry."""
+        return self._kept("keypoints", input)
+
+    def _kept(self, key: str, input: Any) -> Any:
+        if not self.generator.preserves_geometry:
+            raise ImageError(
+                f"data key {key!r}: {type(self.generator).__name__} does not keep the layout of an image "
+                "(preserves_geometry=False), so it would be wrong: use a generator that does, such as ControlNetVariation"
+            )
+        return input

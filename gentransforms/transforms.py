@@ -1,0 +1,279 @@
+"""Generative augmentation as a torchvision v2 transform."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from gentransforms.errors import ConfigError, ImageError
+from gentransforms.frozen import FrozenGenerator
+from gentransforms.generators.base import ImageGenerator
+from gentransforms.getters import gather, per_image_inputs, per_image_seeds
+from gentransforms.images import Image, check_range, fit, from_unit, resize, restore, rows_of, to_unit
+from gentransforms.registry import load_generator
+from gentransforms.seeding import seed_uniforms
+
+__all__ = ["GenerativeAugment", "TwoViews"]
+
+SeedsGetter = Callable[[Any], Any]
+InputsGetter = Callable[[Any], Mapping[str, Any]]
+
+
+class GenerativeAugment(FrozenGenerator, v2.Transform):
+    """Replace each image, with probability `p`, by a new image of the same content.
+
+    Takes what torchvision v2 takes: a tensor (…, C, H, W), C 1 or 3, uint8 or floating in [0, 1], a PIL image (RGB or
+    L) or `tv_tensors.Image`, alone or nested in tuples, lists and dicts. Returns the same structure, types, dtype,
+    device and channels. Each image of a batch has its own coin; time goes with `p`.
+
+    Args:
+        generator: makes the images; frozen, so pass a copy of one in training.
+        p: probability, for each image.
+        seeds_getter: from the sample to one seed per image (int, list, or (N,) int64 tensor). The coin then follows from
+            the seed too, and nothing is drawn: an image can be made again out of any batch.
+        inputs_getter: from the sample to a dict with one value per image, for the names in ``generator.inputs``.
+        max_batch_size: largest number of images generated at once.
+        output_size: ``"input"``, ``"generator"`` or (h, w). Generators that keep geometry see the whole image resized;
+            others its centre square, which ``"input"`` stretches back to the image's size.
+
+    Raises:
+        ConfigError: if an argument, or what a getter returns, is not as described.
+        ImageError: if an image is of another kind or range, or stands beside a video, or beside boxes, masks or key
+            points that the generator would make wrong.
+        GeneratorError: if the generator breaks its contract.
+        DeviceError: with a CUDA generator in a forked process.
+
+    Example:
+        >>> import torch
+        >>> from torchvision.transforms import v2
+        >>> augment = GenerativeAugment.from_pretrained("icgan-cifar10-32", p=0.5)
+        >>> view = v2.Compose([augment, v2.RandomHorizontalFlip()])
+        >>> view(torch.rand(8, 3, 32, 32)).shape
+        torch.Size([8, 3, 32, 32])
+
+    Source: Ayromlou et al., "Can Generative Models Improve Self-Supervised Representation Learning?" (AAAI 2025).
+    """
+
+    _transformed_types = (tv_tensors.Image, v2._utils.is_pure_tensor, PIL.Image.Image)
+
+    def __init__(
+        self,
+        generator: ImageGenerator,
+        p: float = 0.5,
+        *,
+        seeds_getter: SeedsGetter | None = None,
+        inputs_getter: InputsGetter | None = None,
+        max_batch_size: int | None = None,
+        output_size: str | tuple[int, int] = "input",
+    ) -> None:
+        super().__init__()
+        self.p = _probability(p)
+        for name, getter in {"seeds_getter": seeds_getter, "inputs_getter": inputs_getter}.items():
+            if getter is not None and not callable(getter):
+                raise ConfigError(f"{name}={getter!r}: expected a function of the sample, or None")
+        self.seeds_getter, self.inputs_getter = seeds_getter, inputs_getter
+        self.output_size = _output_size(output_size)
+        self._freeze(generator, max_batch_size)
+        self._checked_devices: set[str] = set()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        p: float = 0.5,
+        *,
+        seeds_getter: SeedsGetter | None = None,
+        inputs_getter: InputsGetter | None = None,
+        max_batch_size: int | None = None,
+        output_size: str | tuple[int, int] = "input",
+        **options: Any,
+    ) -> GenerativeAugment:
+        """Load a generator by name, folder or repository, and make the transform.
+
+        `options` go to `gentransforms.load_generator`: revision, device, dtype, and the generator's own.
+        """
+        generator = load_generator(name_or_path, **options)
+        return cls(
+            generator, p, seeds_getter=seeds_getter, inputs_getter=inputs_getter,
+            max_batch_size=max_batch_size, output_size=output_size,
+        )  # fmt: skip
+
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        """Refuse, by name, what would become wrong."""
+        moves = not self.generator.preserves_geometry
+        for inpt in flat_inputs:
+            if isinstance(inpt, tv_tensors.Video):
+                raise ImageError("the sample holds a tv_tensors.Video: expected images; frames would not agree with each other")
+            if not isinstance(inpt, tv_tensors.BoundingBoxes | tv_tensors.Mask | tv_tensors.KeyPoints):
+                continue
+            kind = f"tv_tensors.{type(inpt).__name__}"
+            if moves:
+                raise ImageError(
+                    f"the sample holds {kind} and {type(self.generator).__name__} does not keep the layout of an image "
+                    "(preserves_geometry=False), so they would be wrong: use a generator that does, such as ControlNetVariation"
+                )
+            if self.output_size != "input":
+                raise ImageError(
+                    f"the sample holds {kind}, which output_size={self.output_size!r} would make wrong: "
+                    'use output_size="input" and a v2.Resize after it'
+                )
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw a coin and a seed for every image: ``chosen`` (N,) bool and ``seeds`` (N,) int64, on the CPU."""
+        count = sum(len(rows_of(image)) for image in flat_inputs)
+        # As many draws per image whatever p and the coins are, so that p does not shift the random stream.
+        coins, seeds = torch.rand(count), torch.randint(2**63 - 1, (count,))
+        return {"chosen": coins < self.p, "seeds": seeds, "inputs": {}}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Apply drawn parameters to one image or batch."""
+        return self._apply_params([inpt], params)[0]
+
+    def forward(self, *inputs: Any) -> Any:
+        """Transform a sample."""
+        sample = inputs if len(inputs) > 1 else inputs[0]
+        flat, spec = tree_flatten(sample)
+        self.check_inputs(flat)
+        places = [i for i, needed in enumerate(self._needs_transform_list(flat)) if needed]
+        images = [flat[i] for i in places]
+        outputs = self._apply_params(images, self._params(sample, images))
+        for i, output in zip(places, outputs, strict=True):
+            flat[i] = output
+        return tree_unflatten(flat, spec)
+
+    def extra_repr(self) -> str:
+        """Return what ``print(transform)`` shows."""
+        return f"p={self.p}, output_size={self.output_size!r}, max_batch_size={self.max_batch_size}"
+
+    def _params(self, sample: Any, images: list[Image]) -> dict[str, Any]:
+        if self.seeds_getter is None:
+            params = self.make_params(images)
+        else:
+            seeds = per_image_seeds(self.seeds_getter(sample), images)
+            params = {"chosen": seed_uniforms(seeds) < self.p, "seeds": seeds, "inputs": {}}
+        if self.inputs_getter is not None:
+            params["inputs"] = per_image_inputs(self.inputs_getter(sample), images, self.generator.inputs)
+        return params
+
+    def _apply_params(self, images: list[Image], params: dict[str, Any]) -> list[Image]:
+        rows = [rows_of(image) for image in images]
+        for row in rows:
+            self._check_range(row)
+        chosen = params["chosen"].split([len(row) for row in rows])
+        sources = [_take(row, coin) for row, coin in zip(rows, chosen, strict=True)]
+        views = [fit(to_unit(s), self.generator.image_size, self.generator.preserves_geometry) for s in sources if len(s)]
+        if not views:
+            return [image if self.output_size == "input" else self._kept(row, image) for row, image in zip(rows, images, strict=True)]
+        device = self.generator.device
+        given = {name: gather(value, params["chosen"]) for name, value in params["inputs"].items()}
+        batch = torch.cat([view.to(device, non_blocking=True) for view in views]) if len(views) > 1 else views[0]
+        made, finite = self._generate(batch, params["seeds"][params["chosen"]], given)
+        counts = [len(source) for source in sources]
+        pieces = zip(rows, images, chosen, sources, made.split(counts), finite.split(counts), strict=True)
+        return [self._scatter(*piece) for piece in pieces]
+
+    def _scatter(self, rows: Tensor, image: Image, chosen: Tensor, source: Tensor, made: Tensor, finite: Tensor) -> Image:
+        """Return `image` with its chosen rows replaced by what was made of them; where that is not finite, kept."""
+        if not len(source) and self.output_size == "input":
+            return image
+        base = rows if self.output_size == "input" else self._resized(rows)
+        if not len(source):
+            return restore(base, image)
+        kept = source if self.output_size == "input" else _take(base, chosen)
+        new = from_unit(resize(made, base.shape[-2:]), like=rows)
+        new = torch.where(finite.to(rows.device)[:, None, None, None], new, kept)
+        if len(source) == len(rows):
+            return restore(new, image)
+        index = chosen.nonzero().squeeze(1).to(rows.device, non_blocking=True)
+        return restore(base.index_copy(0, index, new), image)
+
+    def _resized(self, rows: Tensor) -> Tensor:
+        size = self.generator.image_size if self.output_size == "generator" else self.output_size
+        assert not isinstance(size, str)
+        if tuple(rows.shape[-2:]) == tuple(size):
+            return rows
+        return from_unit(fit(to_unit(rows), size, self.generator.preserves_geometry), like=rows)
+
+    def _kept(self, rows: Tensor, image: Image) -> Image:
+        return restore(self._resized(rows), image)
+
+    def _check_range(self, rows: Tensor) -> None:
+        device = str(rows.device)
+        if rows.device.type == "cpu" or device not in self._checked_devices:
+            check_range(rows)
+            self._checked_devices.add(device)
+
+
+class TwoViews(nn.Module):
+    """Make the two views of one sample that the paper trains on: a real one and a generated one.
+
+    Works with an online generator (`GenerativeAugment`) and with a bank (`BankAugment`) alike, in a data set on one
+    sample or on a batch.
+
+    Args:
+        generative: makes the second view's image of the sample's; its `p` says how often.
+        classic1: classic augmentation of the real view; None for none.
+        classic2: classic augmentation of the generated view; None for none.
+
+    Returns:
+        (classic1(sample), classic2(generative(sample))).
+
+    Example:
+        >>> import torch
+        >>> from torchvision.transforms import v2
+        >>> from gentransforms.testing import FakeGenerator
+        >>> views = TwoViews(GenerativeAugment(FakeGenerator(), p=1.0), v2.RandomCrop(12), v2.RandomCrop(12))
+        >>> real, generated = views(torch.rand(4, 3, 16, 16))
+        >>> real.shape == generated.shape == (4, 3, 12, 12)
+        True
+
+    Source: Ayromlou et al. (AAAI 2025), section 3.
+    """
+
+    def __init__(
+        self, generative: Callable[..., Any], classic1: Callable[..., Any] | None = None, classic2: Callable[..., Any] | None = None
+    ) -> None:
+        super().__init__()
+        for name, view in {"generative": generative, "classic1": classic1, "classic2": classic2}.items():
+            if not callable(view) and (view is not None or name == "generative"):
+                raise ConfigError(f"{name}={view!r}: expected a transform")
+        self.generative, self.classic1, self.classic2 = generative, classic1, classic2
+
+    def forward(self, *inputs: Any) -> tuple[Any, Any]:
+        """Return the two views."""
+        sample = inputs if len(inputs) > 1 else inputs[0]
+        generated = self.generative(sample)
+        return _maybe(self.classic1, sample), _maybe(self.classic2, generated)
+
+
+def _maybe(transform: Callable[..., Any] | None, sample: Any) -> Any:
+    return sample if transform is None else transform(sample)
+
+
+def _take(rows: Tensor, chosen: Tensor) -> Tensor:
+    """Return the chosen rows, without a copy when all or none are."""
+    if bool(chosen.all()):
+        return rows
+    return rows[chosen.nonzero().squeeze(1).to(rows.device, non_blocking=True)]
+
+
+def _probability(p: object) -> float:
+    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+        raise ConfigError(f"p={p!r}: expected a number in [0, 1]")
+    return float(p)
+
+
+def _output_size(size: object) -> str | tuple[int, int]:
+    if size in ("input", "generator"):
+        return str(size)
+    if isinstance(size, tuple | list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size):
+        return size[0], size[1]
+    raise ConfigError(f'output_size={size!r}: expected "input", "generator" or (height, width) in pixels')
