@@ -23,6 +23,7 @@ from torchvision.utils import save_image
 
 from gentransforms.generators.icgan.architecture import BigGANConfig
 from gentransforms.generators.icgan.features import SmallResNet
+from gentransforms.generators.icgan.generator import ICGAN
 
 
 def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, out: Path, progress: Progress) -> Generator:
@@ -184,6 +185,14 @@ def save_grid(generator: Generator, images: Tensor, features: Tensor, path: Path
     grid = torch.cat([images[rows, None].float() / 255, made.unflatten(0, (len(rows), variants))], dim=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_image(grid.flatten(0, 1).cpu(), path, nrow=variants + 1, padding=1)
+
+
+def export(ready: Generator, encoder: SmallResNet, folder: Path, card: dict[str, str]) -> ICGAN:
+    """Write generator and encoder as a folder that `ICGAN.from_pretrained` loads, in float16."""
+    state = {name: tensor.cpu() for name, tensor in ready.state_dict().items()}
+    generator = ICGAN.from_released(state, ready.config, copy.deepcopy(encoder))
+    generator.save_pretrained(folder, dtype=torch.float16, card=card)
+    return generator
 
 
 @torch.no_grad()

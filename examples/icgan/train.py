@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="image folder, .parquet file or torchvision:NAME:ROOT")
     parser.add_argument("--out", required=True, type=Path, help="folder for checkpoints, samples, curves and the result")
     parser.add_argument("--config", type=Path, help="YAML file of settings")
+    parser.add_argument("--card", type=Path, help="YAML file of model card sections: title, license, training_data, limits, …")
     parser.add_argument("--only", choices=["encoder", "generator"], help="stop after this step")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings, for example generator.steps=500")
     args = parser.parse_args()
@@ -43,8 +44,10 @@ def main() -> None:
         from adversarial import export, train_generator
 
         torch.manual_seed(settings.seed)
-        ema = train_generator(images, encoder, settings, args.out, progress)
-    export(ema, encoder, settings, args.out / "pretrained")
+        ready = train_generator(images, encoder, settings, args.out, progress)
+    card = yaml.safe_load(args.card.read_text()) if args.card else {}
+    export(ready, encoder, args.out / "pretrained", card)
+    print(f"wrote {args.out / 'pretrained'}: load it with gentransforms.ICGAN.from_pretrained")
 
 
 if __name__ == "__main__":

@@ -131,11 +131,14 @@ class ImageGenerator(nn.Module, ABC):
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def save_pretrained(self, directory: str | Path, *, card: Mapping[str, Any] | None = None) -> None:
+    def save_pretrained(
+        self, directory: str | Path, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None
+    ) -> None:
         """Write ``config.json``, ``model.safetensors`` and a model card, ``README.md``, into `directory`.
 
         Args:
             directory: made if absent.
+            dtype: of the floating weights in the file; as they are by default.
             card: what the model card says, by section: any of ``title``, ``description``, ``training_data``, ``license``,
                 ``intended_use``, ``limits``, ``evaluation``.
 
@@ -149,20 +152,24 @@ class ImageGenerator(nn.Module, ABC):
         config = json.loads(_json(self.config))
         directory.mkdir(parents=True, exist_ok=True)
         weights = {name: t.detach().cpu().contiguous().clone() for name, t in self._saved_weights().items()}
+        weights = {name: t.to(dtype) if dtype is not None and t.is_floating_point() else t for name, t in weights.items()}
         save_file(weights, directory / hub.WEIGHTS_FILE, metadata={"format": "pt"})
         description |= {"weights_sha256": hub.sha256(directory / hub.WEIGHTS_FILE), "config": config}
         (directory / hub.CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
         (directory / hub.CARD_FILE).write_text(model_card(self, card or {}))
 
-    def push_to_hub(self, repo_id: str, *, card: Mapping[str, Any] | None = None, **options: Any) -> str:
+    def push_to_hub(
+        self, repo_id: str, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None, **options: Any
+    ) -> str:
         """Save, then upload to the Hub repository `repo_id`, with a model card; return the address of the commit.
 
         Args:
             repo_id: ``"organisation/name"``; made if absent.
+            dtype: as in `save_pretrained`.
             card: as in `save_pretrained`.
             options: ``private``, ``token``, ``revision``, ``commit_message``.
         """
-        return hub.upload(lambda directory: self.save_pretrained(directory, card=card), repo_id, **options)
+        return hub.upload(lambda directory: self.save_pretrained(directory, dtype=dtype, card=card), repo_id, **options)
 
     @classmethod
     def from_pretrained(
