@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gentransforms.errors import ConfigError, DeviceError
 from gentransforms.generation import generate
 from gentransforms.generators.base import ImageGenerator
+from gentransforms.images import check_range
 
 __all__ = ["FrozenGenerator"]
 
@@ -29,7 +30,8 @@ class FrozenGenerator(nn.Module):
     def _freeze(self, generator: ImageGenerator, max_batch_size: int | None) -> None:
         if not isinstance(generator, ImageGenerator):
             hint = "; GenerativeAugment.from_pretrained takes a name" if isinstance(generator, str) else ""
-            raise ConfigError(f"generator={generator!r}: expected an ImageGenerator{hint}")
+            found = type(generator).__name__ if isinstance(generator, nn.Module) else repr(generator)
+            raise ConfigError(f"generator={found}: expected an ImageGenerator{hint}")
         if max_batch_size is not None and not (type(max_batch_size) is int and max_batch_size > 0):
             raise ConfigError(f"max_batch_size={max_batch_size!r}: expected a positive integer or None")
         self.generator = generator.eval().requires_grad_(False)
@@ -37,11 +39,20 @@ class FrozenGenerator(nn.Module):
         # On the generator's device, so that counting costs no device sync; not persistent, so not saved.
         self.register_buffer("_nonfinite", torch.zeros((), dtype=torch.int64, device=generator.device), persistent=False)
         self._process = os.getpid()
+        self._checked_devices: set[str] = set()
 
     @property
     def nonfinite_count(self) -> int:
         """How many generated images held NaN or infinity and were replaced by their source, so far."""
         return int(self._nonfinite)
+
+    def _check_range(self, rows: Sequence[Tensor]) -> None:
+        """Raise if floating images leave [0, 1]: on the CPU always, on another device at its first call only, for the sync."""
+        devices = {row.device for row in rows if row.is_floating_point() and len(row)}
+        for row in rows:
+            if row.device.type == "cpu" or str(row.device) not in self._checked_devices:
+                check_range(row)
+        self._checked_devices |= {str(device) for device in devices if device.type != "cpu"}
 
     def _generate(self, images: Tensor, seeds: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Return (B, 3, *image_size) float32 images on the generator's device and (B,) bool: which are finite."""
@@ -78,8 +89,8 @@ class FrozenGenerator(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._process = os.getpid()  # moved in this process, so usable in it
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._process = os.getpid()  # unpickled (spawn, forkserver) rather than forked

@@ -46,7 +46,7 @@ def generate(
     images = images.to(generator.device)
     inputs = {name: v.to(generator.device) if isinstance(v, Tensor) else v for name, v in inputs.items()}
     parts: list[Tensor] = []
-    start, size = 0, max_batch_size or len(images)
+    start, size, too_many = 0, max_batch_size or len(images), 0
     while start < len(images):
         stop = min(start + size, len(images))
         rows = slice(start, stop)
@@ -56,21 +56,23 @@ def generate(
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error) or stop - start == 1:
                 raise
-            failed = stop - start
+            too_many = max(too_many, stop - start)
         else:
             _check_output(generator, made, stop - start)
             parts.append(made)
             start = stop
             continue
         # Out of the except clause, so that the traceback no longer holds the tensors of the attempt.
-        size = max_batch_size = (failed + 1) // 2
+        size = max_batch_size = (stop - start + 1) // 2
+        if generator.device.type == "cuda":
+            torch.cuda.empty_cache()
+    if too_many:
         warnings.warn(
-            f"out of memory at a batch of {failed} in {type(generator).__name__}: going on with at most {size}; "
+            f"out of memory at a batch of {too_many} in {type(generator).__name__}: going on with at most {size}; "
             f"set max_batch_size={size} to start there",
             stacklevel=2,
         )
-        if generator.device.type == "cuda":
-            torch.cuda.empty_cache()
+    parts = parts or [torch.empty(0, 3, *generator.image_size, device=generator.device)]
     made = parts[0] if len(parts) == 1 else torch.cat(parts)
     finite = made.isfinite().flatten(1).all(dim=1)
     return made.clamp(0, 1), finite, max_batch_size
@@ -80,7 +82,8 @@ def _no_autocast(device: torch.device) -> contextlib.ExitStack:
     """Disable autocast for the CPU and for `device`: a surrounding one would change the generator's arithmetic."""
     stack = contextlib.ExitStack()
     for kind in {"cpu", device.type}:
-        stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.amp.is_autocast_available(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
     return stack
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError
-from gentransforms.images import Image
+from gentransforms.images import Image, count_of
 from gentransforms.seeding import check_seeds
 
 __all__ = ["gather", "per_image_inputs", "per_image_seeds"]
@@ -18,6 +20,8 @@ __all__ = ["gather", "per_image_inputs", "per_image_seeds"]
 
 def per_image_seeds(seeds: Any, images: Sequence[Image]) -> Tensor:
     """Return (N,) int64 on the CPU from an int, a list of ints or an int64 tensor, one for each of N images.
+
+    For a batch (…, C, H, W) they may also have the batch's leading dimensions.
 
     Raises:
         ConfigError: for another type, dtype or count.
@@ -29,11 +33,17 @@ def per_image_seeds(seeds: Any, images: Sequence[Image]) -> Tensor:
     """
     if not isinstance(seeds, Tensor):
         try:
-            seeds = torch.tensor(seeds)
+            seeds = torch.tensor(seeds, device="cpu")
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise ConfigError(f"seeds_getter returned {seeds!r}: expected one int64 seed per image ({error})") from None
+    seeds = seeds.as_subclass(Tensor)
+    if seeds.shape in ((), _leading(images)):
+        seeds = seeds.reshape(-1)
+    if not seeds.numel() and seeds.is_floating_point():
+        seeds = seeds.long()  # an empty list, which torch takes for float
     try:
-        return check_seeds(seeds.as_subclass(Tensor).reshape(-1).cpu(), _count(images))
+        # Of another device only the data are brought over: a meta tensor has none, and is refused below.
+        return check_seeds(seeds if seeds.is_meta else seeds.cpu(), count_of(images))
     except ConfigError as error:
         raise ConfigError(f"seeds_getter: {error}") from None
 
@@ -54,22 +64,24 @@ def per_image_inputs(values: Any, images: Sequence[Image], names: Sequence[str])
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"inputs_getter returned a {type(values).__name__}: expected a dict of one value per image")
-    count, lead = _count(images), _leading(images)
+    count, lead = count_of(images), _leading(images)
     out: dict[str, Any] = {}
     for name in names:
         if name not in values:
             continue
         value = values[name]
+        if isinstance(value, np.ndarray | np.generic):
+            value = torch.as_tensor(value)
         if isinstance(value, Tensor):
             value = value.as_subclass(Tensor)
         if lead == ():
             value = value[None] if isinstance(value, Tensor) else [value]
         elif isinstance(value, Tensor) and len(lead) > 1 and tuple(value.shape[: len(lead)]) == lead:
             value = value.flatten(0, len(lead) - 1)
-        if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != count:
+        if not isinstance(value, Tensor | list | tuple) or (isinstance(value, Tensor) and not value.ndim) or len(value) != count:
             found = tuple(value.shape) if isinstance(value, Tensor) else value
             raise ConfigError(f"inputs_getter: {name}={found!r}: expected one value for each of {count} images")
-        if not isinstance(value, Tensor) and all(isinstance(v, int | float) for v in value):
+        if not isinstance(value, Tensor) and all(isinstance(v, numbers.Real) for v in value):
             value = torch.tensor(value)
         elif not isinstance(value, Tensor) and all(isinstance(v, Tensor) for v in value):
             value = _stack(name, value)
@@ -85,13 +97,10 @@ def gather(value: Any, chosen: Tensor) -> Any:
         >>> gather(["cat", "dog"], torch.tensor([False, True]))
         ['dog']
     """
+    index = chosen.nonzero().squeeze(1)
     if isinstance(value, Tensor):
-        return value[chosen.to(value.device)]
-    return [value[i] for i in chosen.nonzero().squeeze(1).tolist()]
-
-
-def _count(images: Sequence[Image]) -> int:
-    return sum(1 if isinstance(image, PIL.Image.Image) else image.shape[:-3].numel() for image in images)
+        return value[index.to(value.device, non_blocking=True)]  # by number: a mask on a device would cost a sync
+    return [value[i] for i in index.tolist()]
 
 
 def _leading(images: Sequence[Image]) -> tuple[int, ...]:

@@ -59,8 +59,8 @@ class Source:
     ) -> None:
         self.name = str(name_or_path)
         self.folder: Path | None = Path(name_or_path)
-        self.options = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        if not self.folder.is_dir():
+        self.options: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        if not self.name or not _is_folder(self.folder):  # an empty path would be the working directory
             self.folder = BUNDLED / self.name if self.name in bundled_names() else None
         if self.folder is not None and revision is not None:
             raise ConfigError(f"revision={revision!r}: {self.name!r} is a folder on this machine and has no revisions")
@@ -84,8 +84,8 @@ class Source:
             if not path.is_file():
                 raise WeightsError(f"{self.name}: no file {filename!r} in this folder: expected a folder written by save_pretrained")
             return path
-        from huggingface_hub import hf_hub_download
         from huggingface_hub import errors as hf
+        from huggingface_hub import hf_hub_download
 
         at = f" at revision {self.options['revision']!r}" if self.options["revision"] else ""
         try:
@@ -101,7 +101,8 @@ class Source:
             raise WeightsError(f"{self.name}: the repository has no file {filename!r}{at}") from error
         except (hf.RepositoryNotFoundError, hf.HFValidationError) as error:
             raise WeightsError(f"{self.name}: no such repository on the Hub, or it is private: check the name, or pass token=") from error
-        except (hf.HfHubHTTPError, OSError) as error:
+        # Its bases, for a connection that breaks: the error of whichever HTTP library this huggingface_hub uses.
+        except (*hf.HfHubHTTPError.__bases__, OSError) as error:
             raise WeightsError(f"{self.name}: {filename!r}{at} could not be fetched: {error}") from error
 
 
@@ -131,8 +132,7 @@ def check_format(source: Source, description: Mapping[str, Any], newest: int) ->
         raise WeightsError(f"{source}: {CONFIG_FILE} is not one of gentransforms: expected a folder written by save_pretrained")
     if description["format_version"] > newest:
         raise WeightsError(
-            f"{source}: format version {description['format_version']} is newer than this library reads ({newest}): "
-            "upgrade gentransforms"
+            f"{source}: format version {description['format_version']} is newer than this library reads ({newest}): upgrade gentransforms"
         )
 
 
@@ -178,7 +178,7 @@ def upload(
         WeightsError: if the Hub refuses.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as directory:
@@ -189,9 +189,17 @@ def upload(
                 repo_id=repo_id, folder_path=directory, revision=revision,
                 commit_message=commit_message or "Upload with gentransforms",
             )  # fmt: skip
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
+        # Its bases: see Source.file. ValueError: no repository's name, or a model card that the Hub does not accept.
+        except (*HfHubHTTPError.__bases__, OSError, ValueError) as error:
             raise WeightsError(f"{repo_id}: the upload failed: {error}") from error
     return str(commit.commit_url)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # no path at all, such as a name longer than the file system allows
+        return False
 
 
 def _is_repository(name: str) -> bool:

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from gentransforms.errors import ImageError
 
-__all__ = ["Image", "check_range", "fit", "from_unit", "resize", "restore", "rows_of", "to_unit"]
+__all__ = ["Image", "check_range", "count_of", "fit", "from_unit", "resize", "restore", "rows_of", "to_unit"]
 
 Image = Tensor | PIL.Image.Image
 _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -40,7 +40,8 @@ def rows_of(image: Image) -> Tensor:
             raise ImageError(f"PIL image in mode {image.mode!r}: expected 'RGB' or 'L'; use image.convert('RGB')")
         if 0 in image.size:
             raise ImageError(f"PIL image of size {image.size}: expected at least 1 x 1 pixel")
-        return TF.pil_to_tensor(image)[None]
+        pixels: Tensor = TF.pil_to_tensor(image)
+        return pixels[None]
     tensor = image.as_subclass(Tensor)
     shape = tuple(tensor.shape)
     if tensor.ndim < 3:
@@ -53,6 +54,17 @@ def rows_of(image: Image) -> Tensor:
     if tensor.dtype not in _DTYPES:
         raise ImageError(f"image tensor of dtype {tensor.dtype}: expected uint8 or floating; use v2.ToDtype(torch.uint8, scale=True)")
     return tensor.flatten(0, -4) if tensor.ndim > 3 else tensor[None]
+
+
+def count_of(images: Sequence[Image]) -> int:
+    """Return how many images there are in all, batches counted by their leading dimensions; converts nothing.
+
+    Example:
+        >>> import torch
+        >>> count_of([torch.zeros(3, 8, 8), torch.zeros(2, 5, 3, 8, 8)])
+        11
+    """
+    return sum(1 if isinstance(image, PIL.Image.Image) else image.shape[:-3].numel() for image in images)
 
 
 def check_range(rows: Tensor) -> None:
@@ -70,7 +82,7 @@ def check_range(rows: Tensor) -> None:
     """
     if rows.dtype == torch.uint8 or rows.numel() == 0 or rows.is_meta:
         return
-    low, high = (bound.item() for bound in rows.detach().aminmax())
+    low, high = torch.stack(rows.detach().aminmax()).tolist()
     if low >= -_TOLERANCE and high <= 1 + _TOLERANCE:
         return
     if low != low:
@@ -102,12 +114,15 @@ def from_unit(images: Tensor, like: Tensor) -> Tensor:
         >>> from_unit(torch.ones(1, 3, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.uint8)).flatten().tolist()
         [255, 255, 255, 255]
     """
-    images = images.to(like.device)
     if like.shape[-3] == 1:
         weights = torch.tensor(_LUMA, dtype=images.dtype, device=images.device).view(3, 1, 1)
         images = (images * weights).sum(dim=1, keepdim=True)
-    # NaN has no uint8: the caller keeps the source there.
-    return (images * 255).round().clamp(0, 255).to(torch.uint8) if like.dtype == torch.uint8 else images.to(like.dtype)
+    if like.dtype == torch.uint8:
+        images = (images * 255).round().clamp(0, 255)  # NaN has no uint8: the caller keeps the source there
+    # Between devices go as few bytes as either dtype needs.
+    if like.dtype.itemsize < images.dtype.itemsize:
+        images = images.to(like.dtype)
+    return images.to(like.device).to(like.dtype)
 
 
 def resize(images: Tensor, size: Sequence[int]) -> Tensor:
@@ -155,6 +170,9 @@ def restore(rows: Tensor, like: Image) -> Image:
         'Image'
     """
     if isinstance(like, PIL.Image.Image):
-        return TF.to_pil_image(rows[0])
-    tensor = rows.reshape(*like.shape[:-2], *rows.shape[-2:])
-    return tv_tensors.wrap(tensor, like=like) if isinstance(like, tv_tensors.TVTensor) else tensor
+        picture: PIL.Image.Image = TF.to_pil_image(rows[0])
+        return picture
+    tensor: Tensor = rows.reshape(*like.shape[:-2], *rows.shape[-2:])
+    if isinstance(like, tv_tensors.TVTensor):
+        tensor = tv_tensors.wrap(tensor, like=like)
+    return tensor

@@ -12,7 +12,7 @@ from torch import Tensor
 from gentransforms.errors import ImageError
 from gentransforms.frozen import FrozenGenerator
 from gentransforms.generators.base import ImageGenerator
-from gentransforms.images import check_range, fit, from_unit, resize, to_unit
+from gentransforms.images import fit, from_unit, resize, rows_of, to_unit
 from gentransforms.transforms import _probability
 
 __all__ = ["RandomGenerative"]
@@ -34,8 +34,8 @@ class RandomGenerative(FrozenGenerator, IntensityAugmentationBase2D):
 
     Raises:
         ConfigError: if an argument is not as described.
-        ImageError: if values lie outside [0, 1], or if an `AugmentationSequential` hands it masks, boxes or key points
-            while the generator does not keep geometry.
+        ImageError: if values lie outside [0, 1], if there are neither 1 nor 3 channels, or if an `AugmentationSequential`
+            hands it masks, boxes or key points while the generator does not keep geometry.
 
     Example:
         >>> import torch
@@ -47,35 +47,37 @@ class RandomGenerative(FrozenGenerator, IntensityAugmentationBase2D):
         True
     """
 
-    def __init__(
-        self, generator: ImageGenerator, p: float = 0.5, *, max_batch_size: int | None = None, keepdim: bool = False
-    ) -> None:
+    def __init__(self, generator: ImageGenerator, p: float = 0.5, *, max_batch_size: int | None = None, keepdim: bool = False) -> None:
         super().__init__(p=_probability(p), keepdim=keepdim)
         self._freeze(generator, max_batch_size)
-        self._checked_devices: set[str] = set()
 
     def set_rng_device_and_dtype(self, device: torch.device, dtype: torch.dtype) -> None:
         """Keep the random numbers on the CPU: coins are then read without a device sync, alike on every device."""
         super().set_rng_device_and_dtype(torch.device("cpu"), dtype)
 
+    def __batch_prob_generator__(self, batch_shape: tuple[int, ...], p: float, p_batch: float, same_on_batch: bool) -> Tensor:
+        """Draw a coin for each image, at p = 0 and 1 too: p does not shift the random stream."""
+        coins = torch.rand(batch_shape[0], device="cpu") < p
+        return (coins if p_batch == 1 else coins & (torch.rand(1, device="cpu") < p_batch)).to(self.dtype)
+
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """Draw a seed for each image: ``seeds`` (B,) int64."""
-        return {"seeds": torch.randint(2**63 - 1, (batch_shape[0],))}
+        return {"seeds": torch.randint(2**63 - 1, (batch_shape[0],), device="cpu")}
 
     def transform_inputs(
-        self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
+        self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None, **kwargs: Any
     ) -> Tensor:
         """Hand the whole batch to `apply_transform`, which gathers; the base class would run all and blend."""
-        self.validate_tensor(input)
-        return self.apply_transform(input, params, flags, transform)
+        batch: Tensor = self.transform_tensor(input)
+        self.validate_tensor(batch)
+        output: Tensor = self.transform_output_tensor(self.apply_transform(batch, params, flags, transform), tuple(input.shape))
+        return output
 
     def apply_transform(
         self, input: Tensor, params: Mapping[str, Tensor], flags: Mapping[str, Any], transform: Tensor | None = None
     ) -> Tensor:
         """Return the batch (B, C, H, W) with the chosen images replaced."""
-        if input.device.type == "cpu" or str(input.device) not in self._checked_devices:
-            check_range(input)
-            self._checked_devices.add(str(input.device))
+        self._check_range([rows_of(input)])
         chosen = params["batch_prob"].cpu() > 0.5
         index = chosen.nonzero().squeeze(1)
         if not len(index):

@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,15 +33,19 @@ def derive_seeds(base_seed: int, keys: Sequence[str | int], variants: Sequence[i
 
     Example:
         >>> derive_seeds(0, ["cat.jpg", "cat.jpg", 7], [0, 1, 0]).tolist()
-        [6117219622166713312, 3116393489110158389, 4829055160218391653]
+        [2759295887014369787, 6040139011649288081, 63233464462989666]
     """
+    if isinstance(keys, str | bytes):
+        raise ConfigError(f"keys={keys!r}: expected a list of keys; a lone one is [{keys!r}]")
     if len(keys) != len(variants):
         raise ConfigError(f"keys has {len(keys)} entries and variants has {len(variants)}: expected equal lengths, paired")
     base = _integer("base_seed", base_seed)
-    pairs = [(key if isinstance(key, str) else _integer("keys", key), _integer("variants", v)) for key, v in zip(keys, variants, strict=True)]
+    pairs = [
+        (key if isinstance(key, str) else _integer("keys", key), _integer("variants", v)) for key, v in zip(keys, variants, strict=True)
+    ]
     texts = (json.dumps([base, key, variant], separators=(",", ":")) for key, variant in pairs)
     digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
-    return torch.tensor([int.from_bytes(digest, "big") >> 1 for digest in digests], dtype=torch.int64)
+    return torch.tensor([int.from_bytes(digest, "big") >> 1 for digest in digests], dtype=torch.int64, device="cpu")
 
 
 def sample_noise(seeds: Tensor, shape: Sequence[int]) -> Tensor:
@@ -68,15 +73,15 @@ def sample_truncated_noise(seeds: Tensor, shape: Sequence[int], bound: float) ->
     By inversion: a uniform number between the normal distribution's values at the bounds, sent through its inverse.
 
     Raises:
-        ConfigError: if `seeds` is not (B,) int64 on the CPU, or `bound` is not positive.
+        ConfigError: if `seeds` is not (B,) int64 on the CPU, or `bound` is not positive and finite.
 
     Example:
         >>> import torch
         >>> bool(sample_truncated_noise(torch.tensor([1]), (1000,), 1.4).abs().max() <= 1.4)
         True
     """
-    if not bound > 0:
-        raise ConfigError(f"bound={bound!r}: expected a positive number")
+    if not 0 < bound < math.inf:
+        raise ConfigError(f"bound={bound!r}: expected a positive, finite number")
     high = math.erf(bound / math.sqrt(2))
     uniform = _rows(torch.rand, seeds, shape)
     return torch.erfinv(uniform.mul_(2 * high).sub_(high)).mul_(math.sqrt(2)).clamp_(-bound, bound)
@@ -122,15 +127,15 @@ def check_seeds(seeds: object, count: int) -> Tensor:
     return seeds
 
 
-def _rows(draw: object, seeds: Tensor, shape: Sequence[int]) -> Tensor:
+def _rows(draw: Callable[..., Tensor], seeds: Tensor, shape: Sequence[int]) -> Tensor:
     check_seeds(seeds, len(seeds) if isinstance(seeds, Tensor) and seeds.ndim else 0)
-    assert draw in (torch.randn, torch.rand)
-    out = torch.empty(len(seeds), *shape)
+    kind: dict[str, Any] = {"dtype": torch.float32, "device": torch.device("cpu")}  # whatever torch's defaults are set to
+    out: Tensor = torch.empty((len(seeds), *shape), **kind)
     rng = torch.Generator("cpu")
     # A loop, because a generator holds one state: a row's noise must not depend on the rows beside it.
     for row, seed in zip(out, seeds.tolist(), strict=True):
         rng.manual_seed(seed)
-        draw(tuple(shape), generator=rng, out=row)  # type: ignore[operator]
+        draw(tuple(shape), generator=rng, out=row, **kind)
     return out
 
 

@@ -101,15 +101,23 @@ def check_generator(generator: ImageGenerator, *, images: Tensor | None = None, 
     _require(made.dtype == torch.float32, f"sample returned dtype {made.dtype}, expected torch.float32")
     _require(made.device == device, f"sample returned a tensor on {made.device}, expected {device}")
     _require(bool(made.isfinite().all()), "sample returned NaN or infinity")
-    _require(bool((made >= 0).all() and (made <= 1).all()), f"sample returned values from {made.min():g} to {made.max():g}, expected [0, 1]")
+    _require(
+        bool((made >= 0).all() and (made <= 1).all()), f"sample returned values from {made.min():g} to {made.max():g}, expected [0, 1]"
+    )
     _require(torch.equal(images, before), "the input images were modified in place")
-    state = torch.get_rng_state()
-    again = run(everything)
-    _require(torch.equal(state, torch.get_rng_state()), "torch's global random state was used: draw noise from the seeds alone")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(987654321)  # a state that no generator leaves behind by seeding it alike in each call
+        state = torch.get_rng_state()
+        again = run(everything)
+        _require(torch.equal(state, torch.get_rng_state()), "torch's global random state was used: draw noise from the seeds alone")
     _close(made, again, atol, "the same seeds gave other images")
     with torch.no_grad():
         given = {name: v[[0] * 3] if isinstance(v, Tensor) else [v[0]] * 3 for name, v in inputs.items()}
         condition = generator.encode(images[[0] * 3], **given)
+        _require(
+            isinstance(condition, Mapping) and all(isinstance(v, Tensor) and v.ndim for v in condition.values()),
+            "encode did not return a mapping of tensors with leading B",
+        )
         lengths = {name: len(value) for name, value in condition.items()}
         _require(set(lengths.values()) == {3}, f"encode of 3 images returned leading sizes {lengths}, expected 3")
         others = generator.sample(condition, torch.tensor([11, 12, 13]))
@@ -144,7 +152,7 @@ def check_transform(transform: Callable[..., Any], *, size: tuple[int, int] = (2
     for lead in ((), (4,), (2, 2), (0,)):
         for channels in (1, 3):
             image = torch.rand(*lead, channels, *size, generator=rng)
-            for dtype in (torch.uint8, torch.float16, torch.float32, torch.float64):
+            for dtype in (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64):
                 typed = (image * 255).to(dtype) if dtype == torch.uint8 else image.to(dtype)
                 _check_same_kind(transform, typed)
                 _check_same_kind(transform, tv_tensors.Image(typed))
@@ -156,15 +164,16 @@ def check_transform(transform: Callable[..., Any], *, size: tuple[int, int] = (2
     _close(expected, _seeded(transform, strided[::2]), 1e-4, "non-contiguous input changes the result")
     for channels in (1, 3):
         picture = TF.to_pil_image(torch.rand(channels, *size, generator=rng))
-        result = transform(picture)
+        result = _seeded(transform, picture)
         _require(type(result).__module__.startswith("PIL") and result.mode == picture.mode, f"PIL {picture.mode} gave {result!r}")
         _require(result.size == picture.size, f"PIL image of size {picture.size} gave {result.size}")
     label, extra = torch.tensor([1, 2, 3, 4]), object()
-    nested = transform({"image": tv_tensors.Image(batch), "rest": (label, [extra, "text", 7])})
-    _require(list(nested) == ["image", "rest"] and nested["rest"][0] is label, "labels of a nested sample did not pass untouched")
+    nested = _seeded(transform, {"image": tv_tensors.Image(batch), "rest": (label, [extra, "text", 7])})
+    _require(isinstance(nested, dict) and list(nested) == ["image", "rest"], "a nested sample came back with another structure")
+    _require(isinstance(nested["rest"], tuple) and nested["rest"][0] is label, "labels of a nested sample did not pass untouched")
     _require(nested["rest"][1] == [extra, "text", 7], "entries of a nested sample did not pass untouched")
-    images, labels = transform(batch, label)
-    _require(labels is label and isinstance(images, Tensor), "(images, labels) did not come back as such")
+    pair = _seeded(lambda both: transform(*both), (batch, label))
+    _require(isinstance(pair, tuple) and len(pair) == 2 and pair[1] is label, "(images, labels) did not come back as such")
 
 
 def _seeded(transform: Callable[..., Any], image: Any) -> Any:

@@ -17,7 +17,7 @@ from gentransforms.errors import ConfigError, ImageError
 from gentransforms.frozen import FrozenGenerator
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.getters import gather, per_image_inputs, per_image_seeds
-from gentransforms.images import Image, check_range, fit, from_unit, resize, restore, rows_of, to_unit
+from gentransforms.images import Image, count_of, fit, from_unit, resize, restore, rows_of, to_unit
 from gentransforms.registry import load_generator
 from gentransforms.seeding import seed_uniforms
 
@@ -27,7 +27,7 @@ SeedsGetter = Callable[[Any], Any]
 InputsGetter = Callable[[Any], Mapping[str, Any]]
 
 
-class GenerativeAugment(FrozenGenerator, v2.Transform):
+class GenerativeAugment(FrozenGenerator, v2.Transform):  # type: ignore[misc]  # torchvision has no annotations
     """Replace each image, with probability `p`, by a new image of the same content.
 
     Takes what torchvision v2 takes: a tensor (…, C, H, W), C 1 or 3, uint8 or floating in [0, 1], a PIL image (RGB or
@@ -62,6 +62,7 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):
     Source: Ayromlou et al., "Can Generative Models Improve Self-Supervised Representation Learning?" (AAAI 2025).
     """
 
+    _needs_transform_list: Callable[[list[Any]], list[bool]]
     _transformed_types = (tv_tensors.Image, v2._utils.is_pure_tensor, PIL.Image.Image)
 
     def __init__(
@@ -79,10 +80,10 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):
         for name, getter in {"seeds_getter": seeds_getter, "inputs_getter": inputs_getter}.items():
             if getter is not None and not callable(getter):
                 raise ConfigError(f"{name}={getter!r}: expected a function of the sample, or None")
-        self.seeds_getter, self.inputs_getter = seeds_getter, inputs_getter
+        self.seeds_getter: SeedsGetter | None = seeds_getter
+        self.inputs_getter: InputsGetter | None = inputs_getter
         self.output_size = _output_size(output_size)
         self._freeze(generator, max_batch_size)
-        self._checked_devices: set[str] = set()
 
     @classmethod
     def from_pretrained(
@@ -128,9 +129,10 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw a coin and a seed for every image: ``chosen`` (N,) bool and ``seeds`` (N,) int64, on the CPU."""
-        count = sum(len(rows_of(image)) for image in flat_inputs)
+        count = count_of(flat_inputs)
         # As many draws per image whatever p and the coins are, so that p does not shift the random stream.
-        coins, seeds = torch.rand(count), torch.randint(2**63 - 1, (count,))
+        cpu = torch.device("cpu")  # also where torch.set_default_device says otherwise
+        coins, seeds = torch.rand(count, device=cpu), torch.randint(2**63 - 1, (count,), device=cpu)
         return {"chosen": coins < self.p, "seeds": seeds, "inputs": {}}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
@@ -165,9 +167,8 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):
 
     def _apply_params(self, images: list[Image], params: dict[str, Any]) -> list[Image]:
         rows = [rows_of(image) for image in images]
-        for row in rows:
-            self._check_range(row)
-        chosen = params["chosen"].split([len(row) for row in rows])
+        self._check_range(rows)
+        chosen = torch.split(params["chosen"], [len(row) for row in rows])
         sources = [_take(row, coin) for row, coin in zip(rows, chosen, strict=True)]
         views = [fit(to_unit(s), self.generator.image_size, self.generator.preserves_geometry) for s in sources if len(s)]
         if not views:
@@ -177,7 +178,7 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):
         batch = torch.cat([view.to(device, non_blocking=True) for view in views]) if len(views) > 1 else views[0]
         made, finite = self._generate(batch, params["seeds"][params["chosen"]], given)
         counts = [len(source) for source in sources]
-        pieces = zip(rows, images, chosen, sources, made.split(counts), finite.split(counts), strict=True)
+        pieces = zip(rows, images, chosen, sources, torch.split(made, counts), torch.split(finite, counts), strict=True)
         return [self._scatter(*piece) for piece in pieces]
 
     def _scatter(self, rows: Tensor, image: Image, chosen: Tensor, source: Tensor, made: Tensor, finite: Tensor) -> Image:
@@ -204,12 +205,6 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):
 
     def _kept(self, rows: Tensor, image: Image) -> Image:
         return restore(self._resized(rows), image)
-
-    def _check_range(self, rows: Tensor) -> None:
-        device = str(rows.device)
-        if rows.device.type == "cpu" or device not in self._checked_devices:
-            check_range(rows)
-            self._checked_devices.add(device)
 
 
 class TwoViews(nn.Module):
@@ -272,8 +267,8 @@ def _probability(p: object) -> float:
 
 
 def _output_size(size: object) -> str | tuple[int, int]:
-    if size in ("input", "generator"):
-        return str(size)
+    if isinstance(size, str) and size in ("input", "generator"):
+        return size
     if isinstance(size, tuple | list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size):
         return size[0], size[1]
     raise ConfigError(f'output_size={size!r}: expected "input", "generator" or (height, width) in pixels')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ def atomic_save(state: dict[str, Any], path: Path) -> None:
     """Write `state` beside `path`, then rename: a killed run leaves the old checkpoint or the new one, never half."""
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -6,6 +6,8 @@ Koyama, "cGANs with projection discriminator" (ICLR 2018). The library's own net
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -84,9 +86,7 @@ class OutputNorm(nn.Module):
         self.register_buffer("stored_var", torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(
-            x, self.stored_mean, self.stored_var, self.gain, self.bias, self.training, self.momentum, self.eps
-        )
+        return F.batch_norm(x, self.stored_mean, self.stored_var, self.gain, self.bias, self.training, self.momentum, self.eps)
 
 
 class Block(nn.Module):
@@ -187,7 +187,7 @@ class Discriminator(nn.Module):
         downs = max(2, resolution.bit_length() - 4)  # to 8 x 8, then two blocks that stay there
         widths = [width * min(4, 2**i) for i in range(downs)] if resolution > 32 else [width] * downs
         blocks = [_DownBlock(3, widths[0], True, first=True)]
-        blocks += [_DownBlock(a, b, True) for a, b in zip(widths, widths[1:], strict=False)]
+        blocks += [_DownBlock(a, b, True) for a, b in itertools.pairwise(widths)]
         blocks += [_DownBlock(widths[-1], widths[-1], False) for _ in range(2)]
         self.blocks = nn.Sequential(*blocks)
         self.logit, self.projection = Linear((1, widths[-1])), Linear((widths[-1], feature_dim))
@@ -212,9 +212,7 @@ class FeatureHeads(nn.Module):
 
     def forward(self, maps: list[Tensor], features: Tensor) -> Tensor:
         outputs = []
-        for x, stem, conv, logit, projection in zip(
-            maps, self.stems, self.convs, self.logits, self.projections, strict=True
-        ):
+        for x, stem, conv, logit, projection in zip(maps, self.stems, self.convs, self.logits, self.projections, strict=True):
             h = F.leaky_relu(conv(F.leaky_relu(stem(x), 0.2)), 0.2)
             conditional = (h * projection(features)[:, :, None, None]).sum(1, keepdim=True)
             outputs.append((logit(h) + conditional).mean(dim=(1, 2, 3)))

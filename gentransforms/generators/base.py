@@ -131,9 +131,7 @@ class ImageGenerator(nn.Module, ABC):
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def save_pretrained(
-        self, directory: str | Path, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None
-    ) -> None:
+    def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None) -> None:
         """Write ``config.json``, ``model.safetensors`` and a model card, ``README.md``, into `directory`.
 
         Args:
@@ -158,9 +156,7 @@ class ImageGenerator(nn.Module, ABC):
         (directory / hub.CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
         (directory / hub.CARD_FILE).write_text(model_card(self, card or {}))
 
-    def push_to_hub(
-        self, repo_id: str, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None, **options: Any
-    ) -> str:
+    def push_to_hub(self, repo_id: str, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None, **options: Any) -> str:
         """Save, then upload to the Hub repository `repo_id`, with a model card; return the address of the commit.
 
         Args:
@@ -211,9 +207,7 @@ class ImageGenerator(nn.Module, ABC):
         return generator.to(device=device or "cpu").eval()
 
     @classmethod
-    def _from_weights(
-        cls: type[G], source: hub.Source, config: dict[str, Any], weights: dict[str, Tensor], dtype: torch.dtype
-    ) -> G:
+    def _from_weights(cls: type[G], source: hub.Source, config: dict[str, Any], weights: dict[str, Tensor], dtype: torch.dtype) -> G:
         generator = cls(**config)
         try:
             generator.load_state_dict(weights, strict=True)
@@ -241,11 +235,11 @@ def _check_class(cls: type[ImageGenerator], source: hub.Source, description: Map
         )
 
 
-def _check_options(cls: type, source: hub.Source, config: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(cls.__init__).parameters
+def _check_options(cls: type[ImageGenerator], source: hub.Source, config: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(cls).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    known = sorted(set(parameters) - {"self"})
+    known = sorted(parameters)
     for name in config:
         if name not in known:
             what = f"unknown option {name!r}" if name in options else f"{source}: unknown entry {name!r} in the config"

@@ -13,8 +13,7 @@ _SECTIONS = {
     "evaluation": ("Evaluation", _UNSAID),
     "intended_use": (
         "Intended use",
-        "Augmenting training images of vision models: each image is replaced, with some probability, by a new image of "
-        "the same content.",
+        "Augmenting training images of vision models: each image is replaced, with some probability, by a new image of the same content.",
     ),
     "limits": (
         "Limits",

@@ -1,0 +1,1 @@
+"""Instance-conditioned GAN with a BigGAN backbone."""

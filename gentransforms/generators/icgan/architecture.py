@@ -7,6 +7,7 @@ section 3. Field names are those of the authors' configuration files.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -177,7 +178,7 @@ def released_shapes(config: BigGANConfig) -> dict[str, tuple[int, ...]]:
         shapes["shared.weight"] = (config.n_classes, config.shared_dim)
     layer("shared_feat", (config.shared_dim_feat, config.feature_dim))
     layer("linear", (widths[0] * 16, config.slot_dim))
-    for i, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         block = f"blocks.{i}.0"
         layer(f"{block}.conv1", (outputs, inputs, 3, 3))
         layer(f"{block}.conv2", (outputs, outputs, 3, 3))

@@ -38,6 +38,8 @@ class ResNet50Features(nn.Module):
 
     kind = "resnet50"
     size = 224
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         from torchvision.models import resnet50

@@ -142,7 +142,7 @@ class ICGAN(ImageGenerator):
         return labels
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, *, features: str | Path | None = None, **options: Any) -> ICGAN:  # type: ignore[override]
+    def from_pretrained(cls, name_or_path: str | Path, *, features: str | Path | None = None, **options: Any) -> ICGAN:
         """Load a generator; see `ImageGenerator.from_pretrained`.
 
         Args:
@@ -185,9 +185,7 @@ class ICGAN(ImageGenerator):
         return generator.eval()
 
     @classmethod
-    def _from_weights(
-        cls, source: hub.Source, config: dict[str, Any], weights: dict[str, Tensor], dtype: torch.dtype
-    ) -> ICGAN:
+    def _from_weights(cls, source: hub.Source, config: dict[str, Any], weights: dict[str, Tensor], dtype: torch.dtype) -> ICGAN:
         state = {name.removeprefix("network."): t for name, t in weights.items() if name.startswith("network.")}
         extractor, kind = None, config.pop("feature_extractor", None)
         with torch.device("meta"):

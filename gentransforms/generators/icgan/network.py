@@ -43,6 +43,8 @@ class BigGANNetwork(nn.Module):
         self.modulation_weight, self.modulation_bias = _empty(sum(self.sizes), config.y_dim), _empty(sum(self.sizes))
         self.output_scale, self.output_shift = _empty(widths[-1], 1, 1), _empty(widths[-1], 1, 1)
         self.output_weight, self.output_bias = _empty(3, widths[-1], 3, 3), _empty(3)
+        # The faster layout for convolutions, on CPUs and on tensor cores alike.
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, z: Tensor, features: Tensor, labels: Tensor | None = None) -> Tensor:
         config, dtype = self.config, self.linear_weight.dtype
@@ -54,10 +56,10 @@ class BigGANNetwork(nn.Module):
                 raise ValueError("labels=None: this network is class-conditional, expected (B,) int64 class labels")
             y = torch.cat([self.classes[labels].to(y.dtype), y], dim=1)
         z = z.to(dtype)
-        slots = z.split(config.slot_dim, dim=1) if config.hier else (z,)
-        modulations = F.linear(y, self.modulation_weight, self.modulation_bias).split(self.sizes, dim=1)
-        x = F.linear(slots[0], self.linear_weight, self.linear_bias).unflatten(1, (-1, 4, 4))
-        # Follow the weights' memory format: `network.to(memory_format=torch.channels_last)` then suffices.
+        slots = torch.split(z, config.slot_dim, dim=1) if config.hier else (z,)
+        modulations = torch.split(F.linear(y, self.modulation_weight, self.modulation_bias), self.sizes, dim=1)
+        x = F.linear(slots[0], self.linear_weight, self.linear_bias).view(len(z), config.widths[0], 4, 4)
+        # Follow the weights' memory format, so that `network.to(memory_format=…)` suffices to change it.
         if self.output_weight.is_contiguous(memory_format=torch.channels_last):
             x = x.contiguous(memory_format=torch.channels_last)
         for i, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
@@ -84,7 +86,7 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, modulation: Tensor, slot: Tensor | None) -> Tensor:
         if slot is not None:
             modulation = modulation + F.linear(slot, self.slot_weight)
-        scale1, shift1, scale2, shift2 = modulation[:, :, None, None].split(self.widths, dim=1)
+        scale1, shift1, scale2, shift2 = torch.split(modulation[:, :, None, None], self.widths, dim=1)
         h = F.relu(torch.addcmul(shift1.to(x.dtype), x, scale1.to(x.dtype)))
         h = F.conv_transpose2d(h, self.up_weight, self.up_bias, stride=2, padding=1)
         h = F.relu(torch.addcmul(shift2.to(h.dtype), h, scale2.to(h.dtype)))
@@ -103,11 +105,11 @@ class _Attention(nn.Module):
         self.in_weight, self.out_weight = _empty(sum(self.widths), width, 1, 1), _empty(width, width // 2, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = F.conv2d(x, self.in_weight).split(self.widths, dim=1)
+        query, key, value = torch.split(F.conv2d(x, self.in_weight), self.widths, dim=1)
         key, value = F.max_pool2d(key, 2), F.max_pool2d(value, 2)
         query, key, value = (t.flatten(2).transpose(1, 2) for t in (query, key, value))
         h = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        h = h.transpose(1, 2).unflatten(2, x.shape[-2:])
+        h = h.transpose(1, 2).reshape(len(x), self.widths[2], *x.shape[-2:])
         return x + F.conv2d(h, self.out_weight)
 
 

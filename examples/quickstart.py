@@ -1,0 +1,36 @@
+"""Photos beside the new images that the bundled generator makes of them.
+
+    python examples/quickstart.py                # ten sample photos -> augmentations.png
+    python examples/quickstart.py my_photos/     # your own
+
+One row a photo: the photo first, then six variants of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+from torchvision.utils import save_image
+
+import gentransforms as gt
+
+VARIANTS = 6
+folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(gt.__file__).parent / "samples"
+
+# Any photos will do: the generator looks at the centre square, at its own size.
+square = v2.Compose([v2.ToImage(), v2.Resize(32), v2.CenterCrop(32), v2.ToDtype(torch.float32, scale=True)])
+paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".png", ".jpg", ".jpeg"})
+photos = torch.stack([square(Image.open(path).convert("RGB")) for path in paths])
+
+# p=1: replace every image. In training, p=0.5 keeps half of them real.
+augment = gt.GenerativeAugment.from_pretrained("icgan-cifar10-32", p=1.0)
+torch.manual_seed(0)
+variants = [augment(photos) for _ in range(VARIANTS)]
+
+rows = torch.stack([photos, *variants], dim=1)  # (photo, column, 3, 32, 32)
+save_image(rows.flatten(0, 1), "augmentations.png", nrow=VARIANTS + 1, padding=1)
+print(f"augmentations.png: {len(paths)} photos from {folder}, {VARIANTS} variants of each")

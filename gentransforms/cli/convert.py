@@ -1,0 +1,85 @@
+"""``gentransforms convert``: released weights of others into our format."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gentransforms.cli.plain import Failure, WrongCall
+
+__all__ = ["app"]
+
+app = typer.Typer(rich_markup_mode=None, help="Convert released weights into a folder that load_generator reads.")
+
+
+@app.callback()
+def _families() -> None:
+    """Convert released weights into a folder that load_generator reads."""
+
+
+@app.command()
+def icgan(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Folder with state_dict_best*.pth and G_ema_best*.pth.", show_default=False)
+    ],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", help="Folder to write; new, empty or converted before.", show_default=False)
+    ],
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="SwAV or torchvision ResNet-50 checkpoint, .pth or .safetensors. "
+            "Without it (the default) the generator cannot encode photos: it samples from given features only.",
+        ),
+    ] = None,
+) -> None:
+    """Convert a released IC-GAN of Casanova et al. (NeurIPS 2021).
+
+    \b
+    Example:
+      gentransforms convert icgan icgan_biggan_imagenet_res256 icgan-256 --features swav.pth.tar
+    """
+    from gentransforms import hub
+    from gentransforms.errors import GentransformsError
+    from gentransforms.generators.icgan.convert import convert_icgan
+
+    if not source.is_dir():
+        raise WrongCall(f"SRC {source}: {'expected a folder' if source.exists() else 'no such folder'}")
+    if not any(source.glob("state_dict_best*.pth")):
+        raise WrongCall(f"SRC {source}: no state_dict_best*.pth in this folder: expected the folder of a released IC-GAN")
+    if features is not None and not features.is_file():
+        raise WrongCall(f"--features {features}: {'expected a file' if features.exists() else 'no such file'}")
+    _check_destination(destination, hub.CONFIG_FILE)
+    try:
+        # Beside its place, so that it gets there by renaming: a conversion that fails leaves no half folder.
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".gentransforms-", suffix=".partial", dir=destination.parent))
+        try:
+            generator = convert_icgan(source, partial, features=features)
+            destination.mkdir(exist_ok=True)
+            # The config last: a folder without one is not taken for a generator.
+            for name in (hub.WEIGHTS_FILE, hub.CARD_FILE, hub.CONFIG_FILE):
+                (partial / name).replace(destination / name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except GentransformsError as error:
+        raise Failure(str(error)) from error
+    except OSError as error:
+        raise Failure(f"DST {destination}: could not be written: {error.strerror or error}") from error
+    size = (destination / hub.WEIGHTS_FILE).stat().st_size / 1e6
+    height, width = generator.image_size
+    encodes = "encodes photos" if features is not None else "samples from given features only (see --features)"
+    typer.echo(f"wrote {destination}: {type(generator).__name__}, {height} x {width} pixels, {size:.1f} MB, {encodes}")
+
+
+def _check_destination(destination: Path, config: str) -> None:
+    if destination.exists() and not destination.is_dir():
+        raise WrongCall(f"DST {destination}: expected a folder to write, this is a file")
+    with contextlib.suppress(FileNotFoundError):
+        if any(destination.iterdir()) and not (destination / config).is_file():
+            raise WrongCall(f"DST {destination}: this folder holds other files: name a new or an empty one")

@@ -1,0 +1,46 @@
+"""``gentransforms demo``: a picture of what the transform does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gentransforms.cli.augment import DEFAULT_GENERATOR, augment, open_generator, report
+from gentransforms.cli.grid import check_output
+from gentransforms.cli.options import Device, Generator, MaxBatchSize, Seed
+from gentransforms.cli.photos import find_photos, read_photo, sample_photos
+
+__all__ = ["demo"]
+
+
+def demo(
+    images: Annotated[Path | None, typer.Option(help="Folder of your own images; ten bundled photos by default.")] = None,
+    variants: Annotated[int, typer.Option(min=1, help="Variants of each image.")] = 7,
+    p: Annotated[float, typer.Option(min=0, max=1, help="Probability that a variant is a new image; else it is the source.")] = 1.0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write: .png, .jpg or .webp.")] = Path("demo/augmentations.png"),
+    generator: Generator = DEFAULT_GENERATOR,
+    limit: Annotated[int, typer.Option(min=1, help="Largest number of images taken from the folder, in order of name.")] = 16,
+    max_batch_size: MaxBatchSize = 64,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Draw sample photos, or a folder of yours, beside their variants.
+
+    One row a source: the source first. Images of any size are fitted to the generator's size. The default generator
+    comes with the package and needs no network.
+
+    \b
+    Examples:
+      gentransforms demo
+      gentransforms demo --images photos --variants 5 --output photos.png
+    """
+    found = sample_photos() if images is None else find_photos(images)
+    paths = found if images is None else found[:limit]
+    check_output(output, paths)
+    if len(paths) < len(found):
+        typer.echo(f"took the first {len(paths)} of {len(found)} images of {images}; --limit takes more")
+    photos = [read_photo(path) for path in paths]
+    loaded = open_generator(generator, device)
+    report(augment(loaded, photos, variants, p, seed, max_batch_size), loaded, output)

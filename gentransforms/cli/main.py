@@ -1,0 +1,69 @@
+"""The command ``gentransforms`` and what belongs to all its commands."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from gentransforms.cli import convert
+from gentransforms.cli.demo import demo
+from gentransforms.cli.list import list_generators
+from gentransforms.cli.plain import PlainGroup
+from gentransforms.cli.preview import preview
+
+__all__ = ["app", "run"]
+
+# Plain text throughout: Rich's boxes wrap, and would break a path in two.
+app = typer.Typer(
+    cls=PlainGroup,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from gentransforms import __version__
+
+        typer.echo(f"gentransforms {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def gentransforms(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")] = False,
+) -> None:
+    """Augment images with generative models.
+
+    `gentransforms COMMAND --help` describes a command. Exit codes: 0 done, 1 failed, 2 wrong call.
+
+    \b
+    Example:
+      gentransforms demo --output demo.png
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+app.command()(demo)
+app.command()(preview)
+app.add_typer(convert.app, name="convert")
+app.command("list")(list_generators)
+
+
+def run() -> None:
+    """Run the command line and exit."""
+    # The Hub's client tells of every retry; what the user needs is whether it worked in the end.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name need not be valid text
+    app(prog_name="gentransforms")

@@ -1,0 +1,85 @@
+"""How the command line fails: one plain line on stderr, and an exit code that says whose fault it is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import warnings
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from gentransforms.errors import ConfigError, DeviceError, GentransformsError, ImageError, MissingInputError
+
+__all__ = ["Failure", "PlainGroup", "WrongCall", "one_line"]
+
+_TRACEBACK = "GENTRANSFORMS_TRACEBACK"
+
+
+class WrongCall(Exception):
+    """The call cannot be carried out as written: a bad path, name or value. Exit code 2."""
+
+
+class Failure(Exception):
+    """The call was right, and carrying it out failed. Exit code 1."""
+
+
+def one_line(text: str) -> str:
+    """Return `text` with its line breaks made spaces; nothing is cut or wrapped.
+
+    Example:
+        >>> one_line("2 keys do not fit:\\n\\tmissing a")
+        '2 keys do not fit: missing a'
+    """
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+class PlainGroup(TyperGroup):
+    """A typer group that reports every error as one plain line, without usage, boxes or traceback."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command; exit with 0, 1 (failure), 2 (wrong call) or 130 (interrupted)."""
+        standalone, options["standalone_mode"] = options.get("standalone_mode", True), False
+        if not standalone:
+            return super().main(*args, **options)
+        with warnings.catch_warnings():
+            warnings.formatwarning = _format_warning
+            try:
+                result = super().main(*args, **options)
+            except KeyboardInterrupt:
+                sys.exit(130)
+            except Exception as error:
+                if os.environ.get(_TRACEBACK):
+                    raise
+                code, message = _explain(error)
+                typer.echo(f"Error: {one_line(message)}", err=True)
+                sys.exit(code)
+        # An exit code where a command or --help asked to leave; our commands return nothing.
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """Return the exit code and message of `error`."""
+    if isinstance(error, WrongCall | ConfigError | ImageError | MissingInputError | DeviceError):
+        return 2, str(error)
+    if isinstance(error, Failure | GentransformsError):
+        return 1, str(error)
+    # By what it can do, not by its class: typer has had click's exceptions from click, and has its own copy of them now.
+    if hasattr(error, "format_message"):
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        return int(error.exit_code), error.format_message().rstrip(".") + hint  # type: ignore[attr-defined]
+    if isinstance(error, typer.Abort):
+        return 1, "aborted"
+    if isinstance(error, OSError) and error.strerror:
+        code = 2 if error.errno == errno.ENAMETOOLONG else 1
+        return code, f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return 1, "out of memory: ask for fewer images or variants"
+    return 1, f"unexpected {type(error).__name__}: {error}; set {_TRACEBACK}=1 to see where"
+
+
+def _format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
+    return f"Warning: {one_line(str(message))}\n"

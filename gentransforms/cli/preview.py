@@ -1,0 +1,39 @@
+"""``gentransforms preview``: a picture of what the transform makes of given images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gentransforms.cli.augment import DEFAULT_GENERATOR, augment, open_generator, report
+from gentransforms.cli.grid import check_output
+from gentransforms.cli.options import Device, Generator, MaxBatchSize, Seed
+from gentransforms.cli.photos import read_photo
+
+__all__ = ["preview"]
+
+
+def preview(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, one or more.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write: .png, .jpg or .webp.")] = Path("grid.png"),
+    generator: Generator = DEFAULT_GENERATOR,
+    variants: Annotated[int, typer.Option(min=1, help="Variants of each image.")] = 8,
+    max_batch_size: MaxBatchSize = 64,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Draw given images beside their generated variants.
+
+    One row an image: the image first. Images of any size are fitted to the generator's size, and turned as their EXIF
+    orientation says.
+
+    \b
+    Example:
+      gentransforms preview cat.jpg dog.jpg -o grid.png --variants 4
+    """
+    check_output(output, images)
+    photos = [read_photo(path) for path in images]
+    loaded = open_generator(generator, device)
+    report(augment(loaded, photos, variants, 1.0, seed, max_batch_size), loaded, output)

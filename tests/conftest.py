@@ -1,0 +1,21 @@
+"""What all tests share: fixed random states, and no GPU tests where there is no GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+
+# The same examples in each run, and no limit of time on one: the machine may be busy.
+settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("fixed")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+
+
+@pytest.fixture(autouse=True)
+def _fixed_random_state() -> None:
+    torch.manual_seed(20240229)

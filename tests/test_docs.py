@@ -1,0 +1,209 @@
+"""The documentation is true: its code and commands run, its links lead somewhere, and the site builds."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+import torch
+from icgan_example import example
+from PIL import Image
+from released import random_state, write_released
+
+import gentransforms as gt
+from gentransforms.generators.icgan.architecture import BigGANConfig
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Settings that make a training of seconds out of the one a page shows; later settings win.
+TINY_TRAINING = [
+    "device=cpu", "precision=float32", "encoder.widths=[4,8]", "encoder.blocks=[1,1]", "encoder.epochs=1", "encoder.batch_size=4",
+    "encoder.projection=4", "generator.G_ch=4", "generator.dim_z=8", "generator.shared_dim_feat=6", "generator.D_ch=4",
+    "generator.neighbours=2", "generator.steps=1", "generator.batch_size=4",
+]  # fmt: skip
+# What other packages say of our small runs is not our readers' concern; our own warnings are errors.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:::lightning"),
+    pytest.mark.filterwarnings("ignore:::torchmetrics"),
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+]
+
+
+class Block(NamedTuple):
+    language: str
+    code: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [Block(m[1], m[2], text.count("\n", 0, m.start()) + 1) for m in FENCE.finditer(text)]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An empty folder with some photos, where a reader tries things; the state of the process is kept."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gt.ImageGenerator, "registered", dict(gt.ImageGenerator.registered))
+    for sample in (Path(gt.__file__).parent / "samples").glob("*.png"):
+        (tmp_path / "photos" / sample.stem).mkdir(parents=True)
+        shutil.copy(sample, tmp_path / "photos" / sample.stem)
+        if sample.stem == "cat":
+            Image.open(sample).convert("RGB").resize((96, 64)).save(tmp_path / "photo.jpg")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # everything here is so small that threads only wait for each other
+    with torch.random.fork_rng(devices=[]):
+        yield tmp_path
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+class TestPages:
+    @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=name_of)
+    def test_code_runs(self, page: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Every block of a page, one after the other in one place, as a reader tries them."""
+        if any("import lightning" in block.code for block in blocks(page)):
+            pytest.importorskip("lightning")
+        if page.name == "icgan.md":
+            _released_models(workplace)
+        module = ModuleType("page_of_the_docs")  # a module that can be found, so that its classes can be pickled
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        for language, code, line in blocks(page):
+            if language == "python":
+                # Empty lines before it, so that a traceback shows the line of the page.
+                exec(compile("\n" * line + code, str(page), "exec", dont_inherit=True), module.__dict__)
+            elif language == "bash":
+                for command in code.splitlines():
+                    _run_command(shlex.split(command, comments=True), monkeypatch)
+
+    @pytest.mark.parametrize("page", PAGES, ids=name_of)
+    def test_blocks_are_ones_that_we_run(self, page: Path) -> None:
+        fences = re.findall(r"^\s*(?:```|~~~)", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert len(fences) == 2 * len(blocks(page)), "a code block that is indented or not closed"
+        assert {block.language for block in blocks(page)} <= {"python", "bash", "text"}
+
+    @pytest.mark.parametrize("page", [p for p in PAGES if p.parent == ROOT], ids=name_of)
+    def test_links_of_the_repository_pages_lead_somewhere(self, page: Path) -> None:
+        """Those of docs/ are checked by the strict build."""
+        for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert (ROOT / target.partition("#")[0]).exists(), target
+            assert target.startswith("docs/"), f"{target}: the site has the pages of docs/ only"
+
+    def test_the_error_of_a_forked_worker_is_quoted_as_raised(self) -> None:
+        quoted = next(b.code for b in blocks(ROOT / "docs" / "where.md") if b.language == "text")
+        source = (ROOT / "gentransforms" / "frozen.py").read_text()
+        raised = "".join(re.findall(r'"(.*?)"', source[source.index("raise DeviceError(") :].partition("\n            )\n")[0]))
+        assert " ".join(quoted.split()) == "DeviceError: " + raised.replace("{device}", "cuda:0")
+
+    def test_settings_named_in_the_guide_exist(self) -> None:
+        settings = example("settings").Settings()
+        for name in re.findall(r"^\| `([\w.]+)` \|", (ROOT / "docs" / "icgan.md").read_text(encoding="utf-8"), re.MULTILINE):
+            value = settings
+            for part in name.split("."):
+                value = getattr(value, part)
+
+
+class TestExamples:
+    @pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
+    def test_runs(self, path: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.setattr(sys, "argv", [str(path)])
+        runpy.run_path(str(path), run_name="__main__")
+        assert capsys.readouterr().out
+
+    @pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
+    def test_is_named_in_the_readme_and_names_itself(self, path: Path) -> None:
+        assert path.name in (ROOT / "README.md").read_text(encoding="utf-8")
+        assert f"python examples/{path.name}" in path.read_text(encoding="utf-8")
+
+
+class TestSite:
+    def test_index_is_the_readme(self, site: Path) -> None:
+        page = (site / "index.html").read_text(encoding="utf-8")
+        assert "every generated image is a function of" in page.lower()
+        assert 'src="assets/augmentations.png"' in page
+        assert 'href="seeds/"' in page
+        assert (site / "changelog" / "index.html").read_text(encoding="utf-8").count("unreleased")
+
+    def test_every_public_name_is_in_the_api_pages(self, site: Path) -> None:
+        pages = "".join(page.read_text(encoding="utf-8") for page in (site / "api").rglob("*.html"))
+        for module in ("gentransforms", "gentransforms.kornia", "gentransforms.testing"):
+            __import__(module)
+            for name in sys.modules[module].__all__:
+                assert f'id="{module}.{name}"' in pages, f"{module}.{name} is in no page of docs/api"
+        for name in gt.errors.__all__:
+            assert f'id="gentransforms.errors.{name}"' in pages or f'id="gentransforms.{name}"' in pages, name
+
+    def test_doctests_are_shown_as_code(self, site: Path) -> None:
+        """A docstring section that the site does not know would turn ``>>>`` into nested quotations."""
+        for page in (site / "api").rglob("*.html"):
+            assert "<blockquote>" not in page.read_text(encoding="utf-8"), page
+
+    def test_loads_nothing_from_elsewhere(self, site: Path) -> None:
+        for page in site.rglob("*.html"):
+            loaded = re.findall(r'<(?:script|img|iframe)[^>]*\ssrc="([^"]+)|<link[^>]*\shref="([^"]+)', page.read_text(encoding="utf-8"))
+            assert not [url for pair in loaded for url in pair if url.startswith(("http", "//"))], page
+
+
+def _released_models(folder: Path) -> None:
+    """What the IC-GAN page takes as given: a released folder, the SwAV checkpoint, a converted class-conditional model."""
+    from torchvision.models import resnet50
+
+    small = {"resolution": 32, "G_ch": 4, "dim_z": 8, "shared_dim_feat": 4, "G_attn": "0"}
+    config = BigGANConfig(**small)
+    write_released(folder / "icgan_biggan_imagenet_res256", config, random_state(config))
+    swav = {f"module.{name}": t for name, t in resnet50().state_dict().items() if not name.startswith("fc.")}
+    torch.save(swav, folder / "swav_800ep_pretrain.pth.tar")
+    network = small | {"class_cond": True, "n_classes": 1000, "feature_dim": 8}
+    extractor = {"kind": "small-resnet", "widths": [8], "blocks": [1]}
+    gt.ICGAN(network=network, feature_extractor=extractor).save_pretrained(folder / "cc-icgan-imagenet-256")
+
+
+def _run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a command that a page shows, or check that it exists where running it takes long."""
+    match words:
+        case []:
+            pass
+        case ["make", target, *variables]:
+            makefile = (ROOT / "Makefile").read_text()
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}: no such target"
+            for name in (variable.partition("=")[0] for variable in variables):
+                assert f"$({name})" in makefile, f"make {target}: no variable {name}"
+        case ["pip", "install", "-e", "."]:
+            assert (ROOT / "pyproject.toml").is_file()
+        case ["gentransforms", *arguments]:
+            from gentransforms.cli.main import app
+
+            with pytest.raises(SystemExit) as ended:
+                app(arguments, prog_name="gentransforms")
+            assert ended.value.code in (0, None), " ".join(words)
+        case ["python", "examples/icgan/train.py", *arguments]:
+            monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *TINY_TRAINING])
+            example("train").main()
+        case _:
+            pytest.fail(f"a command that this test does not know how to check: {' '.join(words)}")

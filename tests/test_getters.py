@@ -1,0 +1,174 @@
+"""What getters return, brought to one value per image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from torchvision import tv_tensors
+
+from gentransforms.errors import ConfigError
+from gentransforms.getters import gather, per_image_inputs, per_image_seeds
+
+ONE = torch.zeros(3, 4, 4)
+BATCH = torch.zeros(4, 3, 4, 4)
+GRID = torch.zeros(2, 2, 3, 4, 4)
+PICTURE = PIL.Image.new("RGB", (4, 4))
+
+
+class TestPerImageSeeds:
+    @pytest.mark.parametrize(
+        ("images", "seeds", "expected"),
+        [
+            ([ONE], 7, [7]),
+            ([ONE], [7], [7]),
+            ([ONE], torch.tensor(7), [7]),
+            ([ONE], torch.tensor([7]), [7]),
+            ([ONE], np.int64(7), [7]),
+            ([PICTURE], 2**63 - 1, [2**63 - 1]),
+            ([PICTURE], -1, [-1]),
+            ([BATCH], [1, 2, 3, 4], [1, 2, 3, 4]),
+            ([BATCH], (1, 2, 3, 4), [1, 2, 3, 4]),
+            ([BATCH], torch.tensor([1, 2, 3, 4]), [1, 2, 3, 4]),
+            ([BATCH], np.array([1, 2, 3, 4]), [1, 2, 3, 4]),
+            ([BATCH], [torch.tensor(n) for n in (1, 2, 3, 4)], [1, 2, 3, 4]),
+            ([GRID], torch.tensor([1, 2, 3, 4]), [1, 2, 3, 4]),
+            ([GRID], torch.tensor([[1, 2], [3, 4]]), [1, 2, 3, 4]),
+            ([PICTURE, PICTURE], [1, 2], [1, 2]),
+            ([ONE, BATCH], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5]),
+            ([BATCH[:0]], [], []),
+            ([BATCH[:0]], torch.empty(0, dtype=torch.int64), []),
+        ],
+        ids=str,
+    )
+    def test_one_int64_per_image(self, images: list[Any], seeds: Any, expected: list[int]) -> None:
+        result = per_image_seeds(seeds, images)
+        assert result.dtype == torch.int64
+        assert result.device.type == "cpu"
+        assert result.tolist() == expected
+
+    @pytest.mark.parametrize(
+        "seeds",
+        [
+            [1, 2, 3],
+            torch.arange(5),
+            7,
+            torch.arange(4).float(),
+            torch.arange(4).int(),
+            torch.arange(4).view(4, 1),
+            torch.arange(4).view(1, 4),
+            torch.arange(4).view(2, 2),
+            torch.arange(4).bool(),
+            torch.arange(4, device="meta"),
+            [1.0, 2.0, 3.0, 4.0],
+            [1, 2, 3, 2**63],
+            [[1, 2], [3]],
+            None,
+            "1234",
+            ["1", "2", "3", "4"],
+            {0: 1},
+            object(),
+            [],
+        ],
+        ids=str,
+    )
+    def test_anything_else_is_refused_by_name(self, seeds: Any) -> None:
+        with pytest.raises(ConfigError, match="seeds_getter"):
+            per_image_seeds(seeds, [BATCH])
+
+
+class TestPerImageInputs:
+    def given(self, value: Any, *images: Any) -> Any:
+        return per_image_inputs({"labels": value}, images, ["labels"])["labels"]
+
+    @pytest.mark.parametrize("image", [ONE, PICTURE, tv_tensors.Image(ONE)], ids=["tensor", "PIL", "tv_tensor"])
+    def test_a_sample_of_one_image_gives_its_own_value(self, image: Any) -> None:
+        assert self.given(3, image).tolist() == [3]
+        assert self.given(torch.tensor(3), image).tolist() == [3]
+        assert self.given(np.int64(3), image).tolist() == [3]
+        assert self.given(0.5, image).tolist() == [0.5]
+        assert self.given("a cat", image) == ["a cat"]
+        assert self.given(torch.zeros(1, 4, 4), image).shape == (1, 1, 4, 4)
+
+    def test_a_batch_gives_tensors_and_lists_of_its_length(self) -> None:
+        assert self.given(torch.tensor([1, 2, 3, 4]), BATCH).tolist() == [1, 2, 3, 4]
+        assert self.given([1, 2, 3, 4], BATCH).tolist() == [1, 2, 3, 4]
+        assert self.given((1, 2, 3, 4), BATCH).tolist() == [1, 2, 3, 4]
+        assert self.given(np.array([1, 2, 3, 4]), BATCH).tolist() == [1, 2, 3, 4]
+        assert self.given([np.int64(n) for n in range(4)], BATCH).tolist() == [0, 1, 2, 3]
+        assert self.given(list("abcd"), BATCH) == ["a", "b", "c", "d"]
+        assert self.given(torch.zeros(4, 1, 8, 8), BATCH).shape == (4, 1, 8, 8)
+
+    def test_integers_stay_integers(self) -> None:
+        assert self.given([1, 2, 3, 4], BATCH).dtype == torch.int64
+        assert self.given(1, ONE).dtype == torch.int64
+
+    def test_a_batch_of_more_dimensions(self) -> None:
+        assert self.given(torch.tensor([[1, 2], [3, 4]]), GRID).tolist() == [1, 2, 3, 4]
+        assert self.given(torch.tensor([1, 2, 3, 4]), GRID).tolist() == [1, 2, 3, 4]
+        assert self.given(torch.arange(4 * 25).view(2, 2, 1, 5, 5), GRID).equal(torch.arange(100).view(4, 1, 5, 5))
+        assert self.given([1, 2, 3, 4], GRID).tolist() == [1, 2, 3, 4]
+
+    def test_several_images_have_one_value_each(self) -> None:
+        assert self.given([1, 2], PICTURE, PICTURE).tolist() == [1, 2]
+        assert self.given(["a", "b"], PICTURE, PICTURE) == ["a", "b"]
+
+    def test_masks_are_stacked_if_they_can_be(self) -> None:
+        masks = [tv_tensors.Mask(torch.full((1, 4, 4), n)) for n in (1, 2)]
+        stacked = self.given(masks, PICTURE, PICTURE)
+        assert type(stacked) is torch.Tensor
+        assert stacked.equal(torch.stack([torch.full((1, 4, 4), n) for n in (1, 2)]))
+        other = [masks[0], tv_tensors.Mask(torch.zeros(1, 6, 5, dtype=torch.int64))]
+        assert [tuple(mask.shape) for mask in self.given(other, PICTURE, PICTURE)] == [(1, 4, 4), (1, 6, 5)]
+
+    def test_a_mask_is_a_plain_tensor_to_a_generator(self) -> None:
+        assert type(self.given(tv_tensors.Mask(torch.zeros(4, 8, 8)), BATCH)) is torch.Tensor
+
+    def test_only_names_that_the_generator_knows_are_passed(self) -> None:
+        values = {"labels": [1, 2, 3, 4], "prompts": list("abcd"), "other": object()}
+        assert set(per_image_inputs(values, [BATCH], ["labels", "masks"])) == {"labels"}
+        assert per_image_inputs(values, [BATCH], []) == {}
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            [1],
+            torch.tensor([1, 2, 3]),
+            torch.tensor(3),
+            3,
+            None,
+            "abcd",
+            b"abcd",
+            {"a": 1, "b": 2, "c": 3, "d": 4},
+            {1, 2, 3, 4},
+            range(4),
+            np.zeros(3),
+        ],
+        ids=str,
+    )
+    def test_another_count_or_kind_is_refused_by_name(self, value: Any) -> None:
+        with pytest.raises(ConfigError, match=r"inputs_getter: labels=.*each of 4 images"):
+            self.given(value, BATCH)
+
+    @pytest.mark.parametrize("values", [None, [1], torch.zeros(4), "labels"], ids=str)
+    def test_what_is_no_dict_is_refused(self, values: Any) -> None:
+        with pytest.raises(ConfigError, match=r"inputs_getter returned a .*expected a dict"):
+            per_image_inputs(values, [BATCH], ["labels"])
+
+
+class TestGather:
+    @pytest.mark.parametrize("coins", [[True, False, True], [False] * 3, [True] * 3])
+    def test_takes_the_chosen_in_order(self, coins: list[bool]) -> None:
+        expected = [i for i, coin in enumerate(coins) if coin]
+        chosen = torch.tensor(coins)
+        assert gather(torch.arange(3), chosen).tolist() == expected
+        assert gather([0, 1, 2], chosen) == expected
+        assert gather((0, 1, 2), chosen) == expected
+        assert gather(torch.zeros(3, 2, 5), chosen).shape == (len(expected), 2, 5)
+
+    def test_reads_nothing_from_a_device(self) -> None:
+        # Reading a number from a meta tensor fails, as reading one from an accelerator waits.
+        assert gather(torch.zeros(3, 2, device="meta"), torch.tensor([True, False, True])).shape == (2, 2)

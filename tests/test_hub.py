@@ -1,0 +1,252 @@
+"""Loading from and pushing to the Hub: the real client, in a process of its own, against a server on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import hub_client
+import pytest
+from hub_server import TOKEN, Hub, Repo
+
+import gentransforms as gt
+from gentransforms import hub as hub_module
+from gentransforms.errors import ConfigError, WeightsError
+
+TINY = {
+    "network": {"resolution": 32, "G_ch": 8, "dim_z": 16, "shared_dim_feat": 8, "feature_dim": 16, "G_attn": "0"},
+    "feature_extractor": {"kind": "small-resnet", "widths": [8, 16], "blocks": [1, 1]},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """The server, a process that may reach it, one that is told to be offline, and what all tests load."""
+
+    hub: Hub
+    online: ProcessPoolExecutor
+    offline: ProcessPoolExecutor
+    folder: Path
+    files: dict[str, bytes]
+    fingerprint: str
+
+    def load(self, name: str, *, offline: bool = False, **options: Any) -> dict[str, Any]:
+        process = self.offline if offline else self.online
+        return process.submit(hub_client.load, name, **options).result()
+
+    def push(self, repo_id: str, **options: Any) -> str:
+        return self.online.submit(hub_client.push, str(self.folder), repo_id, **options).result()
+
+    @property
+    def expected(self) -> dict[str, str]:
+        return {"class": "ICGAN", "fingerprint": self.fingerprint}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    hub, home = Hub(), tmp_path_factory.mktemp("home")
+    with hub_client.process(hub.endpoint, home) as online, hub_client.process(hub.endpoint, home, offline=True) as offline:
+        ready = [process.submit(hub_client.prepare) for process in (online, offline)]  # side by side
+        folder = tmp_path_factory.mktemp("saved")
+        generator = gt.ICGAN(**TINY)
+        generator.save_pretrained(folder, card={"license": "mit"})
+        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        for process in ready:
+            process.result()
+        yield Site(hub, online, offline, folder, files, generator.fingerprint)
+    hub.close()
+
+
+@pytest.fixture
+def model(site: Site, request: pytest.FixtureRequest) -> str:
+    """A repository with the generator, whose name no other test uses."""
+    name = f"org/{request.node.originalname.removeprefix('test_').replace('_', '-')}"
+    site.hub.repos[name] = Repo()
+    site.hub.repos[name].commit(site.files)
+    return name
+
+
+class TestDownload:
+    """From a repository's name to a generator."""
+
+    @pytest.mark.parametrize("cls", ["", "ICGAN"])
+    def test_first_load(self, site: Site, model: str, tmp_path: Path, cls: str) -> None:
+        with site.hub.recorded() as requests:
+            assert site.load(model, cls=cls, cache_dir=tmp_path) == site.expected
+        assert {r.route.split("/")[-1] for r in requests} == {"config.json", "model.safetensors"}
+        assert all(r.token is None for r in requests)
+
+    def test_pinned_and_cached_asks_nothing(self, site: Site, model: str, tmp_path: Path) -> None:
+        commit = site.hub.repos[model].refs["main"]
+        assert site.load(model, revision=commit, cache_dir=tmp_path) == site.expected
+        with site.hub.recorded() as requests:
+            assert site.load(model, revision=commit, cache_dir=tmp_path) == site.expected
+        assert requests == []
+
+    def test_cached_downloads_nothing_again(self, site: Site, model: str, tmp_path: Path) -> None:
+        site.load(model, cache_dir=tmp_path)
+        with site.hub.recorded() as requests:
+            assert site.load(model, cache_dir=tmp_path) == site.expected
+        assert {r.route.split()[0] for r in requests} == {"HEAD"}
+
+    def test_revisions(self, site: Site, model: str, tmp_path: Path) -> None:
+        repo = site.hub.repos[model]
+        first = repo.refs["v1"] = repo.refs["main"]
+        gt.ICGAN(**TINY, truncation=0.5).save_pretrained(tmp_path / "second")
+        repo.commit({path.name: path.read_bytes() for path in (tmp_path / "second").iterdir()})
+        second = {"class": "ICGAN", "fingerprint": gt.load_generator(tmp_path / "second").fingerprint}
+        assert second != site.expected
+        for revision, expected in {"v1": site.expected, first: site.expected, "main": second, None: second}.items():
+            assert site.load(model, revision=revision, cache_dir=tmp_path) == expected
+
+    def test_unknown_revision(self, site: Site, model: str, tmp_path: Path) -> None:
+        with pytest.raises(WeightsError, match=f"{model}: the Hub has no such revision: 'v9'"):
+            site.load(model, revision="v9", cache_dir=tmp_path)
+
+    def test_unknown_repository(self, site: Site) -> None:
+        with pytest.raises(WeightsError, match="org/nothing: no such repository on the Hub, or it is private"):
+            site.load("org/nothing")
+
+    @pytest.mark.parametrize("name", ["org/na me", "org/" + "a" * 100, "-org/name--"])
+    def test_name_that_no_repository_can_have(self, site: Site, name: str) -> None:
+        with site.hub.recorded() as requests, pytest.raises(WeightsError, match=f"{name}: no such repository"):
+            site.load(name)
+        assert requests == []
+
+    @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+    def test_missing_file(self, site: Site, model: str, tmp_path: Path, missing: str) -> None:
+        repo = site.hub.repos[model]
+        del repo.commits[repo.refs["main"]][missing]
+        with pytest.raises(WeightsError, match=rf"{model}: the repository has no file '{missing}'"):
+            site.load(model, cache_dir=tmp_path)
+
+    def test_weights_of_another_commit(self, site: Site, model: str, tmp_path: Path) -> None:
+        site.hub.repos[model].commit({"model.safetensors": site.files["model.safetensors"][:-4] + bytes(4)})
+        with pytest.raises(WeightsError, match=rf"{model}: model\.safetensors is damaged or not the file its config speaks of"):
+            site.load(model, cache_dir=tmp_path)
+
+
+class TestToken:
+    """Private and gated repositories, and where the token goes."""
+
+    def test_private(self, site: Site, model: str, tmp_path: Path) -> None:
+        site.hub.repos[model].private = True
+        with pytest.raises(WeightsError, match=f"{model}: no such repository on the Hub, or it is private: check the name, or pass token="):
+            site.load(model, cache_dir=tmp_path)
+        with pytest.raises(WeightsError, match=rf"(?s){model}: 'config\.json' could not be fetched: .*401.*Invalid credentials"):
+            site.load(model, cache_dir=tmp_path, token="hf_wrong")
+        with site.hub.recorded() as requests:
+            assert site.load(model, cache_dir=tmp_path, token=TOKEN) == site.expected
+        assert {r.token for r in requests if r.host == "127.0.0.1"} == {TOKEN}
+        assert {r.token for r in requests if r.host == "localhost"} == {None}  # another host, where large files are
+
+    def test_gated(self, site: Site, model: str, tmp_path: Path) -> None:
+        site.hub.repos[model].gated = True
+        with pytest.raises(WeightsError, match=f"{model}: .*pass token="):
+            site.load(model, cache_dir=tmp_path, token=TOKEN)
+
+
+class TestNoNetwork:
+    """Offline, and servers in trouble."""
+
+    def test_offline(self, site: Site, model: str) -> None:
+        for options in ({"offline": True}, {"local_files_only": True}):
+            with site.hub.recorded() as requests, pytest.raises(WeightsError, match=rf"{model}: 'config\.json' is not in the local cache"):
+                site.load(model, **options)
+            assert requests == []
+        site.load(model)  # into the cache both processes share
+        for options in ({"offline": True}, {"local_files_only": True}):
+            with site.hub.recorded() as requests:
+                assert site.load(model, **options) == site.expected
+            assert requests == []
+
+    @pytest.mark.parametrize("trouble", [lambda hub: hub.down(), lambda hub: hub.that(answer="503")], ids=["refuses", "503"])
+    def test_server_in_trouble(self, site: Site, model: str, tmp_path: Path, trouble: Callable[[Hub], Any]) -> None:
+        with trouble(site.hub), pytest.raises(WeightsError, match=rf"{model}: 'config\.json' .* could not be fetched; check the network"):
+            site.load(model, cache_dir=tmp_path)
+        site.load(model, cache_dir=tmp_path)
+        with trouble(site.hub):
+            assert site.load(model, cache_dir=tmp_path) == site.expected
+
+    def test_server_hangs_up(self, site: Site, model: str, tmp_path: Path) -> None:
+        with site.hub.that(answer="hang up"), pytest.raises(WeightsError, match=rf"{model}: 'config\.json' .*could not be fetched"):
+            site.load(model, cache_dir=tmp_path)
+
+    def test_download_that_breaks_off(self, site: Site, model: str, tmp_path: Path) -> None:
+        with site.hub.that(cut="model.safetensors"), pytest.raises(WeightsError, match=r"'model\.safetensors' could not be fetched"):
+            site.load(model, cache_dir=tmp_path)
+        assert site.load(model, cache_dir=tmp_path) == site.expected  # nothing half is left in the cache
+
+
+class TestPush:
+    """To the Hub, and back."""
+
+    def test_round_trip(self, site: Site, tmp_path: Path) -> None:
+        address = site.push("org/pushed", token=TOKEN, commit_message="First")
+        repo = site.hub.repos["org/pushed"]
+        assert address == f"{site.hub.endpoint}/org/pushed/commit/{repo.refs['main']}"
+        files = repo.commits[repo.refs["main"]]
+        assert set(files) == {".gitattributes", "README.md", "config.json", "model.safetensors"}
+        assert files["model.safetensors"] == site.files["model.safetensors"]
+        assert site.load("org/pushed", cache_dir=tmp_path) == site.expected
+
+    def test_again_into_the_same_repository(self, site: Site, tmp_path: Path) -> None:
+        for _ in range(2):  # the second time nothing changed
+            address = site.push("org/pushed-again", token=TOKEN)
+        assert address.endswith(site.hub.repos["org/pushed-again"].refs["main"])
+        site.push("org/pushed-again", token=TOKEN, card={"license": "mit"})
+        assert len(site.hub.repos["org/pushed-again"].commits) == 3
+        assert site.load("org/pushed-again", cache_dir=tmp_path) == site.expected
+
+    def test_private(self, site: Site, tmp_path: Path) -> None:
+        site.push("org/pushed-private", token=TOKEN, private=True)
+        with pytest.raises(WeightsError, match="private"):
+            site.load("org/pushed-private", cache_dir=tmp_path)
+        assert site.load("org/pushed-private", cache_dir=tmp_path, token=TOKEN) == site.expected
+
+    @pytest.mark.parametrize(
+        ("repo_id", "options", "reason"),
+        [
+            ("org/no-token", {}, "401"),
+            ("org/wrong-token", {"token": "hf_wrong"}, "401"),
+            ("org/na me", {"token": TOKEN}, "na me"),
+            ("org/no-branch", {"token": TOKEN, "revision": "nothing"}, "nothing"),
+            ("org/card", {"token": TOKEN, "card": {"license": "not a licence"}}, "license"),
+        ],
+    )
+    def test_refused(self, site: Site, repo_id: str, options: dict[str, Any], reason: str) -> None:
+        with pytest.raises(WeightsError, match=f"(?s){repo_id}: the upload failed: .*{reason}"):
+            site.push(repo_id, **options)
+
+    def test_server_down(self, site: Site) -> None:
+        with site.hub.down(), pytest.raises(WeightsError, match="org/down: the upload failed: "):
+            site.push("org/down", token=TOKEN)
+
+
+class TestSource:
+    """What a name stands for."""
+
+    @pytest.mark.parametrize("name", ["nothing", "a/b/c", "./org/name", "~/name", "/org/name", "org/", "", "a" * 300, "org\\name"])
+    def test_no_folder_and_no_repository(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(WeightsError, match="neither a folder nor a bundled generator") as caught:
+            gt.load_generator(name)
+        assert repr(name) in str(caught.value)
+
+    def test_folder_wins_over_a_repository(self, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "org").mkdir()
+        (tmp_path / "org" / "name").symlink_to(site.folder)
+        assert gt.load_generator("org/name").fingerprint == site.fingerprint
+
+    def test_bundled_names(self) -> None:
+        assert "icgan-cifar10-32" in hub_module.bundled_names()
+        assert hub_module.Source("icgan-cifar10-32").folder == hub_module.BUNDLED / "icgan-cifar10-32"
+
+    def test_revision_of_a_folder(self, site: Site) -> None:
+        for load in (gt.load_generator, gt.ICGAN.from_pretrained):
+            with pytest.raises(ConfigError, match=f"revision='main': '{site.folder}' is a folder"):
+                load(site.folder, revision="main")

@@ -1,0 +1,246 @@
+"""The training example: its parts against references, exact resume, and the whole script in miniature."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from icgan_example import FOLDER, example
+from PIL import Image
+from rich.progress import Progress
+from torch.nn import functional as F
+
+import gentransforms as gt
+
+TINY = [
+    "encoder.widths=[4,8]", "encoder.blocks=[1,1]", "encoder.epochs=2", "encoder.batch_size=8", "encoder.warmup_steps=1",
+    "encoder.projection=4", "generator.G_ch=4", "generator.dim_z=8", "generator.shared_dim_feat=6", "generator.D_ch=4",
+    "generator.neighbours=3", "generator.steps=4", "generator.batch_size=4", "checkpoint_every=2", "sample_every=4",
+]  # fmt: skip
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+class StopAfter(Progress):
+    """A progress display that ends the process after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(disable=True)
+        self.left = steps
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+
+def photos(count: int = 24) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(0)
+    colours = torch.randint(256, (count, 3, 1, 1), generator=rng)
+    return (colours + torch.randint(-40, 40, (count, 3, 32, 32), generator=rng)).clamp(0, 255).to(torch.uint8)
+
+
+def settings(*overrides: str) -> Any:
+    return example("settings").load_settings(None, [*TINY, *overrides])
+
+
+def run(out: Path, *overrides: str, steps: tuple[int, int] = (10**6, 10**6)) -> Any:
+    """Train both parts in `out`, each ended after so many steps."""
+    out.mkdir(exist_ok=True)
+    chosen = settings(*overrides)
+    encoder = example("encoder").train_encoder(photos(), chosen, out, StopAfter(steps[0]))
+    torch.manual_seed(chosen.seed)
+    return example("adversarial").train_generator(photos(), encoder, chosen, out, StopAfter(steps[1]))
+
+
+class TestResume:
+    """A killed run goes on exactly: bit for bit the weights of an uninterrupted one."""
+
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+    def test_equals_an_uninterrupted_run(self, precision: str, tmp_path: Path) -> None:
+        override = f"precision={precision}"
+        whole = run(tmp_path / "whole", override)
+        for steps in ((3, 0), (5, 0), (10, 3)):  # ended in the encoder, later in the encoder, in the generator
+            with pytest.raises(Killed):
+                run(tmp_path / "killed", override, steps=steps)
+        resumed = run(tmp_path / "killed", override)
+        for name, tensor in whole.state_dict().items():
+            assert torch.equal(resumed.state_dict()[name], tensor), name
+        a, b = (torch.load(tmp_path / n / "generator.pt", weights_only=True) for n in ("whole", "killed"))
+        assert a["step"] == b["step"] == 4
+        assert all(torch.equal(t, b["critic"][name]) for name, t in a["critic"].items())
+
+    def test_training_moves_every_part(self, tmp_path: Path) -> None:
+        run(tmp_path)
+        state = torch.load(tmp_path / "generator.pt", weights_only=True)
+        assert (tmp_path / "samples" / "0000004.png").is_file()
+        assert list((tmp_path / "tensorboard").iterdir())
+        moved = [not torch.equal(t, state["average"][name]) for name, t in state["generator"].items() if name.endswith("weight")]
+        assert all(moved)
+
+    def test_partial_file_is_no_checkpoint(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.pt"
+        example("checkpoints").atomic_save({"step": 1}, path)
+        with pytest.raises(AttributeError):  # a local function cannot be pickled: the write fails half-way
+            example("checkpoints").atomic_save({"step": 2, "bad": lambda: None}, path)
+        assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+class TestParts:
+    """Losses and helpers against closed forms."""
+
+    def test_decoupled_contrastive_loss(self) -> None:
+        z = torch.randn(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        unit = z.numpy() / numpy.linalg.norm(z.numpy(), axis=1, keepdims=True)
+        total = 0.0
+        for i in range(8):
+            partner = (i + 4) % 8
+            others = [numpy.exp(unit[i] @ unit[j] / 0.3) for j in range(8) if j not in (i, partner)]
+            total += numpy.log(sum(others)) - unit[i] @ unit[partner] / 0.3
+        assert example("encoder").decoupled_contrastive_loss(z, 0.3).item() == pytest.approx(total / 8)
+
+    def test_schedule(self) -> None:
+        rate = example("encoder")._warmup_cosine
+        assert [rate(i, 4, 104) for i in (0, 3, 4, 54, 104)] == pytest.approx([0.25, 1.0, 1.0, 0.5, 0.0])
+
+    def test_nearest_neighbours(self) -> None:
+        features = F.normalize(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)))
+        found = example("adversarial").nearest_neighbours(features, 5, batch_size=7)
+        for i in range(30):
+            distances = ((features - features[i]) ** 2).sum(1).numpy()
+            assert set(found[i].tolist()) == set(numpy.argsort(distances)[:5].tolist())
+            assert i in found[i]
+
+    def test_whitening(self) -> None:
+        rng = torch.Generator().manual_seed(0)
+        features = torch.randn(4000, 6, generator=rng) @ torch.randn(6, 6, generator=rng) + 3
+        mean, matrix = example("adversarial").whiten(features, 4)
+        covariance = torch.cov(((features - mean) @ matrix.T).T)
+        torch.testing.assert_close(covariance, torch.eye(4), atol=0.05, rtol=0)
+
+    def test_average(self) -> None:
+        a, b = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+        expected = 0.9 * a.weight.detach() + 0.1 * b.weight.detach()
+        example("adversarial")._update_average(a, b, 0.9)
+        torch.testing.assert_close(a.weight.detach(), expected)
+
+    def test_standing_statistics(self) -> None:
+        adversarial, networks = example("adversarial"), example("networks")
+        config = gt.generators.icgan.architecture.BigGANConfig(resolution=32, G_ch=4, dim_z=8, feature_dim=5, shared_dim_feat=4)
+        torch.manual_seed(0)
+        generator = networks.Generator(config)
+        before = {name: t.clone() for name, t in generator.state_dict().items()}
+        features = F.normalize(torch.randn(10, 5))
+        ready = adversarial.with_statistics(generator, features, 16, batches=8)
+        assert all(torch.equal(t, before[name]) for name, t in generator.state_dict().items())  # a copy
+        # the first norm sees the first linear layer alone, whose output has mean bias = 0 and known variance
+        weight = (generator.linear.normed()).detach().view(-1, 16, config.slot_dim)
+        torch.testing.assert_close(ready.blocks[0][0].bn1.stored_var, weight.square().sum(2).mean(1), atol=0.01, rtol=0.3)
+
+    def test_diffaugment(self) -> None:
+        augment = example("adversarial")._diffaugment("color,translation,cutout")
+        x = torch.rand(4, 3, 32, 32, requires_grad=True)
+        out = augment(x)
+        out.sum().backward()
+        assert out.shape == x.shape
+        assert x.grad is not None
+        assert x.grad.abs().sum() > 0
+        with pytest.raises(SystemExit, match="blur"):
+            example("adversarial")._diffaugment("blur")
+
+    @pytest.mark.parametrize("resolution", [32, 64, 128])
+    def test_discriminator(self, resolution: int) -> None:
+        torch.manual_seed(0)
+        critic = example("networks").Discriminator(4, resolution, 5)
+        images, features = torch.randn(3, 3, resolution, resolution), F.normalize(torch.randn(3, 5))
+        logits = critic(images, features)
+        assert logits.shape == (3,)
+        assert not torch.allclose(logits, critic(images, features.flip(0)))  # it hears the condition
+
+
+class TestSettings:
+    """Defaults, then YAML, then arguments; unknown names are refused."""
+
+    def test_layers(self, tmp_path: Path) -> None:
+        (tmp_path / "s.yaml").write_text("seed: 3\ngenerator:\n  steps: 7\n  learning_rate_G: 1e-3\n")
+        merged = example("settings").load_settings(tmp_path / "s.yaml", ["generator.steps=9"])
+        assert (merged.seed, merged.generator.steps, merged.generator.learning_rate_G) == (3, 9, 1e-3)
+
+    @pytest.mark.parametrize("override", ["generator.stepps=3", "sede=1", "seed"])
+    def test_refused(self, override: str) -> None:
+        with pytest.raises(SystemExit):
+            settings(override)
+
+    def test_shipped_file(self) -> None:
+        example("settings").load_settings(FOLDER / "cifar10.yaml", [])
+
+
+class TestImages:
+    """Folder, Parquet and torchvision data sets, labels unread."""
+
+    def picture(self, size: tuple[int, int] = (40, 32), mode: str = "RGB") -> Image.Image:
+        return Image.effect_noise(size, 50).convert(mode)
+
+    def test_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "sub").mkdir()
+        self.picture().save(tmp_path / "sub" / "b.png")
+        self.picture((32, 32), "L").save(tmp_path / "a.jpg")
+        (tmp_path / "notes.txt").write_text("no image")
+        images = example("images").load_images(str(tmp_path), 32)
+        assert images.shape == (2, 3, 32, 32)
+        expected = numpy.asarray(Image.open(tmp_path / "sub" / "b.png").convert("RGB"))[:, 4:36]
+        numpy.testing.assert_array_equal(images[1].permute(1, 2, 0).numpy(), expected)
+
+    @pytest.mark.parametrize("struct", [True, False])
+    def test_parquet(self, struct: bool, tmp_path: Path) -> None:
+        buffer = io.BytesIO()
+        self.picture((32, 32)).save(buffer, "png")
+        cell = {"bytes": buffer.getvalue(), "path": "x"} if struct else buffer.getvalue()
+        pq.write_table(pa.table({"image": [cell] * 3}), tmp_path / "x.parquet")
+        assert example("images").load_images(str(tmp_path / "x.parquet"), 32, limit=2).shape == (2, 3, 32, 32)
+
+    def test_torchvision(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        images = example("images")
+        monkeypatch.setattr(images.datasets, "CIFAR10", lambda root: [(self.picture((32, 32)), 1)] * 2)
+        assert images.load_images("torchvision:CIFAR10:/data", 32).shape == (2, 3, 32, 32)
+
+    def test_empty(self, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit, match="no images found"):
+            example("images").load_images(str(tmp_path), 32)
+
+
+class TestScript:
+    """`python examples/icgan/train.py` from photos to a generator that loads."""
+
+    def test_end_to_end(self, tmp_path: Path) -> None:
+        (tmp_path / "photos").mkdir()
+        for i, photo in enumerate(photos()):
+            Image.fromarray(photo.permute(1, 2, 0).numpy()).save(tmp_path / "photos" / f"{i:03d}.png")
+        (tmp_path / "card.yaml").write_text(yaml.safe_dump({"title": "tiny", "license": "apache-2.0"}))
+        command = [sys.executable, str(FOLDER / "train.py"), "--data", "photos", "--out", "run", "--card", "card.yaml", *TINY]
+        environment = os.environ | {"PYTHONPATH": str(FOLDER.parents[1])}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "wrote run/pretrained" in done.stdout
+        generator = gt.load_generator(tmp_path / "run" / "pretrained")
+        assert generator.encode(photos(4) / 255)["features"].shape == (4, 8)
+        # the exported, folded network in float16 is the averaged one that was trained
+        ready = run(tmp_path / "run")
+        condition, z = generator.encode(photos(4) / 255), torch.randn(4, 6)
+        with torch.no_grad():
+            expected = ready(z.new_zeros(4, 8), condition["features"])
+            found = generator.network(z.new_zeros(4, 8), condition["features"])
+        torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
+        assert "# tiny" in (tmp_path / "run" / "pretrained" / "README.md").read_text()

@@ -1,0 +1,377 @@
+"""GenerativeAugment at the edge: what it takes, what it returns, what it refuses."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from small_generators import Flat, grey_of
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+import gentransforms as gt
+from gentransforms import frozen
+from gentransforms.errors import ImageError
+from gentransforms.images import check_range
+from gentransforms.testing import FakeGenerator, check_transform
+
+DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+BOXES = tv_tensors.BoundingBoxes(torch.tensor([[1, 2, 5, 6]]), format="XYXY", canvas_size=(10, 14))
+MASK = tv_tensors.Mask(torch.ones(1, 10, 14, dtype=torch.uint8))
+POINTS = tv_tensors.KeyPoints(torch.tensor([[3, 4]]), canvas_size=(10, 14))
+
+
+def seeded(*seeds: int) -> Any:
+    return lambda sample: list(seeds)
+
+
+def always(seed: int = 100, count: int = 1, **options: Any) -> gt.GenerativeAugment:
+    """Replace every image by the flat grey of seeds `seed`, `seed` + 1 …"""
+    return gt.GenerativeAugment(Flat(**options), p=1.0, seeds_getter=seeded(*range(seed, seed + count)))
+
+
+def pixels(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    unit = torch.rand(*shape, generator=torch.Generator().manual_seed(1))
+    return (unit * 255).round().to(dtype) if dtype == torch.uint8 else unit.to(dtype)
+
+
+def picture(mode: str = "RGB", width: int = 14, height: int = 10) -> PIL.Image.Image:
+    shape = (height, width) if mode == "L" else (height, width, 3)
+    return PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+
+
+class TestTensors:
+    @pytest.mark.parametrize("kind", [torch.Tensor, tv_tensors.Image])
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize("lead", [(), (4,), (2, 2), (1, 2, 2)])
+    def test_come_back_as_they_were_with_new_content(self, lead: tuple[int, ...], channels: int, dtype: torch.dtype, kind: Any) -> None:
+        image = pixels(*lead, channels, 10, 14, dtype=dtype)
+        image = tv_tensors.Image(image) if kind is tv_tensors.Image else image
+        count = int(np.prod(lead))
+        result = always(count=count)(image)
+        assert type(result) is kind
+        assert result.shape == image.shape
+        assert result.dtype == dtype
+        greys = np.array([grey_of(seed) for seed in range(100, 100 + count)])
+        expected = np.rint(greys * 255) if dtype == torch.uint8 else greys
+        found = result.double().numpy().reshape(count, -1)
+        # bfloat16 keeps 8 bits, float16 11; luma weights add up to one within a rounding error.
+        np.testing.assert_allclose(found, np.broadcast_to(expected[:, None], found.shape), atol=2e-3 if dtype == torch.bfloat16 else 5e-4)
+
+    @pytest.mark.parametrize("lead", [(0,), (0, 3), (2, 0)])
+    @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+    def test_an_empty_batch_comes_back(self, lead: tuple[int, ...], p: float) -> None:
+        generator = Flat()
+        image = torch.zeros(*lead, 3, 10, 14)
+        assert gt.GenerativeAugment(generator, p)(image).shape == image.shape
+        sized = gt.GenerativeAugment(generator, p, output_size=(5, 6))
+        assert sized(image).shape == (*lead, 3, 5, 6)
+        assert generator.calls == 0
+
+    @pytest.mark.parametrize("p", [0.5, 1.0])
+    def test_memory_layout_does_not_matter(self, p: float) -> None:
+        batch = pixels(6, 3, 10, 14)
+        augment = gt.GenerativeAugment(FakeGenerator(), p=p, seeds_getter=seeded(*range(6)))
+        expected = augment(batch)
+        wide = pixels(12, 3, 10, 28)
+        wide[::2, :, :, ::2] = batch
+        views = {
+            "channels_last": batch.to(memory_format=torch.channels_last),
+            "strided": wide[::2, :, :, ::2],
+            "transposed": batch.transpose(-1, -2).contiguous().transpose(-1, -2),
+        }
+        for name, view in views.items():
+            assert not view.is_contiguous()
+            torch.testing.assert_close(augment(view), expected, atol=1e-5, rtol=0, msg=name)
+        grid = batch.view(2, 3, 3, 10, 14)
+        torch.testing.assert_close(augment(grid.transpose(0, 1).contiguous().transpose(0, 1)), expected.view_as(grid), atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("output_size", ["input", "generator", (6, 5)])
+    def test_the_input_is_never_modified(self, output_size: Any, dtype: torch.dtype, p: float) -> None:
+        class Scribbler(FakeGenerator):
+            def encode(self, images: Tensor, **inputs: Any) -> dict[str, Tensor]:
+                condition = super().encode(images)
+                if images.is_contiguous():  # a grey image is repeated without a copy
+                    images.zero_()
+                return condition
+
+        for image in (pixels(4, 3, 16, 16, dtype=dtype), pixels(4, 1, 16, 16, dtype=dtype), pixels(3, 16, 16, dtype=dtype)):
+            before = image.clone()
+            result = gt.GenerativeAugment(Scribbler(), p=p, output_size=output_size)(image)
+            assert image.equal(before)
+            if p == 1.0:
+                assert result.untyped_storage().data_ptr() != image.untyped_storage().data_ptr()
+
+    def test_the_generator_sees_the_pixels_as_unit_floats(self) -> None:
+        augment = always(count=3)
+        batch = pixels(3, 3, 8, 8, dtype=torch.uint8)
+        augment(batch)
+        (seen,) = augment.generator.images
+        assert seen.dtype == torch.float32
+        np.testing.assert_array_equal(seen.numpy(), batch.numpy().astype(np.float32) / np.float32(255))
+
+    def test_the_generator_sees_grey_as_three_channels(self) -> None:
+        augment = always(count=3)
+        batch = pixels(3, 1, 8, 8)
+        augment(batch)
+        assert augment.generator.images[0].equal(torch.cat([batch] * 3, dim=1))
+
+
+class TestPictures:
+    @pytest.mark.parametrize("mode", ["RGB", "L"])
+    def test_come_back_as_they_were(self, mode: str) -> None:
+        image = picture(mode)
+        before = np.asarray(image).copy()
+        result = always()(image)
+        assert isinstance(result, PIL.Image.Image)
+        assert result.mode == mode
+        assert result.size == (14, 10)
+        assert set(np.asarray(result).flatten()) == {round(grey_of(100) * 255)}
+        np.testing.assert_array_equal(np.asarray(image), before)
+
+    def test_agree_with_tensors(self) -> None:
+        image = picture()
+        augment = gt.GenerativeAugment(FakeGenerator(), p=1.0, seeds_getter=seeded(5))
+        assert v2.functional.pil_to_tensor(augment(image)).equal(augment(v2.functional.pil_to_tensor(image)))
+
+    def test_a_list_of_several_sizes_goes_through_the_generator_at_once(self) -> None:
+        augment = always(count=3)
+        sample = [picture(width=14), picture("L", width=9, height=20), picture(width=8, height=8)]
+        results = augment(sample)
+        assert [(image.mode, image.size) for image in results] == [("RGB", (14, 10)), ("L", (9, 20)), ("RGB", (8, 8))]
+        assert [int(np.asarray(image).flat[0]) for image in results] == [round(grey_of(seed) * 255) for seed in (100, 101, 102)]
+        assert augment.generator.calls == 1
+        assert augment.generator.rows == 3
+
+    def test_pictures_and_tensors_of_several_kinds_at_once(self) -> None:
+        augment = always(count=5)
+        batch = tv_tensors.Image(pixels(2, 2, 1, 9, 9, dtype=torch.float64))
+        result = augment({"a": picture(), "b": batch})
+        assert isinstance(result["a"], PIL.Image.Image)
+        assert np.asarray(result["a"]).max() == round(grey_of(100) * 255)
+        assert result["b"].dtype == torch.float64
+        torch.testing.assert_close(result["b"].flatten(0, 1).amax((1, 2, 3)).tolist(), [grey_of(seed) for seed in range(101, 105)])
+        assert augment.generator.seeds == [[100, 101, 102, 103, 104]]
+
+
+class TestSamples:
+    def test_structure_and_everything_else_are_kept(self) -> None:
+        Pair = namedtuple("Pair", ["image", "label"])
+        extra, label, array = object(), torch.tensor([1, 2]), np.zeros(3)
+        image = tv_tensors.Image(pixels(3, 10, 14))
+        sample = {"pair": Pair(image, label), "rest": [extra, ("text", 7, None, 1.5)], "array": array, "nothing": {}}
+        result = always()(sample)
+        assert list(result) == ["pair", "rest", "array", "nothing"]
+        assert type(result["pair"]) is Pair
+        assert type(result["pair"].image) is tv_tensors.Image
+        assert not result["pair"].image.equal(image)
+        assert result["pair"].label is label
+        assert result["rest"][0] is extra
+        assert result["rest"][1] == ("text", 7, None, 1.5)
+        assert result["array"] is array
+        assert result["nothing"] == {}
+        assert sample["pair"].image is image
+
+    def test_several_arguments_come_back_as_a_tuple(self) -> None:
+        image, label = pixels(3, 10, 14), torch.tensor(3)
+        result = always()(image, label)
+        assert isinstance(result, tuple)
+        assert result[1] is label
+        assert not result[0].equal(image)
+        assert isinstance(always()((image, label)), tuple)
+        assert isinstance(always()([image, label]), list)
+
+    def test_only_the_first_plain_tensor_is_an_image(self) -> None:
+        # As torchvision has it: the second may be a label of any shape.
+        first, second = pixels(3, 10, 14), pixels(3, 10, 14)
+        result = always()(first, second)
+        assert not result[0].equal(first)
+        assert result[1] is second
+
+    def test_no_plain_tensor_is_an_image_beside_a_named_one(self) -> None:
+        plain, named = pixels(3, 10, 14), tv_tensors.Image(pixels(3, 10, 14))
+        result = always()(plain, named)
+        assert result[0] is plain
+        assert not result[1].equal(named)
+        result = always()(plain, picture())
+        assert result[0] is plain
+
+    @pytest.mark.parametrize("sample", ["text", {"a": 1}, [], None])
+    def test_a_sample_without_images_passes(self, sample: Any) -> None:
+        generator = Flat()
+        state = torch.get_rng_state()
+        assert gt.GenerativeAugment(generator, p=1.0)(sample) == sample
+        assert generator.calls == 0
+        assert torch.get_rng_state().equal(state)
+
+    @pytest.mark.parametrize("companion", [BOXES, MASK, POINTS], ids=lambda c: type(c).__name__)
+    @pytest.mark.parametrize("p", [0.0, 1.0])
+    def test_boxes_masks_and_points_are_refused_where_they_would_be_wrong(self, companion: Any, p: float) -> None:
+        augment = gt.GenerativeAugment(Flat(), p=p)
+        with pytest.raises(ImageError, match=rf"tv_tensors.{type(companion).__name__} and Flat does not keep the layout"):
+            augment({"image": tv_tensors.Image(pixels(3, 10, 14)), "target": [companion]})
+        assert augment.generator.calls == 0
+
+    @pytest.mark.parametrize("companion", [BOXES, MASK, POINTS], ids=lambda c: type(c).__name__)
+    def test_boxes_masks_and_points_pass_where_the_layout_is_kept(self, companion: Any) -> None:
+        image = tv_tensors.Image(pixels(3, 10, 14))
+        result = always(preserves_geometry=True)({"image": image, "target": companion})
+        assert result["target"] is companion  # type, values and metadata
+        assert not result["image"].equal(image)
+
+    @pytest.mark.parametrize("companion", [BOXES, MASK, POINTS], ids=lambda c: type(c).__name__)
+    @pytest.mark.parametrize("output_size", ["generator", (10, 14)])
+    def test_another_size_would_make_them_wrong_too(self, companion: Any, output_size: Any) -> None:
+        augment = gt.GenerativeAugment(Flat(preserves_geometry=True), output_size=output_size)
+        with pytest.raises(ImageError, match=rf"tv_tensors.{type(companion).__name__}, which output_size="):
+            augment(pixels(3, 10, 14), companion)
+
+    @pytest.mark.parametrize("keeps", [True, False])
+    @pytest.mark.parametrize("p", [0.0, 1.0])
+    def test_video_is_refused(self, keeps: bool, p: float) -> None:
+        augment = gt.GenerativeAugment(Flat(preserves_geometry=keeps), p=p)
+        video = tv_tensors.Video(torch.zeros(5, 3, 10, 14))
+        for sample in (video, [tv_tensors.Image(pixels(3, 10, 14)), video]):
+            with pytest.raises(ImageError, match=r"tv_tensors\.Video"):
+                augment(sample)
+
+    def test_in_a_compose_with_torchvisions_own(self) -> None:
+        view = v2.Compose([always(count=4), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.5])])
+        images, labels = view(pixels(4, 3, 10, 14, dtype=torch.uint8), torch.arange(4))
+        assert images.shape == (4, 3, 10, 14)
+        assert labels.tolist() == [0, 1, 2, 3]
+        expected = torch.tensor([round(grey_of(seed) * 255) / 255 for seed in range(100, 104)]) * 2 - 1
+        torch.testing.assert_close(images[:, 0, 0, 0], expected)
+
+
+class TestSize:
+    @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+    @pytest.mark.parametrize(("option", "size"), [("input", (10, 14)), ("generator", (8, 8)), ((5, 6), (5, 6)), ([20, 30], (20, 30))])
+    def test_every_image_comes_out_at_the_size_asked_for(self, option: Any, size: tuple[int, int], p: float) -> None:
+        augment = gt.GenerativeAugment(Flat(), p=p, output_size=option)
+        assert augment(pixels(6, 3, 10, 14)).shape == (6, 3, *size)
+        assert augment(tv_tensors.Image(pixels(2, 3, 1, 10, 14, dtype=torch.uint8))).shape == (2, 3, 1, *size)
+        result = augment(picture("L"))
+        assert result.size == size[::-1]
+        assert result.mode == "L"
+
+    @pytest.mark.parametrize("keeps", [True, False])
+    def test_an_unchosen_image_is_cut_and_resized_as_the_generator_sees_it(self, keeps: bool) -> None:
+        batch = pixels(3, 3, 10, 14)
+        seen = batch if keeps else batch[..., 2:12]
+        expected = torch.nn.functional.interpolate(seen, size=(8, 8), mode="bilinear", antialias=True)
+        kept = gt.GenerativeAugment(Flat(preserves_geometry=keeps), p=0.0, output_size="generator")
+        torch.testing.assert_close(kept(batch), expected)
+        assert kept.generator.calls == 0
+        shown = gt.GenerativeAugment(Flat(preserves_geometry=keeps), p=1.0, output_size="generator")
+        shown(batch)
+        torch.testing.assert_close(shown.generator.images[0], expected)
+
+    def test_an_unchosen_image_of_that_size_is_bit_identical(self) -> None:
+        for dtype in DTYPES:
+            batch = pixels(4, 3, 8, 8, dtype=dtype)
+            assert gt.GenerativeAugment(Flat(), p=0.0, output_size="generator")(batch).equal(batch)
+
+    @pytest.mark.parametrize("keeps", [True, False])
+    def test_the_whole_image_or_its_centre_square(self, keeps: bool) -> None:
+        # The left and right quarters are white: a centre square does not see them.
+        image = torch.zeros(3, 8, 16)
+        image[..., :4] = image[..., 12:] = 1
+        augment = always(preserves_geometry=keeps)
+        augment(image)
+        (seen,) = augment.generator.images
+        assert seen.shape == (1, 3, 8, 8)
+        assert seen.max() == (1 if keeps else 0)
+        assert seen.mean() == pytest.approx(0.5 if keeps else 0, abs=0.02)
+
+    def test_a_square_result_is_stretched_back(self) -> None:
+        class Halves(Flat):
+            def sample(self, condition: Any, seeds: Tensor) -> Tensor:
+                images = torch.zeros(len(seeds), 3, *self.image_size)
+                images[..., : self.image_size[1] // 2] = 1
+                return images
+
+        result = gt.GenerativeAugment(Halves(), p=1.0)(torch.zeros(3, 8, 24))
+        assert result.shape == (3, 8, 24)
+        assert result[..., :10].min() == 1  # the left half, as wide as half the image
+        assert result[..., 14:].max() == 0
+
+    def test_a_generator_that_is_not_square(self) -> None:
+        augment = gt.GenerativeAugment(Flat(size=(6, 12)), p=1.0, output_size="generator")
+        assert augment(pixels(2, 3, 10, 14)).shape == (2, 3, 6, 12)
+        assert augment.generator.images[0].shape == (2, 3, 6, 12)
+
+
+class TestChecks:
+    @pytest.mark.parametrize("p", [0.0, 1.0])
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1.5, -0.5, 255.0])
+    @pytest.mark.parametrize("dtype", DTYPES[1:])
+    def test_one_pixel_out_of_range_is_refused_in_every_call(self, dtype: torch.dtype, value: float, p: float) -> None:
+        augment = gt.GenerativeAugment(Flat(), p=p)
+        batch = pixels(4, 3, 10, 14, dtype=dtype)
+        augment(batch)
+        batch[2, 1, 5, 5] = value
+        for _ in range(2):
+            with pytest.raises(ImageError, match=r"\[0, 1\]"):
+                augment(batch)
+
+    def test_each_cpu_tensor_of_a_sample_is_checked_in_every_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        checked: list[int] = []
+        monkeypatch.setattr(frozen, "check_range", lambda rows: (checked.append(len(rows)), check_range(rows)))
+        augment = gt.GenerativeAugment(Flat(), p=0.5)
+        for _ in range(3):
+            augment([tv_tensors.Image(pixels(4, 3, 8, 8)), tv_tensors.Image(pixels(3, 8, 8))])
+        assert checked == [4, 1] * 3
+
+    def test_another_device_is_checked_at_its_first_call_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        checked: list[int] = []
+        monkeypatch.setattr(frozen, "check_range", lambda rows: checked.append(len(rows)))
+        augment = gt.GenerativeAugment(FakeGenerator().to("meta"), p=1.0)
+        batch = torch.zeros(4, 3, 8, 8, device="meta")
+        augment(batch.byte())  # says nothing about floating images
+        checked.clear()
+        for _ in range(3):
+            augment([tv_tensors.Image(batch), tv_tensors.Image(batch[0])])
+        assert checked == [4, 1]
+
+    @pytest.mark.parametrize(
+        "image",
+        [
+            torch.zeros(10, 14),
+            torch.tensor([1, 2, 3]),
+            torch.zeros(2, 10, 14),
+            torch.zeros(4, 10, 14),
+            torch.zeros(10, 14, 3),
+            torch.zeros(3, 0, 14),
+            torch.zeros(3, 10, 0),
+            torch.zeros(3, 10, 14, dtype=torch.int64),
+            torch.zeros(3, 10, 14, dtype=torch.int16),
+            torch.zeros(3, 10, 14, dtype=torch.bool),
+            PIL.Image.new("RGBA", (4, 4)),
+            PIL.Image.new("P", (4, 4)),
+            PIL.Image.new("CMYK", (4, 4)),
+            PIL.Image.new("I;16", (4, 4)),
+            PIL.Image.new("1", (4, 4)),
+            PIL.Image.new("RGB", (0, 4)),
+        ],
+        ids=lambda image: f"{image.mode}-{image.size}" if isinstance(image, PIL.Image.Image) else f"{tuple(image.shape)}-{image.dtype}",
+    )
+    @pytest.mark.parametrize("p", [0.0, 1.0])
+    def test_what_is_no_image_is_refused_whatever_the_coins(self, image: Any, p: float) -> None:
+        with pytest.raises(ImageError):
+            gt.GenerativeAugment(Flat(), p=p)(image)
+
+
+class TestBattery:
+    @pytest.mark.parametrize("keeps", [True, False])
+    @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+    def test_goes_through_the_public_battery(self, p: float, keeps: bool) -> None:
+        check_transform(gt.GenerativeAugment(FakeGenerator(preserves_geometry=keeps), p=p, max_batch_size=2))
