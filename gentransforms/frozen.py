@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gentransforms.errors import ConfigError, DeviceError
+from gentransforms.errors import ConfigError, DeviceError, GeneratorError
 from gentransforms.generation import generate
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.images import check_range
@@ -32,6 +32,11 @@ class FrozenGenerator(nn.Module):
             hint = "; GenerativeAugment.from_pretrained takes a name" if isinstance(generator, str) else ""
             found = type(generator).__name__ if isinstance(generator, nn.Module) else repr(generator)
             raise ConfigError(f"generator={found}: expected an ImageGenerator{hint}")
+        size, keeps = getattr(generator, "image_size", None), getattr(generator, "preserves_geometry", None)
+        if not (isinstance(size, tuple | list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
+            raise GeneratorError(f"{type(generator).__name__}.image_size is {size!r}: expected (height, width) in pixels")
+        if not isinstance(keeps, bool):
+            raise GeneratorError(f"{type(generator).__name__}.preserves_geometry is {keeps!r}: expected True or False")
         if max_batch_size is not None and not (type(max_batch_size) is int and max_batch_size > 0):
             raise ConfigError(f"max_batch_size={max_batch_size!r}: expected a positive integer or None")
         self.generator = generator.eval().requires_grad_(False)

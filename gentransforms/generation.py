@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentransforms.errors import GeneratorError
+from gentransforms.errors import GeneratorError, MissingInputError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.seeding import check_seeds
 
@@ -43,6 +44,7 @@ def generate(
         (torch.Size([2, 3, 16, 16]), [True, True])
     """
     check_seeds(seeds, len(images))
+    _check_inputs(generator, inputs)
     images = images.to(generator.device)
     inputs = {name: v.to(generator.device) if isinstance(v, Tensor) else v for name, v in inputs.items()}
     parts: list[Tensor] = []
@@ -93,6 +95,16 @@ def _is_out_of_memory(error: BaseException) -> bool:
     # The CPU allocator and some backends raise a plain RuntimeError.
     text = str(error).lower()
     return "out of memory" in text or "can't allocate memory" in text
+
+
+def _check_inputs(generator: ImageGenerator, inputs: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(generator.encode).parameters
+    for name in generator.inputs:
+        if name not in inputs and name in parameters and parameters[name].default is inspect.Parameter.empty:
+            raise MissingInputError(
+                f"{name} are missing: {type(generator).__name__}.encode needs them; give the transform "
+                f"inputs_getter=lambda sample: {{{name!r}: …}} with one value per image"
+            )
 
 
 def _check_output(generator: ImageGenerator, made: object, count: int) -> None:

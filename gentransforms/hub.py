@@ -101,8 +101,7 @@ class Source:
             raise WeightsError(f"{self.name}: the repository has no file {filename!r}{at}") from error
         except (hf.RepositoryNotFoundError, hf.HFValidationError) as error:
             raise WeightsError(f"{self.name}: no such repository on the Hub, or it is private: check the name, or pass token=") from error
-        # Its bases, for a connection that breaks: the error of whichever HTTP library this huggingface_hub uses.
-        except (*hf.HfHubHTTPError.__bases__, OSError) as error:
+        except _request_errors() as error:
             raise WeightsError(f"{self.name}: {filename!r}{at} could not be fetched: {error}") from error
 
 
@@ -130,6 +129,9 @@ def check_format(source: Source, description: Mapping[str, Any], newest: int) ->
     """
     if description.get("format") != "gentransforms" or not {"class", "config", "format_version"} <= description.keys():
         raise WeightsError(f"{source}: {CONFIG_FILE} is not one of gentransforms: expected a folder written by save_pretrained")
+    for name, kind in {"format_version": int, "class": str, "config": dict}.items():
+        if not isinstance(description[name], kind):
+            raise WeightsError(f"{source}: {name!r} in {CONFIG_FILE} is {description[name]!r}: expected {kind.__name__}")
     if description["format_version"] > newest:
         raise WeightsError(
             f"{source}: format version {description['format_version']} is newer than this library reads ({newest}): upgrade gentransforms"
@@ -178,7 +180,6 @@ def upload(
         WeightsError: if the Hub refuses.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as directory:
@@ -189,10 +190,17 @@ def upload(
                 repo_id=repo_id, folder_path=directory, revision=revision,
                 commit_message=commit_message or "Upload with gentransforms",
             )  # fmt: skip
-        # Its bases: see Source.file. ValueError: no repository's name, or a model card that the Hub does not accept.
-        except (*HfHubHTTPError.__bases__, OSError, ValueError) as error:
+        except _request_errors() as error:
             raise WeightsError(f"{repo_id}: the upload failed: {error}") from error
     return str(commit.commit_url)
+
+
+def _request_errors() -> tuple[type[Exception], ...]:
+    """Return what the Hub's client raises, whichever HTTP library it uses: requests, httpx and httpx2 were, each in its time."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # The bases are that library's errors, for a connection that breaks; ValueError is for a name or a card the Hub refuses.
+    return (*HfHubHTTPError.__bases__, OSError, ValueError)
 
 
 def _is_folder(path: Path) -> bool:

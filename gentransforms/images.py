@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from gentransforms.errors import ImageError
 
-__all__ = ["Image", "check_range", "count_of", "fit", "from_unit", "resize", "restore", "rows_of", "to_unit"]
+__all__ = ["Image", "centre", "check_range", "count_of", "fit", "from_unit", "resize", "restore", "rows_of", "to_unit"]
 
 Image = Tensor | PIL.Image.Image
 _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -45,7 +45,9 @@ def rows_of(image: Image) -> Tensor:
     tensor = image.as_subclass(Tensor)
     shape = tuple(tensor.shape)
     if tensor.ndim < 3:
-        raise ImageError(f"image tensor of shape {shape}: expected (…, C, H, W); a lone label must come after the image")
+        raise ImageError(
+            f"image tensor of shape {shape}: expected (…, C, H, W); a sample's first plain tensor is its image: put it first or use tv_tensors.Image"
+        )
     if tensor.shape[-3] not in (1, 3):
         hint = "; it looks like (H, W, C): use image.permute(2, 0, 1)" if shape[-1] in (1, 3) else ""
         raise ImageError(f"image tensor of shape {shape}: expected 1 or 3 channels in dimension -3{hint}")
@@ -151,13 +153,22 @@ def fit(images: Tensor, size: Sequence[int], preserves_geometry: bool) -> Tensor
         >>> fit(torch.rand(1, 3, 8, 6), (4, 4), preserves_geometry=False).shape
         torch.Size([1, 3, 4, 4])
     """
-    if not preserves_geometry:
-        height, width = images.shape[-2:]
-        scale = min(height / size[0], width / size[1])
-        crop_h, crop_w = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-        top, left = (height - crop_h) // 2, (width - crop_w) // 2
-        images = images[..., top : top + crop_h, left : left + crop_w]
-    return resize(images, size)
+    return resize(images if preserves_geometry else centre(images, size), size)
+
+
+def centre(images: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the largest centre rectangle of images (N, C, H, W) with the aspect ratio of `shape` (h, w), as a view.
+
+    Example:
+        >>> import torch
+        >>> centre(torch.rand(1, 3, 8, 6), (32, 32)).shape
+        torch.Size([1, 3, 6, 6])
+    """
+    height, width = images.shape[-2:]
+    scale = min(height / shape[0], width / shape[1])
+    crop_h, crop_w = max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+    top, left = (height - crop_h) // 2, (width - crop_w) // 2
+    return images[..., top : top + crop_h, left : left + crop_w]
 
 
 def restore(rows: Tensor, like: Image) -> Image:

@@ -35,7 +35,8 @@ class RandomGenerative(FrozenGenerator, IntensityAugmentationBase2D):
     Raises:
         ConfigError: if an argument is not as described.
         ImageError: if values lie outside [0, 1], if there are neither 1 nor 3 channels, or if an `AugmentationSequential`
-            hands it masks, boxes or key points while the generator does not keep geometry.
+            hands it masks, boxes or key points while the generator does not keep geometry. (kornia before 0.9 hands
+            boxes and key points past augmentations of this kind, so there they cannot be refused.)
 
     Example:
         >>> import torch
@@ -55,14 +56,14 @@ class RandomGenerative(FrozenGenerator, IntensityAugmentationBase2D):
         """Keep the random numbers on the CPU: coins are then read without a device sync, alike on every device."""
         super().set_rng_device_and_dtype(torch.device("cpu"), dtype)
 
-    def __batch_prob_generator__(self, batch_shape: tuple[int, ...], p: float, p_batch: float, same_on_batch: bool) -> Tensor:
-        """Draw a coin for each image, at p = 0 and 1 too: p does not shift the random stream."""
-        coins = torch.rand(batch_shape[0], device="cpu") < p
-        return (coins if p_batch == 1 else coins & (torch.rand(1, device="cpu") < p_batch)).to(self.dtype)
-
-    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """Draw a seed for each image: ``seeds`` (B,) int64."""
-        return {"seeds": torch.randint(2**63 - 1, (batch_shape[0],), device="cpu")}
+    def forward_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """Draw a coin and a seed for each image, as many whatever p is: ``batch_prob`` (B,) and ``seeds`` (B,) int64."""
+        # Written out here, because kornia before 0.9 draws parameters for the chosen images only.
+        coins = torch.rand(batch_shape[0], device="cpu") < self.p
+        if self.p_batch < 1:
+            coins = coins & (torch.rand(1, device="cpu") < self.p_batch)
+        seeds = torch.randint(2**63 - 1, (batch_shape[0],), device="cpu")
+        return {"seeds": seeds, "batch_prob": coins.to(self.dtype), "forward_input_shape": torch.tensor(batch_shape, device="cpu")}
 
     def transform_inputs(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None, **kwargs: Any
@@ -89,15 +90,15 @@ class RandomGenerative(FrozenGenerator, IntensityAugmentationBase2D):
         new = from_unit(resize(made, input.shape[-2:]), like=input)
         return input.index_copy(0, where, torch.where(finite.to(input.device)[:, None, None, None], new, source))
 
-    def apply_transform_mask(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+    def transform_masks(self, input: Any, *args: Any, **kwargs: Any) -> Any:
         """Return masks as they are, if the generator keeps geometry."""
         return self._kept("mask", input)
 
-    def apply_transform_box(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+    def transform_boxes(self, input: Any, *args: Any, **kwargs: Any) -> Any:
         """Return boxes as they are, if the generator keeps geometry."""
         return self._kept("bbox", input)
 
-    def apply_transform_keypoint(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+    def transform_keypoints(self, input: Any, *args: Any, **kwargs: Any) -> Any:
         """Return key points as they are, if the generator keeps geometry."""
         return self._kept("keypoints", input)
 

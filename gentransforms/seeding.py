@@ -140,7 +140,8 @@ def _rows(draw: Callable[..., Tensor], seeds: Tensor, shape: Sequence[int]) -> T
 
 
 def _integer(name: str, value: object) -> int:
-    if isinstance(value, bool):
+    # NumPy's bool is no bool, and older NumPy lets it pass as an index with a warning.
+    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
         raise ConfigError(f"{name}: {value!r} is a bool, expected an int" + (" or str" if name == "keys" else ""))
     try:
         return operator.index(value)  # type: ignore[arg-type]

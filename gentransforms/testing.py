@@ -88,12 +88,15 @@ def check_generator(generator: ImageGenerator, *, images: Tensor | None = None, 
 
     def run(rows: list[int], source: ImageGenerator = generator) -> Tensor:
         given = {name: v[rows] if isinstance(v, Tensor) else [v[i] for i in rows] for name, v in inputs.items()}
+        given |= {"images": images[rows], "seeds": seeds[rows]}
+        before = copy.deepcopy(given)
         with torch.no_grad():
-            made: Tensor = source(images[rows], seeds[rows], **given)
+            made: Tensor = source(**given)
+        for name, value in given.items():
+            _require(_same(value, before[name]), f"the input {name} were modified in place")
         return made
 
     everything = list(range(count))
-    before = images.clone()
     made = run(everything)
     _require(isinstance(made, Tensor), f"sample returned a {type(made).__name__}, expected a tensor")
     expected = (count, 3, *generator.image_size)
@@ -104,7 +107,6 @@ def check_generator(generator: ImageGenerator, *, images: Tensor | None = None, 
     _require(
         bool((made >= 0).all() and (made <= 1).all()), f"sample returned values from {made.min():g} to {made.max():g}, expected [0, 1]"
     )
-    _require(torch.equal(images, before), "the input images were modified in place")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(987654321)  # a state that no generator leaves behind by seeding it alike in each call
         state = torch.get_rng_state()
@@ -196,6 +198,16 @@ def _check_same_kind(transform: Callable[..., Any], image: Tensor) -> None:
 def _require(ok: bool, message: str) -> None:
     if not ok:
         raise GeneratorError(message)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return (
+        torch.equal(a, b)
+        if isinstance(a, Tensor)
+        else all(_same(x, y) for x, y in zip(a, b, strict=True))
+        if isinstance(a, list)
+        else a == b
+    )
 
 
 def _close(a: Tensor, b: Tensor, atol: float, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from gentransforms.errors import ConfigError, ImageError
 from gentransforms.frozen import FrozenGenerator
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.getters import gather, per_image_inputs, per_image_seeds
-from gentransforms.images import Image, count_of, fit, from_unit, resize, restore, rows_of, to_unit
+from gentransforms.images import Image, centre, count_of, fit, from_unit, resize, restore, rows_of, to_unit
 from gentransforms.registry import load_generator
 from gentransforms.seeding import seed_uniforms
 
@@ -38,7 +39,8 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):  # type: ignore[misc]  #
         generator: makes the images; frozen, so pass a copy of one in training.
         p: probability, for each image.
         seeds_getter: from the sample to one seed per image (int, list, or (N,) int64 tensor). The coin then follows from
-            the seed too, and nothing is drawn: an image can be made again out of any batch.
+            the seed too, and nothing is drawn: an image can be made again out of any batch. Seeds that stay the same choose
+            the same images and make the same variants in every epoch.
         inputs_getter: from the sample to a dict with one value per image, for the names in ``generator.inputs``.
         max_batch_size: largest number of images generated at once.
         output_size: ``"input"``, ``"generator"`` or (h, w). Generators that keep geometry see the whole image resized;
@@ -99,7 +101,8 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):  # type: ignore[misc]  #
     ) -> GenerativeAugment:
         """Load a generator by name, folder or repository, and make the transform.
 
-        `options` go to `gentransforms.load_generator`: revision, device, dtype, and the generator's own.
+        `options` go to `gentransforms.load_generator`: revision, device, dtype, and the generator's own, such as
+        ``truncation`` of `ICGAN`.
         """
         generator = load_generator(name_or_path, **options)
         return cls(
@@ -137,7 +140,7 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):  # type: ignore[misc]  #
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Apply drawn parameters to one image or batch."""
-        return self._apply_params([inpt], params)[0]
+        return self._apply_params([inpt], [rows_of(inpt)], params)[0]
 
     def forward(self, *inputs: Any) -> Any:
         """Transform a sample."""
@@ -146,14 +149,19 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):  # type: ignore[misc]  #
         self.check_inputs(flat)
         places = [i for i, needed in enumerate(self._needs_transform_list(flat)) if needed]
         images = [flat[i] for i in places]
-        outputs = self._apply_params(images, self._params(sample, images))
+        rows = [rows_of(image) for image in images]  # refused before a getter speaks of what it does not know
+        outputs = self._apply_params(images, rows, self._params(sample, images))
         for i, output in zip(places, outputs, strict=True):
             flat[i] = output
         return tree_unflatten(flat, spec)
 
-    def extra_repr(self) -> str:
-        """Return what ``print(transform)`` shows."""
-        return f"p={self.p}, output_size={self.output_size!r}, max_batch_size={self.max_batch_size}"
+    def __repr__(self) -> str:
+        # One line, as for torchvision's own: the generator's layers would bury the rest of a Compose.
+        height, width = self.generator.image_size
+        return (
+            f"{type(self).__name__}({type(self.generator).__name__} {height}x{width}, p={self.p}, "
+            f"output_size={self.output_size!r}, max_batch_size={self.max_batch_size})"
+        )
 
     def _params(self, sample: Any, images: list[Image]) -> dict[str, Any]:
         if self.seeds_getter is None:
@@ -165,8 +173,7 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):  # type: ignore[misc]  #
             params["inputs"] = per_image_inputs(self.inputs_getter(sample), images, self.generator.inputs)
         return params
 
-    def _apply_params(self, images: list[Image], params: dict[str, Any]) -> list[Image]:
-        rows = [rows_of(image) for image in images]
+    def _apply_params(self, images: list[Image], rows: list[Tensor], params: dict[str, Any]) -> list[Image]:
         self._check_range(rows)
         chosen = torch.split(params["chosen"], [len(row) for row in rows])
         sources = [_take(row, coin) for row, coin in zip(rows, chosen, strict=True)]
@@ -201,7 +208,9 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):  # type: ignore[misc]  #
         assert not isinstance(size, str)
         if tuple(rows.shape[-2:]) == tuple(size):
             return rows
-        return from_unit(fit(to_unit(rows), size, self.generator.preserves_geometry), like=rows)
+        # The part of the image that a generated one shows, so that both kinds look alike in one batch.
+        seen = rows if self.generator.preserves_geometry else centre(rows, self.generator.image_size)
+        return from_unit(resize(to_unit(seen), size), like=rows)
 
     def _kept(self, rows: Tensor, image: Image) -> Image:
         return restore(self._resized(rows), image)
@@ -261,7 +270,7 @@ def _take(rows: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _probability(p: object) -> float:
-    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+    if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= float(p) <= 1:
         raise ConfigError(f"p={p!r}: expected a number in [0, 1]")
     return float(p)
 

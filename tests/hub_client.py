@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -16,12 +17,10 @@ def process(endpoint: str, home: Path, *, offline: bool = False) -> ProcessPoolE
         "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": str(int(offline)), "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_VERBOSITY": "error", "NO_PROXY": "127.0.0.1,localhost",
     }  # fmt: skip
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start, (settings,))
-
-
-def prepare() -> None:
-    """Do the slow imports."""
-    import gentransforms  # noqa: F401
+    # Its processes start with torch imported, which is slow, and without huggingface_hub, which has to see the settings.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gentransforms"])
+    return ProcessPoolExecutor(1, context, _start, (settings,))
 
 
 def load(name: str, cls: str = "", **options: Any) -> dict[str, Any]:
@@ -40,6 +39,7 @@ def push(folder: str, repo_id: str, **options: Any) -> str:
 
 
 def _start(settings: dict[str, str]) -> None:
+    assert "huggingface_hub" not in sys.modules
     for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:
         del os.environ[name]
     os.environ.update(settings)

@@ -5,6 +5,8 @@ In a module of their own, so that DataLoader workers and pickle find them.
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,13 +52,19 @@ def grey_of(seed: int) -> float:
     return (seed % 251) / 250
 
 
-def tiny_icgan(seed: int = 0) -> gt.ICGAN:
-    """The real network at a size for tests, with random weights in both its halves."""
-    torch.manual_seed(seed)
-    return gt.ICGAN(
-        network={"resolution": 32, "G_ch": 8, "dim_z": 16, "shared_dim_feat": 8, "feature_dim": 16, "G_attn": "0"},
-        feature_extractor={"kind": "small-resnet", "widths": [8, 16], "blocks": [1, 1]},
-    )
+def tiny_icgan() -> gt.ICGAN:
+    """The real network at a size for tests, with random weights in both its halves: a copy of its own each time."""
+    return copy.deepcopy(_tiny_icgan())
+
+
+@functools.cache
+def _tiny_icgan() -> gt.ICGAN:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return gt.ICGAN(
+            network={"resolution": 32, "G_ch": 8, "dim_z": 16, "shared_dim_feat": 8, "feature_dim": 16, "G_attn": "0"},
+            feature_extractor={"kind": "small-resnet", "widths": [8, 16], "blocks": [1, 1]},
+        )
 
 
 class Hungry(FakeGenerator):

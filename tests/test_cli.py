@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,12 +20,13 @@ from released import random_state, write_released
 from typer.testing import CliRunner
 
 import gentransforms as gt
+from gentransforms import hub
 from gentransforms.cli import augment, plain
 from gentransforms.cli.main import app, run
 from gentransforms.generators.icgan.architecture import BigGANConfig
 
 RUNNER = CliRunner()
-TINY = {
+TINY: dict[str, Any] = {
     "network": {"resolution": 32, "G_ch": 8, "dim_z": 16, "shared_dim_feat": 8, "feature_dim": 16, "G_attn": "0"},
     "feature_extractor": {"kind": "small-resnet", "widths": [8, 16], "blocks": [1, 1]},
 }
@@ -70,7 +73,7 @@ def processes(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Processes:
     folder = tmp_path_factory.mktemp("processes")
     screen, terminal = pty.openpty()
 
-    def start(*arguments: str | Path, stderr: int) -> subprocess.Popen[str]:
+    def start(*arguments: object, stderr: int) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "gentransforms", *map(str, arguments)]
         # A narrow terminal, and a path many times as long.
         environment = os.environ | {"COLUMNS": "40"}
@@ -214,6 +217,14 @@ class TestErrors:
         assert (result.exit_code, result.output) == (130, "")
 
 
+class Answer(OSError):
+    """What the Hub's client raises where the Hub answered with an error."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.response = SimpleNamespace(status_code=status)
+
+
 class TestGeneratorOption:
     """What --generator refuses, and with which exit code."""
 
@@ -242,6 +253,24 @@ class TestGeneratorOption:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
         assert "some/name" in refused("demo", "--generator", "some/name", code=1)
+
+    @pytest.mark.parametrize(
+        ("cause", "code"),
+        [
+            (None, 2),
+            (ValueError("no repository's name"), 2),
+            (FileNotFoundError("not in the cache"), 1),
+            (ConnectionError("hung up"), 1),
+            (Answer(404), 2),
+            (Answer(503), 1),
+        ],
+    )
+    def test_whose_fault_it_is(self, cause: Exception | None, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(source: hub.Source, _filename: str) -> Path:
+            raise gt.errors.WeightsError(f"{source}: not fetched") from cause
+
+        monkeypatch.setattr(hub.Source, "file", fail)
+        assert "org/name: not fetched" in refused("demo", "--generator", "org/name", code=code)
 
     def test_default_is_bundled(self) -> None:
         assert augment.DEFAULT_GENERATOR in [row.name for row in gt.list_pretrained()]

@@ -32,7 +32,7 @@ def pixels(path: Path) -> numpy.typing.NDArray[numpy.uint8]:
         return numpy.asarray(picture)
 
 
-def drawn(*arguments: str | Path) -> Result:
+def drawn(*arguments: object) -> Result:
     result = RUNNER.invoke(app, [str(argument) for argument in arguments])
     assert (result.exit_code, result.stderr) == (0, "")
     return result

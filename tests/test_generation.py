@@ -11,9 +11,11 @@ import torch
 from small_generators import Flat, Hungry, NotFinite, Returning, grey_of, tiny_icgan
 from torch import Tensor
 
-from gentransforms.errors import ConfigError, GeneratorError
+from gentransforms.errors import ConfigError, GeneratorError, MissingInputError
 from gentransforms.generation import generate
 from gentransforms.testing import FakeGenerator
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 IMAGES = torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 SEEDS = torch.tensor([10, 11, 12, 13, 14, 15, 16])
@@ -76,6 +78,21 @@ class TestGenerate:
     def test_other_seeds_are_refused(self, seeds: Any) -> None:
         with pytest.raises(ConfigError, match="seeds"):
             generate(Flat(), IMAGES, seeds, {})
+
+
+class TestInputs:
+    class Needs(FakeGenerator):
+        inputs = ("labels", "prompts", "masks")
+
+        def encode(self, images: Tensor, labels: Tensor, prompts: Any = None, **others: Any) -> dict[str, Tensor]:
+            return super().encode(images)
+
+    def test_what_encode_needs_and_nobody_gave_is_named_with_the_getter(self) -> None:
+        with pytest.raises(MissingInputError, match=r"labels are missing: Needs.encode needs them; .*inputs_getter=lambda sample"):
+            generate(self.Needs(), IMAGES, SEEDS, {"prompts": list("abcdefg")})
+
+    def test_what_encode_can_do_without_may_be_absent(self) -> None:
+        assert len(generate(self.Needs(), IMAGES, SEEDS, {"labels": torch.arange(7)})[0]) == 7
 
 
 class TestOutOfMemory:

@@ -16,7 +16,7 @@ import gentransforms as gt
 from gentransforms import hub as hub_module
 from gentransforms.errors import ConfigError, WeightsError
 
-TINY = {
+TINY: dict[str, Any] = {
     "network": {"resolution": 32, "G_ch": 8, "dim_z": 16, "shared_dim_feat": 8, "feature_dim": 16, "G_attn": "0"},
     "feature_extractor": {"kind": "small-resnet", "widths": [8, 16], "blocks": [1, 1]},
 }
@@ -49,13 +49,10 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     hub, home = Hub(), tmp_path_factory.mktemp("home")
     with hub_client.process(hub.endpoint, home) as online, hub_client.process(hub.endpoint, home, offline=True) as offline:
-        ready = [process.submit(hub_client.prepare) for process in (online, offline)]  # side by side
         folder = tmp_path_factory.mktemp("saved")
         generator = gt.ICGAN(**TINY)
         generator.save_pretrained(folder, card={"license": "mit"})
         files = {path.name: path.read_bytes() for path in folder.iterdir()}
-        for process in ready:
-            process.result()
         yield Site(hub, online, offline, folder, files, generator.fingerprint)
     hub.close()
 

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
 from gentransforms.errors import ImageError
-from gentransforms.images import check_range, count_of, fit, from_unit, resize, restore, rows_of, to_unit
+from gentransforms.images import centre, check_range, count_of, fit, from_unit, resize, restore, rows_of, to_unit
 
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FLOATS = DTYPES[1:]
@@ -270,6 +270,22 @@ class TestFit:
         images = torch.zeros(1, 3, 12, 12)
         images[..., :3, :] = images[..., 9:, :] = 1  # what a 6 x 12 window in the middle leaves out
         assert fit(images, (4, 8), preserves_geometry=False).max() == 0
+
+
+class TestCentre:
+    @given(SIDES, SIDES, SIDES, SIDES)
+    def test_is_the_largest_rectangle_of_that_shape_in_the_middle(self, height: int, width: int, h: int, w: int) -> None:
+        images = torch.arange(height * width).view(1, 1, height, width)
+        cut = centre(images, (h, w))
+        assert cut.untyped_storage().data_ptr() == images.untyped_storage().data_ptr()
+        rows, columns = cut.shape[-2:]
+        assert rows == height or columns == width
+        # Another pixel of height or width would leave the aspect ratio by more than rounding does.
+        assert abs(rows - min(height, width * h / w)) <= 0.5 or rows == 1
+        assert abs(columns - min(width, height * w / h)) <= 0.5 or columns == 1
+        top, left = divmod(int(cut.flatten()[0]), width)
+        assert 0 <= (height - rows) - 2 * top <= 1
+        assert 0 <= (width - columns) - 2 * left <= 1
 
 
 class TestRestore:

@@ -103,6 +103,11 @@ class TestRoundTrip:
         }  # fmt: skip
         assert description["weights_sha256"] == hub.sha256(folder / "model.safetensors")
 
+    def test_files_are_as_readable_as_any(self, generator: gt.ICGAN, tmp_path: Path) -> None:
+        generator.save_pretrained(tmp_path / "saved")
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "saved").iterdir()}
+        assert set(modes.values()) == {modes["config.json"]}
+
     def test_options_replace_the_config(self, folder: Path) -> None:
         loaded = gt.load_generator(folder, truncation=0.4, dtype=torch.float64, device="cpu")
         assert (loaded.truncation, loaded.dtype) == (0.4, torch.float64)
@@ -268,6 +273,15 @@ class TestWeightsOfAnotherConfig:
     def test_missing_entry_of_the_config(self, folder: Path) -> None:
         describe(folder, config={"truncation": 0.7})
         refused(folder, GentransformsError, "network")
+
+    @pytest.mark.parametrize(
+        "entry", [{"feature_extractor": 3}, {"network": 3}, {"network": {"resolution": []}}, {"network": {"BN_eps": "x"}}]
+    )
+    def test_entry_of_another_type(self, folder: Path, entry: dict[str, Any]) -> None:
+        if isinstance(entry.get("network"), dict):
+            entry = {"network": TINY["network"] | entry["network"]}
+        describe(folder, config=TINY | {"truncation": 0.7} | entry)
+        refused(folder, GentransformsError, *entry)
 
     def test_unknown_option(self, folder: Path) -> None:
         for load in LOADERS:

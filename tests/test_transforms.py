@@ -17,8 +17,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import gentransforms as gt
-from gentransforms.errors import ConfigError
+from gentransforms.errors import ConfigError, GeneratorError
 from gentransforms.testing import FakeGenerator
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BATCH = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(3))
 
@@ -32,7 +34,7 @@ def with_seeds(generator: gt.ImageGenerator, p: float, **options: Any) -> gt.Gen
 
 
 class TestArguments:
-    @pytest.mark.parametrize("p", [0, 1, 0.0, 1.0, 0.3, np.float64(0.3)])
+    @pytest.mark.parametrize("p", [0, 1, 0.0, 1.0, 0.25, np.float64(0.25), np.float32(0.25)])
     def test_p_is_a_probability(self, p: float) -> None:
         assert gt.GenerativeAugment(Flat(), p).p == p
 
@@ -84,6 +86,29 @@ class TestArguments:
         with pytest.raises(ConfigError, match=r"generator=.*expected an ImageGenerator"):
             gt.GenerativeAugment(generator)
 
+    @pytest.mark.parametrize("size", [None, 8, (8,), (0, 8), (8.0, 8), "88"])
+    def test_a_generator_that_does_not_say_its_size_is_named(self, size: Any) -> None:
+        generator = Flat()
+        generator.image_size = size
+        with pytest.raises(GeneratorError, match=r"Flat.image_size is .*: expected \(height, width\)"):
+            gt.GenerativeAugment(generator)
+
+    @pytest.mark.parametrize("keeps", [None, 1, "yes"])
+    def test_a_generator_that_does_not_say_whether_it_keeps_the_layout_is_named(self, keeps: Any) -> None:
+        with pytest.raises(GeneratorError, match=r"Flat.preserves_geometry is .*: expected True or False"):
+            gt.GenerativeAugment(Flat(preserves_geometry=keeps))
+
+    def test_a_generator_that_leaves_both_out_is_named(self) -> None:
+        class Forgetful(gt.ImageGenerator):
+            def encode(self, images: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+                return {}
+
+            def sample(self, condition: Any, seeds: Tensor) -> Tensor:
+                return torch.zeros(len(seeds), 3, 8, 8)
+
+        with pytest.raises(GeneratorError, match=r"Forgetful\.image_size"):
+            gt.GenerativeAugment(Forgetful())
+
     def test_options_are_named(self) -> None:
         with pytest.raises(TypeError):
             gt.GenerativeAugment(Flat(), 0.5, seeds_of)
@@ -92,6 +117,7 @@ class TestArguments:
         augment = gt.GenerativeAugment(Flat(), p=0.25, output_size=(4, 5), max_batch_size=7)
         assert isinstance(augment, v2.Transform)
         text = repr(augment)
+        assert "\n" not in text
         for part in ("GenerativeAugment", "p=0.25", "output_size=(4, 5)", "max_batch_size=7", "Flat"):
             assert part in text
 
@@ -182,6 +208,15 @@ class TestCoins:
         gt.GenerativeAugment(generator, 1.0, max_batch_size=size)(BATCH)
         assert list(map(len, generator.images)) == batches
         assert list(map(len, generator.seeds)) == batches
+
+    def test_a_picture_is_converted_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        converted: list[Any] = []
+        from gentransforms import images
+
+        convert = images.TF.pil_to_tensor
+        monkeypatch.setattr(images.TF, "pil_to_tensor", lambda image: (converted.append(image), convert(image))[1])
+        gt.GenerativeAugment(Flat(), 0.5)([PIL.Image.new("RGB", (5, 4)) for _ in range(4)])
+        assert len(converted) == 4
 
     def test_draw_alike_whatever_p_is(self) -> None:
         states = []

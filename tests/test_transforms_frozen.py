@@ -36,6 +36,9 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 class Holder(nn.Module):
     """A model that augments in its training step, as a LightningModule would."""
 

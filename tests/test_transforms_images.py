@@ -275,6 +275,14 @@ class TestSize:
         shown(batch)
         torch.testing.assert_close(shown.generator.images[0], expected)
 
+    def test_at_a_third_size_both_kinds_show_the_same_part_of_the_image(self) -> None:
+        # White left and right of the generator's centre square: neither kind shows it, whatever the shape asked for.
+        image = torch.zeros(3, 8, 16)
+        image[..., :4] = image[..., 12:] = 1
+        assert gt.GenerativeAugment(Flat(), p=0.0, output_size=(5, 20))(image).max() == 0
+        whole = gt.GenerativeAugment(Flat(preserves_geometry=True), p=0.0, output_size=(5, 20))(image)
+        assert whole[..., 0].min() == 1
+
     def test_an_unchosen_image_of_that_size_is_bit_identical(self) -> None:
         for dtype in DTYPES:
             batch = pixels(4, 3, 8, 8, dtype=dtype)

@@ -134,6 +134,9 @@ def _progress(total: int | None) -> Iterator[Callable[[int], object]]:
 
 
 def _unreachable(error: WeightsError) -> bool:
-    """Whether the Hub could not be asked, so that the name may well be right."""
+    """Whether the Hub gave no answer about the name, which may well be right."""
     cause = error.__cause__
-    return isinstance(cause, OSError) and getattr(cause, "response", None) is None
+    if cause is None or isinstance(cause, ValueError):
+        return False
+    response = getattr(cause, "response", None)
+    return response is None or response.status_code >= 500

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -141,20 +142,24 @@ class ImageGenerator(nn.Module, ABC):
                 ``intended_use``, ``limits``, ``evaluation``.
 
         Raises:
-            ConfigError: if the config is not JSON-able.
+            ConfigError: if the config is not JSON-able, or a section of the card is unknown.
         """
         from safetensors.torch import save_file
 
         directory = Path(directory)
         description = {"format": "gentransforms", "format_version": FORMAT_VERSION, "class": type(self).__name__}
-        config = json.loads(_json(self.config))
+        config, text = json.loads(_json(self.config)), model_card(self, card or {})
         directory.mkdir(parents=True, exist_ok=True)
         weights = {name: t.detach().cpu().contiguous().clone() for name, t in self._saved_weights().items()}
         weights = {name: t.to(dtype) if dtype is not None and t.is_floating_point() else t for name, t in weights.items()}
         save_file(weights, directory / hub.WEIGHTS_FILE, metadata={"format": "pt"})
+        # safetensors makes its file readable by its owner only; the folder is as readable as any other.
+        umask = os.umask(0)
+        os.umask(umask)
+        (directory / hub.WEIGHTS_FILE).chmod(0o666 & ~umask)
         description |= {"weights_sha256": hub.sha256(directory / hub.WEIGHTS_FILE), "config": config}
         (directory / hub.CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
-        (directory / hub.CARD_FILE).write_text(model_card(self, card or {}))
+        (directory / hub.CARD_FILE).write_text(text)
 
     def push_to_hub(self, repo_id: str, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None, **options: Any) -> str:
         """Save, then upload to the Hub repository `repo_id`, with a model card; return the address of the commit.
@@ -203,7 +208,10 @@ class ImageGenerator(nn.Module, ABC):
         config = description["config"] | options
         _check_options(cls, source, config, options)
         weights = hub.read_weights(source, description.get("weights_sha256"))
-        generator = cls._from_weights(source, config, weights, dtype or torch.float32)
+        try:
+            generator = cls._from_weights(source, config, weights, dtype or torch.float32)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from error
         return generator.to(device=device or "cpu").eval()
 
     @classmethod
@@ -244,3 +252,6 @@ def _check_options(cls: type[ImageGenerator], source: hub.Source, config: Mappin
         if name not in known:
             what = f"unknown option {name!r}" if name in options else f"{source}: unknown entry {name!r} in the config"
             raise ConfigError(f"{what} of {cls.__name__}: expected one of {', '.join(known) or 'none'}")
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in config:
+            raise ConfigError(f"{source}: the config lacks {name!r}, which {cls.__name__} needs")

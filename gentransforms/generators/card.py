@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gentransforms.errors import ConfigError
+
 __all__ = ["model_card"]
 
 _UNSAID = "Not stated by whoever saved these weights."
@@ -31,7 +33,7 @@ def model_card(generator: Any, sections: Mapping[str, Any]) -> str:
         sections: text of ``title``, ``description``, ``license`` and of the sections; what is absent is said to be.
 
     Raises:
-        ValueError: if a section is unknown.
+        ConfigError: if a section is unknown.
 
     Example:
         >>> from gentransforms.testing import FakeGenerator
@@ -42,7 +44,7 @@ def model_card(generator: Any, sections: Mapping[str, Any]) -> str:
 
     unknown = sorted(sections.keys() - _SECTIONS.keys() - {"title", "description", "license"})
     if unknown:
-        raise ValueError(f"card: unknown sections {unknown}, expected title, description, license or {sorted(_SECTIONS)}")
+        raise ConfigError(f"card: unknown sections {unknown}, expected title, description, license or {sorted(_SECTIONS)}")
     name = type(generator).__name__
     metadata = ModelCardData(
         library_name="gentransforms", license=sections.get("license"), pipeline_tag="image-to-image",

@@ -71,12 +71,18 @@ class BigGANConfig:
     SN_eps: float = 1e-12
 
     def __post_init__(self) -> None:
-        _expect(self.resolution in _WIDTHS, "resolution", self.resolution, f"one of {sorted(_WIDTHS)}")
+        for name in ("hier", "class_cond"):
+            _expect(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
+        for name in ("BN_eps", "SN_eps"):
+            value = getattr(self, name)
+            _expect(type(value) in (int, float) and value > 0, name, value, "a positive number")
+        _expect(type(self.n_classes) is int and self.n_classes >= 0, "n_classes", self.n_classes, "a whole number")
+        _expect(type(self.resolution) is int and self.resolution in _WIDTHS, "resolution", self.resolution, f"one of {sorted(_WIDTHS)}")
         _expect(self.statistics in _STATISTICS, "statistics", self.statistics, f"one of {_STATISTICS}")
         _expect(self.G_param in ("SN", "plain"), "G_param", self.G_param, "'SN' or 'plain'")
-        for name in ("G_ch", "dim_z", "shared_dim_feat", "feature_dim"):
+        for name in ("G_ch", "dim_z", "shared_dim", "shared_dim_feat", "feature_dim"):
             value = getattr(self, name)
-            _expect(isinstance(value, int) and value > 0, name, value, "a positive integer")
+            _expect(type(value) is int and value > 0, name, value, "a positive integer")
         _expect(self.n_classes > 0 or not self.class_cond, "n_classes", self.n_classes, "positive with class_cond")
         _expect(not self.hier or self.dim_z >= self.slots, "dim_z", self.dim_z, f"at least {self.slots}, one per slot")
         _expect(

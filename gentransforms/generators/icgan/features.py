@@ -103,6 +103,9 @@ class SmallResNet(nn.Module):
 
     def __init__(self, widths: Sequence[int] = (64, 128, 256), blocks: Sequence[int] = (1, 1, 1)) -> None:
         super().__init__()
+        for name, values in {"widths": widths, "blocks": blocks}.items():
+            if not isinstance(values, Sequence) or not values or not all(type(n) is int and n > 0 for n in values):
+                raise ValueError(f"{name}={values!r}: expected a list of positive integers, one for each stage")
         self.widths, self.blocks, self.width = tuple(widths), tuple(blocks), widths[-1]
         self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 4, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
         stages, inputs = [], widths[0]
@@ -147,9 +150,11 @@ def build_extractor(config: Mapping[str, Any]) -> ResNet50Features | SmallResNet
         >>> build_extractor({"kind": "small-resnet", "widths": [8, 16], "blocks": [1, 1]}).width
         16
     """
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"feature_extractor={config!r}: expected a dict with its kind and arguments, or None")
     arguments = dict(config)
     kind = arguments.pop("kind", None)
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ConfigError(f"feature_extractor kind={kind!r}: expected one of {sorted(_KINDS)}")
     try:
         return _KINDS[kind](**arguments).eval().requires_grad_(False)

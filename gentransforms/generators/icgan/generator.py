@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gentransforms import hub
-from gentransforms.errors import ConfigError, MissingInputError, WeightsError
+from gentransforms.errors import ConfigError, ImageError, MissingInputError, WeightsError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.icgan.architecture import BigGANConfig, released_shapes
 from gentransforms.generators.icgan.features import build_extractor
@@ -99,9 +99,13 @@ class ICGAN(ImageGenerator):
             labels: (B,) int64 class labels, for a class-conditional model.
 
         Raises:
+            ImageError: if `images` has another shape or is not floating.
             MissingInputError: if the generator has no feature extractor, or needs labels and got none.
             ConfigError: if the labels have another shape or dtype, or (on the CPU) lie outside the classes.
         """
+        if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+            found = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+            raise ImageError(f"images is {found}: expected (B, 3, H, W) floating in [0, 1]; GenerativeAugment takes other kinds")
         if self.feature_extractor is None:
             raise MissingInputError(
                 "this ICGAN has no feature extractor, so it cannot encode photos: convert it again with "
@@ -190,8 +194,9 @@ class ICGAN(ImageGenerator):
         extractor, kind = None, config.pop("feature_extractor", None)
         with torch.device("meta"):
             generator = cls(**config)
-        generator.to_empty(device="cpu")
         try:
+            check_state(state, generator.architecture)  # before memory is asked for
+            generator.to_empty(device="cpu")
             generator._fold(state, dtype)
             if kind is not None:
                 extractor = build_extractor(kind)
@@ -251,11 +256,16 @@ def check_state(state: Mapping[str, Tensor], architecture: BigGANConfig) -> None
 
 
 def _architecture(fields: Mapping[str, Any]) -> BigGANConfig:
+    if not isinstance(fields, Mapping):
+        raise ConfigError(f"network={fields!r}: expected a BigGANConfig or a dict of its fields")
     known = {field.name for field in dataclasses.fields(BigGANConfig)}
     unknown = sorted(set(fields) - known)
     if unknown:
         raise ConfigError(f"network: unknown fields {unknown}, expected some of {sorted(known)}")
-    return BigGANConfig(**fields)
+    try:
+        return BigGANConfig(**fields)
+    except ConfigError as error:
+        raise ConfigError(f"network: {error}") from error
 
 
 def _random_state(architecture: BigGANConfig) -> dict[str, Tensor]:

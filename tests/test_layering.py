@@ -1,0 +1,119 @@
+"""Who may import whom: only downwards."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "gentransforms"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# From the bottom up. A module may import those of lower layers, and of its own; a package's name covers its modules.
+LAYERS = (
+    ("errors",),
+    ("seeding", "images", "hub"),
+    ("generators.base", "generators.card"),
+    ("generators",),
+    ("registry", "generation"),
+    ("getters", "frozen"),
+    ("transforms", "testing"),
+    ("kornia",),
+    ("bank",),
+    ("cli",),
+)
+# Within a layer these know nothing of each other.
+APART = (("errors",), ("seeding", "images", "hub"), ("registry", "generation"), ("transforms", "testing"))
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def layer_of(module: str) -> tuple[int, str]:
+    """The layer of a module of ours and the entry that names it: the longest that fits."""
+    fits = [(len(name), i, name) for i, names in enumerate(LAYERS) for name in names if module == name or module.startswith(name + ".")]
+    if not fits:
+        pytest.fail(f"gentransforms.{module} stands in no layer: add it to LAYERS")
+    _, layer, name = max(fits)
+    return layer, name
+
+
+def imports_of(file: Path) -> set[str]:
+    """The modules of ours that a file imports, wherever in it: ``"images"`` for gentransforms.images."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file.name}: imports are absolute"
+            names = [node.module or ""]
+            if (PACKAGE.parent / Path(*(node.module or "").split("."))).is_dir():  # from gentransforms import hub
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+        found |= {name.removeprefix("gentransforms.") for name in names if name.split(".")[0] == "gentransforms"}
+    return found
+
+
+def is_module(name: str) -> bool:
+    path = PACKAGE / Path(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+MODULES = [file for file in FILES if name_of(file) not in ("", "__main__")]
+
+
+class TestLayering:
+    @pytest.mark.parametrize("file", MODULES, ids=name_of)
+    def test_imports_go_downwards(self, file: Path) -> None:
+        module = name_of(file)
+        layer, own = layer_of(module)
+        for imported in imports_of(file):
+            if imported in ("gentransforms", "__version__") or not is_module(imported):
+                # A name of the top level, which holds everything but the bank and the command line.
+                assert own in ("bank", "cli"), f"{module} imports {imported} from the top level"
+                continue
+            below, name = layer_of(imported)
+            assert below <= layer, f"{module} imports {imported}, which stands above it"
+            if below == layer and name != own:
+                assert not any(own in names and name in names for names in APART), f"{module} and {imported} should not know each other"
+
+    def test_errors_import_nothing_of_ours(self) -> None:
+        assert imports_of(PACKAGE / "errors.py") == set()
+
+    def test_hub_knows_no_class(self) -> None:
+        assert imports_of(PACKAGE / "hub.py") == {"errors"}
+
+    @pytest.mark.parametrize(
+        "file", [PACKAGE / f"{name}.py" for name in ("transforms", "frozen", "generation", "kornia", "getters", "testing")], ids=name_of
+    )
+    def test_transforms_know_no_concrete_generator(self, file: Path) -> None:
+        concrete = {name for name in imports_of(file) if name.startswith("generators.")} - {"generators.base"}
+        assert concrete == set()
+
+    def test_only_hub_touches_the_hub(self) -> None:
+        for file in FILES:
+            tree = ast.parse(file.read_text())
+            imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+            imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+            touches = any(name and name.split(".")[0] == "huggingface_hub" for name in imported)
+            # The model card's metadata is a format of huggingface_hub's, without any request.
+            assert not touches or name_of(file) in ("hub", "generators.card"), file
+
+    def test_no_module_is_called_utils(self) -> None:
+        assert [file for file in FILES if "util" in file.stem or "helper" in file.stem] == []
+
+    def test_the_top_level_is_names_only(self) -> None:
+        tree = ast.parse((PACKAGE / "__init__.py").read_text())
+        allowed = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr)
+        assert all(isinstance(node, allowed) for node in tree.body)
+
+    def test_an_import_upwards_would_be_seen(self, tmp_path: Path) -> None:
+        file = tmp_path / "images.py"
+        lines = ("from gentransforms.transforms import TwoViews", "from gentransforms import hub", "import gentransforms.cli.main")
+        file.write_text("def f():\n" + "".join(f"    {line}\n" for line in lines))
+        assert imports_of(file) == {"transforms", "hub", "cli.main"}
+        assert layer_of("transforms") > layer_of("images")
+        assert layer_of("generators.base") < layer_of("generators.icgan.network") < layer_of("registry")
