@@ -95,7 +95,8 @@ def throughput(config: BigGANConfig, device: torch.device, batches: list[int], c
     with torch.autocast(device.type, torch.bfloat16):
         rows.append(measure("one at a time, no rewrites, bfloat16", plain, config, device, 1, flops["plain"], ceiling, quick))
     runs: list[tuple[str, Callable[..., torch.Tensor]]] = [("rewritten, bfloat16, channels_last", folded)]
-    runs.append(("the same, torch.compile", torch.compile(folded, dynamic=False)))
+    if device.type == "cuda":
+        runs.append(("the same, torch.compile", torch.compile(folded, dynamic=False)))
     cases = [(name, network, batch) for name, network in runs for batch in batches]
     rows += [measure(name, network, config, device, batch, flops["folded"], ceiling, quick) for name, network, batch in cases]
     for row in rows:

@@ -46,7 +46,8 @@ def rows_of(image: Image) -> Tensor:
     shape = tuple(tensor.shape)
     if tensor.ndim < 3:
         raise ImageError(
-            f"image tensor of shape {shape}: expected (…, C, H, W); a sample's first plain tensor is its image: put it first or use tv_tensors.Image"
+            f"image tensor of shape {shape}: expected (…, C, H, W); a sample's first plain tensor is its image: "
+            "put the image first, or make it a tv_tensors.Image"
         )
     if tensor.shape[-3] not in (1, 3):
         hint = "; it looks like (H, W, C): use image.permute(2, 0, 1)" if shape[-1] in (1, 3) else ""

@@ -88,11 +88,11 @@ def check_generator(generator: ImageGenerator, *, images: Tensor | None = None, 
 
     def run(rows: list[int], source: ImageGenerator = generator) -> Tensor:
         given = {name: v[rows] if isinstance(v, Tensor) else [v[i] for i in rows] for name, v in inputs.items()}
-        given |= {"images": images[rows], "seeds": seeds[rows]}
-        before = copy.deepcopy(given)
+        passed = {"images": images[rows], "seeds": seeds[rows], **given}
+        before = copy.deepcopy(passed)
         with torch.no_grad():
-            made: Tensor = source(**given)
-        for name, value in given.items():
+            made: Tensor = source(passed["images"], passed["seeds"], **given)
+        for name, value in passed.items():
             _require(_same(value, before[name]), f"the input {name} were modified in place")
         return made
 
@@ -201,13 +201,11 @@ def _require(ok: bool, message: str) -> None:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return (
-        torch.equal(a, b)
-        if isinstance(a, Tensor)
-        else all(_same(x, y) for x, y in zip(a, b, strict=True))
-        if isinstance(a, list)
-        else a == b
-    )
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
 
 
 def _close(a: Tensor, b: Tensor, atol: float, message: str) -> None:

@@ -1,0 +1,44 @@
+"""The benchmark scripts run; their timings gate nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+class TestGpuScript:
+    """benchmarks/gpu.py in miniature, on the CPU: what a lent GPU will run is tried before."""
+
+    def test_runs_and_writes(self, tmp_path: Path) -> None:
+        out = tmp_path / "results.json"
+        run("benchmarks/gpu.py", "--device", "cpu", "--quick", "--out", str(out))
+        results = json.loads(out.read_text())
+        assert max(results["checks"].values()) <= 1e-4
+        assert results["ceiling_tflops"] > 0
+        assert [row["batch"] for row in results["rows"]] == [1, 1, 2, 4]
+        for row in results["rows"]:
+            assert row["images_per_second"] > 0
+
+
+@pytest.mark.slow
+class TestReport:
+    """`make bench` prints the table of ratios."""
+
+    def test_table(self) -> None:
+        printed = run("-m", "benchmarks.report")
+        for row in ("transform over the bare generator", "p = 0.25 over p = 1", "encode over", "plain network over rewritten"):
+            assert f"| {row}" in printed
