@@ -59,19 +59,24 @@ class FrozenGenerator(nn.Module):
                 check_range(row)
         self._checked_devices |= {str(device) for device in devices if device.type != "cpu"}
 
-    def _generate(self, images: Tensor, seeds: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return (B, 3, *image_size) float32 images on the generator's device and (B,) bool: which are finite."""
+    def _check_process(self) -> None:
+        """Raise if this is a forked process and the generator is on a CUDA device."""
         device = self.generator.device
         if device.type == "cuda" and os.getpid() != self._process:
             raise DeviceError(
                 f"the generator is on {device} and this is a forked process (a DataLoader worker?), where CUDA does not work: "
                 "apply the transform to batches in the main process, or read pre-generated variants from a bank"
             )
-        # The transform may itself sit in a model that trains: whatever set the mode, the generator's stays.
-        self.generator.eval()
+
+    def _generate(self, images: Tensor, seeds: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return (B, 3, *image_size) float32 images on the generator's device and (B,) bool: which are finite."""
+        # The transform may itself sit in a model that trains: whatever set the mode and the gradients, the generator's stay.
+        self.generator.eval().requires_grad_(False)
         made, finite, size = generate(self.generator, images, seeds, inputs, self.max_batch_size)
         self.max_batch_size = size
-        self._nonfinite += (~finite).sum().to(self._nonfinite.device)
+        if self._nonfinite.device != finite.device:  # the generator was moved by itself
+            self._nonfinite = self._nonfinite.to(finite.device)
+        self._nonfinite += (~finite).sum()
         return made, finite
 
     def train(self, mode: bool = True) -> FrozenGenerator:

@@ -45,8 +45,8 @@ def generate(
     """
     check_seeds(seeds, len(images))
     _check_inputs(generator, inputs)
-    images = images.to(generator.device)
-    inputs = {name: v.to(generator.device) if isinstance(v, Tensor) else v for name, v in inputs.items()}
+    images = images.to(generator.device, non_blocking=True)
+    inputs = {name: v.to(generator.device, non_blocking=True) if isinstance(v, Tensor) else v for name, v in inputs.items()}
     parts: list[Tensor] = []
     start, size, too_many = 0, max_batch_size or len(images), 0
     while start < len(images):
@@ -94,7 +94,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
         return True
     # The CPU allocator and some backends raise a plain RuntimeError.
     text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text
+    return any(sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed"))
 
 
 def _check_inputs(generator: ImageGenerator, inputs: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from gentransforms.errors import ConfigError, WeightsError
 
 __all__ = [
-    "BUNDLED", "CARD_FILE", "CONFIG_FILE", "WEIGHTS_FILE", "Source", "bundled_names", "check_format", "read_config",
+    "BUNDLED", "CARD_FILE", "CONFIG_FILE", "WEIGHTS_FILE", "Source", "bundled_names", "card_metadata", "check_format", "read_config",
     "read_weights", "sha256", "upload",
 ]  # fmt: skip
 
@@ -154,6 +154,13 @@ def read_weights(source: Source, expected_sha256: str | None) -> dict[str, Tenso
         return load_file(path)
     except SafetensorError as error:
         raise WeightsError(f"{source}: {WEIGHTS_FILE} is no whole safetensors file ({error}): fetch it again") from error
+
+
+def card_metadata(**fields: Any) -> str:
+    """Return the YAML that the Hub reads at the head of a card."""
+    from huggingface_hub import ModelCardData
+
+    return str(ModelCardData(library_name="gentransforms", **fields).to_yaml())
 
 
 def sha256(path: Path) -> str:

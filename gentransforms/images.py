@@ -118,8 +118,9 @@ def from_unit(images: Tensor, like: Tensor) -> Tensor:
         [255, 255, 255, 255]
     """
     if like.shape[-3] == 1:
-        weights = torch.tensor(_LUMA, dtype=images.dtype, device=images.device).view(3, 1, 1)
-        images = (images * weights).sum(dim=1, keepdim=True)
+        # Python numbers, not a tensor of them: making one on an accelerator waits for the device.
+        red, green, blue = images.unbind(dim=1)
+        images = (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue).unsqueeze(1)
     if like.dtype == torch.uint8:
         images = (images * 255).round().clamp(0, 255)  # NaN has no uint8: the caller keeps the source there
     # Between devices go as few bytes as either dtype needs.

@@ -83,6 +83,7 @@ class RandomGenerative(FrozenGenerator, IntensityAugmentationBase2D):
         index = chosen.nonzero().squeeze(1)
         if not len(index):
             return input
+        self._check_process()
         where = index.to(input.device, non_blocking=True)
         source = input[where]
         views = fit(to_unit(source), self.generator.image_size, self.generator.preserves_geometry)

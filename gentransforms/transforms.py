@@ -180,6 +180,7 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):  # type: ignore[misc]  #
         views = [fit(to_unit(s), self.generator.image_size, self.generator.preserves_geometry) for s in sources if len(s)]
         if not views:
             return [image if self.output_size == "input" else self._kept(row, image) for row, image in zip(rows, images, strict=True)]
+        self._check_process()
         device = self.generator.device
         given = {name: gather(value, params["chosen"]) for name, value in params["inputs"].items()}
         batch = torch.cat([view.to(device, non_blocking=True) for view in views]) if len(views) > 1 else views[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,14 @@ class TestGpuScript:
         assert [row["batch"] for row in results["rows"]] == [1, 1, 2, 4]
         for row in results["rows"]:
             assert row["images_per_second"] > 0
+
+
+class TestFigures:
+    """No figure is left out of what is published."""
+
+    @pytest.mark.parametrize("name", ["benchmarks/RESULTS.md", "examples/icgan/cifar10_card.yaml", "README.md"])
+    def test_no_placeholder(self, name: str) -> None:
+        assert not re.findall(r"@[A-Z0-9]+@", (ROOT / name).read_text())
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import gentransforms as gt
-from gentransforms.errors import ConfigError, MissingInputError, WeightsError
+from gentransforms.errors import ConfigError, ImageError, MissingInputError, WeightsError
 from gentransforms.testing import check_generator, check_transform
 
 NETWORK: dict[str, Any] = {"resolution": 32, "G_ch": 8, "dim_z": 16, "shared_dim_feat": 8, "feature_dim": 16, "G_attn": "0"}
@@ -112,11 +112,41 @@ class TestLabels:
             (torch.tensor([0.0, 1, 2, 3]), "int64"),
             (torch.tensor([0, 1]), r"expected \(4,\)"),
             ([0, 1, 2, 3], r"expected \(4,\)"),
+            (torch.tensor([True, False, True, True]), "int64"),
         ],
     )
     def test_refused(self, labels: Any, message: str) -> None:
         with pytest.raises(ConfigError, match=message):
             tiny(network=NETWORK | CLASSES).encode(photos(), labels=labels)
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+    def test_smaller_integers_name_the_same_classes(self, dtype: torch.dtype) -> None:
+        generator, labels = tiny(network=NETWORK | CLASSES), torch.tensor([1, 2, 3, 1])
+        expected = generator(photos(), torch.arange(4), labels=labels)
+        assert torch.equal(generator(photos(), torch.arange(4), labels=labels.to(dtype)), expected)
+        condition = generator.encode(photos(), labels=labels) | {"labels": labels.to(dtype)}
+        assert torch.equal(generator.sample(condition, torch.arange(4)), expected)
+
+
+class TestSeeds:
+    """One seed for each image, in `sample` and in a direct call."""
+
+    @pytest.mark.parametrize("seeds", [torch.tensor([1]), torch.arange(5), torch.arange(4).float(), torch.zeros(4, 1).long(), [1, 2, 3, 4]])
+    def test_refused(self, seeds: Any) -> None:
+        generator = tiny()
+        with pytest.raises(ConfigError, match="seeds"):
+            generator(photos(), seeds)
+        with pytest.raises(ConfigError, match="seeds"):
+            generator.sample(generator.encode(photos()), seeds)
+
+
+class TestImages:
+    """A direct call takes floating batches only."""
+
+    @pytest.mark.parametrize("images", [torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(3, 32, 32), None])
+    def test_refused(self, images: Any) -> None:
+        with pytest.raises(ImageError, match=r"expected \(B, 3, H, W\) floating"):
+            tiny().encode(images)
 
 
 class TestWithoutExtractor:
@@ -152,6 +182,12 @@ class TestArguments:
         with pytest.raises(ConfigError, match="feature_extractor"):
             tiny(feature_extractor=extractor)
 
+    @pytest.mark.parametrize("options", [{"dtype": "float16"}, {"dtype": torch.int8}, {"device": "nowhere"}, {"device": 1.5}])
+    def test_placement(self, options: dict[str, Any], tmp_path: Path) -> None:
+        tiny().save_pretrained(tmp_path)
+        with pytest.raises(ConfigError, match=next(iter(options))):
+            gt.load_generator(tmp_path, **options)
+
     def test_unknown_keyword(self, tmp_path: Path) -> None:
         tiny().save_pretrained(tmp_path)
         with pytest.raises(ConfigError, match=r"unknown option 'trunc'.*truncation"):
@@ -182,6 +218,14 @@ class TestSaving:
         generator.network.linear_bias += 1
         with pytest.raises(WeightsError, match="changed after loading"):
             generator.save_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("moves", [[torch.float64], [torch.bfloat16, torch.float32], [torch.float16, torch.float64]])
+    def test_a_change_of_dtype_is_no_change_of_weights(self, moves: list[torch.dtype], tmp_path: Path) -> None:
+        generator, original = tiny(feature_extractor=None), tiny(feature_extractor=None)
+        for dtype in moves:
+            generator.to(dtype)
+        generator.save_pretrained(tmp_path)
+        assert gt.ICGAN.from_pretrained(tmp_path).fingerprint == original.fingerprint
 
     def test_half_precision_file(self, tmp_path: Path) -> None:
         generator = tiny()

@@ -178,10 +178,15 @@ class TestSettings:
         merged = example("settings").load_settings(tmp_path / "s.yaml", ["generator.steps=9"])
         assert (merged.seed, merged.generator.steps, merged.generator.learning_rate_G) == (3, 9, 1e-3)
 
-    @pytest.mark.parametrize("override", ["generator.stepps=3", "sede=1", "seed"])
+    @pytest.mark.parametrize(
+        "override", ["generator.stepps=3", "sede=1", "seed", "limit=abc", "generator=5", "encoder.widths=64", "precision="]
+    )
     def test_refused(self, override: str) -> None:
         with pytest.raises(SystemExit):
             settings(override)
+
+    def test_numbers_that_yaml_reads_as_text(self) -> None:
+        assert settings("generator.steps=2e4").generator.steps == 20_000
 
     def test_shipped_file(self) -> None:
         example("settings").load_settings(FOLDER / "cifar10.yaml", [])
@@ -236,6 +241,9 @@ class TestScript:
         assert "wrote run/pretrained" in done.stdout
         generator = gt.load_generator(tmp_path / "run" / "pretrained")
         assert generator.encode(photos(4) / 255)["features"].shape == (4, 8)
+        again = subprocess.run([*command, "seed=5"], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+        assert again.returncode == 1
+        assert "run with other seed" in again.stderr
         # the exported, folded network in float16 is the averaged one that was trained
         ready = run(tmp_path / "run")
         condition, z = generator.encode(photos(4) / 255), torch.randn(4, 6)

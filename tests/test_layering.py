@@ -99,8 +99,7 @@ class TestLayering:
             imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
             imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
             touches = any(name and name.split(".")[0] == "huggingface_hub" for name in imported)
-            # The model card's metadata is a format of huggingface_hub's, without any request.
-            assert not touches or name_of(file) in ("hub", "generators.card"), file
+            assert not touches or name_of(file) == "hub", file
 
     def test_no_module_is_called_utils(self) -> None:
         assert [file for file in FILES if "util" in file.stem or "helper" in file.stem] == []

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms import v2
@@ -52,7 +52,7 @@ def _decode(source: str) -> Iterator[Image.Image]:
 
 
 def _square(image: Image.Image, size: int) -> Tensor:
-    tensor = F.pil_to_tensor(image.convert("RGB"))
+    tensor = F.pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))
     if tensor.shape[-2:] == (size, size):
         return tensor
     tensor = F.center_crop(tensor, [min(tensor.shape[-2:])])

@@ -86,7 +86,29 @@ def _merge(target: Any, values: dict[str, Any], prefix: str) -> None:
             raise SystemExit(f"unknown setting {prefix + name!r}; known: {', '.join(sorted(names))}")
         current = getattr(target, name)
         if dataclasses.is_dataclass(current):
+            if not isinstance(value, dict):
+                raise SystemExit(f"{prefix + name}={value!r}: expected settings below it, such as {prefix + name}.NAME=value")
             _merge(current, value, f"{prefix}{name}.")
         else:
-            # YAML reads 4e-4 as a string; the default's type says what is meant.
-            setattr(target, name, float(value) if isinstance(current, float) else value)
+            setattr(target, name, _typed(prefix + name, value, current))
+
+
+def _typed(name: str, value: Any, current: Any) -> Any:
+    """Return `value` with the type of the default; YAML reads 4e-4 and 2e4 as strings."""
+    try:
+        if isinstance(current, bool):
+            ok = isinstance(value, bool)
+        elif isinstance(current, int | None):
+            value = None if value is None and current is None else int(float(value))
+            ok = True
+        elif isinstance(current, float):
+            value, ok = float(value), True
+        elif isinstance(current, list):
+            ok = isinstance(value, list) and all(type(v) is int and v > 0 for v in value)
+        else:
+            value, ok = str(value), value is not None
+    except (TypeError, ValueError):
+        ok = False
+    if not ok:
+        raise SystemExit(f"{name}={value!r}: expected something like {current!r}")
+    return value

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gentransforms import hub
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.card import model_card
+from gentransforms.seeding import check_seeds
 
 __all__ = ["FORMAT_VERSION", "ImageGenerator"]
 
@@ -100,7 +101,8 @@ class ImageGenerator(nn.Module, ABC):
         """
 
     def forward(self, images: Tensor, seeds: Tensor, **inputs: Any) -> Tensor:
-        """Return ``sample(encode(images, **inputs), seeds)``."""
+        """Return ``sample(encode(images, **inputs), seeds)``; seeds must be (B,) int64 on the CPU, one for each image."""
+        check_seeds(seeds, len(images))
         return self.sample(self.encode(images, **inputs), seeds)
 
     @property
@@ -201,6 +203,7 @@ class ImageGenerator(nn.Module, ABC):
             WeightsError: if a file is missing, damaged, of another class or of a newer format.
             ConfigError: if an option is unknown.
         """
+        place = _check_placement(device, dtype)
         source = hub.Source(name_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
         description = hub.read_config(source)
         hub.check_format(source, description, FORMAT_VERSION)
@@ -212,7 +215,7 @@ class ImageGenerator(nn.Module, ABC):
             generator = cls._from_weights(source, config, weights, dtype or torch.float32)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
-        return generator.to(device=device or "cpu").eval()
+        return generator.to(device=place).eval()
 
     @classmethod
     def _from_weights(cls: type[G], source: hub.Source, config: dict[str, Any], weights: dict[str, Tensor], dtype: torch.dtype) -> G:
@@ -226,6 +229,17 @@ class ImageGenerator(nn.Module, ABC):
     def _saved_weights(self) -> dict[str, Tensor]:
         """Return what `save_pretrained` writes and `fingerprint` covers."""
         return self.state_dict()
+
+
+def _check_placement(device: torch.device | str | None, dtype: torch.dtype | None) -> torch.device:
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ConfigError(f"dtype={dtype!r}: expected a floating torch.dtype, such as torch.bfloat16")
+    try:
+        place = torch.device(device or "cpu")
+        torch.empty(0, device=place)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ConfigError(f"device={device!r}: not usable here ({str(error).splitlines()[0]})") from error
+    return place
 
 
 def _json(config: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gentransforms import hub
 from gentransforms.errors import ConfigError
 
 __all__ = ["model_card"]
@@ -40,20 +41,16 @@ def model_card(generator: Any, sections: Mapping[str, Any]) -> str:
         >>> "library_name: gentransforms" in model_card(FakeGenerator(), {"license": "apache-2.0"})
         True
     """
-    from huggingface_hub import ModelCardData
-
     unknown = sorted(sections.keys() - _SECTIONS.keys() - {"title", "description", "license"})
     if unknown:
         raise ConfigError(f"card: unknown sections {unknown}, expected title, description, license or {sorted(_SECTIONS)}")
     name = type(generator).__name__
-    metadata = ModelCardData(
-        library_name="gentransforms", license=sections.get("license"), pipeline_tag="image-to-image",
-        tags=["data-augmentation", "self-supervised-learning", name.lower()],
-    )  # fmt: skip
+    tags = ["data-augmentation", "self-supervised-learning", name.lower()]
+    metadata = hub.card_metadata(license=sections.get("license"), pipeline_tag="image-to-image", tags=tags)
     height, width = generator.image_size
     weights = sum(tensor.numel() for tensor in generator._saved_weights().values())
     lines = [
-        f"---\n{metadata.to_yaml()}\n---\n",
+        f"---\n{metadata}\n---\n",
         f"# {sections.get('title', name)}\n",
         sections.get("description", f"A `{name}` image generator for [gentransforms], saved with `save_pretrained`."),
         f"\n- Images: {height} x {width} pixels; keeps the source's layout: {'yes' if generator.preserves_geometry else 'no'}",
