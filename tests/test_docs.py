@@ -123,7 +123,7 @@ class TestPages:
 
     def test_settings_named_in_the_guide_exist(self) -> None:
         settings = example("settings").Settings()
-        for name in re.findall(r"^\| `([\w.]+)` \|", (ROOT / "docs" / "icgan.md").read_text(encoding="utf-8"), re.MULTILINE):
+        for name in re.findall(r"^\| `([\w.]+)` \|", (ROOT / "docs" / "training.md").read_text(encoding="utf-8"), re.MULTILINE):
             value = settings
             for part in name.split("."):
                 value = getattr(value, part)
@@ -205,5 +205,9 @@ def _run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         case ["python", "examples/icgan/train.py", *arguments]:
             monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *TINY_TRAINING])
             example("train").main()
+        case ["python", "examples/icgan/classifier.py" | "examples/icgan/evaluate.py" | "examples/icgan/curves.py" as script, *arguments]:
+            # test_icgan_evaluation.py runs them; here, that the options shown are theirs
+            known = set(re.findall(r'add_argument\("(--[\w-]+)"', (ROOT / script).read_text()))
+            assert {word for word in arguments if word.startswith("--")} <= known, " ".join(words)
         case _:
             pytest.fail(f"a command that this test does not know how to check: {' '.join(words)}")

@@ -80,6 +80,26 @@ class TestSmallResNet:
         twin.load_state_dict(extractor.state_dict(), strict=True)
         assert twin.config == extractor.config
 
+    def test_features_of_two_stages(self) -> None:
+        extractor = SmallResNet((8, 16, 24), (1, 1, 1), feature_stages=2).eval()
+        images = torch.rand(3, 3, 32, 32)
+        with torch.no_grad():
+            features, maps = extractor(images), [m.double().numpy() for m in extractor.maps(images)]
+        assert features.shape == (3, extractor.width) == (3, 40)
+        pooled = [m.mean((2, 3)) for m in maps[1:]]
+        expected = numpy.concatenate([p / numpy.linalg.norm(p, axis=1, keepdims=True) for p in pooled], axis=1) / numpy.sqrt(2)
+        numpy.testing.assert_allclose(features.numpy(), expected, atol=1e-6)
+        assert build_extractor(extractor.config).config == extractor.config
+
+    def test_one_stage_is_the_default_and_unsaid(self) -> None:
+        assert SmallResNet((8, 16), (1, 1), feature_stages=1).config == SmallResNet((8, 16), (1, 1)).config
+        assert "feature_stages" not in SmallResNet((8, 16), (1, 1)).config
+
+    @pytest.mark.parametrize("stages", [0, 3, True, 1.0, "1"])
+    def test_stages_that_are_not_there(self, stages: object) -> None:
+        with pytest.raises(ConfigError, match="feature_stages"):
+            build_extractor({"kind": "small-resnet", "widths": [8, 16], "blocks": [1, 1], "feature_stages": stages})
+
     def test_lengths_that_differ(self) -> None:
         with pytest.raises(ConfigError, match="feature_extractor"):
             build_extractor({"kind": "small-resnet", "widths": [8, 16], "blocks": [1]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -86,6 +87,10 @@ class TestResume:
         run(tmp_path)
         state = torch.load(tmp_path / "generator.pt", weights_only=True)
         assert (tmp_path / "samples" / "0000004.png").is_file()
+        record = json.loads((tmp_path / "snapshots" / "0000004" / "training.json").read_text())
+        assert record["step"] == 4
+        assert record["seconds"] >= 0
+        assert gt.load_generator(tmp_path / "snapshots" / "0000004").image_size == (32, 32)
         assert list((tmp_path / "tensorboard").iterdir())
         moved = [not torch.equal(t, state["average"][name]) for name, t in state["generator"].items() if name.endswith("weight")]
         assert all(moved)
@@ -101,7 +106,7 @@ class TestResume:
 class TestParts:
     """Losses and helpers against closed forms."""
 
-    def test_decoupled_contrastive_loss(self) -> None:
+    def test_decoupled_contrastive_loss_of_two_views(self) -> None:
         z = torch.randn(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         unit = z.numpy() / numpy.linalg.norm(z.numpy(), axis=1, keepdims=True)
         total = 0.0
@@ -109,7 +114,32 @@ class TestParts:
             partner = (i + 4) % 8
             others = [numpy.exp(unit[i] @ unit[j] / 0.3) for j in range(8) if j not in (i, partner)]
             total += numpy.log(sum(others)) - unit[i] @ unit[partner] / 0.3
-        assert example("encoder").decoupled_contrastive_loss(z, 0.3).item() == pytest.approx(total / 8)
+        assert example("encoder").decoupled_contrastive_loss(z, 2, 0.3).item() == pytest.approx(total / 8)
+
+    def test_decoupled_contrastive_loss_with_local_views(self) -> None:
+        images, views = 3, 4
+        z = torch.randn(images * views, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        unit = z.numpy() / numpy.linalg.norm(z.numpy(), axis=1, keepdims=True)
+        losses = []
+        for view in range(views):
+            for image in range(images):
+                anchor = unit[view * images + image]
+                # the two global views are sought by all, the local ones by the global ones alone
+                sought = [v for v in range(views) if v != view and (v < 2 or view < 2)]
+                pull = numpy.mean([anchor @ unit[v * images + image] / 0.3 for v in sought])
+                push = [numpy.exp(anchor @ unit[v * images + i] / 0.3) for v in range(views) for i in range(images) if i != image]
+                losses.append(numpy.log(sum(push)) - pull)
+        found = example("encoder").decoupled_contrastive_loss(z, views, 0.3).item()
+        assert found == pytest.approx(numpy.mean(losses))
+
+    def test_settled_statistics(self) -> None:
+        features = gt.generators.icgan.features
+        torch.manual_seed(0)
+        encoder, images = features.SmallResNet((4, 8), (1, 1)), photos()
+        example("encoder").settle_statistics(encoder, images, batches=300, batch_size=12)
+        first = encoder.stem[0](images.float() / 255 * 2 - 1).detach()
+        torch.testing.assert_close(encoder.stem[1].running_mean, first.mean(dim=(0, 2, 3)), atol=0.02, rtol=0.05)
+        assert not encoder.training
 
     def test_schedule(self) -> None:
         rate = example("encoder")._warmup_cosine
@@ -117,7 +147,7 @@ class TestParts:
 
     def test_nearest_neighbours(self) -> None:
         features = F.normalize(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)))
-        found = example("adversarial").nearest_neighbours(features, 5, batch_size=7)
+        found = example("instances").nearest_neighbours(features, 5, batch_size=7)
         for i in range(30):
             distances = ((features - features[i]) ** 2).sum(1).numpy()
             assert set(found[i].tolist()) == set(numpy.argsort(distances)[:5].tolist())
@@ -126,7 +156,7 @@ class TestParts:
     def test_whitening(self) -> None:
         rng = torch.Generator().manual_seed(0)
         features = torch.randn(4000, 6, generator=rng) @ torch.randn(6, 6, generator=rng) + 3
-        mean, matrix = example("adversarial").whiten(features, 4)
+        mean, matrix = example("instances").whiten(features, 4)
         covariance = torch.cov(((features - mean) @ matrix.T).T)
         torch.testing.assert_close(covariance, torch.eye(4), atol=0.05, rtol=0)
 
@@ -137,13 +167,13 @@ class TestParts:
         torch.testing.assert_close(a.weight.detach(), expected)
 
     def test_standing_statistics(self) -> None:
-        adversarial, networks = example("adversarial"), example("networks")
+        results, networks = example("results"), example("networks")
         config = gt.generators.icgan.architecture.BigGANConfig(resolution=32, G_ch=4, dim_z=8, feature_dim=5, shared_dim_feat=4)
         torch.manual_seed(0)
         generator = networks.Generator(config)
         before = {name: t.clone() for name, t in generator.state_dict().items()}
         features = F.normalize(torch.randn(10, 5))
-        ready = adversarial.with_statistics(generator, features, 16, batches=8)
+        ready = results.with_statistics(generator, features, 16, batches=8)
         assert all(torch.equal(t, before[name]) for name, t in generator.state_dict().items())  # a copy
         # the first norm sees the first linear layer alone, whose output has mean bias = 0 and known variance
         weight = (generator.linear.normed()).detach().view(-1, 16, config.slot_dim)

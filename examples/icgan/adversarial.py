@@ -8,22 +8,24 @@ distance of a generated image's own feature from f_i, and optional small discrim
 from __future__ import annotations
 
 import copy
+import json
+import time
 from pathlib import Path
 
 import kornia.augmentation as K
 import torch
 from checkpoints import atomic_save, seed_step
-from networks import ConditionalNorm, Discriminator, FeatureHeads, Generator, OutputNorm
+from instances import instance_features, nearest_neighbours, whiten
+from networks import ConditionalNorm, Discriminator, FeatureHeads, Generator
+from results import export, save_grid, with_statistics
 from rich.progress import Progress
 from settings import Settings
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
-from torchvision.utils import save_image
 
 from gentransforms.generators.icgan.architecture import BigGANConfig
 from gentransforms.generators.icgan.features import SmallResNet
-from gentransforms.generators.icgan.generator import ICGAN
 
 
 def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, out: Path, progress: Progress) -> Generator:
@@ -35,9 +37,9 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
     )  # fmt: skip
     images = images.to(device)
     features = instance_features(images, encoder)
-    neighbours = nearest_neighbours(features, s.neighbours)
     mean, whitening = whiten(features, s.shared_dim_feat)
     centred = F.normalize(features - mean, dim=1)
+    neighbours = nearest_neighbours(centred, s.neighbours)
     # The critic sees whitened features: raw ones are nearly parallel, and spectral norm would keep them so.
     hints = (features - mean) @ whitening.T / 4
     generator = Generator(config)
@@ -47,14 +49,15 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
     augment = _diffaugment(s.diffaugment)
     average = copy.deepcopy(generator).requires_grad_(False)
     optimizer_G = torch.optim.Adam(generator.parameters(), lr=s.learning_rate_G, betas=(0.0, 0.999))
-    optimizer_D = torch.optim.Adam(critic.trained_parameters(), lr=s.learning_rate_D, betas=(0.0, 0.999))
+    optimizer_D = torch.optim.Adam(critic.parameters(), lr=s.learning_rate_D, betas=(0.0, 0.999))
     parts = {"generator": generator, "critic": critic, "average": average, "optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
-    path, start = out / "generator.pt", 0
+    path, start, before = out / "generator.pt", 0, 0.0
     if path.exists():
         state = torch.load(path, map_location=device, weights_only=True)
-        start = state["step"]
+        start, before = state["step"], state["seconds"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
+    began = time.perf_counter()
     writer = SummaryWriter(str(out / "tensorboard"), purge_step=start)
     task = progress.add_task("generator", total=s.steps, completed=start)
     mixed = {"device_type": device.type, "dtype": getattr(torch, settings.precision), "enabled": settings.precision != "float32"}
@@ -70,21 +73,24 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
         z = torch.randn(s.batch_size, config.z_dim).to(device)
         with torch.autocast(**mixed):
             fake = generator(z, f).float()
-        with torch.autocast(**mixed):
-            on_real, on_fake = critic(augment(real), real, hint)[0], critic(augment(fake.detach()), fake.detach(), hint)[0]
-        loss_D = F.relu(1 - on_real.float()).mean() + F.relu(1 + on_fake.float()).mean()
+            maps = critic.look(fake)  # once: the critic's step takes them detached, the generator's with their graph
+            seen = [torch.cat(pair).detach() for pair in zip(critic.look(real), maps, strict=True)]
+            logits = critic(augment(torch.cat([real, fake.detach()])), seen, torch.cat([hint, hint]))
+        on_real, on_fake = logits.float().chunk(2)
+        loss_D = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
         optimizer_D.zero_grad(set_to_none=True)
         loss_D.backward()
         optimizer_D.step()
         critic.requires_grad_(False)
         with torch.autocast(**mixed):
-            logits, seen = critic(augment(fake), fake, hint, want_features=True)
-        distance = (1 - (F.normalize(seen - mean, dim=1) * centred[rows]).sum(1)).mean()
+            logits = critic(augment(fake), maps, hint)
+        own = encoder.join([x.float() for x in maps])
+        distance = (1 - (F.normalize(own - mean, dim=1) * centred[rows]).sum(1)).mean()
         loss_G = -logits.float().mean() + s.consistency * distance
         optimizer_G.zero_grad(set_to_none=True)
         loss_G.backward()
         optimizer_G.step()
-        critic.train_again()
+        critic.requires_grad_(True)
         _update_average(average, generator, min(s.ema, (1 + step) / (10 + step)))
         progress.update(task, advance=1)
         done = step + 1
@@ -92,11 +98,16 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
             for name, value in {"D": loss_D, "G": loss_G, "feature_distance": distance}.items():
                 writer.add_scalar(f"generator/{name}", value.item(), done)
         if done % settings.checkpoint_every == 0 or done == s.steps:
-            atomic_save({name: part.state_dict() for name, part in parts.items()} | {"step": done}, path)
+            seconds = before + time.perf_counter() - began
+            atomic_save({name: part.state_dict() for name, part in parts.items()} | {"step": done, "seconds": seconds}, path)
             print(f"step {done}/{s.steps} D {loss_D.item():.3f} G {loss_G.item():.3f} dist {distance.item():.3f}", flush=True)
         if done % settings.sample_every == 0 or done == s.steps:
             ready = with_statistics(average, features, s.batch_size)
             save_grid(ready, images, features, out / "samples" / f"{done:07d}.png")
+            snapshot = out / "snapshots" / f"{done:07d}"
+            export(ready, encoder, snapshot, {})
+            record = {"step": done, "seconds": round(before + time.perf_counter() - began)}
+            (snapshot / "training.json").write_text(json.dumps(record) + "\n")
     writer.close()
     return with_statistics(average, features, s.batch_size)
 
@@ -110,37 +121,14 @@ class Critic(nn.Module):
         self.heads = FeatureHeads(list(encoder.widths), hint_dim) if feature_heads else None
         self._encoder = [encoder]  # in a list: frozen, and not in this module's state
 
-    def forward(self, augmented: Tensor, images: Tensor, hint: Tensor, want_features: bool = False) -> tuple[Tensor, Tensor]:
-        """Judge images in [-1, 1] against hints (B, D); also return the images' own features, where wanted."""
+    def look(self, images: Tensor) -> list[Tensor]:
+        """Return the encoder's maps of images (B, 3, R, R) in [-1, 1]."""
+        return self._encoder[0].maps((images + 1).contiguous(memory_format=torch.channels_last) / 2)
+
+    def forward(self, augmented: Tensor, maps: list[Tensor], hint: Tensor) -> Tensor:
+        """Judge images in [-1, 1], by their augmented pixels and their maps, against hints (B, D)."""
         logits = self.pixels(augmented.contiguous(memory_format=torch.channels_last), hint)[:, None]
-        if self.heads is None and not want_features:
-            return logits, hint
-        maps = self._encoder[0].maps((images + 1).contiguous(memory_format=torch.channels_last) / 2)
-        if self.heads is not None:
-            logits = torch.cat([logits, self.heads(maps, hint)], dim=1)
-        return logits, F.normalize(maps[-1].float().mean(dim=(2, 3)), dim=1)
-
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """Return what the optimiser moves."""
-        return list(self.parameters())
-
-    def train_again(self) -> None:
-        """Undo the freezing of the generator's step."""
-        self.requires_grad_(True)
-
-
-@torch.no_grad()
-def instance_features(images: Tensor, encoder: SmallResNet, batch_size: int = 500) -> Tensor:
-    """Return (N, D) features, each of length 1, of uint8 images (N, 3, R, R)."""
-    return torch.cat([encoder(batch.float() / 255) for batch in images.split(batch_size)])
-
-
-def whiten(features: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Return the mean (D,) and the PCA whitening matrix (width, D) of features (N, D): (f - mean) @ W.T is white."""
-    mean = features.mean(dim=0)
-    values, vectors = torch.linalg.eigh(torch.cov((features - mean).double().T))
-    order = values.argsort(descending=True)[:width]
-    return mean, (vectors[:, order] / (values[order] + 1e-3 * values.mean()).sqrt()).T.float()
+        return logits if self.heads is None else torch.cat([logits, self.heads(maps, hint)], dim=1)
 
 
 @torch.no_grad()
@@ -153,46 +141,6 @@ def start_from_whitening(generator: Generator, mean: Tensor, whitening: Tensor) 
         if isinstance(norm, ConditionalNorm):
             norm.gain.weight.mul_(0.3)
             norm.bias.weight.mul_(0.3)
-
-
-def nearest_neighbours(features: Tensor, k: int, batch_size: int = 1000) -> Tensor:
-    """Return (N, k) indices of each row's nearest rows by cosine similarity, itself included."""
-    k = min(k, len(features))
-    return torch.cat([(rows @ features.T).topk(k, dim=1).indices for rows in features.split(batch_size)])
-
-
-@torch.no_grad()
-def with_statistics(average: Generator, features: Tensor, batch_size: int, batches: int = 32) -> Generator:
-    """Return a copy whose batch norm statistics are means over `batches` fresh batches ("standing statistics")."""
-    ready = copy.deepcopy(average).train()
-    rng = torch.Generator().manual_seed(0)
-    norms = [m for m in ready.modules() if isinstance(m, ConditionalNorm | OutputNorm)]
-    for i in range(batches):
-        for norm in norms:
-            norm.momentum = 1 / (i + 1)
-        rows = torch.randint(len(features), (batch_size,), generator=rng).to(features.device)
-        ready(torch.randn(batch_size, ready.config.z_dim, generator=rng).to(features.device), features[rows])
-    return ready.eval()
-
-
-@torch.no_grad()
-def save_grid(generator: Generator, images: Tensor, features: Tensor, path: Path, sources: int = 12, variants: int = 8) -> None:
-    """Write a picture: one row a source, the source first, then its variants (z truncated as the library does)."""
-    rng = torch.Generator().manual_seed(1)
-    rows = torch.arange(0, len(images), max(1, len(images) // sources), device=features.device)[:sources]
-    z = nn.init.trunc_normal_(torch.empty(len(rows) * variants, generator.config.z_dim), 0, 1, -1.4, 1.4, generator=rng)
-    made = generator(z.to(features.device), features[rows].repeat_interleave(variants, 0)) / 2 + 0.5
-    grid = torch.cat([images[rows, None].float() / 255, made.unflatten(0, (len(rows), variants))], dim=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(grid.flatten(0, 1).cpu(), path, nrow=variants + 1, padding=1)
-
-
-def export(ready: Generator, encoder: SmallResNet, folder: Path, card: dict[str, str]) -> ICGAN:
-    """Write generator and encoder as a folder that `ICGAN.from_pretrained` loads, in float16."""
-    state = {name: tensor.cpu() for name, tensor in ready.state_dict().items()}
-    generator = ICGAN.from_released(state, ready.config, copy.deepcopy(encoder))
-    generator.save_pretrained(folder, dtype=torch.float16, card=card)
-    return generator
 
 
 @torch.no_grad()

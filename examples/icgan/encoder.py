@@ -1,8 +1,13 @@
-"""Step 1: a self-supervised encoder of the training images (SimCLR), the source of the instance features."""
+"""Step 1: a self-supervised encoder of the training images, the source of the instance features.
+
+SimCLR (Chen et al., ICML 2020) with the decoupled loss (Yeh et al., ECCV 2022) and small local crops beside the two
+global views (multi-crop; Caron et al., "SwAV", NeurIPS 2020): smaller views cost less, and more of them teach more per second.
+"""
 
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import kornia.augmentation as K
@@ -24,19 +29,21 @@ def train_encoder(images: Tensor, settings: Settings, out: Path, progress: Progr
     steps_per_epoch = len(images) // batch_size
     total = s.epochs * steps_per_epoch
     torch.manual_seed(settings.seed)
-    encoder = SmallResNet(s.widths, s.blocks).to(device, memory_format=torch.channels_last)
-    head = nn.Sequential(nn.Linear(encoder.width, encoder.width), nn.ReLU(), nn.Linear(encoder.width, s.projection)).to(device)
+    encoder = SmallResNet(s.widths, s.blocks, s.feature_stages).to(device, memory_format=torch.channels_last)
+    head = nn.Sequential(nn.Linear(s.widths[-1], s.widths[-1]), nn.ReLU(), nn.Linear(s.widths[-1], s.projection)).to(device)
     parameters = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=s.learning_rate, weight_decay=s.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: _warmup_cosine(i, s.warmup_steps, total))
-    views = _augmentations(settings.resolution, s.crop_scale)
-    path, start = out / "encoder.pt", 0
+    large, small = (max(8, round(settings.resolution * side / 8) * 8) for side in (s.view_side, s.local_side))
+    views = [_augmentations(large, s.crop_scale, 1.0)] * 2 + [_augmentations(small, s.local_scale, s.crop_scale)] * s.local_views
+    path, start, before = out / "encoder.pt", 0, 0.0
     parts = {"encoder": encoder, "head": head, "optimizer": optimizer, "schedule": schedule}
     if path.exists():
         state = torch.load(path, map_location=device, weights_only=True)
-        start = state["step"]
+        start, before = state["step"], state["seconds"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
+    began = time.perf_counter()
     writer = SummaryWriter(str(out / "tensorboard"), purge_step=start)
     task = progress.add_task("encoder", total=total, completed=start)
     images = images.to(device)
@@ -47,10 +54,11 @@ def train_encoder(images: Tensor, settings: Settings, out: Path, progress: Progr
         rows = order[i * batch_size : (i + 1) * batch_size].to(device)
         batch = images[rows].float() / 255
         with torch.no_grad():
-            pair = torch.cat([views(batch), views(batch)]).contiguous(memory_format=torch.channels_last)
+            made = [view(batch) for view in views]
+            groups = [torch.cat(group).contiguous(memory_format=torch.channels_last) for group in (made[:2], made[2:]) if group]
         with torch.autocast(device.type, getattr(torch, settings.precision), enabled=settings.precision != "float32"):
-            projections = head(encoder.pooled(pair))
-        loss = decoupled_contrastive_loss(projections.float(), s.temperature)
+            projections = head(torch.cat([encoder.maps(group)[-1].mean(dim=(2, 3)) for group in groups]))
+        loss = decoupled_contrastive_loss(projections.float(), len(views), s.temperature)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -59,31 +67,50 @@ def train_encoder(images: Tensor, settings: Settings, out: Path, progress: Progr
         if (step + 1) % 20 == 0:
             writer.add_scalar("encoder/loss", loss.item(), step + 1)
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == total:
-            atomic_save({name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}, path)
+            seconds = before + time.perf_counter() - began
+            atomic_save({name: part.state_dict() for name, part in parts.items()} | {"step": step + 1, "seconds": seconds}, path)
             print(f"encoder step {step + 1}/{total} loss {loss.item():.4f}", flush=True)
     writer.close()
-    return encoder.eval().requires_grad_(False)
+    settle_statistics(encoder, images)
+    return encoder.requires_grad_(False)
 
 
-def decoupled_contrastive_loss(projections: Tensor, temperature: float) -> Tensor:
-    """Decoupled contrastive loss: InfoNCE without the positive pair in the denominator.
+def decoupled_contrastive_loss(projections: Tensor, views: int, temperature: float) -> Tensor:
+    """InfoNCE over several views, without the positives in the denominator.
 
-    `projections` (2N, D): row i and row i + N are two views of one image.
+    `projections` (views * N, D): rows i, i + N, … are views of one image, the global views first. Each row is drawn to
+    its image's two global views, a global one to the local ones also (mean over these positives), and pushed from all
+    views of other images. For two views this is the decoupled contrastive loss of Yeh et al. (ECCV 2022).
     """
     z = F.normalize(projections, dim=1)
-    n = len(z) // 2
+    n = len(z) // views
     similarity = z @ z.T / temperature
-    index = torch.arange(2 * n, device=z.device)
-    partner = index.roll(n)
-    positive = similarity[index, partner]
-    excluded = torch.zeros_like(similarity, dtype=torch.bool)
-    excluded[index, index] = excluded[index, partner] = True
-    return (torch.logsumexp(similarity.masked_fill(excluded, -torch.inf), dim=1) - positive).mean()
+    index = torch.arange(len(z), device=z.device)
+    same = (index[:, None] - index) % n == 0
+    is_global = index < 2 * n
+    positive = same & (is_global[:, None] | is_global)
+    positive.fill_diagonal_(False)
+    attraction = (similarity * positive).sum(dim=1) / positive.sum(dim=1)
+    return (torch.logsumexp(similarity.masked_fill(same, -torch.inf), dim=1) - attraction).mean()
 
 
-def _augmentations(size: int, crop_scale: float) -> nn.Module:
+@torch.no_grad()
+def settle_statistics(encoder: SmallResNet, images: Tensor, batches: int = 40, batch_size: int = 250) -> None:
+    """Replace the batch norm statistics, gathered on augmented crops, by means over whole images (N, 3, R, R) uint8."""
+    rng = torch.Generator().manual_seed(0)
+    norms = [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+    encoder.train()
+    for i in range(batches):
+        for norm in norms:
+            norm.momentum = 1 / (i + 1)
+        rows = torch.randint(len(images), (min(batch_size, len(images)),), generator=rng)
+        encoder((images[rows.to(images.device)].float() / 255).contiguous(memory_format=torch.channels_last))
+    encoder.eval()
+
+
+def _augmentations(size: int, smallest: float, largest: float) -> nn.Module:
     return nn.Sequential(
-        K.RandomResizedCrop((size, size), scale=(crop_scale, 1.0)),
+        K.RandomResizedCrop((size, size), scale=(smallest, largest)),
         K.RandomHorizontalFlip(),
         K.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
         K.RandomGrayscale(p=0.2),

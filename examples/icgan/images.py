@@ -28,6 +28,32 @@ def load_images(source: str, size: int, limit: int | None = None) -> Tensor:
     return torch.stack(rows)
 
 
+def load_labels(source: str) -> Tensor:
+    """Return the labels (N,) int64 of `source`, in the order of `load_images`; for measuring, never for training a generator.
+
+    `source` is a ``.parquet`` file with a ``label`` column, a folder with a subfolder per class (numbered by name), or
+    ``torchvision:NAME:ROOT``.
+    """
+    if source.startswith("torchvision:"):
+        _, name, root = source.split(":", 2)
+        dataset = getattr(datasets, name)(root)
+        return torch.tensor([int(dataset[i][1]) for i in range(len(dataset))])
+    if source.endswith(".parquet"):
+        import pyarrow.parquet as pq
+
+        return torch.tensor(pq.read_table(source, columns=["label"]).column(0).to_pylist())
+    root_folder = Path(source)
+    names = [path.relative_to(root_folder).parts[0] for path in _files(source)]
+    if any((root_folder / name).is_file() for name in names):
+        raise SystemExit(f"{source!r} has images outside a class folder: expected one subfolder per class")
+    classes = {name: i for i, name in enumerate(sorted(set(names)))}
+    return torch.tensor([classes[name] for name in names])
+
+
+def _files(folder: str) -> list[Path]:
+    return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+
+
 def _first(images: Iterable[Image.Image], limit: int | None) -> Iterator[Image.Image]:
     for i, image in enumerate(images):
         if limit is not None and i >= limit:
@@ -47,7 +73,7 @@ def _decode(source: str) -> Iterator[Image.Image]:
             for cell in batch.column(0).to_pylist():
                 yield Image.open(io.BytesIO(cell["bytes"] if isinstance(cell, dict) else cell))
     else:
-        for path in sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in SUFFIXES):
+        for path in _files(source):
             yield Image.open(path)
 
 

@@ -12,10 +12,11 @@ import yaml
 
 @dataclass
 class EncoderSettings:
-    """SimCLR on a SmallResNet (Chen et al., ICML 2020), with the decoupled loss of Yeh et al. (ECCV 2022)."""
+    """SimCLR with multi-crop on a SmallResNet; sides of the views are shares of the resolution, scales are shares of the area."""
 
     widths: list[int] = field(default_factory=lambda: [64, 128, 256])
     blocks: list[int] = field(default_factory=lambda: [1, 1, 1])
+    feature_stages: int = 1
     epochs: int = 14
     batch_size: int = 256
     learning_rate: float = 2e-3
@@ -23,7 +24,11 @@ class EncoderSettings:
     warmup_steps: int = 200
     temperature: float = 0.2
     projection: int = 128
-    crop_scale: float = 0.2
+    view_side: float = 0.75
+    crop_scale: float = 0.25
+    local_views: int = 2
+    local_side: float = 0.5
+    local_scale: float = 0.1
 
 
 @dataclass

@@ -63,7 +63,8 @@ def main() -> None:
         encoder = train_encoder(images, settings, args.out, progress)
         if args.only == "encoder":
             return
-        from adversarial import export, train_generator
+        from adversarial import train_generator
+        from results import export
 
         torch.manual_seed(settings.seed)
         ready = train_generator(images, encoder, settings, args.out, progress)

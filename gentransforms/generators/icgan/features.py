@@ -87,11 +87,14 @@ class _Block(nn.Module):
 class SmallResNet(nn.Module):
     """A light ResNet for images of 32 to 64 pixels: a stride-2 stem, then one stage per width, halving each time.
 
-    Shape: images (B, 3, H, W) floating, in [0, 1]; returns (B, widths[-1]), each row of length 1.
+    Shape: images (B, 3, H, W) floating, in [0, 1]; returns (B, D), each row of length 1, where D is the sum of the last
+    `feature_stages` widths: the stages' average-pooled maps, each normalised, then joined.
 
     Args:
         widths: channels of each stage.
         blocks: residual blocks in each stage.
+        feature_stages: how many of the last stages speak in the features. The last tells what is shown; the one before
+            it adds colour and texture.
 
     Example:
         >>> import torch
@@ -101,12 +104,15 @@ class SmallResNet(nn.Module):
 
     kind = "small-resnet"
 
-    def __init__(self, widths: Sequence[int] = (64, 128, 256), blocks: Sequence[int] = (1, 1, 1)) -> None:
+    def __init__(self, widths: Sequence[int] = (64, 128, 256), blocks: Sequence[int] = (1, 1, 1), feature_stages: int = 1) -> None:
         super().__init__()
         for name, values in {"widths": widths, "blocks": blocks}.items():
             if not isinstance(values, Sequence) or not values or not all(type(n) is int and n > 0 for n in values):
                 raise ValueError(f"{name}={values!r}: expected a list of positive integers, one for each stage")
-        self.widths, self.blocks, self.width = tuple(widths), tuple(blocks), widths[-1]
+        if type(feature_stages) is not int or not 1 <= feature_stages <= len(widths):
+            raise ValueError(f"feature_stages={feature_stages!r}: expected an integer from 1 to {len(widths)}, the number of stages")
+        self.widths, self.blocks, self.feature_stages = tuple(widths), tuple(blocks), feature_stages
+        self.width = sum(widths[-feature_stages:])
         self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 4, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
         stages, inputs = [], widths[0]
         for i, (outputs, depth) in enumerate(zip(widths, blocks, strict=True)):
@@ -118,7 +124,8 @@ class SmallResNet(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that build this extractor again, with its kind."""
-        return {"kind": self.kind, "widths": list(self.widths), "blocks": list(self.blocks)}
+        stages = {"feature_stages": self.feature_stages} if self.feature_stages != 1 else {}
+        return {"kind": self.kind, "widths": list(self.widths), "blocks": list(self.blocks)} | stages
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Return the stages' outputs, finest first: (B, widths[i], H / 2^(i+1), W / 2^(i+1))."""
@@ -129,12 +136,13 @@ class SmallResNet(nn.Module):
             outputs.append(x)
         return outputs
 
-    def pooled(self, images: Tensor) -> Tensor:
-        """Return (B, widths[-1]): the average-pooled features before normalisation."""
-        return self.maps(images)[-1].mean(dim=(2, 3))
+    def join(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the features (B, D) of an image's maps, as `maps` returns them."""
+        pooled = [F.normalize(x.mean(dim=(2, 3)), dim=1) for x in maps[-self.feature_stages :]]
+        return F.normalize(torch.cat(pooled, dim=1), dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.normalize(self.pooled(images), dim=1)
+        return self.join(self.maps(images))
 
 
 _KINDS: dict[str, type[ResNet50Features | SmallResNet]] = {c.kind: c for c in (ResNet50Features, SmallResNet)}

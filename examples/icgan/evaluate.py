@@ -1,0 +1,162 @@
+"""Measure a generator on labelled images: does it keep the class, does it vary, does it copy?
+
+    python examples/icgan/classifier.py --train train.parquet --test test.parquet --out runs/judge
+    python examples/icgan/evaluate.py --generator icgan-cifar10-32 --judge runs/judge \
+        --train train.parquet --test test.parquet --out runs/evaluation
+
+Every distance is Euclidean, in the features of the classifier that classifier.py trained on the real training images;
+"same class" is the mean distance between two different real test images of the source's class. All seeds are fixed.
+Writes evaluation.json, evaluation.md, variants.png and nearest.png into OUT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from classifier import Judge, load_judge, predict
+from images import load_images, load_labels
+from measures import (
+    agreement,
+    distance_from_source,
+    diversity,
+    frechet_distance,
+    knn_accuracy,
+    nearest,
+    precision_recall,
+    spread_of_classes,
+)
+from pictures import nearest_picture, variants_picture
+from rich.progress import track
+from torch import Tensor
+
+import gentransforms as gt
+
+# What each figure means, in the order of the report.
+MEANING = {
+    "images": "generated images",
+    "label_agreement": "share that the classifier assigns to the source's class (aim 0.70)",
+    "label_agreement_interval": "half the 95% interval of the agreement, over sources",
+    "diversity": "mean distance between two variants of one source, over same class (aim 0.5 to 1.1)",
+    "distance_from_source": "mean distance of a variant from its source, over same class (aim 0.6 or more)",
+    "frechet_distance": "between generated images and real training images",
+    "frechet_distance_real": "the same between real test images and real training images: the floor",
+    "precision": "share of generated images within the support of real training images (3 nearest neighbours)",
+    "recall": "share of real training images within the support of generated images",
+    "precision_real": "the same with real test images for generated ones: the ceiling",
+    "recall_real": "the same with real test images for generated ones: the ceiling",
+    "nearest_training_ratio": "median distance to the nearest training image, over that of real test images (1: no nearer)",
+    "encoder_knn_accuracy": "20-NN accuracy of the generator's own encoder on real test images",
+    "encoder_neighbour_agreement": "share of the 20 nearest training images, by that encoder, of the test image's class",
+    "classifier_accuracy": "of the classifier on real test images",
+    "images_per_second": "generated, encoding included",
+}
+
+
+def main() -> None:
+    """Evaluate and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--generator", default="icgan-cifar10-32", help="bundled name, folder or repository")
+    parser.add_argument("--judge", required=True, help="folder written by classifier.py")
+    parser.add_argument("--train", required=True, help="labelled images the classifier was trained on")
+    parser.add_argument("--test", required=True, help="labelled images to generate from")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the report")
+    parser.add_argument("--variants", type=int, default=4, help="generated images of each test image")
+    parser.add_argument("--limit", type=int, help="only so many test images, for a quick look")
+    parser.add_argument("--seed", type=int, default=0, help="base seed of the generated images")
+    parser.add_argument("--batch-size", type=int, default=250, help="generated at once")
+    parser.add_argument("--device", default="cpu", help="cuda, mps or cpu")
+    args = parser.parse_args()
+    if args.variants < 2:
+        raise SystemExit(f"--variants {args.variants}: expected 2 or more, diversity is between variants")
+    generator, judge = gt.load_generator(args.generator).to(args.device), load_judge(args.judge).to(args.device)
+    size = judge.arguments["size"]
+    train, labels = load_images(args.train, size), load_labels(args.train)
+    sources, expected = load_images(args.test, size, args.limit), load_labels(args.test)[: args.limit]
+    start = time.perf_counter()
+    made = generate(generator, sources, expected, args.variants, args.seed, args.batch_size)
+    seconds = time.perf_counter() - start
+    figures, closest = measure(judge, train, labels, sources, expected, made)
+    figures["images_per_second"] = made.shape[0] * made.shape[1] / seconds
+    figures |= encoder_figures(generator, train, labels, sources, expected)
+    figures = {name: _rounded(figures[name]) for name in MEANING if name in figures}
+    args.out.mkdir(parents=True, exist_ok=True)
+    settings = {"generator": args.generator, "fingerprint": generator.fingerprint, "seed": args.seed, "variants": args.variants}
+    (args.out / "evaluation.json").write_text(json.dumps(settings | figures, indent=2) + "\n")
+    (args.out / "evaluation.md").write_text(markdown(figures))
+    variants_picture(sources, expected, made, args.out / "variants.png")
+    nearest_picture(sources, expected, made, train, closest, args.out / "nearest.png")
+    print(markdown(figures))
+
+
+def generate(generator: gt.ImageGenerator, images: Tensor, labels: Tensor, variants: int, seed: int, batch_size: int = 250) -> Tensor:
+    """Return uint8 (N, V, 3, H, W): variants of images (N, 3, H, W), a function of the generator, the images and the seed.
+
+    `labels` (N,) reach the generators that ask for class labels, and no others.
+    """
+    needed = (lambda sample: {"labels": sample[2]}) if "labels" in generator.inputs else None
+    augment = gt.GenerativeAugment(generator, p=1.0, seeds_getter=lambda sample: sample[1], inputs_getter=needed)
+    made = []
+    for rows in track(torch.arange(len(images)).split(batch_size), "generating"):
+        keys = rows.tolist()
+        draws = [augment(images[rows], gt.derive_seeds(seed, keys, [v] * len(keys)), labels[rows])[0] for v in range(variants)]
+        made.append(torch.stack(draws, dim=1).cpu())
+    return torch.cat(made)
+
+
+def measure(
+    judge: Judge, train: Tensor, labels: Tensor, sources: Tensor, expected: Tensor, made: Tensor
+) -> tuple[dict[str, float], Tensor]:
+    """Return the figures, and (N,) the training image nearest to each source's first variant."""
+    guesses, real = predict(judge, sources)
+    _, bank = predict(judge, train)
+    predicted, features = predict(judge, made.flatten(0, 1))
+    predicted, features = predicted.view(made.shape[:2]), features.unflatten(0, made.shape[:2])
+    spread = spread_of_classes(real, expected)
+    share, interval = agreement(predicted, expected)
+    some = torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))[: len(real)]
+    precision, recall = precision_recall(bank[some], features[:, 0])
+    precision_real, recall_real = precision_recall(bank[some], real)
+    near, closest = nearest(features[:, 0], bank)
+    figures = {
+        "images": float(predicted.numel()),
+        "label_agreement": share,
+        "label_agreement_interval": interval,
+        "diversity": diversity(features, spread),
+        "distance_from_source": distance_from_source(features, real, spread),
+        "frechet_distance": frechet_distance(features.flatten(0, 1), bank),
+        "frechet_distance_real": frechet_distance(real, bank),
+        "precision": precision,
+        "recall": recall,
+        "precision_real": precision_real,
+        "recall_real": recall_real,
+        "nearest_training_ratio": (near.median() / nearest(real, bank)[0].median()).item(),
+        "classifier_accuracy": (guesses == expected).float().mean().item(),
+    }
+    return figures, closest
+
+
+def encoder_figures(generator: gt.ImageGenerator, train: Tensor, labels: Tensor, sources: Tensor, expected: Tensor) -> dict[str, float]:
+    """Return how well the generator's own encoder tells the classes apart, where it has one with plain features."""
+    if generator.inputs or "features" not in generator.encode(sources[:2].to(generator.device).float() / 255):
+        return {}
+    bank, queries = (torch.cat([generator.encode(b.float() / 255)["features"] for b in x.split(500)]) for x in (train, sources))
+    accuracy, same = knn_accuracy(queries, expected, bank, labels)
+    return {"encoder_knn_accuracy": accuracy, "encoder_neighbour_agreement": same}
+
+
+def markdown(figures: dict[str, float]) -> str:
+    """Return the figures as a table."""
+    rows = [f"| {name} | {value:g} | {MEANING[name]} |" for name, value in figures.items()]
+    return "\n".join(["| figure | value | what it is |", "| --- | ---: | --- |", *rows]) + "\n"
+
+
+def _rounded(value: float) -> float:
+    return round(value, 4) if value < 100 else round(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The pictures of evaluate.py: grids to look at, one row of columns per source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.utils import save_image
+
+
+def variants_picture(sources: Tensor, labels: Tensor, made: Tensor, path: Path, per_class: int = 2) -> None:
+    """Write, for the first sources of each class, a row: the source, then its variants. Not picked by quality."""
+    rows = _first_of_each(labels, per_class)
+    _write(torch.cat([sources[rows, None], made[rows]], dim=1), path)
+
+
+def nearest_picture(sources: Tensor, labels: Tensor, made: Tensor, train: Tensor, closest: Tensor, path: Path, per_class: int = 2) -> None:
+    """Write rows of: the source, a variant, the training image nearest to it in features, the one nearest in pixels."""
+    rows = _first_of_each(labels, per_class)
+    pixels = train.flatten(1).float()
+    in_pixels = torch.stack([(pixels - image.flatten().float()).square().mean(1).argmin() for image in made[rows, 0]])
+    _write(torch.stack([sources[rows], made[rows, 0], train[closest[rows]], train[in_pixels]], dim=1), path)
+
+
+def _first_of_each(labels: Tensor, count: int) -> Tensor:
+    return torch.cat([(labels == label).nonzero().flatten()[:count] for label in labels.unique()])
+
+
+def _write(rows: Tensor, path: Path, scale: int = 2) -> None:
+    """Save uint8 (rows, columns, 3, H, W), the rows folded into two halves side by side."""
+    half = (len(rows) + 1) // 2
+    rows = torch.cat([rows, rows.new_full((2 * half - len(rows), *rows.shape[1:]), 255)])
+    gap = rows.new_full((half, 1, *rows.shape[2:]), 255)
+    both = torch.cat([rows[:half], gap, rows[half:]], dim=1)
+    images = F.interpolate(both.flatten(0, 1).float() / 255, scale_factor=scale)
+    save_image(images, path, nrow=both.shape[1], padding=2, pad_value=1.0)

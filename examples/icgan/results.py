@@ -1,0 +1,48 @@
+"""What a run leaves: the averaged generator with settled statistics, grids to look at, and folders that load."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from networks import ConditionalNorm, Generator, OutputNorm
+from torch import Tensor, nn
+from torchvision.utils import save_image
+
+from gentransforms.generators.icgan.features import SmallResNet
+from gentransforms.generators.icgan.generator import ICGAN
+
+
+@torch.no_grad()
+def with_statistics(average: Generator, features: Tensor, batch_size: int, batches: int = 32) -> Generator:
+    """Return a copy whose batch norm statistics are means over `batches` fresh batches ("standing statistics")."""
+    ready = copy.deepcopy(average).train()
+    rng = torch.Generator().manual_seed(0)
+    norms = [m for m in ready.modules() if isinstance(m, ConditionalNorm | OutputNorm)]
+    for i in range(batches):
+        for norm in norms:
+            norm.momentum = 1 / (i + 1)
+        rows = torch.randint(len(features), (batch_size,), generator=rng).to(features.device)
+        ready(torch.randn(batch_size, ready.config.z_dim, generator=rng).to(features.device), features[rows])
+    return ready.eval()
+
+
+@torch.no_grad()
+def save_grid(generator: Generator, images: Tensor, features: Tensor, path: Path, sources: int = 12, variants: int = 8) -> None:
+    """Write a picture: one row a source, the source first, then its variants (z truncated as the library does)."""
+    rng = torch.Generator().manual_seed(1)
+    rows = torch.arange(0, len(images), max(1, len(images) // sources), device=features.device)[:sources]
+    z = nn.init.trunc_normal_(torch.empty(len(rows) * variants, generator.config.z_dim), 0, 1, -1.4, 1.4, generator=rng)
+    made = generator(z.to(features.device), features[rows].repeat_interleave(variants, 0)) / 2 + 0.5
+    grid = torch.cat([images[rows, None].float() / 255, made.unflatten(0, (len(rows), variants))], dim=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_image(grid.flatten(0, 1).cpu(), path, nrow=variants + 1, padding=1)
+
+
+def export(ready: Generator, encoder: SmallResNet, folder: Path, card: dict[str, str]) -> ICGAN:
+    """Write generator and encoder as a folder that `ICGAN.from_pretrained` loads, in float16."""
+    state = {name: tensor.cpu() for name, tensor in ready.state_dict().items()}
+    generator = ICGAN.from_released(state, ready.config, copy.deepcopy(encoder))
+    generator.save_pretrained(folder, dtype=torch.float16, card=card)
+    return generator

@@ -1,0 +1,223 @@
+"""The evaluation example: measures against closed forms and NumPy, and the scripts in miniature."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from icgan_example import FOLDER, example
+from PIL import Image
+from small_generators import tiny_icgan
+from torch.utils.tensorboard import SummaryWriter
+
+measures = example("measures")
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class TestAgreement:
+    def test_counts(self) -> None:
+        predicted = torch.tensor([[0, 0], [1, 0], [2, 2], [0, 1]])
+        share, interval = measures.agreement(predicted, torch.tensor([0, 1, 0, 1]))
+        assert share == pytest.approx((1 + 0.5 + 0 + 0.5) / 4)
+        assert interval == pytest.approx(1.96 * numpy.std([1, 0.5, 0, 0.5], ddof=1) / 2)
+
+
+class TestDistances:
+    """Spread, diversity and distance from the source, each against loops over pairs."""
+
+    def test_spread_of_classes(self) -> None:
+        features, labels = normal(7, 3), torch.tensor([0, 1, 0, 1, 1, 0, 1])
+        found = measures.spread_of_classes(features, labels)
+        x = features.numpy()
+        for i, label in enumerate(labels.tolist()):
+            rows = [j for j in range(7) if labels[j] == label]
+            pairs = [numpy.linalg.norm(x[a] - x[b]) for a in rows for b in rows if a < b]
+            assert found[i].item() == pytest.approx(numpy.mean(pairs), rel=1e-5)
+
+    def test_class_of_one_is_refused(self) -> None:
+        with pytest.raises(SystemExit, match="class 2 has 1 image"):
+            measures.spread_of_classes(normal(3, 2), torch.tensor([0, 0, 2]))
+
+    def test_diversity_and_distance(self) -> None:
+        variants, sources, spread = normal(4, 3, 5), normal(4, 5, seed=1), torch.tensor([1.0, 2.0, 3.0, 4.0])
+        v, s = variants.numpy(), sources.numpy()
+        among = [numpy.mean([numpy.linalg.norm(v[i, a] - v[i, b]) for a in range(3) for b in range(a)]) / (i + 1) for i in range(4)]
+        away = [numpy.mean([numpy.linalg.norm(v[i, a] - s[i]) for a in range(3)]) / (i + 1) for i in range(4)]
+        assert measures.diversity(variants, spread) == pytest.approx(numpy.mean(among), rel=1e-4)
+        assert measures.distance_from_source(variants, sources, spread) == pytest.approx(numpy.mean(away), rel=1e-4)
+
+    def test_copies_have_neither(self) -> None:
+        sources = normal(4, 5)
+        copies = sources[:, None].expand(-1, 3, -1)
+        assert measures.diversity(copies, torch.ones(4)) == pytest.approx(0, abs=1e-3)
+        assert measures.distance_from_source(copies, sources, torch.ones(4)) == 0
+
+    def test_one_class_drawn_afresh_has_both_at_one(self) -> None:
+        real, made = normal(500, 6), normal(500, 4, 6, seed=1)
+        spread = measures.spread_of_classes(real, torch.zeros(500, dtype=torch.long))
+        assert measures.diversity(made, spread) == pytest.approx(1, abs=0.03)
+        assert measures.distance_from_source(made, real, spread) == pytest.approx(1, abs=0.03)
+
+
+class TestFrechetDistance:
+    def test_same_is_nought(self) -> None:
+        x = normal(200, 6)
+        assert measures.frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
+
+    def test_moved(self) -> None:
+        x = normal(200, 6)
+        assert measures.frechet_distance(x, x + 2) == pytest.approx(6 * 4, rel=1e-5)
+
+    def test_stretched(self) -> None:
+        x = normal(300, 4).double()
+        x = x - x.mean(0)
+        # covariances C and 9 C commute: tr(C + 9 C - 2 * 3 C)
+        assert measures.frechet_distance(x, 3 * x) == pytest.approx(4 * torch.cov(x.T).trace().item(), rel=1e-6)
+
+    @settings(max_examples=20, deadline=None)
+    @given(st.integers(0, 1000))
+    def test_against_the_eigenvalues_of_the_product(self, seed: int) -> None:
+        a, b = normal(50, 5, seed=seed) @ normal(5, 5, seed=seed + 1), normal(60, 5, seed=seed + 2) + 1
+        A, B = numpy.cov(a.double().numpy().T), numpy.cov(b.double().numpy().T)
+        cross = numpy.sqrt(numpy.linalg.eigvals(A @ B).astype(complex)).real.sum()
+        mean = ((a.double().mean(0) - b.double().mean(0)) ** 2).sum().item()
+        assert measures.frechet_distance(a, b) == pytest.approx(mean + numpy.trace(A) + numpy.trace(B) - 2 * cross, rel=1e-5)
+
+
+class TestPrecisionRecall:
+    def test_by_hand(self) -> None:
+        real = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+        made = torch.tensor([[0.5], [2.9], [10.0], [10.1]])
+        # k = 1: real balls have radius 1; made balls have radii 2.4, 2.4, 0.1, 0.1
+        assert measures.precision_recall(real, made, k=1) == (0.5, 1.0)
+        assert measures.precision_recall(made, real, k=1) == (1.0, 0.5)
+
+    def test_collapse_has_precision_without_recall(self) -> None:
+        real = normal(300, 2)
+        precision, recall = measures.precision_recall(real, real[:1] + 0.001 * normal(300, 2, seed=1))
+        assert precision == 1
+        assert recall < 0.05
+
+
+class TestNearest:
+    def test_against_numpy(self) -> None:
+        points, bank = normal(12, 3), normal(30, 3, seed=1)
+        distance, index = measures.nearest(points, bank)
+        table = numpy.linalg.norm(points.numpy()[:, None] - bank.numpy()[None], axis=2)
+        numpy.testing.assert_array_equal(index.numpy(), table.argmin(1))
+        numpy.testing.assert_allclose(distance.numpy(), table.min(1), rtol=1e-4)
+
+
+class TestKnnAccuracy:
+    def test_against_a_loop(self) -> None:
+        queries, bank = normal(20, 4), normal(60, 4, seed=1)
+        labels = torch.arange(60) % 3
+        expected = torch.arange(20) % 3
+        q, b = (x.numpy() / numpy.linalg.norm(x.numpy(), axis=1, keepdims=True) for x in (queries, bank))
+        right, same = [], []
+        for i in range(20):
+            order = numpy.argsort(-(b @ q[i]))[:5]
+            votes = [sum(numpy.exp(b[j] @ q[i] / 0.1) for j in order if labels[j] == c) for c in range(3)]
+            right.append(numpy.argmax(votes) == expected[i].item())
+            same.append(numpy.mean([labels[j].item() == expected[i].item() for j in order]))
+        found = measures.knn_accuracy(queries, expected, bank, labels, k=5)
+        assert found == pytest.approx((numpy.mean(right), numpy.mean(same)))
+
+
+class TestLabels:
+    def test_folder(self, tmp_path: Path) -> None:
+        for name in ("dog/1.png", "cat/1.png", "dog/deep/2.png"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / name)
+        assert example("images").load_labels(str(tmp_path)).tolist() == [0, 1, 1]
+
+    def test_image_outside_a_class(self, tmp_path: Path) -> None:
+        Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+        with pytest.raises(SystemExit, match="one subfolder per class"):
+            example("images").load_labels(str(tmp_path))
+
+    def test_torchvision(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        images = example("images")
+        monkeypatch.setattr(images.datasets, "CIFAR10", lambda root: [(None, 4), (None, 2)])
+        assert images.load_labels("torchvision:CIFAR10:/data").tolist() == [4, 2]
+
+
+class TestScripts:
+    """classifier.py, then evaluate.py, as a reader runs them."""
+
+    def test_end_to_end(self, tmp_path: Path) -> None:
+        for name, count in {"train": 60, "test": 12}.items():
+            labels = torch.arange(count) % 2
+            images = (60 + 120 * labels.view(-1, 1, 1, 1) + torch.randint(0, 60, (count, 3, 32, 32))).to(torch.uint8)
+            cells = [{"bytes": self.png(image)} for image in images]
+            pq.write_table(pa.table({"image": cells, "label": labels.numpy()}), tmp_path / f"{name}.parquet")
+        tiny_icgan().save_pretrained(tmp_path / "generator")
+        data = ["--train", "train.parquet", "--test", "test.parquet"]
+        self.run(tmp_path, "classifier.py", *data, "--out", "judge", "--epochs", "2", "--width", "16")
+        record = json.loads((tmp_path / "judge" / "classifier.json").read_text())
+        assert 0 <= record["test_accuracy"] <= 1
+        evaluate = ["evaluate.py", *data, "--judge", "judge", "--generator", "generator", "--variants", "2"]
+        self.run(tmp_path, *evaluate, "--out", "report")
+        self.run(tmp_path, *evaluate, "--out", "again")
+        report, again = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("report", "again"))
+        for figures in (report, again):
+            assert figures.pop("images_per_second") > 0
+        assert report == again
+        assert report["images"] == 24
+        assert report["classifier_accuracy"] == record["test_accuracy"]
+        assert {"label_agreement", "diversity", "distance_from_source", "frechet_distance", "precision", "recall"} <= report.keys()
+        assert (tmp_path / "report" / "evaluation.md").read_text().count("\n") == len(report) - 4 + 3
+        for name, columns in {"variants.png": 3, "nearest.png": 4}.items():
+            with Image.open(tmp_path / "report" / name) as picture:
+                assert picture.size == ((2 * columns + 1) * 66 + 2, 2 * 66 + 2)
+        self.curves(tmp_path)
+        refused = self.run(tmp_path, *evaluate[:-1], "1", "--out", "x", check=False)
+        assert "--variants 1" in refused.stderr
+
+    def png(self, image: torch.Tensor) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "png")
+        return buffer.getvalue()
+
+    def curves(self, folder: Path) -> None:
+        """A run of two snapshots, the second the same generator: the same figures."""
+        torch.save({"seconds": 1800.0}, folder / "encoder.pt")
+        for step in (500, 1000):
+            snapshot = folder / "snapshots" / f"{step:07d}"
+            tiny_icgan().save_pretrained(snapshot)
+            (snapshot / "training.json").write_text(json.dumps({"step": step, "seconds": 3.6 * step}))
+        with SummaryWriter(str(folder / "tensorboard")) as writer:
+            for name in ("encoder/loss", "generator/D", "generator/G", "generator/feature_distance"):
+                writer.add_scalar(name, 1.0, 1)
+        data = ["--judge", "judge", "--test", "test.parquet", "--variants", "2"]
+        self.run(folder, "curves.py", "--run", "G_ch=4=.", *data, "--out", "figures/all", "--losses")
+        first, second = json.loads((folder / "figures" / "all.json").read_text())["G_ch=4"]
+        assert (first.pop("steps"), second.pop("steps")) == (500, 1000)
+        assert (first.pop("hours"), second.pop("hours")) == (1.0, 1.5)
+        assert first == second
+        report = json.loads((folder / "report" / "evaluation.json").read_text())
+        assert {name: report[name] for name in first} == pytest.approx(first, abs=1e-3)
+        for name in ("all.png", "all-losses.png"):
+            with Image.open(folder / "figures" / name) as picture:
+                assert min(picture.size) > 200
+
+    def run(self, folder: Path, script: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(FOLDER.parents[1])}
+        command = [sys.executable, str(FOLDER / script), *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
+        assert not check or done.returncode == 0, done.stderr
+        return done
