@@ -38,7 +38,16 @@ class TestGpuScript:
 class TestFigures:
     """No figure is left out of what is published."""
 
-    @pytest.mark.parametrize("name", ["benchmarks/RESULTS.md", "examples/icgan/cifar10_card.yaml", "README.md", "docs/training.md"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "benchmarks/RESULTS.md",
+            "examples/icgan/cifar10_card.yaml",
+            "README.md",
+            "docs/training.md",
+            "gentransforms/weights/icgan-cifar10-32/README.md",
+        ],
+    )
     def test_no_placeholder(self, name: str) -> None:
         assert not re.findall(r"@[A-Z0-9_]+@", (ROOT / name).read_text())
 

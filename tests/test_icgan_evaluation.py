@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy
@@ -18,8 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from icgan_example import FOLDER, example
 from PIL import Image
-from small_generators import tiny_icgan
+from small_generators import Flat, grey_of, tiny_icgan
 from torch.utils.tensorboard import SummaryWriter
+
+import gentransforms as gt
 
 measures = example("measures")
 
@@ -122,7 +125,7 @@ class TestNearest:
         numpy.testing.assert_allclose(distance.numpy(), table.min(1), rtol=1e-4)
 
 
-class TestKnnAccuracy:
+class TestKnnVote:
     def test_against_a_loop(self) -> None:
         queries, bank = normal(20, 4), normal(60, 4, seed=1)
         labels = torch.arange(60) % 3
@@ -134,8 +137,9 @@ class TestKnnAccuracy:
             votes = [sum(numpy.exp(b[j] @ q[i] / 0.1) for j in order if labels[j] == c) for c in range(3)]
             right.append(numpy.argmax(votes) == expected[i].item())
             same.append(numpy.mean([labels[j].item() == expected[i].item() for j in order]))
-        found = measures.knn_accuracy(queries, expected, bank, labels, k=5)
-        assert found == pytest.approx((numpy.mean(right), numpy.mean(same)))
+        found = measures.knn_vote(queries, expected, bank, labels, k=5)
+        numpy.testing.assert_allclose(found[0].numpy(), right)
+        numpy.testing.assert_allclose(found[1].numpy(), same, rtol=1e-5)
 
 
 class TestLabels:
@@ -143,17 +147,54 @@ class TestLabels:
         for name in ("dog/1.png", "cat/1.png", "dog/deep/2.png"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (8, 8)).save(tmp_path / name)
-        assert example("images").load_labels(str(tmp_path)).tolist() == [0, 1, 1]
+        labels, names = example("images").load_labels(str(tmp_path))
+        assert (labels.tolist(), names) == ([0, 1, 1], ["cat", "dog"])
 
     def test_image_outside_a_class(self, tmp_path: Path) -> None:
         Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
         with pytest.raises(SystemExit, match="one subfolder per class"):
             example("images").load_labels(str(tmp_path))
 
-    def test_torchvision(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(("source", "train"), [("torchvision:CIFAR10:/data", True), ("torchvision:CIFAR10:/data:test", False)])
+    def test_torchvision(self, source: str, train: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        def cifar(root: str, train: bool = True) -> list[tuple[Image.Image, int]]:
+            return [(Image.new("RGB", (8, 8)), 4 + train), (Image.new("RGB", (8, 8)), 2)]
+
         images = example("images")
-        monkeypatch.setattr(images.datasets, "CIFAR10", lambda root: [(None, 4), (None, 2)])
-        assert images.load_labels("torchvision:CIFAR10:/data").tolist() == [4, 2]
+        monkeypatch.setattr(images.datasets, "CIFAR10", cifar)
+        assert images.load_labels(source)[0].tolist() == [4 + train, 2]
+        assert images.load_images(source, 8).shape == (2, 3, 8, 8)
+
+
+class TestGenerate:
+    """The variants that evaluate.py measures."""
+
+    def test_class_labels_reach_a_generator_that_asks(self) -> None:
+        generator = Flat(inputs=("labels",))
+        example("evaluate").generate(generator, photos(5), torch.arange(5), 2, seed=0, batch_size=2)
+        assert [given["labels"].tolist() for given in generator.given] == [[0, 1], [0, 1], [2, 3], [2, 3], [4], [4]]
+
+    def test_seeds_are_those_of_key_and_variant(self) -> None:
+        made = example("evaluate").generate(Flat(), photos(5), torch.arange(5), 3, seed=7, batch_size=2)
+        assert made.shape == (5, 3, 3, 8, 8)
+        expected = [[round(255 * grey_of(int(gt.derive_seeds(7, [i], [v])))) for v in range(3)] for i in range(5)]
+        assert made[:, :, 0, 0, 0].tolist() == expected
+
+    def test_images_that_are_not_finite_are_no_result(self) -> None:
+        class Broken(Flat):
+            def sample(self, condition: Mapping[str, torch.Tensor], seeds: torch.Tensor) -> torch.Tensor:
+                return super().sample(condition, seeds) * float("nan")
+
+        with pytest.raises(SystemExit, match="10 generated images are not finite"):
+            example("evaluate").generate(Broken(), photos(5), torch.arange(5), 2, seed=0)
+
+    def test_limit_is_spread_over_the_whole_set(self) -> None:
+        assert example("evaluate").spaced(10, 4).tolist() == [0, 2, 5, 7]
+        assert example("evaluate").spaced(3, 4).tolist() == example("evaluate").spaced(3, None).tolist() == [0, 1, 2]
+
+
+def photos(count: int) -> torch.Tensor:
+    return torch.randint(256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
 class TestScripts:
@@ -165,6 +206,9 @@ class TestScripts:
             images = (60 + 120 * labels.view(-1, 1, 1, 1) + torch.randint(0, 60, (count, 3, 32, 32))).to(torch.uint8)
             cells = [{"bytes": self.png(image)} for image in images]
             pq.write_table(pa.table({"image": cells, "label": labels.numpy()}), tmp_path / f"{name}.parquet")
+            for image, label, i in zip(images, labels, range(count), strict=True):  # the same as folders
+                (tmp_path / name / f"class {label}").mkdir(parents=True, exist_ok=True)
+                (tmp_path / name / f"class {label}" / f"{i}.png").write_bytes(self.png(image))
         tiny_icgan().save_pretrained(tmp_path / "generator")
         data = ["--train", "train.parquet", "--test", "test.parquet"]
         self.run(tmp_path, "classifier.py", *data, "--out", "judge", "--epochs", "2", "--width", "16")
@@ -180,13 +224,23 @@ class TestScripts:
         assert report["images"] == 24
         assert report["classifier_accuracy"] == record["test_accuracy"]
         assert {"label_agreement", "diversity", "distance_from_source", "frechet_distance", "precision", "recall"} <= report.keys()
-        assert (tmp_path / "report" / "evaluation.md").read_text().count("\n") == len(report) - 4 + 3
+        assert (tmp_path / "report" / "evaluation.md").read_text().count("\n") == len(report) - 5 + 1 + 2
+        assert report["classes"].keys() == {"0", "1"}
+        halves = [entry["label_agreement"] for entry in report["classes"].values()]
+        assert sum(halves) / 2 == pytest.approx(report["label_agreement"], abs=1e-3)
         for name, columns in {"variants.png": 3, "nearest.png": 4}.items():
             with Image.open(tmp_path / "report" / name) as picture:
                 assert picture.size == ((2 * columns + 1) * 66 + 2, 2 * 66 + 2)
         self.curves(tmp_path)
-        refused = self.run(tmp_path, *evaluate[:-1], "1", "--out", "x", check=False)
-        assert "--variants 1" in refused.stderr
+        folders = ["--train", "train", "--test", "test", "--judge", "judge"]
+        for arguments, message in (
+            ([*evaluate[:-1], "1"], "--variants 1"),
+            ([*evaluate, "--limit", "3"], "leaves a class with one image"),
+            (["evaluate.py", *folders], "the classifier ['0', '1']: expected the same"),
+        ):
+            refused = self.run(tmp_path, *arguments, "--out", "x", check=False)
+            assert refused.returncode == 1
+            assert message in refused.stderr
 
     def png(self, image: torch.Tensor) -> bytes:
         buffer = io.BytesIO()
@@ -200,8 +254,8 @@ class TestScripts:
             snapshot = folder / "snapshots" / f"{step:07d}"
             tiny_icgan().save_pretrained(snapshot)
             (snapshot / "training.json").write_text(json.dumps({"step": step, "seconds": 3.6 * step}))
-        with SummaryWriter(str(folder / "tensorboard")) as writer:
-            for name in ("encoder/loss", "generator/D", "generator/G", "generator/feature_distance"):
+        for name in ("encoder/loss", "generator/D", "generator/G", "generator/feature_distance"):
+            with SummaryWriter(str(folder / "tensorboard" / name.partition("/")[0])) as writer:
                 writer.add_scalar(name, 1.0, 1)
         data = ["--judge", "judge", "--test", "test.parquet", "--variants", "2"]
         self.run(folder, "curves.py", "--run", "G_ch=4=.", *data, "--out", "figures/all", "--losses")

@@ -26,7 +26,7 @@ import gentransforms as gt
 TINY = [
     "encoder.widths=[4,8]", "encoder.blocks=[1,1]", "encoder.epochs=2", "encoder.batch_size=8", "encoder.warmup_steps=1",
     "encoder.projection=4", "generator.G_ch=4", "generator.dim_z=8", "generator.shared_dim_feat=6", "generator.D_ch=4",
-    "generator.neighbours=3", "generator.steps=4", "generator.batch_size=4", "checkpoint_every=2", "sample_every=4",
+    "generator.neighbours=3", "generator.steps=4", "generator.batch_size=4", "checkpoint_every=2", "sample_every=4", "log_every=1",
 ]  # fmt: skip
 
 
@@ -69,19 +69,24 @@ def run(out: Path, *overrides: str, steps: tuple[int, int] = (10**6, 10**6)) -> 
 class TestResume:
     """A killed run goes on exactly: bit for bit the weights of an uninterrupted one."""
 
-    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-    def test_equals_an_uninterrupted_run(self, precision: str, tmp_path: Path) -> None:
-        override = f"precision={precision}"
-        whole = run(tmp_path / "whole", override)
-        for steps in ((3, 0), (5, 0), (10, 3)):  # ended in the encoder, later in the encoder, in the generator
+    @pytest.mark.parametrize("overrides", [["precision=float32"], ["precision=bfloat16", "encoder.feature_stages=2"]])
+    def test_equals_an_uninterrupted_run(self, overrides: list[str], tmp_path: Path) -> None:
+        whole = run(tmp_path / "whole", *overrides)
+        for steps in ((3, 0), (3, 0), (10, 3)):  # ended in the encoder, later in the encoder, in the generator
             with pytest.raises(Killed):
-                run(tmp_path / "killed", override, steps=steps)
-        resumed = run(tmp_path / "killed", override)
+                run(tmp_path / "killed", *overrides, steps=steps)
+        resumed = run(tmp_path / "killed", *overrides)
         for name, tensor in whole.state_dict().items():
             assert torch.equal(resumed.state_dict()[name], tensor), name
         a, b = (torch.load(tmp_path / n / "generator.pt", weights_only=True) for n in ("whole", "killed"))
         assert a["step"] == b["step"] == 4
         assert all(torch.equal(t, b["critic"][name]) for name, t in a["critic"].items())
+        # the curves, too, are those of one run
+        scalars = example("curves").scalars
+        for part, name in (("encoder", "encoder/loss"), ("generator", "generator/feature_distance")):
+            curves = [scalars(tmp_path / n / "tensorboard" / part, name) for n in ("whole", "killed")]
+            assert curves[0] == curves[1]
+            assert len(curves[0]) == {"encoder": 6, "generator": 4}[part]
 
     def test_training_moves_every_part(self, tmp_path: Path) -> None:
         run(tmp_path)

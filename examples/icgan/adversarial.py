@@ -58,7 +58,7 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
         for name, part in parts.items():
             part.load_state_dict(state[name])
     began = time.perf_counter()
-    writer = SummaryWriter(str(out / "tensorboard"), purge_step=start)
+    writer = SummaryWriter(str(out / "tensorboard" / "generator"), purge_step=start)
     task = progress.add_task("generator", total=s.steps, completed=start)
     mixed = {"device_type": device.type, "dtype": getattr(torch, settings.precision), "enabled": settings.precision != "float32"}
     for step in range(start, s.steps):
@@ -94,13 +94,10 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
         _update_average(average, generator, min(s.ema, (1 + step) / (10 + step)))
         progress.update(task, advance=1)
         done = step + 1
-        if done % 20 == 0:
+        if done % settings.log_every == 0:
             for name, value in {"D": loss_D, "G": loss_G, "feature_distance": distance}.items():
                 writer.add_scalar(f"generator/{name}", value.item(), done)
-        if done % settings.checkpoint_every == 0 or done == s.steps:
-            seconds = before + time.perf_counter() - began
-            atomic_save({name: part.state_dict() for name, part in parts.items()} | {"step": done, "seconds": seconds}, path)
-            print(f"step {done}/{s.steps} D {loss_D.item():.3f} G {loss_G.item():.3f} dist {distance.item():.3f}", flush=True)
+        # Before the checkpoint: a run killed between the two makes its snapshot again.
         if done % settings.sample_every == 0 or done == s.steps:
             ready = with_statistics(average, features, s.batch_size)
             save_grid(ready, images, features, out / "samples" / f"{done:07d}.png")
@@ -108,6 +105,10 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
             export(ready, encoder, snapshot, {})
             record = {"step": done, "seconds": round(before + time.perf_counter() - began)}
             (snapshot / "training.json").write_text(json.dumps(record) + "\n")
+        if done % settings.checkpoint_every == 0 or done == s.steps:
+            seconds = before + time.perf_counter() - began
+            atomic_save({name: part.state_dict() for name, part in parts.items()} | {"step": done, "seconds": seconds}, path)
+            print(f"step {done}/{s.steps} D {loss_D.item():.3f} G {loss_G.item():.3f} dist {distance.item():.3f}", flush=True)
     writer.close()
     return with_statistics(average, features, s.batch_size)
 

@@ -32,6 +32,8 @@ from torch.nn import functional as F
 class Judge(nn.Module):
     """A compact convolutional classifier: images (B, 3, R, R) in [0, 1], R at least 16, to features and logits."""
 
+    names: list[str]
+
     def __init__(self, classes: int, size: int, width: int = 256) -> None:
         super().__init__()
         self.arguments = {"classes": classes, "size": size, "width": width}
@@ -52,7 +54,7 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def start_from_patches(self, images: Tensor) -> None:
-        """Set the first layer to the whitening of 2x2 patches of `images` (N, 3, R, R), and its negative."""
+        """Set the first layer to the whitening of 2x2 patches of `images` (N, 3, R, R) in [0, 1], and its negative."""
         patches = F.unfold(((images - 0.5) * 4), 2).transpose(1, 2).flatten(0, 1)
         values, vectors = torch.linalg.eigh(torch.cov(patches.T))
         kernels = (vectors / (values + 1e-2).sqrt()).T.reshape(12, 3, 2, 2)
@@ -71,6 +73,7 @@ def load_judge(folder: str | Path) -> Judge:
     """Return the classifier of a finished run in eval mode."""
     state = torch.load(Path(folder) / "classifier.pt", map_location="cpu", weights_only=True)
     judge = Judge(**state["arguments"])
+    judge.names = state["names"]
     judge.load_state_dict(state["weights"])
     return judge.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
@@ -79,7 +82,8 @@ def train_judge(images: Tensor, labels: Tensor, epochs: int, seed: int, width: i
     """Train on images (N, 3, R, R) uint8 with labels (N,) integer."""
     torch.manual_seed(seed)
     judge = Judge(int(labels.max()) + 1, images.shape[-1], width)
-    judge.start_from_patches(images[: min(2000, len(images))].float() / 255)
+    some = torch.randperm(len(images))[: max(20, 2_000_000 // images.shape[-1] ** 2)]
+    judge.start_from_patches(images[some].float() / 255)
     judge.to(device, memory_format=torch.channels_last)
     images, labels = images.to(device), labels.to(device)
     batch_size, peak = min(500, len(images)), 0.5
@@ -131,14 +135,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cuda, mps or cpu")
     args = parser.parse_args()
-    images, labels = load_images(args.train, args.size), load_labels(args.train)
+    (labels, names), (expected, test_names) = load_labels(args.train), load_labels(args.test)
+    if names != test_names:
+        raise SystemExit(f"--train has the classes {names}, --test {test_names}: expected the same in both")
+    images = load_images(args.train, args.size)
     start = time.perf_counter()
     judge = train_judge(images, labels, args.epochs, args.seed, args.width, args.device)
     seconds = time.perf_counter() - start
     guesses, _ = predict(judge, load_images(args.test, args.size))
-    accuracy = (guesses == load_labels(args.test)).float().mean().item()
+    accuracy = (guesses == expected).float().mean().item()
     args.out.mkdir(parents=True, exist_ok=True)
-    atomic_save({"arguments": judge.arguments, "weights": judge.cpu().state_dict()}, args.out / "classifier.pt")
+    atomic_save({"arguments": judge.arguments, "names": names, "weights": judge.cpu().state_dict()}, args.out / "classifier.pt")
     record = {"test_accuracy": round(accuracy, 4), "epochs": args.epochs, "seed": args.seed, "seconds": round(seconds)}
     (args.out / "classifier.json").write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record))

@@ -17,7 +17,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from classifier import Judge, load_judge, predict
-from evaluate import generate
+from evaluate import generate, spaced
 from images import load_images, load_labels
 from measures import agreement, distance_from_source, diversity, spread_of_classes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -45,7 +45,11 @@ def main() -> None:
     parser.add_argument("--losses", action="store_true", help="also draw the losses of the first run, as OUT-losses.png")
     args = parser.parse_args()
     judge = load_judge(args.judge)
-    sources, expected = load_images(args.test, judge.arguments["size"], args.limit), load_labels(args.test)[: args.limit]
+    labels, names = load_labels(args.test)
+    if names != judge.names:
+        raise SystemExit(f"--test has the classes {names}, the classifier {judge.names}: expected the same")
+    rows = spaced(len(labels), args.limit)
+    sources, expected = load_images(args.test, judge.arguments["size"])[rows], labels[rows]
     runs = {name: Path(folder) for name, _, folder in (item.rpartition("=") for item in args.run)}
     table = {name: measure_run(folder, judge, sources, expected, args.variants) for name, folder in runs.items()}
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +65,7 @@ def measure_run(run: Path, judge: Judge, sources: Tensor, expected: Tensor, vari
     spread = spread_of_classes(real, expected)
     encoder_seconds = torch.load(run / "encoder.pt", map_location="cpu", weights_only=True)["seconds"]
     records = []
-    for folder in sorted((run / "snapshots").iterdir()):
+    for folder in sorted(path.parent for path in run.glob("snapshots/*/training.json")):
         made = generate(gt.load_generator(folder), sources, expected, variants, seed=0)
         predicted, features = predict(judge, made.flatten(0, 1))
         features = features.unflatten(0, made.shape[:2])
@@ -93,17 +97,22 @@ def draw(table: dict[str, list[dict[str, Any]]], x: str, path: Path) -> None:
 
 def draw_losses(run: Path, path: Path) -> None:
     """Draw the curves that train.py wrote for TensorBoard."""
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
-    events.Reload()
     names = ["encoder/loss", "generator/D", "generator/G", "generator/feature_distance"]
     figure, axes = plt.subplots(1, len(names), figsize=(13, 2.8), layout="constrained")
     for ax, name in zip(axes, names, strict=True):
-        points = events.Scalars(name)
-        ax.plot([p.step for p in points], [p.value for p in points], linewidth=0.8)
+        points = scalars(run / "tensorboard" / name.partition("/")[0], name)
+        ax.plot(points.keys(), points.values(), linewidth=0.8)
         ax.set(title=name, xlabel="step")
         ax.grid(alpha=0.3)
     figure.savefig(path, dpi=80)
     plt.close(figure)
+
+
+def scalars(folder: Path, name: str) -> dict[int, float]:
+    """Return the values of one curve by step; where a resumed run went over a step again, the later value."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False)
+    events.Reload()
+    return {p.step: p.value for p in sorted(events.Scalars(name), key=lambda p: (p.step, p.wall_time))}
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def train_encoder(images: Tensor, settings: Settings, out: Path, progress: Progr
         for name, part in parts.items():
             part.load_state_dict(state[name])
     began = time.perf_counter()
-    writer = SummaryWriter(str(out / "tensorboard"), purge_step=start)
+    writer = SummaryWriter(str(out / "tensorboard" / "encoder"), purge_step=start)
     task = progress.add_task("encoder", total=total, completed=start)
     images = images.to(device)
     for step in range(start, total):
@@ -64,7 +64,7 @@ def train_encoder(images: Tensor, settings: Settings, out: Path, progress: Progr
         optimizer.step()
         schedule.step()
         progress.update(task, advance=1)
-        if (step + 1) % 20 == 0:
+        if (step + 1) % settings.log_every == 0:
             writer.add_scalar("encoder/loss", loss.item(), step + 1)
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == total:
             seconds = before + time.perf_counter() - began

@@ -1,10 +1,12 @@
-"""Training images as one uint8 tensor: from a folder, a Parquet file or a torchvision data set. Labels are not read."""
+"""Images as one uint8 tensor: from a folder, a Parquet file or a torchvision data set. Training reads no labels."""
 
 from __future__ import annotations
 
+import inspect
 import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageOps
@@ -17,10 +19,11 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 def load_images(source: str, size: int, limit: int | None = None) -> Tensor:
-    """Return every image of `source` as uint8 (N, 3, size, size): centre square, then resized.
+    """Return every image of `source`, or the first `limit`, as uint8 (N, 3, size, size): centre square, then resized.
 
-    `source` is a folder (read recursively, sorted by path), a ``.parquet`` file with an ``image`` column (bytes, or a
-    struct with ``bytes``), or ``torchvision:NAME:ROOT``, for example ``torchvision:CIFAR10:/data``.
+    `source` is a folder (read recursively, sorted by path), a ``.parquet`` file with a column ``image`` or ``img`` (bytes, or
+    a struct with ``bytes``), or ``torchvision:NAME:ROOT``, for example ``torchvision:CIFAR10:/data``; its test images are
+    ``torchvision:CIFAR10:/data:test``.
     """
     rows = [_square(image, size) for image in _first(_decode(source), limit)]
     if not rows:
@@ -28,30 +31,38 @@ def load_images(source: str, size: int, limit: int | None = None) -> Tensor:
     return torch.stack(rows)
 
 
-def load_labels(source: str) -> Tensor:
-    """Return the labels (N,) int64 of `source`, in the order of `load_images`; for measuring, never for training a generator.
+def load_labels(source: str) -> tuple[Tensor, list[str]]:
+    """Return the labels (N,) int64 of `source` in the order of `load_images`, and the names of the classes.
 
-    `source` is a ``.parquet`` file with a ``label`` column, a folder with a subfolder per class (numbered by name), or
-    ``torchvision:NAME:ROOT``.
+    For measuring, never for training a generator. `source` is a ``.parquet`` file with a column ``label`` (the names are
+    the numbers), a folder with a subfolder per class (numbered by name), or ``torchvision:NAME:ROOT``.
     """
     if source.startswith("torchvision:"):
-        _, name, root = source.split(":", 2)
-        dataset = getattr(datasets, name)(root)
-        return torch.tensor([int(dataset[i][1]) for i in range(len(dataset))])
+        dataset = _torchvision(source)
+        labels = torch.tensor([int(dataset[i][1]) for i in range(len(dataset))])
+        return labels, list(getattr(dataset, "classes", map(str, labels.unique().tolist())))
     if source.endswith(".parquet"):
         import pyarrow.parquet as pq
 
-        return torch.tensor(pq.read_table(source, columns=["label"]).column(0).to_pylist())
-    root_folder = Path(source)
-    names = [path.relative_to(root_folder).parts[0] for path in _files(source)]
-    if any((root_folder / name).is_file() for name in names):
+        labels = torch.tensor(pq.read_table(source, columns=["label"]).column(0).to_pylist())
+        return labels, [str(label) for label in labels.unique().tolist()]
+    folders = [path.relative_to(source).parts[:-1] for path in _files(source)]
+    if not all(folders):
         raise SystemExit(f"{source!r} has images outside a class folder: expected one subfolder per class")
-    classes = {name: i for i, name in enumerate(sorted(set(names)))}
-    return torch.tensor([classes[name] for name in names])
+    names = sorted({folder[0] for folder in folders})
+    return torch.tensor([names.index(folder[0]) for folder in folders]), names
 
 
 def _files(folder: str) -> list[Path]:
     return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+
+
+def _torchvision(source: str) -> Any:
+    _, name, root, *rest = source.split(":")
+    split = rest[0] if rest else "train"
+    kind = getattr(datasets, name)
+    parameters = inspect.signature(kind).parameters
+    return kind(root, train=split == "train") if "train" in parameters else kind(root, split=split) if "split" in parameters else kind(root)
 
 
 def _first(images: Iterable[Image.Image], limit: int | None) -> Iterator[Image.Image]:
@@ -63,13 +74,16 @@ def _first(images: Iterable[Image.Image], limit: int | None) -> Iterator[Image.I
 
 def _decode(source: str) -> Iterator[Image.Image]:
     if source.startswith("torchvision:"):
-        _, name, root = source.split(":", 2)
-        dataset = getattr(datasets, name)(root)
+        dataset = _torchvision(source)
         yield from (dataset[i][0] for i in range(len(dataset)))
     elif source.endswith(".parquet"):
         import pyarrow.parquet as pq
 
-        for batch in pq.ParquetFile(source).iter_batches(columns=["image"]):
+        file = pq.ParquetFile(source)
+        column = next((name for name in ("image", "img") if name in file.schema_arrow.names), None)
+        if column is None:
+            raise SystemExit(f"{source}: no column 'image' or 'img', only {file.schema_arrow.names}")
+        for batch in file.iter_batches(columns=[column]):
             for cell in batch.column(0).to_pylist():
                 yield Image.open(io.BytesIO(cell["bytes"] if isinstance(cell, dict) else cell))
     else:

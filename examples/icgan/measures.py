@@ -75,10 +75,8 @@ def nearest(points: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([p.values for p in pairs]), torch.cat([p.indices for p in pairs])
 
 
-def knn_accuracy(
-    queries: Tensor, expected: Tensor, bank: Tensor, labels: Tensor, k: int = 20, temperature: float = 0.1
-) -> tuple[float, float]:
-    """Return the accuracy of a weighted k-NN vote by cosine similarity, and the share of neighbours of the right class.
+def knn_vote(queries: Tensor, expected: Tensor, bank: Tensor, labels: Tensor, k: int, temperature: float = 0.1) -> tuple[Tensor, Tensor]:
+    """Return (N,) whether a weighted k-NN vote by cosine similarity is right, and (N,) the neighbours' share that is.
 
     Source: Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination" (CVPR 2018).
     """
@@ -90,4 +88,4 @@ def knn_accuracy(
         votes.scatter_add_(1, labels[index], (similarity / temperature).exp())
         right.append(votes.argmax(1) == wanted)
         same.append((labels[index] == wanted[:, None]).float().mean(dim=1))
-    return torch.cat(right).float().mean().item(), torch.cat(same).mean().item()
+    return torch.cat(right).float(), torch.cat(same)

@@ -20,8 +20,14 @@ def nearest_picture(sources: Tensor, labels: Tensor, made: Tensor, train: Tensor
     """Write rows of: the source, a variant, the training image nearest to it in features, the one nearest in pixels."""
     rows = _first_of_each(labels, per_class)
     pixels = train.flatten(1).float()
-    in_pixels = torch.stack([(pixels - image.flatten().float()).square().mean(1).argmin() for image in made[rows, 0]])
+    in_pixels = torch.stack([_closest(pixels, image) for image in made[rows, 0]])
     _write(torch.stack([sources[rows], made[rows, 0], train[closest[rows]], train[in_pixels]], dim=1), path)
+
+
+def _closest(pixels: Tensor, image: Tensor) -> Tensor:
+    """Return the row of pixels (N, 3 * H * W) nearest to image (3, H, W) or to its mirror image, which training shows too."""
+    distances = [(pixels - x.flatten().float()).square().mean(1) for x in (image, image.flip(2))]
+    return torch.minimum(*distances).argmin()
 
 
 def _first_of_each(labels: Tensor, count: int) -> Tensor:

@@ -63,6 +63,7 @@ class Settings:
     device: str = "cpu"
     checkpoint_every: int = 250
     sample_every: int = 500
+    log_every: int = 20
     limit: int | None = None
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)

@@ -23,7 +23,7 @@ from settings import Settings, load_settings
 from torch import Tensor
 
 # What may change between the parts of one run.
-FREE = {"device", "checkpoint_every", "sample_every", "generator.steps"}
+FREE = {"device", "checkpoint_every", "sample_every", "log_every", "generator.steps"}
 
 
 def refuse_another_run(out: Path, settings: Settings, images: Tensor) -> None:
