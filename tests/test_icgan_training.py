@@ -69,7 +69,7 @@ def run(out: Path, *overrides: str, steps: tuple[int, int] = (10**6, 10**6)) -> 
 class TestResume:
     """A killed run goes on exactly: bit for bit the weights of an uninterrupted one."""
 
-    @pytest.mark.parametrize("overrides", [["precision=float32"], ["precision=bfloat16", "encoder.feature_stages=2"]])
+    @pytest.mark.parametrize("overrides", [["precision=float32"], ["precision=bfloat16", "encoder.feature_stages=2", "encoder.feature_grid=2"]])
     def test_equals_an_uninterrupted_run(self, overrides: list[str], tmp_path: Path) -> None:
         whole = run(tmp_path / "whole", *overrides)
         for steps in ((3, 0), (3, 0), (10, 3)):  # ended in the encoder, later in the encoder, in the generator
@@ -149,6 +149,17 @@ class TestParts:
     def test_schedule(self) -> None:
         rate = example("encoder")._warmup_cosine
         assert [rate(i, 4, 104) for i in (0, 3, 4, 54, 104)] == pytest.approx([0.25, 1.0, 1.0, 0.5, 0.0])
+
+    def test_mirror_images_have_mirrored_neighbours(self) -> None:
+        images = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        neighbours = torch.tensor([[i, (i + 1) % 5] for i in range(5)])
+        rows = torch.arange(10).repeat(20)
+        found = ((example("instances").draw_partners(images, neighbours, rows) + 1) * 127.5).round().to(torch.uint8)
+        for row, image in zip(rows.tolist(), found, strict=True):
+            i, mirrored = row % 5, row >= 5
+            source = image.flip(2) if mirrored else image
+            assert torch.equal(source, images[i]) or torch.equal(source, images[(i + 1) % 5])
+        assert len({tuple(image.flatten().tolist()) for image in found}) == 10  # every neighbour is drawn
 
     def test_nearest_neighbours(self) -> None:
         features = F.normalize(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)))

@@ -17,6 +17,7 @@ class EncoderSettings:
     widths: list[int] = field(default_factory=lambda: [64, 128, 256])
     blocks: list[int] = field(default_factory=lambda: [1, 1, 1])
     feature_stages: int = 1
+    feature_grid: int = 1
     epochs: int = 14
     batch_size: int = 256
     learning_rate: float = 2e-3
