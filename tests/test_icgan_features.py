@@ -91,30 +91,9 @@ class TestSmallResNet:
         numpy.testing.assert_allclose(features.numpy(), expected, atol=1e-6)
         assert build_extractor(extractor.config).config == extractor.config
 
-    def test_features_of_a_grid(self) -> None:
-        extractor = SmallResNet((8, 16, 24), (1, 1, 1), feature_stages=3, feature_grid=2).eval()
-        images = torch.rand(3, 3, 32, 48)
-        with torch.no_grad():
-            features, maps = extractor(images), [m.double().numpy() for m in extractor.maps(images)]
-        assert features.shape == (3, extractor.width) == (3, 4 * 8 + 4 * 16 + 24)
-        parts = []
-        for m in maps[:-1]:
-            h, w = m.shape[2] // 2, m.shape[3] // 2
-            quarters = [m[:, :, y : y + h, x : x + w].mean((2, 3)) for y in (0, h) for x in (0, w)]
-            parts.append(numpy.stack(quarters, axis=2).reshape(3, -1))
-        parts.append(maps[-1].mean((2, 3)))
-        expected = numpy.concatenate([p / numpy.linalg.norm(p, axis=1, keepdims=True) for p in parts], axis=1) / numpy.sqrt(3)
-        numpy.testing.assert_allclose(features.numpy(), expected, atol=1e-6)
-        assert build_extractor(extractor.config).config == extractor.config
-
-    @pytest.mark.parametrize("grid", [0, -1, True, 2.0, "2"])
-    def test_grid_that_is_none(self, grid: object) -> None:
-        with pytest.raises(ConfigError, match="feature_grid"):
-            build_extractor({"kind": "small-resnet", "widths": [8, 16], "blocks": [1, 1], "feature_grid": grid})
-
     def test_one_stage_is_the_default_and_unsaid(self) -> None:
         assert SmallResNet((8, 16), (1, 1), feature_stages=1).config == SmallResNet((8, 16), (1, 1)).config
-        assert not {"feature_stages", "feature_grid"} & SmallResNet((8, 16), (1, 1)).config.keys()
+        assert "feature_stages" not in SmallResNet((8, 16), (1, 1)).config
 
     @pytest.mark.parametrize("stages", [0, 3, True, 1.0, "1"])
     def test_stages_that_are_not_there(self, stages: object) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import kornia.augmentation as K
 import torch
 from checkpoints import atomic_save, seed_step
-from instances import draw_partners, instance_features, nearest_neighbours, whiten
+from instances import instance_features, nearest_neighbours, whiten
 from networks import ConditionalNorm, Discriminator, FeatureHeads, Generator
 from results import export, save_grid, with_statistics
 from rich.progress import Progress
@@ -37,11 +37,9 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
     )  # fmt: skip
     images = images.to(device)
     features = instance_features(images, encoder)
-    if s.flip:  # mirror images are instances of their own, with the mirrored neighbours
-        features = torch.cat([features, instance_features(images.flip(3), encoder)])
     mean, whitening = whiten(features, s.shared_dim_feat)
     centred = F.normalize(features - mean, dim=1)
-    neighbours = nearest_neighbours(centred[: len(images)], s.neighbours)
+    neighbours = nearest_neighbours(centred, max(s.neighbours, s.finish_neighbours))
     # The critic sees whitened features: raw ones are nearly parallel, and spectral norm would keep them so.
     hints = (features - mean) @ whitening.T / 4
     generator = Generator(config)
@@ -66,8 +64,15 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
     for step in range(start, s.steps):
         # A stream of its own, so that the steps of encoder and generator never draw the same numbers.
         seed_step(settings.seed + 1, step)
-        rows = torch.randint(len(features), (s.batch_size,)).to(device)
-        real, f, hint = draw_partners(images, neighbours, rows), features[rows], hints[rows]
+        k, consistency = s.neighbours, s.consistency
+        if s.finish_from is not None and step >= s.finish_from:
+            k, consistency = s.finish_neighbours, s.finish_consistency
+        rows = torch.randint(len(images), (s.batch_size,)).to(device)
+        partners = neighbours[rows, torch.randint(min(k, neighbours.shape[1]), (s.batch_size,)).to(device)]
+        real, f = images[partners].float() / 127.5 - 1, features[rows]
+        hint = hints[rows]
+        if s.flip:
+            real = torch.where(torch.rand(s.batch_size, 1, 1, 1, device=device) < 0.5, real.flip(3), real)
         z = torch.randn(s.batch_size, config.z_dim).to(device)
         with torch.autocast(**mixed):
             fake = generator(z, f).float()
@@ -84,7 +89,7 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
             logits = critic(augment(fake), maps, hint)
         own = encoder.join([x.float() for x in maps])
         distance = (1 - (F.normalize(own - mean, dim=1) * centred[rows]).sum(1)).mean()
-        loss_G = -logits.float().mean() + s.consistency * distance
+        loss_G = -logits.float().mean() + consistency * distance
         optimizer_G.zero_grad(set_to_none=True)
         loss_G.backward()
         optimizer_G.step()

@@ -29,7 +29,7 @@ def train_encoder(images: Tensor, settings: Settings, out: Path, progress: Progr
     steps_per_epoch = len(images) // batch_size
     total = s.epochs * steps_per_epoch
     torch.manual_seed(settings.seed)
-    encoder = SmallResNet(s.widths, s.blocks, s.feature_stages, s.feature_grid).to(device, memory_format=torch.channels_last)
+    encoder = SmallResNet(s.widths, s.blocks, s.feature_stages).to(device, memory_format=torch.channels_last)
     head = nn.Sequential(nn.Linear(s.widths[-1], s.widths[-1]), nn.ReLU(), nn.Linear(s.widths[-1], s.projection)).to(device)
     parameters = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=s.learning_rate, weight_decay=s.weight_decay)

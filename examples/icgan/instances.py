@@ -20,13 +20,6 @@ def nearest_neighbours(features: Tensor, k: int, batch_size: int = 1000) -> Tens
     return torch.cat([(rows @ features.T).topk(k, dim=1).indices for rows in features.split(batch_size)])
 
 
-def draw_partners(images: Tensor, neighbours: Tensor, rows: Tensor) -> Tensor:
-    """Return one neighbour's image in [-1, 1] for each of `rows`; row N + i stands for the mirror image of i, out of N."""
-    columns = torch.randint(neighbours.shape[1], rows.shape).to(rows.device)
-    partners = images[neighbours[rows % len(images), columns]].float() / 127.5 - 1
-    return torch.where((rows < len(images))[:, None, None, None], partners, partners.flip(3))
-
-
 def whiten(features: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Return the mean (D,) and the PCA whitening matrix (width, D) of features (N, D): (f - mean) @ W.T is white."""
     mean = features.mean(dim=0)

@@ -17,7 +17,6 @@ class EncoderSettings:
     widths: list[int] = field(default_factory=lambda: [64, 128, 256])
     blocks: list[int] = field(default_factory=lambda: [1, 1, 1])
     feature_stages: int = 1
-    feature_grid: int = 1
     epochs: int = 14
     batch_size: int = 256
     learning_rate: float = 2e-3
@@ -34,7 +33,10 @@ class EncoderSettings:
 
 @dataclass
 class GeneratorSettings:
-    """IC-GAN (Casanova et al., NeurIPS 2021) with the BigGAN generator of the library."""
+    """IC-GAN (Casanova et al., NeurIPS 2021) with the BigGAN generator of the library.
+
+    From step `finish_from` on, `finish_neighbours` and `finish_consistency` take the place of `neighbours` and `consistency`.
+    """
 
     G_ch: int = 24
     dim_z: int = 64
@@ -50,6 +52,9 @@ class GeneratorSettings:
     learning_rate_D: float = 5e-4
     ema: float = 0.999
     consistency: float = 2.0
+    finish_from: int | None = None
+    finish_neighbours: int = 2
+    finish_consistency: float = 8.0
     diffaugment: str = "translation,cutout"
     flip: bool = True
 

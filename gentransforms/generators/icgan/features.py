@@ -87,17 +87,14 @@ class _Block(nn.Module):
 class SmallResNet(nn.Module):
     """A light ResNet for images of 32 to 64 pixels: a stride-2 stem, then one stage per width, halving each time.
 
-    Shape: images (B, 3, H, W) floating, in [0, 1]; returns (B, D), each row of length 1: the average-pooled maps of the
-    last `feature_stages` stages, each normalised, then joined. The last stage is averaged over the whole image, those
-    before it over `feature_grid` x `feature_grid` cells each.
+    Shape: images (B, 3, H, W) floating, in [0, 1]; returns (B, D), each row of length 1, where D is the sum of the last
+    `feature_stages` widths: the stages' average-pooled maps, each normalised, then joined.
 
     Args:
         widths: channels of each stage.
         blocks: residual blocks in each stage.
         feature_stages: how many of the last stages speak in the features. The last tells what is shown; the one before
             it adds colour and texture.
-        feature_grid: cells along each side in which the stages before the last are averaged; 2 or more tells where
-            things are.
 
     Example:
         >>> import torch
@@ -107,20 +104,15 @@ class SmallResNet(nn.Module):
 
     kind = "small-resnet"
 
-    def __init__(
-        self, widths: Sequence[int] = (64, 128, 256), blocks: Sequence[int] = (1, 1, 1), feature_stages: int = 1, feature_grid: int = 1
-    ) -> None:
+    def __init__(self, widths: Sequence[int] = (64, 128, 256), blocks: Sequence[int] = (1, 1, 1), feature_stages: int = 1) -> None:
         super().__init__()
         for name, values in {"widths": widths, "blocks": blocks}.items():
             if not isinstance(values, Sequence) or not values or not all(type(n) is int and n > 0 for n in values):
                 raise ValueError(f"{name}={values!r}: expected a list of positive integers, one for each stage")
         if type(feature_stages) is not int or not 1 <= feature_stages <= len(widths):
             raise ValueError(f"feature_stages={feature_stages!r}: expected an integer from 1 to {len(widths)}, the number of stages")
-        if type(feature_grid) is not int or feature_grid < 1:
-            raise ValueError(f"feature_grid={feature_grid!r}: expected a positive integer, the cells along each side")
-        self.widths, self.blocks = tuple(widths), tuple(blocks)
-        self.feature_stages, self.feature_grid = feature_stages, feature_grid
-        self.width = sum(widths[-feature_stages:-1]) * feature_grid**2 + widths[-1]
+        self.widths, self.blocks, self.feature_stages = tuple(widths), tuple(blocks), feature_stages
+        self.width = sum(widths[-feature_stages:])
         self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 4, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
         stages, inputs = [], widths[0]
         for i, (outputs, depth) in enumerate(zip(widths, blocks, strict=True)):
@@ -132,8 +124,8 @@ class SmallResNet(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that build this extractor again, with its kind."""
-        said = {name: n for name in ("feature_stages", "feature_grid") if (n := getattr(self, name)) != 1}
-        return {"kind": self.kind, "widths": list(self.widths), "blocks": list(self.blocks)} | said
+        stages = {"feature_stages": self.feature_stages} if self.feature_stages != 1 else {}
+        return {"kind": self.kind, "widths": list(self.widths), "blocks": list(self.blocks)} | stages
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Return the stages' outputs, finest first: (B, widths[i], H / 2^(i+1), W / 2^(i+1))."""
@@ -146,9 +138,8 @@ class SmallResNet(nn.Module):
 
     def join(self, maps: Sequence[Tensor]) -> Tensor:
         """Return the features (B, D) of an image's maps, as `maps` returns them."""
-        cells = [F.adaptive_avg_pool2d(x, self.feature_grid).flatten(1) for x in maps[-self.feature_stages : -1]]
-        pooled = [*cells, maps[-1].mean(dim=(2, 3))]
-        return F.normalize(torch.cat([F.normalize(x, dim=1) for x in pooled], dim=1), dim=1)
+        pooled = [F.normalize(x.mean(dim=(2, 3)), dim=1) for x in maps[-self.feature_stages :]]
+        return F.normalize(torch.cat(pooled, dim=1), dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.join(self.maps(images))
