@@ -143,6 +143,15 @@ class TestKnnVote:
 
 
 class TestLabels:
+    def test_names_of_parquet_classes(self, tmp_path: Path) -> None:
+        table = pa.table({"label": [2, 0, 2]})
+        pq.write_table(table, tmp_path / "plain.parquet")
+        about = {"info": {"features": {"label": {"_type": "ClassLabel", "names": ["cat", "dog", "eel"]}}}}
+        pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(about)}), tmp_path / "named.parquet")
+        for name, expected in {"plain": ["0", "1", "2"], "named": ["cat", "dog", "eel"]}.items():
+            labels, names = example("images").load_labels(str(tmp_path / f"{name}.parquet"))
+            assert (labels.tolist(), names) == ([2, 0, 2], expected)
+
     def test_folder(self, tmp_path: Path) -> None:
         for name in ("dog/1.png", "cat/1.png", "dog/deep/2.png"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -188,6 +197,12 @@ class TestGenerate:
         with pytest.raises(SystemExit, match="10 generated images are not finite"):
             example("evaluate").generate(Broken(), photos(5), torch.arange(5), 2, seed=0)
 
+    @pytest.mark.parametrize("labels", [[], [0, 0, 0], [0, 0, 0, 1]])
+    def test_too_few_images(self, labels: list[int]) -> None:
+        example("evaluate").refuse_too_few(torch.tensor([0, 0, 1, 1]))
+        with pytest.raises(SystemExit, match=f"{len(labels)} test images, .* of the rarest class"):
+            example("evaluate").refuse_too_few(torch.tensor(labels, dtype=torch.int64))
+
     def test_limit_is_spread_over_the_whole_set(self) -> None:
         assert example("evaluate").spaced(10, 4).tolist() == [0, 2, 5, 7]
         assert example("evaluate").spaced(3, 4).tolist() == example("evaluate").spaced(3, None).tolist() == [0, 1, 2]
@@ -231,11 +246,13 @@ class TestScripts:
         for name, columns in {"variants.png": 3, "nearest.png": 4}.items():
             with Image.open(tmp_path / "report" / name) as picture:
                 assert picture.size == ((2 * columns + 1) * 66 + 2, 2 * 66 + 2)
+        with Image.open(tmp_path / "report" / "classes.png") as picture:
+            assert picture.size[0] > 300
         self.curves(tmp_path)
         folders = ["--train", "train", "--test", "test", "--judge", "judge"]
         for arguments, message in (
             ([*evaluate[:-1], "1"], "--variants 1"),
-            ([*evaluate, "--limit", "3"], "leaves a class with one image"),
+            ([*evaluate, "--limit", "3"], "3 test images, 3 of the rarest class"),
             (["evaluate.py", *folders], "the classifier ['0', '1']: expected the same"),
         ):
             refused = self.run(tmp_path, *arguments, "--out", "x", check=False)

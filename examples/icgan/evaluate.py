@@ -6,7 +6,7 @@
 
 Every distance is Euclidean, in the features of the classifier that classifier.py trained on the real training images;
 "same class" is the mean distance between two different real test images of the source's class. All seeds are fixed.
-Writes evaluation.json, evaluation.md, variants.png and nearest.png into OUT.
+Writes evaluation.json, evaluation.md, variants.png, nearest.png and, by class, classes.png into OUT.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from measures import (
     precision_recall,
     spread_of_classes,
 )
-from pictures import nearest_picture, variants_picture
+from pictures import classes_picture, nearest_picture, variants_picture
 from rich.progress import track
 from torch import Tensor
 
@@ -79,8 +79,7 @@ def main() -> None:
         raise SystemExit(f"classes: --train has {names}, --test {test_names}, the classifier {judge.names}: expected the same")
     rows = spaced(len(expected), args.limit)
     expected = expected[rows]
-    if expected.bincount(minlength=1)[expected.unique()].min() < 2:
-        raise SystemExit(f"--limit {args.limit} leaves a class with one image: distances within a class need two or more")
+    refuse_too_few(expected)
     train, sources = load_images(args.train, size), load_images(args.test, size)[rows]
     start = time.perf_counter()
     made = generate(generator, sources, expected, args.variants, args.seed, args.batch_size)
@@ -106,6 +105,8 @@ def main() -> None:
     (args.out / "evaluation.md").write_text(markdown(figures))
     variants_picture(sources, expected, made, args.out / "variants.png")
     nearest_picture(sources, expected, made, train, closest, args.out / "nearest.png")
+    if "encoder_knn_accuracy" in per_class:
+        classes_picture(classes, args.out / "classes.png")
     print(markdown(figures))
 
 
@@ -129,6 +130,13 @@ def generate(generator: gt.ImageGenerator, images: Tensor, labels: Tensor, varia
 def spaced(count: int, limit: int | None) -> Tensor:
     """Return `limit` row numbers of `count`, evenly spaced, so that a folder sorted by class gives all its classes."""
     return torch.arange(count) if limit is None or limit >= count else torch.arange(limit) * count // limit
+
+
+def refuse_too_few(labels: Tensor) -> None:
+    """Exit if distances within a class, or to the third nearest image, would have nothing to measure."""
+    rarest = min(labels.unique(return_counts=True)[1].tolist(), default=0)
+    if len(labels) < 4 or rarest < 2:
+        raise SystemExit(f"{len(labels)} test images, {rarest} of the rarest class: expected 4 or more, 2 of each; give more by --limit")
 
 
 def measure(judge: Judge, train: Tensor, sources: Tensor, expected: Tensor, made: Tensor) -> tuple[dict[str, float], Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def load_labels(source: str) -> tuple[Tensor, list[str]]:
     """Return the labels (N,) int64 of `source` in the order of `load_images`, and the names of the classes.
 
     For measuring, never for training a generator. `source` is a ``.parquet`` file with a column ``label`` (the names are
-    the numbers), a folder with a subfolder per class (numbered by name), or ``torchvision:NAME:ROOT``.
+    those that Hugging Face ``datasets`` left in its metadata, else the numbers), a folder with a subfolder per class
+    (numbered by name), or ``torchvision:NAME:ROOT``.
     """
     if source.startswith("torchvision:"):
         dataset = _torchvision(source)
@@ -44,8 +46,11 @@ def load_labels(source: str) -> tuple[Tensor, list[str]]:
     if source.endswith(".parquet"):
         import pyarrow.parquet as pq
 
-        labels = torch.tensor(pq.read_table(source, columns=["label"]).column(0).to_pylist())
-        return labels, [str(label) for label in labels.unique().tolist()]
+        table = pq.read_table(source, columns=["label"])
+        labels = torch.tensor(table.column(0).to_pylist())
+        about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        names = about.get("info", {}).get("features", {}).get("label", {}).get("names")
+        return labels, names or [str(i) for i in range(int(labels.max()) + 1)]
     folders = [path.relative_to(source).parts[:-1] for path in _files(source)]
     if not all(folders):
         raise SystemExit(f"{source!r} has images outside a class folder: expected one subfolder per class")

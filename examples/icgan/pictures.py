@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,6 +23,20 @@ def nearest_picture(sources: Tensor, labels: Tensor, made: Tensor, train: Tensor
     pixels = train.flatten(1).float()
     in_pixels = torch.stack([_closest(pixels, image) for image in made[rows, 0]])
     _write(torch.stack([sources[rows], made[rows, 0], train[closest[rows]], train[in_pixels]], dim=1), path)
+
+
+def classes_picture(classes: dict[str, dict[str, float]], path: Path) -> None:
+    """Write label agreement over the encoder's k-NN accuracy, a point per class: where the encoder fails, variants do."""
+    figure, ax = plt.subplots(figsize=(4.8, 4.2), layout="constrained")
+    for name, values in classes.items():
+        x, y = values["encoder_knn_accuracy"], values["label_agreement"]
+        ax.scatter(x, y, color="tab:blue", s=16)
+        ax.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
+    ax.axline((0.5, 0.5), slope=1, color="grey", linewidth=0.8, linestyle="--")
+    ax.set(xlabel="20-NN accuracy of the generator's encoder", ylabel="label agreement of its variants")
+    ax.grid(alpha=0.3)
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
 
 
 def _closest(pixels: Tensor, image: Tensor) -> Tensor:
