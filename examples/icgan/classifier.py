@@ -2,7 +2,7 @@
 
     python examples/icgan/classifier.py --train train.parquet --test test.parquet --out runs/judge
 
-On CIFAR-10 about 25 minutes on 2 CPU cores. It shares nothing with the generator's encoder: other architecture, other
+On CIFAR-10 27 minutes on 2 CPU cores. It shares nothing with the generator's encoder: other architecture, other
 objective, other run. Labels are used here and in evaluate.py only, never to train a generator. OUT/classifier.pt holds
 the weights and OUT/classifier.json the accuracy on the test images.
 

@@ -33,6 +33,7 @@ def classes_picture(classes: dict[str, dict[str, float]], path: Path) -> None:
         ax.scatter(x, y, color="tab:blue", s=16)
         ax.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
     ax.axline((0.5, 0.5), slope=1, color="grey", linewidth=0.8, linestyle="--")
+    ax.margins(0.15)
     ax.set(xlabel="20-NN accuracy of the generator's encoder", ylabel="label agreement of its variants")
     ax.grid(alpha=0.3)
     figure.savefig(path, dpi=80)
