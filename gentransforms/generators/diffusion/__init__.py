@@ -1,0 +1,1 @@
+"""Diffusion models on diffusers' components: Stable Diffusion image variation and ControlNet."""

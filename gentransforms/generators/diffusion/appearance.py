@@ -1,0 +1,137 @@
+"""What carries the look of the source image into the UNet: unCLIP class labels, image embeddings as text, or an IP-Adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.generators.diffusion.sampling import draw
+
+__all__ = [
+    "KINDS", "UNetInputs", "embed_images", "kind_of", "negative_embeds", "noise_embeds", "preprocess", "rows_of", "with_unconditional",
+]  # fmt: skip
+
+KINDS = ("unclip", "variation", "ip-adapter", "none")
+
+
+@dataclass
+class UNetInputs:
+    """What one UNet call gets beside latents and timestep: rows of the images, and under guidance the unconditional rows before them."""
+
+    encoder_hidden_states: Tensor
+    class_labels: Tensor | None = None
+    added: dict[str, Any] = field(default_factory=dict)
+
+
+def kind_of(pipe: Any) -> str:
+    """Return how a pipeline's UNet is told of an image: one of `KINDS`.
+
+    Raises:
+        WeightsError: if it takes an image in a way that is none of them, or a component is missing.
+    """
+    if getattr(pipe, "image_noising_scheduler", None) is not None:
+        kind = "unclip"
+    elif type(pipe).__name__ == "StableDiffusionImageVariationPipeline":
+        kind = "variation"
+    elif pipe.unet.config.encoder_hid_dim_type == "ip_image_proj":
+        kind = "ip-adapter"
+        layers = pipe.unet.encoder_hid_proj.image_projection_layers
+        if len(layers) != 1:
+            raise ConfigError(f"pipe holds {len(layers)} IP-Adapters: expected one; load the others away with unload_ip_adapter()")
+    else:
+        return "none"
+    if getattr(pipe, "image_encoder", None) is None:
+        raise WeightsError(f"the {type(pipe).__name__} has no image_encoder: a {kind} generator needs one to see the source image")
+    return kind
+
+
+def preprocess(images: Tensor, processor: Any, side: int) -> Tensor:
+    """Return images (B, 3, H, W) in [0, 1] as a CLIP image encoder wants them: (B, 3, side, side), normalised.
+
+    The centre square of the image, resized bicubically with antialiasing: what the processor does to a PIL image, in tensor
+    arithmetic.
+
+    Args:
+        images: floating.
+        processor: a transformers image processor, for its mean and deviation; None for CLIP's.
+        side: of the encoder, in pixels.
+    """
+    height, width = images.shape[-2:]
+    short = min(height, width)
+    if (height, width) != (side, side):
+        size = (height * side // short, width * side // short)
+        images = F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        top, left = ((n - side) // 2 for n in images.shape[-2:])
+        images = images[..., top : top + side, left : left + side]
+    mean = getattr(processor, "image_mean", None) or (0.48145466, 0.4578275, 0.40821073)
+    std = getattr(processor, "image_std", None) or (0.26862954, 0.26130258, 0.27577711)
+    like = {"dtype": images.dtype}
+    m, s = (torch.tensor(v, **like).view(1, 3, 1, 1).to(images.device, non_blocking=True) for v in (mean, std))
+    return (images - m) / s
+
+
+def embed_images(pipe: Any, kind: str, pixels: Tensor) -> Tensor:
+    """Return what the UNet is told of preprocessed images (B, 3, S, S): (B, D), or (B, T, D) for an IP-Adapter on hidden states."""
+    if not len(pixels):  # CLIP takes no empty batch
+        return embed_images(pipe, kind, pixels.new_zeros(1, *pixels.shape[1:]))[:0]
+    pixels = pixels.to(pipe.image_encoder.dtype)
+    if kind == "ip-adapter" and _on_hidden_states(pipe):
+        hidden: Tensor = pipe.image_encoder(pixels, output_hidden_states=True).hidden_states[-2]
+        return hidden
+    embeds: Tensor = pipe.image_encoder(pixels).image_embeds
+    return embeds
+
+
+def negative_embeds(pipe: Any, kind: str) -> Tensor | None:
+    """Return (1, T, D), what guidance leads an IP-Adapter on hidden states away from: those of pixels that
+    are zero after normalisation, as in the stock pipelines; None where the negative itself is zero."""
+    if kind != "ip-adapter" or not _on_hidden_states(pipe):
+        return None
+    side = pipe.image_encoder.config.image_size
+    return embed_images(pipe, kind, torch.zeros(1, 3, side, side, device=pipe.image_encoder.device))
+
+
+def noise_embeds(pipe: Any, embeds: Tensor, levels: Tensor, rngs: list[torch.Generator]) -> Tensor:
+    """Return the class labels (B, 2 D) of an unCLIP UNet: noised embeddings, with the embedding of their noise level.
+
+    Args:
+        pipe: an unCLIP pipeline.
+        embeds: (B, D).
+        levels: (B,) int64 from 0, the steps of the noising schedule, on the device of `embeds`.
+        rngs: one for each image; one draw each is taken, at level 0 too, as the stock pipeline does.
+
+    Source: Ramesh et al., "Hierarchical Text-Conditional Image Generation with CLIP Latents" (2022).
+    """
+    from diffusers.models.embeddings import get_timestep_embedding
+
+    noise = draw(rngs, embeds.shape[1:], embeds)
+    normal = pipe.image_normalizer
+    noised = pipe.image_noising_scheduler.add_noise(normal.scale(embeds), timesteps=levels, noise=noise)
+    noised = normal.unscale(noised)
+    level = get_timestep_embedding(levels, noised.shape[-1], flip_sin_to_cos=True, downscale_freq_shift=0)
+    return torch.cat([noised, level.to(noised.dtype)], dim=1)
+
+
+def _on_hidden_states(pipe: Any) -> bool:
+    from diffusers.models.embeddings import ImageProjection
+
+    layers: nn.ModuleList = pipe.unet.encoder_hid_proj.image_projection_layers
+    return not isinstance(layers[0], ImageProjection)
+
+
+def with_unconditional(rows: Tensor, negative: Tensor | None) -> Tensor:
+    """Return the rows of guidance: (B, ...) of `negative`, one row for all or zeros if None, before the B of `rows`."""
+    return torch.cat([torch.zeros_like(rows) if negative is None else negative.to(rows).expand_as(rows), rows])
+
+
+def rows_of(condition: Mapping[str, Tensor], shared: Mapping[str, Tensor], name: str, count: int) -> Tensor:
+    """Return (count, ...): the condition's own rows, else the one row that all share."""
+    if name in condition:
+        return condition[name]
+    return shared[name].expand(count, *shared[name].shape[1:])

@@ -1,0 +1,284 @@
+"""What all diffusion generators share: components of a diffusers pipeline, options, conditioning on prompts and images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gentransforms.errors import ConfigError, ImageError
+from gentransforms.generators.base import ImageGenerator
+from gentransforms.generators.diffusion import appearance
+from gentransforms.generators.diffusion.appearance import UNetInputs, rows_of, with_unconditional
+from gentransforms.generators.diffusion.loading import rebuild
+from gentransforms.generators.diffusion.options import check_count, check_number, image_size, with_preset
+from gentransforms.generators.diffusion.prompts import check_prompts, encode_prompts, takes_prompts
+from gentransforms.generators.diffusion.sampling import decode, denoise, draw, rngs_of
+from gentransforms.generators.diffusion.schedulers import build_scheduler, fresh
+from gentransforms.seeding import check_seeds
+
+__all__ = ["DiffusionGenerator"]
+
+# Number of steps and guidance of the stock pipelines.
+_DEFAULTS = {
+    "StableUnCLIPImg2ImgPipeline": (20, 10.0),
+    "StableDiffusionImageVariationPipeline": (50, 7.5),
+    "StableDiffusionXLPipeline": (50, 5.0),
+    "StableDiffusionPipeline": (50, 7.5),
+}
+
+
+class DiffusionGenerator(ImageGenerator):
+    """Base of the generators on components of a diffusers pipeline; see `StableDiffusionVariation` for the arguments."""
+
+    _options: frozenset[str] = frozenset({
+        "num_inference_steps", "guidance_scale", "scheduler", "eta", "image_size", "prompt", "negative_prompt", "noise_level",
+        "ip_adapter_scale", "decode_batch_size", "channels_last", "compile",
+    })  # fmt: skip
+
+    def __init__(self, pipe: Any, **options: Any) -> None:
+        super().__init__()
+        unknown = sorted(options.keys() - self._options - {"preset"})
+        if unknown:
+            raise ConfigError(f"unknown option {unknown[0]!r} of {type(self).__name__}: expected one of {', '.join(sorted(self._options))}")
+        given = with_preset(options, self._options)
+        self.pipe = rebuild(pipe)
+        self.kind = appearance.kind_of(self.pipe)
+        for name in sorted(self.pipe.components, key=lambda name: name != "unet"):  # first the UNet, whose dtype is the generator's
+            if isinstance(self.pipe.components[name], nn.Module):
+                self.add_module(name, self.pipe.components[name])
+        steps, guidance = _DEFAULTS[type(self.pipe).__name__]
+        self.num_inference_steps = check_count("num_inference_steps", given.get("num_inference_steps", steps))
+        self.guidance_scale = check_number("guidance_scale", given.get("guidance_scale", guidance), 0)
+        self.eta = check_number("eta", given.get("eta", 0.0), 0, 1)
+        self.decode_batch_size = check_count("decode_batch_size", given.get("decode_batch_size"), none=True)
+        self.scheduler = build_scheduler(given.get("scheduler"), self.pipe.scheduler)
+        sample_size = self.unet.config.sample_size
+        own = [n * self._shrinks for n in (sample_size if isinstance(sample_size, list | tuple) else [sample_size] * 2)]
+        self.image_size = image_size(given["image_size"] if given.get("image_size") is not None else tuple(own), self._shrinks)
+        self.prompt, self.negative_prompt = given.get("prompt") or "", given.get("negative_prompt")
+        for name, value in {"prompt": self.prompt, "negative_prompt": self.negative_prompt or ""}.items():
+            if not isinstance(value, str):
+                raise ConfigError(f"{name}={value!r}: expected a string; one prompt per image goes to encode(images, prompts=…)")
+        if (self.prompt or self.negative_prompt) and not takes_prompts(self.pipe):
+            raise ConfigError(f"prompt={self.prompt!r}: a {type(self.pipe).__name__} has no text encoder and takes no prompt")
+        self.noise_level = self._check_noise_level(given.get("noise_level", 0))
+        if given.get("ip_adapter_scale") is not None:
+            if self.kind != "ip-adapter":
+                raise ConfigError(f"ip_adapter_scale={given['ip_adapter_scale']!r}: this generator has no IP-Adapter; give ip_adapter=")
+            self.pipe.set_ip_adapter_scale(check_number("ip_adapter_scale", given["ip_adapter_scale"], 0))
+        self.inputs = (*(["prompts"] if takes_prompts(self.pipe) else []), *(["noise_levels"] if self.kind == "unclip" else []))
+        # What was given, without what the class itself set aside: written by save_pretrained and part of the fingerprint.
+        self.__dict__["_init_config"] = {name: value for name, value in given.items() if value is not None}
+        self.eval().requires_grad_(False)
+        self._upcast_vae()
+        if given.get("channels_last"):
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if given.get("compile"):
+            self._compile()
+
+    @classmethod
+    def from_pipeline(cls, pipe: Any, **options: Any) -> Any:
+        """Return a generator on the components of a loaded diffusers pipeline; they are shared with it, and frozen.
+
+        Args:
+            pipe: a pipeline of Stable Diffusion, with its IP-Adapter or LoRA loaded where one is wanted.
+            options: those of the class.
+
+        Raises:
+            WeightsError: if the pipeline is of a kind that the class cannot take.
+        """
+        return cls(pipe, **options)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The options given, with the configuration of every component: what, beside the weights, decides the images."""
+        options = dict(self._init_config)
+        if not isinstance(options.get("scheduler", ""), str):
+            options["scheduler"] = _plain(self.scheduler)
+        parts = {name: _plain(part) for name, part in self.pipe.components.items() if hasattr(part, "config")}
+        return options | {"components": parts}
+
+    @property
+    def guided(self) -> bool:
+        """Whether classifier-free guidance is at work: two rows per image go through the UNet instead of one."""
+        return self.guidance_scale > 1 and self.unet.config.time_cond_proj_dim is None
+
+    def encode(  # type: ignore[override]
+        self, images: Tensor, prompts: list[str] | None = None, noise_levels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return what the UNet is told of each image.
+
+        Args:
+            images: (B, 3, H, W) floating in [0, 1], on the generator's device.
+            prompts: one for each image, instead of the option `prompt`.
+            noise_levels: (B,) int64, one for each image, instead of the option `noise_level` (unCLIP).
+
+        Returns:
+            ``image_embeds`` (B, D) or, for an IP-Adapter on hidden states, (B, T, D), where an image encoder is used;
+            ``noise_levels`` (B,) int64 for unCLIP; ``prompt`` (B, T, D), and for SDXL ``pooled`` (B, D), where prompts are given.
+
+        Raises:
+            ImageError: if `images` has another shape or is not floating.
+            ConfigError: if there is not one prompt or noise level per image, or it is not in range.
+        """
+        if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+            found = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+            raise ImageError(f"images is {found}: expected (B, 3, H, W) floating in [0, 1]; GenerativeAugment takes other kinds")
+        condition: dict[str, Tensor] = {}
+        if self.kind != "none":
+            side = self.image_encoder.config.image_size
+            pixels = appearance.preprocess(images.float(), getattr(self.pipe, "feature_extractor", None), side)
+            condition["image_embeds"] = appearance.embed_images(self.pipe, self.kind, pixels).to(self.dtype)
+        if self.kind == "unclip":
+            condition["noise_levels"] = self._levels(noise_levels, len(images))
+        elif noise_levels is not None:
+            raise ConfigError(f"noise_levels={noise_levels!r}: only unCLIP generators take them")
+        if prompts is not None:
+            if not takes_prompts(self.pipe):
+                raise ConfigError(f"prompts={prompts!r}: a {type(self.pipe).__name__} has no text encoder and takes none")
+            texts = encode_prompts(self.pipe, check_prompts(prompts, len(images)), None, False)
+            condition |= {name: rows.to(self.dtype) for name, rows in texts.items()}
+        return condition
+
+    def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+        """Return new images (B, 3, *image_size) float32 in [0, 1]; NaN where a network overflowed.
+
+        Args:
+            condition: what `encode` returned, or rows of it.
+            seeds: (B,) int64 on the CPU. Row i is drawn as by the stock pipeline with ``torch.Generator().manual_seed(seeds[i])``.
+        """
+        check_seeds(seeds, len(seeds))
+        if not len(seeds):
+            return torch.empty(0, 3, *self.image_size, device=self.device)
+        rngs = rngs_of(seeds)
+        inputs = self._unet_inputs(condition, rngs)
+        scheduler = fresh(self.scheduler, self.num_inference_steps)
+        latents, first = self._start(condition, rngs, scheduler)
+        extra = self._per_call(condition, seeds)
+
+        def predict(noisy: Tensor, t: Tensor) -> Tensor:
+            made: Tensor = self.unet(
+                noisy, t, encoder_hidden_states=inputs.encoder_hidden_states, class_labels=inputs.class_labels,
+                added_cond_kwargs=inputs.added, timestep_cond=timestep_cond, **self._per_step(noisy, t, inputs, extra), return_dict=False,
+            )[0]  # fmt: skip
+            return made
+
+        timestep_cond = self._guidance_embedding(len(seeds))
+        scale = self.guidance_scale if self.guided else 1.0
+        latents = denoise(predict, scheduler, latents, rngs, guidance_scale=scale, eta=self.eta, first=first)
+        return decode(self.vae, latents, self.decode_batch_size)
+
+    def _start(self, condition: Mapping[str, Tensor], rngs: list[torch.Generator], scheduler: Any) -> tuple[Tensor, int]:
+        """The latents (B, C, h, w) to begin with, and how many of the timesteps are left out."""
+        height, width = (n // self._shrinks for n in self.image_size)
+        like = torch.empty(0, device=self.device, dtype=self.dtype)
+        return draw(rngs, (self._latent_channels, height, width), like) * scheduler.init_noise_sigma, 0
+
+    def _per_call(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Any:
+        """What a subclass computes once for all steps."""
+
+    def _per_step(self, noisy: Tensor, t: Tensor, inputs: UNetInputs, extra: Any) -> dict[str, Any]:
+        """What else the UNet is called with, from what `_per_call` returned."""
+        return {}
+
+    def _unet_inputs(self, condition: Mapping[str, Tensor], rngs: list[torch.Generator]) -> UNetInputs:
+        count = len(rngs)
+        if self.kind == "variation":
+            rows = condition["image_embeds"][:, None]
+            return UNetInputs(with_unconditional(rows, None) if self.guided else rows)
+        shared = self._shared()
+        text = rows_of(condition, shared, "prompt", count)
+        inputs = UNetInputs(with_unconditional(text, shared["negative"]) if self.guided else text)
+        if self.kind == "unclip":
+            labels = appearance.noise_embeds(self.pipe, condition["image_embeds"], condition["noise_levels"], rngs)
+            inputs.class_labels = with_unconditional(labels, None) if self.guided else labels
+        if "pooled" in shared:
+            pooled = rows_of(condition, shared, "pooled", count)
+            inputs.added["text_embeds"] = with_unconditional(pooled, shared["negative_pooled"]) if self.guided else pooled
+            # SDXL's micro-conditioning: original size, crop, target size.
+            sizes = torch.tensor([*self.image_size, 0, 0, *self.image_size], dtype=self.dtype)
+            rows = sizes.to(self.device, non_blocking=True).expand(len(inputs.encoder_hidden_states), -1)
+            inputs.added["time_ids"] = rows
+        if self.kind == "ip-adapter":
+            embeds = condition["image_embeds"]
+            rows = with_unconditional(embeds, shared.get("negative_embeds")) if self.guided else embeds
+            inputs.added["image_embeds"] = [rows[:, None]]  # one image for each sample
+        return inputs
+
+    def _shared(self) -> dict[str, Tensor]:
+        """The conditions that no image changes, each with one row: encoded once in the generator's life."""
+        found = {name.removeprefix("_shared_"): t for name, t in self.named_buffers(recurse=False) if name.startswith("_shared_")}
+        if found:
+            return found
+        found = encode_prompts(self.pipe, [self.prompt], self.negative_prompt, self.guided)
+        negative = appearance.negative_embeds(self.pipe, self.kind) if self.guided else None
+        if negative is not None:
+            found["negative_embeds"] = negative
+        for name, value in found.items():
+            # Buffers, so that they move with the generator; not saved.
+            self.register_buffer(f"_shared_{name}", value.detach().to(self.dtype), persistent=False)
+        return self._shared()
+
+    def _guidance_embedding(self, count: int) -> Tensor | None:
+        """For networks distilled with guidance (latent consistency models): its scale, as one more condition (B, D)."""
+        width = self.unet.config.time_cond_proj_dim
+        if width is None:
+            return None
+        embedding: Tensor = self.pipe.get_guidance_scale_embedding(torch.tensor([self.guidance_scale - 1]), embedding_dim=width)
+        return embedding.to(self.device, self.dtype, non_blocking=True).expand(count, -1)
+
+    def _levels(self, levels: Any, count: int) -> Tensor:
+        if levels is None:
+            return torch.full((count,), self.noise_level, dtype=torch.int64, device=self.device)
+        levels = torch.as_tensor(levels)
+        if levels.shape != (count,) or levels.is_floating_point() or levels.is_complex() or levels.dtype == torch.bool:
+            raise ConfigError(f"noise_levels has shape {tuple(levels.shape)} and dtype {levels.dtype}: expected ({count},) int64")
+        if levels.device.type == "cpu" and count:  # elsewhere a look at the values would wait for the device
+            self._check_noise_level(int(levels.min()))
+            self._check_noise_level(int(levels.max()))
+        return levels.to(self.device, torch.int64, non_blocking=True)
+
+    def _check_noise_level(self, level: Any) -> int:
+        if self.kind != "unclip":
+            if level in (0, None):
+                return 0
+            raise ConfigError(f"noise_level={level!r}: only unCLIP generators take one; this is a {type(self.pipe).__name__}")
+        top = self.pipe.image_noising_scheduler.config.num_train_timesteps - 1
+        if type(level) is not int or not 0 <= level <= top:
+            raise ConfigError(f"noise_level={level!r}: expected an integer from 0 to {top}")
+        return level
+
+    @property
+    def _shrinks(self) -> int:
+        return int(self.pipe.vae_scale_factor)
+
+    @property
+    def _latent_channels(self) -> int:
+        return int(self.unet.config.in_channels)
+
+    def _compile(self) -> None:
+        self.unet.compile()
+
+    def _upcast_vae(self) -> None:
+        """Keep a VAE that overflows in float16 (SDXL's) in float32, as the stock pipeline does."""
+        vae = getattr(self, "vae", None)
+        if type(self.pipe).__name__ == "StableDiffusionXLPipeline" and vae is not None and vae.dtype == torch.float16:
+            if getattr(vae.config, "force_upcast", False):
+                vae.float()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._upcast_vae()
+        return self
+
+
+def _plain(part: Any) -> dict[str, Any]:
+    """The class and configuration of a component, without what names the place it was loaded from."""
+    config = part.config.to_dict() if hasattr(part.config, "to_dict") else dict(part.config)
+    forget = ("transformers_version", "dtype", "torch_dtype", "architectures")
+    kept = {name: value for name, value in config.items() if not name.startswith("_") and name not in forget}
+    return {"_class_name": type(part).__name__} | copy.deepcopy(kept)

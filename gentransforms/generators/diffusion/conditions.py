@@ -1,0 +1,201 @@
+"""Control maps: edges, depth and segmentation colours, from images and masks, batched on their device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gentransforms.errors import ConfigError, GeneratorError, MissingInputError
+from gentransforms.seeding import seed_uniforms
+
+__all__ = ["ADE20K", "canny_edges", "canny_magnitude", "check_thresholds", "colour_masks", "depth_maps", "draw_thresholds", "run_callable"]
+
+# Colours of the 150 classes of ADE20K (Zhou et al., CVPR 2017) in the order of the benchmark, as its authors draw them and as
+# the released segmentation ControlNets were trained: six hexadecimal digits each.
+ADE20K = torch.frombuffer(bytearray(bytes.fromhex(
+    "787878b4787806e6e650323204c8037878508c8c8ccc05ffe6e6e604fa07e005ffebff0796053d78784608ff33ff06528fff8cccff04ff3307cc4603"
+    "0066c83de6faff06330b66ffff0747ff09e00907e6dcdcdcff095c7009ff08ffd607ffe0ffb8060aff47ff290a07ffffe0ff086608ffff3d06ffc207"
+    "ff7a0800ff14ff0829ff05990633ffeb0cffa0961400a3ff8c8c8cfa0a0f14ff001fff00ff1f00ffe00099ff000000ffff470000ebff00adff1f00ff"
+    "0bc8c8ff520000fff5003dff00ff7000ff85ff0000ffa300ff6600c2ff00008fff33ff000052ff00ff2900ffad0a00ffadff0000ff99ff5c00ff00ff"
+    "ff00f5ff0066ffad00ff0014ffb8b8001fff00ff3d0047ffff00cc00ffc200ff52000aff0070ff3300ff00c2ff007aff00ffa3ff990000ff0aff7000"
+    "8fff005200ffa3ff00ffeb0008b8aa8500ff00ff5cb800ffff001f00b8ff00d6ffff00705cff0000e0ff70e0ff46b8a0a300ff9900ff47ff00ff00a3"
+    "ffcc00ff008f00ffeb85ff00ff00ebf500ffff007afff5000abed4d6ff0000ccff1400ffffff000099ff0029ff00ffcc2900ff29ff00ad00ff00f5ff"
+    "4700ff7a00ff00ffb8005cffb8ff000085ffffd60019c2c266ff005c00ff"
+)), dtype=torch.uint8).view(150, 3)  # fmt: skip
+Thresholds = tuple[tuple[float, float], tuple[float, float]]
+
+
+def check_thresholds(value: Any) -> Thresholds:
+    """Return ((low from, low to), (high from, high to)) of Canny's thresholds, each given as a number or a range.
+
+    Raises:
+        ConfigError: unless 0 < low <= high everywhere.
+
+    Example:
+        >>> check_thresholds((0.4, (0.6, 0.9)))
+        ((0.4, 0.4), (0.6, 0.9))
+    """
+    pairs = []
+    if isinstance(value, Sequence) and len(value) == 2:
+        pairs = [tuple(v) if isinstance(v, Sequence) else (v, v) for v in value]
+    if len(pairs) == 2 and all(len(p) == 2 and all(isinstance(n, int | float) and n > 0 for n in p) and p[0] <= p[1] for p in pairs):
+        (low, high) = pairs
+        if low[1] <= high[0]:
+            return ((float(low[0]), float(low[1])), (float(high[0]), float(high[1])))
+    raise ConfigError(
+        f"canny_thresholds={value!r}: expected (low, high), each a positive number or a range (from, to), low at most high; "
+        "in units of OpenCV's thresholds / 255, such as (100 / 255, 200 / 255)"
+    )
+
+
+def draw_thresholds(thresholds: Thresholds, seeds: Tensor) -> tuple[Tensor, Tensor]:
+    """Return low and high, each (B,) float32 on the CPU, drawn uniformly from their ranges by a hash of each seed.
+
+    A hash rather than the seed's rng: the noise stays that of the stock pipelines.
+    """
+    # Two numbers of their own, unrelated to each other and to the coin that a seed decides.
+    uniform = (seed_uniforms(seeds ^ 0x5DEECE66D), seed_uniforms(seeds ^ 0x2545F4914F6CDD1D))
+    low, high = ((a + (b - a) * u).float() for (a, b), u in zip(thresholds, uniform, strict=True))
+    return low, high
+
+
+def canny_magnitude(images: Tensor) -> Tensor:
+    """Return the gradient's magnitude where it is largest along its direction, else zero: (B, 1, H, W), for `canny_edges`.
+
+    The part of Canny's detector that knows no thresholds, so that variants of one image with thresholds of their own share
+    it. Gaussian blur of 5 x 5 and deviation 1, Sobel, non-maximum suppression, by kornia.
+
+    Args:
+        images: (B, 3, H, W) floating in [0, 1].
+    """
+    import kornia
+
+    if not len(images):
+        return images.new_zeros(0, 1, *images.shape[-2:])
+    magnitude: Tensor = kornia.filters.canny(images, hysteresis=False)[0]
+    return magnitude
+
+
+def canny_edges(magnitude: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return edges (B, 1, H, W), 0 or 1: where the magnitude is above `high`, and what above `low` is connected to it.
+
+    Args:
+        magnitude: (B, 1, H, W) from `canny_magnitude`.
+        low: (B,), on any device.
+        high: (B,), at least `low`.
+
+    Source: Canny, "A Computational Approach to Edge Detection" (1986).
+    """
+    low, high = (t.to(magnitude.device, magnitude.dtype, non_blocking=True).view(-1, 1, 1, 1) for t in (low, high))
+    weak, edges = (magnitude > low).to(magnitude.dtype), (magnitude > high).to(magnitude.dtype)
+    # An edge grows along weak pixels until it grows no more. Several steps between looks, because a look waits for the device.
+    while magnitude.numel():
+        before = edges
+        for _ in range(16):
+            edges = F.max_pool2d(edges, 3, stride=1, padding=1) * weak
+        if torch.equal(edges, before):
+            break
+    return edges
+
+
+def depth_maps(estimator: Any, processor: Any, images: Tensor) -> Tensor:
+    """Return depth (B, 3, H, W) in [0, 1], near bright and far dark, as the depth ControlNets were trained.
+
+    Args:
+        estimator: a transformers depth-estimation model.
+        processor: its image processor, for size, mean and deviation.
+        images: (B, 3, H, W) floating in [0, 1].
+    """
+    if not len(images):
+        return images
+    height, width = _estimator_size(estimator, processor, images.shape[-2:])
+    pixels = F.interpolate(images.float(), (height, width), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    mean, std = (
+        torch.tensor(getattr(processor, name, None) or (0.5, 0.5, 0.5)).view(1, 3, 1, 1).to(pixels.device, non_blocking=True)
+        for name in ("image_mean", "image_std")
+    )
+    depth = estimator((pixels - mean) / std if getattr(processor, "do_normalize", True) else pixels).predicted_depth.float()
+    if getattr(estimator.config, "depth_estimation_type", "relative") == "metric" or estimator.config.model_type in _METRIC:
+        depth = 1 / depth.clamp_min(1e-3)  # from metres to nearness, which the others predict
+    flat = depth.flatten(1)
+    near, far = flat.amax(1).view(-1, 1, 1), flat.amin(1).view(-1, 1, 1)
+    depth = (depth - far) / (near - far).clamp_min(1e-6)
+    return F.interpolate(depth[:, None], images.shape[-2:], mode="bilinear", align_corners=False).expand(-1, 3, -1, -1).to(images.dtype)
+
+
+_METRIC = ("zoedepth", "glpn", "depth_pro")  # models that predict metres
+
+
+def _estimator_size(estimator: Any, processor: Any, size: Sequence[int]) -> tuple[int, int]:
+    """The size an estimator is shown images at: that of its processor, in multiples of its patches."""
+    wanted = getattr(processor, "size", None) or {}
+    side = (wanted.get("height"), wanted.get("width"))
+    height, width = (n or m for n, m in zip(side, size, strict=True))
+    if getattr(processor, "keep_aspect_ratio", False):
+        scale = max(height / size[0], width / size[1], key=lambda s: -abs(1 - s))
+        height, width = round(size[0] * scale), round(size[1] * scale)
+    multiple = int(getattr(processor, "ensure_multiple_of", None) or 1)
+    height, width = (max(multiple, round(n / multiple) * multiple) for n in (height, width))
+    return height, width
+
+
+def colour_masks(masks: Any, palette: Tensor, size: Sequence[int], count: int) -> Tensor:
+    """Return the colours of class masks: (B, 3, *size) float32 in [0, 1].
+
+    Args:
+        masks: integer classes, (B, H, W) or (B, 1, H, W), or a list of B masks (H, W) or (1, H, W) of any sizes. 255 is
+            unlabelled, and black.
+        palette: (K, 3) uint8.
+        size: (h, w) of the maps; masks are resized by nearest neighbour.
+        count: B.
+
+    Raises:
+        MissingInputError: if there are no masks.
+        ConfigError: if their shape, dtype or count is another, or (on the CPU) a class has no colour.
+    """
+    if masks is None:
+        raise MissingInputError(
+            "masks are missing: condition='segmentation' needs one for each image; give the transform "
+            "inputs_getter=lambda sample: {'masks': sample['mask']}, or pass masks= to encode"
+        )
+    if len(masks) != count:
+        raise ConfigError(f"masks has {len(masks)} entries: expected {count}, one for each image")
+    if not count:
+        return torch.zeros(0, 3, *size, device=palette.device)
+    if not isinstance(masks, Tensor):
+        return torch.cat([colour_masks(mask[None] if mask.ndim == 2 else mask.reshape(1, *mask.shape), palette, size, 1) for mask in masks])
+    shape, kind = tuple(masks.shape), masks.dtype
+    if masks.ndim == 4 and masks.shape[1] == 1:
+        masks = masks[:, 0]
+    if masks.ndim != 3 or masks.is_floating_point() or masks.is_complex():
+        raise ConfigError(f"masks has shape {shape} and dtype {kind}: expected (B, H, W) or (B, 1, H, W), integer classes")
+    if masks.device.type == "cpu":
+        used = masks[masks != 255]
+        if used.numel() and not 0 <= int(used.min()) <= int(used.max()) < len(palette):
+            raise ConfigError(
+                f"masks hold classes from {int(used.min())} to {int(used.max())}: expected 0 to {len(palette) - 1}, for which the palette "
+                "has a colour, or 255 for unlabelled"
+            )
+    masks = F.interpolate(masks[:, None].float(), tuple(size), mode="nearest-exact")[:, 0].long().to(palette.device)
+    black = (masks < 0) | (masks >= len(palette))
+    colours = palette[masks.clamp(0, len(palette) - 1)].masked_fill(black[..., None], 0)
+    return colours.movedim(-1, 1).float() / 255
+
+
+def run_callable(function: Callable[[Tensor], Any], images: Tensor) -> Tensor:
+    """Return the control maps that a user's function makes, checked.
+
+    Raises:
+        GeneratorError: if they are not (B, 3, H, W) floating, on the images' device.
+    """
+    maps = function(images)
+    if not isinstance(maps, Tensor) or maps.shape != images.shape or not maps.is_floating_point() or maps.device != images.device:
+        found = f"{tuple(maps.shape)} {maps.dtype} on {maps.device}" if isinstance(maps, Tensor) else type(maps).__name__
+        raise GeneratorError(
+            f"condition={function!r} returned {found}: expected control maps {tuple(images.shape)}, floating in [0, 1], on {images.device}"
+        )
+    return maps.to(images.dtype)

@@ -1,0 +1,207 @@
+"""From a repository in diffusers layout to a pipeline, by the real loading code of diffusers, with errors that say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gentransforms import hub
+from gentransforms.errors import ConfigError, WeightsError
+
+__all__ = ["BASES", "TINY_VAE", "add_ip_adapter", "add_lora", "load_part", "load_pipeline", "load_vae", "pipeline_class", "rebuild"]
+
+INDEX_FILE = "model_index.json"
+# Pipelines whose components the sampling loop knows, and the one whose prompt encoding is used for them.
+BASES = {
+    "StableUnCLIPImg2ImgPipeline": "StableUnCLIPImg2ImgPipeline",
+    "StableDiffusionImageVariationPipeline": "StableDiffusionImageVariationPipeline",
+    "StableDiffusionPipeline": "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
+    "LatentConsistencyModelPipeline": "StableDiffusionPipeline",
+    "StableDiffusionControlNetPipeline": "StableDiffusionPipeline",
+    "StableDiffusionControlNetImg2ImgPipeline": "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline": "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
+    "StableDiffusionXLControlNetPipeline": "StableDiffusionXLPipeline",
+}
+TINY_VAE = {"StableDiffusionXLPipeline": "madebyollin/taesdxl"}
+_TINY_VAE_DEFAULT = "madebyollin/taesd"
+
+
+def pipeline_class(source: hub.Source) -> str:
+    """Return the class named in ``model_index.json``.
+
+    Raises:
+        WeightsError: if there is no such file, or it names a pipeline that no generator here can take.
+    """
+    try:
+        index = json.loads(source.file(INDEX_FILE).read_text())
+    except ValueError as error:
+        raise WeightsError(f"{source}: {INDEX_FILE} is not JSON ({error}): fetch it again") from error
+    name = index.get("_class_name") if isinstance(index, dict) else None
+    if name not in BASES:
+        raise WeightsError(
+            f"{source} holds a {name}: expected one of {', '.join(BASES)}; other kinds need a generator of their own (ImageGenerator)"
+        )
+    return str(name)
+
+
+def load_pipeline(source: hub.Source, dtype: torch.dtype, **passed: Any) -> Any:
+    """Return the pipeline of a repository or folder, without its safety checker, whatever format its weights have.
+
+    Raises:
+        WeightsError: if something is missing, damaged or of another kind.
+    """
+    import diffusers
+
+    cls = getattr(diffusers, pipeline_class(source))
+    if "safety_checker" in inspect.signature(cls.__init__).parameters:
+        # It would look at each image through PIL; what is trained on is the user's choice.
+        passed |= {"safety_checker": None, "requires_safety_checker": False}
+    if "watermarker" in inspect.signature(cls.__init__).parameters:
+        passed["add_watermarker"] = False
+    with _weights_errors(source):
+        pipe = cls.from_pretrained(_place(source), **_dtype(cls, dtype), **_options(source), **passed)
+    _check_whole(source, pipe)
+    return pipe
+
+
+def load_part(cls: Any, source: hub.Source, dtype: torch.dtype, subfolder: str | None = None) -> Any:
+    """Return one model (a ControlNet, a VAE, a depth estimator) of a repository or folder.
+
+    Raises:
+        WeightsError: as `load_pipeline`.
+    """
+    with _weights_errors(source):
+        folder = {"subfolder": subfolder} if subfolder else {}
+        model = cls.from_pretrained(_place(source), **folder, **_dtype(cls, dtype), **_options(source))
+    _check_whole(source, model)
+    return model
+
+
+def load_vae(choice: Any, base: str, dtype: torch.dtype, **where: Any) -> nn.Module:
+    """Return a VAE: a module as it is, ``"tiny"`` for the tiny autoencoder of the base, or one from a repository or folder."""
+    import diffusers
+
+    if isinstance(choice, nn.Module):
+        return choice
+    name = TINY_VAE.get(base, _TINY_VAE_DEFAULT) if choice == "tiny" else choice
+    source = hub.Source(name, **where)
+    with _weights_errors(source):
+        folder = source.folder is not None and not (source.folder / "config.json").is_file()
+        subfolder = "vae" if folder else None  # a whole pipeline's folder
+        kind = json.loads(source.file("vae/config.json" if folder else "config.json").read_text()).get("_class_name")
+    if kind not in ("AutoencoderKL", "AutoencoderTiny"):
+        raise WeightsError(f"vae={choice!r}: {source} holds a {kind}: expected an AutoencoderKL or AutoencoderTiny")
+    vae: nn.Module = load_part(getattr(diffusers, kind), source, dtype, subfolder)
+    return vae
+
+
+def add_ip_adapter(pipe: Any, choice: Sequence[str], **where: Any) -> None:
+    """Load an IP-Adapter, (repo, subfolder, weight_name) and optionally the folder of its image encoder, into the pipeline.
+
+    Raises:
+        ConfigError: if `choice` is something else, or the pipeline takes none.
+        WeightsError: if it cannot be loaded.
+    """
+    if isinstance(choice, str) or not 3 <= len(choice) <= 4 or not all(isinstance(part, str) for part in choice):
+        raise ConfigError(
+            f"ip_adapter={choice!r}: expected (repo, subfolder, weight_name), for example "
+            "('h94/IP-Adapter', 'models', 'ip-adapter_sd15.safetensors'); a fourth entry names the image encoder's folder"
+        )
+    if not hasattr(pipe, "load_ip_adapter"):
+        raise ConfigError(f"ip_adapter={tuple(choice)!r}: a {type(pipe).__name__} takes none: use a Stable Diffusion 1.5 or XL repository")
+    repo, subfolder, weight_name = choice[:3]
+    source = hub.Source(repo, **where)
+    source.file(f"{subfolder}/{weight_name}" if subfolder else weight_name)  # says well what is missing
+    with _weights_errors(source):
+        folder = {"image_encoder_folder": choice[3]} if len(choice) == 4 else {}
+        pipe.load_ip_adapter(_place(source), subfolder=subfolder, weight_name=weight_name, **folder, **_options(source))
+        pipe.image_encoder.to(pipe.unet.dtype)
+
+
+def add_lora(pipe: Any, choice: str | Sequence[str], **where: Any) -> None:
+    """Load a LoRA, a repository, folder or file or (repo, weight_name), and merge it into the weights.
+
+    Raises:
+        ConfigError: if `peft` is not installed, or `choice` is something else.
+        WeightsError: if it cannot be loaded.
+    """
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"lora={choice!r}: needs peft: pip install 'gentransforms[lora]'") from error
+    parts = [choice] if isinstance(choice, str | Path) else list(choice)
+    if not 1 <= len(parts) <= 2 or not all(isinstance(part, str | Path) for part in parts):
+        raise ConfigError(f"lora={choice!r}: expected a repository, folder or file, or (repo, weight_name)")
+    path = Path(parts[0])
+    repo, weight_name = (path.parent, path.name) if len(parts) == 1 and path.is_file() else (parts[0], parts[1] if len(parts) == 2 else None)
+    source = hub.Source(repo, **where)
+    with _weights_errors(source):
+        pipe.load_lora_weights(_place(source), **({"weight_name": str(weight_name)} if weight_name else {}), **_options(source))
+        pipe.fuse_lora()
+        pipe.unload_lora_weights()
+
+
+def rebuild(pipe: Any, **changes: Any) -> Any:
+    """Return a pipeline of the base class with the same components, less the safety checker, and some changed."""
+    import diffusers
+
+    name = type(pipe).__name__
+    if name not in BASES:
+        raise WeightsError(f"pipe is a {name}: expected one of {', '.join(BASES)}")
+    cls = getattr(diffusers, BASES[name])
+    taken = set(inspect.signature(cls.__init__).parameters)
+    given: dict[str, Any] = {**pipe.components, "safety_checker": None, "requires_safety_checker": False, "add_watermarker": False}
+    if "force_zeros_for_empty_prompt" in pipe.config:
+        given["force_zeros_for_empty_prompt"] = pipe.config["force_zeros_for_empty_prompt"]
+    given |= changes
+    return cls(**{name: value for name, value in given.items() if name in taken})
+
+
+def _place(source: hub.Source) -> str:
+    return str(source.folder or source.name)
+
+
+def _dtype(cls: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The dtype to load in, by the name that this version of diffusers or transformers gives it without a warning."""
+    from diffusers.pipelines import pipeline_utils
+
+    new = cls.__module__.startswith("transformers") or hasattr(pipeline_utils, "_resolve_dtype")
+    return {"dtype" if new else "torch_dtype": dtype}
+
+
+def _options(source: hub.Source) -> dict[str, Any]:
+    """Where and how to fetch, in the words of diffusers and transformers."""
+    if source.folder is not None:
+        return {"local_files_only": True}
+    return {name: value for name, value in source.options.items() if value is not None}
+
+
+def _check_whole(source: hub.Source, loaded: Any) -> None:
+    """Raise if a model was left without some of its weights."""
+    parts: Mapping[str, Any] = getattr(loaded, "components", None) or {"": loaded}
+    for name, part in parts.items():
+        if not isinstance(part, nn.Module):
+            continue
+        missing = [key for key, tensor in part.state_dict().items() if tensor.is_meta]
+        if missing:
+            raise WeightsError(f"{source}: {name or type(part).__name__} lacks weights {missing[:3]}: the file is of another model or damaged")
+
+
+@contextlib.contextmanager
+def _weights_errors(source: hub.Source) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
+        if isinstance(error, WeightsError | ConfigError):
+            raise
+        text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise WeightsError(f"{source}: not loadable: {text}") from error

@@ -1,0 +1,81 @@
+"""The options that all diffusion generators share: checked when given, saved with the generator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from gentransforms.errors import ConfigError
+
+__all__ = ["PRESETS", "check_count", "check_number", "image_size", "with_preset"]
+
+# `paper`: Ayromlou et al. (AAAI 2025), the settings of the authors' released code. `fast`: a draft, for slow machines.
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"scheduler": "ddim", "num_inference_steps": 10, "guidance_scale": 10.0, "noise_level": 0, "eta": 0.0, "prompt": ""},
+    "fast": {"scheduler": "dpm++", "num_inference_steps": 4, "guidance_scale": 1.0},
+}
+
+
+def with_preset(options: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """Return the options with those of ``options["preset"]`` filled in; an option given wins.
+
+    Args:
+        options: as the user gave them.
+        known: the options of the generator: what else a preset sets is left out.
+
+    Raises:
+        ConfigError: if there is no such preset.
+
+    Example:
+        >>> with_preset({"preset": "fast", "num_inference_steps": 2}, frozenset({"num_inference_steps", "guidance_scale"}))
+        {'num_inference_steps': 2, 'guidance_scale': 1.0}
+    """
+    given = {name: value for name, value in options.items() if name != "preset"}
+    preset = options.get("preset")
+    if preset is None:
+        return given
+    if preset not in PRESETS:
+        raise ConfigError(f"preset={preset!r}: expected one of {', '.join(map(repr, PRESETS))}, or None for the repository's own settings")
+    return {name: value for name, value in PRESETS[preset].items() if name in known} | given
+
+
+def check_count(name: str, value: Any, *, none: bool = False) -> int:
+    """Return a positive integer.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    if (none and value is None) or (type(value) is int and value > 0):
+        return value  # type: ignore[no-any-return]
+    raise ConfigError(f"{name}={value!r}: expected a positive integer" + (", or None for all at once" if none else ""))
+
+
+def check_number(name: str, value: Any, low: float, high: float = math.inf) -> float:
+    """Return a number from low to high.
+
+    Raises:
+        ConfigError: if it is none, or outside.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high and math.isfinite(value):
+        return value
+    raise ConfigError(f"{name}={value!r}: expected a number {f'from {low:g} to {high:g}' if math.isfinite(high) else f'of at least {low:g}'}")
+
+
+def image_size(value: Any, multiple: int) -> tuple[int, int]:
+    """Return (h, w), given as a side or a pair, each a multiple of what the VAE shrinks by.
+
+    Raises:
+        ConfigError: otherwise, with the nearest size that would do.
+
+    Example:
+        >>> image_size(512, 8)
+        (512, 512)
+    """
+    size = (value, value) if type(value) is int else value
+    if not (isinstance(size, tuple | list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
+        raise ConfigError(f"image_size={value!r}: expected a number of pixels, or (height, width)")
+    if any(n % multiple for n in size):
+        near = tuple(max(multiple, round(n / multiple) * multiple) for n in size)
+        raise ConfigError(f"image_size={value!r}: expected multiples of {multiple}, by which this VAE shrinks images, such as {near}")
+    return (size[0], size[1])

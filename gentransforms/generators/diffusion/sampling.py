@@ -1,0 +1,102 @@
+"""The sampling loop shared by all diffusion generators: noise from seeds, denoising steps, decoding.
+
+It does what the pipelines of diffusers do when each image has its own rng, image by image the same, but for any number of
+images with any conditions, in one UNet call per step.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["decode", "denoise", "draw", "rngs_of", "scale_latents", "to_latents"]
+
+
+def rngs_of(seeds: Tensor) -> list[torch.Generator]:
+    """Return one CPU rng for each of seeds (B,): draws are made in the order of the diffusers pipelines."""
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds.tolist()]
+
+
+def draw(rngs: Sequence[torch.Generator], shape: Sequence[int], like: Tensor) -> Tensor:
+    """Return (B, *shape) standard normal noise, row i from rng i: drawn in float32 on the CPU, then moved to where `like` is."""
+    noise = torch.empty((len(rngs), *shape), dtype=torch.float32, device="cpu")
+    for row, rng in zip(noise, rngs, strict=True):
+        torch.randn(tuple(shape), generator=rng, out=row, dtype=torch.float32, device="cpu")
+    return noise.to(like.device, like.dtype, non_blocking=True)
+
+
+def denoise(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    scheduler: Any,
+    latents: Tensor,
+    rngs: Sequence[torch.Generator],
+    *,
+    guidance_scale: float = 1.0,
+    eta: float = 0.0,
+    first: int = 0,
+) -> Tensor:
+    """Return latents (B, C, h, w) after the scheduler's steps.
+
+    Args:
+        predict: from noisy latents (B or 2 B, C, h, w) and a timestep (0-dim, on their device) to the network's
+            prediction of the same shape. Under guidance the first B rows are unconditional, the last B conditional.
+        scheduler: set to its timesteps, on the CPU.
+        latents: (B, C, h, w), at the noise level of the first step.
+        rngs: one for each image, for schedulers that add noise at each step.
+        guidance_scale: classifier-free guidance (Ho and Salimans, 2022); none at 1 or below.
+        eta: noise of DDIM (Song et al., ICLR 2021), from 0 to 1; other schedulers have none.
+        first: how many timesteps to leave out, for images that start from less than full noise.
+    """
+    accepted = inspect.signature(scheduler.step).parameters
+    extra = {name: value for name, value in {"eta": eta, "generator": list(rngs)}.items() if name in accepted}
+    timesteps = scheduler.timesteps[first:]
+    # The network reads its timestep on the device, the scheduler on the CPU, so that neither waits for the other.
+    on_device = timesteps.to(latents.device, non_blocking=True)
+    for t, t_device in zip(timesteps, on_device, strict=True):
+        noisy = scheduler.scale_model_input(latents, t)
+        if guidance_scale > 1:
+            without, with_condition = predict(torch.cat([noisy, noisy]), t_device).chunk(2)
+            predicted = without + guidance_scale * (with_condition - without)
+        else:
+            predicted = predict(noisy, t_device)
+        # Some schedulers compute in float32 whatever they are given.
+        latents = scheduler.step(predicted, t, latents, **extra, return_dict=False)[0].to(latents.dtype)
+    return latents
+
+
+def decode(vae: Any, latents: Tensor, slice_size: int | None = None) -> Tensor:
+    """Return images (B, 3, H, W) float32 in [0, 1] of latents (B, C, h, w), `slice_size` at once; NaN stays NaN."""
+    mean, std = _statistics(vae, latents)
+    latents = (latents / vae.config.scaling_factor * std + mean).to(vae.dtype)
+    parts = [vae.decode(part, return_dict=False)[0].float() for part in latents.split(slice_size or max(1, len(latents)))]
+    return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
+
+
+def to_latents(vae: Any, images: Tensor) -> dict[str, Tensor]:
+    """Return what the latents of images (B, 3, H, W) in [0, 1] are drawn from: ``latents``, and ``latents_std`` where they are drawn.
+
+    Both (B, C, h, w), in the units of the VAE.
+    """
+    encoded = vae.encode((2 * images - 1).to(vae.dtype))
+    if hasattr(encoded, "latent_dist"):
+        return {"latents": encoded.latent_dist.mean, "latents_std": encoded.latent_dist.std}
+    return {"latents": encoded.latents}
+
+
+def scale_latents(vae: Any, latents: Tensor) -> Tensor:
+    """Return latents in the units of the UNet."""
+    mean, std = _statistics(vae, latents)
+    scaled: Tensor = (latents - mean) / std * vae.config.scaling_factor
+    return scaled
+
+
+def _statistics(vae: Any, like: Tensor) -> tuple[Any, Any]:
+    """Mean and deviation by which a VAE says its latents are to be normalised, each (1, C, 1, 1); 0 and 1 if it says nothing."""
+    mean, std = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
+    if mean is None or std is None:
+        return 0.0, 1.0
+    return tuple(torch.tensor(v, dtype=like.dtype).view(1, -1, 1, 1).to(like.device, non_blocking=True) for v in (mean, std))  # type: ignore[return-value]

@@ -1,0 +1,93 @@
+"""Saving a diffusion generator in diffusers layout, with our own config beside it, and opening either kind of folder."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentransforms import hub
+from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.generators.base import FORMAT_VERSION
+from gentransforms.generators.card import model_card
+
+__all__ = ["IP_ADAPTER_FILE", "saved_options", "write"]
+
+IP_ADAPTER_FILE = ("", "ip_adapter", "ip_adapter.safetensors")  # what an `ip_adapter` option of a saved folder says: the folder itself
+
+
+def saved_options(source: hub.Source, class_name: str) -> dict[str, Any]:
+    """Return the options in ``config.json`` if a generator of ours was saved there, none for a repository of others.
+
+    Raises:
+        WeightsError: if it holds another class of ours, or is of a newer format.
+    """
+    try:
+        description = hub.read_config(source)
+    except WeightsError:
+        return {}  # nobody but us puts a config.json beside model_index.json
+    if description.get("format") != "gentransforms":
+        return {}
+    hub.check_format(source, description, FORMAT_VERSION)
+    if description["class"] != class_name:
+        raise WeightsError(
+            f"{source} holds a {description['class']}, not a {class_name}: use gentransforms.load_generator({str(source)!r})"
+        )
+    return dict(description["config"])
+
+
+def write(
+    generator: Any, directory: Path, options: Mapping[str, Any], dtype: torch.dtype | None, card: Mapping[str, Any], adapter: Path | None
+) -> None:
+    """Write the pipeline's components, ``config.json`` and the model card.
+
+    Args:
+        generator: the DiffusionGenerator.
+        directory: made if absent.
+        options: JSON-able; what builds the generator again from the components.
+        dtype: of the floating weights; None for as they are.
+        card: sections of the model card.
+        adapter: the file of the IP-Adapter that is in the UNet, if there is one.
+
+    Raises:
+        ConfigError: if the options or the card cannot be written, or an IP-Adapter's file is not known.
+    """
+    try:
+        description = {"format": "gentransforms", "format_version": FORMAT_VERSION, "class": type(generator).__name__, "config": dict(options)}
+        text = json.dumps(description, indent=2)
+    except TypeError as error:
+        raise ConfigError(f"config {dict(options)!r} cannot be written as JSON ({error}): use numbers, strings, lists, dicts") from error
+    page, pipe = model_card(generator, card), generator.pipe
+    if generator.kind == "ip-adapter" and adapter is None:
+        raise ConfigError("the IP-Adapter came inside the pipeline, and its file is not known: load it with ip_adapter=(…) to save it")
+    if dtype is not None or adapter is not None:
+        pipe = copy.deepcopy(pipe)
+    if adapter is not None:
+        pipe.unload_ip_adapter()
+        pipe.register_modules(image_encoder=copy.deepcopy(generator.image_encoder), feature_extractor=generator.pipe.feature_extractor)
+    if dtype is not None:
+        pipe.to(dtype=dtype)
+    directory.mkdir(parents=True, exist_ok=True)
+    pipe.save_pretrained(directory, safe_serialization=True)
+    if adapter is not None:
+        _write_adapter(adapter, directory / IP_ADAPTER_FILE[1] / IP_ADAPTER_FILE[2], dtype)
+    (directory / hub.CONFIG_FILE).write_text(text + "\n")
+    (directory / hub.CARD_FILE).write_text(page)
+
+
+def _write_adapter(source: Path, target: Path, dtype: torch.dtype | None) -> None:
+    """Copy an IP-Adapter into a safetensors file, whichever kind it came in."""
+    from safetensors.torch import load_file, save_file
+
+    if source.suffix == ".safetensors":
+        weights: dict[str, Tensor] = load_file(source)
+    else:
+        nested = torch.load(source, map_location="cpu", weights_only=True)
+        weights = {f"{part}.{name}": tensor for part, tensors in nested.items() for name, tensor in tensors.items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: (t.to(dtype) if dtype is not None and t.is_floating_point() else t).contiguous() for name, t in weights.items()}, target)
