@@ -161,12 +161,11 @@ def ip_adapter(of: Any, hidden: bool = False) -> dict[str, dict[str, torch.Tenso
     resampler = {"latents": torch.randn(1, 4, width) * 0.2, "proj_in.weight": torch.randn(width, 32) * 0.2, "proj_in.bias": torch.zeros(width)}
     resampler |= {"proj_out.weight": torch.randn(width, width) * 0.2, "proj_out.bias": torch.zeros(width)}
     resampler |= {"norm_out.weight": torch.ones(width), "norm_out.bias": torch.zeros(width)}
-    for part in ("norm1", "norm2"):
-        resampler |= {f"layers.0.0.{part}.weight": torch.ones(width), f"layers.0.0.{part}.bias": torch.zeros(width)}
-    resampler |= {"layers.0.0.to_q.weight": torch.randn(64, width) * 0.2, "layers.0.0.to_kv.weight": torch.randn(128, width) * 0.2}
-    resampler |= {"layers.0.0.to_out.weight": torch.randn(width, 64) * 0.2, "layers.0.1.0.weight": torch.ones(width)}
-    resampler |= {"layers.0.1.0.bias": torch.zeros(width), "layers.0.1.1.weight": torch.randn(4 * width, width) * 0.2}
-    resampler |= {"layers.0.1.3.weight": torch.randn(width, 4 * width) * 0.2}
+    for n in range(4):  # as many layers as the released ones have
+        for part in ("0.norm1", "0.norm2", "1.0"):
+            resampler |= {f"layers.{n}.{part}.weight": torch.ones(width), f"layers.{n}.{part}.bias": torch.zeros(width)}
+        shapes = {"0.to_q": (64, width), "0.to_kv": (128, width), "0.to_out": (width, 64), "1.1": (4 * width, width), "1.3": (width, 4 * width)}
+        resampler |= {f"layers.{n}.{part}.weight": torch.randn(shape) * 0.2 for part, shape in shapes.items()}
     return {"image_proj": resampler, "ip_adapter": weights}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -73,12 +73,7 @@ class DiffusionGenerator(ImageGenerator):
         self.inputs = (*(["prompts"] if takes_prompts(self.pipe) else []), *(["noise_levels"] if self.kind == "unclip" else []))
         # What was given, without what the class itself set aside: written by save_pretrained and part of the fingerprint.
         self.__dict__["_init_config"] = {name: value for name, value in given.items() if value is not None}
-        self.eval().requires_grad_(False)
-        self._upcast_vae()
-        if given.get("channels_last"):
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if given.get("compile"):
-            self._compile()
+        self._finish([self.unet])
 
     @classmethod
     def from_pipeline(cls, pipe: Any, **options: Any) -> Any:
@@ -260,8 +255,15 @@ class DiffusionGenerator(ImageGenerator):
     def _latent_channels(self) -> int:
         return int(self.unet.config.in_channels)
 
-    def _compile(self) -> None:
-        self.unet.compile()
+    def _finish(self, compiled: Sequence[nn.Module]) -> None:
+        """Freeze all networks and give them the memory format asked for; compile some."""
+        self.eval().requires_grad_(False)
+        self._upcast_vae()
+        if self._init_config.get("channels_last"):
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self._init_config.get("compile"):
+            for network in compiled:
+                network.compile()
 
     def _upcast_vae(self) -> None:
         """Keep a VAE that overflows in float16 (SDXL's) in float32, as the stock pipeline does."""

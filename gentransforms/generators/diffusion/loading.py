@@ -15,7 +15,7 @@ from torch import nn
 from gentransforms import hub
 from gentransforms.errors import ConfigError, WeightsError
 
-__all__ = ["BASES", "TINY_VAE", "add_ip_adapter", "add_lora", "load_part", "load_pipeline", "load_vae", "pipeline_class", "rebuild"]
+__all__ = ["BASES", "TINY_VAE", "add_ip_adapter", "add_lora", "load_part", "load_pipeline", "load_processor", "load_vae", "pipeline_class", "rebuild"]
 
 INDEX_FILE = "model_index.json"
 # Pipelines whose components the sampling loop knows, and the one whose prompt encoding is used for them.
@@ -84,6 +84,16 @@ def load_part(cls: Any, source: hub.Source, dtype: torch.dtype, subfolder: str |
         model = cls.from_pretrained(_place(source), **folder, **_dtype(cls, dtype), **_options(source))
     _check_whole(source, model)
     return model
+
+
+def load_processor(cls: Any, source: hub.Source, subfolder: str | None = None) -> Any:
+    """Return an image processor of a repository or folder.
+
+    Raises:
+        WeightsError: as `load_pipeline`.
+    """
+    with _weights_errors(source):
+        return cls.from_pretrained(_place(source), **({"subfolder": subfolder} if subfolder else {}), **_options(source))
 
 
 def load_vae(choice: Any, base: str, dtype: torch.dtype, **where: Any) -> nn.Module:

@@ -69,14 +69,15 @@ class PretrainedDiffusion(DiffusionGenerator):
         source = hub.Source(name_or_path, revision=revision, **elsewhere)
         base = loading.pipeline_class(source)
         options = saving.saved_options(source, cls.__name__) | options
-        cls._check_options(options)
+        cls._check_options({name: value for name, value in options.items() if not name.startswith("saved_")})
         saved_adapter = options.pop("ip_adapter", None)
         own_adapter = saved_adapter is not None and ip_adapter is None
         parts, options = cls._load_parts(source, base, dtype, options, elsewhere)
         passed: dict[str, Any] = {} if variant is None else {"variant": variant}
         if vae is not None:
             passed["vae"] = loading.load_vae(vae, loading.BASES[base], dtype, **elsewhere)
-        pipe = loading.rebuild(loading.load_pipeline(source, dtype, **passed, **cls._pipeline_parts(base, parts)))
+        raw = loading.load_pipeline(source, dtype, **passed, **cls._pipeline_parts(base, parts))
+        parts, pipe = cls._parts_of(raw) | parts, loading.rebuild(raw)
         if lora is not None:
             loading.add_lora(pipe, lora, **elsewhere)
         adapter: Path | None = None
@@ -102,10 +103,11 @@ class PretrainedDiffusion(DiffusionGenerator):
         Raises:
             ConfigError: if an option is not JSON-able, such as a callable, or an IP-Adapter came inside a pipeline.
         """
-        options = {name: value for name, value in self.config.items() if name != "components"}
+        options = {name: value for name, value in self.config.items() if name != "components"} | self._saved_extra()
         if self.kind == "ip-adapter":
             options["ip_adapter"] = True
         saving.write(self, Path(directory), options, dtype, card or {}, self._adapter_file)
+        self._save_parts(Path(directory), dtype)
 
     @classmethod
     def _check_options(cls, options: Mapping[str, Any]) -> None:
@@ -132,3 +134,15 @@ class PretrainedDiffusion(DiffusionGenerator):
         if "ControlNet" in base:
             raise WeightsError(f"the repository holds a {base}: use ControlNetVariation")
         return {}
+
+    @classmethod
+    def _parts_of(cls, pipe: Any) -> dict[str, Any]:
+        """Return further networks that came inside a pipeline."""
+        return {}
+
+    def _saved_extra(self) -> dict[str, Any]:
+        """Return what else goes into ``config.json``, under names that begin with ``saved_``."""
+        return {}
+
+    def _save_parts(self, directory: Path, dtype: torch.dtype | None) -> None:
+        """Write the further networks beside the pipeline's."""
