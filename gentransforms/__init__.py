@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from gentransforms.errors import GentransformsError
 from gentransforms.generators.base import ImageGenerator
+from gentransforms.generators.diffusion.controlnet import ControlNetVariation
+from gentransforms.generators.diffusion.variation import StableDiffusionVariation
 from gentransforms.generators.icgan.generator import ICGAN
 from gentransforms.registry import list_pretrained, load_generator
 from gentransforms.seeding import derive_seeds
@@ -13,9 +15,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ICGAN",
+    "ControlNetVariation",
     "GenerativeAugment",
     "GentransformsError",
     "ImageGenerator",
+    "StableDiffusionVariation",
     "TwoViews",
     "derive_seeds",
     "list_pretrained",

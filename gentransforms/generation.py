@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -98,9 +97,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _check_inputs(generator: ImageGenerator, inputs: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(generator.encode).parameters
-    for name in generator.inputs:
-        if name not in inputs and name in parameters and parameters[name].default is inspect.Parameter.empty:
+    for name in generator.needs:
+        if name not in inputs:
             raise MissingInputError(
                 f"{name} are missing: {type(generator).__name__}.encode needs them; give the transform "
                 f"inputs_getter=lambda sample: {{{name!r}: …}} with one value per image"

@@ -14,11 +14,12 @@ from torch import Tensor
 from gentransforms.errors import ConfigError, WeightsError
 
 __all__ = [
-    "BUNDLED", "CARD_FILE", "CONFIG_FILE", "WEIGHTS_FILE", "Source", "bundled_names", "card_metadata", "check_format", "read_config",
-    "read_weights", "sha256", "upload",
+    "BUNDLED", "CARD_FILE", "CONFIG_FILE", "PIPELINE_FILE", "WEIGHTS_FILE", "Source", "bundled_names", "card_metadata", "check_format",
+    "own_config", "pipeline_class", "read_config", "read_weights", "sha256", "upload",
 ]  # fmt: skip
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+PIPELINE_FILE = "model_index.json"
 BUNDLED = Path(__file__).parent / "weights"
 
 
@@ -119,6 +120,31 @@ def read_config(source: Source) -> dict[str, Any]:
     if not isinstance(description, dict):
         raise WeightsError(f"{source}: {CONFIG_FILE} holds a {type(description).__name__}: expected an object")
     return description
+
+
+def own_config(source: Source) -> dict[str, Any] | None:
+    """Return the parsed ``config.json`` if it is one of ours; None if there is none, or it is of others."""
+    try:
+        description = read_config(source)
+    except WeightsError:
+        return None
+    return description if description.get("format") == "gentransforms" else None
+
+
+def pipeline_class(source: Source) -> str | None:
+    """Return the class that diffusers' ``model_index.json`` names; None if there is no such file.
+
+    Raises:
+        WeightsError: if it is not JSON, or names none.
+    """
+    try:
+        path = source.file(PIPELINE_FILE)
+    except WeightsError:
+        return None
+    try:
+        return str(json.loads(path.read_text())["_class_name"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{source}: {PIPELINE_FILE} names no pipeline class ({error}): fetch it again") from error
 
 
 def check_format(source: Source, description: Mapping[str, Any], newest: int) -> None:

@@ -11,10 +11,14 @@ from gentransforms import hub
 from gentransforms.errors import WeightsError
 from gentransforms.generators.base import FORMAT_VERSION, ImageGenerator
 
-__all__ = ["PretrainedTable", "list_pretrained", "load_generator"]
+__all__ = ["PretrainedTable", "class_of", "list_pretrained", "load_generator"]
 
 # Our own classes, imported when a folder asks for them; users' classes register when they are defined.
-_OURS = {"ICGAN": "gentransforms.generators.icgan.generator"}
+_OURS = {
+    "ICGAN": "gentransforms.generators.icgan.generator",
+    "StableDiffusionVariation": "gentransforms.generators.diffusion.variation",
+    "ControlNetVariation": "gentransforms.generators.diffusion.controlnet",
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,10 @@ def list_pretrained() -> PretrainedTable:
 
 
 def load_generator(name_or_path: str | Path, **options: Any) -> ImageGenerator:
-    """Load any saved generator, its class read from its config.
+    """Load any saved generator, or a repository in diffusers layout, its class read from what is there.
+
+    A diffusers repository becomes a `ControlNetVariation` if it holds a ControlNet or ``controlnet=`` is given, else a
+    `StableDiffusionVariation`.
 
     Args:
         name_or_path: a bundled name, a folder, or a Hub repository ``"organisation/name"``.
@@ -77,9 +84,25 @@ def load_generator(name_or_path: str | Path, **options: Any) -> ImageGenerator:
     """
     names = ("revision", "token", "cache_dir", "local_files_only")
     source = hub.Source(name_or_path, **{name: options[name] for name in names if name in options})
-    description = hub.read_config(source)
+    return class_of(source, "controlnet" in options).from_pretrained(name_or_path, **options)
+
+
+def class_of(source: hub.Source, controlled: bool = False) -> type[ImageGenerator]:
+    """Return the class of what is in a folder or repository.
+
+    Args:
+        source: where.
+        controlled: whether a ControlNet is given beside it.
+
+    Raises:
+        WeightsError: if nothing is there, or its class is not known.
+    """
+    description = hub.own_config(source)
+    if description is None and (pipeline := hub.pipeline_class(source)) is not None:
+        return _class("ControlNetVariation" if controlled or "ControlNet" in pipeline else "StableDiffusionVariation", source)
+    description = description or hub.read_config(source)
     hub.check_format(source, description, FORMAT_VERSION)
-    return _class(description["class"], source).from_pretrained(name_or_path, **options)
+    return _class(description["class"], source)
 
 
 def _class(name: str, source: hub.Source) -> type[ImageGenerator]:

@@ -68,8 +68,8 @@ def vae() -> Any:
 
     torch.manual_seed(3)
     return AutoencoderKL(
-        in_channels=3, out_channels=3, block_out_channels=(16, 32), layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=32,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        in_channels=3, out_channels=3, block_out_channels=(16, 32), layers_per_block=1, latent_channels=4, norm_num_groups=8,
+        sample_size=32,         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
     ).eval()  # fmt: skip
 
 
@@ -124,7 +124,8 @@ def stable_diffusion_xl() -> Any:
 
     return StableDiffusionXLPipeline(
         vae=vae(), text_encoder=text_encoder(16), text_encoder_2=text_encoder(16, projection=True, seed=5), tokenizer=tokenizer(),
-        tokenizer_2=tokenizer(), scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1), add_watermarker=False,
+        tokenizer_2=tokenizer(),
+        scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1), add_watermarker=False,
         unet=unet(addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 16),
     )  # fmt: skip
 
@@ -158,13 +159,23 @@ def ip_adapter(of: Any, hidden: bool = False) -> dict[str, dict[str, torch.Tenso
         projection = {"proj.weight": torch.randn(4 * width, 32) * 0.2, "proj.bias": torch.randn(4 * width) * 0.2}
         projection |= {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
         return {"image_proj": projection, "ip_adapter": weights}
-    resampler = {"latents": torch.randn(1, 4, width) * 0.2, "proj_in.weight": torch.randn(width, 32) * 0.2, "proj_in.bias": torch.zeros(width)}
+    resampler = {
+        "latents": torch.randn(1, 4, width) * 0.2,
+        "proj_in.weight": torch.randn(width, 32) * 0.2,
+        "proj_in.bias": torch.zeros(width),
+    }
     resampler |= {"proj_out.weight": torch.randn(width, width) * 0.2, "proj_out.bias": torch.zeros(width)}
     resampler |= {"norm_out.weight": torch.ones(width), "norm_out.bias": torch.zeros(width)}
     for n in range(4):  # as many layers as the released ones have
         for part in ("0.norm1", "0.norm2", "1.0"):
             resampler |= {f"layers.{n}.{part}.weight": torch.ones(width), f"layers.{n}.{part}.bias": torch.zeros(width)}
-        shapes = {"0.to_q": (64, width), "0.to_kv": (128, width), "0.to_out": (width, 64), "1.1": (4 * width, width), "1.3": (width, 4 * width)}
+        shapes = {
+            "0.to_q": (64, width),
+            "0.to_kv": (128, width),
+            "0.to_out": (width, 64),
+            "1.1": (4 * width, width),
+            "1.3": (width, 4 * width),
+        }
         resampler |= {f"layers.{n}.{part}.weight": torch.randn(shape) * 0.2 for part, shape in shapes.items()}
     return {"image_proj": resampler, "ip_adapter": weights}
 

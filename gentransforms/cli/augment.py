@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from gentransforms.cli.grid import draw_grid, write_picture
 from gentransforms.cli.plain import WrongCall
-from gentransforms.errors import WeightsError
+from gentransforms.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -38,8 +38,8 @@ class Augmented:
     seconds: float
 
 
-def open_generator(name: str, device: str) -> ImageGenerator:
-    """Return the generator of that name, folder or repository, on `device`.
+def open_generator(name: str, device: str, options: Mapping[str, Any] | None = None) -> ImageGenerator:
+    """Return the generator of that name, folder or repository, on `device`, with its options.
 
     Raises:
         WrongCall: if there is no such device, no generator of that name, or it needs more than photos.
@@ -48,21 +48,28 @@ def open_generator(name: str, device: str) -> ImageGenerator:
     import torch
 
     from gentransforms import hub
-    from gentransforms.registry import load_generator
+    from gentransforms.registry import class_of
 
+    options = options or {}
     try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without that kind of device
         raise WrongCall(f"--device {device}: not a device of this machine ({str(error).splitlines()[0]})") from error
     try:
-        hub.Source(name).file(hub.CONFIG_FILE)
+        source = hub.Source(name)
+        kind = class_of(source, "controlnet" in options)
     except WeightsError as error:
         if _unreachable(error):
             raise
         raise WrongCall(f"--generator {error}; `gentransforms list` prints the known names") from error
-    generator = load_generator(name, device=device)
-    if generator.inputs:
-        raise WrongCall(f"--generator {name}: it needs {', '.join(generator.inputs)} beside each image: use it from Python")
+    try:
+        generator = kind.from_pretrained(name, device=device, **options)
+    except ConfigError as error:
+        if not options:
+            raise
+        raise WrongCall(f"--option: {error}") from error
+    if needed := generator.needs:
+        raise WrongCall(f"--generator {name}: it needs {', '.join(needed)} beside each image: use it from Python")
     return generator
 
 

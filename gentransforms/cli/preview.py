@@ -9,7 +9,7 @@ import typer
 
 from gentransforms.cli.augment import DEFAULT_GENERATOR, augment, open_generator, report
 from gentransforms.cli.grid import check_output
-from gentransforms.cli.options import Device, Generator, MaxBatchSize, Seed
+from gentransforms.cli.options import Device, Generator, MaxBatchSize, Option, Seed, parse_options
 from gentransforms.cli.photos import read_photo
 
 __all__ = ["preview"]
@@ -23,6 +23,7 @@ def preview(
     max_batch_size: MaxBatchSize = 64,
     seed: Seed = 0,
     device: Device = "cpu",
+    option: Option = None,
 ) -> None:
     """Draw given images beside their generated variants.
 
@@ -35,5 +36,5 @@ def preview(
     """
     check_output(output, images)
     photos = [read_photo(path) for path in images]
-    loaded = open_generator(generator, device)
+    loaded = open_generator(generator, device, parse_options(option))
     report(augment(loaded, photos, variants, 1.0, seed, max_batch_size), loaded, output)

@@ -111,6 +111,12 @@ class ImageGenerator(nn.Module, ABC):
         return dict(self._init_config)
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """Those of `inputs` that `encode` cannot do without."""
+        parameters = inspect.signature(self.encode).parameters
+        return tuple(n for n in self.inputs if n in parameters and parameters[n].default is inspect.Parameter.empty)
+
+    @property
     def device(self) -> torch.device:
         """Where the generator's weights are; the CPU for one without weights."""
         return next((t.device for t in (*self.parameters(), *self.buffers())), torch.device("cpu"))

@@ -71,8 +71,7 @@ def preprocess(images: Tensor, processor: Any, side: int) -> Tensor:
         images = images[..., top : top + side, left : left + side]
     mean = getattr(processor, "image_mean", None) or (0.48145466, 0.4578275, 0.40821073)
     std = getattr(processor, "image_std", None) or (0.26862954, 0.26130258, 0.27577711)
-    like = {"dtype": images.dtype}
-    m, s = (torch.tensor(v, **like).view(1, 3, 1, 1).to(images.device, non_blocking=True) for v in (mean, std))
+    m, s = (torch.tensor(v, dtype=images.dtype).view(1, 3, 1, 1).to(images.device, non_blocking=True) for v in (mean, std))
     return (images - m) / s
 
 

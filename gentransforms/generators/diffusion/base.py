@@ -34,6 +34,9 @@ _DEFAULTS = {
 class DiffusionGenerator(ImageGenerator):
     """Base of the generators on components of a diffusers pipeline; see `StableDiffusionVariation` for the arguments."""
 
+    unet: Any
+    vae: Any
+    image_encoder: Any
     _options: frozenset[str] = frozenset({
         "num_inference_steps", "guidance_scale", "scheduler", "eta", "image_size", "prompt", "negative_prompt", "noise_level",
         "ip_adapter_scale", "decode_batch_size", "channels_last", "compile",
@@ -100,7 +103,7 @@ class DiffusionGenerator(ImageGenerator):
     @property
     def guided(self) -> bool:
         """Whether classifier-free guidance is at work: two rows per image go through the UNet instead of one."""
-        return self.guidance_scale > 1 and self.unet.config.time_cond_proj_dim is None
+        return self.guidance_scale > 1 and not self._distilled
 
     def encode(  # type: ignore[override]
         self, images: Tensor, prompts: list[str] | None = None, noise_levels: Tensor | None = None
@@ -224,7 +227,7 @@ class DiffusionGenerator(ImageGenerator):
         if width is None:
             return None
         embedding: Tensor = self.pipe.get_guidance_scale_embedding(torch.tensor([self.guidance_scale - 1]), embedding_dim=width)
-        return embedding.to(self.device, self.dtype, non_blocking=True).expand(count, -1)
+        return embedding.to(self.device, self.dtype, non_blocking=True).expand(count, embedding.shape[1])
 
     def _levels(self, levels: Any, count: int) -> Tensor:
         if levels is None:
@@ -248,6 +251,11 @@ class DiffusionGenerator(ImageGenerator):
         return level
 
     @property
+    def _distilled(self) -> bool:
+        """Whether the UNet was distilled with guidance, and takes its scale as an input."""
+        return self.unet.config.time_cond_proj_dim is not None
+
+    @property
     def _shrinks(self) -> int:
         return int(self.pipe.vae_scale_factor)
 
@@ -260,17 +268,17 @@ class DiffusionGenerator(ImageGenerator):
         self.eval().requires_grad_(False)
         self._upcast_vae()
         if self._init_config.get("channels_last"):
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.to(memory_format=torch.channels_last)
         if self._init_config.get("compile"):
             for network in compiled:
                 network.compile()
 
     def _upcast_vae(self) -> None:
         """Keep a VAE that overflows in float16 (SDXL's) in float32, as the stock pipeline does."""
-        vae = getattr(self, "vae", None)
-        if type(self.pipe).__name__ == "StableDiffusionXLPipeline" and vae is not None and vae.dtype == torch.float16:
-            if getattr(vae.config, "force_upcast", False):
-                vae.float()
+        if type(self.pipe).__name__ != "StableDiffusionXLPipeline" or self.vae.dtype != torch.float16:
+            return
+        if getattr(self.vae.config, "force_upcast", False):
+            self.vae.float()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

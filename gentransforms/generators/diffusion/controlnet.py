@@ -58,6 +58,7 @@ class ControlNetVariation(PretrainedDiffusion):
     """
 
     preserves_geometry = True
+    palette: Tensor
     _options = PretrainedDiffusion._options | {"condition", "conditioning_scale", "canny_thresholds", "palette", "strength"}
 
     def __init__(self, pipe: Any, *, controlnet: Any = None, depth_estimator: tuple[nn.Module, Any] | None = None, **options: Any) -> None:
@@ -78,13 +79,16 @@ class ControlNetVariation(PretrainedDiffusion):
         if strength is not None and int(self.num_inference_steps * strength) < 1:
             raise ConfigError(f"strength={strength!r}: no step is left of {self.num_inference_steps}; raise it, or num_inference_steps")
         scale = given.get("conditioning_scale", 1.0 if strength is None else 0.8)
-        self.scales = [check_number("conditioning_scale", s, 0) for s in (scale if isinstance(scale, list | tuple) else [scale] * len(nets))]
+        scales = scale if isinstance(scale, list | tuple) else [scale] * len(nets)
+        self.scales = [check_number("conditioning_scale", s, 0) for s in scales]
         if len(self.scales) != len(nets):
             raise ConfigError(f"conditioning_scale={scale!r}: expected one number for each of {len(nets)} ControlNets")
         self.thresholds = conditions.check_thresholds(given.get("canny_thresholds", (100 / 255, 200 / 255)))
         self.register_buffer("palette", _palette(given.get("palette")), persistent=False)
         self.controlnets = nn.ModuleList(nets)
-        self.depth_estimator, self.depth_processor = depth_estimator or (None, None)
+        model, processor = depth_estimator or (None, None)
+        self.depth_estimator: Any = model
+        self.depth_processor: Any = processor
         if "depth" in self.conditions and self.depth_estimator is None:
             raise ConfigError("condition='depth': give depth_estimator=(model, image processor), or depth_model= to from_pretrained")
         if "segmentation" in self.conditions:
@@ -165,7 +169,8 @@ class ControlNetVariation(PretrainedDiffusion):
     def _per_call(self, condition: Mapping[str, Tensor], seeds: Tensor) -> list[Tensor]:
         """The control maps as each ControlNet embeds them, once for all steps: rows as in the UNet's batch."""
         embedded = []
-        for i, net in enumerate(self.controlnets):
+        nets: list[Any] = list(self.controlnets)
+        for i, net in enumerate(nets):
             maps = condition[f"control_{i}"] if f"control_{i}" in condition else self._edges(condition[f"magnitude_{i}"], seeds)
             rows = net.controlnet_cond_embedding(maps.to(self.dtype).expand(-1, 3, -1, -1))
             embedded.append(torch.cat([rows, rows]) if self.guided else rows)
@@ -174,7 +179,8 @@ class ControlNetVariation(PretrainedDiffusion):
     def _per_step(self, noisy: Tensor, t: Tensor, inputs: UNetInputs, extra: list[Tensor]) -> dict[str, Any]:
         down: list[Tensor] = []
         mid: Any = None
-        for net, scale, embedded in zip(self.controlnets, self.scales, extra, strict=True):
+        nets: list[Any] = list(self.controlnets)
+        for net, scale, embedded in zip(nets, self.scales, extra, strict=True):
             added = {name: value for name, value in inputs.added.items() if name != "image_embeds"}
             embedding = net.controlnet_cond_embedding
             net.controlnet_cond_embedding = nn.Identity()  # the maps were embedded before the first step
@@ -191,6 +197,11 @@ class ControlNetVariation(PretrainedDiffusion):
 
     def _edges(self, magnitude: Tensor, seeds: Tensor) -> Tensor:
         return conditions.canny_edges(magnitude, *conditions.draw_thresholds(self.thresholds, seeds))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """``masks``, with ``"segmentation"``."""
+        return ("masks",) if "segmentation" in self.conditions else ()
 
     @property
     def _drawn_thresholds(self) -> bool:
@@ -274,4 +285,3 @@ def _load_depth(source: hub.Source, dtype: torch.dtype, folder: str | None) -> t
 
     model = loading.load_part(AutoModelForDepthEstimation, source, dtype, folder)
     return model, loading.load_processor(AutoImageProcessor, source, folder)
-

@@ -15,9 +15,10 @@ from torch import nn
 from gentransforms import hub
 from gentransforms.errors import ConfigError, WeightsError
 
-__all__ = ["BASES", "TINY_VAE", "add_ip_adapter", "add_lora", "load_part", "load_pipeline", "load_processor", "load_vae", "pipeline_class", "rebuild"]
+__all__ = [
+    "BASES", "add_ip_adapter", "add_lora", "load_part", "load_pipeline", "load_processor", "load_vae", "pipeline_class", "rebuild",
+]  # fmt: skip
 
-INDEX_FILE = "model_index.json"
 # Pipelines whose components the sampling loop knows, and the one whose prompt encoding is used for them.
 BASES = {
     "StableUnCLIPImg2ImgPipeline": "StableUnCLIPImg2ImgPipeline",
@@ -31,8 +32,8 @@ BASES = {
     "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
     "StableDiffusionXLControlNetPipeline": "StableDiffusionXLPipeline",
 }
-TINY_VAE = {"StableDiffusionXLPipeline": "madebyollin/taesdxl"}
-_TINY_VAE_DEFAULT = "madebyollin/taesd"
+_TINY_VAES = {"StableDiffusionXLPipeline": "madebyollin/taesdxl"}
+_TINY_VAE = "madebyollin/taesd"  # of Stable Diffusion 1 and 2
 
 
 def pipeline_class(source: hub.Source) -> str:
@@ -41,11 +42,9 @@ def pipeline_class(source: hub.Source) -> str:
     Raises:
         WeightsError: if there is no such file, or it names a pipeline that no generator here can take.
     """
-    try:
-        index = json.loads(source.file(INDEX_FILE).read_text())
-    except ValueError as error:
-        raise WeightsError(f"{source}: {INDEX_FILE} is not JSON ({error}): fetch it again") from error
-    name = index.get("_class_name") if isinstance(index, dict) else None
+    name = hub.pipeline_class(source)
+    if name is None:
+        source.file(hub.PIPELINE_FILE)  # says why it cannot be had
     if name not in BASES:
         raise WeightsError(
             f"{source} holds a {name}: expected one of {', '.join(BASES)}; other kinds need a generator of their own (ImageGenerator)"
@@ -102,7 +101,7 @@ def load_vae(choice: Any, base: str, dtype: torch.dtype, **where: Any) -> nn.Mod
 
     if isinstance(choice, nn.Module):
         return choice
-    name = TINY_VAE.get(base, _TINY_VAE_DEFAULT) if choice == "tiny" else choice
+    name = _TINY_VAES.get(base, _TINY_VAE) if choice == "tiny" else choice
     source = hub.Source(name, **where)
     with _weights_errors(source):
         folder = source.folder is not None and not (source.folder / "config.json").is_file()
@@ -148,11 +147,12 @@ def add_lora(pipe: Any, choice: str | Sequence[str], **where: Any) -> None:
         import peft  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"lora={choice!r}: needs peft: pip install 'gentransforms[lora]'") from error
-    parts = [choice] if isinstance(choice, str | Path) else list(choice)
+    parts: list[Any] = [choice] if isinstance(choice, str | Path) else list(choice)
     if not 1 <= len(parts) <= 2 or not all(isinstance(part, str | Path) for part in parts):
         raise ConfigError(f"lora={choice!r}: expected a repository, folder or file, or (repo, weight_name)")
-    path = Path(parts[0])
-    repo, weight_name = (path.parent, path.name) if len(parts) == 1 and path.is_file() else (parts[0], parts[1] if len(parts) == 2 else None)
+    if len(parts) == 1 and Path(parts[0]).is_file():
+        parts = [Path(parts[0]).parent, Path(parts[0]).name]
+    repo, weight_name = (*parts, None)[:2]
     source = hub.Source(repo, **where)
     with _weights_errors(source):
         pipe.load_lora_weights(_place(source), **({"weight_name": str(weight_name)} if weight_name else {}), **_options(source))
@@ -203,7 +203,8 @@ def _check_whole(source: hub.Source, loaded: Any) -> None:
             continue
         missing = [key for key, tensor in part.state_dict().items() if tensor.is_meta]
         if missing:
-            raise WeightsError(f"{source}: {name or type(part).__name__} lacks weights {missing[:3]}: the file is of another model or damaged")
+            what = name or type(part).__name__
+            raise WeightsError(f"{source}: {what} lacks weights {missing[:3]}: the file is of another model, or damaged")
 
 
 @contextlib.contextmanager

@@ -40,14 +40,14 @@ def with_preset(options: Mapping[str, Any], known: frozenset[str]) -> dict[str, 
     return {name: value for name, value in PRESETS[preset].items() if name in known} | given
 
 
-def check_count(name: str, value: Any, *, none: bool = False) -> int:
-    """Return a positive integer.
+def check_count(name: str, value: Any, *, none: bool = False) -> Any:
+    """Return a positive integer, or None where that is allowed.
 
     Raises:
         ConfigError: if it is none.
     """
     if (none and value is None) or (type(value) is int and value > 0):
-        return value  # type: ignore[no-any-return]
+        return value
     raise ConfigError(f"{name}={value!r}: expected a positive integer" + (", or None for all at once" if none else ""))
 
 
@@ -59,7 +59,8 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf) -> f
     """
     if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high and math.isfinite(value):
         return value
-    raise ConfigError(f"{name}={value!r}: expected a number {f'from {low:g} to {high:g}' if math.isfinite(high) else f'of at least {low:g}'}")
+    bounds = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
+    raise ConfigError(f"{name}={value!r}: expected a number {bounds}")
 
 
 def image_size(value: Any, multiple: int) -> tuple[int, int]:

@@ -65,7 +65,11 @@ class PretrainedDiffusion(DiffusionGenerator):
         place = _check_placement(device, dtype)
         if dtype is None:
             dtype = torch.float16 if options.get("preset") == "paper" and "paper" in PRESETS else torch.float32
-        elsewhere = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}  # of other repositories than this
+        elsewhere: dict[str, Any] = {
+            "token": token,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+        }  # of other repositories than this
         source = hub.Source(name_or_path, revision=revision, **elsewhere)
         base = loading.pipeline_class(source)
         options = saving.saved_options(source, cls.__name__) | options

@@ -72,7 +72,7 @@ def decode(vae: Any, latents: Tensor, slice_size: int | None = None) -> Tensor:
     """Return images (B, 3, H, W) float32 in [0, 1] of latents (B, C, h, w), `slice_size` at once; NaN stays NaN."""
     mean, std = _statistics(vae, latents)
     latents = (latents / vae.config.scaling_factor * std + mean).to(vae.dtype)
-    parts = [vae.decode(part, return_dict=False)[0].float() for part in latents.split(slice_size or max(1, len(latents)))]
+    parts = [vae.decode(part, return_dict=False)[0].float() for part in torch.split(latents, slice_size or max(1, len(latents)))]
     return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
 
 

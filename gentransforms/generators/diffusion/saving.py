@@ -27,11 +27,8 @@ def saved_options(source: hub.Source, class_name: str) -> dict[str, Any]:
     Raises:
         WeightsError: if it holds another class of ours, or is of a newer format.
     """
-    try:
-        description = hub.read_config(source)
-    except WeightsError:
-        return {}  # nobody but us puts a config.json beside model_index.json
-    if description.get("format") != "gentransforms":
+    description = hub.own_config(source)
+    if description is None:
         return {}
     hub.check_format(source, description, FORMAT_VERSION)
     if description["class"] != class_name:
@@ -58,8 +55,8 @@ def write(
         ConfigError: if the options or the card cannot be written, or an IP-Adapter's file is not known.
     """
     try:
-        description = {"format": "gentransforms", "format_version": FORMAT_VERSION, "class": type(generator).__name__, "config": dict(options)}
-        text = json.dumps(description, indent=2)
+        ours = {"format": "gentransforms", "format_version": FORMAT_VERSION, "class": type(generator).__name__}
+        text = json.dumps(ours | {"config": dict(options)}, indent=2)
     except TypeError as error:
         raise ConfigError(f"config {dict(options)!r} cannot be written as JSON ({error}): use numbers, strings, lists, dicts") from error
     page, pipe = model_card(generator, card), generator.pipe
@@ -90,4 +87,5 @@ def _write_adapter(source: Path, target: Path, dtype: torch.dtype | None) -> Non
         nested = torch.load(source, map_location="cpu", weights_only=True)
         weights = {f"{part}.{name}": tensor for part, tensors in nested.items() for name, tensor in tensors.items()}
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: (t.to(dtype) if dtype is not None and t.is_floating_point() else t).contiguous() for name, t in weights.items()}, target)
+    weights = {name: t.to(dtype) if dtype is not None and t.is_floating_point() else t for name, t in weights.items()}
+    save_file({name: t.contiguous() for name, t in weights.items()}, target)

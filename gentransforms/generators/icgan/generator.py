@@ -94,6 +94,11 @@ class ICGAN(ImageGenerator):
             "truncation": self.truncation,
         }
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """``labels``, for a class-conditional model."""
+        return self.inputs
+
     def encode(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:  # type: ignore[override]
         """Return ``features`` (B, feature_dim), each of length 1, and ``labels`` (B,) int64 for a class-conditional model.
 
