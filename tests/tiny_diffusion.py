@@ -69,7 +69,7 @@ def vae() -> Any:
     torch.manual_seed(3)
     return AutoencoderKL(
         in_channels=3, out_channels=3, block_out_channels=(16, 32), layers_per_block=1, latent_channels=4, norm_num_groups=8,
-        sample_size=32,         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        sample_size=32, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
     ).eval()  # fmt: skip
 
 
@@ -125,7 +125,8 @@ def stable_diffusion_xl() -> Any:
     return StableDiffusionXLPipeline(
         vae=vae(), text_encoder=text_encoder(16), text_encoder_2=text_encoder(16, projection=True, seed=5), tokenizer=tokenizer(),
         tokenizer_2=tokenizer(),
-        scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1), add_watermarker=False,
+        scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1),
+        add_watermarker=False,
         unet=unet(addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 16),
     )  # fmt: skip
 
@@ -181,3 +182,15 @@ def ip_adapter(of: Any, hidden: bool = False) -> dict[str, dict[str, torch.Tenso
 
 
 _SD: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False, "steps_offset": 1}
+
+
+def depth_estimator(**changes: Any) -> tuple[Any, Any]:
+    """A depth-estimation model of transformers (DPT) and its image processor."""
+    from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
+
+    torch.manual_seed(9)
+    config = DPTConfig(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=24, image_size=32, patch_size=8,
+        backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, initializer_range=0.3, **changes,
+    )  # fmt: skip
+    return DPTForDepthEstimation(config).eval(), DPTImageProcessor(size={"height": 32, "width": 32})

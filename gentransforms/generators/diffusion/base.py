@@ -227,12 +227,13 @@ class DiffusionGenerator(ImageGenerator):
         if width is None:
             return None
         embedding: Tensor = self.pipe.get_guidance_scale_embedding(torch.tensor([self.guidance_scale - 1]), embedding_dim=width)
-        return embedding.to(self.device, self.dtype, non_blocking=True).expand(count, embedding.shape[1])
+        return embedding.to(device=self.device, dtype=self.dtype, non_blocking=True).expand(count, width)
 
     def _levels(self, levels: Any, count: int) -> Tensor:
         if levels is None:
             return torch.full((count,), self.noise_level, dtype=torch.int64, device=self.device)
         levels = torch.as_tensor(levels)
+        assert isinstance(levels, Tensor)
         if levels.shape != (count,) or levels.is_floating_point() or levels.is_complex() or levels.dtype == torch.bool:
             raise ConfigError(f"noise_levels has shape {tuple(levels.shape)} and dtype {levels.dtype}: expected ({count},) int64")
         if levels.device.type == "cpu" and count:  # elsewhere a look at the values would wait for the device
@@ -279,6 +280,17 @@ class DiffusionGenerator(ImageGenerator):
             return
         if getattr(self.vae.config, "force_upcast", False):
             self.vae.float()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # transformers hangs local functions on its models when hidden states are first asked for, which cannot be pickled;
+        # it hangs them there again when they are next asked for.
+        for module in self.modules():
+            for key, hook in list(module._forward_hooks.items()):
+                if getattr(hook, "__module__", "") == "transformers.utils.output_capturing":
+                    del module._forward_hooks[key]
+            module.__dict__.pop("_output_capturing_hooks_installed", None)
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return state
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

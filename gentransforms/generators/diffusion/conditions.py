@@ -121,10 +121,9 @@ def depth_maps(estimator: Any, processor: Any, images: Tensor) -> Tensor:
     depth = estimator((pixels - mean) / std if getattr(processor, "do_normalize", True) else pixels).predicted_depth.float()
     if getattr(estimator.config, "depth_estimation_type", "relative") == "metric" or estimator.config.model_type in _METRIC:
         depth = 1 / depth.clamp_min(1e-3)  # from metres to nearness, which the others predict
-    flat = depth.flatten(1)
-    near, far = flat.amax(1).view(-1, 1, 1), flat.amin(1).view(-1, 1, 1)
-    depth = (depth - far) / (near - far).clamp_min(1e-6)
-    return F.interpolate(depth[:, None], images.shape[-2:], mode="bilinear", align_corners=False).expand(-1, 3, -1, -1).to(images.dtype)
+    depth = F.interpolate(depth[:, None], images.shape[-2:], mode="bilinear", align_corners=False)
+    near, far = depth.amax((1, 2, 3), keepdim=True), depth.amin((1, 2, 3), keepdim=True)
+    return ((depth - far) / (near - far).clamp_min(1e-6)).expand(-1, 3, -1, -1).to(images.dtype)
 
 
 _METRIC = ("zoedepth", "glpn", "depth_pro")  # models that predict metres

@@ -11,8 +11,7 @@ __all__ = ["NAMES", "build_scheduler", "fresh"]
 
 # Class in diffusers, and what the name changes in the repository's own configuration.
 _BY_NAME: dict[str, tuple[str, dict[str, Any]]] = {
-    # Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed" (WACV 2024): the paper's settings.
-    "ddim": ("DDIMScheduler", {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}),
+    "ddim": ("DDIMScheduler", {"timestep_spacing": "trailing"}),
     "dpm++": ("DPMSolverMultistepScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),
@@ -25,8 +24,8 @@ def build_scheduler(choice: Any, own: Any) -> Any:
     """Return a scheduler that nobody else steps.
 
     Args:
-        choice: one of `NAMES`, taking over the noise schedule and prediction type of `own`; a diffusers scheduler; or
-            None for `own` as it is.
+        choice: one of `NAMES`, taking over the noise schedule and prediction type of `own`; a diffusers scheduler, or its
+            class and configuration as saved; or None for `own` as it is.
         own: the repository's scheduler.
 
     Raises:
@@ -36,8 +35,8 @@ def build_scheduler(choice: Any, own: Any) -> Any:
         >>> from diffusers import PNDMScheduler
         >>> own = PNDMScheduler(prediction_type="v_prediction")
         >>> scheduler = build_scheduler("ddim", own)
-        >>> type(scheduler).__name__, scheduler.config.prediction_type, scheduler.config.timestep_spacing
-        ('DDIMScheduler', 'v_prediction', 'trailing')
+        >>> type(scheduler).__name__, scheduler.config.timestep_spacing, scheduler.config.rescale_betas_zero_snr
+        ('DDIMScheduler', 'trailing', True)
     """
     import diffusers
 
@@ -45,9 +44,15 @@ def build_scheduler(choice: Any, own: Any) -> Any:
         return copy.deepcopy(own)
     if isinstance(choice, str) and choice in _BY_NAME:
         name, changes = _BY_NAME[choice]
+        if choice == "ddim" and own.config.get("prediction_type") == "v_prediction":
+            # Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed" (WACV 2024), with the paper's settings.
+            # From the noise in an image that is nothing but noise no image follows, so only networks that predict v take it.
+            changes = changes | {"rescale_betas_zero_snr": True}
         return getattr(diffusers, name).from_config(own.config, **changes)
     if isinstance(choice, diffusers.SchedulerMixin):
         return copy.deepcopy(choice)
+    if isinstance(choice, dict) and isinstance(getattr(diffusers, str(choice.get("_class_name")), None), type):
+        return getattr(diffusers, choice["_class_name"]).from_config({n: v for n, v in choice.items() if n != "_class_name"})
     raise ConfigError(f"scheduler={choice!r}: expected one of {', '.join(NAMES)}, a diffusers scheduler, or None for the repository's own")
 
 
