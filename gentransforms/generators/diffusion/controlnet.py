@@ -53,6 +53,14 @@ class ControlNetVariation(PretrainedDiffusion):
         inputs: ``masks`` with ``"segmentation"``: classes (B, H, W) or (B, 1, H, W), integers, 255 unlabelled; ``prompts``,
             one string for each image, where there is a text encoder; ``noise_levels`` (B,) int64 (unCLIP).
 
+    Example:
+        >>> import torch
+        >>> generator = ControlNetVariation.from_pretrained(  # folders or repositories
+        ...     base_folder, controlnet=controlnet_folder, condition="canny", prompt="a photo", num_inference_steps=2
+        ... )
+        >>> generator(torch.rand(2, 3, 40, 40), torch.tensor([1, 2])).shape
+        torch.Size([2, 3, 32, 32])
+
     Source: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models" (ICCV 2023); for `strength`, Meng et
     al., "SDEdit" (ICLR 2022).
     """

@@ -44,9 +44,9 @@ class StableDiffusionVariation(PretrainedDiffusion):
 
     Example:
         >>> import torch
-        >>> generator = StableDiffusionVariation.from_pretrained(tiny_unclip, num_inference_steps=2)  # doctest: +SKIP
-        >>> generator(torch.rand(2, 3, 64, 64), torch.tensor([1, 2])).shape  # doctest: +SKIP
-        torch.Size([2, 3, 64, 64])
+        >>> generator = StableDiffusionVariation.from_pretrained(unclip_folder, num_inference_steps=2)  # a folder or repository
+        >>> generator(torch.rand(2, 3, 40, 40), torch.tensor([1, 2])).shape
+        torch.Size([2, 3, 32, 32])
 
     Source: Ramesh et al., "Hierarchical Text-Conditional Image Generation with CLIP Latents" (2022); Rombach et al., "High-Resolution
     Image Synthesis with Latent Diffusion Models" (CVPR 2022); Ye et al., "IP-Adapter" (2023).
