@@ -92,7 +92,7 @@ class ControlNetVariation(PretrainedDiffusion):
         if len(self.scales) != len(nets):
             raise ConfigError(f"conditioning_scale={scale!r}: expected one number for each of {len(nets)} ControlNets")
         self.thresholds = conditions.check_thresholds(given.get("canny_thresholds", (100 / 255, 200 / 255)))
-        self.register_buffer("palette", _palette(given.get("palette")), persistent=False)
+        self.register_buffer("palette", _palette(given.get("palette")).to(self.device), persistent=False)
         self.controlnets = nn.ModuleList(nets)
         model, processor = depth_estimator or (None, None)
         self.depth_estimator: Any = model
