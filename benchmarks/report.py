@@ -30,6 +30,8 @@ def main() -> None:
         medians = {b["name"]: b["stats"]["median"] for b in json.loads(result.read_text())["benchmarks"]}
     bare, whole, quarter = (medians[f"test_{name}"] for name in ("bare_generator", "transform[1.0]", "transform[0.25]"))
     encode, plain, folded = (medians[f"test_{name}"] for name in ("encode_alone", "network[plain]", "network[folded]"))
+    stock = {n: medians[f"test_diffusion_stock[{n}]"] for n in (1, 8)}
+    ours = {(kind, n): medians[f"test_diffusion_ours[{kind}-{n}]"] for kind in ("plain", "compiled") for n in (1, 8)}
     overhead = f"{100 * (whole / bare - 1):.1f}%"
     rows = [
         ("transform over the bare generator, batch 64 (extra time)", overhead, "at most 2%", f"{bare * 1e3:.0f} ms bare"),
@@ -37,6 +39,16 @@ def main() -> None:
         ("encode over encode and sample", f"{encode / bare:.2f}", "-", f"{encode * 1e3:.0f} ms"),
         ("plain network over rewritten, 128 pixels, batch 8", f"{plain / folded:.2f}", "at least 1.4", f"{folded:.2f} s rewritten"),
         ("images per second, icgan-cifar10-32, batch 64", f"{64 / whole:.0f}", "-", f"{whole * 1e3:.0f} ms a batch"),
+        *(
+            (
+                f"stock diffusers pipeline over ours{', compiled' if kind == 'compiled' else ''}: reduced SD 2.1 unCLIP, 256 pixels, "
+                f"4 steps, guidance, {16 // n} sources x {n}",
+                f"{stock[n] / seconds:.2f}",
+                "at least 1.15" if n == 8 else "at least 1",
+                f"{seconds:.1f} s ours, {stock[n]:.1f} s stock",
+            )
+            for (kind, n), seconds in ours.items()
+        ),
     ]
     print(f"\n{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print("| what | measured | aim | in full |\n|---|---|---|---|")

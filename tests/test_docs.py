@@ -14,10 +14,12 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+import tiny_diffusion
 import torch
 from icgan_example import example
 from PIL import Image
 from released import random_state, write_released
+from safetensors.torch import save_file
 
 import gentransforms as gt
 from gentransforms.generators.icgan.architecture import BigGANConfig
@@ -92,6 +94,8 @@ class TestPages:
             pytest.importorskip("lightning")
         if page.name == "icgan.md":
             _released_models(workplace)
+        if page.name in ("stable-diffusion.md", "controlnet.md", "choosing.md"):
+            _tiny_repositories(workplace)
         module = ModuleType("page_of_the_docs")  # a module that can be found, so that its classes can be pickled
         monkeypatch.setitem(sys.modules, module.__name__, module)
         for language, code, line in blocks(page):
@@ -182,6 +186,24 @@ def _released_models(folder: Path) -> None:
     network = small | {"class_cond": True, "n_classes": 1000, "feature_dim": 8}
     extractor = {"kind": "small-resnet", "widths": [8], "blocks": [1]}
     gt.ICGAN(network=network, feature_extractor=extractor).save_pretrained(folder / "cc-icgan-imagenet-256")
+
+
+def _tiny_repositories(folder: Path) -> None:
+    """What stands for the Hub's repositories: folders of the same names and layout, with tiny networks and random weights."""
+    base = tiny_diffusion.stable_diffusion()
+    parts = {
+        "sd2-community/stable-diffusion-2-1-unclip-small": tiny_diffusion.unclip(),
+        "stable-diffusion-v1-5/stable-diffusion-v1-5": base,
+        "lllyasviel/control_v11p_sd15_canny": tiny_diffusion.controlnet(base.unet),
+        "lllyasviel/control_v11p_sd15_seg": tiny_diffusion.controlnet(base.unet),
+        "your/controlnet-for-sd21": tiny_diffusion.controlnet(base.unet),
+    }
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    adapter = folder / "h94" / "IP-Adapter" / "models"
+    tiny_diffusion.image_encoder().save_pretrained(adapter / "image_encoder")
+    weights = tiny_diffusion.ip_adapter(base.unet)
+    save_file({f"{part}.{name}": t for part, tensors in weights.items() for name, t in tensors.items()}, adapter / "ip-adapter_sd15.safetensors")
 
 
 def _run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ import pytest
 import gentransforms as gt
 
 EXPECTED = {
-    "ICGAN", "GenerativeAugment", "GentransformsError", "ImageGenerator", "TwoViews", "derive_seeds", "list_pretrained", "load_generator",
+    "ICGAN", "ControlNetVariation", "GenerativeAugment", "GentransformsError", "ImageGenerator", "StableDiffusionVariation", "TwoViews",
+    "derive_seeds", "list_pretrained", "load_generator",
 }  # fmt: skip
 MODULES = sorted(module.name for module in pkgutil.walk_packages(gt.__path__, "gentransforms.") if not module.name.endswith("__main__"))
 HEAVY = ("diffusers", "transformers", "kornia", "datasets", "pyarrow", "ray", "huggingface_hub", "safetensors", "typer", "rich")

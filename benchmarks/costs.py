@@ -1,0 +1,59 @@
+"""What an image costs with each generator, in counted operations (a multiply-add counts 2): ``python -m benchmarks.costs``.
+
+The networks stand on the meta device, at the size of the released ones: shapes and operations, no weights. H100-hours are the
+operations over 40% of the 989 TFLOP/s (bfloat16, dense) in NVIDIA's data sheet: an assumption, not a measurement.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import gentransforms as gt
+from benchmarks import full_size
+
+UTILISATION, H100 = 0.4, 989.0
+GUIDED: dict[str, Any] = {"num_inference_steps": 10, "guidance_scale": 10.0, "scheduler": "dpm++"}
+DRAFT: dict[str, Any] = {"preset": "fast"}
+CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("unCLIP small, 512, 10 steps, guidance", "unclip-small", GUIDED),
+    ("unCLIP large, 512, 10 steps, guidance", "unclip-large", GUIDED),
+    ("unCLIP small, 256, 10 steps, guidance", "unclip-small", GUIDED | {"image_size": 256}),
+    ("unCLIP small, 512, 4 steps, tiny VAE", "unclip-small", DRAFT | {"vae": "tiny"}),
+    ("sd-image-variations, 512, 10 steps, guidance", "variation", GUIDED),
+    ("SD 1.5 + ControlNet canny, 512, 10 steps, guidance", "sd15", GUIDED),
+)
+
+
+def main() -> None:
+    """Count and print a Markdown table."""
+    print("| generator | TFLOP per image | H100-hours per million images |\n|---|---|---|")
+    for name, kind, options in CASES:
+        cost = tflop(kind, dict(options))
+        print(f"| {name} | {cost:.1f} | {cost * 1e6 / (UTILISATION * H100) / 3600:.1f} |")
+
+
+@torch.no_grad()
+def tflop(kind: str, options: dict[str, Any]) -> float:
+    """Return the TFLOP of one variant of one image, with its encoding."""
+    pipe = full_size.build(kind)
+    options = {"image_size": 512} | options
+    with torch.device("meta"):
+        if options.pop("vae", None):
+            pipe.register_modules(vae=full_size.tiny_vae())
+        net = full_size.controlnet(pipe.unet) if kind == "sd15" else None
+    if net is None:
+        generator: gt.ImageGenerator = gt.StableDiffusionVariation.from_pipeline(pipe, **options)
+    else:
+        # Edges in advance: they take less than 0.3% of one UNet call (tests/test_diffusion_full_size.py).
+        generator = gt.ControlNetVariation(pipe, controlnet=net, condition=lambda images: images, **options)
+    with FlopCounterMode(display=False) as counter:
+        condition = generator.encode(torch.rand(1, 3, 512, 512, device="meta"))
+        generator.sample(condition, torch.tensor([0]))
+    return counter.get_total_flops() / 1e12
+
+
+if __name__ == "__main__":
+    main()
