@@ -202,8 +202,8 @@ def _tiny_repositories(folder: Path) -> None:
         part.save_pretrained(folder / name)
     adapter = folder / "h94" / "IP-Adapter" / "models"
     tiny_diffusion.image_encoder().save_pretrained(adapter / "image_encoder")
-    weights = tiny_diffusion.ip_adapter(base.unet)
-    save_file({f"{part}.{name}": t for part, tensors in weights.items() for name, t in tensors.items()}, adapter / "ip-adapter_sd15.safetensors")
+    weights = {f"{part}.{name}": t for part, tensors in tiny_diffusion.ip_adapter(base.unet).items() for name, t in tensors.items()}
+    save_file(weights, adapter / "ip-adapter_sd15.safetensors")
 
 
 def _run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
