@@ -120,7 +120,7 @@ def add_ip_adapter(pipe: Any, choice: Sequence[str], **where: Any) -> None:
         ConfigError: if `choice` is something else, or the pipeline takes none.
         WeightsError: if it cannot be loaded.
     """
-    if isinstance(choice, str) or not 3 <= len(choice) <= 4 or not all(isinstance(part, str) for part in choice):
+    if not isinstance(choice, list | tuple) or not 3 <= len(choice) <= 4 or not all(isinstance(part, str) for part in choice):
         raise ConfigError(
             f"ip_adapter={choice!r}: expected (repo, subfolder, weight_name), for example "
             "('h94/IP-Adapter', 'models', 'ip-adapter_sd15.safetensors'); a fourth entry names the image encoder's folder"
@@ -147,7 +147,7 @@ def add_lora(pipe: Any, choice: str | Sequence[str], **where: Any) -> None:
         import peft  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"lora={choice!r}: needs peft: pip install 'gentransforms[lora]'") from error
-    parts: list[Any] = [choice] if isinstance(choice, str | Path) else list(choice)
+    parts: list[Any] = list(choice) if isinstance(choice, list | tuple) else [choice]
     if not 1 <= len(parts) <= 2 or not all(isinstance(part, str | Path) for part in parts):
         raise ConfigError(f"lora={choice!r}: expected a repository, folder or file, or (repo, weight_name)")
     if len(parts) == 1 and Path(parts[0]).is_file():

@@ -1,0 +1,344 @@
+"""Diffusion generators saved and loaded: every family, from folders and from a Hub, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_diffusion as tiny
+import torch
+from hub_client import load, process, push
+from hub_server import TOKEN, Hub, Repo
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import gentransforms as gt
+from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.generators.diffusion.options import PRESETS
+
+SEEDS = torch.tensor([3, 4])
+FAST: dict[str, Any] = {"num_inference_steps": 2}
+
+
+def photos() -> Tensor:
+    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def write_adapter(folder: Path, base: Any, *, hidden: bool = False, binary: bool = False) -> tuple[str, str, str]:
+    """An IP-Adapter repository: its weights and, beside them, its image encoder."""
+    models, weights = folder / "models", tiny.ip_adapter(base.unet, hidden)
+    tiny.image_encoder().save_pretrained(models / "image_encoder")
+    if binary:
+        torch.save(weights, models / "adapter.bin")
+        return str(folder), "models", "adapter.bin"
+    flat = {f"{part}.{name}": t for part, tensors in weights.items() for name, t in tensors.items()}
+    save_file(flat, models / "adapter.safetensors")
+    return str(folder), "models", "adapter.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("repositories")
+    base = tiny.stable_diffusion()
+    parts = {"unclip": tiny.unclip(), "variation": tiny.variation(), "base": base, "xl": tiny.stable_diffusion_xl()}
+    parts |= {"controlnet": tiny.controlnet(base.unet), "second": tiny.controlnet(base.unet, seed=8)}
+    for name, part in parts.items():
+        part.save_pretrained(root / name)
+    return {name: root / name for name in parts}
+
+
+def to_bin(folder: Path, part: str) -> Path:
+    """Weights as repositories had them before safetensors."""
+    file = next((folder / part).glob("*.safetensors"))
+    target = file.with_name(file.name.replace("model.safetensors", "pytorch_model.bin"))
+    if file.name.startswith("diffusion"):
+        target = file.with_suffix(".bin")
+    torch.save(load_file(file), target)
+    file.unlink()
+    return target
+
+
+@pytest.fixture
+def copy_of(folders: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
+    return lambda name: Path(shutil.copytree(folders[name], tmp_path / f"copy-{name}"))
+
+
+FAMILIES = ["unclip", "variation", "ip-adapter", "ip-adapter plus .bin", "ip-adapter xl", "controlnet", "two controlnets", "depth"]
+
+
+def make(family: str, folders: dict[str, Path], place: Path) -> Any:
+    if family in ("unclip", "variation"):
+        return gt.StableDiffusionVariation.from_pretrained(folders[family], **FAST)
+    if family.startswith("ip-adapter"):
+        name = "xl" if "xl" in family else "base"
+        base = tiny.stable_diffusion_xl() if "xl" in family else tiny.stable_diffusion()
+        adapter = write_adapter(place / "adapter", base, hidden="plus" in family, binary=".bin" in family)
+        return gt.StableDiffusionVariation.from_pretrained(folders[name], ip_adapter=adapter, ip_adapter_scale=0.6, **FAST)
+    nets: Any = [folders["controlnet"], folders["second"]] if "two" in family else folders["controlnet"]
+    options: dict[str, Any] = {"condition": ["canny", "segmentation"] if "two" in family else "canny", "prompt": "abc", "strength": 0.9}
+    if family == "depth":
+        model, processor = tiny.depth_estimator()
+        model.save_pretrained(place / "depth")
+        processor.save_pretrained(place / "depth")
+        options |= {"condition": "depth", "depth_model": place / "depth"}
+    return gt.ControlNetVariation.from_pretrained(folders["base"], controlnet=nets, **options, **FAST)
+
+
+def images_of(generator: Any) -> Tensor:
+    inputs = {"masks": torch.zeros(2, 32, 32, dtype=torch.int64)} if "masks" in generator.inputs else {}
+    with torch.no_grad():
+        made: Tensor = generator(photos(), SEEDS, **inputs)
+    return made
+
+
+class TestSaveAndLoad:
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_what_is_saved_makes_the_same_images(self, family: str, folders: dict[str, Path], tmp_path: Path) -> None:
+        generator = make(family, folders, tmp_path)
+        generator.save_pretrained(tmp_path / "saved")
+        shutil.rmtree(tmp_path / "adapter", ignore_errors=True)  # the folder needs no other
+        shutil.rmtree(tmp_path / "depth", ignore_errors=True)
+        for place in (tmp_path / "saved", tmp_path / "moved"):
+            if not place.exists():
+                shutil.move(tmp_path / "saved", place)
+            again = gt.load_generator(place)
+            assert type(again) is type(generator)
+            assert again.fingerprint == generator.fingerprint
+            assert torch.equal(images_of(again), images_of(generator))
+        assert not list((tmp_path / "moved").rglob("*.bin"))
+        assert "gentransforms" in (tmp_path / "moved" / "README.md").read_text()
+
+    def test_an_option_given_replaces_the_saved_one(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        make("unclip", folders, tmp_path).save_pretrained(tmp_path / "saved")
+        again = gt.StableDiffusionVariation.from_pretrained(tmp_path / "saved", guidance_scale=1.0)
+        assert (again.num_inference_steps, again.guided) == (2, False)
+
+    def test_a_scheduler_object_is_saved(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        from diffusers import DEISMultistepScheduler
+
+        scheduler = DEISMultistepScheduler(prediction_type="v_prediction", solver_order=1)
+        generator = gt.StableDiffusionVariation.from_pretrained(folders["unclip"], scheduler=scheduler, **FAST)
+        generator.save_pretrained(tmp_path / "saved")
+        again = gt.load_generator(tmp_path / "saved")
+        assert type(again.scheduler) is DEISMultistepScheduler
+        assert again.scheduler.config.solver_order == 1
+        assert torch.equal(images_of(again), images_of(generator))
+
+    def test_half_the_bytes_in_another_dtype(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        generator = make("controlnet", folders, tmp_path)
+        generator.save_pretrained(tmp_path / "saved", dtype=torch.float16)
+        assert generator.dtype == torch.float32
+        for part in ("unet", "controlnet"):
+            weights = load_file(next((tmp_path / "saved" / part).glob("*.safetensors")))
+            assert {t.dtype for t in weights.values()} == {torch.float16}
+
+    def test_a_function_as_condition_cannot_be_saved(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        generator = gt.ControlNetVariation.from_pretrained(
+            folders["base"], controlnet=folders["controlnet"], condition=lambda images: images
+        )
+        with pytest.raises(ConfigError, match="JSON"):
+            generator.save_pretrained(tmp_path / "saved")
+        assert not (tmp_path / "saved").exists()
+
+    def test_an_adapter_that_came_inside_a_pipeline_cannot_be_saved(self, tmp_path: Path) -> None:
+        pipe = tiny.stable_diffusion()
+        repo, subfolder, name = write_adapter(tmp_path, pipe)
+        pipe.load_ip_adapter(repo, subfolder=subfolder, weight_name=name)
+        with pytest.raises(ConfigError, match="ip_adapter="):
+            gt.StableDiffusionVariation.from_pipeline(pipe, **FAST).save_pretrained(tmp_path / "saved")
+
+
+class TestFolders:
+    """Repositories of others, in diffusers layout."""
+
+    @pytest.mark.parametrize(("name", "cls"), [("unclip", gt.StableDiffusionVariation), ("variation", gt.StableDiffusionVariation)])
+    def test_the_class_is_found(self, name: str, cls: type, folders: dict[str, Path]) -> None:
+        assert type(gt.load_generator(folders[name])) is cls
+
+    @pytest.mark.parametrize("name", ["unclip", "variation"])
+    def test_old_weights(self, name: str, copy_of: Callable[[str], Path], folders: dict[str, Path]) -> None:
+        folder = copy_of(name)
+        for part in ("unet", "vae", "image_encoder"):
+            to_bin(folder, part)
+        old, new = (gt.StableDiffusionVariation.from_pretrained(place, **FAST) for place in (folder, folders[name]))
+        assert torch.equal(images_of(old), images_of(new))
+
+    def test_code_in_old_weights_does_not_run(self, copy_of: Callable[[str], Path], tmp_path: Path) -> None:
+        class Harm:
+            def __reduce__(self) -> Any:
+                return (Path.touch, (tmp_path / "harmed",))
+
+        folder = copy_of("unclip")
+        file = to_bin(folder, "unet")
+        weights = torch.load(file, weights_only=True)
+        torch.save(weights | {"harm": Harm()}, file, pickle_module=pickle)
+        with pytest.raises(WeightsError):
+            gt.StableDiffusionVariation.from_pretrained(folder)
+        assert not (tmp_path / "harmed").exists()
+
+    @pytest.mark.parametrize("kind", ["AutoencoderTiny", "AutoencoderKL", "folder of a pipeline"])
+    def test_another_vae(self, kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
+        from diffusers import AutoencoderTiny
+
+        if kind == "AutoencoderTiny":
+            vae: Any = AutoencoderTiny(
+                encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)
+            )
+            vae.save_pretrained(tmp_path)
+        else:
+            vae = tiny.vae()
+            vae.save_pretrained(tmp_path)
+        place = folders["variation"] if kind == "folder of a pipeline" else tmp_path
+        generator = gt.StableDiffusionVariation.from_pretrained(folders["unclip"], vae=str(place), **FAST)
+        assert type(generator.vae).__name__ == (kind if kind.startswith("Auto") else "AutoencoderKL")
+        assert images_of(generator).shape == (2, 3, 32, 32)
+
+    def test_lora_is_merged_and_saved(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        peft = pytest.importorskip("peft")
+        pipe = tiny.stable_diffusion()
+        pipe.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+        weights = peft.get_peft_model_state_dict(pipe.unet)
+        type(pipe).save_lora_weights(tmp_path / "lora", unet_lora_layers=weights)
+        net, options = str(folders["controlnet"]), {"prompt": "abc", **FAST}
+        plain = gt.ControlNetVariation.from_pretrained(folders["base"], controlnet=net, **options)
+        tuned = gt.ControlNetVariation.from_pretrained(folders["base"], controlnet=net, lora=str(tmp_path / "lora"), **options)
+        assert (images_of(plain) - images_of(tuned)).abs().max() > 0.01
+        assert not [name for name, _ in tuned.named_parameters() if "lora" in name]
+        tuned.save_pretrained(tmp_path / "saved")
+        assert torch.equal(images_of(gt.load_generator(tmp_path / "saved")), images_of(tuned))
+
+    def test_whole_controlnet_pipelines(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        from diffusers import StableDiffusionControlNetPipeline
+
+        base = tiny.stable_diffusion()
+        net = tiny.controlnet(base.unet)
+        parts = {name: part for name, part in base.components.items() if name not in ("image_encoder",)}
+        StableDiffusionControlNetPipeline(**parts, controlnet=net, requires_safety_checker=False).save_pretrained(tmp_path)
+        whole = gt.ControlNetVariation.from_pretrained(tmp_path, prompt="abc", **FAST)
+        split = gt.ControlNetVariation.from_pretrained(folders["base"], controlnet=folders["controlnet"], prompt="abc", **FAST)
+        assert torch.equal(images_of(whole), images_of(split))
+
+    def test_paper_preset_is_float16_unless_told(self, folders: dict[str, Path]) -> None:
+        generator = gt.StableDiffusionVariation.from_pretrained(folders["unclip"], preset="paper")
+        assert generator.dtype == torch.float16
+        assert {name: getattr(generator, name) for name in PRESETS["paper"] if name != "scheduler"} == {
+            name: value for name, value in PRESETS["paper"].items() if name != "scheduler"
+        }
+        told = gt.StableDiffusionVariation.from_pretrained(folders["unclip"], preset="paper", dtype=torch.float32)
+        assert told.dtype == torch.float32
+
+
+class TestRefused:
+    @pytest.mark.parametrize("part", ["unet", "vae", "image_encoder", "scheduler", "feature_extractor"])
+    def test_missing_component(self, part: str, copy_of: Callable[[str], Path]) -> None:
+        folder = copy_of("unclip")
+        shutil.rmtree(folder / part)
+        with pytest.raises(WeightsError, match="not loadable"):
+            gt.StableDiffusionVariation.from_pretrained(folder)
+
+    def test_truncated_weights(self, copy_of: Callable[[str], Path]) -> None:
+        folder = copy_of("unclip")
+        file = next((folder / "unet").glob("*.safetensors"))
+        file.write_bytes(file.read_bytes()[:-100])
+        with pytest.raises(WeightsError, match="not loadable"):
+            gt.StableDiffusionVariation.from_pretrained(folder)
+
+    @pytest.mark.parametrize("part", ["unet", "vae"])
+    def test_weights_without_some(self, part: str, copy_of: Callable[[str], Path]) -> None:
+        folder = copy_of("unclip")
+        file = next((folder / part).glob("*.safetensors"))
+        weights = load_file(file)
+        del weights[sorted(weights)[0]]
+        save_file(weights, file, {"format": "pt"})
+        with pytest.raises(WeightsError):
+            gt.StableDiffusionVariation.from_pretrained(folder)
+
+    def test_another_kind_of_pipeline_says_what_is_taken(self, copy_of: Callable[[str], Path]) -> None:
+        folder = copy_of("unclip")
+        index = json.loads((folder / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
+        for loader in (gt.load_generator, gt.StableDiffusionVariation.from_pretrained, gt.ControlNetVariation.from_pretrained):
+            with pytest.raises(WeightsError, match=r"FluxPipeline.*StableUnCLIPImg2ImgPipeline"):
+                loader(folder)
+
+    def test_a_plain_base_needs_something_to_see_the_image_by(self, folders: dict[str, Path]) -> None:
+        with pytest.raises(WeightsError, match="ip_adapter="):
+            gt.StableDiffusionVariation.from_pretrained(folders["base"])
+        with pytest.raises(ConfigError, match="controlnet"):
+            gt.ControlNetVariation.from_pretrained(folders["base"])
+
+    def test_no_such_place(self, tmp_path: Path) -> None:
+        with pytest.raises(WeightsError):
+            gt.StableDiffusionVariation.from_pretrained(tmp_path / "nothing")
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(WeightsError, match=r"model_index\.json"):
+            gt.StableDiffusionVariation.from_pretrained(tmp_path / "empty")
+
+    def test_what_another_class_saved(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        make("controlnet", folders, tmp_path).save_pretrained(tmp_path / "saved")
+        with pytest.raises(WeightsError, match="ControlNetVariation"):
+            gt.StableDiffusionVariation.from_pretrained(tmp_path / "saved")
+
+    def test_a_newer_format(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        make("unclip", folders, tmp_path).save_pretrained(tmp_path / "saved")
+        file = tmp_path / "saved" / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": 99}))
+        with pytest.raises(WeightsError, match="99"):
+            gt.StableDiffusionVariation.from_pretrained(tmp_path / "saved")
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ({"steps": 3}, "num_inference_steps"),
+            ({"ip_adapter": "h94/IP-Adapter"}, "weight_name"),
+            ({"ip_adapter": 3}, "weight_name"),
+            ({"vae": "/nowhere/at/all"}, "nowhere"),
+            ({"lora": 3}, "lora"),
+            ({"scheduler": "best"}, "dpm"),
+            ({"image_size": 33}, "multiples of 2"),
+            ({"noise_level": 1000}, "999"),
+        ],
+    )
+    def test_options(self, options: dict[str, Any], says: str, folders: dict[str, Path]) -> None:
+        with pytest.raises((ConfigError, WeightsError), match=says):
+            gt.StableDiffusionVariation.from_pretrained(folders["unclip"], **options)
+
+
+class TestHub:
+    """The same through a Hub on this machine."""
+
+    def test_load_and_push(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        def files(folder: Path) -> dict[str, bytes]:
+            return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+        write_adapter(tmp_path / "adapter", tiny.stable_diffusion())
+        with contextlib.closing(Hub()) as hub:
+            for name in ("unclip", "base", "controlnet"):
+                hub.repos[f"org/{name}"] = Repo(private=name == "unclip")
+                hub.repos[f"org/{name}"].commit(files(folders[name]))
+            hub.repos["org/adapter"] = Repo()
+            hub.repos["org/adapter"].commit(files(tmp_path / "adapter"))
+            with process(hub.endpoint, tmp_path / "home") as client:
+
+                def there(*arguments: Any, **options: Any) -> Any:
+                    return client.submit(load, *arguments, **options).result(120)
+
+                local = gt.StableDiffusionVariation.from_pretrained(folders["unclip"])
+                found = there("org/unclip", token=TOKEN)
+                assert found == {"class": "StableDiffusionVariation", "fingerprint": local.fingerprint}
+                assert there("org/unclip", token=TOKEN, local_files_only=True) == found
+                adapter = ("org/adapter", "models", "adapter.safetensors")
+                assert there("org/base", "StableDiffusionVariation", ip_adapter=adapter)["class"] == "StableDiffusionVariation"
+                held = gt.ControlNetVariation.from_pretrained(folders["base"], controlnet=folders["controlnet"])
+                assert there("org/base", "ControlNetVariation", controlnet="org/controlnet")["fingerprint"] == held.fingerprint
+                gt.StableDiffusionVariation.from_pretrained(folders["unclip"], **FAST).save_pretrained(tmp_path / "saved")
+                client.submit(push, str(tmp_path / "saved"), "org/pushed", token=TOKEN).result(120)
+                assert there("org/pushed")["fingerprint"] == gt.load_generator(tmp_path / "saved").fingerprint
+                with pytest.raises(WeightsError, match="org/unclip"):
+                    there("org/unclip", token="hf_wrong", cache_dir=tmp_path / "other")
