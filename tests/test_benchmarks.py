@@ -35,6 +35,28 @@ class TestGpuScript:
             assert row["images_per_second"] > 0
 
 
+class TestGpuDiffusionScript:
+    """benchmarks/gpu_diffusion.py in miniature, on the CPU."""
+
+    def test_runs_and_writes(self, tmp_path: Path) -> None:
+        out = tmp_path / "results.json"
+        run("-m", "benchmarks.gpu_diffusion", "--device", "cpu", "--quick", "--out", str(out))
+        results = json.loads(out.read_text())
+        assert results["left_out"] == []
+        assert [(row["family"], row["stock"]) for row in results["rows"]] == [
+            ("unclip-small", True), ("unclip-small", False), ("controlnet", False),
+        ]  # fmt: skip
+        for row in results["rows"]:
+            assert row["images_per_second"] > 0
+            assert row["tflops"] > 0
+
+    def test_lists_what_there_was_no_time_for(self, tmp_path: Path) -> None:
+        out = tmp_path / "results.json"
+        run("-m", "benchmarks.gpu_diffusion", "--device", "cpu", "--quick", "--minutes", "0", "--out", str(out))
+        results = json.loads(out.read_text())
+        assert (len(results["rows"]), len(results["left_out"])) == (0, 3)
+
+
 class TestFigures:
     """No figure is left out of what is published."""
 
