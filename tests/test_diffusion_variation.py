@@ -53,12 +53,13 @@ def agree(made: Tensor, reference: Tensor) -> None:
 
 class TestAgreementUnclip:
     @pytest.mark.parametrize("count", [1, 5])
+    @pytest.mark.parametrize("size", SIZES[:2])
     @pytest.mark.parametrize("level", [0, 100])
     @pytest.mark.parametrize("guidance", [1.0, 10.0])
     @pytest.mark.parametrize("scheduler", [None, "ddim", "dpm++"])
-    def test_stock(self, unclip: Any, scheduler: str | None, guidance: float, level: int, count: int) -> None:
+    def test_stock(self, unclip: Any, scheduler: str | None, guidance: float, level: int, size: tuple[int, int], count: int) -> None:
         generator = gt.StableDiffusionVariation.from_pipeline(
-            unclip, num_inference_steps=3, guidance_scale=guidance, noise_level=level, scheduler=scheduler
+            unclip, num_inference_steps=3, guidance_scale=guidance, noise_level=level, scheduler=scheduler, image_size=size
         )
         images, seeds = batch(count)
         arguments = {"image": stock.normalised(generator, images), "prompt": [""] * count, "noise_level": level}
@@ -98,11 +99,12 @@ class TestAgreementUnclip:
 
 class TestAgreementVariation:
     @pytest.mark.parametrize("count", [1, 5])
+    @pytest.mark.parametrize("size", SIZES[:2])
     @pytest.mark.parametrize("guidance", [1.0, 3.0])
     @pytest.mark.parametrize("scheduler", SCHEDULERS)
-    def test_stock(self, variation: Any, scheduler: str | None, guidance: float, count: int) -> None:
+    def test_stock(self, variation: Any, scheduler: str | None, guidance: float, size: tuple[int, int], count: int) -> None:
         generator = gt.StableDiffusionVariation.from_pipeline(
-            variation, num_inference_steps=4, guidance_scale=guidance, scheduler=scheduler
+            variation, num_inference_steps=4, guidance_scale=guidance, scheduler=scheduler, image_size=size
         )
         images, seeds = batch(count)
         image = stock.normalised(generator, images)
@@ -130,15 +132,19 @@ class TestAgreementVariation:
 class TestAgreementIPAdapter:
     """The stock pipelines read a batch for an IP-Adapter as one sample with many images, so they run image by image."""
 
-    @pytest.mark.parametrize("scheduler", [None, "ddim", "dpm++"])
+    @pytest.mark.parametrize("size", SIZES[:2])
+    @pytest.mark.parametrize("scheduler", [None, "ddim", "dpm++", "unipc"])
     @pytest.mark.parametrize("guidance", [1.0, 6.0])
     @pytest.mark.parametrize("hidden", [False, True], ids=["embedding", "hidden states"])
     @pytest.mark.parametrize("base", ["sd", "xl"])
-    def test_stock(self, base: str, hidden: bool, guidance: float, scheduler: str | None) -> None:
-        if base == "xl" and scheduler == "dpm++":
-            scheduler = "unipc"  # one more, for as many runs
+    def test_stock(self, base: str, hidden: bool, guidance: float, scheduler: str | None, size: tuple[int, int]) -> None:
         generator = gt.StableDiffusionVariation.from_pipeline(
-            adapted(base, hidden), num_inference_steps=2, guidance_scale=guidance, scheduler=scheduler, ip_adapter_scale=0.7
+            adapted(base, hidden),
+            num_inference_steps=3,
+            guidance_scale=guidance,
+            scheduler=scheduler,
+            ip_adapter_scale=0.7,
+            image_size=size,
         )
         images, seeds = batch(5)
         made = generator(images, seeds)
@@ -159,6 +165,31 @@ class TestAgreementIPAdapter:
             arguments = {"prompt": prompt, "negative_prompt": "bad", "ip_adapter_image": stock.normalised(generator, images[i : i + 1])}
             agree(made[i : i + 1], stock.run(type(generator.pipe), generator, seeds[i : i + 1], **arguments))
         agree(generator(images[1:2], seeds[1:2]), made[1:2])
+
+    @pytest.mark.parametrize("zeros", [True, False])
+    def test_stock_xl_of_other_configurations(self, zeros: bool) -> None:
+        """The empty negative prompt encoded or zero, and a VAE that says how its latents are distributed."""
+        pipe = adapted("xl", False)
+        pipe.register_to_config(force_zeros_for_empty_prompt=zeros)
+        pipe.vae.register_to_config(latents_mean=[0.3, -0.2, 0.1, 0.5], latents_std=[0.8, 1.3, 1.1, 0.6])
+        generator = gt.StableDiffusionVariation.from_pipeline(pipe, num_inference_steps=2)
+        images, seeds = batch(1)
+        arguments = {"prompt": "", "ip_adapter_image": stock.normalised(generator, images)}
+        arguments["parts"] = {"force_zeros_for_empty_prompt": zeros}
+        agree(generator(images, seeds), stock.run(diffusers.StableDiffusionXLPipeline, generator, seeds, **arguments))
+
+    def test_an_xl_vae_that_overflows_stays_in_float32(self) -> None:
+        pipe = adapted("xl", False)
+        pipe.vae.register_to_config(force_upcast=True)
+        generator = gt.StableDiffusionVariation.from_pipeline(pipe, num_inference_steps=2, scheduler="ddim")
+        images, seeds = batch(2)
+        expected = generator(images, seeds)
+        generator.to(torch.float16)
+        assert (generator.dtype, generator.vae.dtype) == (torch.float16, torch.float32)
+        assert (generator(images, seeds) - expected).abs().mean() < 0.05
+        plain = adapted("xl", False)
+        plain.vae.register_to_config(force_upcast=False)
+        assert gt.StableDiffusionVariation.from_pipeline(plain).to(torch.float16).vae.dtype == torch.float16
 
     def test_two_adapters_are_refused(self) -> None:
         pipe = adapted("sd", False)
@@ -224,6 +255,19 @@ class HostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.fixture
+def no_pil(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images cannot go through PIL."""
+    import PIL.Image
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("an image went through PIL")
+
+    for name in ("fromarray", "frombytes", "frombuffer", "new"):
+        monkeypatch.setattr(PIL.Image, name, refuse)
+    monkeypatch.setattr(PIL.Image.Image, "resize", refuse)
+
+
 @pytest.fixture(params=["unclip", "variation", "ip-adapter", "ip-adapter-plus", "xl"])
 def pipe(request: pytest.FixtureRequest) -> Any:
     make = {
@@ -286,9 +330,8 @@ class TestCounts:
         generator = gt.StableDiffusionVariation.from_pipeline(pipe, num_inference_steps=5, guidance_scale=guidance, scheduler=scheduler)
         images, seeds = batch(2)
         generator(images, seeds)
-        condition = generator.encode(images)
         with HostReads() as mode:
-            generator.sample(condition, seeds)
+            generator(images, seeds)
         assert sum(mode.reads.values()) <= 1, mode.reads
 
     def test_the_counter_of_reads_counts(self) -> None:
@@ -296,22 +339,17 @@ class TestCounts:
             bool(torch.ones(1) > 0)
         assert sum(mode.reads.values()) == 1
 
-    def test_no_safety_checker_and_no_pil(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_safety_checker(self) -> None:
         pipe = tiny.variation()
         pipe.register_modules(safety_checker=torch.nn.Identity())
         generator = gt.StableDiffusionVariation.from_pipeline(pipe, num_inference_steps=1)
         assert generator.pipe.safety_checker is None
         assert "safety_checker" not in dict(generator.named_children())
-        import PIL.Image
 
-        def refuse(*_: object, **__: object) -> None:
-            raise AssertionError("an image went through PIL")
-
-        for name in ("fromarray", "frombytes", "frombuffer", "new"):
-            monkeypatch.setattr(PIL.Image, name, refuse)
-        monkeypatch.setattr(PIL.Image.Image, "resize", refuse)
-        images, seeds = batch(2)
-        generator(images, seeds)
+    def test_no_pil(self, pipe: Any, no_pil: None) -> None:
+        generator = gt.StableDiffusionVariation.from_pipeline(pipe, num_inference_steps=1)
+        images = torch.nn.functional.interpolate(batch(2)[0], size=(50, 40))  # of another size, so that it is resized
+        generator(images, batch(2)[1])
 
     @pytest.mark.parametrize("slices", [1, 2, None])
     def test_the_vae_decodes_in_slices_when_asked(self, unclip: Any, slices: int | None) -> None:
