@@ -9,6 +9,7 @@ import tiny_diffusion as tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_diffusion_variation import HostReads
 from torch import Tensor
 
 from gentransforms.generators.diffusion import conditions
@@ -50,6 +51,31 @@ class TestCanny:
         for i in range(3):
             expected = flood(magnitude[i, 0].numpy(), float(low[i]), float(high[i]))
             assert (found[i, 0].numpy() == expected).all()
+
+    @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 40), st.floats(0.1, 0.9))
+    def test_any_pattern(self, seed: int, height: int, width: int, share: float) -> None:
+        rng = torch.Generator().manual_seed(seed)
+        weak = torch.rand(2, 1, height, width, generator=rng) < share
+        magnitude = torch.where(torch.rand(weak.shape, generator=rng) < 0.05, 0.9, 0.2) * weak
+        found = conditions.canny_edges(magnitude, torch.full((2,), 0.1), torch.full((2,), 0.5))
+        for i in range(2):
+            assert (found[i, 0].numpy() == flood(magnitude[i, 0].numpy(), 0.1, 0.5)).all()
+
+    @pytest.mark.parametrize("turn", [(), (2,), (3,), (2, 3)])
+    @pytest.mark.parametrize("sideways", [False, True])
+    def test_one_look_at_the_device_however_long_the_edge(self, turn: tuple[int, ...], sideways: bool) -> None:
+        """An edge that winds through the whole image, and is strong at one end only."""
+        magnitude = torch.zeros(1, 1, 127, 127)
+        magnitude[:, :, ::2] = 0.2
+        for row in range(1, 127, 2):
+            magnitude[..., row, 126 if row % 4 == 1 else 0] = 0.2
+        magnitude[..., 0, 0] = 0.9
+        magnitude = magnitude.flip(turn)
+        magnitude = magnitude.mT.contiguous() if sideways else magnitude
+        with HostReads() as mode:
+            found = conditions.canny_edges(magnitude, torch.tensor([0.1]), torch.tensor([0.5]))
+        assert torch.equal(found > 0, magnitude > 0)
+        assert sum(mode.reads.values()) == 1
 
     def test_a_long_edge_is_followed_to_its_end(self) -> None:
         magnitude = torch.zeros(1, 1, 3, 400)
@@ -167,6 +193,17 @@ class TestDepth:
         found = conditions.depth_maps(Metric(), tiny.depth_estimator()[1], torch.rand(1, 3, 32, 32))
         assert found[0, 0, 0, 0] > 0.99, "one metre is near, and bright"
         assert found[0, 0, 0, -1] < 0.01
+
+    @pytest.mark.parametrize("kind", ["depth anything", "glpn"])
+    def test_other_models(self, kind: str) -> None:
+        """At a size that is no multiple of their patches."""
+        model, processor = {"depth anything": tiny.depth_anything, "glpn": tiny.glpn}[kind]()
+        images = smooth(2, 48)[..., :40]
+        with torch.no_grad():
+            found = conditions.depth_maps(model, processor, images)
+        assert found.shape == images.shape
+        assert found.flatten(1).amin(1).tolist() == [0, 0]
+        assert torch.allclose(found.flatten(1).amax(1), torch.ones(2))
 
     @pytest.mark.parametrize(("size", "expected"), [((32, 64), (28, 56)), ((64, 32), (56, 28)), ((30, 30), (28, 28))])
     def test_sizes_follow_the_processor(self, size: tuple[int, int], expected: tuple[int, int]) -> None:

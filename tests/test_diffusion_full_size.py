@@ -143,3 +143,6 @@ class TestCanny:
         share = (counter.get_total_flops() + work.made) / (64 * UNET_32 * 1e12)
         assert 0 < share < 0.03
         assert share < 0.003, "in fact ten times less"
+
+    def test_reads_nothing_before_its_one_look(self) -> None:
+        assert conditions.canny_magnitude(images(2, 64)).shape == (2, 1, 64, 64)

@@ -194,3 +194,32 @@ def depth_estimator(**changes: Any) -> tuple[Any, Any]:
         backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, initializer_range=0.3, **changes,
     )  # fmt: skip
     return DPTForDepthEstimation(config).eval(), DPTImageProcessor(size={"height": 32, "width": 32})
+
+
+def depth_anything() -> tuple[Any, Any]:
+    """Depth Anything, the default, and its image processor: the aspect ratio kept, in multiples of its patches."""
+    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
+
+    torch.manual_seed(9)
+    backbone = Dinov2Config(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, image_size=28, patch_size=14, reshape_hidden_states=False,
+        out_features=["stage1", "stage2", "stage3", "stage4"], apply_layernorm=True, initializer_range=0.3,
+    )  # fmt: skip
+    config = DepthAnythingConfig(
+        backbone_config=backbone, reassemble_hidden_size=16, neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, head_hidden_size=8,
+        patch_size=14, initializer_range=0.3,
+    )  # fmt: skip
+    processor = DPTImageProcessor(size={"height": 56, "width": 56}, keep_aspect_ratio=True, ensure_multiple_of=14)
+    return DepthAnythingForDepthEstimation(config).eval(), processor
+
+
+def glpn() -> tuple[Any, Any]:
+    """A depth-estimation model of metres, whose processor gives a divisor instead of a size."""
+    from transformers import GLPNConfig, GLPNForDepthEstimation, GLPNImageProcessor
+
+    torch.manual_seed(9)
+    config = GLPNConfig(
+        hidden_sizes=[8] * 4, depths=[1] * 4, num_attention_heads=[1] * 4, decoder_hidden_size=8, num_encoder_blocks=4,
+        initializer_range=0.3,
+    )  # fmt: skip
+    return GLPNForDepthEstimation(config).eval(), GLPNImageProcessor()
