@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import diffusers
@@ -9,7 +10,7 @@ import pytest
 import stock
 import tiny_diffusion as tiny
 import torch
-from test_diffusion_variation import HostReads, adapted, agree, counted
+from test_diffusion_variation import HostReads, adapted, agree, counted, no_pil  # noqa: F401
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -20,6 +21,7 @@ from gentransforms.testing import check_generator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = ["a cat", "b", "c d", "a cat", ""]
+SIZES = [(32, 32), (32, 48)]
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,11 @@ def base() -> Any:
 @pytest.fixture(scope="module")
 def net(base: Any) -> Any:
     return tiny.controlnet(base.unet)
+
+
+@pytest.fixture(scope="module")
+def xl() -> Any:
+    return tiny.stable_diffusion_xl()
 
 
 def batch(count: int = 5, size: tuple[int, int] = (32, 32)) -> tuple[Tensor, Tensor]:
@@ -44,13 +51,14 @@ def red(images: Tensor) -> Tensor:
 
 class TestAgreement:
     @pytest.mark.parametrize("count", [1, 5])
+    @pytest.mark.parametrize("size", SIZES)
     @pytest.mark.parametrize("guidance", [1.0, 7.5])
     @pytest.mark.parametrize("scheduler", [None, "ddim", "dpm++"])
-    def test_stock(self, base: Any, net: Any, scheduler: str | None, guidance: float, count: int) -> None:
+    def test_stock(self, base: Any, net: Any, scheduler: str | None, guidance: float, size: tuple[int, int], count: int) -> None:
         generator = gt.ControlNetVariation.from_pipeline(
-            base, controlnet=net, condition=red, num_inference_steps=3, guidance_scale=guidance, scheduler=scheduler
+            base, controlnet=net, condition=red, num_inference_steps=3, guidance_scale=guidance, scheduler=scheduler, image_size=size
         )
-        images, seeds = batch(count)
+        images, seeds = batch(count, size)
         made = generator(images, seeds, prompts=PROMPTS[:count])
         arguments = {"prompt": PROMPTS[:count], "image": red(images), "parts": {"controlnet": net}}
         agree(made, stock.run(diffusers.StableDiffusionControlNetPipeline, generator, seeds, **arguments))
@@ -78,29 +86,55 @@ class TestAgreement:
         agree(generator(images, seeds), stock.run(cls, generator, seeds, parts=parts, **arguments))
 
     @pytest.mark.parametrize("count", [1, 5])
+    @pytest.mark.parametrize("size", SIZES)
     @pytest.mark.parametrize("strength", [0.5, 1.0])
     @pytest.mark.parametrize("guidance", [1.0, 7.5])
     @pytest.mark.parametrize("scheduler", [None, "ddim", "dpm++"])
     def test_stock_from_the_sources_latents(
-        self, base: Any, net: Any, scheduler: str | None, guidance: float, strength: float, count: int
+        self, base: Any, net: Any, scheduler: str | None, guidance: float, strength: float, size: tuple[int, int], count: int
     ) -> None:
         generator = gt.ControlNetVariation.from_pipeline(
             base, controlnet=net, condition=red, num_inference_steps=4, guidance_scale=guidance, scheduler=scheduler, strength=strength,
-            image_size=(32, 48),
+            image_size=size,
         )  # fmt: skip
-        images, seeds = batch(count, (32, 48))
+        images, seeds = batch(count, size)
         arguments = {"prompt": [""] * count, "image": images, "control_image": red(images), "strength": strength}
         cls = diffusers.StableDiffusionControlNetImg2ImgPipeline
         agree(generator(images, seeds), stock.run(cls, generator, seeds, parts={"controlnet": net}, **arguments))
 
-    def test_stock_xl(self) -> None:
-        pipe = tiny.stable_diffusion_xl()
-        net = tiny.controlnet(pipe.unet)
-        generator = gt.ControlNetVariation.from_pipeline(pipe, controlnet=net, condition=red, num_inference_steps=2)
-        images, seeds = batch(2)
-        arguments = {"prompt": ["a", "b"], "image": red(images), "parts": {"controlnet": net}}
+    @pytest.mark.parametrize(("size", "count"), [((32, 32), 1), ((32, 48), 5)])
+    @pytest.mark.parametrize("strength", [None, 0.5])
+    @pytest.mark.parametrize("guidance", [1.0, 5.0])
+    @pytest.mark.parametrize("scheduler", [None, "ddim", "dpm++"])
+    def test_stock_xl(
+        self, xl: Any, scheduler: str | None, guidance: float, strength: float | None, size: tuple[int, int], count: int
+    ) -> None:
+        net = tiny.controlnet(xl.unet)
+        generator = gt.ControlNetVariation.from_pipeline(
+            xl, controlnet=net, condition=red, num_inference_steps=4, guidance_scale=guidance, scheduler=scheduler, strength=strength,
+            image_size=size,
+        )  # fmt: skip
+        images, seeds = batch(count, size)
+        arguments: dict[str, Any] = {"prompt": PROMPTS[:count], "image": red(images), "parts": {"controlnet": net}}
         cls = diffusers.StableDiffusionXLControlNetPipeline
-        agree(generator(images, seeds, prompts=["a", "b"]), stock.run(cls, generator, seeds, **arguments))
+        if strength is not None:
+            arguments |= {"image": images, "control_image": red(images), "strength": strength}
+            cls = diffusers.StableDiffusionXLControlNetImg2ImgPipeline
+        agree(generator(images, seeds, prompts=PROMPTS[:count]), stock.run(cls, generator, seeds, **arguments))
+
+    def test_defaults_are_those_of_the_stock_pipelines(self, base: Any, xl: Any) -> None:
+        classes = {
+            base: (diffusers.StableDiffusionControlNetPipeline, diffusers.StableDiffusionControlNetImg2ImgPipeline),
+            xl: (diffusers.StableDiffusionXLControlNetPipeline, diffusers.StableDiffusionXLControlNetImg2ImgPipeline),
+        }
+        for pipe, pair in classes.items():
+            for cls, strength in zip(pair, (None, 0.8), strict=True):
+                generator = gt.ControlNetVariation.from_pipeline(pipe, controlnet=tiny.controlnet(pipe.unet), strength=strength)
+                defaults = inspect.signature(cls.__call__).parameters
+                assert generator.num_inference_steps == defaults["num_inference_steps"].default
+                assert generator.guidance_scale == defaults["guidance_scale"].default
+                assert generator.scales == [defaults["controlnet_conditioning_scale"].default]
+                assert generator.scheduler.config == pipe.scheduler.config
 
     def test_stock_with_an_ip_adapter(self) -> None:
         pipe = adapted("sd", False)
@@ -116,9 +150,10 @@ class TestAgreement:
 
 
 class TestAppearance:
-    def test_unclip_with_a_controlnet(self) -> None:
-        """No stock pipeline offers it: without weight it is the unCLIP variation, with weight the map decides too."""
-        pipe = tiny.unclip()
+    @pytest.mark.parametrize("kind", ["unclip", "variation"])
+    def test_the_sources_embedding_with_a_controlnet(self, kind: str) -> None:
+        """No stock pipeline offers it: without weight it is the image variation, with weight the map decides too."""
+        pipe = {"unclip": tiny.unclip, "variation": tiny.variation}[kind]()
         net = tiny.controlnet(tiny.unet())
         images, seeds = batch(3)
         without = gt.StableDiffusionVariation.from_pipeline(pipe, num_inference_steps=2)(images, seeds)
@@ -132,12 +167,14 @@ class TestAppearance:
         assert (generator.sample(swapped, seeds) - made).abs().max() > 1e-3
         check_generator(generator)
 
-    def test_unclip_residuals_by_hand(self) -> None:
-        """One step of the UNet with class labels and residuals, put together from the components."""
+    @pytest.mark.parametrize("guidance", [1.0, 4.0])
+    @pytest.mark.parametrize("labelled", [False, True])
+    def test_unclip_residuals_by_hand(self, labelled: bool, guidance: float) -> None:
+        """One step of the UNet with class labels and residuals, put together from the components; some ControlNets take labels too."""
         pipe = tiny.unclip()
-        net = tiny.controlnet(tiny.unet())
+        net = tiny.controlnet(pipe.unet if labelled else tiny.unet())
         generator = gt.ControlNetVariation.from_pipeline(
-            pipe, controlnet=net, condition=red, num_inference_steps=1, guidance_scale=1.0, conditioning_scale=0.6, scheduler="dpm++"
+            pipe, controlnet=net, condition=red, num_inference_steps=1, guidance_scale=guidance, conditioning_scale=0.6, scheduler="dpm++"
         )
         images, seeds = batch(1)
         rng = torch.Generator().manual_seed(int(seeds[0]))
@@ -148,10 +185,16 @@ class TestAppearance:
             text = pipe.encode_prompt("", "cpu", 1, False)[0]
             generator.scheduler.set_timesteps(1)
             t = generator.scheduler.timesteps[0]
-            down, mid = net(latents, t, text, red(images), conditioning_scale=0.6, return_dict=False)
-            predicted = pipe.unet(
-                latents, t, text, class_labels=labels, down_block_additional_residuals=down, mid_block_additional_residual=mid
-            ).sample
+
+            def predict(labels: Tensor) -> Tensor:
+                to_net = {"class_labels": labels} if labelled else {}
+                down, mid = net(latents, t, text, red(images), conditioning_scale=0.6, **to_net, return_dict=False)
+                residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+                predicted: Tensor = pipe.unet(latents, t, text, class_labels=labels, **residuals).sample
+                return predicted
+
+            without = predict(torch.zeros_like(labels))
+            predicted = without + guidance * (predict(labels) - without)
             latents = generator.scheduler.step(predicted, t, latents).prev_sample
             expected = (pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
         agree(generator(images, seeds), expected)
@@ -288,15 +331,31 @@ class TestCounts:
         assert sum(counts.decoded) == 5
         assert type(net.controlnet_cond_embedding).__name__ == "ControlNetConditioningEmbedding", "the network is left as it was"
 
+    @pytest.mark.parametrize("thresholds", [(0.2, 0.4), ((0.1, 0.2), (0.2, 0.4))])
     @pytest.mark.parametrize("scheduler", ["dpm++", "unipc"])
-    def test_nothing_waits_for_the_device(self, base: Any, net: Any, scheduler: str) -> None:
-        generator = gt.ControlNetVariation.from_pipeline(base, controlnet=net, num_inference_steps=4, scheduler=scheduler, strength=0.5)
+    def test_nothing_waits_for_the_device(self, base: Any, net: Any, scheduler: str, thresholds: Any) -> None:
+        """But one look of Canny's, before the steps; kornia's blur looks at its own sigma, on the CPU whatever the device."""
+        generator = gt.ControlNetVariation.from_pipeline(
+            base, controlnet=net, num_inference_steps=4, scheduler=scheduler, strength=0.5, canny_thresholds=thresholds
+        )
         images, seeds = batch(2)
         generator(images, seeds)
-        condition = generator.encode(images)
         with HostReads() as mode:
-            generator.sample(condition, seeds)
-        assert sum(mode.reads.values()) <= 1, mode.reads
+            generator(images, seeds)
+        assert mode.reads == {"equal": 1, "_local_scalar_dense": 1}
+        plain = gt.ControlNetVariation.from_pipeline(base, controlnet=net, condition=red, num_inference_steps=4, scheduler=scheduler)
+        plain(images, seeds)
+        with HostReads() as mode:
+            plain(images, seeds)
+        assert sum(mode.reads.values()) == 0, mode.reads
+
+    @pytest.mark.parametrize("condition", ["canny", "depth", "segmentation"])
+    def test_no_pil(self, base: Any, net: Any, condition: str, no_pil: None) -> None:  # noqa: F811
+        generator = gt.ControlNetVariation.from_pipeline(
+            base, controlnet=net, condition=condition, depth_estimator=tiny.depth_anything(), num_inference_steps=1, strength=1.0
+        )
+        masks = {"masks": torch.zeros(2, 50, 40, dtype=torch.int64)} if condition == "segmentation" else {}
+        generator(batch(2, (50, 40))[0], batch(2)[1], **masks)
 
 
 class TestGeometry:
