@@ -13,7 +13,7 @@ from gentransforms.errors import ImageError
 from gentransforms.frozen import FrozenGenerator
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.images import fit, from_unit, resize, rows_of, to_unit
-from gentransforms.transforms import _probability
+from gentransforms.replacing import probability
 
 __all__ = ["RandomGenerative"]
 
@@ -49,7 +49,7 @@ class RandomGenerative(FrozenGenerator, IntensityAugmentationBase2D):
     """
 
     def __init__(self, generator: ImageGenerator, p: float = 0.5, *, max_batch_size: int | None = None, keepdim: bool = False) -> None:
-        super().__init__(p=_probability(p), keepdim=keepdim)
+        super().__init__(p=probability(p), keepdim=keepdim)
         self._freeze(generator, max_batch_size)
 
     def set_rng_device_and_dtype(self, device: torch.device, dtype: torch.dtype) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from gentransforms.errors import ConfigError, ImageError
+from gentransforms.errors import ConfigError
 from gentransforms.frozen import FrozenGenerator
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.getters import gather, per_image_inputs, per_image_seeds
-from gentransforms.images import Image, centre, count_of, fit, from_unit, resize, restore, rows_of, to_unit
+from gentransforms.images import Image, count_of, fit, from_unit, resize, restore, rows_of, to_unit
 from gentransforms.registry import load_generator
+from gentransforms.replacing import check_companions, framed, output_size_of, probability, scatter, take
 from gentransforms.seeding import seed_uniforms
 
 __all__ = ["GenerativeAugment", "TwoViews"]
@@ -78,13 +78,13 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):  # type: ignore[misc]  #
         output_size: str | tuple[int, int] = "input",
     ) -> None:
         super().__init__()
-        self.p = _probability(p)
+        self.p = probability(p)
         for name, getter in {"seeds_getter": seeds_getter, "inputs_getter": inputs_getter}.items():
             if getter is not None and not callable(getter):
                 raise ConfigError(f"{name}={getter!r}: expected a function of the sample, or None")
         self.seeds_getter: SeedsGetter | None = seeds_getter
         self.inputs_getter: InputsGetter | None = inputs_getter
-        self.output_size = _output_size(output_size)
+        self.output_size = output_size_of(output_size)
         self._freeze(generator, max_batch_size)
 
     @classmethod
@@ -112,23 +112,8 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):  # type: ignore[misc]  #
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
         """Refuse, by name, what would become wrong."""
-        moves = not self.generator.preserves_geometry
-        for inpt in flat_inputs:
-            if isinstance(inpt, tv_tensors.Video):
-                raise ImageError("the sample holds a tv_tensors.Video: expected images; frames would not agree with each other")
-            if not isinstance(inpt, tv_tensors.BoundingBoxes | tv_tensors.Mask | tv_tensors.KeyPoints):
-                continue
-            kind = f"tv_tensors.{type(inpt).__name__}"
-            if moves:
-                raise ImageError(
-                    f"the sample holds {kind} and {type(self.generator).__name__} does not keep the layout of an image "
-                    "(preserves_geometry=False), so they would be wrong: use a generator that does, such as ControlNetVariation"
-                )
-            if self.output_size != "input":
-                raise ImageError(
-                    f"the sample holds {kind}, which output_size={self.output_size!r} would make wrong: "
-                    'use output_size="input" and a v2.Resize after it'
-                )
+        generator = self.generator
+        check_companions(flat_inputs, type(generator).__name__, generator.preserves_geometry, self.output_size)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw a coin and a seed for every image: ``chosen`` (N,) bool and ``seeds`` (N,) int64, on the CPU."""
@@ -176,7 +161,7 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):  # type: ignore[misc]  #
     def _apply_params(self, images: list[Image], rows: list[Tensor], params: dict[str, Any]) -> list[Image]:
         self._check_range(rows)
         chosen = torch.split(params["chosen"], [len(row) for row in rows])
-        sources = [_take(row, coin) for row, coin in zip(rows, chosen, strict=True)]
+        sources = [take(row, coin) for row, coin in zip(rows, chosen, strict=True)]
         views = [fit(to_unit(s), self.generator.image_size, self.generator.preserves_geometry) for s in sources if len(s)]
         if not views:
             return [image if self.output_size == "input" else self._kept(row, image) for row, image in zip(rows, images, strict=True)]
@@ -196,22 +181,15 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):  # type: ignore[misc]  #
         base = rows if self.output_size == "input" else self._resized(rows)
         if not len(source):
             return restore(base, image)
-        kept = source if self.output_size == "input" else _take(base, chosen)
+        kept = source if self.output_size == "input" else take(base, chosen)
         new = from_unit(resize(made, base.shape[-2:]), like=rows)
         new = torch.where(finite.to(rows.device)[:, None, None, None], new, kept)
-        if len(source) == len(rows):
-            return restore(new, image)
-        index = chosen.nonzero().squeeze(1).to(rows.device, non_blocking=True)
-        return restore(base.index_copy(0, index, new), image)
+        return scatter(base, image, chosen, new)
 
     def _resized(self, rows: Tensor) -> Tensor:
         size = self.generator.image_size if self.output_size == "generator" else self.output_size
         assert not isinstance(size, str)
-        if tuple(rows.shape[-2:]) == tuple(size):
-            return rows
-        # The part of the image that a generated one shows, so that both kinds look alike in one batch.
-        seen = rows if self.generator.preserves_geometry else centre(rows, self.generator.image_size)
-        return from_unit(resize(to_unit(seen), size), like=rows)
+        return framed(rows, size, self.generator.image_size, self.generator.preserves_geometry)
 
     def _kept(self, rows: Tensor, image: Image) -> Image:
         return restore(self._resized(rows), image)
@@ -261,24 +239,3 @@ class TwoViews(nn.Module):
 
 def _maybe(transform: Callable[..., Any] | None, sample: Any) -> Any:
     return sample if transform is None else transform(sample)
-
-
-def _take(rows: Tensor, chosen: Tensor) -> Tensor:
-    """Return the chosen rows, without a copy when all or none are."""
-    if bool(chosen.all()):
-        return rows
-    return rows[chosen.nonzero().squeeze(1).to(rows.device, non_blocking=True)]
-
-
-def _probability(p: object) -> float:
-    if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= float(p) <= 1:
-        raise ConfigError(f"p={p!r}: expected a number in [0, 1]")
-    return float(p)
-
-
-def _output_size(size: object) -> str | tuple[int, int]:
-    if isinstance(size, str) and size in ("input", "generator"):
-        return size
-    if isinstance(size, tuple | list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size):
-        return size[0], size[1]
-    raise ConfigError(f'output_size={size!r}: expected "input", "generator" or (height, width) in pixels')

@@ -17,7 +17,7 @@ LAYERS = (
     ("generators.base", "generators.card"),
     ("generators",),
     ("registry", "generation"),
-    ("getters", "frozen"),
+    ("getters", "frozen", "replacing"),
     ("transforms", "testing"),
     ("kornia",),
     ("bank",),
@@ -87,7 +87,9 @@ class TestLayering:
         assert imports_of(PACKAGE / "hub.py") == {"errors"}
 
     @pytest.mark.parametrize(
-        "file", [PACKAGE / f"{name}.py" for name in ("transforms", "frozen", "generation", "kornia", "getters", "testing")], ids=name_of
+        "file",
+        [PACKAGE / f"{name}.py" for name in ("transforms", "frozen", "replacing", "generation", "kornia", "getters", "testing")],
+        ids=name_of,
     )
     def test_transforms_know_no_concrete_generator(self, file: Path) -> None:
         concrete = {name for name in imports_of(file) if name.startswith("generators.")} - {"generators.base"}
