@@ -102,6 +102,21 @@ class TestAgreement:
         cls = diffusers.StableDiffusionControlNetImg2ImgPipeline
         agree(generator(images, seeds), stock.run(cls, generator, seeds, parts={"controlnet": net}, **arguments))
 
+    @pytest.mark.parametrize("strength", [None, 0.5])
+    def test_stock_with_a_scheduler_of_two_calls_a_step(self, base: Any, net: Any, strength: float | None) -> None:
+        """A scheduler object, Heun's."""
+        scheduler = diffusers.HeunDiscreteScheduler.from_config(base.scheduler.config)
+        generator = gt.ControlNetVariation.from_pipeline(
+            base, controlnet=net, condition=red, num_inference_steps=4, scheduler=scheduler, strength=strength
+        )
+        images, seeds = batch(2)
+        arguments: dict[str, Any] = {"prompt": [""] * 2, "image": red(images), "parts": {"controlnet": net}}
+        cls: Any = diffusers.StableDiffusionControlNetPipeline
+        if strength is not None:
+            arguments |= {"image": images, "control_image": red(images), "strength": strength}
+            cls = diffusers.StableDiffusionControlNetImg2ImgPipeline
+        agree(generator(images, seeds), stock.run(cls, generator, seeds, **arguments))
+
     @pytest.mark.parametrize(("size", "count"), [((32, 32), 1), ((32, 48), 5)])
     @pytest.mark.parametrize("strength", [None, 0.5])
     @pytest.mark.parametrize("guidance", [1.0, 5.0])
