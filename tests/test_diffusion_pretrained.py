@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stock
 import tiny_diffusion as tiny
 import torch
 from hub_client import load, process, push
 from hub_server import TOKEN, Hub, Repo
 from safetensors.torch import load_file, save_file
+from test_diffusion_variation import agree
 from torch import Tensor
 
 import gentransforms as gt
@@ -40,6 +42,20 @@ def write_adapter(folder: Path, base: Any, *, hidden: bool = False, binary: bool
     flat = {f"{part}.{name}": t for part, tensors in weights.items() for name, t in tensors.items()}
     save_file(flat, models / "adapter.safetensors")
     return str(folder), "models", "adapter.safetensors"
+
+
+def tiny_vae() -> Any:
+    """Of the class of taesd."""
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(10)
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)
+    )
+    with torch.no_grad():  # so that its images are not flat
+        vae.decoder.layers[-1].weight.mul_(10)
+        vae.decoder.layers[-1].bias.fill_(0.5)
+    return vae
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +180,80 @@ class TestFolders:
     @pytest.mark.parametrize("name", ["unclip", "variation"])
     def test_old_weights(self, name: str, copy_of: Callable[[str], Path], folders: dict[str, Path]) -> None:
         folder = copy_of(name)
-        for part in ("unet", "vae", "image_encoder"):
+        for part in ("unet", "vae", "image_encoder", *(("text_encoder", "image_normalizer") if name == "unclip" else ())):
             to_bin(folder, part)
+        assert not list(folder.rglob("*.safetensors"))
         old, new = (gt.StableDiffusionVariation.from_pretrained(place, **FAST) for place in (folder, folders[name]))
         assert torch.equal(images_of(old), images_of(new))
+
+    def test_old_weights_of_a_controlnet(self, copy_of: Callable[[str], Path], folders: dict[str, Path]) -> None:
+        folder = copy_of("controlnet")
+        to_bin(folder.parent, folder.name)
+        old, new = (
+            gt.ControlNetVariation.from_pretrained(folders["base"], controlnet=place, prompt="abc", **FAST)
+            for place in (folder, folders["controlnet"])
+        )
+        assert torch.equal(images_of(old), images_of(new))
+
+    @pytest.mark.parametrize("name", ["variation", "base"])
+    def test_a_safety_checker_is_not_even_read(self, name: str, copy_of: Callable[[str], Path], folders: dict[str, Path]) -> None:
+        folder = copy_of(name)
+        index = json.loads((folder / "model_index.json").read_text())
+        index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+        (folder / "model_index.json").write_text(json.dumps(index | {"requires_safety_checker": True}))
+        (folder / "safety_checker").mkdir()
+        (folder / "safety_checker" / "config.json").write_text("damaged")
+        (folder / "safety_checker" / "model.safetensors").write_text("damaged")
+        options = {"controlnet": folders["controlnet"], "prompt": "abc"} if name == "base" else {}
+        made, expected = (gt.load_generator(place, **options, **FAST) for place in (folder, folders[name]))
+        assert "safety_checker" not in dict(made.named_children())
+        assert torch.equal(images_of(made), images_of(expected))
+
+    def test_a_variant_of_the_weight_files(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        pipe = tiny.variation()
+        with torch.no_grad():
+            pipe.unet.conv_out.bias.add_(1)
+        pipe.save_pretrained(tmp_path, variant="other")
+        with pytest.raises(WeightsError):
+            gt.StableDiffusionVariation.from_pretrained(tmp_path, **FAST)
+        found = gt.StableDiffusionVariation.from_pretrained(tmp_path, variant="other", **FAST)
+        assert torch.equal(found.unet.conv_out.bias, pipe.unet.conv_out.bias)
+
+    def test_an_image_encoder_in_a_folder_of_its_own(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        """As the XL adapters of h94/IP-Adapter on ViT-H: weights in one folder, their image encoder in another."""
+        repo, subfolder, name = write_adapter(tmp_path, tiny.stable_diffusion_xl())
+        expected = gt.StableDiffusionVariation.from_pretrained(folders["xl"], ip_adapter=(repo, subfolder, name), **FAST)
+        shutil.move(tmp_path / "models" / "image_encoder", tmp_path / "elsewhere" / "image_encoder")
+        adapter = (repo, subfolder, name, "elsewhere/image_encoder")
+        found = gt.StableDiffusionVariation.from_pretrained(folders["xl"], ip_adapter=adapter, **FAST)
+        assert torch.equal(images_of(found), images_of(expected))
+        with pytest.raises(WeightsError, match="image_encoder"):
+            gt.StableDiffusionVariation.from_pretrained(folders["xl"], ip_adapter=(repo, subfolder, name), **FAST)
+
+    @pytest.mark.parametrize(("name", "expected"), [("unclip", "madebyollin/taesd"), ("xl", "madebyollin/taesdxl")])
+    def test_the_tiny_vae(
+        self, name: str, expected: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Found under the name of its repository, for which a folder stands here; the images are the stock pipeline's."""
+        import diffusers
+
+        tiny_vae().save_pretrained(tmp_path / expected)
+        adapter = write_adapter(tmp_path / "adapter", tiny.stable_diffusion_xl())
+        monkeypatch.chdir(tmp_path)
+        options = {"ip_adapter": adapter} if name == "xl" else {}
+        generator = gt.StableDiffusionVariation.from_pretrained(folders[name], vae="tiny", **options, **FAST)
+        assert type(generator.vae).__name__ == "AutoencoderTiny"
+        images, seeds = photos()[:1], SEEDS[:1]
+        seen = {"image" if name == "unclip" else "ip_adapter_image": stock.normalised(generator, images)}
+        cls = diffusers.StableUnCLIPImg2ImgPipeline if name == "unclip" else diffusers.StableDiffusionXLPipeline
+        agree(generator(images, seeds), stock.run(cls, generator, seeds, prompt=[""], **seen))
+
+    @pytest.mark.parametrize("name", ["unclip", "base"])
+    def test_a_module_as_vae(self, name: str, folders: dict[str, Path]) -> None:
+        options = {"controlnet": folders["controlnet"], "prompt": "abc", "strength": 1.0} if name == "base" else {}
+        generator = gt.load_generator(folders[name], vae=(vae := tiny_vae()), **options, **FAST)
+        assert generator.vae is vae
+        assert images_of(generator).std() > 0.01
 
     def test_code_in_old_weights_does_not_run(self, copy_of: Callable[[str], Path], tmp_path: Path) -> None:
         class Harm:
@@ -184,12 +270,8 @@ class TestFolders:
 
     @pytest.mark.parametrize("kind", ["AutoencoderTiny", "AutoencoderKL", "folder of a pipeline"])
     def test_another_vae(self, kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
-        from diffusers import AutoencoderTiny
-
         if kind == "AutoencoderTiny":
-            vae: Any = AutoencoderTiny(
-                encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)
-            )
+            vae: Any = tiny_vae()
             vae.save_pretrained(tmp_path)
         else:
             vae = tiny.vae()
@@ -310,13 +392,39 @@ class TestRefused:
             gt.StableDiffusionVariation.from_pretrained(folders["unclip"], **options)
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 class TestHub:
     """The same through a Hub on this machine."""
 
-    def test_load_and_push(self, folders: dict[str, Path], tmp_path: Path) -> None:
-        def files(folder: Path) -> dict[str, bytes]:
-            return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    def test_revisions_and_old_weights(self, folders: dict[str, Path], copy_of: Callable[[str], Path], tmp_path: Path) -> None:
+        """A commit, a tag and the newest, whose weights are in .bin files as in old repositories."""
+        first, second = copy_of("unclip"), tmp_path / "second"
+        pipe = tiny.unclip()
+        with torch.no_grad():
+            pipe.unet.conv_out.bias.add_(1)
+        pipe.save_pretrained(second)
+        expected = [gt.StableDiffusionVariation.from_pretrained(folder).fingerprint for folder in (first, second)]
+        for folder in (first, second):
+            for part in ("unet", "vae", "image_encoder", "text_encoder", "image_normalizer"):
+                to_bin(folder, part)
+        with contextlib.closing(Hub()) as hub:
+            repo = hub.repos["org/unclip"] = Repo()
+            commits = [repo.commit(files(folder)) for folder in (first, second)]
+            repo.refs["v1"] = commits[0]
+            with process(hub.endpoint, tmp_path / "home") as client:
+                for revision, fingerprint in {
+                    commits[0]: expected[0],
+                    None: expected[1],
+                    "v1": expected[0],
+                    commits[1]: expected[1],
+                }.items():
+                    found = client.submit(load, "org/unclip", revision=revision).result(120)
+                    assert found["fingerprint"] == fingerprint, revision
 
+    def test_load_and_push(self, folders: dict[str, Path], tmp_path: Path) -> None:
         write_adapter(tmp_path / "adapter", tiny.stable_diffusion())
         with contextlib.closing(Hub()) as hub:
             for name in ("unclip", "base", "controlnet"):
