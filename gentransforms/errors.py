@@ -7,12 +7,16 @@ GentransformsError
 ├── WeightsError        a weights file or repository is missing, damaged or of another kind (RuntimeError)
 │   └── ConversionError a released checkpoint does not match its own description
 ├── MissingInputError   a generator needs something that was not given                    (RuntimeError)
-└── DeviceError         work was asked for where it cannot be done                        (RuntimeError)
+├── DeviceError         work was asked for where it cannot be done                        (RuntimeError)
+├── SourceError         a source image of a bank cannot be read                           (RuntimeError)
+└── BankError           a bank is missing, unfinished, damaged, or of other settings      (RuntimeError)
+    └── MissingKeyError a bank holds no image for a key or variant                        (LookupError)
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "BankError",
     "ConfigError",
     "ConversionError",
     "DeviceError",
@@ -20,6 +24,8 @@ __all__ = [
     "GentransformsError",
     "ImageError",
     "MissingInputError",
+    "MissingKeyError",
+    "SourceError",
     "WeightsError",
 ]
 
@@ -54,3 +60,15 @@ class MissingInputError(GentransformsError, RuntimeError):
 
 class DeviceError(GentransformsError, RuntimeError):
     """Work was asked for where it cannot be done, such as CUDA in a forked worker."""
+
+
+class SourceError(GentransformsError, RuntimeError):
+    """A source image of a bank cannot be read; its text is the reason that the bank records."""
+
+
+class BankError(GentransformsError, RuntimeError):
+    """A bank is missing, unfinished, damaged, or made with other settings."""
+
+
+class MissingKeyError(BankError, LookupError):
+    """A bank holds no image for a key, or for one of its variants."""

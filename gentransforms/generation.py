@@ -14,7 +14,7 @@ from gentransforms.errors import GeneratorError, MissingInputError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.seeding import check_seeds
 
-__all__ = ["generate"]
+__all__ = ["check_inputs", "check_output", "generate", "is_out_of_memory", "no_autocast"]
 
 
 def generate(
@@ -43,7 +43,7 @@ def generate(
         (torch.Size([2, 3, 16, 16]), [True, True])
     """
     check_seeds(seeds, len(images))
-    _check_inputs(generator, inputs)
+    check_inputs(generator, inputs)
     images = images.to(generator.device, non_blocking=True)
     inputs = {name: v.to(generator.device, non_blocking=True) if isinstance(v, Tensor) else v for name, v in inputs.items()}
     parts: list[Tensor] = []
@@ -52,14 +52,14 @@ def generate(
         stop = min(start + size, len(images))
         rows = slice(start, stop)
         try:
-            with torch.no_grad(), _no_autocast(generator.device):
+            with torch.no_grad(), no_autocast(generator.device):
                 made = generator(images[rows], seeds[rows], **{name: value[rows] for name, value in inputs.items()})
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error) or stop - start == 1:
+            if not is_out_of_memory(error) or stop - start == 1:
                 raise
             too_many = max(too_many, stop - start)
         else:
-            _check_output(generator, made, stop - start)
+            check_output(generator, made, stop - start)
             parts.append(made)
             start = stop
             continue
@@ -79,7 +79,7 @@ def generate(
     return made.clamp(0, 1), finite, max_batch_size
 
 
-def _no_autocast(device: torch.device) -> contextlib.ExitStack:
+def no_autocast(device: torch.device) -> contextlib.ExitStack:
     """Disable autocast for the CPU and for `device`: a surrounding one would change the generator's arithmetic."""
     stack = contextlib.ExitStack()
     for kind in {"cpu", device.type}:
@@ -88,7 +88,8 @@ def _no_autocast(device: torch.device) -> contextlib.ExitStack:
     return stack
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whichever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     # The CPU allocator and some backends raise a plain RuntimeError.
@@ -96,7 +97,12 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return any(sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed"))
 
 
-def _check_inputs(generator: ImageGenerator, inputs: Mapping[str, Any]) -> None:
+def check_inputs(generator: ImageGenerator, inputs: Mapping[str, Any]) -> None:
+    """Raise unless everything is there that the generator needs beside the images.
+
+    Raises:
+        MissingInputError: naming what is missing.
+    """
     for name in generator.needs:
         if name not in inputs:
             raise MissingInputError(
@@ -105,7 +111,12 @@ def _check_inputs(generator: ImageGenerator, inputs: Mapping[str, Any]) -> None:
             )
 
 
-def _check_output(generator: ImageGenerator, made: object, count: int) -> None:
+def check_output(generator: ImageGenerator, made: object, count: int) -> None:
+    """Raise unless `made` is what a generator's `sample` has to return for `count` seeds.
+
+    Raises:
+        GeneratorError: naming what it is instead.
+    """
     name, expected = type(generator).__name__, (count, 3, *generator.image_size)
     if not isinstance(made, Tensor):
         raise GeneratorError(f"{name}.sample returned a {type(made).__name__}: expected a tensor of shape {expected}")

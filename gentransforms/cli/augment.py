@@ -38,8 +38,14 @@ class Augmented:
     seconds: float
 
 
-def open_generator(name: str, device: str, options: Mapping[str, Any] | None = None) -> ImageGenerator:
+def open_generator(name: str, device: str, options: Mapping[str, Any] | None = None, inputs: bool = False) -> ImageGenerator:
     """Return the generator of that name, folder or repository, on `device`, with its options.
+
+    Args:
+        name: bundled name, folder or repository.
+        device: where it runs.
+        options: of its ``from_pretrained``.
+        inputs: whether it may need labels, masks or prompts beside each image.
 
     Raises:
         WrongCall: if there is no such device, no generator of that name, or it needs more than photos.
@@ -68,7 +74,7 @@ def open_generator(name: str, device: str, options: Mapping[str, Any] | None = N
         if not options:
             raise
         raise WrongCall(f"--option: {error}") from error
-    if needed := generator.needs:
+    if (needed := generator.needs) and not inputs:
         raise WrongCall(f"--generator {name}: it needs {', '.join(needed)} beside each image: use it from Python")
     return generator
 

@@ -11,6 +11,7 @@ import typer
 
 from gentransforms.cli import convert
 from gentransforms.cli.demo import demo
+from gentransforms.cli.generate import generate
 from gentransforms.cli.list import list_generators
 from gentransforms.cli.plain import PlainGroup
 from gentransforms.cli.preview import preview
@@ -55,6 +56,7 @@ def gentransforms(
 
 app.command()(demo)
 app.command()(preview)
+app.command()(generate)
 app.add_typer(convert.app, name="convert")
 app.command("list")(list_generators)
 

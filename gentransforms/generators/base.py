@@ -40,6 +40,8 @@ class ImageGenerator(nn.Module, ABC):
         image_size: (h, w) of the images made, in pixels.
         preserves_geometry: whether the layout of the source is kept, so that its boxes and masks stay right.
         inputs: what else `encode` takes, one value per image, such as ``("labels",)``.
+        instance_feature: which entry of the condition says what an image shows, such as ``"features"``: banks compare
+            variants with their source by it (``min_similarity``). None if there is none.
 
     Example:
         >>> import torch
@@ -58,6 +60,7 @@ class ImageGenerator(nn.Module, ABC):
     image_size: tuple[int, int]
     preserves_geometry: bool
     inputs: tuple[str, ...] = ()
+    instance_feature: str | None = None
     registered: ClassVar[dict[str, type[ImageGenerator]]] = {}
     _init_config: dict[str, Any]
 

@@ -50,6 +50,7 @@ class DiffusionGenerator(ImageGenerator):
         given = with_preset(options, self._options)
         self.pipe = rebuild(pipe)
         self.kind = appearance.kind_of(self.pipe)
+        self.instance_feature = None if self.kind == "none" else "image_embeds"
         for name in sorted(self.pipe.components, key=lambda name: name != "unet"):  # first the UNet, whose dtype is the generator's
             if isinstance(self.pipe.components[name], nn.Module):
                 self.add_module(name, self.pipe.components[name])

@@ -54,6 +54,7 @@ class ICGAN(ImageGenerator):
     """
 
     preserves_geometry = False
+    instance_feature = "features"
     network: BigGANNetwork
     feature_extractor: nn.Module | None
 

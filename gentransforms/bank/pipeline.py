@@ -1,0 +1,251 @@
+"""Make units on this machine: reading, generating, encoding and writing at the same time, with bounded memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentransforms.bank.encoding import Encoding
+from gentransforms.bank.layout import Unit, digest_of
+from gentransforms.bank.making import Made, Recipe, make_block
+from gentransforms.bank.source import BankSource, SourceSample
+from gentransforms.bank.writer import Row, write_unit
+from gentransforms.errors import SourceError
+from gentransforms.generators.base import ImageGenerator
+from gentransforms.images import centre, check_range, resize, rows_of, to_unit
+
+__all__ = ["BlockOfSources", "Job", "UnitReport", "make_units", "read_block"]
+
+# Blocks of sources read ahead, batches waiting for the encoder, units waiting for the disk.
+_AHEAD, _ENCODING, _WRITING = 2, 3, 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that making a unit needs, whichever process or machine makes it."""
+
+    directory: Path
+    source: BankSource
+    generator: ImageGenerator
+    recipe: Recipe
+    encoding: Encoding
+    settings: Mapping[str, Any]
+    workers: int = 2
+    replace: bool = False
+
+    @property
+    def threads(self) -> int | None:
+        """Torch's threads, on the CPU: they decide the last bits of a convolution, and so are a setting."""
+        threads = self.settings.get("threads")
+        return None if threads is None else int(threads)
+
+
+@dataclass
+class UnitReport:
+    """What came of a unit."""
+
+    unit: Unit
+    written: bool = False
+    images: int = 0
+    bytes: int = 0
+    redrawn: int = 0
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+
+
+def make_units(
+    job: Job, units: Sequence[Unit], *, on_images: Callable[[int], object] | None = None, stopped: Callable[[], bool] | None = None
+) -> Iterator[UnitReport]:
+    """Make units and write them; yields a report as each is on disk.
+
+    Args:
+        job: what to make of what.
+        units: in the order in which they are made.
+        on_images: called with the number of images made, batch by batch.
+        stopped: asked before each unit; once it says True, no unit is begun.
+
+    Raises:
+        BankError: if the disk is full, or memory runs out.
+        GeneratorError: if the generator breaks its contract.
+    """
+    threads = torch.get_num_threads()
+    with _pool(job.workers, "read") as readers, _pool(job.workers, "encode") as encoders, _pool(1, "write") as writer:
+        if job.threads is not None:
+            torch.set_num_threads(job.threads)
+        writing: deque[Future[UnitReport]] = deque()
+        try:
+            for unit, blocks in _read_ahead(job, units, readers):
+                if stopped is not None and stopped():
+                    break
+                work = _make_unit(job, unit, blocks, encoders, on_images)
+                writing.append(writer.submit(_write, job, unit, *work))
+                while len(writing) > _WRITING or (writing and writing[0].done()):
+                    yield writing.popleft().result()
+            while writing:
+                yield writing.popleft().result()
+        finally:
+            torch.set_num_threads(threads)
+
+
+@dataclass
+class BlockOfSources:
+    """Some sources, on their way from the disk."""
+
+    keys: Sequence[str | int]
+    samples: list[Future[SourceSample | str]]
+
+    def wait(self, size: tuple[int, int]) -> tuple[Tensor, dict[str, Any], list[str]]:
+        """Return images (B, 3, h, w) in [0, 1], their inputs, and why each could not be read: empty where it could.
+
+        A source that failed keeps its place with a grey image, so that the batches of its neighbours stay the same.
+        """
+        samples = [sample.result() for sample in self.samples]
+        good = next((s for s in samples if isinstance(s, SourceSample)), None)
+        reasons = [s if isinstance(s, str) else "" for s in samples]
+        blank = SourceSample(torch.full((3, *size), 0.5), {} if good is None else good.inputs)
+        filled = [blank if isinstance(s, str) else s for s in samples]
+        inputs = {name: _collate([s.inputs[name] for s in filled]) for name in blank.inputs}
+        return torch.stack([s.image for s in filled]), inputs, reasons
+
+
+def _make_unit(
+    job: Job, unit: Unit, blocks: Iterator[BlockOfSources], encoders: ThreadPoolExecutor, on_images: Callable[[int], object] | None
+) -> tuple[list[list[Made]], list[list[Future[bytes | None]]], list[dict[str, Any]], float]:
+    begun = time.perf_counter()
+    batches: list[list[Made]] = []
+    encoded: list[list[Future[bytes | None]]] = []
+    failed: list[dict[str, Any]] = []
+    offset = 0
+    for block in blocks:
+        images, inputs, reasons = block.wait(job.generator.image_size)
+        failed += [{"key": key, "reason": reason} for key, reason in zip(block.keys, reasons, strict=True) if reason]
+        if all(reasons):
+            offset += len(block.keys)
+            continue
+        for batch in make_block(job.generator, job.recipe, block.keys, images, inputs):
+            kept = [_at(made, offset) for made in batch if not reasons[made.source]]
+            batches.append([_without_image(made) for made in kept])
+            encoded.append([encoders.submit(_encode, job.encoding, made.image) for made in kept])
+            if len(encoded) > _ENCODING:  # bounds the pixels that wait
+                for future in encoded[-_ENCODING - 1]:
+                    future.result()
+            if on_images is not None:
+                on_images(sum(made.image is not None for made in kept))
+        offset += len(block.keys)
+    return batches, encoded, failed, time.perf_counter() - begun
+
+
+def _write(
+    job: Job, unit: Unit, batches: list[list[Made]], encoded: list[list[Future[bytes | None]]], failed: list[dict[str, Any]], seconds: float
+) -> UnitReport:
+    keys = job.source.keys[unit.start : unit.stop]
+    report = UnitReport(unit, failed=failed)
+    rows: list[Row] = []
+    for made, future in zip((m for batch in batches for m in batch), (f for batch in encoded for f in batch), strict=True):
+        image, key = future.result(), keys[made.source]
+        if image is None:
+            report.rejected.append({"key": key, "variant": made.variant, "draws": made.draw, "reason": made.reason})
+            continue
+        report.redrawn += made.draw > 0
+        report.bytes += len(image)
+        rows.append(Row(key, made.variant, made.seed, made.draw, image))
+    report.images = len(rows)
+    facts = {
+        "settings": digest_of(job.settings), "failed": failed, "rejected": report.rejected, "redrawn": report.redrawn,
+        "seconds": round(seconds, 3),
+    }  # fmt: skip
+    report.written = write_unit(job.directory, unit, rows, job.settings["source"]["key_type"], facts, replace=job.replace)
+    return report
+
+
+def _read_ahead(job: Job, units: Sequence[Unit], readers: ThreadPoolExecutor) -> Iterator[tuple[Unit, Iterator[BlockOfSources]]]:
+    """Yield each unit with its blocks, of which the next ones are being read already, those of the next unit too."""
+    size = job.recipe.batch_size
+    ranges = ((u, range(start, min(start + size, u.stop))) for u in units for start in range(u.start, u.stop, size))
+    ahead: deque[tuple[Unit, BlockOfSources]] = deque()
+
+    def fill() -> None:
+        while len(ahead) <= _AHEAD and (following := next(ranges, None)) is not None:
+            unit, places = following
+            ahead.append((unit, read_block(job, places, readers)))
+
+    def of(unit: Unit) -> Iterator[BlockOfSources]:
+        while ahead and ahead[0][0] == unit:
+            block = ahead.popleft()[1]
+            fill()
+            yield block
+
+    fill()
+    for unit in units:
+        yield unit, of(unit)
+
+
+def read_block(job: Job, places: range, readers: ThreadPoolExecutor) -> BlockOfSources:
+    """Begin to read the sources at these places."""
+    return BlockOfSources(job.source.keys[places.start : places.stop], [readers.submit(_read, job, place) for place in places])
+
+
+def _read(job: Job, place: int) -> SourceSample | str:
+    """Return a source at the generator's size, (3, h, w) float32 in [0, 1], or why it cannot be read."""
+    generator = job.generator
+    try:
+        sample = job.source.read(place)
+        rows = rows_of(sample.image)
+        check_range(rows)
+    except (SourceError, ValueError) as error:
+        return str(error) or type(error).__name__
+    if not generator.preserves_geometry:  # before the conversion to float, which would quadruple what is cut away
+        rows = centre(rows, generator.image_size)
+    inputs = {name: value for name, value in sample.inputs.items() if name in generator.inputs}
+    return SourceSample(resize(to_unit(rows), generator.image_size)[0].contiguous(), inputs)
+
+
+def _encode(encoding: Encoding, image: Tensor | None) -> bytes | None:
+    return None if image is None else encoding.encode(image)
+
+
+def _at(made: Made, offset: int) -> Made:
+    return Made(made.source + offset, made.variant, made.seed, made.draw, made.image, made.reason)
+
+
+def _without_image(made: Made) -> Made:
+    return Made(made.source, made.variant, made.seed, made.draw, None, made.reason)
+
+
+def _collate(values: list[Any]) -> Any:
+    """Return one tensor of numbers or of tensors of one shape, else the list."""
+    if all(isinstance(v, Tensor) for v in values) and len({v.shape for v in values}) == 1:
+        return torch.stack(values)
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        return torch.tensor(values)
+    return values
+
+
+class _pool(ThreadPoolExecutor):
+    """Threads in which torch starts none of its own, ready at once; left behind, they drop what they have not begun."""
+
+    def __init__(self, count: int, name: str) -> None:
+        super().__init__(count, thread_name_prefix=f"gentransforms-{name}")
+        ready = threading.Barrier(count + 1)
+        for _ in range(count):
+            self.submit(_single_threaded, ready)
+        ready.wait()
+
+    def __exit__(self, *_: object) -> bool | None:
+        self.shutdown(wait=True, cancel_futures=True)
+        return None
+
+
+def _single_threaded(ready: threading.Barrier) -> None:
+    torch.get_num_threads()  # a thread takes the process's number at its first use; only after that may it have its own
+    torch.set_num_threads(1)
+    ready.wait()

@@ -1,0 +1,92 @@
+"""The same units on a Ray cluster: actors that hold the generator once, each making whole units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from gentransforms.bank.layout import Unit
+from gentransforms.bank.pipeline import Job, UnitReport, make_units
+from gentransforms.errors import ConfigError
+
+__all__ = ["make_units_on_ray"]
+
+
+class _UnitMaker:
+    """What an actor holds: the job, its generator on the actor's device."""
+
+    def __init__(self, handle: Any) -> None:
+        import ray
+
+        self.job: Job = ray.get(handle[0])
+        self.job.generator.to(self.job.settings["device"])
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        units = [Unit(int(start), int(stop)) for start, stop in zip(batch["start"], batch["stop"], strict=True)]
+        return {"report": [asdict(report) for report in make_units(self.job, units)]}
+
+
+def make_units_on_ray(
+    job: Job,
+    units: Sequence[Unit],
+    *,
+    actors: int | None = None,
+    gpus: float | None = None,
+    cpus: float | None = None,
+    on_images: Callable[[int], object] | None = None,
+    stopped: Callable[[], bool] | None = None,
+) -> Iterator[UnitReport]:
+    """Make units on the actors of a Ray cluster; yields a report as each is on disk.
+
+    A killed actor or worker is started again, and its unit made again: units are idempotent. Sources and the bank's
+    directory must be reachable under the same paths on every node. Uses the Ray that is initialised, else starts one.
+
+    Args:
+        job: what to make of what.
+        units: those to make.
+        actors: how many; one for each GPU of the cluster, or one for each machine with CPUs, by default.
+        gpus: of each actor; 1 for a CUDA generator by default.
+        cpus: of each actor; the bank's thread count by default.
+        on_images: called with the number of images of each unit that is done.
+        stopped: once it says True, no more reports are awaited.
+
+    Raises:
+        ConfigError: if the cluster has not what the actors need.
+    """
+    import ray
+    import ray.data
+
+    if not units:
+        return
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, logging_level="warning", include_dashboard=False)
+    gpus = (1.0 if job.settings["device"] == "cuda" else 0.0) if gpus is None else gpus
+    cpus = float(job.threads or 1) if cpus is None else cpus
+    count = _count(actors, gpus, cpus)
+    job.generator.to("cpu")
+    handle = ray.put(job)
+    rows = ray.data.from_items([{"start": unit.start, "stop": unit.stop} for unit in units], override_num_blocks=len(units))
+    made = rows.map_batches(
+        _UnitMaker, fn_constructor_args=([handle],), batch_size=1, concurrency=count, num_gpus=gpus or None, num_cpus=None if gpus else cpus
+    )
+    for row in made.iter_rows(prefetch_batches=0):
+        report = UnitReport(**row["report"])
+        report.unit = Unit(**row["report"]["unit"])
+        if on_images is not None:
+            on_images(report.images)
+        yield report
+        if stopped is not None and stopped():
+            return
+
+
+def _count(actors: int | None, gpus: float, cpus: float) -> int:
+    import ray
+
+    have = ray.cluster_resources()
+    for name, need, there in (("GPUs", gpus, have.get("GPU", 0.0)), ("CPUs", cpus, have.get("CPU", 0.0))):
+        if need * (actors or 1) > there:
+            raise ConfigError(f"{actors or 1} actors with {need:g} {name} each: the Ray cluster has {there:g}; ask for fewer, or add nodes")
+    if actors is not None:
+        return actors
+    return max(1, int(have.get("GPU", 0.0) // gpus if gpus else have.get("CPU", 0.0) // cpus))

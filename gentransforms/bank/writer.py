@@ -1,0 +1,231 @@
+"""Write the files of a bank so that nobody ever sees half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gentransforms.bank.arrow import arrow
+from gentransforms.bank.layout import MANIFEST, Unit, read_sidecar, schema_of
+from gentransforms.errors import BankError
+
+__all__ = ["Row", "create_manifest", "is_done", "remove_partials", "write_unit"]
+
+# Arrow counts the bytes of a batch's images in 32 bits.
+_BATCH_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Row:
+    """One generated image: whose variant it is, the seed and the draw that made it, and its encoded bytes."""
+
+    key: str | int
+    variant: int
+    seed: int
+    draw: int
+    image: bytes
+
+
+def write_unit(directory: Path, unit: Unit, rows: Sequence[Row], key_type: str, facts: Mapping[str, Any], *, replace: bool = False) -> bool:
+    """Write a unit and its sidecar, unless another process has meanwhile; return whether it was written.
+
+    The Arrow file appears last and whole: a unit whose file is there is done.
+
+    Args:
+        directory: of the bank.
+        unit: what the rows are of.
+        rows: sorted by source position, then variant.
+        key_type: ``"str"`` or ``"int"``.
+        facts: what else the sidecar says, JSON-able: ``settings``, ``failed``, ``rejected``.
+        replace: whether a unit that is there already is written anew.
+
+    Raises:
+        BankError: if the disk is full or cannot be written; the bank stays as it was.
+    """
+    pa, partial = arrow(), directory / _partial_name(unit.file)
+    try:
+        with partial.open("wb") as file:
+            hashed = _Hashed(file)
+            with pa.ipc.new_stream(pa.PythonFile(hashed, mode="w"), schema_of(key_type)) as stream:
+                for batch in _batches(rows, schema_of(key_type)):
+                    stream.write_batch(batch)
+            _sync(file)
+        sidecar = {"unit": unit.name, "bytes": hashed.count, "sha256": hashed.digest.hexdigest(), "rows": len(rows), **facts}
+        with _publishing(directory):
+            if not replace and is_done(directory, unit):  # by a second process on the same bank: its bytes are the same, and may be in use
+                partial.unlink()
+                return False
+            _write_json(directory / unit.sidecar, sidecar)
+            partial.replace(directory / unit.file)
+            _sync_directory(directory)
+    except OSError as error:
+        _remove(partial)
+        raise _explained(error, directory) from error
+    except BaseException:
+        _remove(partial)
+        raise
+    return True
+
+
+def is_done(directory: Path, unit: Unit) -> bool:
+    """Whether a unit is there, whole: its file as long as its sidecar says."""
+    try:
+        size = (directory / unit.file).stat().st_size
+    except OSError:
+        return False
+    sidecar = read_sidecar(directory, unit)
+    return sidecar is not None and sidecar.get("bytes") == size
+
+
+def create_manifest(directory: Path, manifest: Mapping[str, Any]) -> bool:
+    """Write ``bank.json`` unless there is one; return whether it was written. Of two at once, one wins.
+
+    Raises:
+        BankError: if the directory cannot be written.
+    """
+    partial = directory / _partial_name(MANIFEST)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with partial.open("w") as file:
+            file.write(json.dumps(manifest, indent=2) + "\n")
+            _sync(file)
+        try:
+            os.link(partial, directory / MANIFEST)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                raise
+            with _publishing(directory):  # a file system without hard links
+                if (directory / MANIFEST).exists():
+                    return False
+                partial.replace(directory / MANIFEST)
+        _sync_directory(directory)
+    except OSError as error:
+        raise _explained(error, directory) from error
+    finally:
+        _remove(partial)
+    return True
+
+
+def remove_partials(directory: Path) -> int:
+    """Remove what killed processes of this host left unfinished; return how many files that were."""
+    count = 0
+    for path in directory.glob(f".*.{_host()}.*.partial"):
+        pid = path.name.split(".")[-2]
+        if pid.isdecimal() and not _alive(int(pid)):
+            _remove(path)
+            count += 1
+    return count
+
+
+def _batches(rows: Sequence[Row], schema: Any) -> Iterator[Any]:
+    start, size = 0, 0
+    for i, row in enumerate(rows):
+        if size and size + len(row.image) > _BATCH_BYTES:
+            yield _batch(rows[start:i], schema)
+            start, size = i, 0
+        size += len(row.image)
+    if rows:
+        yield _batch(rows[start:], schema)
+
+
+def _batch(rows: Sequence[Row], schema: Any) -> Any:
+    pa = arrow()
+    columns = [pa.array([getattr(row, field.name) for row in rows], field.type) for field in schema if field.name != "image"]
+    images = pa.array([row.image for row in rows], pa.binary())
+    paths = pa.nulls(len(rows), pa.string())
+    columns.append(pa.StructArray.from_arrays([images, paths], fields=list(schema.field("image").type)))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+class _Hashed:
+    """A file that hashes and counts what is written to it."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.digest, self.count, self.closed = file, hashlib.sha256(), 0, False
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        self.count += len(data)
+        return int(self.file.write(data))
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@contextlib.contextmanager
+def _publishing(directory: Path) -> Iterator[None]:
+    """Hold the bank's lock, so that the two files of a unit are of one process; without one where the file system has no locks."""
+    with (directory / ".lock").open("w") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write_json(path: Path, value: Any) -> None:
+    partial = path.with_name(_partial_name(path.name))
+    try:
+        with partial.open("w") as file:
+            file.write(json.dumps(value) + "\n")
+            _sync(file)
+        partial.replace(path)
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _partial_name(name: str) -> str:
+    return f".{name}.{_host()}.{os.getpid()}.partial"
+
+
+def _host() -> str:
+    return "".join(c if c.isalnum() or c == "-" else "_" for c in socket.gethostname()) or "host"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _explained(error: OSError, directory: Path) -> BankError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return BankError(
+            f"{directory}: the disk is full ({error.strerror}): free some space and run the same command again; what is there is good"
+        )
+    return BankError(f"{error.filename or directory}: cannot be written: {error.strerror or error}; mend it and run the same command again")
