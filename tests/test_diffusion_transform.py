@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
 from pathlib import Path
@@ -296,30 +297,45 @@ def preview(*arguments: object) -> str:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("repositories")
-    base = tiny.stable_diffusion()
-    made = {"unclip": tiny.unclip(), "variation": tiny.variation(), "sd": base, "net": tiny.controlnet(base.unet)}
-    for name, part in made.items():
+    base, xl, (depth, processor) = tiny.stable_diffusion(), tiny.stable_diffusion_xl(), tiny.depth_anything()
+    made = {"unclip": tiny.unclip(), "variation": tiny.variation(), "sd": base, "xl": xl, "net": tiny.controlnet(base.unet)}
+    for name, part in (made | {"depth": depth}).items():
         part.save_pretrained(root / name)
-    return {name: root / name for name in made}
+    processor.save_pretrained(root / "depth")
+    for name in ("sd", "xl"):
+        (root / "adapter").mkdir(exist_ok=True)
+        torch.save(tiny.ip_adapter(made[name].unet), root / "adapter" / f"{name}.bin")
+    tiny.image_encoder().save_pretrained(root / "adapter" / "image_encoder")
+    return {path.name: path for path in root.iterdir()}
 
 
 class TestPreview:
     """`gentransforms preview` with each kind."""
 
+    def preview(self, generator: Path, options: dict[str, Any], place: Path) -> str:
+        given = [part for name, value in ({"num_inference_steps": 2} | options).items() for part in ("--option", f"{name}={value}")]
+        stdout = preview(photo(place / "a.png"), "-o", place / "grid.png", "--generator", generator, "--variants", 2, *given)
+        assert pixels(place / "grid.png").std() > 1
+        return stdout
+
     @pytest.mark.parametrize("kind", ["unclip", "variation"])
     def test_stable_diffusion_variation(self, folders: dict[str, Path], kind: str, tmp_path: Path) -> None:
-        arguments = ["--generator", folders[kind], "--variants", 2, "--option", "num_inference_steps=2", "--option", "scheduler=dpm++"]
-        stdout = preview(photo(tmp_path / "a.png"), "-o", tmp_path / "grid.png", *arguments)
-        assert "(StableDiffusionVariation on cpu)" in stdout
-        assert pixels(tmp_path / "grid.png").std() > 1
+        assert "(StableDiffusionVariation on cpu)" in self.preview(folders[kind], {"scheduler": "dpm++"}, tmp_path)
 
-    def test_controlnet(self, folders: dict[str, Path], tmp_path: Path) -> None:
-        options = {
-            "controlnet": folders["net"],
-            "num_inference_steps": 2,
-            "prompt": "a cat",
-            "canny_thresholds": "[[0.1, 0.2], [0.2, 0.4]]",
-        }
-        given = [part for name, value in options.items() for part in ("--option", f"{name}={value}")]
-        arguments = ["-o", tmp_path / "grid.png", "--generator", folders["sd"], "--variants", 2, *given]
-        assert "(ControlNetVariation on cpu)" in preview(photo(tmp_path / "a.png"), *arguments)
+    @pytest.mark.parametrize("kind", ["sd", "xl"])
+    def test_ip_adapter(self, folders: dict[str, Path], kind: str, tmp_path: Path) -> None:
+        adapter = json.dumps([str(folders["adapter"]), "", f"{kind}.bin"])
+        assert "(StableDiffusionVariation on cpu)" in self.preview(folders[kind], {"ip_adapter": adapter}, tmp_path)
+
+    @pytest.mark.parametrize("condition", ["canny", "depth"])
+    def test_controlnet(self, folders: dict[str, Path], condition: str, tmp_path: Path) -> None:
+        options = {"controlnet": folders["net"], "condition": condition, "prompt": "a cat"}
+        options |= {"canny_thresholds": "[[0.1, 0.2], [0.2, 0.4]]"} if condition == "canny" else {"depth_model": folders["depth"]}
+        assert "(ControlNetVariation on cpu)" in self.preview(folders["sd"], options, tmp_path)
+
+    def test_masks_cannot_be_given(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        arguments = ["--option", f"controlnet={folders['net']}", "--option", "condition=segmentation", "-o", tmp_path / "grid.png"]
+        result = RUNNER.invoke(app, ["preview", str(photo(tmp_path / "a.png")), "--generator", str(folders["sd"]), *map(str, arguments)])
+        assert result.exit_code == 2
+        assert "it needs masks beside each image: use it from Python" in result.stderr
+        assert not (tmp_path / "grid.png").exists()
