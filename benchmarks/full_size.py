@@ -14,16 +14,24 @@ __all__ = ["KINDS", "build", "controlnet", "image_encoder", "reduced_unclip", "t
 _SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False, "steps_offset": 1}
 # width, layers, heads, feed-forward width, projection
 _VISION = {"ViT-H/14": (1280, 32, 16, 5120, 1024), "ViT-L/14": (1024, 24, 16, 4096, 768)}
-_TEXT = {"2.1": (1024, 23, 16, 4096), "1.5": (768, 12, 12, 3072)}
-KINDS = ("unclip-large", "unclip-small", "variation", "sd15")
+_TEXT = {"2.1": (1024, 23, 16, 4096), "1.5": (768, 12, 12, 3072), "xl": (1280, 32, 20, 5120)}  # XL's second; its first is that of 1.5
+KINDS = ("unclip-large", "unclip-small", "variation", "sd15", "sdxl")
 
 
 def unet(version: str, **changes: Any) -> Any:
-    """The UNet of Stable Diffusion 2.1 or 1.5."""
+    """The UNet of Stable Diffusion 2.1, 1.5 or XL."""
     from diffusers import UNet2DConditionModel
 
     config: dict[str, Any] = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2}
-    if version == "2.1":
+    if version == "xl":
+        config |= {
+            "sample_size": 128, "block_out_channels": (320, 640, 1280), "transformer_layers_per_block": (1, 2, 10),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), "attention_head_dim": (5, 10, 20),
+            "cross_attention_dim": 2048, "use_linear_projection": True, "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+        }  # fmt: skip
+    elif version == "2.1":
         config |= {"sample_size": 96, "attention_head_dim": (5, 10, 20, 20), "cross_attention_dim": 1024, "use_linear_projection": True}
     else:
         config |= {"attention_head_dim": 8, "cross_attention_dim": 768}
@@ -66,13 +74,14 @@ def image_encoder(name: str) -> Any:
 
 
 def text_encoder(version: str) -> Any:
-    """CLIP's text encoder as in Stable Diffusion 2.1 or 1.5."""
-    from transformers import CLIPTextConfig, CLIPTextModel
+    """CLIP's text encoder as in Stable Diffusion 2.1 or 1.5, or the second of XL."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     width, layers, heads, inner = _TEXT[version]
-    return CLIPTextModel(CLIPTextConfig(
+    return (CLIPTextModelWithProjection if version == "xl" else CLIPTextModel)(CLIPTextConfig(
         hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inner, max_position_embeddings=77,
-        vocab_size=49408, hidden_act="gelu" if version == "2.1" else "quick_gelu", bos_token_id=52, eos_token_id=53, pad_token_id=53,
+        vocab_size=49408, hidden_act="quick_gelu" if version == "1.5" else "gelu", bos_token_id=52, eos_token_id=53, pad_token_id=53,
+        projection_dim=width,
     ))  # fmt: skip
 
 
@@ -92,7 +101,7 @@ def build(kind: str, device: torch.device | str = "meta", dtype: torch.dtype = t
     """Return the diffusers pipeline of one of `KINDS`, with random weights.
 
     ``unclip-large`` (ViT-H/14) and ``unclip-small`` (ViT-L/14) are Stable Diffusion 2.1 unCLIP, ``variation`` is
-    sd-image-variations, ``sd15`` Stable Diffusion 1.5.
+    sd-image-variations, ``sd15`` Stable Diffusion 1.5, ``sdxl`` Stable Diffusion XL.
     """
     torch.manual_seed(0)
     before = torch.get_default_dtype()
@@ -136,6 +145,8 @@ def reduced_unclip() -> Any:
 def _networks(kind: str) -> dict[str, Any]:
     if kind == "sd15":
         return {"unet": unet("1.5"), "vae": vae(), "text_encoder": text_encoder("1.5")}
+    if kind == "sdxl":
+        return {"unet": unet("xl"), "vae": vae(), "text_encoder": text_encoder("1.5"), "text_encoder_2": text_encoder("xl")}
     if kind == "variation":
         return {"unet": unet("1.5"), "vae": vae(), "image_encoder": image_encoder("ViT-L/14")}
     name = {"unclip-large": "ViT-H/14", "unclip-small": "ViT-L/14"}[kind]
@@ -153,6 +164,11 @@ def _pipeline(kind: str, parts: dict[str, Any]) -> Any:
             **parts, tokenizer=tokenizer(), scheduler=diffusers.PNDMScheduler(**_pndm()), safety_checker=None, feature_extractor=None,
             requires_safety_checker=False,
         )  # fmt: skip
+    if kind == "sdxl":
+        return diffusers.StableDiffusionXLPipeline(
+            **parts, tokenizer=tokenizer(), tokenizer_2=tokenizer(), scheduler=diffusers.EulerDiscreteScheduler(**_betas()),
+            add_watermarker=False,
+        )  # fmt: skip
     if kind == "variation":
         return diffusers.StableDiffusionImageVariationPipeline(
             **parts, scheduler=diffusers.PNDMScheduler(**_pndm()), safety_checker=None, feature_extractor=CLIPImageProcessor(),
@@ -168,4 +184,8 @@ def _pipeline(kind: str, parts: dict[str, Any]) -> Any:
 
 
 def _pndm() -> dict[str, Any]:
-    return {name: value for name, value in _SD.items() if name != "clip_sample"} | {"skip_prk_steps": True}
+    return _betas() | {"skip_prk_steps": True}
+
+
+def _betas() -> dict[str, Any]:
+    return {name: value for name, value in _SD.items() if name != "clip_sample"}

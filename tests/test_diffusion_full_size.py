@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_diffusion as tiny
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -39,6 +40,23 @@ def images(count: int, side: int) -> Tensor:
 @pytest.fixture(scope="module")
 def pipes() -> dict[str, Any]:
     return {kind: full_size.build(kind) for kind in full_size.KINDS}
+
+
+class TestParameters:
+    """As many as the released weights hold."""
+
+    def test_counts(self, pipes: dict[str, Any]) -> None:
+        with torch.device("meta"):
+            parts = {
+                "tiny VAE": full_size.tiny_vae(),
+                "UNet 2.1": full_size.unet("2.1"),
+                "ControlNet": full_size.controlnet(pipes["sd15"].unet),
+            }
+        parts |= {"UNet 1.5": pipes["sd15"].unet, "UNet XL": pipes["sdxl"].unet, "VAE": pipes["sd15"].vae}
+        assert {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()} == {
+            "UNet 1.5": 859_520_964, "UNet 2.1": 865_910_724, "UNet XL": 2_567_463_684, "VAE": 83_653_863, "tiny VAE": 2_445_063,
+            "ControlNet": 361_279_120,
+        }  # fmt: skip
 
 
 class TestOperations:
@@ -78,6 +96,19 @@ class TestSample:
         made = generator.sample(condition, torch.arange(2))
         side = 512 if kind == "variation" else 768
         assert (made.shape, made.dtype, made.device.type) == ((2, 3, side, side), torch.float32, "meta")
+
+    @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+    def test_ip_adapter(self, kind: str) -> None:
+        pipe = full_size.build(kind)
+        with torch.device("meta"):
+            weights = tiny.ip_adapter(pipe.unet, embedding=1024)
+            pipe.register_modules(image_encoder=full_size.image_encoder("ViT-H/14"))
+        pipe.load_ip_adapter(weights, subfolder="", weight_name="", image_encoder_folder=None)
+        generator = gt.StableDiffusionVariation.from_pipeline(pipe, num_inference_steps=2, scheduler="dpm++")
+        condition = generator.encode(images(2, 300))
+        assert condition["image_embeds"].shape == (2, 1024)
+        side = 1024 if kind == "sdxl" else 512
+        assert generator.sample(condition, torch.arange(2)).shape == (2, 3, side, side)
 
     @pytest.mark.parametrize("guidance", [1.0, 10.0])
     @pytest.mark.parametrize("size", [(512, 512), (256, 256), (512, 256)])

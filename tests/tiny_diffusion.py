@@ -145,8 +145,11 @@ def controlnet(of: Any, seed: int = 6) -> Any:
     return net.eval()
 
 
-def ip_adapter(of: Any, hidden: bool = False) -> dict[str, dict[str, torch.Tensor]]:
-    """The weights of an IP-Adapter for a UNet, in the layout of the released files; `hidden` for the Plus kind."""
+def ip_adapter(of: Any, hidden: bool = False, embedding: int = 32) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of an IP-Adapter for a UNet, in the layout of the released files; `hidden` for the Plus kind.
+
+    `embedding` is the width of the image encoder's embeddings.
+    """
     torch.manual_seed(7)
     width = of.config.cross_attention_dim
     names = [name for name in of.attn_processors if name.endswith("attn2.processor")]
@@ -157,7 +160,7 @@ def ip_adapter(of: Any, hidden: bool = False) -> dict[str, dict[str, torch.Tenso
             for part in ("k", "v"):
                 weights[f"{i}.to_{part}_ip.weight"] = torch.randn(module.to_k.weight.shape[0], width) * 0.2
     if not hidden:
-        projection = {"proj.weight": torch.randn(4 * width, 32) * 0.2, "proj.bias": torch.randn(4 * width) * 0.2}
+        projection = {"proj.weight": torch.randn(4 * width, embedding) * 0.2, "proj.bias": torch.randn(4 * width) * 0.2}
         projection |= {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
         return {"image_proj": projection, "ip_adapter": weights}
     resampler = {
