@@ -6,6 +6,8 @@ operations over 40% of the 989 TFLOP/s (bfloat16, dense) in NVIDIA's data sheet:
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gentransforms as gt
 from benchmarks import full_size
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 UTILISATION, H100 = 0.4, 989.0
 GUIDED: dict[str, Any] = {"num_inference_steps": 10, "guidance_scale": 10.0, "scheduler": "dpm++"}
@@ -23,6 +27,8 @@ CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("unCLIP small, 256, 10 steps, guidance", "unclip-small", GUIDED | {"image_size": 256}),
     ("unCLIP small, 512, 4 steps, tiny VAE", "unclip-small", DRAFT | {"vae": "tiny"}),
     ("sd-image-variations, 512, 10 steps, guidance", "variation", GUIDED),
+    ("SD 1.5 + IP-Adapter, 512, 10 steps, guidance", "sd15", GUIDED | {"ip_adapter": True}),
+    ("SDXL + IP-Adapter, 1024, 10 steps, guidance", "sdxl", GUIDED | {"ip_adapter": True, "image_size": 1024}),
     ("SD 1.5 + ControlNet canny, 512, 10 steps, guidance", "sd15", GUIDED),
 )
 
@@ -43,7 +49,15 @@ def tflop(kind: str, options: dict[str, Any]) -> float:
     with torch.device("meta"):
         if options.pop("vae", None):
             pipe.register_modules(vae=full_size.tiny_vae())
-        net = full_size.controlnet(pipe.unet) if kind == "sd15" else None
+        adapted = options.pop("ip_adapter", False)
+        net = full_size.controlnet(pipe.unet) if kind == "sd15" and not adapted else None
+        if adapted:
+            import tiny_diffusion
+
+            pipe.register_modules(image_encoder=full_size.image_encoder("ViT-H/14"))
+            weights = tiny_diffusion.ip_adapter(pipe.unet, embedding=1024)
+    if adapted:
+        pipe.load_ip_adapter(weights, subfolder="", weight_name="", image_encoder_folder=None)
     if net is None:
         generator: gt.ImageGenerator = gt.StableDiffusionVariation.from_pipeline(pipe, **options)
     else:
