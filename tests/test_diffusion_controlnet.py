@@ -364,6 +364,28 @@ class TestCounts:
             plain(images, seeds)
         assert sum(mode.reads.values()) == 0, mode.reads
 
+    def test_networks_are_compiled_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Not anew at each step or call; what is made of a network's graph is left to torch."""
+        graphs: list[Any] = []
+
+        def backend(graph: Any, _inputs: Any) -> Any:
+            graphs.append(graph)
+            return graph.forward
+
+        compiling = torch.nn.Module.compile
+        monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiling(module, backend=backend))
+        pipe = tiny.stable_diffusion()
+        options: dict[str, Any] = {"controlnet": tiny.controlnet(pipe.unet), "condition": red, "num_inference_steps": 3}
+        images, seeds = batch(2)
+        expected = gt.ControlNetVariation.from_pipeline(pipe, **options)(images, seeds)
+        generator = gt.ControlNetVariation.from_pipeline(pipe, compile=True, **options)
+        try:
+            agree(generator(images, seeds), expected)
+            generator(images, seeds)
+        finally:
+            torch.compiler.reset()
+        assert len(graphs) == 2, "the UNet's and the ControlNet's"
+
     @pytest.mark.parametrize("condition", ["canny", "depth", "segmentation"])
     def test_no_pil(self, base: Any, net: Any, condition: str, no_pil: None) -> None:  # noqa: F811
         generator = gt.ControlNetVariation.from_pipeline(

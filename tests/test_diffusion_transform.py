@@ -94,6 +94,21 @@ class TestMemory:
             warnings.simplefilter("error")
             assert (gt.GenerativeAugment(generator, p=1, seeds_getter=lambda _: seeds)(images) - expected).abs().max() < 1e-5
 
+    def test_in_the_controlnet_too(self, images: Tensor, seeds: Tensor) -> None:
+        base = tiny.stable_diffusion()
+        net = tiny.controlnet(base.unet)
+        generator = gt.ControlNetVariation.from_pipeline(base, controlnet=net, condition=red, num_inference_steps=2)
+        expected = generator(images, seeds)
+
+        def limited(_module: Any, args: Any) -> None:
+            if len(args[0]) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+        net.mid_block.register_forward_pre_hook(limited)
+        with pytest.warns(UserWarning, match="out of memory at a batch of 5"):
+            made = gt.GenerativeAugment(generator, p=1, seeds_getter=lambda _: seeds)(images)
+        assert (made - expected).abs().max() < 1e-5
+
     def test_micro_batches_change_nothing(self, images: Tensor, seeds: Tensor) -> None:
         generator = fast(eta=0.5, scheduler="ddim")
         made = [gt.GenerativeAugment(generator, p=1, seeds_getter=lambda _: seeds, max_batch_size=n)(images) for n in (1, 2, 5)]
