@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gentransforms.bank.decoding import NOT_AN_IMAGE, SUFFIXES, rgb_image
 from gentransforms.cli.plain import WrongCall
+from gentransforms.errors import SourceError
 
 if TYPE_CHECKING:
     import PIL.Image
 
 __all__ = ["find_photos", "read_photo", "sample_photos"]
-
-_SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def sample_photos() -> list[Path]:
@@ -34,11 +34,11 @@ def find_photos(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise WrongCall(f"{folder}: {'expected a folder of images' if folder.exists() else 'no such folder'}")
     try:
-        photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."))
+        photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
     except PermissionError as error:
         raise WrongCall(f"{folder}: this folder may not be read") from error
     if not photos:
-        raise WrongCall(f"{folder}: no images in this folder (looked for {', '.join(sorted(_SUFFIXES))}, not in subfolders)")
+        raise WrongCall(f"{folder}: no images in this folder (looked for {', '.join(sorted(SUFFIXES))}, not in subfolders)")
     return photos
 
 
@@ -48,9 +48,6 @@ def read_photo(path: Path) -> PIL.Image.Image:
     Raises:
         WrongCall: if there is no such file, or it cannot be read as an image.
     """
-    import PIL.Image
-    import PIL.ImageOps
-
     if path.is_dir():
         raise WrongCall(f"{path}: expected an image file, this is a folder (gentransforms demo --images takes one)")
     if not path.exists():
@@ -58,21 +55,7 @@ def read_photo(path: Path) -> PIL.Image.Image:
     if path.is_file() and path.stat().st_size == 0:
         raise WrongCall(f"{path}: this file is empty")
     try:
-        with PIL.Image.open(path) as image:
-            return _to_rgb(PIL.ImageOps.exif_transpose(image))
-    except PIL.UnidentifiedImageError as error:
-        raise WrongCall(f"{path}: not an image, or of a kind that cannot be read") from error
-    except Exception as error:  # Pillow's decoders raise all kinds of errors on damaged files
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise WrongCall(f"{path}: cannot be read as an image: {reason}") from error
-
-
-def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    import PIL.Image
-
-    if image.mode.startswith("I"):  # 16 bits of grey, which convert("RGB") would clip to white
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+        return rgb_image(path if path.is_file() else path.read_bytes())  # a pipe can be read once, from its start
+    except SourceError as error:
+        reason = str(error) if str(error) == NOT_AN_IMAGE else f"cannot be read as an image: {error}"
+        raise WrongCall(f"{path}: {reason}") from error
