@@ -1,0 +1,150 @@
+"""Labelled images by row: folders, Parquet files, torchvision data sets and iNaturalist, each image under a stable key.
+
+The keys are those that `gentransforms generate` gives to the same source, so that a bank made of it fits.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import datasets
+
+from gentransforms.bank.decoding import SUFFIXES, Encoded, rgb_image
+
+
+class Source:
+    """Images by row number.
+
+    Attributes:
+        name: as the user wrote it.
+        keys: one per image: the path below a folder, else the row number.
+        labels: (N,) int64, or None where there are none.
+        classes: names of the classes.
+    """
+
+    def __init__(
+        self, name: str, keys: Sequence[Any], read: Callable[[int], Encoded], labels: Sequence[int] | None, classes: Sequence[str]
+    ) -> None:
+        if not len(keys):
+            raise SystemExit(f"no images found in {name!r}")
+        self.name, self.keys, self._read, self.classes = name, keys, read, list(classes)
+        self.labels = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def read(self, row: int) -> Image.Image:
+        """Return the image as RGB, upright, as the bank's generator saw it.
+
+        Raises:
+            OSError: if it cannot be decoded.
+        """
+        try:
+            return rgb_image(self._read(row))
+        except Exception as error:  # Pillow's plugins raise many kinds
+            raise OSError(f"image {self.keys[row]!r} of {self.name} cannot be read: {error}") from error
+
+
+def open_images(name: str, image_column: str | None = None, label_column: str | None = None) -> Source:
+    """Open ``photos/`` (a subfolder per class, or none), ``x.parquet``, ``torchvision:NAME:ROOT[:SPLIT]``, ``inaturalist:ROOT:SPLIT``."""
+    if name.startswith("torchvision:"):
+        return _torchvision(name)
+    if name.startswith("inaturalist:"):
+        return _inaturalist(name)
+    if not Path(name).exists():
+        raise SystemExit(f"{name!r} does not exist: expected an image folder, a .parquet file or torchvision:NAME:ROOT")
+    return _parquet(name, image_column, label_column) if name.endswith(".parquet") else _folder(name)
+
+
+def spaced(count: int, wanted: int | None) -> Tensor:
+    """Return `wanted` row numbers of `count`, evenly spaced, so that a folder sorted by class gives all its classes."""
+    return torch.arange(count) if wanted is None or wanted >= count else torch.arange(wanted) * count // wanted
+
+
+def split_rows(count: int, limit: int | None, holdout: int) -> tuple[Tensor, Tensor]:
+    """Return the rows to train on and those held out; the latter do not depend on `limit`."""
+    if holdout >= count:
+        raise SystemExit(f"data.holdout={holdout}: expected fewer than the {count} images")
+    held = spaced(count, holdout)
+    kept = torch.ones(count, dtype=torch.bool)
+    kept[held] = False
+    rest = kept.nonzero().flatten()
+    return rest[spaced(len(rest), limit)], held
+
+
+def _folder(name: str) -> Source:
+    root = Path(name)
+    files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    folders = [file.split("/")[0] if "/" in file else None for file in files]
+    if None in folders:
+        return Source(name, files, lambda row: root / files[row], None, [])
+    classes = sorted(set(folders))  # type: ignore[type-var]
+    numbers = {folder: i for i, folder in enumerate(classes)}
+    return Source(name, files, lambda row: root / files[row], [numbers[folder] for folder in folders], classes)
+
+
+def _parquet(name: str, image_column: str | None, label_column: str | None) -> Source:
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(name)
+    image = image_column or next((column for column in ("image", "img") if column in schema.names), None)
+    label = label_column or next((column for column in ("label", "fine_label") if column in schema.names), None)
+    for option, column in {"data.image_column": image, "data.label_column": label}.items():
+        if column not in schema.names and (column is not None or option == "data.image_column"):
+            raise SystemExit(f"{name}: no column {column!r} ({option}), only {schema.names}")
+    table = pq.read_table(name, columns=[image] if label is None else [image, label])
+    cells = table.column(image)
+    labels = None if label is None else table.column(label).to_pylist()
+    about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    names = about.get("info", {}).get("features", {}).get(label, {}).get("names")
+    classes = names or ([] if labels is None else [str(i) for i in range(max(labels, default=-1) + 1)])
+
+    def read(row: int) -> bytes:
+        cell = cells[row].as_py()
+        return cell["bytes"] if isinstance(cell, dict) else cell
+
+    return Source(name, range(len(table)), read, labels, classes)
+
+
+def _torchvision(name: str) -> Source:
+    _, kind, root, *rest = name.split(":")
+    split = rest[0] if rest else "train"
+    known = getattr(datasets, kind, None)
+    if known is None:
+        raise SystemExit(f"{name!r}: torchvision has no data set {kind!r}")
+    parameters = inspect.signature(known).parameters
+    options: dict[str, Any] = {"train": split == "train"} if "train" in parameters else {"split": split} if "split" in parameters else {}
+    if kind == "Places365":
+        options = {"split": "train-standard" if split == "train" else "val", "small": True}
+    try:
+        dataset = known(root, **options)
+    except (RuntimeError, FileNotFoundError, ValueError) as error:
+        raise SystemExit(f"{name!r}: {error}") from error
+    labels = next((getattr(dataset, field) for field in ("targets", "_labels", "labels", "y") if hasattr(dataset, field)), None)
+    if labels is None:
+        labels = [int(dataset[i][1]) for i in range(len(dataset))]
+    classes = getattr(dataset, "classes", None) or [str(i) for i in range(int(max(labels)) + 1)]
+    classes = [", ".join(c) if isinstance(c, tuple) else str(c) for c in classes]
+    return Source(name, range(len(dataset)), lambda row: dataset[row][0], labels, classes)
+
+
+def _inaturalist(name: str) -> Source:
+    """iNaturalist 2018 as its authors distribute it: the images and ``train2018.json`` or ``val2018.json`` in ROOT."""
+    _, root, split = name.split(":")
+    path = Path(root) / f"{split}2018.json"
+    if not path.is_file():
+        raise SystemExit(f"{name!r}: no {path}: expected the annotations of iNaturalist 2018 beside the folder train_val2018")
+    content = json.loads(path.read_text())
+    category = {entry["image_id"]: entry["category_id"] for entry in content["annotations"]}
+    files = [entry["file_name"] for entry in content["images"]]
+    labels = [category[entry["id"]] for entry in content["images"]]
+    names = {entry["id"]: entry["name"] for entry in content.get("categories", [])}
+    classes = [names.get(i, str(i)) for i in range(max(labels, default=-1) + 1)]
+    return Source(name, files, lambda row: Path(root) / files[row], labels, classes)

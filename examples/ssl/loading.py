@@ -1,0 +1,202 @@
+"""From a source to batches: small images once into memory, large ones read and cropped by workers, and exact resume for both.
+
+A batch is a dict. From memory: ``images`` uint8 (B, 3, S, S), everything else happens on the device. From files: ``first``
+and ``second``, uint8 crops (B, 3, S, S), ``made1`` and ``made2`` (B,) bool: which of them are generated, and for an online
+generator ``squares`` (B, 3, S', S'), the images it sees. Always ``labels`` (B,) int64, -1 without labels, and ``rows`` (B,).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from config import Settings
+from data import Source, split_rows
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+from views import worker_crop
+
+Sample = tuple[int, int]  # row and epoch: a sample's random numbers depend on these and the seed alone
+Variants = Callable[[int, float], "Image.Image | Tensor"]  # of a row and a uniform number: one of its variants
+
+
+class MemoryImages(Dataset[Any]):
+    """Images (N, 3, S, S) uint8 and labels (N,), handed out a batch at a time without a loop over them."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, samples: list[Sample] | list[int]) -> dict[str, Tensor]:
+        rows = torch.as_tensor(samples)
+        rows = rows[:, 0] if rows.ndim == 2 else rows
+        return {"images": self.images[rows], "labels": self.labels[rows], "rows": rows}
+
+
+def load_into_memory(source: Source, rows: Tensor, size: int) -> tuple[MemoryImages, Tensor]:
+    """Return the images as squares of `size` pixels, and the rows that could be read; the others are named and left out."""
+    images, kept, bad = [], [], []
+    for row in rows.tolist():
+        try:
+            images.append(square(source.read(row), size))
+            kept.append(row)
+        except OSError as error:  # noqa: PERF203  # one bad image must not end the loop
+            bad.append(str(error))
+    if bad:
+        warnings.warn(f"{len(bad)} of {len(rows)} images are left out: {'; '.join(bad[:3])}{' …' if len(bad) > 3 else ''}", stacklevel=2)
+    if not kept:
+        raise SystemExit(f"none of the {len(rows)} images of {source.name!r} can be read: {bad[0]}")
+    remaining = torch.tensor(kept)
+    return MemoryImages(torch.stack(images), labels_of(source)[remaining]), remaining
+
+
+def labels_of(source: Source) -> Tensor:
+    """Return the labels (N,), -1 where the source has none."""
+    return torch.full((len(source),), -1) if source.labels is None else source.labels
+
+
+def square(image: Image.Image, size: int) -> Tensor:
+    """Return the centre square as uint8 (3, size, size)."""
+    tensor = F.pil_to_tensor(image)
+    if tensor.shape[-2:] == (size, size):
+        return tensor
+    return F.resize(F.center_crop(tensor, [min(tensor.shape[-2:])]), [size, size], v2.InterpolationMode.BICUBIC, antialias=True)
+
+
+class FileViews(Dataset[Any]):
+    """Crops of images that are read anew in every epoch, and of their variants in a bank.
+
+    An image that cannot be read is named in a warning and replaced by the next one; ten in a row end the training.
+    """
+
+    def __init__(
+        self, source: Source, rows: Tensor, settings: Settings, variants: Variants | None = None, p: Callable[[int], float] | None = None,
+        square_size: int | None = None,
+    ) -> None:  # fmt: skip
+        self.source, self.rows, self.labels = source, rows.tolist(), labels_of(source)[rows]
+        self.seed, self.variants, self.p, self.square_size = settings.seed, variants, p, square_size
+        self.both = settings.generative.both_views
+        s, size = settings.augmentation, settings.data.image_size
+        self.crops = [worker_crop(view, size, s.interpolation) for view in (s.view1, s.view2, s.generated or s.view2)]
+        self.own_crop = s.generated is not None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, sample: Sample) -> dict[str, Any]:
+        place, epoch = sample
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.seed, epoch, place))
+            for skipped in range(10):
+                at = (place + skipped) % len(self.rows)
+                try:
+                    image = self.source.read(self.rows[at])
+                    break
+                except OSError as error:
+                    if skipped == 9:
+                        raise
+                    warnings.warn(f"{error}; the next image takes its place", stacklevel=2)
+            out: dict[str, Any] = {"labels": self.labels[at], "rows": at}
+            for view, name in enumerate(("first", "second")):
+                # As many draws whatever p is, so that p does not shift what follows.
+                coin, which = torch.rand(2).tolist()
+                wanted = self.variants is not None and self.p is not None and (view == 1 or self.both) and coin < self.p(epoch)
+                shown = self.variants(at, which) if wanted and self.variants is not None else image
+                crop = self.crops[2 if wanted and self.own_crop else view]
+                out[name] = F.to_image(crop(shown)).as_subclass(Tensor)
+                out[f"made{view + 1}"] = wanted
+            if self.square_size is not None:
+                out["squares"] = square(image, self.square_size)
+        return out
+
+
+class WholeImages(Dataset[Any]):
+    """Test images as the linear probe sees them: the shorter side resized to 8/7 of the size, the centre cropped."""
+
+    def __init__(self, source: Source, rows: Tensor, size: int) -> None:
+        self.source, self.rows, self.labels = source, rows.tolist(), labels_of(source)[rows]
+        bicubic = v2.InterpolationMode.BICUBIC
+        self.transform = v2.Compose([v2.Resize(size * 8 // 7, bicubic, antialias=True), v2.CenterCrop(size), v2.PILToTensor()])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        return {"images": self.transform(self.source.read(self.rows[place])), "labels": self.labels[place], "rows": place}
+
+
+class EpochBatches:
+    """Shuffled batches of (row, epoch), a function of seed and epoch, that begin where the training stands.
+
+    `done` says how many batches a device has seen; so a resumed run goes on in the middle of an epoch. Every device gets
+    its part of the same shuffle; what does not fill a batch on all of them is left out.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, done: Callable[[], int], rank: int = 0, world: int = 1) -> None:
+        self.count, self.batch_size, self.seed, self.done, self.rank, self.world = count, batch_size, seed, done, rank, world
+        if batch_size * world > count:
+            devices = f" on each of {world} devices" if world > 1 else ""
+            raise SystemExit(f"trainer.batch_size={batch_size}{devices}: expected no more than the {count} training images")
+
+    def __len__(self) -> int:
+        return self.count // (self.batch_size * self.world)
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        epoch, start = divmod(self.done(), len(self))
+        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed_of(self.seed, epoch)))
+        for i in range(start, len(self)):
+            first = (i * self.world + self.rank) * self.batch_size
+            yield [(row, epoch) for row in order[first : first + self.batch_size].tolist()]
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A loader that Lightning takes for resumable, as it is: `EpochBatches` knows where to begin."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the place in the data is the number of batches, which the module keeps."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Accept it."""
+
+
+def train_loader(dataset: Dataset[Any], batches: EpochBatches, workers: int) -> ResumableLoader:
+    """Return the loader of the training batches; images in memory need no workers."""
+    if isinstance(dataset, MemoryImages):
+        return ResumableLoader(dataset, batch_sampler=batches, collate_fn=_as_is)
+    return ResumableLoader(
+        dataset, batch_sampler=batches, num_workers=workers, collate_fn=default_collate,
+        persistent_workers=False, pin_memory=torch.cuda.is_available(),
+    )  # fmt: skip
+
+
+def whole_loader(dataset: Dataset[Any], batch_size: int, workers: int) -> DataLoader[Any]:
+    """Return the loader of unaugmented images, in order."""
+    if isinstance(dataset, MemoryImages):
+        return DataLoader(dataset, batch_size, collate_fn=_as_is)
+    return DataLoader(dataset, batch_size, num_workers=workers, pin_memory=torch.cuda.is_available())
+
+
+def training_rows(source: Source, settings: Settings) -> tuple[Tensor, Tensor]:
+    """Return the rows to train on and those held out."""
+    return split_rows(len(source), settings.data.limit, settings.data.holdout)
+
+
+def seed_of(*numbers: int) -> int:
+    """Mix small numbers into one seed of 31 bits; torch's CPU generator uses 32."""
+    mixed = 0
+    for number in numbers:
+        mixed = ((mixed ^ number) * 2_654_435_761 + 0x9E3779B9) % 2**32
+        mixed ^= mixed >> 15
+    return mixed % 2**31
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

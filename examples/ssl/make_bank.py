@@ -1,0 +1,65 @@
+"""Make the bank of the images that a recipe trains on.
+
+    python examples/ssl/make_bank.py --config examples/ssl/configs/cifar10-small/simclr-icgan.yaml \
+        --generator icgan-cifar10-32 data.train=train.parquet generative.bank=banks/cifar10
+
+Exactly the rows that the settings choose (data.limit, data.holdout), under the keys that training looks for. For all images
+of a folder or a Parquet file the command `gentransforms generate` makes the same, on many machines if you like.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from config import Settings, load_settings
+from data import Source, open_images
+from loading import training_rows
+
+import gentransforms as gt
+from gentransforms.bank.generate import Summary, generate_bank
+
+
+class Rows:
+    """Some images of a source as a map-style data set: (image, label), or the image alone."""
+
+    def __init__(self, source: Source, rows: list[int]) -> None:
+        self.source, self.rows = source, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> Any:
+        row = self.rows[place]
+        image = self.source.read(row)
+        return image if self.source.labels is None else (image, int(self.source.labels[row]))
+
+
+def make_bank(settings: Settings, generator: str | gt.ImageGenerator, variants: int, progress: bool = True, **options: Any) -> Summary:
+    """Make, or finish, the bank that the settings name."""
+    if settings.generative.bank is None:
+        raise SystemExit("generative.bank is not set: expected the folder for the bank")
+    source = open_images(settings.data.train, settings.data.image_column, settings.data.label_column)
+    rows = training_rows(source, settings)[0].tolist()
+    keys = [source.keys[row] for row in rows]
+    return generate_bank(Rows(source, rows), settings.generative.bank, generator, variants=variants, key=keys, progress=progress, **options)
+
+
+def main() -> None:
+    """Parse the command line and make the bank."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="YAML file of settings")
+    parser.add_argument("--generator", required=True, help="bundled name, folder or repository")
+    parser.add_argument("--variants", type=int, default=10, help="of each image")
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings, for example data.limit=10000")
+    args = parser.parse_args()
+    try:
+        summary = make_bank(load_settings(args.config, args.overrides), args.generator, args.variants)
+    except gt.GentransformsError as error:
+        raise SystemExit(str(error)) from error
+    print(f"{summary.path}: {summary.images} images made, {len(summary.failed)} sources could not be read")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Optimisers, what they leave alone, and the learning rate at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from config import OptimizerSettings, TrainerSettings
+from lightly.utils import lars
+from lightly.utils.scheduler import CosineWarmupScheduler
+from torch import nn
+
+
+class LARS(lars.LARS):
+    """LARS (You et al., 2017) as lightly has it, with two things that the paper's runs need and lightly's lacks.
+
+    `clip` bounds the local rate by 1 (that is, the local rate divided by lr), so that LARS only ever slows a layer down.
+    And a group is scaled unless it says ``"scaled": False``: lightly takes no weight decay for "not scaled", under which
+    the linear probe (LARS without decay) would be plain SGD.
+    """
+
+    def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float, eta: float, clip: bool) -> None:
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, trust_coefficient=eta)
+        self.clip = clip
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Scale the gradients, then leave the momentum to lightly."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        decays = [group["weight_decay"] for group in self.param_groups]
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            gradients = [p.grad for p in weights]
+            decay, eps = group["weight_decay"], group["eps"]
+            if weights and group.get("scaled", True):
+                # On tensors throughout: reading a norm would wait for the device at every layer.
+                of_weights, of_gradients = torch.stack(torch._foreach_norm(weights)), torch.stack(torch._foreach_norm(gradients))
+                rates = group["trust_coefficient"] * of_weights / (of_gradients + decay * of_weights + eps)
+                if self.clip:
+                    rates = (rates / group["lr"]).clamp(max=1.0)
+                moving = (of_weights > 0) & (of_gradients > 0)
+                torch._foreach_add_(gradients, torch._foreach_mul(weights, torch.where(moving, decay, 0.0).unbind()))
+                torch._foreach_mul_(gradients, torch.where(moving, rates, 1.0).unbind())
+            elif weights and decay:
+                torch._foreach_add_(gradients, weights, alpha=decay)
+            group["weight_decay"] = 0.0
+        try:
+            super().step()
+        finally:
+            for group, decay in zip(self.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
+        return loss
+
+
+def learning_rate(optimizer: OptimizerSettings, trainer: TrainerSettings) -> float:
+    """Return base_lr x (batch per device x devices) / 256, times the batches that are accumulated."""
+    return optimizer.base_lr * trainer.batch_size * trainer.devices * trainer.nodes / 256 * trainer.accumulate
+
+
+def parameter_groups(modules: Iterable[nn.Module], s: OptimizerSettings) -> list[dict[str, Any]]:
+    """Return the trained parameters; with exclude_bias_and_norm, biases and norms apart: no decay, no LARS scaling."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    if not s.exclude_bias_and_norm:
+        return [{"name": "weights", "params": parameters}]
+    return [
+        {"name": "weights", "params": [p for p in parameters if p.ndim > 1]},
+        {"name": "bias and norm", "params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "scaled": False},
+    ]
+
+
+def build_optimizer(groups: list[dict[str, Any]], s: OptimizerSettings, lr: float) -> torch.optim.Optimizer:
+    """Return the optimiser named in the settings."""
+    if s.name == "lars":
+        return LARS(groups, lr=lr, momentum=s.momentum, weight_decay=s.weight_decay, eta=s.eta, clip=s.clip)
+    if s.name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=s.momentum, weight_decay=s.weight_decay)
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=s.weight_decay)
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, lr: float, warmup_steps: int, total_steps: int, start_lr: float, final_lr: float
+) -> CosineWarmupScheduler:
+    """Return linear warm-up, from `start_lr` at the first step to `lr` at the last of it, then a cosine to `final_lr`.
+
+    lightly's schedule leaves its start value out, at its first step it is one step further; so it is told to start one earlier.
+    """
+    warmup_steps = min(warmup_steps, total_steps)
+    start = start_lr / lr
+    if warmup_steps > 1:
+        start -= (1 - start) / (warmup_steps - 1)
+    return CosineWarmupScheduler(optimizer, warmup_steps, total_steps, warmup_start_value=start, end_value=final_lr / lr)

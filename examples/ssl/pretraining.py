@@ -1,0 +1,142 @@
+"""What all methods share: two views of a batch, a loss, an optimiser with its schedule, and a linear layer that watches."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import lightning as L
+import torch
+from backbones import build_backbone
+from config import Settings
+from generative import Generative, p_at, put
+from loading import seed_of
+from optimizers import build_optimizer, build_schedule, learning_rate, parameter_groups
+from torch import Tensor, nn
+from torch.nn import functional as F
+from views import TwoClassicViews, device_crop
+
+
+class Pretraining(L.LightningModule):
+    """A method's base: it adds its heads, lists them in `heads`, and turns two views into features and a loss.
+
+    Args:
+        settings: of the run.
+        classes: number of classes for the online linear layer; 0 without labels.
+        generative: makes generated images on the device; None where there are none, or the loader brings them.
+    """
+
+    def __init__(self, settings: Settings, classes: int, generative: Generative | None = None) -> None:
+        super().__init__()
+        self.settings = settings
+        self.backbone = build_backbone(settings.backbone)
+        self.probe = nn.Linear(self.backbone.width, classes) if classes else None
+        self.batches_done = 0
+        s, size = settings.augmentation, settings.data.image_size
+        views = TwoClassicViews(s, size, crop=settings.data.in_memory)
+        crops = None if settings.data.in_memory else device_crop(s.generated or s.view2, size, s.interpolation)
+        # In a tuple: not in the checkpoint, not synchronised between devices, not in the module's mode.
+        self._makers: tuple[TwoClassicViews, Generative | None, nn.Module | None] = (views, generative, crops)
+
+    def heads(self) -> list[nn.Module]:
+        """Return what is trained besides the backbone."""
+        raise NotImplementedError
+
+    def step(self, view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features of the real view (B, width) and the loss of views (B, 3, S, S)."""
+        raise NotImplementedError
+
+    def after_step(self, step: int, total: int) -> None:
+        """Do what follows optimiser step number `step`, from 0 on, such as moving a momentum network."""
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        # All random numbers of a batch follow from the seed and its number: a resumed run draws what an uninterrupted one would.
+        torch.manual_seed(seed_of(self.settings.seed, self.batches_done, self.global_rank, 1))
+        self.batches_done += 1
+        with torch.autocast(self.device.type, enabled=False):
+            view1, view2, made = self.views(batch)
+        features, loss = self.step(view1, view2)
+        self.log_dict({"train/loss": loss.detach(), "train/generated": made.float().mean()}, prog_bar=True)
+        return loss + self._watch(features, batch["labels"])
+
+    def views(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return both views (B, 3, S, S) float in [0, 1] of a batch of loading.py, and which of the second are generated."""
+        classic, generative, crop = self._makers
+        g, rows = self.settings.generative, batch["rows"]
+        p = p_at(g, self.settings.trainer.epochs, self.current_epoch)
+        if "images" in batch:
+            first = second = batch["images"].float() / 255
+            made1 = made2 = torch.zeros(len(rows), dtype=torch.bool)
+            if generative is not None:
+                second, made2 = generative(second, rows, p)
+                if g.both_views:
+                    first, made1 = generative(first, rows, p)
+        else:
+            first, second = batch["first"].float() / 255, batch["second"].float() / 255
+            made1, made2 = batch["made1"], batch["made2"]
+            if generative is not None:
+                assert crop is not None, "images from files come cropped, generated ones do not"
+                squares = batch["squares"].float() / 255
+                second, made2 = _replace(second, *generative(squares, rows, p), crop)
+                if g.both_views:
+                    first, made1 = _replace(first, *generative(squares, rows, p), crop)
+        return (*classic(first, second, made1, made2), made2)
+
+    def transfer_batch_to_device(self, batch: dict[str, Tensor], device: torch.device, dataloader_idx: int) -> dict[str, Tensor]:
+        """Move all but what is read on the CPU: back again it would have to be waited for."""
+        stay = {name: batch.pop(name) for name in ("rows", "made1", "made2") if name in batch}
+        return super().transfer_batch_to_device(batch, device, dataloader_idx) | stay
+
+    def on_fit_start(self) -> None:
+        for maker in self._makers:
+            if maker is not None:
+                maker.to(self.device)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.after_step(self.trainer.global_step, self.total_steps)  # Lightning counts this step only afterwards
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor | None]:
+        """Return features and labels, for probes.py."""
+        features = self.backbone(batch["images"].float() / 255).float()
+        logits = None if self.probe is None else self.probe(features)
+        return {"features": features, "logits": logits, "labels": batch["labels"]}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        s, t = self.settings.optimizer, self.settings.trainer
+        lr = learning_rate(s, t)
+        groups = parameter_groups([self.backbone, *self.heads()], s)
+        if self.probe is not None:
+            own = {"lr": self.settings.probe.linear_lr, "weight_decay": 0.0, "scaled": False}
+            groups.append({"name": "probe", "params": list(self.probe.parameters())} | own)
+        optimizer = build_optimizer(groups, s, lr)
+        steps_per_epoch = self.total_steps // t.epochs
+        schedule = build_schedule(optimizer, lr, s.warmup_epochs * steps_per_epoch, self.total_steps, s.warmup_start_lr, s.final_lr)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return int(self.trainer.estimated_stepping_batches)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["batches_done"] = self.batches_done
+        checkpoint["settings"] = dataclasses.asdict(self.settings)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.batches_done = checkpoint["batches_done"]
+
+    def _watch(self, features: Tensor, labels: Tensor) -> Tensor | float:
+        """Return the loss of the linear layer, through which nothing reaches the backbone."""
+        if self.probe is None:
+            return 0.0
+        loss = F.cross_entropy(self.probe(features.detach()).float(), labels)
+        self.log("train/linear_loss", loss.detach())
+        return loss
+
+
+def _replace(crops: Tensor, images: Tensor, made: Tensor, crop: nn.Module) -> tuple[Tensor, Tensor]:
+    """Put crops of the generated images in the place of those of the real ones."""
+    if not made.any():
+        return crops, made
+    return put(crops, made, crop(images[made.nonzero().squeeze(1).to(images.device)]).clamp(0, 1)), made

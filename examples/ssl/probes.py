@@ -1,0 +1,84 @@
+"""How good the features are: weighted k-NN and the online linear layer during pretraining, and intervals for accuracies."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from config import ProbeSettings
+from lightly.utils.benchmarking.knn import knn_predict
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassAccuracy
+
+
+class OnlineProbe(L.Callback):
+    """Logs ``probe/knn`` and ``probe/linear``, accuracies on the second validation loader; the first holds the neighbours."""
+
+    def __init__(self, settings: ProbeSettings, classes: int) -> None:
+        self.settings, self.classes = settings, classes
+        self.neighbours: list[tuple[Tensor, Tensor]] = []
+        self.knn, self.linear = (MulticlassAccuracy(classes, average="micro") for _ in range(2))
+        self.bank: tuple[Tensor, Tensor] | None = None
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.neighbours, self.bank = [], None
+        for metric in (self.knn, self.linear):
+            metric.reset()
+            metric.to(pl_module.device)
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        features, labels = outputs["features"], outputs["labels"]
+        if dataloader_idx == 0:
+            self.neighbours.append((features, labels))
+            return
+        if self.bank is None:
+            parts = [torch.cat(part) for part in zip(*self.neighbours, strict=True)]
+            # From all devices: (devices, N, …) to (devices x N, …).
+            bank = [x if trainer.world_size == 1 else pl_module.all_gather(x).flatten(0, 1) for x in parts]
+            self.bank, self.neighbours = (bank[0], bank[1]), []
+        self.knn.update(knn(features, *self.bank, self.classes, self.settings.k, self.settings.temperature), labels)
+        if outputs["logits"] is not None:
+            self.linear.update(outputs["logits"], labels)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.bank is None:
+            return
+        found = {"probe/knn": self.knn.compute(), "probe/linear": self.linear.compute()}
+        pl_module.log_dict(found, prog_bar=True)
+
+
+def knn(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: int, temperature: float) -> Tensor:
+    """Return (B,) the classes that the k most similar of bank (N, D) vote for, each with weight exp(cosine / temperature)."""
+    queries, bank = F.normalize(queries.float(), dim=1), F.normalize(bank.float(), dim=1)
+    k = min(k, len(bank))
+    # A few at a time: the votes take queries x k x classes numbers.
+    size = max(1, 20_000_000 // (k * classes))
+    return torch.cat([knn_predict(part, bank.T, labels, classes, k, temperature)[:, 0] for part in queries.split(size)])
+
+
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """Return the 95% interval of an accuracy on `count` independent images (Wilson, 1927)."""
+    z = 1.959964
+    share, extra = right / count, z * z / count
+    centre = (share + extra / 2) / (1 + extra)
+    half = z * math.sqrt(share * (1 - share) / count + extra / (4 * count)) / (1 + extra)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+# Student's t at 97.5% for 1, 2, … degrees of freedom.
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean over seeds and half its 95% interval (Student's t); None for a single seed, of which nothing is known."""
+    if len(values) < 2:
+        return statistics.fmean(values), None
+    t = _T[min(len(values) - 1, len(_T)) - 1]  # of more than ten the tenth: an interval a little too wide
+    return statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values))

@@ -1,0 +1,35 @@
+"""SimSiam (Chen and He, CVPR 2021): each view predicts the other; what is predicted gets no gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from config import Settings, SimSiamSettings
+from lightly.loss import NegativeCosineSimilarity
+from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
+from pretraining import Pretraining
+from torch import Tensor, nn
+
+
+class SimSiam(Pretraining):
+    """Backbone, three-layer projector with batch norm, predictor with a bottleneck."""
+
+    def __init__(self, settings: Settings, *args: Any, **kwargs: Any) -> None:
+        super().__init__(settings, *args, **kwargs)
+        m = settings.method
+        assert isinstance(m, SimSiamSettings)
+        self.projector = SimSiamProjectionHead(self.backbone.width, m.hidden, m.out)
+        self.predictor = SimSiamPredictionHead(m.out, m.predictor_hidden, m.out)
+        self.criterion = NegativeCosineSimilarity()
+
+    def heads(self) -> list[nn.Module]:
+        return [self.projector, self.predictor]
+
+    def step(self, view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor]:
+        features1, features2 = self.backbone(view1), self.backbone(view2)
+        z1, z2 = self.projector(features1), self.projector(features2)
+        p1, p2 = self.predictor(z1), self.predictor(z2)
+        with torch.autocast(view1.device.type, enabled=False):
+            loss = self.criterion(p1.float(), z2.detach().float()) / 2 + self.criterion(p2.float(), z1.detach().float()) / 2
+        return features1, loss

@@ -1,0 +1,183 @@
+"""Pretrain a backbone on unlabelled images, with or without generated views.
+
+    python examples/ssl/train.py --config examples/ssl/configs/cifar10/simclr-icgan.yaml --out runs/simclr-icgan \
+        data.train=train.parquet data.test=test.parquet generative.bank=banks/cifar10
+
+Any setting (config.py) can be given as name=value. Killed, the same command goes on where it stopped: the loss curve is
+that of an uninterrupted run. OUT/last.ckpt is the checkpoint, which evaluate.py, segment.py and similarity.py take;
+OUT/tensorboard holds the curves; labels are used by the probes alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from config import Settings, flat, load_settings
+from data import Source, open_images, spaced
+from generative import FromBank, Generative, Online, RowVariants, load_online, open_bank, p_at
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from loading import EpochBatches, FileViews, WholeImages, load_into_memory, train_loader, training_rows, whole_loader
+from methods import METHODS
+from probes import OnlineProbe
+from torch import Tensor
+from torch.utils.data import Dataset
+
+# What may change between the parts of one run.
+FREE = (
+    "data.train", "data.test", "data.workers", "trainer.accelerator", "trainer.compile", "trainer.log_every", "trainer.checkpoint_every",
+)  # fmt: skip
+
+
+def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), quiet: bool = False) -> dict[str, Any]:
+    """Train, or go on training, in `out`; return what is written to ``out/training.json``."""
+    trainer = build_trainer(settings, out, callbacks, quiet)
+    source = open_images(settings.data.train, settings.data.image_column, settings.data.label_column)
+    dataset, generative, keys = training_data(source, settings)
+    batches = EpochBatches(
+        len(keys), settings.trainer.batch_size, settings.seed, lambda: module.batches_done, trainer.global_rank, trainer.world_size
+    )
+    refuse_another_run(out, settings, keys)
+    L.seed_everything(settings.seed, verbose=False)
+    classes = len(source.classes) if source.labels is not None else 0
+    module = METHODS[settings.method.name](settings, classes, generative)
+    if settings.trainer.compile:
+        module.backbone.compile()
+    probe_loaders = probe_data(source, settings, trainer, dataset) if classes else []
+    if probe_loaders:
+        trainer.callbacks.append(OnlineProbe(settings.probe, classes))  # type: ignore[attr-defined]
+    last = out / "last.ckpt"
+    trainer.fit(
+        module, train_loader(dataset, batches, settings.data.workers), probe_loaders or None,
+        ckpt_path=last if last.exists() else None, weights_only=True,
+    )  # fmt: skip
+    trainer.save_checkpoint(last, weights_only=False)
+    clock = next(c for c in trainer.callbacks if isinstance(c, Clock))  # type: ignore[attr-defined]
+    record = {
+        "images": len(keys), "epochs": settings.trainer.epochs, "steps": trainer.global_step, "seconds": round(clock.seconds, 1),
+        "images_per_second": round(module.batches_done * settings.trainer.batch_size * trainer.world_size / max(clock.seconds, 1e-9), 1),
+    }  # fmt: skip
+    if trainer.is_global_zero:
+        (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def training_data(source: Source, settings: Settings) -> tuple[Dataset[Any], Generative | None, list[Any]]:
+    """Return the training images, what makes generated ones on the device, and the images' keys."""
+    g, data = settings.generative, settings.data
+    rows, _ = training_rows(source, settings)
+    if data.in_memory:
+        dataset, rows = load_into_memory(source, rows, data.image_size)
+        keys = [source.keys[row] for row in rows.tolist()]
+        if g.source == "bank":
+            return dataset, FromBank(open_bank(settings, keys), keys, data.image_size), keys
+        return dataset, Online(load_online(g)) if g.source == "online" else None, keys
+    keys = [source.keys[row] for row in rows.tolist()]
+    online = Online(load_online(g), "generator") if g.source == "online" else None
+    variants = RowVariants(open_bank(settings, keys), keys) if g.source == "bank" else None
+    # Images for the generator are brought in its own size, so that batches stack; the crop of a view follows on the device.
+    size = None if online is None else max(online.augment.generator.image_size)
+    return FileViews(source, rows, settings, variants, partial(p_at, g, settings.trainer.epochs), size), online, keys
+
+
+def probe_data(source: Source, settings: Settings, trainer: L.Trainer, train: Dataset[Any]) -> list[Any]:
+    """Return the loaders of the probes: neighbours from the training images, and the test images (or those held out)."""
+    data = settings.data
+    rows, held = training_rows(source, settings)
+    if data.test_on_holdout:
+        test, test_rows = source, held
+    elif data.test is None:
+        return []
+    else:
+        test = open_images(data.test, data.image_column, data.label_column)
+        test_rows = torch.arange(len(test))
+    if test.classes != source.classes:
+        raise SystemExit(f"data.train has the classes {source.classes[:5]} …, data.test {test.classes[:5]} …: expected the same")
+    loaders = []
+    neighbours = rows[spaced(len(rows), settings.probe.images)]
+    for images, part in ((source, neighbours), (test, test_rows)):
+        # Each device takes its share, the neighbours equal ones, which can be gathered.
+        share = part[trainer.global_rank :: trainer.world_size]
+        share = share[: len(part) // trainer.world_size] if images is source and part is neighbours else share
+        loaders.append(whole_loader(whole_images(images, share, settings), 500 if data.in_memory else 128, data.workers))
+    return loaders
+
+
+def whole_images(source: Source, rows: Tensor, settings: Settings) -> Dataset[Any]:
+    """Return unaugmented images, as the probes see them."""
+    size = settings.data.image_size
+    return load_into_memory(source, rows, size)[0] if settings.data.in_memory else WholeImages(source, rows, size)
+
+
+def build_trainer(settings: Settings, out: Path, callbacks: Sequence[L.Callback], quiet: bool) -> L.Trainer:
+    """Return Lightning's trainer; under SLURM it takes ranks and nodes from there, srun starts one process per device."""
+    t = settings.trainer
+    many = t.devices * t.nodes > 1
+    checkpoint = ModelCheckpoint(out, "last", every_n_train_steps=t.checkpoint_every, save_top_k=1, enable_version_counter=False)
+    return L.Trainer(
+        accelerator=t.accelerator, devices=t.devices, num_nodes=t.nodes, strategy="ddp" if many else "auto", precision=t.precision,  # type: ignore[arg-type]
+        max_epochs=t.epochs, accumulate_grad_batches=t.accumulate, sync_batchnorm=t.sync_batchnorm and many, use_distributed_sampler=False,
+        check_val_every_n_epoch=settings.probe.every, num_sanity_val_steps=0, log_every_n_steps=t.log_every,
+        logger=TensorBoardLogger(out, name="", version="tensorboard"), callbacks=[Clock(), checkpoint, *callbacks],
+        enable_progress_bar=not quiet, enable_model_summary=False,
+    )  # fmt: skip
+
+
+class Clock(L.Callback):
+    """Counts the seconds of training, over all parts of a run."""
+
+    def __init__(self) -> None:
+        self.before, self.began = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return self.before + time.perf_counter() - self.began
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.began = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = state_dict["seconds"]
+
+
+def refuse_another_run(out: Path, settings: Settings, keys: Sequence[Any]) -> None:
+    """Write ``settings.yaml``, with a hash of the training images' keys; exit if the folder holds a run of other settings."""
+    record = flat(settings) | {"keys_sha256": hashlib.sha256("\n".join(map(repr, keys)).encode()).hexdigest()}
+    path = out / "settings.yaml"
+    if path.exists():
+        before = yaml.safe_load(path.read_text())
+        names = [name for name in sorted(record | before) if name not in FREE and before.get(name) != record.get(name)]
+        changed = [f"{name} ({before.get(name)!r}, now {record.get(name)!r})" for name in names]
+        if changed:
+            raise SystemExit(f"{out} holds a run with other {', '.join(changed)}: choose another --out, or the settings in {path}")
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(record, sort_keys=False))
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="YAML file of settings")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint and curves")
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings, for example trainer.epochs=5")
+    args = parser.parse_args()
+    record = train(load_settings(args.config, args.overrides), args.out)
+    print(f"{record['steps']} steps in {record['seconds']} s; wrote {args.out / 'last.ckpt'}")
+
+
+if __name__ == "__main__":
+    main()
