@@ -317,11 +317,22 @@ class TestFolders:
 
 
 class TestRefused:
-    @pytest.mark.parametrize("part", ["unet", "vae", "image_encoder", "scheduler", "feature_extractor"])
+    @pytest.mark.parametrize("part", ["unet", "vae", "image_encoder", "text_encoder", "scheduler", "feature_extractor", "image_normalizer"])
     def test_missing_component(self, part: str, copy_of: Callable[[str], Path]) -> None:
         folder = copy_of("unclip")
         shutil.rmtree(folder / part)
-        with pytest.raises(WeightsError, match="not loadable"):
+        with pytest.raises(WeightsError, match=f"not loadable: it has no folder '{part}', which model_index.json names"):
+            gt.StableDiffusionVariation.from_pretrained(folder)
+
+    def test_a_component_given_is_not_missed(self, copy_of: Callable[[str], Path]) -> None:
+        folder = copy_of("unclip")
+        shutil.rmtree(folder / "vae")
+        assert images_of(gt.StableDiffusionVariation.from_pretrained(folder, vae=tiny.vae(), **FAST)).shape == (2, 3, 32, 32)
+
+    def test_missing_weights(self, copy_of: Callable[[str], Path]) -> None:
+        folder = copy_of("unclip")
+        next((folder / "unet").glob("*.safetensors")).unlink()
+        with pytest.raises(WeightsError, match=r"not loadable: .*unet: fetch it again, or name another"):
             gt.StableDiffusionVariation.from_pretrained(folder)
 
     def test_truncated_weights(self, copy_of: Callable[[str], Path]) -> None:

@@ -66,6 +66,7 @@ def load_pipeline(source: hub.Source, dtype: torch.dtype, **passed: Any) -> Any:
         passed |= {"safety_checker": None, "requires_safety_checker": False}
     if "watermarker" in inspect.signature(cls.__init__).parameters:
         passed["add_watermarker"] = False
+    _check_components(source, passed)
     with _weights_errors(source):
         pipe = cls.from_pretrained(_place(source), **_dtype(cls, dtype), **_options(source), **passed)
     _check_whole(source, pipe)
@@ -146,7 +147,7 @@ def add_lora(pipe: Any, choice: str | Sequence[str], **where: Any) -> None:
     try:
         import peft  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"lora={choice!r}: needs peft: pip install 'gentransforms[lora]'") from error
+        raise ConfigError(f"lora={choice!r}: needs peft: pip install peft") from error
     parts: list[Any] = list(choice) if isinstance(choice, list | tuple) else [choice]
     if not 1 <= len(parts) <= 2 or not all(isinstance(part, str | Path) for part in parts):
         raise ConfigError(f"lora={choice!r}: expected a repository, folder or file, or (repo, weight_name)")
@@ -195,6 +196,19 @@ def _options(source: hub.Source) -> dict[str, Any]:
     return {name: value for name, value in source.options.items() if value is not None}
 
 
+def _check_components(source: hub.Source, passed: Mapping[str, Any]) -> None:
+    """Raise if a folder lacks a component that its ``model_index.json`` names and that is not in `passed`: diffusers names no component."""
+    if source.folder is None:
+        return
+    index = json.loads(source.file(hub.PIPELINE_FILE).read_text())
+    for name, value in index.items():
+        named = isinstance(value, list) and len(value) == 2 and all(value) and name not in passed
+        if named and not (source.folder / name).is_dir():
+            raise WeightsError(
+                f"{source}: not loadable: it has no folder {name!r}, which {hub.PIPELINE_FILE} names as its {value[1]}: fetch it again"
+            )
+
+
 def _check_whole(source: hub.Source, loaded: Any) -> None:
     """Raise if a model was left without some of its weights."""
     parts: Mapping[str, Any] = getattr(loaded, "components", None) or {"": loaded}
@@ -215,4 +229,4 @@ def _weights_errors(source: hub.Source) -> Iterator[None]:
         if isinstance(error, WeightsError | ConfigError):
             raise
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise WeightsError(f"{source}: not loadable: {text}") from error
+        raise WeightsError(f"{source}: not loadable: {text.rstrip('.')}: fetch it again, or name another") from error
