@@ -151,16 +151,17 @@ class TestAgreement:
                 assert generator.scales == [defaults["controlnet_conditioning_scale"].default]
                 assert generator.scheduler.config == pipe.scheduler.config
 
-    def test_stock_with_an_ip_adapter(self) -> None:
-        pipe = adapted("sd", False)
-        net = tiny.controlnet(tiny.unet())
+    @pytest.mark.parametrize("kind", ["sd", "xl"])
+    def test_stock_with_an_ip_adapter(self, kind: str) -> None:
+        pipe = adapted(kind, False)
+        net = tiny.controlnet({"sd": tiny.stable_diffusion, "xl": tiny.stable_diffusion_xl}[kind]().unet)
         generator = gt.ControlNetVariation.from_pipeline(pipe, controlnet=net, condition=red, num_inference_steps=2)
         images, seeds = batch(2)
         made = generator(images, seeds)
         for i in range(2):  # the stock pipeline reads a batch as one sample with many images
             image = stock.normalised(generator, images[i : i + 1])
             arguments = {"prompt": "", "image": red(images[i : i + 1]), "ip_adapter_image": image, "parts": {"controlnet": net}}
-            cls = diffusers.StableDiffusionControlNetPipeline
+            cls = {"sd": diffusers.StableDiffusionControlNetPipeline, "xl": diffusers.StableDiffusionXLControlNetPipeline}[kind]
             agree(made[i : i + 1], stock.run(cls, generator, seeds[i : i + 1], **arguments))
 
 
@@ -247,6 +248,23 @@ class TestConditions:
         if condition is red:
             check_generator(generator, prompts=["a", "b", "c", "d"])
         check_generator(generator, **inputs)
+
+    @pytest.mark.parametrize("kind", ["base", "unclip"])
+    def test_the_contract_with_strength_and_drawn_thresholds(self, base: Any, net: Any, kind: str) -> None:
+        generator = gt.ControlNetVariation.from_pipeline(
+            base if kind == "base" else tiny.unclip(), controlnet=net, num_inference_steps=3, strength=0.7, scheduler="ddim", eta=0.5,
+            canny_thresholds=((0.1, 0.3), (0.3, 0.9)),
+        )  # fmt: skip
+        check_generator(generator)
+
+    def test_a_source_goes_through_the_vae_once_whatever_the_variants(self, base: Any, net: Any) -> None:
+        generator = gt.ControlNetVariation.from_pipeline(base, controlnet=net, num_inference_steps=2, strength=0.5)
+        images, _ = batch(2)
+        encoded: list[int] = []
+        hook = base.vae.encoder.register_forward_hook(lambda _module, args, _out: encoded.append(len(args[0])))
+        generator.sample({name: v.repeat_interleave(4, dim=0) for name, v in generator.encode(images).items()}, torch.arange(8))
+        hook.remove()
+        assert encoded == [2]
 
     def test_depth(self, base: Any, net: Any) -> None:
         generator = gt.ControlNetVariation.from_pipeline(
