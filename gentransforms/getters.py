@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from gentransforms.errors import ConfigError
 from gentransforms.images import Image, count_of
 from gentransforms.seeding import check_seeds
 
-__all__ = ["gather", "per_image_inputs", "per_image_seeds"]
+__all__ = ["as_keys", "gather", "per_image_inputs", "per_image_keys", "per_image_seeds"]
 
 
 def per_image_seeds(seeds: Any, images: Sequence[Image]) -> Tensor:
@@ -46,6 +47,64 @@ def per_image_seeds(seeds: Any, images: Sequence[Image]) -> Tensor:
         return check_seeds(seeds if seeds.is_meta else seeds.cpu(), count_of(images))
     except ConfigError as error:
         raise ConfigError(f"seeds_getter: {error}") from None
+
+
+def per_image_keys(keys: Any, images: Sequence[Image]) -> list[str | int]:
+    """Return the key of each of N images from one key, or a list, tuple, array or integer tensor of N keys.
+
+    For a batch (…, C, H, W) a tensor may also have the batch's leading dimensions.
+
+    Raises:
+        ConfigError: for another type or count.
+
+    Example:
+        >>> import torch
+        >>> per_image_keys("cats/1.jpg", [torch.zeros(3, 4, 4)])
+        ['cats/1.jpg']
+    """
+    if isinstance(keys, Tensor | np.ndarray):
+        keys = keys.reshape(-1)
+    elif isinstance(keys, str | bytes) or not isinstance(keys, Sequence):
+        keys = [keys]
+    found, count = as_keys(keys, "keys_getter"), count_of(images)
+    if len(found) != count:
+        raise ConfigError(f"{len(found)} keys for {count} images: expected one for each, from the sample or from keys_getter=")
+    return found
+
+
+def as_keys(keys: Any, name: str) -> list[str | int]:
+    """Return a list of keys, each str or int, from any sequence, array or integer tensor of them.
+
+    Raises:
+        ConfigError: naming the argument, if an entry is neither.
+
+    Example:
+        >>> import torch
+        >>> as_keys(torch.tensor([3, 1]), "keys")
+        [3, 1]
+    """
+    if isinstance(keys, str | bytes):
+        raise ConfigError(f"{name}={keys!r}: expected a list of keys; a lone one is [{keys!r}]")
+    if isinstance(keys, Tensor | np.ndarray):
+        keys = keys.tolist()
+    try:
+        found = list(keys)
+    except TypeError:
+        raise ConfigError(f"{name}={keys!r}: expected a list of keys, each str or int") from None
+    return [key if type(key) is str or type(key) is int else _key(key, name) for key in found]
+
+
+def _key(key: Any, name: str) -> str | int:
+    if isinstance(key, str):
+        return str(key)
+    # A bool passes as an index, and so do torch's and, in older versions, NumPy's.
+    is_bool = isinstance(key, bool | np.bool_) or (isinstance(key, Tensor) and key.dtype == torch.bool)
+    try:
+        if not is_bool:
+            return operator.index(key)
+    except TypeError:
+        pass
+    raise ConfigError(f"{name}: {key!r} is a {type(key).__name__}, expected keys that are str or int")
 
 
 def per_image_inputs(values: Any, images: Sequence[Image], names: Sequence[str]) -> dict[str, Any]:
