@@ -251,7 +251,7 @@ def _white(image: PIL.Image.Image) -> float:
         return 65535
     low, high = cast("tuple[float, float]", image.getextrema())
     for white in (65535,) if image.mode == "I" else (1, 255, 65535):
-        if -0.001 * white <= low <= high <= 1.001 * white:
+        if -0.001 <= low <= high <= 1.001 * white:
             return white
     expected = "0 to 65535" if image.mode == "I" else "0 to 1, 0 to 255 or 0 to 65535"
     raise SourceError(f"pixels from {low:g} to {high:g}: expected {expected}")
