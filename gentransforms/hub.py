@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.errors import BankError, ConfigError, WeightsError
 
 __all__ = [
     "BUNDLED", "CARD_FILE", "CONFIG_FILE", "PIPELINE_FILE", "WEIGHTS_FILE", "Source", "bundled_names", "card_metadata", "check_format",
-    "own_config", "pipeline_class", "read_config", "read_weights", "sha256", "upload",
+    "dataset_file", "own_config", "pipeline_class", "read_config", "read_weights", "sha256", "upload",
 ]  # fmt: skip
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -182,11 +182,39 @@ def read_weights(source: Source, expected_sha256: str | None) -> dict[str, Tenso
         raise WeightsError(f"{source}: {WEIGHTS_FILE} is no whole safetensors file ({error}): fetch it again") from error
 
 
-def card_metadata(**fields: Any) -> str:
-    """Return the YAML that the Hub reads at the head of a card."""
-    from huggingface_hub import ModelCardData
+def card_metadata(*, dataset: bool = False, **fields: Any) -> str:
+    """Return the YAML that the Hub reads at the head of a card, of a model or of a data set."""
+    from huggingface_hub import DatasetCardData, ModelCardData
 
+    if dataset:
+        return str(DatasetCardData(**fields).to_yaml())
     return str(ModelCardData(library_name="gentransforms", **fields).to_yaml())
+
+
+def dataset_file(repo_id: str, filename: str, revision: str | None = None) -> Path:
+    """Return the local path of one file of a data set repository, downloaded first where needed.
+
+    Raises:
+        BankError: if there is no such repository, revision or file, or it cannot be fetched.
+    """
+    from huggingface_hub import errors as hf
+    from huggingface_hub import hf_hub_download
+
+    at = f" at revision {revision!r}" if revision else ""
+    try:
+        return Path(hf_hub_download(repo_id, filename, repo_type="dataset", revision=revision))
+    except hf.RevisionNotFoundError as error:
+        raise BankError(f"{repo_id}: the Hub has no such revision: {revision!r}") from error
+    except hf.LocalEntryNotFoundError as error:
+        raise BankError(f"{repo_id}: {filename!r}{at} is not in the local cache and could not be fetched; check the network") from error
+    except hf.EntryNotFoundError as error:
+        raise BankError(f"{repo_id}: the data set has no file {filename!r}{at}: it is no bank that push_to_hub wrote") from error
+    except (hf.RepositoryNotFoundError, hf.HFValidationError) as error:
+        raise BankError(
+            f"{repo_id!r}: no such directory, and no such data set on the Hub, or it is private: check the name, or log in"
+        ) from error
+    except _request_errors() as error:
+        raise BankError(f"{repo_id}: {filename!r}{at} could not be fetched: {error}") from error
 
 
 def sha256(path: Path) -> str:
@@ -202,6 +230,7 @@ def upload(
     save: Callable[[Path], None],
     repo_id: str,
     *,
+    repo_type: str | None = None,
     private: bool | None = None,
     token: str | bool | None = None,
     revision: str | None = None,
@@ -210,7 +239,7 @@ def upload(
     """Make the repository if absent, upload what `save` writes into a folder, and return the commit's address.
 
     Raises:
-        WeightsError: if the Hub refuses.
+        WeightsError, BankError: if the Hub refuses a model, a data set.
     """
     from huggingface_hub import HfApi
 
@@ -218,13 +247,14 @@ def upload(
     with tempfile.TemporaryDirectory() as directory:
         save(Path(directory))
         try:
-            api.create_repo(repo_id, private=private, exist_ok=True)
+            api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
             commit = api.upload_folder(
-                repo_id=repo_id, folder_path=directory, revision=revision,
+                repo_id=repo_id, repo_type=repo_type, folder_path=directory, revision=revision,
                 commit_message=commit_message or "Upload with gentransforms",
             )  # fmt: skip
         except _request_errors() as error:
-            raise WeightsError(f"{repo_id}: the upload failed: {error}") from error
+            kind = BankError if repo_type == "dataset" else WeightsError
+            raise kind(f"{repo_id}: the upload failed: {error}") from error
     return str(commit.commit_url)
 
 

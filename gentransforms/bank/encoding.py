@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
+import PIL.Image
 from torch import Tensor
 
 from gentransforms.errors import ConfigError
@@ -47,22 +47,15 @@ class Encoding:
 
     def encode(self, image: Tensor) -> bytes:
         """Return the bytes of an image (3, H, W) on the CPU: uint8, or floating in [0, 1]; safe in several threads."""
-        pixels = to_uint8(image)
-        if self.image_format == "webp":
-            import PIL.Image
-
-            buffer = io.BytesIO()
-            PIL.Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(buffer, "WEBP", quality=self.quality)
-            return buffer.getvalue()
-        from torchvision import io as tv
-
-        tensor = torch.from_numpy(pixels)
-        encoded: Tensor = tv.encode_jpeg(tensor, self.quality) if self.image_format == "jpeg" else tv.encode_png(tensor)
-        return encoded.numpy().tobytes()
+        # Pillow joins the planes faster than NumPy or torch bring the channels last.
+        picture = PIL.Image.merge("RGB", [PIL.Image.fromarray(plane) for plane in to_uint8(image)])
+        buffer = io.BytesIO()
+        picture.save(buffer, self.image_format, **({} if self.image_format == "png" else {"quality": self.quality}))
+        return buffer.getvalue()
 
 
 def to_uint8(image: Tensor) -> Any:
-    """Return an image (C, H, W) on the CPU, uint8 or floating in [0, 1], as a NumPy array of uint8, rounded as `GenerativeAugment` does.
+    """Return an image (C, H, W) on the CPU, uint8 or floating in [0, 1], as a NumPy array of uint8, rounded as by `GenerativeAugment`.
 
     NumPy and a buffer of each thread, because torch would start threads of its own in each of the encoder's.
 
@@ -79,6 +72,5 @@ def to_uint8(image: Tensor) -> Any:
         buffer = _local.buffer = np.empty(array.shape, np.float32)
     np.multiply(array, np.float32(255), out=buffer, casting="same_kind")
     np.rint(buffer, out=buffer)
-    np.maximum(buffer, 0, out=buffer)
-    np.minimum(buffer, 255, out=buffer)
+    np.clip(buffer, 0, 255, out=buffer)
     return buffer.astype(np.uint8)

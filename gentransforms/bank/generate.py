@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ def generate_bank(
     image_column: str | None = None,
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
+    inputs_getter: Callable[[Any], Mapping[str, Any]] | None = None,
     threads: int | None = None,
     workers: int | None = None,
     progress: bool = True,
@@ -122,6 +123,7 @@ def generate_bank(
         image_column: of a Parquet file or Hugging Face data set.
         columns: where the generator's inputs stand, such as ``{"prompts": "caption"}``.
         split: of a Hugging Face data set given by name.
+        inputs_getter: of a map-style data set, from a sample to the generator's inputs: ``lambda sample: {"labels": sample[1]}``.
         threads: of torch on the CPU; a setting of the bank. Taken from the bank, or torch's own number at first.
         workers: threads that read, and as many that encode; by default as many as this process has cores, at most 8.
         progress: tell of it on stderr.
@@ -154,7 +156,8 @@ def generate_bank(
     job, plan, info = _prepare(
         source, path, generator, variants=variants, base_seed=base_seed, batch_size=batch_size, unit_size=unit_size,
         image_format=image_format, quality=quality, min_similarity=min_similarity, max_draws=max_draws, shard=shard,
-        retry_failed=retry_failed, key=key, image_column=image_column, columns=columns, split=split, threads=threads, workers=workers,
+        retry_failed=retry_failed, key=key, image_column=image_column, columns=columns, split=split, inputs_getter=inputs_getter,
+        threads=threads, workers=workers,
     )  # fmt: skip
     enter_directory(job.directory, job.settings, info)
     remove_partials(job.directory)
@@ -216,19 +219,21 @@ def _prepare(
     source: Any, path: str | Path, generator: ImageGenerator | str | Path, *, variants: int, base_seed: int, batch_size: int,
     unit_size: int,
     image_format: str, quality: int, min_similarity: float | None, max_draws: int, shard: str | tuple[int, int] | None, retry_failed: bool,
-    key: Any, image_column: str | None, columns: Mapping[str, str] | None, split: str | None, threads: int | None, workers: int | None,
+    key: Any, image_column: str | None, columns: Mapping[str, str] | None, split: str | None,
+    inputs_getter: Callable[[Any], Mapping[str, Any]] | None, threads: int | None, workers: int | None,
 ) -> tuple[Job, Plan, dict[str, Any]]:  # fmt: skip
     """Check everything before anything is written."""
     directory, part = Path(path), parse_shard(shard)
     recipe = Recipe(base_seed, variants, batch_size, max_draws, min_similarity)
     encoding = Encoding(image_format, quality)
-    opened = open_source(source, key=key, image_column=image_column, columns=columns, split=split)
     loaded = _load(generator)
+    opened = open_source(source, key=key, image_column=image_column, columns=columns, split=split, inputs_getter=inputs_getter)
+    opened = opened.select(loaded.inputs)
     missing = [name for name in loaded.needs if name not in opened.inputs]
     if missing:
         raise MissingInputError(
             f"{', '.join(missing)} are missing: {type(loaded).__name__} needs them, and the source carries "
-            f"{', '.join(opened.inputs) or 'none'}: name their columns with columns={{{missing[0]!r}: …}}"
+            f"{', '.join(opened.inputs) or 'none of its inputs'}: name their columns with columns={{{missing[0]!r}: …}}"
         )
     if min_similarity is not None and loaded.instance_feature is None:
         raise ConfigError(

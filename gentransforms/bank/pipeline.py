@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 from gentransforms.bank.encoding import Encoding
 from gentransforms.bank.layout import Unit, digest_of
 from gentransforms.bank.making import Made, Recipe, make_block
-from gentransforms.bank.source import BankSource, SourceSample
+from gentransforms.bank.source import BankSource
 from gentransforms.bank.writer import Row, write_unit
 from gentransforms.errors import SourceError
 from gentransforms.generators.base import ImageGenerator
@@ -64,7 +64,7 @@ class UnitReport:
 
 def make_units(
     job: Job, units: Sequence[Unit], *, on_images: Callable[[int], object] | None = None, stopped: Callable[[], bool] | None = None
-) -> Iterator[UnitReport]:
+) -> Generator[UnitReport, None, None]:
     """Make units and write them; yields a report as each is on disk.
 
     Args:
@@ -98,23 +98,22 @@ def make_units(
 
 @dataclass
 class BlockOfSources:
-    """Some sources, on their way from the disk."""
+    """Some sources, on their way from the disk into a tensor."""
 
     keys: Sequence[str | int]
-    samples: list[Future[SourceSample | str]]
+    images: Tensor
+    samples: list[Future[dict[str, Any] | str]]
 
-    def wait(self, size: tuple[int, int]) -> tuple[Tensor, dict[str, Any], list[str]]:
+    def wait(self) -> tuple[Tensor, dict[str, Any], list[str]]:
         """Return images (B, 3, h, w) in [0, 1], their inputs, and why each could not be read: empty where it could.
 
         A source that failed keeps its place with a grey image, so that the batches of its neighbours stay the same.
         """
         samples = [sample.result() for sample in self.samples]
-        good = next((s for s in samples if isinstance(s, SourceSample)), None)
+        good = next((s for s in samples if not isinstance(s, str)), {})
+        filled = [good if isinstance(s, str) else s for s in samples]
         reasons = [s if isinstance(s, str) else "" for s in samples]
-        blank = SourceSample(torch.full((3, *size), 0.5), {} if good is None else good.inputs)
-        filled = [blank if isinstance(s, str) else s for s in samples]
-        inputs = {name: _collate([s.inputs[name] for s in filled]) for name in blank.inputs}
-        return torch.stack([s.image for s in filled]), inputs, reasons
+        return self.images, {name: _collate([inputs[name] for inputs in filled]) for name in good}, reasons
 
 
 def _make_unit(
@@ -126,8 +125,9 @@ def _make_unit(
     failed: list[dict[str, Any]] = []
     offset = 0
     for block in blocks:
-        images, inputs, reasons = block.wait(job.generator.image_size)
-        failed += [{"key": key, "reason": reason} for key, reason in zip(block.keys, reasons, strict=True) if reason]
+        images, inputs, reasons = block.wait()
+        places = range(unit.start + offset, unit.stop)
+        failed += [{"key": key, "index": i, "reason": text} for key, i, text in zip(block.keys, places, reasons, strict=False) if text]
         if all(reasons):
             offset += len(block.keys)
             continue
@@ -153,7 +153,8 @@ def _write(
     for made, future in zip((m for batch in batches for m in batch), (f for batch in encoded for f in batch), strict=True):
         image, key = future.result(), keys[made.source]
         if image is None:
-            report.rejected.append({"key": key, "variant": made.variant, "draws": made.draw, "reason": made.reason})
+            place = unit.start + made.source
+            report.rejected.append({"key": key, "index": place, "variant": made.variant, "draws": made.draw, "reason": made.reason})
             continue
         report.redrawn += made.draw > 0
         report.bytes += len(image)
@@ -172,41 +173,48 @@ def _read_ahead(job: Job, units: Sequence[Unit], readers: ThreadPoolExecutor) ->
     size = job.recipe.batch_size
     ranges = ((u, range(start, min(start + size, u.stop))) for u in units for start in range(u.start, u.stop, size))
     ahead: deque[tuple[Unit, BlockOfSources]] = deque()
+    # Used again and again: getting fresh memory of this size from the system costs more than filling it.
+    buffers: list[Tensor] = []
 
     def fill() -> None:
         while len(ahead) <= _AHEAD and (following := next(ranges, None)) is not None:
             unit, places = following
-            ahead.append((unit, read_block(job, places, readers)))
+            buffer = buffers.pop() if buffers else torch.empty(size, 3, *job.generator.image_size)
+            ahead.append((unit, read_block(job, places, readers, buffer)))
 
     def of(unit: Unit) -> Iterator[BlockOfSources]:
         while ahead and ahead[0][0] == unit:
             block = ahead.popleft()[1]
             fill()
             yield block
+            buffers.append(block.images if block.images._base is None else block.images._base)
 
     fill()
     for unit in units:
         yield unit, of(unit)
 
 
-def read_block(job: Job, places: range, readers: ThreadPoolExecutor) -> BlockOfSources:
-    """Begin to read the sources at these places."""
-    return BlockOfSources(job.source.keys[places.start : places.stop], [readers.submit(_read, job, place) for place in places])
+def read_block(job: Job, places: range, readers: ThreadPoolExecutor, buffer: Tensor) -> BlockOfSources:
+    """Begin to read the sources at these places into the first rows of a buffer (B, 3, h, w) float32."""
+    images = buffer[: len(places)]
+    samples = [readers.submit(_read, job, place, slot) for place, slot in zip(places, images, strict=True)]
+    return BlockOfSources(job.source.keys[places.start : places.stop], images, samples)
 
 
-def _read(job: Job, place: int) -> SourceSample | str:
-    """Return a source at the generator's size, (3, h, w) float32 in [0, 1], or why it cannot be read."""
+def _read(job: Job, place: int, slot: Tensor) -> dict[str, Any] | str:
+    """Put a source at the generator's size into `slot`, (3, h, w) in [0, 1]; return its inputs, or why it cannot be read."""
     generator = job.generator
     try:
         sample = job.source.read(place)
         rows = rows_of(sample.image)
         check_range(rows)
     except (SourceError, ValueError) as error:
+        slot.fill_(0.5)
         return str(error) or type(error).__name__
     if not generator.preserves_geometry:  # before the conversion to float, which would quadruple what is cut away
         rows = centre(rows, generator.image_size)
-    inputs = {name: value for name, value in sample.inputs.items() if name in generator.inputs}
-    return SourceSample(resize(to_unit(rows), generator.image_size)[0].contiguous(), inputs)
+    slot.copy_(resize(to_unit(rows), generator.image_size)[0])
+    return {name: value for name, value in sample.inputs.items() if name in generator.inputs}
 
 
 def _encode(encoding: Encoding, image: Tensor | None) -> bytes | None:

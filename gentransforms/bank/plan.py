@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from gentransforms.bank.layout import Unit, read_sidecar, units_of
 from gentransforms.bank.making import make_block
 from gentransforms.bank.pipeline import Job, read_block
@@ -120,8 +122,9 @@ def _sample(job: Job, plan: Plan) -> Iterator[list[bytes]]:
     with ThreadPoolExecutor(job.workers) as pool:
         for unit in (plan.left or plan.units) * 2:
             for start in range(unit.start, unit.stop, job.recipe.batch_size):
-                block = read_block(job, range(start, min(start + job.recipe.batch_size, unit.stop)), pool)
-                images, inputs, reasons = block.wait(job.generator.image_size)
+                places = range(start, min(start + job.recipe.batch_size, unit.stop))
+                block = read_block(job, places, pool, torch.empty(len(places), 3, *job.generator.image_size))
+                images, inputs, reasons = block.wait()
                 if all(reasons):
                     continue
                 for batch in make_block(job.generator, job.recipe, block.keys, images, inputs):

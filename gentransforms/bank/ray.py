@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -36,7 +36,7 @@ def make_units_on_ray(
     cpus: float | None = None,
     on_images: Callable[[int], object] | None = None,
     stopped: Callable[[], bool] | None = None,
-) -> Iterator[UnitReport]:
+) -> Generator[UnitReport, None, None]:
     """Make units on the actors of a Ray cluster; yields a report as each is on disk.
 
     A killed actor or worker is started again, and its unit made again: units are idempotent. Sources and the bank's

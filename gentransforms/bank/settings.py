@@ -59,7 +59,7 @@ def settings_of(
             "count": len(source.keys),
             "keys": keys_digest(source.keys),
             "key_type": source.key_type,
-            "inputs": [name for name in generator.inputs if name in source.inputs],
+            "inputs": list(source.inputs),
         },
     }
     plain: dict[str, Any] = json.loads(json.dumps(settings))  # tuples are lists in the file: compared as such

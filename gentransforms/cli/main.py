@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gentransforms.cli import convert
+from gentransforms.cli import bank, convert
 from gentransforms.cli.demo import demo
 from gentransforms.cli.generate import generate
 from gentransforms.cli.list import list_generators
@@ -58,6 +58,7 @@ app.command()(demo)
 app.command()(preview)
 app.command()(generate)
 app.add_typer(convert.app, name="convert")
+app.add_typer(bank.app, name="bank")
 app.command("list")(list_generators)
 
 

@@ -1,0 +1,77 @@
+"""What the tests of a bank's survival do in processes of their own: fill a bank, and die at a given moment."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+COUNT, VARIANTS, UNIT_SIZE = 40, 3, 2
+OPTIONS: dict[str, Any] = {"variants": VARIANTS, "unit_size": UNIT_SIZE, "batch_size": 4, "image_format": "png", "threads": 1}
+
+# Moments at which a process can die: the function that it then calls, by name.
+MOMENTS = ("before the file", "half the file", "before the sync", "before the sidecar", "before the unit", "after the unit", "manifest")
+
+
+def start(target: Callable[..., None], *args: Any) -> multiprocessing.process.BaseProcess:
+    """Start a process that has torch imported already; pytest's own has threads, and is not to be forked."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gentransforms"])
+    process = context.Process(target=target, args=args)
+    process.start()
+    return process
+
+
+def fill(path: str, seconds: float = 0.0, shard: str | None = None, ready: Any = None) -> None:
+    """Fill the bank, `seconds` for each batch."""
+    import torch
+    from bank_sources import Photos, Slow
+
+    from gentransforms.bank.generate import generate_bank
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if ready is not None:
+        ready.set()
+    generate_bank(Photos(COUNT), path, Slow.by(seconds), shard=shard, progress=False, **OPTIONS)
+
+
+def fill_and_die(path: str, moment: str, after: int) -> None:
+    """Fill the bank until a moment has come for the time number `after`; then be killed as by SIGKILL."""
+    from gentransforms.bank import writer
+
+    count = 0
+
+    def due() -> bool:
+        nonlocal count
+        count += 1
+        return count > after
+
+    def before(owner: Any, name: str, applies: Callable[..., bool] = lambda *_: True) -> None:
+        original = getattr(owner, name)
+
+        def dying(*args: Any, **kwargs: Any) -> Any:
+            if applies(*args) and due():
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs)
+
+        setattr(owner, name, dying)
+
+    if moment == "before the file":
+        before(writer, "schema_of")
+    elif moment == "half the file":
+        before(writer._Hashed, "write", lambda _self, data: len(data) > 500)
+    elif moment == "before the sync":
+        before(writer, "_sync")
+    elif moment == "before the sidecar":
+        before(writer, "_write_json")
+    elif moment == "before the unit":
+        before(Path, "replace", lambda _self, target: str(target).endswith(".arrow"))
+    elif moment == "after the unit":
+        before(writer, "_sync_directory")
+    else:
+        before(os, "link")
+    fill(path)

@@ -1,0 +1,61 @@
+"""Sources and generators for the tests of banks, in a module of their own, so that other processes find them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from small_generators import Flat
+from torch import Tensor
+
+from gentransforms.bank.source import BankSource, SourceSample
+from gentransforms.errors import SourceError
+from gentransforms.testing import FakeGenerator
+
+
+class Photos(BankSource):
+    """Images of one flat grey each, ``(index mod 256)``; some cannot be read."""
+
+    def __init__(
+        self, count: int = 10, broken: Sequence[int] = (), size: int = 16, names: str = "photo-{:06d}.jpg", inputs: Any = ()
+    ) -> None:
+        super().__init__([names.format(i) for i in range(count)], inputs=tuple(inputs), description={"kind": "photos"})
+        self.broken, self.size = set(broken), size
+
+    def read(self, index: int) -> SourceSample:
+        if index in self.broken:
+            raise SourceError("truncated: the file ends in the middle of the image")
+        image = torch.full((3, self.size, self.size), index % 256, dtype=torch.uint8)
+        known = {"labels": index % 7, "prompts": f"a photo of number {index}", "masks": torch.full((4, 4), index % 5)}
+        return SourceSample(image, {name: known[name] for name in self.inputs})
+
+
+class Slow(FakeGenerator):
+    """Takes its time, so that there is something to interrupt; how much of it is no part of its config."""
+
+    seconds = 0.0
+
+    @classmethod
+    def by(cls, seconds: float) -> Slow:
+        """One that takes that long for a batch."""
+        slow = cls()
+        slow.seconds = seconds
+        return slow
+
+    def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        return super().sample(condition, seeds)
+
+
+class Batches(Flat):
+    """Notes the size of each batch it encodes and samples."""
+
+    @property
+    def encoded(self) -> list[int]:
+        return [len(images) for images in self.images]
+
+    @property
+    def sampled(self) -> list[int]:
+        return [len(seeds) for seeds in self.seeds]

@@ -1,0 +1,561 @@
+"""Filling a bank: what is in it, whatever the shards, batches and failures on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pytest
+import torch
+from bank_sources import Batches, Photos
+from small_generators import Flat, Hungry, NotFinite, grey_of, tiny_icgan
+from torch import Tensor
+from torchvision import tv_tensors
+
+import gentransforms as gt
+from gentransforms.bank.generate import Summary, generate_bank, plan_bank
+from gentransforms.bank.layout import MANIFEST, Unit, found_units
+from gentransforms.errors import BankError, ConfigError, GeneratorError, MissingInputError
+from gentransforms.testing import FakeGenerator
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def fill(path: Path, source: Any = None, generator: Any = None, **options: Any) -> Summary:
+    """A bank of PNGs, which show the pixels as they were made."""
+    options = {"variants": 3, "unit_size": 4, "image_format": "png", "progress": False} | options
+    return generate_bank(source or Photos(), path, generator or FakeGenerator(), **options)
+
+
+def table(path: Path) -> list[dict[str, Any]]:
+    """All rows of a bank, unit by unit, read with pyarrow alone."""
+    rows: list[dict[str, Any]] = []
+    for unit in sorted(path.glob("*.arrow")):
+        with pa.memory_map(str(unit)) as file:
+            rows += pa.ipc.open_stream(file).read_all().to_pylist()
+    return rows
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """The bytes of every unit."""
+    return {unit.name: unit.read_bytes() for unit in path.glob("*.arrow")}
+
+
+def picture(row: Mapping[str, Any]) -> Any:
+    return np.asarray(PIL.Image.open(io.BytesIO(row["image"]["bytes"])))
+
+
+def sidecars(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(file.read_text()) for file in sorted(path.glob("unit-*.json"))]
+
+
+class Features(FakeGenerator):
+    """Its feature is a picture's mean colour against grey, and some seeds paint the opposite of their source."""
+
+    instance_feature = "feature"
+
+    def __init__(self, wrong: tuple[int, ...]) -> None:
+        super().__init__(8)
+        self.wrong = tuple(wrong)
+
+    def encode(self, images: Tensor, **inputs: Any) -> dict[str, Tensor]:
+        super().encode(images)
+        return {"mean": images.mean((2, 3), keepdim=True), "feature": images.mean((2, 3)) - 0.5}
+
+    def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+        super().sample(condition, seeds)
+        wrong = torch.isin(seeds, torch.tensor(self.wrong))[:, None, None, None]
+        return torch.where(wrong, 1 - condition["mean"], condition["mean"]).expand(-1, 3, 8, 8).contiguous()
+
+
+class TestRows:
+    def test_every_variant_of_every_source_in_order(self, tmp_path: Path) -> None:
+        source = Photos(10)
+        summary = fill(tmp_path, source)
+        rows = table(tmp_path)
+        assert [(row["key"], row["variant"]) for row in rows] == [(key, v) for key in source.keys for v in range(3)]
+        assert [row["seed"] for row in rows] == gt.derive_seeds(0, [row["key"] for row in rows], [row["variant"] for row in rows]).tolist()
+        assert {row["draw"] for row in rows} == {0}
+        assert (summary.images, summary.units, summary.units_done, summary.complete) == (30, 3, 3, True)
+        assert summary.bytes == sum(len(row["image"]["bytes"]) for row in rows)
+
+    def test_an_image_is_the_seeds_and_the_source_at_the_generators_size(self, tmp_path: Path) -> None:
+        generator = FakeGenerator(16)
+        fill(tmp_path, Photos(10, size=20), generator)
+        for row in table(tmp_path):
+            index = int(row["key"][6:12])
+            noise = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(row["seed"]))
+            expected = ((index / 255 + 0.1 * noise).clamp(0, 1) * 255).round()
+            np.testing.assert_allclose(picture(row), expected.permute(1, 2, 0).numpy(), atol=1)
+
+    def test_an_entry_can_be_made_again_online(self, tmp_path: Path) -> None:
+        generator, rng = tiny_icgan(), torch.Generator().manual_seed(0)
+        photos = [torch.randint(256, (3, 40, 48), dtype=torch.uint8, generator=rng) for _ in range(5)]
+        fill(tmp_path, photos, generator)
+        online = gt.GenerativeAugment(generator, 1.0, seeds_getter=lambda sample: sample["seed"], output_size="generator")
+        for row in table(tmp_path)[::4]:
+            again = online({"image": tv_tensors.Image(photos[row["key"]]), "seed": row["seed"]})["image"]
+            np.testing.assert_allclose(picture(row).astype(int), again.permute(1, 2, 0).numpy().astype(int), atol=1)
+
+    @pytest.mark.parametrize("size", [1, 7, 64])
+    def test_batches_change_no_image_by_more_than_a_255th(self, tmp_path: Path, size: int) -> None:
+        photos = [torch.randint(256, (3, 32, 32), dtype=torch.uint8) for _ in range(9)]
+        fill(tmp_path / "reference", photos, tiny_icgan(), batch_size=27)
+        fill(tmp_path / "bank", photos, tiny_icgan(), batch_size=size)
+        pairs = list(zip(table(tmp_path / "reference"), table(tmp_path / "bank"), strict=True))
+        assert len(pairs) == 27
+        for ours, theirs in pairs:
+            np.testing.assert_allclose(picture(ours).astype(int), picture(theirs).astype(int), atol=1)
+
+    @pytest.mark.parametrize("image_format", ["jpeg", "webp"])
+    def test_lossy_formats_are_what_they_say(self, tmp_path: Path, image_format: str) -> None:
+        fill(tmp_path / "fine", generator=Flat((16, 16)), image_format=image_format, quality=95)
+        fill(tmp_path / "coarse", image_format=image_format, quality=10)
+        fill(tmp_path / "sharp", image_format=image_format, quality=95)
+        for row in table(tmp_path / "fine"):
+            opened = PIL.Image.open(io.BytesIO(row["image"]["bytes"]))
+            assert (opened.format, opened.size, opened.mode) == (image_format.upper(), (16, 16), "RGB")
+            np.testing.assert_allclose(np.asarray(opened), 255 * grey_of(row["seed"]), atol=4)
+        assert sum(map(len, contents(tmp_path / "coarse").values())) < sum(map(len, contents(tmp_path / "sharp").values()))
+
+    def test_jpegs_have_the_quality_asked_for(self, tmp_path: Path) -> None:
+        generator = tiny_icgan()
+        photo = torch.rand(3, 32, 32)
+        fill(tmp_path, [photo], generator, image_format="jpeg", quality=90, variants=1)
+        row = table(tmp_path)[0]
+        pixels = (generator(photo[None], torch.tensor([row["seed"]]))[0] * 255).round().clamp(0, 255).byte()
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=90)
+        assert PIL.Image.open(buffer).quantization == PIL.Image.open(io.BytesIO(row["image"]["bytes"])).quantization
+        theirs, ours = np.asarray(PIL.Image.open(buffer)).astype(int), picture(row).astype(int)
+        assert np.abs(ours - theirs).mean() < 1
+
+    def test_keys_of_one_type_keep_it(self, tmp_path: Path) -> None:
+        fill(tmp_path, [torch.rand(3, 8, 8)] * 2, variants=1)
+        assert [row["key"] for row in table(tmp_path)] == [0, 1]
+
+    def test_other_base_seeds_are_other_images(self, tmp_path: Path) -> None:
+        fill(tmp_path / "a")
+        fill(tmp_path / "b", base_seed=1)
+        assert not {row["seed"] for row in table(tmp_path / "a")} & {row["seed"] for row in table(tmp_path / "b")}
+
+
+class TestBatches:
+    def test_a_source_is_encoded_once_and_batches_are_full(self, tmp_path: Path) -> None:
+        generator = Batches((8, 8))
+        fill(tmp_path, Photos(10), generator, batch_size=4, unit_size=10, variants=6)
+        assert generator.encoded == [4, 4, 2]
+        assert generator.sampled == [4] * 6 + [4] * 6 + [4] * 3
+
+    def test_batches_do_not_cross_units(self, tmp_path: Path) -> None:
+        generator = Batches((8, 8))
+        fill(tmp_path, Photos(10), generator, batch_size=64, unit_size=4, variants=3)
+        assert (generator.encoded, generator.sampled) == ([4, 4, 2], [12, 12, 6])
+
+    def test_many_variants_of_one_source_are_several_batches(self, tmp_path: Path) -> None:
+        generator = Batches((8, 8))
+        fill(tmp_path, Photos(1), generator, batch_size=4, variants=10)
+        assert (generator.encoded, generator.sampled) == ([1], [4, 4, 2])
+
+    def test_the_generator_is_frozen_and_sees_no_autocast(self, tmp_path: Path) -> None:
+        class Asking(FakeGenerator):
+            asked: tuple[bool, ...] = ()
+
+            def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+                self.asked = (self.training, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"))
+                return super().sample(condition, seeds)
+
+        generator = Asking().train()
+        with torch.autocast("cpu", torch.bfloat16):
+            fill(tmp_path, generator=generator)
+        assert generator.asked == (False, False, False)
+
+    def test_inputs_are_handed_over_for_each_source(self, tmp_path: Path) -> None:
+        generator = Batches((8, 8), inputs=("labels", "prompts", "masks"))
+        fill(tmp_path, Photos(6, inputs=("labels", "prompts", "masks")), generator, unit_size=3)
+        assert [given["labels"].tolist() for given in generator.given] == [[0, 1, 2], [3, 4, 5]]
+        assert generator.given[1]["prompts"] == [f"a photo of number {i}" for i in (3, 4, 5)]
+        assert generator.given[1]["masks"].shape == (3, 4, 4)
+        assert json.loads((tmp_path / MANIFEST).read_text())["settings"]["source"]["inputs"] == ["labels", "prompts", "masks"]
+
+    def test_inputs_that_no_one_takes_stay_behind(self, tmp_path: Path) -> None:
+        generator = Batches((8, 8), inputs=("labels",))
+        fill(tmp_path, Photos(6, inputs=("labels", "prompts")), generator)
+        assert set(generator.given[0]) == {"labels"}
+
+    def test_an_input_that_is_needed_must_be_there(self, tmp_path: Path) -> None:
+        class Needy(FakeGenerator):
+            inputs = ("prompts",)
+
+            def encode(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:  # type: ignore[override]
+                return super().encode(images)
+
+        with pytest.raises(MissingInputError, match=r"prompts are missing: Needy needs them.*columns="):
+            fill(tmp_path, Photos(3, inputs=("labels",)), Needy())
+        assert not list(tmp_path.iterdir())
+
+
+class TestShards:
+    def test_three_shards_make_the_same_bytes(self, tmp_path: Path) -> None:
+        photos = [torch.randint(256, (3, 32, 32), dtype=torch.uint8) for _ in range(20)]
+        fill(tmp_path / "whole", photos, tiny_icgan(), image_format="jpeg")
+        for i in (2, 0, 1):
+            summary = fill(tmp_path / "shards", photos, tiny_icgan(), image_format="jpeg", shard=f"{i}/3")
+            assert summary.complete
+        assert contents(tmp_path / "shards") == contents(tmp_path / "whole")
+        assert [summary.units for summary in (summary,)] == [2], "a shard counts its own units"
+
+    def test_the_number_of_workers_changes_no_byte(self, tmp_path: Path) -> None:
+        for workers in (1, 4):
+            fill(tmp_path / str(workers), Photos(9), tiny_icgan(), workers=workers)
+        assert contents(tmp_path / "1") == contents(tmp_path / "4")
+
+    @pytest.mark.parametrize("shard", ["3/3", "-1/3", "1", "a/b", "0/0", (0, 1, 2)])
+    def test_a_shard_that_is_none(self, tmp_path: Path, shard: Any) -> None:
+        with pytest.raises(ConfigError, match="expected 'i/n' with i from 0 to n - 1"):
+            fill(tmp_path, shard=shard)
+
+
+class TestResume:
+    def test_nothing_is_made_twice(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        before, generator = contents(tmp_path), FakeGenerator()
+        summary = fill(tmp_path, generator=generator)
+        assert (summary.images, summary.complete, generator.calls) == (0, True, 0)
+        assert contents(tmp_path) == before
+
+    def test_only_units_that_are_missing_are_made(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        before = contents(tmp_path)
+        (tmp_path / Unit(4, 8).file).unlink()
+        assert fill(tmp_path).images == 12
+        assert contents(tmp_path) == before
+
+    @pytest.mark.parametrize("damage", ["half", "empty", "no sidecar", "sidecar cut"])
+    def test_a_damaged_unit_is_made_again(self, tmp_path: Path, damage: str) -> None:
+        fill(tmp_path)
+        before = contents(tmp_path)
+        file, sidecar = tmp_path / Unit(4, 8).file, tmp_path / Unit(4, 8).sidecar
+        if damage == "half":
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        elif damage == "empty":
+            file.write_bytes(b"")
+        elif damage == "no sidecar":
+            sidecar.unlink()
+        else:
+            sidecar.write_text(sidecar.read_text()[:20])
+        assert fill(tmp_path).images == 12
+        assert contents(tmp_path) == before
+        assert len(sidecars(tmp_path)) == 3
+
+    def test_a_lost_manifest_is_written_anew(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        settings = json.loads((tmp_path / MANIFEST).read_text())["settings"]
+        (tmp_path / MANIFEST).unlink()
+        assert fill(tmp_path).images == 0
+        assert json.loads((tmp_path / MANIFEST).read_text())["settings"] == settings
+
+    def test_a_lost_manifest_is_not_replaced_by_another(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        (tmp_path / MANIFEST).unlink()
+        with pytest.raises(BankError, match=r"bank\.json is missing, and unit-000000000-000000004\.arrow was made with other settings"):
+            fill(tmp_path, base_seed=1)
+        assert not (tmp_path / MANIFEST).exists()
+
+    @pytest.mark.parametrize(
+        ("change", "named"),
+        [
+            ({"variants": 4}, "variants: the bank has 3, this call 4"),
+            ({"base_seed": 1}, "base_seed: the bank has 0, this call 1"),
+            ({"batch_size": 5}, "batch_size: the bank has 64, this call 5"),
+            ({"unit_size": 5}, "unit_size: the bank has 4, this call 5"),
+            ({"image_format": "jpeg"}, 'image_format: the bank has "png", this call "jpeg"'),
+            ({"quality": 50}, "quality: the bank has 90, this call 50"),
+            ({"max_draws": 9}, "max_draws: the bank has 5, this call 9"),
+            ({"threads": 3}, "threads: the bank has 1, this call 3"),
+            ({"source": Photos(9)}, "source count: the bank has 10, this call 9"),
+            ({"source": Photos(names="other-{:06d}.jpg")}, "source keys: the bank has"),
+            ({"generator": FakeGenerator(8)}, "generator fingerprint: the bank has"),
+            ({"generator": Flat((16, 16))}, 'generator class: the bank has "FakeGenerator", this call "Flat"'),
+        ],
+        ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    )
+    def test_other_settings_are_refused_by_name(self, tmp_path: Path, change: dict[str, Any], named: str) -> None:
+        fill(tmp_path)
+        before = contents(tmp_path)
+        with pytest.raises(BankError, match="this bank was made with other settings") as refused:
+            fill(tmp_path, **change)
+        assert named in str(refused.value)
+        assert contents(tmp_path) == before
+
+    def test_retrained_weights_are_another_generator(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        other = FakeGenerator()
+        with torch.no_grad():
+            other.strength.fill_(0.2)
+        with pytest.raises(BankError, match="generator fingerprint"):
+            fill(tmp_path, generator=other)
+
+    @pytest.mark.parametrize(("version", "message"), [(0, "read it with the version that wrote it"), (2, "upgrade gentransforms")])
+    def test_formats_of_other_versions(self, tmp_path: Path, version: int, message: str) -> None:
+        fill(tmp_path)
+        manifest = json.loads((tmp_path / MANIFEST).read_text())
+        (tmp_path / MANIFEST).write_text(json.dumps(manifest | {"format_version": version}))
+        with pytest.raises(BankError, match=message):
+            fill(tmp_path)
+
+    def test_a_manifest_that_is_no_json(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        (tmp_path / MANIFEST).write_text("{")
+        with pytest.raises(BankError, match=r"bank\.json: not JSON .* delete it and run generate"):
+            fill(tmp_path)
+
+    def test_other_versions_are_told(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        manifest = json.loads((tmp_path / MANIFEST).read_text())
+        manifest["info"]["versions"]["torch"] = "1.0"
+        (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+        with pytest.warns(UserWarning, match=r"begun with other versions \(torch 1\.0 -> "):
+            fill(tmp_path)
+
+    def test_threads_are_the_banks(self, tmp_path: Path) -> None:
+        used = []
+
+        class Asking(FakeGenerator):
+            def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+                used.append(torch.get_num_threads())
+                return super().sample(condition, seeds)
+
+        fill(tmp_path, generator=Asking(), threads=2)
+        (tmp_path / Unit(0, 4).file).unlink()
+        fill(tmp_path, generator=Asking())
+        assert set(used) == {2}
+        assert torch.get_num_threads() == 1, "put back"
+
+
+class TestDirectories:
+    def test_other_peoples_files_are_left_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "holiday.jpg").write_bytes(b"x")
+        with pytest.raises(BankError, match=r"holds other files \(holiday\.jpg, …\): expected a directory, new, empty or a bank's"):
+            fill(tmp_path)
+
+    def test_a_file_is_no_directory(self, tmp_path: Path) -> None:
+        (tmp_path / "bank").write_text("")
+        with pytest.raises(BankError, match="is a file"):
+            fill(tmp_path / "bank")
+
+    def test_parents_are_made(self, tmp_path: Path) -> None:
+        assert fill(tmp_path / "a" / "b").complete
+
+    def test_nothing_unfinished_is_left_behind(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        assert {path.suffix for path in tmp_path.iterdir() if path.name != ".lock"} == {".arrow", ".json"}
+
+
+class TestFailedSources:
+    def test_is_recorded_and_the_others_are_made(self, tmp_path: Path) -> None:
+        summary = fill(tmp_path, Photos(10, broken=[2, 9]))
+        reason = "truncated: the file ends in the middle of the image"
+        assert [(entry["key"], entry["index"]) for entry in summary.failed] == [("photo-000002.jpg", 2), ("photo-000009.jpg", 9)]
+        assert {entry["reason"] for entry in summary.failed} == {reason}
+        assert (summary.images, summary.complete) == (24, True)
+        assert not {"photo-000002.jpg", "photo-000009.jpg"} & {row["key"] for row in table(tmp_path)}
+        assert fill(tmp_path, Photos(10, broken=[2, 9])).failed == summary.failed, "told again by a run that makes nothing"
+
+    def test_its_neighbours_do_not_change(self, tmp_path: Path) -> None:
+        photos = [torch.randint(256, (3, 32, 32), dtype=torch.uint8) for _ in range(8)]
+        fill(tmp_path / "good", photos, tiny_icgan())
+        fill(tmp_path / "bad", [torch.zeros(5, 1, 1) if i == 1 else photo for i, photo in enumerate(photos)], tiny_icgan())
+        good = {(row["key"], row["variant"]): row["image"]["bytes"] for row in table(tmp_path / "good")}
+        bad = {(row["key"], row["variant"]): row["image"]["bytes"] for row in table(tmp_path / "bad")}
+        assert bad == {place: image for place, image in good.items() if place[0] != 1}
+
+    def test_of_a_whole_block(self, tmp_path: Path) -> None:
+        summary = fill(tmp_path, Photos(10, broken=range(4, 8)), generator=(generator := Batches((8, 8))), batch_size=2)
+        assert (summary.images, len(summary.failed), summary.complete) == (18, 4, True)
+        assert generator.encoded == [2, 2, 2], "nothing is generated of sources that are not there"
+
+    def test_inputs_of_the_others_stay_theirs(self, tmp_path: Path) -> None:
+        generator = Batches((8, 8), inputs=("labels",))
+        fill(tmp_path, Photos(4, broken=[0], inputs=("labels",)), generator)
+        assert generator.given[0]["labels"].tolist()[1:] == [1, 2, 3]
+
+    def test_once_mended_it_is_made_on_request(self, tmp_path: Path) -> None:
+        fill(tmp_path / "whole")
+        fill(tmp_path / "bank", Photos(10, broken=[2]))
+        assert fill(tmp_path / "bank", Photos(10)).images == 0
+        summary = fill(tmp_path / "bank", Photos(10), retry_failed=True)
+        assert (summary.images, summary.failed) == (12, ())
+        assert contents(tmp_path / "bank") == contents(tmp_path / "whole")
+
+    def test_an_image_outside_the_range_is_one(self, tmp_path: Path) -> None:
+        summary = fill(tmp_path, [torch.rand(3, 8, 8), torch.full((3, 8, 8), 2.0)])
+        assert [entry["key"] for entry in summary.failed] == [1]
+        assert "expected the range [0, 1]" in summary.failed[0]["reason"]
+
+
+class TestDraws:
+    def seeds(self, variants: list[int], key: str = "photo-000001.jpg") -> list[int]:
+        return gt.derive_seeds(0, [key] * len(variants), variants).tolist()
+
+    def test_what_is_not_finite_is_drawn_again(self, tmp_path: Path) -> None:
+        first, second, third = self.seeds([1, 1 + 3, 1 + 6])
+        fill(tmp_path / "clean")
+        summary = fill(tmp_path / "bank", generator=NotFinite((first, second)))
+        assert (summary.redrawn, summary.rejected, summary.images) == (1, (), 30)
+        clean, rows = table(tmp_path / "clean"), table(tmp_path / "bank")
+        for ours, theirs in zip(rows, clean, strict=True):
+            if (ours["key"], ours["variant"]) == ("photo-000001.jpg", 1):
+                assert (ours["draw"], ours["seed"]) == (2, third)
+            else:
+                assert ours == theirs
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+    def test_and_given_up_at_last(self, tmp_path: Path, value: float) -> None:
+        summary = fill(tmp_path, generator=NotFinite(tuple(self.seeds([2, 5])), value), max_draws=2)
+        assert summary.rejected == (
+            {"key": "photo-000001.jpg", "index": 1, "variant": 2, "draws": 2, "reason": "the generator made NaN or infinity"},
+        )
+        assert (summary.images, summary.complete) == (29, True)
+        assert ("photo-000001.jpg", 2) not in {(row["key"], row["variant"]) for row in table(tmp_path)}
+
+    def test_what_is_too_far_from_its_source_is_drawn_again(self, tmp_path: Path) -> None:
+        wrong = (*self.seeds([0, 3, 1]), *self.seeds([2, 5], "photo-000003.jpg"))
+        summary = fill(tmp_path / "gate", generator=Features(wrong), min_similarity=0.5, max_draws=2)
+        draws = {(row["key"], row["variant"]): row["draw"] for row in table(tmp_path / "gate")}
+        assert draws.pop(("photo-000001.jpg", 1)) == 1
+        assert set(draws.values()) == {0}
+        gone = {("photo-000001.jpg", 0), ("photo-000003.jpg", 2)}
+        assert {(entry["key"], entry["variant"]) for entry in summary.rejected} == gone
+        assert "similarity -1.000, below min_similarity=0.5" in summary.rejected[0]["reason"]
+        assert (summary.redrawn, summary.images) == (1, 28)
+        assert fill(tmp_path / "open", generator=Features(wrong)).redrawn == 0
+
+    def test_the_gate_needs_a_feature(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="FakeGenerator has no instance feature to compare by"):
+            fill(tmp_path, min_similarity=0.5)
+
+    def test_icgan_and_the_gate(self, tmp_path: Path) -> None:
+        photos = [torch.rand(3, 32, 32) for _ in range(4)]
+        generator = tiny_icgan()
+        free = fill(tmp_path / "free", photos, generator, min_similarity=-1.0)
+        strict = fill(tmp_path / "strict", photos, generator, min_similarity=1.0, max_draws=2)
+        assert (free.images, free.rejected) == (12, ())
+        assert (strict.images, len(strict.rejected)) == (0, 12), "no variant is its source"
+
+
+class TestBadGenerators:
+    @pytest.mark.parametrize("change", [lambda x: x[:-1], lambda x: x.double(), lambda x: x[:, :1]])
+    def test_a_broken_contract_is_told(self, tmp_path: Path, change: Any) -> None:
+        class Breaking(FakeGenerator):
+            def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+                return change(super().sample(condition, seeds))  # type: ignore[no-any-return]
+
+        with pytest.raises(GeneratorError, match=r"Breaking\.sample returned"):
+            fill(tmp_path, generator=Breaking())
+        assert found_units(tmp_path) == []
+
+    @pytest.mark.parametrize("kind", ["cuda", "cpu", "python"])
+    def test_out_of_memory_stops_with_advice(self, tmp_path: Path, kind: str) -> None:
+        with pytest.raises(BankError, match=r"out of memory at batch_size=64: .* start a new one with a smaller batch_size"):
+            fill(tmp_path, generator=Hungry(3, kind))
+        assert found_units(tmp_path) == []
+
+    def test_what_is_no_generator(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="expected an ImageGenerator, or its name"):
+            fill(tmp_path, generator=3)
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"variants": 0}, {"variants": True}, {"batch_size": 0}, {"unit_size": 0}, {"unit_size": 1.5}, {"quality": 0}, {"quality": 101},
+            {"image_format": "gif"}, {"max_draws": 0}, {"base_seed": "a"}, {"min_similarity": 2}, {"threads": 0}, {"workers": 0},
+            {"engine": "dask"},
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_arguments_are_checked_before_anything_is_written(self, tmp_path: Path, wrong: dict[str, Any]) -> None:
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))}=.*expected"):
+            fill(tmp_path / "bank", **wrong)
+        assert not (tmp_path / "bank").exists()
+
+    def test_by_name(self, tmp_path: Path) -> None:
+        fill(tmp_path, [torch.rand(3, 32, 32)], "icgan-cifar10-32", variants=1)
+        manifest = json.loads((tmp_path / MANIFEST).read_text())
+        assert manifest["info"]["generator_name"] == "icgan-cifar10-32"
+        assert manifest["settings"]["generator"]["fingerprint"] == gt.load_generator("icgan-cifar10-32").fingerprint
+
+
+class TestPlanBank:
+    def test_counts_what_is_left(self, tmp_path: Path) -> None:
+        options = {"variants": 3, "unit_size": 4, "image_format": "png"}
+        plan, _ = plan_bank(Photos(), tmp_path / "bank", FakeGenerator(), seconds=0.01, **options)
+        assert (plan.sources, plan.images, len(plan.units), plan.done, plan.images_left) == (10, 30, 3, 0, 30)
+        assert not (tmp_path / "bank").exists(), "planning writes nothing"
+        fill(tmp_path / "bank")
+        (tmp_path / "bank" / Unit(8, 10).file).unlink()
+        plan, _ = plan_bank(Photos(), tmp_path / "bank", FakeGenerator(), seconds=0.01, **options)
+        assert (plan.done, plan.images_left) == (2, 6)
+        plan, _ = plan_bank(Photos(), tmp_path / "bank", FakeGenerator(), seconds=0.01, shard="1/2", **options)
+        assert (plan.images, len(plan.units), plan.done) == (12, 1, 1)
+
+    def test_bytes_are_those_of_the_bank(self, tmp_path: Path) -> None:
+        summary = fill(tmp_path / "bank")
+        _, estimate = plan_bank(Photos(), tmp_path / "other", FakeGenerator(), variants=3, unit_size=4, image_format="png", seconds=0.5)
+        assert estimate.images >= 12
+        assert estimate.bytes_per_image == pytest.approx(summary.bytes / 30, rel=0.05)
+
+    def test_the_rate_is_that_of_a_slow_generator(self, tmp_path: Path) -> None:
+        from bank_sources import Slow
+
+        _, estimate = plan_bank(Photos(20), tmp_path / "bank", Slow.by(0.1), variants=2, batch_size=4, seconds=1.0)
+        assert 10 < estimate.images_per_second <= 40, "4 images in a tenth of a second"
+
+    def test_settings_of_a_bank_are_compared(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        with pytest.raises(BankError, match="variants: the bank has 3, this call 4"):
+            plan_bank(Photos(), tmp_path, FakeGenerator(), variants=4, unit_size=4, image_format="png")
+
+    def test_nothing_readable(self, tmp_path: Path) -> None:
+        with pytest.raises(BankError, match="none of the first sources could be read"):
+            plan_bank(Photos(4, broken=range(4)), tmp_path / "bank", FakeGenerator(), seconds=0.01)
+
+    def test_unknown_arguments(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="unknown argument 'varaints'"):
+            plan_bank(Photos(), tmp_path / "bank", FakeGenerator(), varaints=3)
+
+
+class TestProgress:
+    def test_lines_where_there_is_no_terminal(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from gentransforms.bank import progress
+
+        monkeypatch.setattr(progress.Progress.__init__, "__defaults__", (True, 0.0))
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            fill(tmp_path, Photos(10, broken=[1]), progress=True)
+        lines = said.getvalue().splitlines()
+        assert lines[0].startswith("9/30 images, ")
+        assert "images/s" in lines[0]
+        assert " left" in lines[0]
+        assert lines[-1].endswith(", 1 failed")
+
+    def test_silence_within_the_half_minute_and_on_request(self, tmp_path: Path) -> None:
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            fill(tmp_path / "a", progress=True)
+            fill(tmp_path / "b", progress=False)
+        assert said.getvalue() == ""
+
+
+class TestSummary:
+    def test_is_json(self, tmp_path: Path) -> None:
+        text = json.dumps(fill(tmp_path, Photos(5, broken=[0])).to_dict())
+        assert json.loads(text)["failed"][0]["key"] == "photo-000000.jpg"
+        assert json.loads(text)["complete"] is True

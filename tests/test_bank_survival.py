@@ -1,0 +1,275 @@
+"""Whatever happens to a run, no image is lost, none is there twice, and the bytes are those of a run that nothing happened to."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bank_process
+import pyarrow as pa
+import pytest
+from bank_sources import Photos, Slow
+
+from gentransforms.bank import writer
+from gentransforms.bank.generate import generate_bank
+from gentransforms.bank.layout import found_units
+from gentransforms.errors import BankError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def units(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.glob("*.arrow")}
+
+
+def rows(path: Path) -> list[tuple[str, int]]:
+    found = []
+    for file in sorted(path.glob("*.arrow")):
+        table = pa.ipc.open_stream(file.read_bytes()).read_all()
+        found += list(zip(table["key"].to_pylist(), table["variant"].to_pylist(), strict=True))
+    return found
+
+
+def fill(path: Path, **options: Any) -> Any:
+    return generate_bank(Photos(bank_process.COUNT), path, Slow(), progress=False, **bank_process.OPTIONS | options)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The units of a run that nothing happened to."""
+    path = tmp_path_factory.mktemp("whole")
+    fill(path)
+    assert len(units(path)) == 20
+    return units(path)
+
+
+def check(path: Path, whole: dict[str, bytes]) -> None:
+    """No image lost, none twice, the same bytes, and nothing left over."""
+    assert rows(path) == [(f"photo-{i:06d}.jpg", v) for i in range(bank_process.COUNT) for v in range(bank_process.VARIANTS)]
+    assert units(path) == whole
+    assert list(path.glob("*.partial")) == list(path.glob(".*.partial")) == []
+
+
+class TestKilled:
+    def test_thirty_times_at_random_moments(self, tmp_path: Path, whole: dict[str, bytes]) -> None:
+        rng, kills = random.Random(0), 0
+        while kills < 30:
+            process = bank_process.start(bank_process.fill, str(tmp_path), 0.05)
+            # The first half second is imports; a run of all units would take 2 seconds.
+            process.join(0.4 + 0.6 * rng.random())
+            if process.is_alive():
+                process.kill()
+                process.join()
+                kills += 1
+            assert process.exitcode in (0, -signal.SIGKILL)
+            if len(found_units(tmp_path)) == 20:  # done, and there are kills left: some units go missing
+                for unit in rng.sample(found_units(tmp_path), 15):
+                    (tmp_path / unit.file).unlink()
+        fill(tmp_path)
+        check(tmp_path, whole)
+
+    @pytest.mark.parametrize("moment", bank_process.MOMENTS)
+    def test_at_every_step_of_writing(self, tmp_path: Path, whole: dict[str, bytes], moment: str) -> None:
+        after = 0 if moment == "manifest" else 7
+        process = bank_process.start(bank_process.fill_and_die, str(tmp_path), moment, after)
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        assert len(found_units(tmp_path)) < 20
+        fill(tmp_path)
+        check(tmp_path, whole)
+
+
+class TestTwoAtOnce:
+    def test_on_one_bank_by_mistake(self, tmp_path: Path, whole: dict[str, bytes]) -> None:
+        processes = [bank_process.start(bank_process.fill, str(tmp_path), 0.01) for _ in range(2)]
+        for process in processes:
+            process.join(60)
+        assert [process.exitcode for process in processes] == [0, 0]
+        check(tmp_path, whole)
+
+    def test_as_shards(self, tmp_path: Path, whole: dict[str, bytes]) -> None:
+        processes = [bank_process.start(bank_process.fill, str(tmp_path), 0.01, f"{i}/3") for i in range(3)]
+        for process in processes:
+            process.join(60)
+        assert [process.exitcode for process in processes] == [0, 0, 0]
+        check(tmp_path, whole)
+
+    def test_a_unit_that_another_process_wrote_is_kept(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
+    ) -> None:
+        original, asked = writer.is_done, []
+
+        def done(directory: Path, unit: Any) -> bool:
+            asked.append(unit)
+            if len(asked) == 1:  # between the last look and the writing, the other process finishes everything
+                other = tmp_path.parent / "other"
+                fill(other)
+                for file in other.iterdir():
+                    if file.name.startswith("unit"):
+                        shutil.copy2(file, tmp_path)
+            return original(directory, unit)
+
+        monkeypatch.setattr(writer, "is_done", done)
+        before = time.time()
+        assert fill(tmp_path).complete
+        assert len(asked) > 20
+        assert all(file.stat().st_mtime < before + 60 for file in tmp_path.iterdir())
+        check(tmp_path, whole)
+
+
+class TestInterrupted:
+    def start(self, path: Path, seconds: float) -> subprocess.Popen[str]:
+        """A process in whose main thread Ctrl-C arrives."""
+        call = f"bank_process.fill({str(path)!r}, {seconds})"
+        code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import bank_process; {call}"
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while not found_units(path) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert found_units(path), "no unit was made within a minute"
+        return process
+
+    def test_once_finishes_the_unit_in_flight(self, tmp_path: Path, whole: dict[str, bytes]) -> None:
+        process = self.start(tmp_path, 0.1)
+        process.send_signal(signal.SIGINT)
+        _, printed = process.communicate(timeout=60)
+        assert process.returncode not in (0, -signal.SIGKILL)
+        assert "KeyboardInterrupt" in printed
+        made = units(tmp_path)
+        assert 0 < len(made) < 20
+        assert made.items() <= whole.items()
+        assert not list(tmp_path.glob(".*.partial"))
+        fill(tmp_path)
+        check(tmp_path, whole)
+
+    def test_twice_stops_at_once(self, tmp_path: Path, whole: dict[str, bytes]) -> None:
+        process = self.start(tmp_path, 1.0)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert time.monotonic() - begun < 20
+        assert process.returncode not in (0, -signal.SIGKILL)
+        assert units(tmp_path).items() <= whole.items()
+        fill(tmp_path)
+        check(tmp_path, whole)
+
+    def test_within_a_thread_leaves_the_handler_alone(self, tmp_path: Path) -> None:
+        import threading
+
+        before = signal.getsignal(signal.SIGINT)
+        thread = threading.Thread(target=fill, args=(tmp_path,))
+        thread.start()
+        assert signal.getsignal(signal.SIGINT) is before
+        thread.join()
+        assert len(found_units(tmp_path)) == 20
+
+    def test_the_first_asks_and_the_second_raises(self) -> None:
+        from gentransforms.bank.stopping import stoppable
+
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+        said: list[str] = []
+
+        def press_twice() -> None:
+            with stoppable(said.append) as stopped:
+                assert not stopped()
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.01)
+                assert stopped()
+                assert said == ["stopping after the unit in flight; Ctrl-C again stops at once, and the same call resumes either way"]
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)
+
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                press_twice()
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, size: str) -> Iterator[None]:
+    path.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], capture_output=True)
+    if done.returncode:
+        pytest.skip(f"no tmpfs may be mounted here: {done.stderr.decode().strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+class TestFullDisk:
+    def test_a_disk_that_is_too_small(self, tmp_path: Path, whole: dict[str, bytes]) -> None:
+        disk = tmp_path / "disk"
+        with small_disk(disk, "100k"):
+            (disk / "lost+found").mkdir()
+            with pytest.raises(BankError, match=r"the disk is full .*: free some space and run the same command again"):
+                fill(disk)
+            kept = units(disk)
+            assert 0 < len(kept) < 20
+            assert kept.items() <= whole.items(), "what is there is whole"
+            assert not list(disk.glob(".*.partial")), "what could not be written takes no space"
+            subprocess.run(["mount", "-o", "remount,size=10m", str(disk)], check=True)
+            assert fill(disk).complete
+            check(disk, whole)
+
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+    @pytest.mark.parametrize("calls", [0, 1, 12, 13])
+    def test_a_write_that_fails(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes], number: int, calls: int
+    ) -> None:
+        original, count = writer._sync, 0
+
+        def sync(file: Any) -> None:
+            nonlocal count
+            count += 1
+            if count > calls:
+                raise OSError(number, os.strerror(number), str(tmp_path / "x"))
+            original(file)
+
+        monkeypatch.setattr(writer, "_sync", sync)
+        with pytest.raises(BankError) as failed:
+            fill(tmp_path)
+        monkeypatch.undo()
+        assert ("the disk is full" in str(failed.value)) == (number != errno.EIO)
+        assert os.strerror(number) in str(failed.value)
+        assert "run the same command again" in str(failed.value)
+        assert not list(tmp_path.glob(".*.partial"))
+        assert units(tmp_path).items() <= whole.items()
+        assert fill(tmp_path).complete
+        check(tmp_path, whole)
+
+    def test_a_directory_that_may_not_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(BankError, match="cannot be written"):
+            fill(tmp_path / "file" / "bank")
+
+
+class TestLeftOvers:
+    def test_of_dead_processes_of_this_host_go(self, tmp_path: Path) -> None:
+        process = bank_process.start(bank_process.fill_and_die, str(tmp_path), "before the unit", 2)
+        process.join(60)
+        assert len(list(tmp_path.glob(".*.partial"))) == 1
+        fill(tmp_path)
+        assert not list(tmp_path.glob(".*.partial"))
+
+    def test_of_others_stay(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        theirs = [tmp_path / ".unit-1.arrow.another-host.12.partial", tmp_path / f".unit-1.arrow.{writer._host()}.{os.getppid()}.partial"]
+        for path in theirs:
+            path.write_text("")
+        fill(tmp_path)
+        assert all(path.exists() for path in theirs)
