@@ -30,6 +30,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from loading import EpochBatches, FileViews, WholeImages, load_into_memory, train_loader, training_rows, whole_loader
 from methods import METHODS
 from probes import OnlineProbe
+from quiet import hush
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -175,6 +176,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint and curves")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings, for example trainer.epochs=5")
     args = parser.parse_args()
+    hush()
     record = train(load_settings(args.config, args.overrides), args.out)
     print(f"{record['steps']} steps in {record['seconds']} s; wrote {args.out / 'last.ckpt'}")
 

@@ -1,0 +1,61 @@
+"""Trained backbones as they come out: loaded from any checkpoint, frozen, and what they make of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from backbones import Backbone, build_backbone
+from config import BackboneSettings, Settings, settings_of
+from torch import Tensor
+
+
+def load_backbone(path: str | Path, backbone: BackboneSettings | None = None) -> tuple[Backbone, Settings | None]:
+    """Return the frozen backbone of a run, and the run's settings.
+
+    `path` is the folder of a run or its ``.ckpt``; or a file of weights under torchvision's names (``.pth``,
+    ``.safetensors``), which needs `backbone` to say of what, and whose classifier is left out.
+    """
+    path = Path(path)
+    file = path / "last.ckpt" if path.is_dir() else path
+    if not file.is_file():
+        raise SystemExit(f"no checkpoint {str(file)!r}: expected the folder of a run of train.py, a .ckpt, or a file of weights")
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        content: dict[str, Any] = load_file(file)
+    else:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    if "settings" in content:
+        settings = settings_of(content["settings"])
+        weights = {name.removeprefix("backbone."): w for name, w in content["state_dict"].items() if name.startswith("backbone.")}
+        return _frozen(settings.backbone, weights, file), settings
+    if backbone is None:
+        raise SystemExit(f"{str(file)!r} does not say which network it is of: give --backbone, for example resnet50")
+    content = content.get("state_dict", content.get("model", content))
+    weights = {
+        f"trunk.{name.removeprefix('module.')}": w for name, w in content.items() if not name.removeprefix("module.").startswith("fc.")
+    }
+    return _frozen(backbone, weights, file), None
+
+
+def _frozen(s: BackboneSettings, weights: dict[str, Tensor], file: Path) -> Backbone:
+    backbone = build_backbone(s)
+    try:
+        backbone.load_state_dict(weights)
+    except RuntimeError as error:
+        raise SystemExit(f"{str(file)!r} does not hold the weights of {s.name} with the {s.stem} stem: {error}") from error
+    return backbone.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def features_of(backbone: Backbone, batches: Iterable[dict[str, Tensor]], device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """Return features (N, width) float32 and labels (N,) int64 of a loader of whole images."""
+    backbone.to(device)
+    features, labels = [], []
+    for batch in batches:
+        features.append(backbone(batch["images"].to(device, non_blocking=True).float() / 255).float().cpu())
+        labels.append(batch["labels"])
+    return torch.cat(features), torch.cat(labels)

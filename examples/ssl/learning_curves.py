@@ -1,0 +1,42 @@
+"""The curves of runs: read from TensorBoard's files, drawn a panel per method, a line per arm, a band over seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+TITLES = {"simclr": "SimCLR", "simsiam": "SimSiam", "byol": "BYOL", "mocov2plus": "MoCo v2+", "barlowtwins": "Barlow Twins"}
+
+
+def scalars(run: Path, name: str) -> dict[int, float]:
+    """Return the values of one curve by step; where a resumed run went over a step again, the later value."""
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}, purge_orphaned_data=False)
+    events.Reload()
+    if name not in events.Tags()["scalars"]:
+        return {}
+    return {p.step: p.value for p in sorted(events.Scalars(name), key=lambda p: (p.step, p.wall_time))}
+
+
+def draw_curves(runs: list[dict[str, Any]], path: Path, name: str = "probe/knn", label: str = "weighted k-NN accuracy") -> None:
+    """Draw `name` over optimiser steps; each run has ``method``, ``generator``, ``seed`` and ``folder``."""
+    methods = list(dict.fromkeys(run["method"] for run in runs))
+    figure, axes = plt.subplots(1, len(methods), figsize=(3.4 * len(methods) + 0.6, 3.2), layout="constrained", squeeze=False, sharey=True)
+    for ax, method in zip(axes[0], methods, strict=True):
+        own = [run for run in runs if run["method"] == method]
+        for i, generator in enumerate(dict.fromkeys(run["generator"] for run in own)):
+            curves = [scalars(Path(run["folder"]), name) for run in own if run["generator"] == generator]
+            steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+            if not steps:
+                continue
+            values = [[curve[step] for curve in curves] for step in steps]
+            ax.plot(steps, [sum(v) / len(v) for v in values], color=f"C{i}", label=f"{generator} ({len(curves)})", marker="o", markersize=3)
+            ax.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color=f"C{i}", alpha=0.2, linewidth=0)
+        ax.set(title=TITLES.get(method, method), xlabel="step")
+        ax.grid(alpha=0.3)
+        ax.legend(title="arm (seeds)")
+    axes[0][0].set(ylabel=label)
+    figure.savefig(path, dpi=80)
+    plt.close(figure)

@@ -1,0 +1,175 @@
+"""Run an experiment: methods x generators x seeds, each trained and measured once, and one table of all.
+
+    python examples/ssl/reproduce.py --configs examples/ssl/configs/cifar10-small --methods simclr byol \
+        --generators baseline icgan --seeds 0 1 2 --make-bank icgan-cifar10-32 --out runs/cifar10-small \
+        data.train=train.parquet data.test=test.parquet generative.bank=banks/cifar10-small
+
+A run is CONFIGS/METHOD-GENERATOR.yaml with a seed and the name=value arguments. What is done is skipped, what was cut off
+goes on; so more methods or seeds may be added later by a longer command. Writes results.json, results.md and curves.png
+into OUT: means over seeds with 95% intervals (Student's t); for a single seed the interval is that of the test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from config import Settings, flat, load_settings
+from data import open_images
+from evaluate import ProbeOptions, evaluate
+from frozen import load_backbone
+from learning_curves import TITLES, draw_curves
+from loading import training_rows
+from make_bank import make_bank
+from probes import mean_interval
+from quiet import hush
+from similarity import compare
+from train import FREE, train
+
+import gentransforms as gt
+
+
+def main() -> None:
+    """Parse the command line, run what is not done, and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configs", type=Path, required=True, help="folder of METHOD-GENERATOR.yaml files")
+    parser.add_argument("--methods", nargs="+", required=True)
+    parser.add_argument("--generators", nargs="+", default=["baseline", "icgan"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--make-bank", metavar="GENERATOR", help="make missing banks with this generator")
+    parser.add_argument("--variants", type=int, default=10, help="in a bank that is made")
+    parser.add_argument("--encoder", metavar="GENERATOR", help="compare the features with those of its encoder")
+    parser.add_argument(
+        "--probe", choices=["cached", "paper"], default="cached", help="features made once, SGD; or the paper's linear probe"
+    )
+    parser.add_argument("--probe-epochs", type=int, default=100)
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings of all runs, for example trainer.epochs=5")
+    args = parser.parse_args()
+    hush()
+    plan = [
+        (method, generator, seed, load_settings(args.configs / f"{method}-{generator}.yaml", [*args.overrides, f"seed={seed}"]))
+        for seed in args.seeds for method in args.methods for generator in args.generators
+    ]  # fmt: skip
+    refuse_others(plan, args.out)
+    runs = []
+    for i, (method, generator, seed, settings) in enumerate(plan, 1):
+        folder = run_folder(args.out, method, generator, seed)
+        result = folder / "evaluation.json"
+        if not result.exists():
+            print(f"[{i}/{len(plan)}] {folder.name}", flush=True)
+            run(settings, folder, args)
+        runs.append({"method": method, "generator": generator, "seed": seed, "folder": str(folder)} | json.loads(result.read_text()))
+        report(runs, args.out)
+    print((args.out / "results.md").read_text())
+
+
+def run(settings: Settings, folder: Path, args: argparse.Namespace) -> None:
+    """Train and measure one run; its ``evaluation.json`` is written last, and so says that it is done."""
+    bank = settings.generative.bank
+    if settings.generative.source == "bank" and args.make_bank:
+        make_bank(settings, args.make_bank, args.variants, progress=False)  # of a finished bank nothing is left to do
+    t = settings.trainer
+    if t.devices * t.nodes == 1:
+        train(settings, folder, quiet=True)
+    else:  # one process per device: Lightning starts a script again, which must be that of the training alone
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(settings)))
+        script = Path(__file__).with_name("train.py")
+        subprocess.run([sys.executable, script, "--config", folder / "config.yaml", "--out", folder], check=True)
+    data = settings.data
+    if data.test is None and not data.test_on_holdout:
+        raise SystemExit("data.test is not set: expected labelled images to measure on, or data.test_on_holdout=true")
+    source = open_images(data.train, data.image_column, data.label_column)
+    rows, held = training_rows(source, settings)
+    test = source if data.test_on_holdout else open_images(str(data.test), data.image_column, data.label_column)
+    test_rows = held if data.test_on_holdout else torch.arange(len(test))
+    backbone, _ = load_backbone(folder)
+    options = ProbeOptions(
+        epochs=args.probe_epochs, image_size=data.image_size, in_memory=data.in_memory, workers=data.workers, seed=settings.seed,
+        accelerator=t.accelerator, k=settings.probe.k, temperature=settings.probe.temperature,
+    )  # fmt: skip
+    if args.probe == "cached":
+        options.cached, options.optimizer = True, "sgd"
+    found = evaluate(backbone, (source, rows), (test, test_rows), options)
+    found["training"] = json.loads((folder / "training.json").read_text())
+    found["p"], found["bank"] = (settings.generative.p, bank) if settings.generative.source != "none" else (0.0, None)
+    if args.encoder:
+        found["encoder"] = compare([folder], gt.load_generator(args.encoder), test, 2000)
+    (folder / "evaluation.partial").write_text(json.dumps(found, indent=2) + "\n")
+    (folder / "evaluation.partial").replace(folder / "evaluation.json")
+
+
+def run_folder(out: Path, method: str, generator: str, seed: int) -> Path:
+    """Return where a run lives."""
+    return out / f"{method}-{generator}-seed{seed}"
+
+
+def refuse_others(plan: list[tuple[str, str, int, Settings]], out: Path) -> None:
+    """Exit, before anything runs, if a folder holds a run of other settings than it is to have."""
+    for method, generator, seed, settings in plan:
+        path = run_folder(out, method, generator, seed) / "settings.yaml"
+        if not path.exists():
+            continue
+        before, now = yaml.safe_load(path.read_text()), flat(settings)
+        changed = sorted(name for name in now if name not in FREE and before.get(name) != now[name])
+        if changed:
+            raise SystemExit(f"{path.parent} holds a run with other {', '.join(changed)}: choose another --out, or the settings in {path}")
+
+
+def report(runs: list[dict[str, Any]], out: Path) -> None:
+    """Write ``results.json``, ``results.md`` and ``curves.png``."""
+    (out / "results.json").write_text(json.dumps(runs, indent=2) + "\n")
+    (out / "results.md").write_text(table(runs))
+    draw_curves(runs, out / "curves.png")
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Return the runs as a Markdown table: means in percent with half their 95% intervals, and gains over the baseline."""
+    encoder = any("encoder" in run for run in runs)
+    head = ["method", "generator", "seeds", "linear", "gain", "k-NN", "gain", "steps"] + (["CKA with the encoder"] if encoder else [])
+    rows = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
+    arms = {}
+    for run in runs:
+        arms.setdefault((run["method"], run["generator"]), []).append(run)
+    for (method, generator), own in arms.items():
+        row = [TITLES.get(method, method), generator, str(len(own))]
+        for probe in ("linear", "knn"):
+            baseline = {run["seed"]: run[probe]["accuracy"] for run in arms.get((method, "baseline"), [])}
+            pairs = [run[probe]["accuracy"] - baseline[run["seed"]] for run in own if run["seed"] in baseline]
+            row.append(_with_interval(own, probe))
+            row.append("" if generator == "baseline" or not pairs else _gain(pairs))
+        row.append("/".join(sorted({f"{run['training']['steps']}" for run in own})))
+        if encoder:
+            values = [next(v["linear_cka"] for name, v in run["encoder"].items() if name != "untrained") for run in own if "encoder" in run]
+            row.append(f"{sum(values) / len(values):.3f}" if values else "")
+        rows.append(row)
+    note = (
+        "Accuracy in percent on the test images. Intervals are 95%: over seeds (Student's t) where there are several, else over the "
+        "test images (Wilson), which leaves the variation between trainings out; gains are paired by seed.\n"
+    )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n\n" + note
+
+
+def _with_interval(runs: list[dict[str, Any]], probe: str) -> str:
+    mean, half = mean_interval([run[probe]["accuracy"] for run in runs])
+    if half is None:
+        low, high = runs[0][probe]["interval"]
+        half = (high - low) / 2
+    return f"{100 * mean:.2f} ± {100 * half:.2f}"
+
+
+def _gain(pairs: list[float]) -> str:
+    mean, half = mean_interval(pairs)
+    return f"{100 * mean:+.2f}" + ("" if half is None else f" ± {100 * half:.2f}")
+
+
+if __name__ == "__main__":
+    main()

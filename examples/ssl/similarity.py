@@ -1,0 +1,100 @@
+"""Does the backbone merely copy the generator's encoder? Linear CKA and orthogonal Procrustes distance between features.
+
+    python examples/ssl/similarity.py runs/baseline runs/icgan --generator icgan-cifar10-32 --data test.parquet --out similarity.json
+
+For each checkpoint, and for an untrained backbone of the same kind: the similarity of its features with the encoder's on the
+same images. If training on generated views copied the encoder, its run would stand well above the baseline's.
+
+Sources: Kornblith et al., "Similarity of Neural Network Representations Revisited" (ICML 2019); Ding et al., "Grounding
+Representation Similarity with Statistical Testing" (NeurIPS 2021).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from backbones import build_backbone
+from data import Source, open_images, spaced
+from frozen import features_of, load_backbone
+from loading import WholeImages, load_into_memory, whole_loader
+from torch import Tensor
+from torch.utils.data import Dataset
+
+import gentransforms as gt
+
+
+def linear_cka(x: Tensor, y: Tensor) -> float:
+    """Return the linear centred kernel alignment of features (N, D) and (N, E) of the same images: 0 to 1, 1 for rotations."""
+    x, y = _centred(x), _centred(y)
+    cross = torch.linalg.matrix_norm(y.T @ x) ** 2
+    return float(cross / (torch.linalg.matrix_norm(x.T @ x) * torch.linalg.matrix_norm(y.T @ y)))
+
+
+def procrustes_distance(x: Tensor, y: Tensor) -> float:
+    """Return min over rotations R of |X - Y R|^2 for centred features (N, D), (N, E) of norm 1: 0 for rotations, 2 at most."""
+    x, y = (a / torch.linalg.matrix_norm(a) for a in (_centred(x), _centred(y)))
+    return float((2 - 2 * torch.linalg.matrix_norm(x.T @ y, "nuc")).clamp(min=0))
+
+
+def encoder_features(generator: gt.ImageGenerator, images: Dataset[Tensor], condition: str | None = None) -> Tensor:
+    """Return what the generator's encoder makes of whole images, flat: (N, D); `condition` names one of its tensors."""
+    parts = []
+    with torch.no_grad():
+        for batch in whole_loader(images, 100, 0):
+            found = generator.encode(batch["images"].to(generator.device).float() / 255)
+            name = condition or ("features" if "features" in found else next(iter(found)))
+            if name not in found:
+                raise SystemExit(f"--condition {name!r}: the encoder gives {sorted(found)}")
+            parts.append(found[name].flatten(1).float().cpu())
+    return torch.cat(parts)
+
+
+def compare(
+    checkpoints: list[Path], generator: gt.ImageGenerator, source: Source, limit: int, condition: str | None = None
+) -> dict[str, dict[str, float]]:
+    """Return CKA and distance to the encoder's features for each checkpoint, and for an untrained backbone."""
+    rows = spaced(len(source), limit)
+    theirs: dict[int, Tensor] = {}
+    found: dict[str, dict[str, float]] = {}
+    for path in [None, *checkpoints]:
+        backbone, settings = load_backbone(path or checkpoints[0])
+        assert settings is not None, "a run carries its settings"
+        if path is None:
+            torch.manual_seed(0)
+            backbone = build_backbone(settings.backbone).eval()
+        size = settings.data.image_size
+        images: Dataset[Tensor] = load_into_memory(source, rows, size)[0] if settings.data.in_memory else WholeImages(source, rows, size)
+        if size not in theirs:
+            theirs[size] = encoder_features(generator, images, condition)
+        own, _ = features_of(backbone, whole_loader(images, 100, 0))
+        values = {"linear_cka": linear_cka(own, theirs[size]), "procrustes_distance": procrustes_distance(own, theirs[size])}
+        found["untrained" if path is None else str(path)] = {name: round(value, 4) for name, value in values.items()}
+    return found
+
+
+def _centred(x: Tensor) -> Tensor:
+    x = x.double()
+    return x - x.mean(dim=0)
+
+
+def main() -> None:
+    """Parse the command line, compare and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", type=Path, nargs="+", help="folders of runs, or their .ckpt")
+    parser.add_argument("--generator", required=True, help="bundled name, folder or repository")
+    parser.add_argument("--data", required=True, help="images, as data.train of the settings")
+    parser.add_argument("--limit", type=int, default=2000, help="only so many, evenly spaced")
+    parser.add_argument("--condition", help="which tensor of the encoder; by default its features, else the first")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of the report")
+    args = parser.parse_args()
+    found = compare(args.checkpoints, gt.load_generator(args.generator), open_images(args.data), args.limit, args.condition)
+    args.out.write_text(json.dumps(found, indent=2) + "\n")
+    for name, values in found.items():
+        print(f"{name}: linear CKA {values['linear_cka']:.3f}, Procrustes distance {values['procrustes_distance']:.3f}")
+
+
+if __name__ == "__main__":
+    main()
