@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from gentransforms.bank.segments import ADVICE
 from gentransforms.errors import BankError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["Index"]
 
@@ -104,13 +105,15 @@ class Index:
 
 def _runs(name: str, column: pa.Array) -> tuple[list[str | int], npt.NDArray[np.int64]]:
     """Return the keys of a batch, each once for its run of rows, and where the runs begin."""
+    import pyarrow.compute as pc
+
     try:
         column.validate(full=True)  # offsets that point elsewhere would crash the process
-    except (pa.ArrowInvalid, ValueError) as error:
+    except ValueError as error:
         raise BankError(f"{name}: its keys are damaged ({error}): {ADVICE}") from error
     if column.null_count:
         raise BankError(f"{name}: has rows without a key: {ADVICE}")
-    runs = pc.run_end_encode(column, run_end_type=pa.int64())
+    runs = pc.run_end_encode(column, run_end_type="int64")
     begins = np.zeros(len(runs.values), dtype=np.int64)
     begins[1:] = _numbers(runs.run_ends, np.int64)[:-1]
     return runs.values.to_pylist(), begins

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -19,6 +18,9 @@ from gentransforms.bank.segments import ADVICE, Images, decode_rgb, map_file
 from gentransforms.bank.verify import BankReport, unit_faults, verify_bank
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
 from gentransforms.getters import as_keys
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["Bank"]
 
@@ -34,6 +36,7 @@ class Bank:
         manifest: what ``bank.json`` says.
         keys: of the sources that have images, each once, in the source's order; all str or all int.
         failed: sources that could not be read, as dicts with ``key`` and ``reason``; they have no images.
+        missing_units: how many units of an unfinished bank are not there.
         rejected: variants that were drawn too often in vain, as dicts with ``key``, ``variant``, ``draws`` and ``reason``.
 
     Example:
@@ -59,7 +62,7 @@ class Bank:
         path: Path,
         failed: Sequence[dict[str, Any]] = (),
         rejected: Sequence[dict[str, Any]] = (),
-        missing: int = 0,
+        missing_units: int = 0,
         reopen: tuple[Callable[..., Bank], tuple[Any, ...]] | None = None,
     ) -> None:
         """Take a bank that was found somewhere.
@@ -71,15 +74,16 @@ class Bank:
             path: where it is.
             failed: of those units.
             rejected: of those units.
-            missing: how many units are not there.
+            missing_units: how many units are not there.
             reopen: a function and its arguments that give the same bank in another process.
         """
         self.path, self.manifest = path, manifest
         self._facts = facts_of(manifest, str(path / MANIFEST))
         self._index = Index(batches, self._facts.variants)
         self._images = Images(batches)
+        self._batches = [batch for _, batch in batches]
         self.failed, self.rejected = list(failed), list(rejected)
-        self._missing, self._reopen = missing, reopen
+        self.missing_units, self._reopen = missing_units, reopen
 
     @classmethod
     def open(cls, path_or_repo: str | Path, revision: str | None = None, partial: bool = False) -> Bank:
@@ -196,6 +200,10 @@ class Bank:
             )  # fmt: skip
         return f"key {key!r} is not in this bank{self._hint(key)}"
 
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield all rows in order, as memory-mapped record batches of the schema of `layout.schema_of`."""
+        yield from self._batches
+
     def verify(
         self,
         *,
@@ -209,7 +217,7 @@ class Bank:
 
     def __repr__(self) -> str:
         height, width = self.image_size
-        state = f", {self._missing:,} units missing" if self._missing else ""
+        state = f", {self.missing_units:,} units missing" if self.missing_units else ""
         what = f"{len(self):,} images {height}x{width} of {len(self.keys):,} keys, variants={self.variants}, {self.generator_name}"
         return f"{type(self).__name__}({str(self.path)!r}: {what}{state})"
 
@@ -246,8 +254,8 @@ class Bank:
             twin: str | int | None = str(key) if kind == "str" else int(key) if str(key).removeprefix("-").isdecimal() else None
             there = f"; {twin!r} is" if twin is not None and twin in self._index else ""
             return f", whose keys are {kind}: {key!r} is {type(key).__name__}, and '1' and 1 differ{there}"
-        if self._missing:
-            return f", of which {self._missing:,} units are not made yet"
+        if self.missing_units:
+            return f", of which {self.missing_units:,} units are not made yet"
         like = f" (keys look like {self.keys[0]!r})" if self.keys else ""
         return f'{like}: generate a bank from the data set you read, or use missing="source" in BankAugment'
 
@@ -282,7 +290,7 @@ def _open_directory(directory: Path, partial: bool, names: Sequence[str] | None 
         failed += entries(sidecar, "failed")
         rejected += entries(sidecar, "rejected")
     reopen = (_open_directory, (directory, False, [unit.name for unit in there] if missing else None, found))
-    return Bank(manifest, batches, path=directory, failed=failed, rejected=rejected, missing=missing, reopen=reopen)
+    return Bank(manifest, batches, path=directory, failed=failed, rejected=rejected, missing_units=missing, reopen=reopen)
 
 
 def _units_there(directory: Path, units: Sequence[Unit], facts: Facts) -> dict[Unit, dict[str, Any]]:

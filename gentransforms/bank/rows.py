@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from gentransforms.bank.facts import Facts
 from gentransforms.bank.layout import Unit
 from gentransforms.seeding import derive_seeds
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["Contents", "check_rows"]
 

@@ -6,17 +6,20 @@ import contextlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
-import pyarrow as pa
 import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode
 
+from gentransforms.bank.arrow import arrow
 from gentransforms.errors import BankError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["ADVICE", "Images", "decode_rgb", "map_file"]
 
@@ -33,13 +36,14 @@ def map_file(path: str | Path, schema: pa.Schema) -> list[pa.RecordBatch]:
     Raises:
         BankError: if the file cannot be read, or is not the Arrow stream of a unit.
     """
+    pa = arrow()
     try:
         with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
             if not stream.schema.equals(schema, check_metadata=False):
                 found = ", ".join(f"{field.name}: {field.type}" for field in stream.schema)
                 raise BankError(f"{path}: holds columns {found}, not those of this bank: {ADVICE}")
             return [batch for batch in stream if batch.num_rows]
-    except (pa.ArrowInvalid, pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BankError(f"{path}: cannot be read as an Arrow stream ({reason}): {ADVICE}") from error
 

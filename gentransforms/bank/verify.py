@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gentransforms.bank.facts import Facts, facts_of
 from gentransforms.bank.layout import Unit, found_units, keys_digest, read_manifest, read_sidecar, schema_of
 from gentransforms.bank.rows import Contents, check_rows
 from gentransforms.bank.segments import Images, decode_rgb, map_file
 from gentransforms.errors import BankError, ConfigError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["BankReport", "Problem", "unit_faults", "verify_bank"]
 
@@ -236,7 +237,7 @@ class _Check:
                 for name in ("key", "variant", "seed", "draw", "image"):
                     if batch.column(name).null_count:
                         raise BankError(f"{path}: has rows without {name}")
-        except (BankError, pa.ArrowInvalid, ValueError) as error:
+        except (BankError, ValueError) as error:
             self.sources = None
             yield "arrow", str(error)
             return
