@@ -306,6 +306,13 @@ class TestFolders:
         split = gt.ControlNetVariation.from_pretrained(folders["base"], controlnet=folders["controlnet"], prompt="abc", **FAST)
         assert torch.equal(images_of(whole), images_of(split))
 
+    def test_dtype_is_that_of_every_network(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        adapter = write_adapter(tmp_path, tiny.stable_diffusion())
+        options = {"ip_adapter": adapter, "controlnet": folders["controlnet"], "dtype": torch.bfloat16}
+        generator = gt.ControlNetVariation.from_pretrained(folders["base"], **options, **FAST)
+        assert {parameter.dtype for parameter in generator.parameters()} == {torch.bfloat16}
+        assert images_of(generator).isfinite().all()
+
     def test_paper_preset_is_float16_unless_told(self, folders: dict[str, Path]) -> None:
         generator = gt.StableDiffusionVariation.from_pretrained(folders["unclip"], preset="paper")
         assert generator.dtype == torch.float16
