@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,3 +62,25 @@ class Batches(Flat):
     @property
     def sampled(self) -> list[int]:
         return [len(seeds) for seeds in self.seeds]
+
+
+class Deadly(Photos):
+    """Kills the process that reads a certain image, the first time."""
+
+    def __init__(self, count: int, at: int, flag: str) -> None:
+        super().__init__(count)
+        self.at, self.flag = at, flag
+
+    def read(self, index: int) -> SourceSample:
+        if index == self.at:
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(self.flag, os.O_CREAT | os.O_EXCL))
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(index)
+
+
+class Breaking(FakeGenerator):
+    """Makes one image too few."""
+
+    def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+        return super().sample(condition, seeds)[:-1]

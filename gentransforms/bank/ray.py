@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from gentransforms import errors
 from gentransforms.bank.layout import Unit
 from gentransforms.bank.pipeline import Job, UnitReport, make_units
-from gentransforms.errors import ConfigError
+from gentransforms.errors import ConfigError, GentransformsError
 
 __all__ = ["make_units_on_ray"]
 
@@ -22,9 +25,14 @@ class _UnitMaker:
         self.job: Job = ray.get(handle[0])
         self.job.generator.to(self.job.settings["device"])
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        """Make the units of a batch; return a report of each as JSON, or an error of ours."""
         units = [Unit(int(start), int(stop)) for start, stop in zip(batch["start"], batch["stop"], strict=True)]
-        return {"report": [asdict(report) for report in make_units(self.job, units)]}
+        try:
+            reports = [asdict(report) for report in make_units(self.job, units)]
+        except GentransformsError as error:  # Ray would wrap it into one of its own, and try again
+            reports = [{"error": type(error).__name__, "text": str(error)}]
+        return {"json": [json.dumps(report) for report in reports]}
 
 
 def make_units_on_ray(
@@ -53,6 +61,7 @@ def make_units_on_ray(
 
     Raises:
         ConfigError: if the cluster has not what the actors need.
+        GentransformsError: what `make_units` raises in an actor.
     """
     import ray
     import ray.data
@@ -60,7 +69,10 @@ def make_units_on_ray(
     if not units:
         return
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level="warning", include_dashboard=False)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # ours counts images
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     gpus = (1.0 if job.settings["device"] == "cuda" else 0.0) if gpus is None else gpus
     cpus = float(job.threads or 1) if cpus is None else cpus
     count = _count(actors, gpus, cpus)
@@ -68,11 +80,18 @@ def make_units_on_ray(
     handle = ray.put(job)
     rows = ray.data.from_items([{"start": unit.start, "stop": unit.stop} for unit in units], override_num_blocks=len(units))
     made = rows.map_batches(
-        _UnitMaker, fn_constructor_args=([handle],), batch_size=1, concurrency=count, num_gpus=gpus or None, num_cpus=None if gpus else cpus
+        _UnitMaker,
+        fn_constructor_args=([handle],),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=count),
+        num_gpus=gpus or None,
+        num_cpus=None if gpus else cpus,
     )
-    for row in made.iter_rows(prefetch_batches=0):
-        report = UnitReport(**row["report"])
-        report.unit = Unit(**row["report"]["unit"])
+    for row in made.iter_rows():
+        told = json.loads(row["json"])
+        if "error" in told:
+            raise getattr(errors, told["error"], errors.GentransformsError)(told["text"])
+        report = UnitReport(**told | {"unit": Unit(**told["unit"])})
         if on_images is not None:
             on_images(report.images)
         yield report
@@ -83,7 +102,7 @@ def make_units_on_ray(
 def _count(actors: int | None, gpus: float, cpus: float) -> int:
     import ray
 
-    have = ray.cluster_resources()
+    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for name, need, there in (("GPUs", gpus, have.get("GPU", 0.0)), ("CPUs", cpus, have.get("CPU", 0.0))):
         if need * (actors or 1) > there:
             raise ConfigError(f"{actors or 1} actors with {need:g} {name} each: the Ray cluster has {there:g}; ask for fewer, or add nodes")

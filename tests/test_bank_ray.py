@@ -1,0 +1,84 @@
+"""The same bank on Ray: two actors on this machine, and one that is killed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bank_sources import Deadly, Photos
+from small_generators import tiny_icgan
+
+from gentransforms.bank.generate import generate_bank
+from gentransforms.errors import ConfigError, GeneratorError
+from gentransforms.testing import FakeGenerator
+
+ray = pytest.importorskip("ray")
+pytest.importorskip("ray.data")
+
+# Ray warns of its own settings and leaves files and processes to the end of the interpreter.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+OPTIONS: dict[str, Any] = {"variants": 3, "unit_size": 4, "image_format": "png", "threads": 1, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A local Ray of two CPUs, whose workers find the modules of the tests."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), before]))
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000, logging_level="error")
+    yield
+    ray.shutdown()
+    os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {unit.name: unit.read_bytes() for unit in path.glob("*.arrow")}
+
+
+@pytest.mark.usefixtures("cluster", "one_thread")
+class TestRay:
+    def test_makes_the_same_bytes_with_two_actors(self, tmp_path: Path) -> None:
+        generate_bank(Photos(18), tmp_path / "local", tiny_icgan(), **OPTIONS)
+        summary = generate_bank(Photos(18, broken=[3]), tmp_path / "ray", tiny_icgan(), engine="ray", actors=2, cpus_per_actor=1, **OPTIONS)
+        assert (summary.images, summary.units_done, summary.complete) == (51, 5, True)
+        assert [entry["key"] for entry in summary.failed] == ["photo-000003.jpg"]
+        local, ours = contents(tmp_path / "local"), contents(tmp_path / "ray")
+        assert local.keys() == ours.keys()
+        assert [name for name in local if local[name] != ours[name]] == ["unit-000000000-000000004.arrow"], "where a source failed"
+        hosts = {path.name for path in (tmp_path / "ray").iterdir()}
+        assert not [name for name in hosts if name.endswith(".partial")]
+
+    def test_a_killed_actor_is_started_again(self, tmp_path: Path) -> None:
+        flag = tmp_path / "killed"
+        source = Deadly(18, 9, str(flag))
+        summary = generate_bank(source, tmp_path / "ray", tiny_icgan(), engine="ray", actors=2, cpus_per_actor=1, **OPTIONS)
+        assert flag.exists(), "nothing was killed"
+        assert summary.complete
+        generate_bank(source, tmp_path / "local", tiny_icgan(), **OPTIONS)
+        assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+
+    def test_resumes_what_the_local_engine_began(self, tmp_path: Path) -> None:
+        generate_bank(Photos(12), tmp_path, FakeGenerator(), shard="0/2", **OPTIONS)
+        summary = generate_bank(Photos(12), tmp_path, FakeGenerator(), engine="ray", actors=1, cpus_per_actor=1, **OPTIONS)
+        assert (summary.images, summary.complete) == (12, True)
+
+    def test_more_than_the_cluster_has(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"3 actors with 1 CPUs each: the Ray cluster has 2"):
+            generate_bank(Photos(4), tmp_path, FakeGenerator(), engine="ray", actors=3, cpus_per_actor=1, **OPTIONS)
+        with pytest.raises(ConfigError, match=r"1 actors with 1 GPUs each: the Ray cluster has 0"):
+            generate_bank(Photos(4), tmp_path, FakeGenerator(), engine="ray", gpus_per_actor=1, **OPTIONS)
+
+    def test_errors_of_the_generator_are_the_users_own(self, tmp_path: Path) -> None:
+        from bank_sources import Breaking
+
+        with pytest.raises(GeneratorError, match=r"Breaking\.sample returned shape"):
+            generate_bank(Photos(4), tmp_path, Breaking(), engine="ray", actors=1, cpus_per_actor=1, **OPTIONS)
