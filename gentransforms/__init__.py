@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from gentransforms.bank.augment import BankAugment
+from gentransforms.bank.generate import generate_bank, plan_bank
+from gentransforms.bank.keyed import with_keys
+from gentransforms.bank.reader import Bank
 from gentransforms.errors import GentransformsError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.diffusion.controlnet import ControlNetVariation
@@ -15,6 +19,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ICGAN",
+    "Bank",
+    "BankAugment",
     "ControlNetVariation",
     "GenerativeAugment",
     "GentransformsError",
@@ -22,6 +28,9 @@ __all__ = [
     "StableDiffusionVariation",
     "TwoViews",
     "derive_seeds",
+    "generate_bank",
     "list_pretrained",
     "load_generator",
+    "plan_bank",
+    "with_keys",
 ]

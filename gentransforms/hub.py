@@ -15,7 +15,7 @@ from gentransforms.errors import BankError, ConfigError, WeightsError
 
 __all__ = [
     "BUNDLED", "CARD_FILE", "CONFIG_FILE", "PIPELINE_FILE", "WEIGHTS_FILE", "Source", "bundled_names", "card_metadata", "check_format",
-    "dataset_file", "own_config", "pipeline_class", "read_config", "read_weights", "sha256", "upload",
+    "dataset_file", "is_repository", "own_config", "pipeline_class", "read_config", "read_weights", "sha256", "upload",
 ]  # fmt: skip
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -65,7 +65,7 @@ class Source:
             self.folder = BUNDLED / self.name if self.name in bundled_names() else None
         if self.folder is not None and revision is not None:
             raise ConfigError(f"revision={revision!r}: {self.name!r} is a folder on this machine and has no revisions")
-        if self.folder is None and not _is_repository(self.name):
+        if self.folder is None and not is_repository(self.name):
             raise WeightsError(
                 f"{self.name!r} is neither a folder nor a bundled generator ({', '.join(bundled_names()) or 'none'}) "
                 "nor a repository 'organisation/name'"
@@ -273,6 +273,7 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _is_repository(name: str) -> bool:
+def is_repository(name: str) -> bool:
+    """Whether a name can be that of a repository, ``"organisation/name"``."""
     parts = name.split("/")
     return len(parts) == 2 and all(parts) and not name.startswith((".", "~")) and "\\" not in name

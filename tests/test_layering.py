@@ -72,8 +72,8 @@ class TestLayering:
         layer, own = layer_of(module)
         for imported in imports_of(file):
             if imported in ("gentransforms", "__version__") or not is_module(imported):
-                # A name of the top level, which holds everything but the bank and the command line.
-                assert own in ("bank", "cli"), f"{module} imports {imported} from the top level"
+                # A name of the top level, which holds everything but the command line.
+                assert own == "cli", f"{module} imports {imported} from the top level"
                 continue
             below, name = layer_of(imported)
             assert below <= layer, f"{module} imports {imported}, which stands above it"

@@ -22,7 +22,7 @@ class Facts:
         unit_size: sources in a unit.
         variants: asked for, of each source.
         key_type: ``"str"`` or ``"int"``.
-        base_seed: of all seeds.
+        base_seed: of all seeds; None for images that others made, whose seeds are not known.
         image_size: (h, w) of every image.
         keys_digest: of the list of sources.
         generator: name of the class that made the images.
@@ -34,7 +34,7 @@ class Facts:
     unit_size: int
     variants: int
     key_type: str
-    base_seed: int
+    base_seed: int | None
     image_size: tuple[int, int]
     keys_digest: str
     generator: str
@@ -72,7 +72,7 @@ def facts_of(manifest: Mapping[str, Any], where: str) -> Facts:
         unit_size=get("unit_size", kind=int, least=1),
         variants=get("variants", kind=int, least=1),
         key_type=key_type,
-        base_seed=get("base_seed", kind=int, least=-math.inf),
+        base_seed=None if settings.get("base_seed", 0) is None else get("base_seed", kind=int, least=-math.inf),
         image_size=(size[0], size[1]),
         keys_digest=get("source", "keys", kind=str),
         generator=get("generator", "class", kind=str),

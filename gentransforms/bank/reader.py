@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import Tensor
 
+from gentransforms import hub
 from gentransforms.bank.facts import Facts, facts_of
 from gentransforms.bank.index import Index, Rows
 from gentransforms.bank.layout import MANIFEST, Unit, digest_of, read_manifest, read_sidecar, schema_of
+from gentransforms.bank.repository import exported_rows, is_export, repository_rows
 from gentransforms.bank.rows import entries
 from gentransforms.bank.segments import ADVICE, Images, decode_rgb, map_file
 from gentransforms.bank.verify import BankReport, unit_faults, verify_bank
@@ -90,16 +92,21 @@ class Bank:
         """Open a finished bank.
 
         Args:
-            path_or_repo: directory of the bank.
-            revision: of a repository; None for a directory.
+            path_or_repo: directory of the bank, or of its export, or a data set on the Hub, ``"organisation/name"``, that
+                `push_to_hub` wrote; exports and data sets are opened through `datasets`, which keeps a copy in its cache.
+            revision: commit, tag or branch of a data set on the Hub.
             partial: take what is there of an unfinished bank too.
 
         Raises:
             BankError: if there is no bank, it is unfinished, damaged, or of another format version.
+            ConfigError: if a revision is given for a directory.
         """
+        directory = Path(path_or_repo)
+        if not directory.exists() and hub.is_repository(str(path_or_repo)):
+            return _open_repository(str(path_or_repo), revision)
         if revision is not None:
-            raise ConfigError(f"revision={revision!r}: expected None for a bank in a directory")
-        return _open_directory(Path(path_or_repo), partial)
+            raise ConfigError(f"revision={revision!r}: {str(directory)!r} is a directory on this machine and has no revisions")
+        return _open_export(directory) if is_export(directory) else _open_directory(directory, partial)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -215,6 +222,20 @@ class Bank:
         """Check its files as they are now, down to each image; see `gentransforms.bank.verify.verify_bank`."""
         return verify_bank(self.path, images=images, threads=threads, repair=repair, on_progress=on_progress)
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload it as an ordinary Hugging Face data set with a card; return the address of the commit.
+
+        Args:
+            repo_id: ``"organisation/name"``; made if absent.
+            options: ``license`` and ``description`` for the card; ``private``, ``token``, ``revision``, ``commit_message``.
+
+        Raises:
+            BankError: if the Hub refuses.
+        """
+        from gentransforms.bank.export import push_bank
+
+        return push_bank(self, repo_id, **options)
+
     def __repr__(self) -> str:
         height, width = self.image_size
         state = f", {self.missing_units:,} units missing" if self.missing_units else ""
@@ -258,6 +279,24 @@ class Bank:
             return f", of which {self.missing_units:,} units are not made yet"
         like = f" (keys look like {self.keys[0]!r})" if self.keys else ""
         return f'{like}: generate a bank from the data set you read, or use missing="source" in BankAugment'
+
+
+def _open_export(directory: Path) -> Bank:
+    directory = directory.absolute()
+    manifest, batches = exported_rows(directory)
+    return _opened(manifest, batches, directory, (_open_export, (directory,)))
+
+
+def _open_repository(repo_id: str, revision: str | None) -> Bank:
+    manifest, batches, commit = repository_rows(repo_id, revision)
+    return _opened(manifest, batches, Path(repo_id), (_open_repository, (repo_id, commit)))
+
+
+def _opened(
+    manifest: dict[str, Any], batches: Sequence[tuple[str, pa.RecordBatch]], path: Path, reopen: tuple[Any, tuple[Any, ...]]
+) -> Bank:
+    failed, rejected = (entries(manifest["info"], name) for name in ("failed", "rejected"))
+    return Bank(manifest, batches, path=path, failed=failed, rejected=rejected, reopen=reopen)
 
 
 def _open_directory(directory: Path, partial: bool, names: Sequence[str] | None = None, digest: str | None = None) -> Bank:

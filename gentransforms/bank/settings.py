@@ -94,7 +94,7 @@ def enter_directory(directory: Path, settings: Mapping[str, Any], info: Mapping[
     if not (directory / MANIFEST).exists():
         _check_empty(directory, settings)
         stamp = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        manifest = {
+        manifest: dict[str, Any] = {
             "format": FORMAT, "format_version": FORMAT_VERSION, "settings": dict(settings),
             "info": {"created": stamp, "versions": _versions(), **info},
         }  # fmt: skip
