@@ -155,7 +155,7 @@ def _reasons() -> Iterator[None]:
         if is_of_the_machine(error):
             raise
         reason = one_line(error)
-        if "truncated" in reason or isinstance(error, EOFError):
+        if "truncated" in reason.lower() or isinstance(error, EOFError):
             reason = f"truncated: {reason}"
         elif not (isinstance(error, OSError) and error.strerror):
             reason = f"damaged: {reason}"

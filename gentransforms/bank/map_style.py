@@ -80,7 +80,7 @@ class MapStyleSource(BankSource):
             self._image_column = image_column or _image_feature(features)
         sample = self._first_sample(len(keys))
         inputs = self._inputs_in(sample, columns, features)
-        if self._image_column is None and self._image_in(sample) is None:
+        if self._image_in(sample) is None and self._image_column is None:
             raise ConfigError(
                 f"no image in the samples of this {type(dataset).__name__}: found {_outline(sample)}; say where with image_column="
             )

@@ -76,7 +76,6 @@ class RowReader:
         with self._lock:
             kept = self._kept.get(number)
             if kept is not None:
-                self._kept.move_to_end(number)
                 return kept[0]
             place = bisect.bisect_right(self._starts, number) - 1
             try:

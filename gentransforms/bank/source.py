@@ -135,7 +135,7 @@ def open_source(
 
 def _open_path(source: str, options: Mapping[str, Any]) -> BankSource:
     path = Path(source).expanduser()
-    if not path.exists():
+    if not source or not path.exists():
         if _HUB_NAME.fullmatch(source):
             return _open_object(_load_dataset(source, options["split"] or "train"), {**options, "split": None}, name=source)
         raise ConfigError(

@@ -1,0 +1,270 @@
+"""Samples that carry the key of their image: the keys of the bank made from the same data."""
+
+from __future__ import annotations
+
+import pickle
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy
+import PIL.Image
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
+from torchvision.datasets import FakeData, ImageFolder, ImageNet
+
+from gentransforms.bank.image_folder import ImageFolderSource
+from gentransforms.bank.keyed import KeyedDataset, with_keys
+from gentransforms.bank.keys import keys_of
+from gentransforms.bank.source import open_source
+from gentransforms.errors import ConfigError
+
+NAMES = ("b/2.png", "b/10.png", "a/x.png", "a-b/y.png", "a/sub/z.png", "a/sub-2/z.png", "é/猫.png")
+
+
+def fill(root: Path, *names: str) -> Path:
+    for seed, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("RGB", (4, 4), (seed, 0, 0)).save(root / name)
+    return root
+
+
+class Doubled(Dataset[Any]):
+    """The numbers 0, 10, 20, …; says which it was asked for together."""
+
+    def __init__(self, count: int = 5) -> None:
+        self.count, self.together = count, []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        assert type(index) is int
+        assert 0 <= index < self.count
+        return 10 * index, "label"
+
+
+class Together(Doubled):
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        self.together.append(indices)
+        return [self[index] for index in indices]
+
+
+class TestWithKeys:
+    """What becomes of a sample."""
+
+    @pytest.mark.parametrize(
+        ("sample", "expected"),
+        [
+            (("image", 3), ("image", 3, "k0")),
+            (["image", 3], ["image", 3, "k0"]),
+            ({"image": "image", "label": 3}, {"image": "image", "label": 3, "key": "k0"}),
+            ("image", ("image", "k0")),
+            (("image",), ("image", "k0")),
+            (namedtuple("Sample", "image label")("image", 3), ("image", 3, "k0")),
+        ],
+    )
+    def test_kinds_of_samples(self, sample: Any, expected: Any) -> None:
+        found = with_keys([sample], key="k{}".format)[0]
+        assert type(found) is type(expected)
+        assert found == expected
+
+    def test_the_sample_itself_is_left_alone(self) -> None:
+        samples: list[Any] = [{"image": 1}, [1, 2]]
+        list(map(with_keys(samples, key=["a", "b"]).__getitem__, range(2)))
+        assert samples == [{"image": 1}, [1, 2]]
+
+    def test_bare_images(self) -> None:
+        image = torch.zeros(3, 4, 4)
+        found, key = with_keys([image])[0]
+        assert found is image
+        assert key == 0
+
+    def test_transform_sees_the_key(self) -> None:
+        data = with_keys([("image", 3)], key=["k"], transform=lambda sample: f"seen {sample}")
+        assert data[0] == "seen ('image', 3, 'k')"
+        assert data.__getitems__([0]) == ["seen ('image', 3, 'k')"]
+
+    def test_entry_of_that_name(self) -> None:
+        with pytest.raises(ConfigError, match="the samples have an entry 'key' already, here 'x', and the key is 0"):
+            with_keys([{"image": 1, "key": "x"}])[0]
+        assert with_keys([{"image": 1, "key": "x"}], key=["x"])[0]["key"] == "x"
+
+    @pytest.mark.parametrize("index", [-1, -5, 0, 4, numpy.int64(3), numpy.int8(-2), torch.tensor(2)])
+    def test_indices(self, index: Any) -> None:
+        place = range(5)[int(index)]
+        assert with_keys(Doubled(), key="k{}".format)[index] == (10 * place, "label", f"k{place}")
+
+    @pytest.mark.parametrize("index", [5, -6])
+    def test_indices_out_of_range(self, index: int) -> None:
+        with pytest.raises(IndexError, match=f"index {index} of a data set of 5 samples"):
+            with_keys(Doubled())[index]
+
+    def test_indices_of_another_type(self) -> None:
+        with pytest.raises(TypeError):
+            with_keys(Doubled())["1"]  # type: ignore[index]
+
+    def test_can_be_gone_through(self) -> None:
+        assert [key for *_, key in with_keys(Doubled())] == [0, 1, 2, 3, 4]  # type: ignore[attr-defined]
+
+    def test_several_at_once(self) -> None:
+        base = Together()
+        assert with_keys(base).__getitems__([3, numpy.int64(-1)]) == [(30, "label", 3), (40, "label", 4)]
+        assert base.together == [[3, 4]]
+        assert with_keys(Doubled()).__getitems__([3, -1]) == [(30, "label", 3), (40, "label", 4)]
+
+    @pytest.mark.parametrize("base", [Doubled, Together])
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_in_a_loader(self, base: type[Doubled], workers: int) -> None:
+        loader = DataLoader(with_keys(base(6), key="k{}".format), batch_size=4, num_workers=workers)
+        numbers, keys = [], []
+        for number, _, key in loader:
+            numbers += number.tolist()
+            keys += key
+        assert numbers == [0, 10, 20, 30, 40, 50]
+        assert keys == ["k0", "k1", "k2", "k3", "k4", "k5"]
+
+    def test_int_keys_are_collated(self) -> None:
+        (_, _, keys) = next(iter(DataLoader(with_keys(Doubled()), batch_size=3)))
+        assert keys.tolist() == [0, 1, 2]
+
+    def test_pickles(self) -> None:
+        data = pickle.loads(pickle.dumps(with_keys(Doubled(), key=list("abcde"))))
+        assert isinstance(data, KeyedDataset)
+        assert data[2] == (20, "label", "c")
+
+    def test_hugging_face(self) -> None:
+        data = datasets.Dataset.from_dict({"id": ["x", "y"], "label": [3, 4]})
+        keyed = with_keys(data, key="id")
+        assert keyed[1] == {"id": "y", "label": 4, "key": "y"}
+        assert keyed.__getitems__([1, 0])[1] == {"id": "x", "label": 3, "key": "x"}
+        assert next(iter(DataLoader(keyed, batch_size=2)))["key"] == ["x", "y"]
+
+    def test_duplicates_are_found_up_front(self) -> None:
+        with pytest.raises(ConfigError, match=r"Doubled: 1 key names several images: 'k' \(5 images\); give each its own, with key="):
+            with_keys(Doubled(), key=lambda index: "k")
+
+    def test_streams(self) -> None:
+        class Stream(IterableDataset[int]):
+            def __iter__(self) -> Iterator[int]:
+                return iter([1])
+
+        with pytest.raises(ConfigError, match="a Stream has no length and no index: expected a map-style data set"):
+            with_keys(Stream())
+
+
+class TestKeysOf:
+    """One rule for the bank's source and for the training loop's data set."""
+
+    def test_image_folder(self, tmp_path: Path) -> None:
+        data = ImageFolder(fill(tmp_path, *NAMES))
+        keys = keys_of(data)
+        assert keys == [Path(path).relative_to(tmp_path).as_posix() for path, _ in data.samples]
+        assert keys == ImageFolderSource(tmp_path).keys
+        assert keys == open_source(data).keys
+        assert keys == with_keys(data).keys
+        assert [with_keys(data)[i][2] for i in range(len(data))] == keys
+
+    @pytest.mark.parametrize("root", ["images", "./images", "images/", "images//", "../here/images"])
+    def test_image_folder_however_its_root_is_written(self, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        fill(tmp_path / "here" / "images", *NAMES)
+        monkeypatch.chdir(tmp_path / "here")
+        expected = ImageFolderSource("images").keys
+        assert keys_of(ImageFolder(root)) == expected
+        assert keys_of(ImageFolder(Path(root))) == expected
+        assert ImageFolderSource(root).keys == expected
+
+    def test_image_folder_whose_samples_were_chosen(self, tmp_path: Path) -> None:
+        data = ImageFolder(fill(tmp_path, *NAMES))
+        data.samples = [sample for sample in data.samples if "sub" in sample[0]]
+        assert keys_of(data) == ["a/sub/z.png", "a/sub-2/z.png"] == open_source(data).keys
+
+    def test_imagenet_has_the_keys_of_its_image_folder(self, tmp_path: Path) -> None:
+        fill(tmp_path / "train", "n01440764/x.JPEG", "n01443537/y.JPEG")
+        data = ImageNet.__new__(ImageNet)
+        ImageFolder.__init__(data, tmp_path / "train")
+        data.root, data.split = str(tmp_path), "train"
+        assert keys_of(data) == ["n01440764/x.JPEG", "n01443537/y.JPEG"] == ImageFolderSource(tmp_path / "train").keys
+
+    def test_samples_of_another_kind(self) -> None:
+        class Other(Doubled):
+            samples, root = (1, 2, 3, 4, 5), "x"
+
+        assert keys_of(Other()) == range(5)
+
+    def test_row_numbers(self) -> None:
+        assert keys_of(FakeData(size=3)) == range(3)
+        assert keys_of(TensorDataset(torch.zeros(4))) == range(4)
+        assert keys_of(datasets.Dataset.from_dict({"a": [1, 2]})) == range(2)
+
+    @given(st.lists(st.integers(0, 99), min_size=1, unique=True))
+    def test_subset(self, indices: list[int]) -> None:
+        assert keys_of(Subset(Doubled(100), indices)) == indices
+        named = with_keys(Doubled(100), key="k{}".format)
+        assert keys_of(Subset(named, indices)) == [f"k{i}" for i in indices]
+        assert keys_of(Subset(Subset(named, indices), range(len(indices)))) == [f"k{i}" for i in indices]
+
+    def test_subset_of_an_image_folder(self, tmp_path: Path) -> None:
+        data = ImageFolder(fill(tmp_path, *NAMES))
+        first, second = random_split(data, [3, 4])
+        assert sorted([*keys_of(first), *keys_of(second)]) == sorted(NAMES)
+        assert [with_keys(first)[i][2] for i in range(3)] == keys_of(first)
+        assert keys_of(Subset(data, numpy.array([2, 0]))) == [keys_of(data)[2], keys_of(data)[0]]
+
+    def test_subset_with_repeats(self) -> None:
+        with pytest.raises(ConfigError, match=r"Subset: 1 key names several images: 3 \(2 images\)"):
+            keys_of(Subset(Doubled(), [3, 3]))
+
+    def test_concatenation(self, tmp_path: Path) -> None:
+        parts = [with_keys(Doubled(2), key=[f"{name}0", f"{name}1"]) for name in "ab"]
+        assert keys_of(ConcatDataset(parts)) == ["a0", "a1", "b0", "b1"]
+        assert keys_of(ConcatDataset([Doubled(2), Doubled(3)])) == range(5)
+        assert keys_of(ConcatDataset([parts[0], Doubled(3)])) == range(5)
+        folders = [ImageFolder(fill(tmp_path / name, "c/x.png")) for name in "ab"]
+        with pytest.raises(ConfigError, match=r"'c/x\.png' \(2 images\)"):
+            keys_of(ConcatDataset(folders))
+        assert keys_of(ConcatDataset(folders), key="{}".format) == ["0", "1"]
+
+    def test_with_keys_again(self) -> None:
+        assert with_keys(with_keys(Doubled(2), key=["a", "b"])).keys == ["a", "b"]
+
+    def test_function_column_and_list(self) -> None:
+        data = datasets.Dataset.from_dict({"id": [7, 9]})
+        assert keys_of(data, "id") == [7, 9]
+        assert keys_of(data.with_format("torch"), "id") == [7, 9]
+        assert keys_of(data, lambda index: f"n{index}") == ["n0", "n1"]
+        for keys in (["x", "y"], ("x", "y"), numpy.array(["x", "y"])):
+            assert keys_of(data, keys) == ["x", "y"]
+        assert keys_of(data, range(5, 7)) == range(5, 7)
+        assert keys_of(data, torch.tensor([4, 3])) == [4, 3]  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("key", "words"),
+        [
+            (["a"], "1 keys for 5 samples: expected one for each, in order"),
+            ("id", "key='id': a Together has no columns"),
+            (3, "key=3: expected a function from the index to the key, a column name, or a list of keys"),
+            (lambda index: float(index), r"the key 0\.0 is a float: expected str or int"),
+            (lambda index: index if index else "0", "some keys are str and some int, such as '0' and 1"),
+        ],
+    )
+    def test_what_is_refused(self, key: Any, words: str) -> None:
+        with pytest.raises(ConfigError, match=words):
+            keys_of(Together(), key)
+
+    def test_empty(self) -> None:
+        with pytest.raises(ConfigError, match="list: holds no images"):
+            with_keys([])
+
+    def test_samples_are_not_read(self) -> None:
+        class Unread(Doubled):
+            def __getitem__(self, index: int) -> Any:
+                pytest.fail("a sample was read")
+
+        assert len(with_keys(Unread())) == 5
+        assert with_keys(Unread(), key="k{}".format).keys[4] == "k4"

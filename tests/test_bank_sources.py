@@ -1,0 +1,1026 @@
+"""Where the images of a bank come from: folders, Parquet files, map-style data sets, and the choice among them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch.utils.data import IterableDataset, Subset, TensorDataset
+from torchvision import tv_tensors
+from torchvision.datasets import CIFAR10, FakeData, ImageFolder
+
+from gentransforms.bank import parquet_rows
+from gentransforms.bank.image_folder import ImageFolderSource
+from gentransforms.bank.keyed import with_keys
+from gentransforms.bank.map_style import MapStyleSource
+from gentransforms.bank.parquet import ParquetSource
+from gentransforms.bank.source import BankSource, SourceSample, open_source
+from gentransforms.errors import ConfigError, SourceError
+
+CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar10" / "train.parquet"
+
+
+def pixels(seed: int, height: int = 6, width: int = 8) -> numpy.ndarray:
+    return numpy.random.default_rng(seed).integers(0, 256, (height, width, 3), numpy.uint8)
+
+
+def picture(seed: int) -> PIL.Image.Image:
+    return PIL.Image.fromarray(pixels(seed))
+
+
+def png(seed: int) -> bytes:
+    file = io.BytesIO()
+    picture(seed).save(file, "PNG")
+    return file.getvalue()
+
+
+def tensor(seed: int) -> torch.Tensor:
+    return torch.from_numpy(pixels(seed)).permute(2, 0, 1)
+
+
+def mask_png(classes: list[list[int]]) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.fromarray(numpy.array(classes, numpy.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def fill(root: Path, *names: str) -> Path:
+    """Images whose seeds are their places in `names`."""
+    for seed, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(png(seed))
+    return root
+
+
+def parquet(path: Path, rows_per_group: int = 1 << 20, metadata: Any = None, **columns: Any) -> Path:
+    table = pa.table(columns)
+    if metadata is not None:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": metadata}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=rows_per_group)
+    return path
+
+
+class TestImageFolder:
+    """Keys are the relative paths, labels the class folders."""
+
+    NAMES = ("b/2.png", "b/10.png", "a/x.jpg", "a-b/y.webp", "a/sub/z.png", "a/sub-2/z.png")
+
+    def test_order_keys_and_labels_are_torchvisions(self, tmp_path: Path) -> None:
+        reference = ImageFolder(fill(tmp_path, *self.NAMES))
+        source = ImageFolderSource(tmp_path)
+        assert source.keys == [os.path.relpath(path, tmp_path) for path, _ in reference.samples]
+        assert source.key_type == "str"
+        assert source.inputs == ("labels",)
+        for i, (image, label) in enumerate(reference):
+            sample = source.read(i)
+            assert sample.inputs == {"labels": label}
+            assert torch.equal(sample.image, torch.from_numpy(numpy.array(image)).permute(2, 0, 1))
+
+    def test_labels_count_empty_class_folders(self, tmp_path: Path) -> None:
+        fill(tmp_path, "b/x.png", "d/x.png")
+        (tmp_path / "a").mkdir()
+        (tmp_path / "c").mkdir()
+        reference = ImageFolder(tmp_path, allow_empty=True)
+        source = ImageFolderSource(tmp_path)
+        assert [source.read(i).inputs["labels"] for i in range(2)] == reference.targets == [1, 3]
+
+    def test_no_labels_where_an_image_is_in_no_class(self, tmp_path: Path) -> None:
+        source = ImageFolderSource(fill(tmp_path, "a/x.png", "y.png"))
+        assert source.keys == ["y.png", "a/x.png"]
+        assert source.inputs == ()
+        assert source.read(0).inputs == {}
+
+    def test_what_is_skipped(self, tmp_path: Path) -> None:
+        fill(tmp_path, "a.png", ".hidden.png", ".git/b.png", "c.PNG", "png", "d.png.txt", "e.jpg/f.tiff")
+        assert ImageFolderSource(tmp_path).keys == ["a.png", "c.PNG", "e.jpg/f.tiff"]
+
+    def test_links(self, tmp_path: Path) -> None:
+        fill(tmp_path / "images", "a/x.png", "b/y.png")
+        fill(tmp_path / "elsewhere", "z.png")
+        (tmp_path / "images" / "a" / "above").symlink_to(tmp_path / "images")
+        (tmp_path / "images" / "a" / "beside").symlink_to(tmp_path / "images" / "b")
+        (tmp_path / "images" / "b" / "beside").symlink_to(tmp_path / "images" / "a")
+        (tmp_path / "images" / "c").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "images" / "d.png").symlink_to(tmp_path / "nowhere")
+        (tmp_path / "images" / "e").symlink_to("e")
+        source = ImageFolderSource(tmp_path / "images")
+        assert source.keys == ["d.png", "a/x.png", "a/beside/y.png", "b/y.png", "b/beside/x.png", "c/z.png"]
+        with pytest.raises(SourceError, match="No such file"):
+            source.read(0)
+
+    def test_damaged_files_are_found_when_read(self, tmp_path: Path) -> None:
+        fill(tmp_path, "good.png")
+        (tmp_path / "cut.png").write_bytes(png(0)[:60])
+        (tmp_path / "text.jpg").write_text("text")
+        (tmp_path / "zero.jpg").touch()
+        source = ImageFolderSource(tmp_path)
+        reasons = {}
+        for i in (0, 2, 3):
+            with pytest.raises(SourceError) as raised:
+                source.read(i)
+            reasons[source.keys[i]] = str(raised.value).partition(":")[0]
+        assert torch.equal(source.read(1).image, tensor(0))
+        assert reasons == {
+            "cut.png": "truncated",
+            "text.jpg": "not an image, or of a kind that cannot be read",
+            "zero.jpg": "the file is empty",
+        }
+
+    def test_names_in_any_script(self, tmp_path: Path) -> None:
+        assert ImageFolderSource(fill(tmp_path, "é/猫.png", "a b/#1.png")).keys == ["a b/#1.png", "é/猫.png"]
+
+    def test_names_that_are_no_text(self, tmp_path: Path) -> None:
+        fill(tmp_path, "a.png")
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).write_bytes(png(0))
+        with pytest.raises(ConfigError, match="is not Unicode text: rename the file"):
+            ImageFolderSource(tmp_path)
+
+    def test_no_images(self, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").touch()
+        with pytest.raises(ConfigError, match=r"no images in this folder or its subfolders \(looked for .*\.webp\)"):
+            ImageFolderSource(tmp_path)
+
+    def test_listing_looks_at_no_single_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        fill(tmp_path, *(f"{i % 3}/{i}.png" for i in range(60)))
+        looked = []
+        originals = os.stat, os.lstat
+        monkeypatch.setattr(os, "stat", lambda *a, **k: (looked.append(a), originals[0](*a, **k))[1])
+        monkeypatch.setattr(os, "lstat", lambda *a, **k: (looked.append(a), originals[1](*a, **k))[1])
+        assert len(ImageFolderSource(tmp_path)) == 60
+        assert not [path for (path, *_) in looked if str(path).endswith(".png")]
+
+    def test_pickles(self, tmp_path: Path) -> None:
+        source = pickle.loads(pickle.dumps(ImageFolderSource(fill(tmp_path, "a/x.png", "b/y.png"))))
+        assert source.keys == ["a/x.png", "b/y.png"]
+        assert source.read(1).inputs == {"labels": 1}
+
+    def test_description_is_json(self, tmp_path: Path) -> None:
+        described = ImageFolderSource(str(fill(tmp_path, "a.png"))).description
+        assert json.loads(json.dumps(described)) == {"kind": "image folder", "path": str(tmp_path)}
+
+
+class TestMetadataFile:
+    """The file of Hugging Face's imagefolder convention."""
+
+    ROWS = (
+        {"file_name": "images/b.png", "label": 7, "text": "a bird", "mask": "masks/b.png"},
+        {"file_name": "./images/a.png", "label": 3, "text": "an ape", "mask": "masks/a.png"},
+    )
+
+    def folder(self, root: Path, kind: str, rows: Any = ROWS) -> Path:
+        fill(root, "images/a.png", "images/b.png", "images/unlisted.png")
+        (root / "masks").mkdir()
+        (root / "masks" / "a.png").write_bytes(mask_png([[1, 2]]))
+        (root / "masks" / "b.png").write_bytes(mask_png([[3, 4]]))
+        path = root / f"metadata.{kind}"
+        if kind == "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "\n")
+        elif kind == "csv":
+            path.write_text("\n".join(",".join(map(str, values)) for values in (rows[0], *(row.values() for row in rows))) + "\n")
+        else:
+            pq.write_table(pa.Table.from_pylist(list(rows)), path)
+        return root
+
+    @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+    def test_images_and_inputs(self, kind: str, tmp_path: Path) -> None:
+        source = open_source(self.folder(tmp_path, kind))
+        assert source.keys == ["images/a.png", "images/b.png"]
+        assert set(source.inputs) == {"labels", "prompts", "masks"}
+        sample = source.read(1)
+        assert torch.equal(sample.image, tensor(1))
+        assert {**sample.inputs, "masks": sample.inputs["masks"].tolist()} == {"labels": 7, "prompts": "a bird", "masks": [[3, 4]]}
+        assert source.description["metadata"] == f"metadata.{kind}"
+
+    @pytest.mark.parametrize("kind", ["jsonl", "csv"])
+    def test_columns(self, kind: str, tmp_path: Path) -> None:
+        rows = [{"path": "images/a.png", "title": "an ape", "class": 5}]
+        source = open_source(self.folder(tmp_path, kind, rows), image_column="path", columns={"prompts": "title", "labels": "class"})
+        assert source.read(0).inputs == {"prompts": "an ape", "labels": 5}
+
+    @pytest.mark.parametrize("text", ["file_name,text\na.png,\xe9\n", '{"file_name": "a.png", "text": "\xe9"}\n'])
+    def test_byte_order_mark_and_accents(self, text: str, tmp_path: Path) -> None:
+        fill(tmp_path, "a.png")
+        (tmp_path / ("metadata.jsonl" if text.startswith("{") else "metadata.csv")).write_text(text, encoding="utf-8-sig")
+        assert open_source(tmp_path).read(0).inputs == {"prompts": "\xe9"}
+
+    def test_values_that_are_missing_or_of_another_kind(self, tmp_path: Path) -> None:
+        rows = [{"file_name": "images/a.png", "label": "ape", "text": "an ape"}, {"file_name": "images/b.png", "label": "bird"}]
+        source = open_source(self.folder(tmp_path, "jsonl", rows))
+        assert source.inputs == ("prompts",)  # labels are integers
+        assert source.read(0).inputs == {"prompts": "an ape"}
+        with pytest.raises(SourceError, match="prompts: missing for this image"):
+            source.read(1)
+        assert source.select([]).read(1).inputs == {}
+
+    def test_mask_that_cannot_be_read(self, tmp_path: Path) -> None:
+        source = open_source(self.folder(tmp_path, "csv"))
+        (tmp_path / "masks" / "a.png").unlink()
+        with pytest.raises(SourceError, match="masks: No such file"):
+            source.read(0)
+        assert source.read(1).inputs["labels"] == 7
+
+    def test_a_file_without_names_is_another(self, tmp_path: Path) -> None:
+        fill(tmp_path, "a.png")
+        (tmp_path / "metadata.csv").write_text("camera,date\nX,2020\n")
+        assert open_source(tmp_path).keys == ["a.png"]
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ('{"file_name": "a.png"}\n{"file_name": "a.png"}\n', r"1 key names several images: 'a.png' \(2 images\)"),
+            ('{"file_name": "a.png"}\n{"file_name": "./a.png"}\n', "1 key names several images"),
+            ('{"file_name": "a.png"}\n{oops\n', "line 2: not JSON"),
+            ('{"file_name": "a.png"}\n3\n', "line 2: expected a JSON object"),
+            ('{"file_name": "a.png"}\n{"label": 3}\n', "a row names no image: found None"),
+            ('{"file_name": "../a.png"}\n', "expected a path inside the folder"),
+            ('{"file_name": "/etc/a.png"}\n', "expected a path inside the folder"),
+        ],
+    )
+    def test_what_is_refused(self, text: str, words: str, tmp_path: Path) -> None:
+        fill(tmp_path, "a.png")
+        (tmp_path / "metadata.jsonl").write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            open_source(tmp_path)
+
+    def test_undecodable_text(self, tmp_path: Path) -> None:
+        fill(tmp_path, "a.png")
+        (tmp_path / "metadata.csv").write_bytes(b"file_name,text\na.png,\xff\xfe\n")
+        with pytest.raises(ConfigError, match=r"metadata\.csv: cannot be read: "):
+            open_source(tmp_path)
+
+    def test_columns_that_do_not_fit(self, tmp_path: Path) -> None:
+        self.folder(tmp_path, "jsonl")
+        with pytest.raises(ConfigError, match=r"columns=\{'prompts': 'title'\}: no such column in metadata.jsonl, which has 'label'"):
+            open_source(tmp_path, columns={"prompts": "title"})
+        with pytest.raises(ConfigError, match=r"columns=\{'labels': 'text'\}: this column of metadata.jsonl does not hold integers"):
+            open_source(tmp_path, columns={"labels": "text"})
+        with pytest.raises(ConfigError, match=r"columns='text': expected a dict"):
+            open_source(tmp_path, columns="text")  # type: ignore[arg-type]
+
+    def test_columns_without_a_file(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"columns=\{'prompts': 'text'\}: .* has no metadata.jsonl or"):
+            open_source(fill(tmp_path, "a.png"), columns={"prompts": "text"})
+
+
+class TestParquet:
+    """Rows of Parquet files."""
+
+    def test_keys_images_and_inputs(self, tmp_path: Path) -> None:
+        masks = [mask_png([[i, i + 1]]) for i in range(3)]
+        source = open_source(
+            parquet(tmp_path / "a.parquet", image=[png(i) for i in range(3)], label=[5, 6, 7], caption=list("abc"), mask=masks)
+        )
+        assert source.keys == range(3)
+        assert source.key_type == "int"
+        assert set(source.inputs) == {"labels", "prompts", "masks"}
+        sample = source.read(2)
+        assert torch.equal(sample.image, tensor(2))
+        assert sample.inputs["labels"] == 7
+        assert sample.inputs["prompts"] == "c"
+        assert sample.inputs["masks"].tolist() == [[2, 3]]
+
+    def test_no_inputs(self, tmp_path: Path) -> None:
+        source = open_source(parquet(tmp_path / "a.parquet", image=[png(0)]))
+        assert source.inputs == ()
+        assert source.read(0).inputs == {}
+
+    def test_key_column(self, tmp_path: Path) -> None:
+        path = parquet(tmp_path / "a.parquet", image=[png(0), png(1)], id=["x", "y"], number=[11, 22])
+        assert (open_source(path, key="id").keys, open_source(path, key="id").key_type) == (["x", "y"], "str")
+        assert (open_source(path, key="number").keys, open_source(path, key="number").key_type) == ([11, 22], "int")
+
+    @pytest.mark.parametrize(
+        ("values", "words"),
+        [
+            (["x", "x"], r"1 key names several images: 'x' \(2 images\)"),
+            (["x", None], "row 1 of .* has none"),
+            ([1.5, 2.5], "the key 1.5 is a float: expected str or int"),
+            ([True, False], "the key True is a bool"),
+        ],
+    )
+    def test_keys_that_are_refused(self, values: list[Any], words: str, tmp_path: Path) -> None:
+        path = parquet(tmp_path / "a.parquet", image=[png(0), png(1)], id=values)
+        with pytest.raises(ConfigError, match=words):
+            open_source(path, key="id")
+
+    def test_only_the_keys_are_read_up_front(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        read = []
+        original = pq.ParquetFile.read
+        monkeypatch.setattr(pq.ParquetFile, "read", lambda self, columns=None: (read.append(columns), original(self, columns=columns))[1])
+        monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: pytest.fail("rows were read"))
+        open_source(parquet(tmp_path / "a.parquet", image=[png(0)], id=["x"]), key="id")
+        assert read == [["id"]]
+
+    def test_files_of_a_folder_in_order(self, tmp_path: Path) -> None:
+        for i, name in enumerate(["b-1", "a", "b-0"]):
+            parquet(tmp_path / f"{name}.parquet", image=[png(10 * i), png(10 * i + 1)], label=[10 * i, 10 * i + 1])
+        source = open_source(tmp_path)
+        assert [source.read(i).inputs["labels"] for i in range(6)] == [10, 11, 20, 21, 0, 1]
+        assert torch.equal(source.read(5).image, tensor(1))
+        assert source.description["files"] == 3
+
+    def test_hub_layout_and_split(self, tmp_path: Path) -> None:
+        for i, name in enumerate(["test-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"]):
+            parquet(tmp_path / "data" / f"{name}.parquet", image=[png(i)], label=[i])
+        assert len(open_source(tmp_path)) == 3
+        source = open_source(tmp_path, split="train")
+        assert [source.read(i).inputs["labels"] for i in range(2)] == [1, 2]
+        with pytest.raises(ConfigError, match=r"split='valid': no file of this split: there are test-00000"):
+            open_source(tmp_path, split="valid")
+
+    @pytest.mark.parametrize("rows_per_group", [1, 3, 1 << 20])
+    def test_row_groups(self, rows_per_group: int, tmp_path: Path) -> None:
+        source = open_source(parquet(tmp_path / "a.parquet", rows_per_group, image=[png(i) for i in range(10)], label=list(range(10))))
+        for i in (9, 0, 5, 4, 3, 9, 1):
+            assert source.read(i).inputs["labels"] == i
+            assert torch.equal(source.read(i).image, tensor(i))
+
+    def test_an_empty_row_group_and_file(self, tmp_path: Path) -> None:
+        schema = pa.schema({"image": pa.binary(), "label": pa.int64()})
+        pq.write_table(schema.empty_table(), tmp_path / "a.parquet")
+        with pq.ParquetWriter(tmp_path / "b.parquet", schema) as writer:
+            for rows in ([], [{"image": png(3), "label": 3}], [], [{"image": png(4), "label": 4}]):
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+        source = open_source(tmp_path)
+        assert [source.read(i).inputs["labels"] for i in range(2)] == [3, 4]
+        (tmp_path / "b.parquet").unlink()
+        with pytest.raises(ConfigError, match="holds no images"):
+            open_source(tmp_path)
+
+    @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.struct({"bytes": pa.binary(), "path": pa.string()})])
+    def test_kinds_of_image_columns(self, kind: pa.DataType, tmp_path: Path) -> None:
+        value: Any = {"bytes": png(3), "path": "x.png"} if pa.types.is_struct(kind) else png(3)
+        assert torch.equal(open_source(parquet(tmp_path / "a.parquet", thing=pa.array([value], kind))).read(0).image, tensor(3))
+
+    def test_marked_column_goes_first(self, tmp_path: Path) -> None:
+        struct = [{"bytes": b"", "path": ""}]
+        columns = {"a": [b"x"], "b": struct, "photo": [{"bytes": png(1), "path": ""}]}
+        assert torch.equal(
+            open_source(parquet(tmp_path / "a.parquet", metadata={"photo": {"_type": "Image"}}, **columns)).read(0).image, tensor(1)
+        )
+        columns = {"a": [b"x"], "photo": [{"bytes": png(1), "path": ""}]}
+        assert torch.equal(open_source(parquet(tmp_path / "b.parquet", **columns)).read(0).image, tensor(1))
+
+    def test_several_columns(self, tmp_path: Path) -> None:
+        path = parquet(tmp_path / "a.parquet", left=[png(0)], right=[png(1)])
+        with pytest.raises(ConfigError, match="any of the columns 'left', 'right' may be the image: say which with image_column="):
+            open_source(path)
+        assert torch.equal(open_source(path, image_column="right").read(0).image, tensor(1))
+        path = parquet(tmp_path / "b.parquet", depth=[png(0)], image=[png(1)])
+        assert torch.equal(open_source(path).read(0).image, tensor(1))
+
+    def test_columns_that_do_not_fit(self, tmp_path: Path) -> None:
+        path = parquet(tmp_path / "a.parquet", image=[png(0)], label=["cat"], title=["t"])
+        assert open_source(path).inputs == ()
+        assert open_source(path, columns={"prompts": "title"}).read(0).inputs == {"prompts": "t"}
+        for options, words in (
+            ({"key": "no"}, "key='no': expected a column of .*: 'image', 'label', 'title'"),
+            ({"key": len}, "key=.*: expected a column"),
+            ({"image_column": "no"}, "image_column='no': expected a column"),
+            ({"image_column": "title"}, "image_column='title': of type string: expected bytes"),
+            ({"columns": {"labels": "label"}}, "does not hold integers"),
+            ({"columns": {"labels": "no"}}, "no such column"),
+        ):
+            with pytest.raises(ConfigError, match=words):
+                open_source(path, **options)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="no column of images among 'label'"):
+            open_source(parquet(tmp_path / "b.parquet", label=[1]))
+
+    def test_images_that_are_paths(self, tmp_path: Path) -> None:
+        fill(tmp_path, "images/x.png")
+        kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        source = open_source(parquet(tmp_path / "a.parquet", image=pa.array([{"bytes": None, "path": "images/x.png"}], kind)))
+        assert torch.equal(source.read(0).image, tensor(0))
+
+    def test_one_damaged_row_does_not_harm_the_others(self, tmp_path: Path) -> None:
+        kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        values = [
+            {"bytes": png(0), "path": None},
+            None,
+            {"bytes": None, "path": None},
+            {"bytes": b"", "path": None},
+            {"bytes": png(4)[:70], "path": ""},
+        ]
+        source = open_source(parquet(tmp_path / "a.parquet", image=pa.array(values, kind), label=[0, 1, 2, 3, 4]))
+        for i, words in ((1, "no image"), (2, "no image"), (3, "empty"), (4, "truncated")):
+            with pytest.raises(SourceError, match=words):
+                source.read(i)
+        assert torch.equal(source.read(0).image, tensor(0))
+
+    def test_a_null_label(self, tmp_path: Path) -> None:
+        source = open_source(parquet(tmp_path / "a.parquet", image=[png(0), png(1)], label=[None, 3]))
+        with pytest.raises(SourceError, match="labels: missing"):
+            source.read(0)
+        assert source.read(1).inputs == {"labels": 3}
+
+    def test_files_that_differ(self, tmp_path: Path) -> None:
+        parquet(tmp_path / "a.parquet", image=[png(0)], label=[0])
+        parquet(tmp_path / "b.parquet", image=[png(0)])
+        with pytest.raises(ConfigError, match=r"b\.parquet: has no column 'label', which the first file has"):
+            open_source(tmp_path)
+        parquet(tmp_path / "b.parquet", image=[png(0)], label=["x"])
+        with pytest.raises(ConfigError, match=r"b\.parquet: column 'label' is of type string, in the first file int64"):
+            open_source(tmp_path)
+
+    def test_no_parquet_at_all(self, tmp_path: Path) -> None:
+        (tmp_path / "a.parquet").write_bytes(b"nothing of the kind")
+        with pytest.raises(ConfigError, match=r"a\.parquet: cannot be read as a Parquet file"):
+            open_source(tmp_path / "a.parquet")
+
+    def test_damage_after_opening(self, tmp_path: Path) -> None:
+        path = parquet(tmp_path / "a.parquet", 2, image=[png(i) for i in range(6)])
+        source = open_source(path)
+        start = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+        data = bytearray(path.read_bytes())
+        data[start : start + 40] = b"\xff" * 40
+        path.write_bytes(bytes(data))
+        with pytest.raises(SourceError, match=r"row group 1 of a\.parquet cannot be read"):
+            source.read(2)
+        assert torch.equal(source.read(5).image, tensor(5))
+        path.unlink()
+        with pytest.raises(SourceError, match=r"row group 0 of a\.parquet cannot be read"):
+            source.read(0)
+
+    def test_pickles_after_reading(self, tmp_path: Path) -> None:
+        source = open_source(parquet(tmp_path / "a.parquet", image=[png(0), png(1)], label=[3, 4]))
+        source.read(0)
+        copy = pickle.loads(pickle.dumps(source))
+        assert torch.equal(copy.read(1).image, tensor(1))
+        assert copy.read(1).inputs == {"labels": 4}
+
+    def test_row_out_of_range(self, tmp_path: Path) -> None:
+        source = open_source(parquet(tmp_path / "a.parquet", image=[png(0)]))
+        for index in (-1, 1):
+            with pytest.raises(IndexError):
+                source.read(index)
+
+    def test_cifar10(self) -> None:
+        if not CIFAR.exists():
+            pytest.skip(f"{CIFAR} is not here")
+        source = open_source(CIFAR)
+        assert len(source) == 50_000
+        assert source.inputs == ("labels",)
+        table = pq.read_table(CIFAR).slice(40_000, 5)
+        for i in range(5):
+            image = PIL.Image.open(io.BytesIO(table["image"][i].as_py()["bytes"])).convert("RGB")
+            sample = source.read(40_000 + i)
+            assert torch.equal(sample.image, torch.from_numpy(numpy.array(image)).permute(2, 0, 1))
+            assert sample.inputs == {"labels": table["label"][i].as_py()}
+
+
+class TestRowReader:
+    """Rows in order are read once, and few are held."""
+
+    @pytest.fixture
+    def begun(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """The row groups that were begun to be read."""
+        groups: list[int] = []
+        original = pq.ParquetFile.iter_batches
+
+        def counted(self: Any, *args: Any, row_groups: list[int], **kwargs: Any) -> Iterator[Any]:
+            groups.extend(row_groups)
+            return original(self, *args, row_groups=row_groups, **kwargs)
+
+        monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+        return groups
+
+    @staticmethod
+    def reader(tmp_path: Path, rows: int, size: int, rows_per_group: int) -> parquet_rows.RowReader:
+        values = [numpy.random.default_rng(i).bytes(size) for i in range(rows)]
+        path = parquet(tmp_path / "a.parquet", rows_per_group, image=values, number=list(range(rows)))
+        counts = [min(rows_per_group, rows - start) for start in range(0, rows, rows_per_group)]
+        return parquet_rows.RowReader([(path, counts)], ["image", "number"])
+
+    def test_each_row_group_is_begun_once(self, tmp_path: Path, begun: list[int]) -> None:
+        reader = self.reader(tmp_path, 1000, 100, 300)
+        assert [reader.read(i)["number"] for i in range(1000)] == list(range(1000))
+        assert begun == [0, 1, 2, 3]
+
+    def test_memory_is_bounded_within_a_row_group(self, tmp_path: Path, begun: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(parquet_rows, "_BATCH_BYTES", 40_000)
+        monkeypatch.setattr(parquet_rows, "_KEPT_BYTES", 800_000)
+        reader = self.reader(tmp_path, 1000, 10_000, 1 << 20)  # 10 MB in one row group
+        most = 0
+        for i in range(1000):
+            assert reader.read(i)["number"] == i
+            most = max(most, sum(len(row["image"]) for row, _ in reader._kept.values()))
+        assert begun == [0]
+        assert 300_000 < most <= 900_000
+
+    def test_threads_out_of_step(self, tmp_path: Path, begun: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(parquet_rows, "_BATCH_BYTES", 1)  # a row a batch
+        monkeypatch.setattr(parquet_rows, "_KEPT_BYTES", 1)  # no more rows than the fewest
+        reader = self.reader(tmp_path, 500, 1000, 100)
+        with ThreadPoolExecutor(8) as pool:
+            for start in range(0, 500, 30):  # across the ends of row groups too
+                places = numpy.random.default_rng(start).permutation(range(start, min(500, start + 30))).tolist()
+                assert [row["number"] for row in pool.map(reader.read, places)] == places
+        assert begun == [0, 1, 2, 3, 4]
+
+    def test_going_back_begins_again(self, tmp_path: Path, begun: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(parquet_rows, "_BATCH_BYTES", 1)
+        monkeypatch.setattr(parquet_rows, "_KEPT_BYTES", 1)
+        reader = self.reader(tmp_path, 200, 1000, 200)
+        assert [reader.read(i)["number"] for i in (199, 150, 0)] == [199, 150, 0]
+        assert begun == [0, 0]
+
+    def test_few_files_are_open(self, tmp_path: Path) -> None:
+        for i in range(20):
+            parquet(tmp_path / f"{i:02}.parquet", number=[i])
+        reader = parquet_rows.RowReader([(path, [1]) for path in sorted(tmp_path.iterdir())], ["number"])
+        assert [reader.read(i)["number"] for i in range(20)] == list(range(20))
+        held = [handle.readlink() for handle in Path("/proc/self/fd").iterdir() if handle.is_symlink()]
+        assert 1 <= len([path for path in held if path.parent == tmp_path]) <= 4
+
+
+class Listed:
+    """A map-style data set of given samples; an exception among them is raised."""
+
+    def __init__(self, *samples: Any) -> None:
+        self.samples_ = samples
+
+    def __len__(self) -> int:
+        return len(self.samples_)
+
+    def __getitem__(self, index: int) -> Any:
+        if isinstance(self.samples_[index], BaseException):
+            raise self.samples_[index]
+        return self.samples_[index]
+
+
+class TestMapStyle:
+    """Any data set with a length and an index."""
+
+    @pytest.mark.parametrize(
+        "sample",
+        [
+            picture(5), (picture(5), 3), [picture(5), 3], {"image": picture(5)}, {"mask": mask_png([[1]]), "img": picture(5)},
+            {"x": png(5)}, {"x": {"bytes": png(5), "path": None}}, png(5), tensor(5), (tensor(5),),
+            (torch.zeros(1, 2, 2), tv_tensors.Image(tensor(5))), (3, {"deep": [picture(5)]}), (torch.tensor(3), tensor(5)),
+            {"first": tensor(5), "second": tensor(6)},
+        ],
+        ids=range(14),
+    )  # fmt: skip
+    def test_which_is_the_image(self, sample: Any) -> None:
+        image = open_source([sample]).read(0).image
+        assert type(image) is torch.Tensor
+        assert torch.equal(image, tensor(5))
+
+    def test_floating_and_grey_tensors(self) -> None:
+        for image in (torch.rand(3, 4, 5), torch.rand(1, 4, 5), torch.zeros(1, 4, 5, dtype=torch.uint8)):
+            assert torch.equal(open_source([image]).read(0).image, image)
+        assert not open_source([torch.rand(3, 4, 5, requires_grad=True)]).read(0).image.requires_grad
+
+    def test_pil_images_of_any_mode(self) -> None:
+        source = open_source([PIL.Image.new("RGBA", (4, 2)), PIL.Image.new("I;16", (4, 2), 65535), PIL.Image.new("CMYK", (4, 2))])
+        assert all(torch.equal(source.read(i).image, torch.full((3, 2, 4), 255, dtype=torch.uint8)) for i in range(3))
+
+    @pytest.mark.parametrize("label", [3, numpy.int64(3), torch.tensor(3), numpy.uint8(3)])
+    def test_labels(self, label: Any) -> None:
+        for sample in ((picture(0), label), {"image": picture(0), "label": label}, {"image": picture(0), "labels": label}):
+            found = open_source([sample]).read(0).inputs
+            assert found == {"labels": 3}
+            assert type(found["labels"]) is int
+
+    @pytest.mark.parametrize("target", [True, 1.5, "cat", {"boxes": 1}, (1, 2), None, torch.tensor(1.0), numpy.bool_(True)])
+    def test_targets_that_are_no_labels(self, target: Any) -> None:
+        assert open_source([(picture(0), target)]).inputs == ()
+
+    def test_inputs_of_dicts(self) -> None:
+        sample = {
+            "image": picture(0),
+            "caption": "a cat",
+            "text": "other",
+            "mask": PIL.Image.fromarray(numpy.array([[1, 2]], numpy.uint8)),
+            "n": 1,
+        }
+        source = open_source([sample])
+        assert set(source.inputs) == {"prompts", "masks"}
+        assert source.read(0).inputs["prompts"] == "a cat"
+        assert source.read(0).inputs["masks"].tolist() == [[1, 2]]
+        assert open_source([sample], columns={"prompts": "text", "labels": "n"}).read(0).inputs["prompts"] == "text".replace(
+            "text", "other"
+        )
+
+    @pytest.mark.parametrize(
+        "mask",
+        [torch.tensor([[1, 2]]), torch.tensor([[[1, 2]]]), tv_tensors.Mask(torch.tensor([[1, 2]])), numpy.array([[1, 2]], numpy.int64)],
+    )
+    def test_masks(self, mask: Any) -> None:
+        found = open_source([{"image": picture(0), "masks": mask}]).read(0).inputs["masks"]
+        assert type(found) is torch.Tensor
+        assert found.tolist() == [[1, 2]]
+
+    def test_image_column(self) -> None:
+        source = open_source([{"image": picture(0), "other": picture(1)}], image_column="other")
+        assert torch.equal(source.read(0).image, tensor(1))
+        with pytest.raises(ConfigError, match="image_column='no': the samples have 'image'"):
+            open_source([{"image": picture(0)}], image_column="no")
+        with pytest.raises(ConfigError, match="image_column='no': a sample is a tuple: expected a dict"):
+            open_source([(picture(0), 1)], image_column="no")
+
+    def test_inputs_getter(self) -> None:
+        samples = [(picture(0), "x", PIL.Image.fromarray(numpy.array([[4]], numpy.uint8))), (picture(0), None, None)]
+        source = open_source(samples, inputs_getter=lambda sample: {"prompts": sample[1], "masks": sample[2], "depth": 0.5})
+        assert source.inputs == ("prompts", "masks", "depth")
+        found = source.read(0).inputs
+        assert (found["prompts"], found["masks"].tolist(), found["depth"]) == ("x", [[4]], 0.5)
+        with pytest.raises(SourceError, match="prompts: missing"):
+            source.read(1)
+        with pytest.raises(ConfigError, match=r"columns=.*: inputs_getter says what the inputs are"):
+            open_source(samples, inputs_getter=lambda sample: {}, columns={"prompts": "x"})
+        with pytest.raises(ConfigError, match="inputs_getter returned a int: expected a dict"):
+            open_source(samples, inputs_getter=lambda sample: 3)  # type: ignore[arg-type, return-value]
+
+    def test_inputs_getter_that_raises(self) -> None:
+        source = open_source([(picture(0), {"a": "x"}), (picture(0), {})], inputs_getter=lambda sample: {"prompts": sample[1]["a"]})
+        with pytest.raises(SourceError, match="inputs_getter raised KeyError: 'a'"):
+            source.read(1)
+
+    def test_a_sample_that_raises(self) -> None:
+        source = open_source(Listed((picture(0), 1), ValueError("two\nlines"), (picture(2), 3)))
+        with pytest.raises(SourceError, match=r"^ValueError: two lines$"):
+            source.read(1)
+        assert source.read(2).inputs == {"labels": 3}
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), OSError(24, "Too many open files")])
+    def test_what_passes(self, error: BaseException) -> None:
+        source = open_source(Listed(picture(0), error))
+        with pytest.raises(type(error)) as raised:
+            source.read(1)
+        assert raised.value is error
+
+    @pytest.mark.parametrize(
+        ("sample", "words"),
+        [
+            ((torch.zeros(3, 4, 4, dtype=torch.int64), 1), "an image of dtype torch.int64: expected uint8 or floating"),
+            ((torch.zeros(4, 4, 3), 1), r"an image of shape \(4, 4, 3\): expected \(C, H, W\)"),
+            ((torch.zeros(2, 3, 4, 4), 1), r"an image of shape \(2, 3, 4, 4\)"),
+            (("text", 1), "no image in the sample: found a tuple of str, int"),
+            (PIL.Image.new("RGB", (0, 3)), "0 x 3 pixels"),
+            (b"text", "not an image"),
+            ((picture(0), "cat"), "labels: missing"),
+        ],
+    )
+    def test_samples_of_another_kind(self, sample: Any, words: str) -> None:
+        source = open_source([(picture(0), 1), sample])
+        with pytest.raises(SourceError, match=words):
+            source.read(1)
+
+    def test_first_samples_may_be_damaged(self) -> None:
+        source = open_source(Listed(ValueError("x"), ValueError("y"), (picture(0), 3)))
+        assert source.inputs == ("labels",)
+        with pytest.raises(ConfigError, match="none of the samples tried of this Listed can be read: ValueError: x"):
+            open_source(Listed(ValueError("x"), ValueError("y")))
+
+    def test_no_image(self) -> None:
+        with pytest.raises(
+            ConfigError, match="no image in the samples of this list: found a tuple of int, str; say where with image_column="
+        ):
+            open_source([(1, "a")])
+        with pytest.raises(ConfigError, match="found a dict of 'a': int"):
+            open_source([{"a": 1}])
+
+    def test_torchvision(self, tmp_path: Path) -> None:
+        source = open_source(FakeData(size=5, image_size=(3, 8, 8)))
+        assert source.keys == range(5)
+        reference, label = FakeData(size=5, image_size=(3, 8, 8))[4]
+        assert torch.equal(source.read(4).image, torch.from_numpy(numpy.array(reference)).permute(2, 0, 1))
+        assert source.read(4).inputs == {"labels": int(label)}
+        assert source.description == {"kind": "data set", "class": "torchvision.datasets.fakedata.FakeData"}
+        cifar = CIFAR10.__new__(CIFAR10)
+        cifar.data, cifar.targets, cifar.transform, cifar.target_transform = numpy.stack([pixels(0), pixels(1)]), [4, 5], None, None
+        assert open_source(cifar).read(1).inputs == {"labels": 5}
+
+    def test_tensor_dataset_and_subset(self) -> None:
+        data = TensorDataset(torch.stack([tensor(i) for i in range(4)]), torch.tensor([5, 6, 7, 8]))
+        source = open_source(Subset(data, [3, 1]))
+        assert source.keys == [3, 1]
+        assert source.read(0).inputs == {"labels": 8}
+        assert torch.equal(source.read(1).image, tensor(1))
+
+    def test_image_folder_object_is_as_the_folder(self, tmp_path: Path) -> None:
+        fill(tmp_path, "a/x.png", "b/y.png")
+        folder, objects = open_source(tmp_path), open_source(ImageFolder(tmp_path))
+        assert folder.keys == objects.keys
+        for i in range(2):
+            assert torch.equal(folder.read(i).image, objects.read(i).image)
+            assert folder.read(i).inputs == objects.read(i).inputs
+
+    def test_orientation_of_an_image_folder_object(self, tmp_path: Path) -> None:
+        exif = PIL.Image.Exif()
+        exif[0x0112] = 6
+        (tmp_path / "a").mkdir()
+        picture(0).save(tmp_path / "a" / "x.png", exif=exif)
+        assert torch.equal(open_source(ImageFolder(tmp_path)).read(0).image, open_source(tmp_path).read(0).image)
+
+    @pytest.mark.parametrize("transform", [None, tuple])
+    def test_keyed_data_set(self, transform: Callable[[Any], Any] | None) -> None:
+        keyed = with_keys([(picture(0), 3), (picture(1), 4)], key=[70, 71], transform=transform)
+        source = open_source(keyed)
+        assert source.keys == [70, 71]
+        assert source.read(1).inputs == {"labels": 4}
+        bare = open_source(with_keys([picture(0)], key=[70], transform=transform))
+        assert bare.inputs == ()  # the key is no label
+
+    def test_one_thread_at_a_time(self) -> None:
+        class Fragile(Listed):
+            inside = 0
+
+            def __getitem__(self, index: int) -> Any:
+                self.inside += 1
+                assert self.inside == 1
+                sum(range(20_000))
+                sample = super().__getitem__(index)
+                self.inside -= 1
+                return sample
+
+        source = open_source(Fragile(*((picture(i), i) for i in range(40))))
+        sys.setswitchinterval(1e-5)
+        try:
+            with ThreadPoolExecutor(8) as pool:
+                assert [s.inputs["labels"] for s in pool.map(source.read, range(40))] == list(range(40))
+        finally:
+            sys.setswitchinterval(0.005)
+
+    def test_pickles(self) -> None:
+        source = pickle.loads(pickle.dumps(open_source(Listed((picture(0), 3)))))
+        assert source.read(0).inputs == {"labels": 3}
+        with ThreadPoolExecutor(2) as pool:
+            assert len(list(pool.map(source.read, [0] * 8))) == 8
+
+
+class TestHuggingFace:
+    """Data sets of `datasets`, in memory, on disk and by name."""
+
+    @staticmethod
+    def data(*, damaged: bool = False) -> datasets.Dataset:
+        features = datasets.Features(
+            {
+                "id": datasets.Value("string"),
+                "label": datasets.ClassLabel(names=["a", "b", "c"]),
+                "picture": datasets.Image(),
+                "mask": datasets.Image(),
+            }
+        )
+        second, third = (png(1)[:60], None) if damaged else (png(1), png(2))
+        rows = {
+            "id": ["x", "y", "z"],
+            "label": [2, 1, 0],
+            "picture": [data and {"bytes": data, "path": None} for data in (png(0), second, third)],
+            "mask": [{"bytes": mask_png([[i]]), "path": None} for i in range(3)],
+        }
+        return datasets.Dataset.from_dict(rows, features=features)
+
+    def test_images_keys_and_inputs(self) -> None:
+        source = open_source(self.data(), key="id")
+        assert source.keys == ["x", "y", "z"]
+        assert set(source.inputs) == {"labels", "masks"}
+        sample = source.read(1)
+        assert torch.equal(sample.image, tensor(1))
+        assert sample.inputs["labels"] == 1
+        assert sample.inputs["masks"].tolist() == [[1]]
+        assert open_source(self.data()).keys == range(3)
+
+    def test_the_users_data_set_is_left_alone(self) -> None:
+        data = self.data()
+        open_source(data).read(0)
+        assert isinstance(data[0]["picture"], PIL.Image.Image)
+
+    def test_damaged_images(self) -> None:
+        source = open_source(self.data(damaged=True))
+        assert torch.equal(source.read(0).image, tensor(0))
+        with pytest.raises(SourceError, match="truncated"):
+            source.read(1)
+        with pytest.raises(SourceError, match="no image"):
+            source.read(2)
+
+    def test_first_image_missing(self) -> None:
+        source = open_source(self.data(damaged=True).select([2, 0]))
+        assert torch.equal(source.read(1).image, tensor(0))
+        with pytest.raises(SourceError, match="no image"):
+            source.read(0)
+
+    def test_images_by_path(self, tmp_path: Path) -> None:
+        fill(tmp_path, "a.png")
+        source = open_source(datasets.Dataset.from_dict({"image": [str(tmp_path / "a.png")]}).cast_column("image", datasets.Image()))
+        assert torch.equal(source.read(0).image, tensor(0))
+
+    @pytest.mark.parametrize("kind", ["torch", "numpy"])
+    def test_formats_do_not_matter(self, kind: str) -> None:
+        source = open_source(self.data().with_format(kind), key="id")
+        assert source.keys == ["x", "y", "z"]
+        assert torch.equal(source.read(1).image, tensor(1))
+        assert source.read(1).inputs["labels"] == 1
+
+    def test_a_transform_of_the_users_is_applied(self) -> None:
+        data = self.data().with_transform(
+            lambda batch: {"image": [picture.transpose(0) for picture in batch["picture"]], "label": batch["label"]}
+        )
+        source = open_source(data)
+        assert torch.equal(source.read(0).image, tensor(0).flip(2))
+        assert source.read(0).inputs == {"labels": 2}
+
+    def test_columns(self) -> None:
+        source = open_source(self.data(), columns={"prompts": "id"}, image_column="mask")
+        assert source.inputs == ("prompts", "labels")
+        assert source.read(2).image.shape == (3, 1, 1)
+        with pytest.raises(ConfigError, match="does not hold strings"):
+            open_source(self.data(), columns={"prompts": "label"})
+        with pytest.raises(ConfigError, match="key='no': no such column: the data set has 'id', 'label'"):
+            open_source(self.data(), key="no")
+
+    def test_pickles(self) -> None:
+        source = pickle.loads(pickle.dumps(open_source(self.data(), key="id")))
+        assert torch.equal(source.read(2).image, tensor(2))
+
+    def test_saved_to_disk(self, tmp_path: Path) -> None:
+        self.data().save_to_disk(tmp_path / "one")
+        source = open_source(tmp_path / "one", key="id")
+        assert source.keys == ["x", "y", "z"]
+        assert torch.equal(source.read(1).image, tensor(1))
+        assert source.description["name"] == str(tmp_path / "one")
+        with pytest.raises(ConfigError, match="split='train': this data set has no splits"):
+            open_source(tmp_path / "one", split="train")
+
+    def test_saved_splits(self, tmp_path: Path) -> None:
+        datasets.DatasetDict({"train": self.data(), "test": self.data().select([2])}).save_to_disk(str(tmp_path / "all"))
+        assert len(open_source(tmp_path / "all")) == 3
+        assert len(open_source(str(tmp_path / "all"), split="test")) == 1
+        with pytest.raises(ConfigError, match="split='valid': expected one of 'train', 'test'"):
+            open_source(tmp_path / "all", split="valid")
+
+    def test_what_datasets_cannot_load(self, tmp_path: Path) -> None:
+        (tmp_path / "state.json").write_text("{}")
+        (tmp_path / "dataset_info.json").write_text("{}")
+        with pytest.raises(ConfigError, match="a data set of save_to_disk that cannot be loaded"):
+            open_source(tmp_path)
+
+    def test_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+        monkeypatch.setattr(datasets, "load_dataset", lambda name, split: (asked.append((name, split)), self.data())[1])
+        source = open_source("org/name", key="id")
+        assert source.keys == ["x", "y", "z"]
+        assert source.description["name"] == "org/name"
+        open_source("org/name", split="test")
+        assert asked == [("org/name", "train"), ("org/name", "test")]
+
+    def test_by_a_name_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(name: str, split: str) -> None:
+            raise datasets.exceptions.DatasetNotFoundError(f"{name} does not exist\non the Hub")
+
+        monkeypatch.setattr(datasets, "load_dataset", refuse)
+        with pytest.raises(
+            ConfigError, match="source='org/name': no such folder, and as a Hugging Face data set it cannot be loaded: org/name does not"
+        ):
+            open_source("org/name")
+
+    def test_without_datasets(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "datasets", None)
+        with pytest.raises(ConfigError, match=r"need datasets .*pip install 'gentransforms\[bank\]'"):
+            open_source("org/name")
+
+
+class TestOpenSource:
+    """The source that fits."""
+
+    class Grey(BankSource):
+        def read(self, index: int) -> SourceSample:
+            return SourceSample(torch.zeros(3, 2, 2), {"labels": index, "prompts": "x"})
+
+    def test_kinds(self, tmp_path: Path) -> None:
+        fill(tmp_path / "folder", "a.png")
+        parquet(tmp_path / "files" / "a.parquet", image=[png(0)])
+        assert type(open_source(tmp_path / "folder")) is ImageFolderSource
+        assert type(open_source(str(tmp_path / "folder"))) is ImageFolderSource
+        assert type(open_source(tmp_path / "files")) is ParquetSource
+        assert type(open_source(tmp_path / "files" / "a.parquet")) is ParquetSource
+        assert type(open_source([picture(0)])) is MapStyleSource
+        own = self.Grey(["a"])
+        assert open_source(own) is own
+
+    def test_home_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(fill(tmp_path, "photos/a.png")))
+        assert open_source("~/photos").keys == ["a.png"]
+
+    @pytest.mark.parametrize("name", ["no/such/folder", "nothing", "./org/name", "/no", ""])
+    def test_a_path_that_is_not_there(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ConfigError, match=r"no such file or folder: expected a folder of images, a \.parquet file"):
+            open_source(name)
+
+    def test_other_files_and_banks(self, tmp_path: Path) -> None:
+        fill(tmp_path, "a.png")
+        with pytest.raises(ConfigError, match=r"a\.png': expected a folder of images or a \.parquet file"):
+            open_source(tmp_path / "a.png")
+        (tmp_path / "bank.json").touch()
+        with pytest.raises(ConfigError, match="is a bank"):
+            open_source(tmp_path)
+
+    @pytest.mark.parametrize("source", [3, None, iter([1]), len])
+    def test_other_objects(self, source: Any) -> None:
+        with pytest.raises(ConfigError, match="has no length and no index: expected a map-style data set"):
+            open_source(source)
+
+    def test_iterable_data_sets(self) -> None:
+        class Stream(IterableDataset):  # type: ignore[type-arg]
+            def __iter__(self) -> Any:
+                return iter([])
+
+        with pytest.raises(ConfigError, match="a Stream has no length and no index"):
+            open_source(Stream())
+
+    def test_empty(self) -> None:
+        with pytest.raises(ConfigError, match="holds no images"):
+            open_source([])
+
+    def test_options_that_do_not_apply(self, tmp_path: Path) -> None:
+        folder = fill(tmp_path / "folder", "a.png")
+        files = parquet(tmp_path / "a.parquet", image=[png(0)])
+        for source, options, words in (
+            (folder, {"key": "id"}, "key='id': the keys of an image folder are its paths"),
+            (folder, {"split": "train"}, "split='train': does not apply to a folder of images"),
+            (files, {"inputs_getter": dict}, "does not apply to Parquet files"),
+            (self.Grey(["a"]), {"key": "id"}, "key='id': does not apply to a BankSource"),
+            ([picture(0)], {"split": "train"}, "this data set has no splits"),
+            ([picture(0)], {"columns": {"labels": "x"}}, "not a dict: give inputs_getter"),
+            ([picture(0)], {"key": "id"}, "key='id': a list has no columns"),
+        ):
+            with pytest.raises(ConfigError, match=words):
+                open_source(source, **options)  # type: ignore[arg-type]
+
+
+class TestBankSource:
+    """What every source has."""
+
+    Grey = TestOpenSource.Grey
+
+    def test_attributes(self) -> None:
+        source = self.Grey(["a", "b"], inputs=["labels"], description={"kind": "test"})
+        assert (len(source), source.keys, source.key_type, source.inputs) == (2, ["a", "b"], "str", ("labels",))
+        assert source.description == {"kind": "test"}
+
+    def test_select(self, tmp_path: Path) -> None:
+        source = self.Grey([1, 2], inputs=("labels", "prompts"))
+        assert source.select(["prompts", "masks"]).inputs == ("prompts",)
+        assert source.inputs == ("labels", "prompts")
+        rows = open_source(parquet(tmp_path / "a.parquet", image=[png(0)], label=pa.array([None], pa.int64()), text=["x"]))
+        assert rows.select(["prompts"]).read(0).inputs == {"prompts": "x"}
+        with pytest.raises(SourceError, match="labels: missing"):
+            rows.read(0)
+        assert open_source([(picture(0), 3)]).select([]).read(0).inputs == {}
+
+    def test_what_is_not_selected_is_not_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        columns = []
+        original = pq.ParquetFile.iter_batches
+        monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda self, **k: (columns.append(k["columns"]), original(self, **k))[1])
+        source = open_source(parquet(tmp_path / "a.parquet", image=[png(0)], label=[1], text=["x"], other=[1.5]))
+        source.select(["labels"]).read(0)
+        assert columns == [["image", "label"]]
+
+    def test_is_abstract(self) -> None:
+        with pytest.raises(TypeError, match="abstract"):
+            BankSource(["a"])  # type: ignore[abstract]
+
+    @pytest.mark.parametrize(
+        ("keys", "words"),
+        [
+            (["a", "b", "a"], r"Grey: 1 key names several images: 'a' \(2 images\); give each its own, with key="),
+            ([3, 3, 3, 4, 4], r"2 keys name several images: 3 \(3 images\), 4 \(2 images\)"),
+            (list("aabbccddee"), r"5 keys name several images: .*, …"),
+            (["a", 1], "some keys are str and some int, such as 'a' and 1"),
+            (["a", None], "the key None is a NoneType"),
+            ([1.0], "the key 1.0 is a float"),
+            ([True], "the key True is a bool"),
+            ([b"a"], "the key b'a' is a bytes"),
+            ([1 << 63], "outside the range of 64-bit integers"),
+            (["\ud800"], "is not Unicode text"),
+            ([], "holds no images"),
+            (range(0), "holds no images"),
+        ],
+    )
+    def test_keys_that_are_refused(self, keys: Any, words: str) -> None:
+        with pytest.raises(ConfigError, match=words):
+            self.Grey(keys)
+
+    def test_keys_become_plain(self) -> None:
+        numbers = self.Grey(numpy.array([3, 4])).keys
+        assert list(map(type, numbers)) == [int, int]
+        texts = self.Grey(numpy.array(["a", "b"])).keys
+        assert list(map(type, texts)) == [str, str]
+        assert self.Grey([-(1 << 63), (1 << 63) - 1]).key_type == "int"
