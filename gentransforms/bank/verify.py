@@ -296,7 +296,7 @@ def _remove(directory: Path, problems: list[Problem]) -> tuple[str, ...]:
     if any(problem.kind == "manifest" for problem in problems):
         return ()  # without it nobody can say what is damaged
     spared = {problem.unit for problem in problems if problem.kind in _NOT_REPAIRED}
-    names = tuple(dict.fromkeys(problem.unit for problem in problems if problem.unit not in spared))
+    names = tuple(sorted({problem.unit for problem in problems} - spared))
     for name in names:
         for suffix in (".arrow", ".json"):
             with contextlib.suppress(FileNotFoundError):

@@ -1,0 +1,512 @@
+"""BankAugment: which images it replaces, by which variants, in what it is given, and in a training loop."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from small_banks import KEYS, SIZE, make_bank, pixels, png
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+
+import gentransforms as gt
+from gentransforms.bank.augment import BankAugment
+from gentransforms.bank.reader import Bank
+from gentransforms.errors import BankError, ConfigError, ImageError, MissingKeyError
+from gentransforms.testing import FakeGenerator, check_transform
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
+]
+
+GREY = torch.full((3, *SIZE), 200, dtype=torch.uint8)  # no image of the bank: its columns differ
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    """10 sources of 3 variants."""
+    return Bank.open(make_bank(tmp_path_factory.mktemp("bank") / "bank"))
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    """The same with the keys 0 to 9."""
+    return Bank.open(make_bank(tmp_path_factory.mktemp("bank") / "numbered", keys=list(range(10))))
+
+
+@pytest.fixture(scope="module")
+def gappy(tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    """Source 0 failed, source 2 has variants 0 and 2, source 9 none."""
+    rejected = {(2, 1): "far", **{(9, v): "far" for v in range(3)}}
+    path = make_bank(tmp_path_factory.mktemp("bank") / "gappy", keys=list(range(10)), failed={0: "truncated"}, rejected=rejected)
+    return Bank.open(path)
+
+
+def number_of(sample: Any) -> Any:
+    return sample[1]
+
+
+def is_variant(image: Tensor, position: int) -> bool:
+    """Whether an image of the bank's size is one of a source's variants."""
+    return any(image.equal(pixels(position, v)) for v in range(3))
+
+
+class TestArguments:
+    @pytest.mark.parametrize("p", [-0.1, 1.1, float("nan"), "0.5", None, True])
+    def test_p_is_a_probability(self, bank: Bank, p: Any) -> None:
+        with pytest.raises(ConfigError, match=r"p=.*expected a number in \[0, 1\]"):
+            BankAugment(bank, p)
+
+    @pytest.mark.parametrize("size", ["", "Native", 8, (8,), (0, 8), (8.0, 8), None])
+    def test_output_size_is_one_of_these(self, bank: Bank, size: Any) -> None:
+        with pytest.raises(ConfigError, match=r'output_size=.*expected "input", "generator", "native" or \(height, width\)'):
+            BankAugment(bank, output_size=size)
+
+    @pytest.mark.parametrize("missing", ["", "Error", None, True])
+    def test_missing_is_one_of_these(self, bank: Bank, missing: Any) -> None:
+        with pytest.raises(ConfigError, match=r'missing=.*expected "error" or "source"'):
+            BankAugment(bank, missing=missing)
+
+    @pytest.mark.parametrize("getter", [3, "key", {}])
+    def test_a_getter_is_a_function(self, bank: Bank, getter: Any) -> None:
+        with pytest.raises(ConfigError, match=r"keys_getter=.*expected a function"):
+            BankAugment(bank, keys_getter=getter)
+
+    @pytest.mark.parametrize("other", [None, 3, ["bank"], FakeGenerator])
+    def test_a_bank_is_a_bank_or_its_path(self, other: Any) -> None:
+        with pytest.raises(ConfigError, match=r"bank=.*expected a Bank"):
+            BankAugment(other)
+
+    def test_opens_a_path(self, bank: Bank, tmp_path: Path) -> None:
+        assert BankAugment(str(bank.path)).bank.keys == BankAugment(bank.path).bank.keys == bank.keys
+        with pytest.raises(BankError, match="no such directory"):
+            BankAugment(tmp_path / "none")
+
+    def test_is_a_torchvision_transform_and_prints_as_one(self, bank: Bank) -> None:
+        augment = BankAugment(bank)
+        assert isinstance(augment, v2.Transform)
+        assert (augment.p, augment.missing, augment.output_size) == (0.5, "error", "input")
+        assert "\n" not in repr(augment)
+        for part in ("BankAugment(Bank(", "p=0.5", "output_size='input'", "missing='error'"):
+            assert part in repr(augment)
+
+    def test_has_nothing_to_train_or_save(self, bank: Bank) -> None:
+        augment = BankAugment(bank)
+        assert list(augment.parameters()) == []
+        assert augment.state_dict() == {}
+
+
+class TestKeys:
+    def test_last_of_a_tuple(self, bank: Bank) -> None:
+        image, label, key = BankAugment(bank, 1.0)((GREY, 7, KEYS[3]))
+        assert is_variant(image, 3)
+        assert (label, key) == (7, KEYS[3])
+
+    def test_last_of_the_arguments(self, bank: Bank) -> None:
+        image, key = BankAugment(bank, 1.0)(GREY, KEYS[3])
+        assert is_variant(image, 3)
+        assert key == KEYS[3]
+
+    def test_entry_of_a_dict(self, bank: Bank) -> None:
+        sample = {"image": GREY, "label": 7, "key": KEYS[3]}
+        result = BankAugment(bank, 1.0)(sample)
+        assert is_variant(result["image"], 3)
+        assert (result["label"], result["key"], list(result)) == (7, KEYS[3], list(sample))
+        assert sample["image"] is GREY
+
+    @pytest.mark.parametrize("kind", [list, tuple])
+    def test_one_for_each_image_of_a_batch(self, bank: Bank, kind: Any) -> None:
+        images, keys = BankAugment(bank, 1.0)([torch.stack([GREY] * 4), kind(KEYS[2:6])])
+        assert keys == kind(KEYS[2:6])
+        assert all(is_variant(images[i], i + 2) for i in range(4))
+
+    @pytest.mark.parametrize("kind", [torch.tensor, np.array, list, lambda keys: torch.tensor(keys, dtype=torch.int32)])
+    def test_numbers_as_a_loader_collates_them(self, numbered: Bank, kind: Any) -> None:
+        images, _ = BankAugment(numbered, 1.0)(torch.stack([GREY] * 3), kind([8, 1, 8]))
+        assert [int(image[0, 0, 0]) for image in images] == [8, 1, 8]
+
+    @pytest.mark.parametrize("key", [4, np.int64(4), torch.tensor(4), torch.tensor([4]), [4]])
+    def test_one_number(self, numbered: Bank, key: Any) -> None:
+        assert is_variant(BankAugment(numbered, 1.0)(GREY, key)[0], 4)
+
+    def test_of_a_batch_with_leading_dimensions(self, numbered: Bank) -> None:
+        images, _ = BankAugment(numbered, 1.0)(GREY.expand(2, 3, 3, *SIZE), torch.arange(6).view(2, 3))
+        assert images[..., 0, 0, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+    def test_of_several_images_in_one_sample(self, bank: Bank) -> None:
+        augment = BankAugment(bank, 1.0, keys_getter=lambda sample: sample["keys"])
+        pair = [tv_tensors.Image(GREY), tv_tensors.Image(torch.stack([GREY, GREY]))]
+        result = augment({"pair": pair, "keys": KEYS[:3]})["pair"]
+        assert is_variant(result[0], 0)
+        assert is_variant(result[1][0], 1)
+        assert is_variant(result[1][1], 2)
+
+    def test_by_a_getter(self, bank: Bank) -> None:
+        augment = BankAugment(bank, 1.0, keys_getter=lambda sample: KEYS[sample["row"]])
+        assert is_variant(augment({"image": GREY, "row": 6})["image"], 6)
+
+    @pytest.mark.parametrize("sample", [GREY, (GREY,), [GREY], {"image": GREY, "id": "x"}, PIL.Image.new("RGB", (6, 4))])
+    def test_a_sample_without_key_is_told_of_with_keys(self, bank: Bank, sample: Any) -> None:
+        with pytest.raises(ConfigError, match=r"with_keys.*keys_getter="):
+            BankAugment(bank)(sample)
+
+    @pytest.mark.parametrize(("keys", "count"), [([KEYS[0]], 1), (KEYS[:3], 3), ([], 0), (KEYS[0], 1)])
+    def test_another_number_of_keys_than_images(self, bank: Bank, keys: Any, count: int) -> None:
+        with pytest.raises(ConfigError, match=f"{count} keys for 2 images"):
+            BankAugment(bank)(torch.stack([GREY] * 2), keys)
+
+    @pytest.mark.parametrize("key", [1.5, None, True, torch.tensor(1.0), torch.tensor(True), b"a", object()])
+    def test_a_key_of_no_kind(self, numbered: Bank, key: Any) -> None:
+        with pytest.raises(ConfigError, match="expected keys that are str or int"):
+            BankAugment(numbered)((GREY, key))
+
+    def test_a_sample_without_image_passes(self, bank: Bank) -> None:
+        sample = {"label": 3, "text": "a"}
+        assert BankAugment(bank)(sample) == sample
+
+
+class TestMissing:
+    @pytest.mark.parametrize("p", [0.0, 1.0])
+    def test_an_unknown_key_is_an_error_whatever_its_coin_says(self, bank: Bank, p: float) -> None:
+        with pytest.raises(MissingKeyError, match=r'key \'birds/1\.jpg\' is not in this bank.*missing="source" in BankAugment'):
+            BankAugment(bank, p)(GREY, "birds/1.jpg")
+
+    @pytest.mark.parametrize(("key", "why"), [(0, r"could not be read \(truncated\)"), (9, r"rejected after 5 draws"), ("1", "1 is")])
+    def test_why_it_has_none_is_said(self, gappy: Bank, key: Any, why: str) -> None:
+        with pytest.raises(MissingKeyError, match=why):
+            BankAugment(gappy)(GREY, key)
+
+    def test_the_source_instead(self, gappy: Bank) -> None:
+        augment = BankAugment(gappy, 1.0, missing="source")
+        images, _ = augment(torch.stack([GREY] * 5), [0, 1, 9, 77, 3])
+        assert [image.equal(GREY) for image in images] == [True, False, True, True, False]
+        assert is_variant(images[1], 1)
+        assert is_variant(images[4], 3)
+        assert augment.missing_count == 3
+        sole = augment((tv_tensors.Image(GREY), 0))[0]
+        assert sole.equal(GREY)
+        assert augment.missing_count == 4
+
+    def test_only_images_that_were_to_be_replaced_are_counted(self, bank: Bank) -> None:
+        augment = BankAugment(bank, 0.0, missing="source")
+        augment(GREY, "unknown")
+        assert augment.missing_count == 0
+
+    def test_variants_come_from_those_that_are_there(self, gappy: Bank) -> None:
+        images, _ = BankAugment(gappy, 1.0)(GREY.expand(200, 3, *SIZE), [2] * 200)
+        counts = collections.Counter(images[:, 1, 0, 0].tolist())
+        assert set(counts) == {0, 2}
+        assert 70 < counts[0] < 130  # 4.2 standard deviations
+
+    def test_an_image_that_does_not_decode(self, tmp_path: Path) -> None:
+        make_bank(tmp_path, image=lambda i, v: b"text" if i == 5 else png(i, v))
+        augment = BankAugment(tmp_path, 1.0)
+        assert is_variant(augment(GREY, KEYS[4])[0], 4)
+        with pytest.raises(BankError, match="does not decode"):
+            augment(GREY, KEYS[5])
+
+
+class TestChance:
+    @pytest.mark.parametrize("p", [0.0, 0.2, 0.7, 1.0])
+    def test_p_is_respected_image_by_image(self, numbered: Bank, p: float) -> None:
+        count = 4000
+        images, _ = BankAugment(numbered, p)(GREY.expand(count, 3, *SIZE), torch.zeros(count, dtype=torch.int64))
+        replaced = (images[:, 0, 0, 0] == 0).sum().item()
+        assert abs(replaced - p * count) <= 4.5 * (count * p * (1 - p)) ** 0.5
+        assert all(image.equal(GREY) for image in images[images[:, 0, 0, 0] != 0][:20])
+
+    def test_variants_are_uniform(self, tmp_path: Path) -> None:
+        bank = Bank.open(make_bank(tmp_path, keys=[0, 1], variants=10))
+        count = 5000
+        images, _ = BankAugment(bank, 1.0)(GREY.expand(count, 3, *SIZE), torch.arange(count) % 2)
+        for key in (0, 1):
+            observed = torch.bincount(images[key::2, 1, 0, 0].int(), minlength=10).double()
+            expected = count / 2 / 10
+            assert ((observed - expected) ** 2 / expected).sum() < 33.7  # chi-square of 9 degrees, 1 in 10,000
+
+    def test_coin_and_variant_are_independent(self, numbered: Bank) -> None:
+        # Variants of the images that a small p chooses: a variant that depended on the coin would be always the first.
+        images, _ = BankAugment(numbered, 0.1)(GREY.expand(6000, 3, *SIZE), torch.zeros(6000, dtype=torch.int64))
+        observed = torch.bincount(images[images[:, 0, 0, 0] == 0][:, 1, 0, 0].int(), minlength=3).double()
+        assert ((observed - observed.mean()) ** 2 / observed.mean()).sum() < 18.5  # chi-square of 2 degrees, 1 in 10,000
+
+    def test_each_step_draws_anew_and_manual_seed_reproduces(self, numbered: Bank) -> None:
+        augment, batch, keys = BankAugment(numbered, 0.5), GREY.expand(10, 3, *SIZE), torch.arange(10)
+        torch.manual_seed(4)
+        first, second = augment(batch, keys)[0], augment(batch, keys)[0]
+        assert not first.equal(second)
+        torch.manual_seed(4)
+        assert augment(batch, keys)[0].equal(first)
+        assert augment(batch, keys)[0].equal(second)
+
+    @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+    def test_the_random_stream_goes_on_alike_for_every_p_and_for_the_online_generator(self, gappy: Bank, p: float) -> None:
+        batch, keys = GREY.expand(7, 3, *SIZE), [0, 1, 2, 3, 4, 5, 99]
+        torch.manual_seed(1)
+        gt.GenerativeAugment(FakeGenerator(), 0.5)(batch)
+        expected = torch.rand(3)
+        torch.manual_seed(1)
+        BankAugment(gappy, p, missing="source")(batch, keys)
+        assert torch.rand(3).equal(expected)
+
+    def test_the_same_images_are_chosen_as_by_the_online_generator(self, numbered: Bank) -> None:
+        batch = GREY.expand(50, 3, *SIZE)
+        torch.manual_seed(1)
+        online = gt.GenerativeAugment(FakeGenerator(), 0.5)(batch)
+        torch.manual_seed(1)
+        read, _ = BankAugment(numbered, 0.5)(batch, torch.arange(50) % 10)
+        changed = [(images != GREY).flatten(1).any(dim=1).tolist() for images in (online, read)]
+        assert changed[0] == changed[1]
+        assert 0 < sum(changed[0]) < 50
+
+    def test_a_batch_of_one_and_a_single_image_agree(self, numbered: Bank) -> None:
+        augment = BankAugment(numbered, 1.0)
+        torch.manual_seed(2)
+        alone = augment(GREY, 3)[0]
+        torch.manual_seed(2)
+        assert augment(GREY[None], [3])[0][0].equal(alone)
+
+    def test_params_say_what_was_drawn(self, numbered: Bank) -> None:
+        augment = BankAugment(numbered, 0.5)
+        params = augment.make_params([GREY.expand(5, 3, *SIZE)])
+        assert (params["chosen"].shape, params["chosen"].dtype) == ((5,), torch.bool)
+        assert (params["uniforms"].shape, params["uniforms"].dtype) == ((5,), torch.float64)
+        params = {"chosen": torch.tensor([True, False]), "uniforms": torch.tensor([1 - 2**-53, 0.5], dtype=torch.float64), "keys": [4, 5]}
+        images = augment.transform(torch.stack([GREY, GREY]), params)
+        assert images.equal(torch.stack([pixels(4, 2), GREY]))
+
+    @pytest.mark.parametrize("kind", ["meta", "cpu"])
+    def test_whatever_torchs_default_device_is(self, numbered: Bank, kind: str) -> None:
+        with torch.device(kind):
+            image, _ = BankAugment(numbered, 1.0)(GREY, 3)
+        assert is_variant(image, 3)
+
+
+class TestImages:
+    def test_passes_the_battery(self, bank: Bank) -> None:
+        def keys(sample: Any) -> list[str]:
+            images = [x for x in torch.utils._pytree.tree_leaves(sample) if isinstance(x, PIL.Image.Image) or getattr(x, "ndim", 0) > 2]
+            return [KEYS[i % 10] for i in range(1 if isinstance(images[0], PIL.Image.Image) else images[0].shape[:-3].numel())]
+
+        for p in (0.0, 0.5, 1.0):
+            check_transform(BankAugment(bank, p, keys_getter=keys))
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64])
+    @pytest.mark.parametrize("wrap", [lambda image: image, tv_tensors.Image])
+    def test_every_dtype_has_the_same_image(self, bank: Bank, dtype: torch.dtype, wrap: Any) -> None:
+        image, _ = BankAugment(bank, 1.0)((wrap(TF.to_dtype(GREY, dtype, scale=True)), KEYS[3]))
+        assert image.dtype == dtype
+        assert type(image) is type(wrap(GREY))
+        variant = next(pixels(3, v) for v in range(3) if round(float(image[1, 0, 0]) * (1 if dtype == torch.uint8 else 255)) == v)
+        torch.testing.assert_close(image.as_subclass(Tensor).double(), TF.to_dtype(variant, dtype, scale=True).double(), atol=1e-2, rtol=0)
+
+    def test_a_pil_image(self, bank: Bank) -> None:
+        image, _ = BankAugment(bank, 1.0)(PIL.Image.new("RGB", SIZE[::-1], "white"), KEYS[3])
+        assert isinstance(image, PIL.Image.Image)
+        assert is_variant(TF.pil_to_tensor(image), 3)
+
+    def test_a_grey_image_stays_grey(self, bank: Bank) -> None:
+        luma = torch.stack([PIL_luma(pixels(3, v)) for v in range(3)])
+        for image in (torch.full((1, *SIZE), 200, dtype=torch.uint8), PIL.Image.new("L", SIZE[::-1], 200)):
+            made, _ = BankAugment(bank, 1.0)(image, KEYS[3])
+            made = made if isinstance(made, Tensor) else TF.pil_to_tensor(made)
+            assert made.shape == (1, *SIZE)
+            assert min((made.int() - one.int()).abs().max().item() for one in luma) <= 1
+
+    @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+    def test_nothing_is_modified(self, numbered: Bank, p: float) -> None:
+        batch = torch.stack([GREY] * 6)
+        BankAugment(numbered, p)(batch, torch.arange(6))
+        assert batch.equal(torch.stack([GREY] * 6))
+
+    def test_an_image_that_stays_is_the_very_same(self, bank: Bank) -> None:
+        picture = PIL.Image.new("RGB", (9, 9))
+        assert BankAugment(bank, 0.0)((picture, KEYS[0]))[0] is picture
+        assert BankAugment(bank, 0.0)((GREY, KEYS[0]))[0] is GREY
+
+    def test_an_empty_batch(self, bank: Bank) -> None:
+        images, _ = BankAugment(bank, 1.0)(torch.zeros(0, 3, 8, 8), [])
+        assert images.shape == (0, 3, 8, 8)
+
+    @pytest.mark.parametrize("image", [torch.full((3, 8, 8), 2.0), torch.full((3, 8, 8), float("nan"))])
+    def test_floating_images_out_of_range(self, bank: Bank, image: Tensor) -> None:
+        with pytest.raises(ImageError, match="floating image with"):
+            BankAugment(bank)(image, KEYS[0])
+
+    def test_another_mode_or_shape(self, bank: Bank) -> None:
+        with pytest.raises(ImageError, match=r"use image\.convert"):
+            BankAugment(bank)(PIL.Image.new("CMYK", (8, 8)), KEYS[0])
+        with pytest.raises(ImageError, match="looks like"):
+            BankAugment(bank)(torch.zeros(8, 8, 3), KEYS[0])
+
+    def test_a_gradient_flows_to_a_source_that_was_kept(self, numbered: Bank) -> None:
+        batch = torch.full((20, 3, *SIZE), 0.5, requires_grad=True)
+        images, _ = BankAugment(numbered, 0.5)(batch, [0] * 20)
+        images.sum().backward()
+        assert batch.grad is not None
+        assert batch.grad.flatten(1).any(dim=1).tolist() == (images == 0.5).flatten(1).all(dim=1).tolist()
+
+    @pytest.mark.gpu
+    def test_on_another_device(self, numbered: Bank) -> None:
+        batch = torch.stack([GREY] * 10)
+        for p in (0.0, 0.5, 1.0):
+            torch.manual_seed(3)
+            expected, _ = BankAugment(numbered, p)(batch, torch.arange(10))
+            torch.manual_seed(3)
+            images, _ = BankAugment(numbered, p)(batch.cuda(), torch.arange(10, device="cuda"))
+            assert images.is_cuda
+            assert images.cpu().equal(expected)
+
+
+def PIL_luma(image: Tensor) -> Tensor:
+    grey: Tensor = TF.pil_to_tensor(TF.to_pil_image(image).convert("L"))
+    return grey
+
+
+class TestCompanions:
+    BOXES = tv_tensors.BoundingBoxes(torch.tensor([[0, 0, 2, 2]]), format="XYXY", canvas_size=SIZE)
+    MASK = tv_tensors.Mask(torch.zeros(1, *SIZE))
+    POINTS = tv_tensors.KeyPoints(torch.tensor([[1, 1]]), canvas_size=SIZE)
+
+    @pytest.mark.parametrize("companion", [BOXES, MASK, POINTS], ids=lambda c: type(c).__name__)
+    @pytest.mark.parametrize("p", [0.0, 1.0])
+    def test_refused_where_the_layout_was_not_kept(self, bank: Bank, companion: Any, p: float) -> None:
+        with pytest.raises(ImageError, match=rf"tv_tensors\.{type(companion).__name__} and Painter, which made this bank"):
+            BankAugment(bank, p)({"image": GREY, "target": companion, "key": KEYS[0]})
+
+    @pytest.mark.parametrize("companion", [BOXES, MASK, POINTS], ids=lambda c: type(c).__name__)
+    def test_pass_where_it_was(self, tmp_path: Path, companion: Any) -> None:
+        augment = BankAugment(make_bank(tmp_path, preserves_geometry=True), 1.0)
+        result = augment({"image": GREY, "target": companion, "key": KEYS[0]})
+        assert result["target"] is companion
+        assert is_variant(result["image"], 0)
+        for size in ("generator", "native", (4, 6)):
+            with pytest.raises(ImageError, match="output_size="):
+                BankAugment(tmp_path, output_size=size)({"image": GREY, "target": companion, "key": KEYS[0]})  # type: ignore[arg-type]
+
+    def test_video_is_refused(self, bank: Bank) -> None:
+        with pytest.raises(ImageError, match=r"tv_tensors\.Video"):
+            BankAugment(bank)((tv_tensors.Video(torch.zeros(5, 3, 8, 8)), KEYS[0]))
+
+
+class TestSizes:
+    def test_input_stretches_the_variant_to_the_image(self, bank: Bank) -> None:
+        image, _ = BankAugment(bank, 1.0)(torch.zeros(3, 8, 12), KEYS[3])
+        assert image.shape == (3, 8, 12)
+        torch.testing.assert_close(image[0], torch.full((8, 12), 3 / 255))
+        assert image[2].diff(dim=1).min() >= 0  # the blue ramp
+
+    @pytest.mark.parametrize(("size", "expected"), [("generator", SIZE), ((10, 14), (10, 14)), ([3, 3], (3, 3))])
+    @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+    def test_generator_and_numbers_size_every_image(self, numbered: Bank, size: Any, expected: tuple[int, int], p: float) -> None:
+        images, _ = BankAugment(numbered, p, output_size=size)(torch.zeros(12, 3, 9, 9, dtype=torch.uint8), torch.arange(12) % 10)
+        assert images.shape == (12, 3, *expected)
+
+    def test_an_image_that_stays_is_cut_as_the_generator_saw_it(self, bank: Bank) -> None:
+        # 4 x 6 of a 12 x 12 image: rows 2 to 9, where this image is white.
+        image = torch.zeros(3, 12, 12, dtype=torch.uint8)
+        image[:, 2:10] = 255
+        kept, _ = BankAugment(bank, 0.0, output_size="generator")(image, KEYS[0])
+        assert kept.shape == (3, *SIZE)
+        assert kept.eq(255).all()
+
+    def test_native_leaves_the_image_or_gives_the_variant(self, bank: Bank) -> None:
+        picture = PIL.Image.new("RGB", (20, 30))
+        always, never = (BankAugment(bank, p, output_size="native") for p in (1.0, 0.0))
+        assert is_variant(TF.pil_to_tensor(always(picture, KEYS[3])[0]), 3)
+        assert never(picture, KEYS[3])[0] is picture
+        assert is_variant(always(torch.zeros(3, 30, 20, dtype=torch.uint8), KEYS[3])[0], 3)
+        half = BankAugment(bank, 0.5, output_size="native")
+        sizes = {half(picture, KEYS[3])[0].size for _ in range(20)}
+        assert sizes == {(20, 30), SIZE[::-1]}
+
+    def test_native_of_batches(self, numbered: Bank) -> None:
+        batch, keys = torch.zeros(6, 3, 9, 9, dtype=torch.uint8), list(range(6))
+        assert BankAugment(numbered, 1.0, output_size="native")(batch, keys)[0].shape == (6, 3, *SIZE)
+        assert BankAugment(numbered, 0.0, output_size="native")(batch, keys)[0] is batch
+        same = torch.stack([GREY] * 6)
+        assert BankAugment(numbered, 0.5, output_size="native")(same, keys)[0].shape == same.shape
+
+    def test_native_never_mixes_sizes_in_a_batch(self, numbered: Bank) -> None:
+        batch, keys = torch.zeros(2, 3, 9, 9, dtype=torch.uint8), [1, 2]
+        augment = BankAugment(numbered, 0.01, output_size="native")
+        with pytest.raises(ConfigError, match=r'would mix 4 x 6 variants with 9 x 9 images in one batch: use output_size="generator"'):
+            augment(batch, keys)
+        with pytest.raises(ConfigError, match="would mix"):
+            BankAugment(numbered, 1.0, missing="source", output_size="native")(batch, [1, 99])
+
+
+class Photos(Dataset[Any]):
+    """Transformed samples of one source image with their key."""
+
+    def __init__(self, transform: Any) -> None:
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, index: int) -> Any:
+        return self.transform((GREY, index % 10))
+
+
+def epoch(dataset: Dataset[Any], context: str = "fork", workers: int = 2) -> Tensor:
+    loader = DataLoader(dataset, batch_size=4, num_workers=workers, multiprocessing_context=context if workers else None)
+    images: Tensor = torch.cat([batch[0] for batch in loader])
+    return images
+
+
+class TestLoops:
+    def test_in_a_compose_with_classic_augmentations(self, bank: Bank) -> None:
+        view = v2.Compose([BankAugment(bank, 1.0), v2.RandomHorizontalFlip(1.0), v2.ToDtype(torch.float32, scale=True)])
+        image, key = view(GREY, KEYS[3])
+        assert is_variant((image.flip(-1) * 255).round().to(torch.uint8), 3)
+        assert key == KEYS[3]
+
+    def test_two_views_of_one_image(self, numbered: Bank) -> None:
+        views = gt.TwoViews(BankAugment(numbered, 1.0), v2.RandomHorizontalFlip(1.0), None)
+        (real, _), (generated, key) = views((torch.stack([GREY] * 3), torch.tensor([4, 5, 6])))
+        assert real.equal(torch.stack([GREY] * 3))
+        assert [is_variant(image, i) for image, i in zip(generated, key.tolist(), strict=True)] == [True] * 3
+
+    def test_p_for_each_sample_and_step(self, numbered: Bank) -> None:
+        views = gt.TwoViews(BankAugment(numbered, 0.5))
+        replaced = [views((GREY, 1))[1][0] is not GREY for _ in range(200)]
+        assert 70 < sum(replaced) < 130
+
+    def test_workers_and_epochs_differ_and_manual_seed_reproduces(self, tmp_path: Path) -> None:
+        # One source of 200 variants, read by every worker at once: equal draws would show.
+        make_bank(tmp_path, keys=[0], variants=200, unit_size=1)
+        dataset = Photos(v2.Compose([lambda sample: (sample[0], 0), BankAugment(tmp_path, 1.0)]))
+        torch.manual_seed(1)
+        first, second = epoch(dataset), epoch(dataset)
+        for one, other in ((first[:4], first[4:8]), (first, second)):  # batches of two workers, and two epochs
+            assert not one[:, 1, 0, 0].equal(other[:, 1, 0, 0])
+        torch.manual_seed(1)
+        assert epoch(dataset).equal(first)
+        assert epoch(dataset).equal(second)
+
+    @pytest.mark.parametrize("context", ["spawn", "forkserver"])
+    def test_in_workers_that_open_the_bank_again(self, numbered: Bank, context: str) -> None:
+        images = epoch(Photos(BankAugment(numbered, 1.0)), context, workers=1)
+        assert all(is_variant(image, i % 10) for i, image in enumerate(images))
+
+    def test_copies_read_the_same_bank(self, numbered: Bank) -> None:
+        augment = BankAugment(numbered, 0.5, missing="source", keys_getter=number_of)
+        for again in (pickle.loads(pickle.dumps(augment)), copy.deepcopy(augment)):
+            assert repr(again) == repr(augment)
+            torch.manual_seed(1)
+            expected = augment(torch.stack([GREY] * 9), list(range(9)))[0]
+            torch.manual_seed(1)
+            assert again(torch.stack([GREY] * 9), list(range(9)))[0].equal(expected)
+        assert copy.deepcopy(augment).bank is numbered
