@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import os
 import pickle
@@ -136,6 +137,20 @@ class TestOpen:
         (tmp_path / f".{Unit(0, 4).file}.host.1.partial").write_bytes(b"half")
         (tmp_path / "README.md").write_text("a card")
         assert len(Bank.open(tmp_path)) == 30
+
+    def test_the_garbage_collector_goes_on(self, path: Path, tmp_path: Path) -> None:
+        assert gc.isenabled()
+        Bank.open(path)
+        assert gc.isenabled()
+        with pytest.raises(BankError):
+            Bank.open(tmp_path)
+        assert gc.isenabled()
+        gc.disable()
+        try:
+            Bank.open(path)
+            assert not gc.isenabled()
+        finally:
+            gc.enable()
 
 
 class TestOpenRefuses:

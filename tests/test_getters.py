@@ -11,7 +11,7 @@ import torch
 from torchvision import tv_tensors
 
 from gentransforms.errors import ConfigError
-from gentransforms.getters import gather, per_image_inputs, per_image_seeds
+from gentransforms.getters import as_keys, gather, per_image_inputs, per_image_keys, per_image_seeds
 
 ONE = torch.zeros(3, 4, 4)
 BATCH = torch.zeros(4, 3, 4, 4)
@@ -172,3 +172,43 @@ class TestGather:
     def test_reads_nothing_from_a_device(self) -> None:
         # Reading a number from a meta tensor fails, as reading one from an accelerator waits.
         assert gather(torch.zeros(3, 2, device="meta"), torch.tensor([True, False, True])).shape == (2, 2)
+
+
+class TestAsKeys:
+    @pytest.mark.parametrize("keys", [[3, 1], (3, 1), torch.tensor([3, 1]), np.array([3, 1], np.int16), [np.int64(3), torch.tensor(1)]])
+    def test_numbers_of_any_kind_are_ints(self, keys: Any) -> None:
+        found = as_keys(keys, "keys")
+        assert found == [3, 1]
+        assert [type(key) for key in found] == [int, int]
+
+    @pytest.mark.parametrize("keys", [["a", "1"], ("a", "1"), np.array(["a", "1"]), iter(["a", "1"])])
+    def test_text_stays_text(self, keys: Any) -> None:
+        found = as_keys(keys, "keys")
+        assert found == ["a", "1"]
+        assert [type(key) for key in found] == [str, str]
+
+    @pytest.mark.parametrize("key", [1.0, None, True, np.bool_(True), torch.tensor(True), torch.tensor(1.0), b"a", [1], np.float32(1)])
+    def test_another_kind_is_refused_by_name(self, key: Any) -> None:
+        with pytest.raises(ConfigError, match=r"names: .*expected keys that are str or int"):
+            as_keys([0, key], "names")
+
+    @pytest.mark.parametrize("keys", ["cat", b"cat", 3, None])
+    def test_a_lone_one_is_no_list(self, keys: Any) -> None:
+        with pytest.raises(ConfigError, match=r"names=.*expected a list of keys"):
+            as_keys(keys, "names")
+
+
+class TestPerImageKeys:
+    @pytest.mark.parametrize("key", ["cat", 3, torch.tensor(3), np.int64(3), ["cat"], torch.tensor([3])])
+    def test_of_one_image(self, key: Any) -> None:
+        assert per_image_keys(key, [torch.zeros(3, 4, 4)]) in (["cat"], [3])
+
+    @pytest.mark.parametrize("keys", [[1, 2, 3, 4], torch.tensor([1, 2, 3, 4]), torch.tensor([[1, 2], [3, 4]]), np.array([[1, 2], [3, 4]])])
+    def test_of_a_batch(self, keys: Any) -> None:
+        assert per_image_keys(keys, [torch.zeros(2, 2, 3, 4, 4)]) == [1, 2, 3, 4]
+        assert per_image_keys(keys, [torch.zeros(3, 4, 4)] * 4) == [1, 2, 3, 4]
+
+    @pytest.mark.parametrize(("keys", "count"), [("cat", 1), ([1], 1), ([1, 2, 3], 3), ([], 0)])
+    def test_another_count_is_refused(self, keys: Any, count: int) -> None:
+        with pytest.raises(ConfigError, match=f"{count} keys for 2 images"):
+            per_image_keys(keys, [torch.zeros(2, 3, 4, 4)])
