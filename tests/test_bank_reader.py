@@ -175,7 +175,7 @@ class TestOpenRefuses:
         ("name", "value"),
         [
             ("variants", 0), ("variants", "3"), ("unit_size", 0), ("image_size", [4]), ("image_size", [4, 0]), ("image_size", "4x6"),
-            ("base_seed", None), ("source", {"count": 10, "keys": "", "key_type": "float"}), ("source", None), ("generator", "ICGAN"),
+            ("base_seed", "5"), ("source", {"count": 10, "keys": "", "key_type": "float"}), ("source", None), ("generator", "ICGAN"),
         ],
     )  # fmt: skip
     def test_settings_changed_by_hand(self, tmp_path: Path, name: str, value: Any) -> None:
