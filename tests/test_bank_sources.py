@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -521,6 +522,25 @@ class TestRowReader:
             most = max(most, sum(len(row["image"]) for row, _ in reader._kept.values()))
         assert begun == [0]
         assert 300_000 < most <= 900_000
+
+    def test_peak_of_memory(self, tmp_path: Path) -> None:
+        noise = numpy.random.default_rng(0).bytes(150_000_000)
+        values = [noise[i : i + 10_000] for i in range(0, len(noise), 10_000)]
+        parquet(tmp_path / "a.parquet", image=values, number=list(range(15_000)))
+        code = """
+import sys
+from pathlib import Path
+import pyarrow.parquet
+from gentransforms.bank import parquet_rows
+parquet_rows._KEPT_BYTES = 10_000_000
+peak = lambda: int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) // 1024
+before = peak()
+reader = parquet_rows.RowReader([(Path(sys.argv[1]), [15_000])], ["image", "number"])
+assert [reader.read(i)["number"] for i in range(15_000)] == list(range(15_000))
+print(peak() - before)
+"""
+        command = [sys.executable, "-c", code, str(tmp_path / "a.parquet")]
+        assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) < 110  # MB, of 150 in one row group
 
     def test_threads_out_of_step(self, tmp_path: Path, begun: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(parquet_rows, "_BATCH_BYTES", 1)  # a row a batch

@@ -35,7 +35,8 @@ class RowReader:
     """Reads rows by number from several Parquet files, safely among threads; rows in order are read once.
 
     A row group is read from its start on, in batches of about 4 MB; a row behind the place reached, and no longer kept,
-    begins the row group again. Up to four row groups are open at a time.
+    begins the row group again. Up to four row groups are open at a time. What is held beside the rows kept is a page of the
+    file, which is what its writer made it: with pyarrow's defaults at least 1,024 rows.
 
     Args:
         files: with the row counts of their row groups.
@@ -118,7 +119,8 @@ class RowReader:
         import pyarrow.parquet
 
         path, group = self._groups[place]
-        file = pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20)  # without a buffer a row group's column is read whole
+        # With neither a small buffer nor pre_buffer=False a whole row group would be read first.
+        file = pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         facts = file.metadata.row_group(group)
         rows = max(1, _BATCH_BYTES * facts.num_rows // max(1, facts.total_byte_size))
         # Arrow's own threads would not survive a fork.
