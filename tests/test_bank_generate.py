@@ -137,6 +137,19 @@ class TestRows:
         theirs, ours = np.asarray(PIL.Image.open(buffer)).astype(int), picture(row).astype(int)
         assert np.abs(ours - theirs).mean() < 1
 
+    @pytest.mark.parametrize("image_format", ["jpeg", "png"])
+    def test_pillow_encodes_where_torchvision_does_not(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image_format: str) -> None:
+        from gentransforms.bank import encoding
+
+        fill(tmp_path / "torchvision", image_format=image_format)
+        monkeypatch.setattr(encoding, "_operator", lambda _format: None)
+        fill(tmp_path / "pillow", image_format=image_format)
+        for ours, theirs in zip(table(tmp_path / "torchvision"), table(tmp_path / "pillow"), strict=True):
+            limit = 0 if image_format == "png" else 12
+            assert np.abs(picture(ours).astype(int) - picture(theirs).astype(int)).max() <= limit
+        with pytest.raises(BankError, match='encoder: the bank has "torchvision", this call "pillow"'):
+            fill(tmp_path / "torchvision", image_format=image_format)
+
     def test_keys_of_one_type_keep_it(self, tmp_path: Path) -> None:
         fill(tmp_path, [torch.rand(3, 8, 8)] * 2, variants=1)
         assert [row["key"] for row in table(tmp_path)] == [0, 1]

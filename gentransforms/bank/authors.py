@@ -56,7 +56,7 @@ def import_bank(
     size, image_format = _first(folder, found)
     settings = {
         "generator": {"class": "imported", "fingerprint": "unknown", "config": {}, "preserves_geometry": False},
-        "base_seed": None, "variants": variants, "image_format": image_format, "quality": None, "batch_size": None,
+        "base_seed": None, "variants": variants, "image_format": image_format, "quality": None, "encoder": None, "batch_size": None,
         "unit_size": unit_size, "threads": None, "device": None, "image_size": size, "max_draws": None, "min_similarity": None,
         "source": {"count": len(opened.keys), "keys": keys_digest(opened.keys), "key_type": opened.key_type, "inputs": []},
     }  # fmt: skip

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import torch
+import torchvision.io  # noqa: F401  # registers the operators
 from torch import Tensor
 
 from gentransforms.errors import ConfigError
@@ -45,10 +47,18 @@ class Encoding:
         if type(self.quality) is not int or not 1 <= self.quality <= 100:
             raise ConfigError(f"quality={self.quality!r}: expected an integer from 1 to 100")
 
+    @property
+    def encoder(self) -> str:
+        """Whose encoder it is, ``"torchvision"`` or ``"pillow"``; their bytes differ, so it is a setting of a bank."""
+        return "pillow" if _operator(self.image_format) is None else "torchvision"
+
     def encode(self, image: Tensor) -> bytes:
         """Return the bytes of an image (3, H, W) on the CPU: uint8, or floating in [0, 1]; safe in several threads."""
-        # Pillow joins the planes faster than NumPy or torch bring the channels last.
-        picture = PIL.Image.merge("RGB", [PIL.Image.fromarray(plane) for plane in to_uint8(image)])
+        pixels, operator = to_uint8(image), _operator(self.image_format)
+        if operator is not None:
+            encoded: Tensor = operator(torch.from_numpy(pixels), *_OPERATORS[self.image_format][1](self.quality))
+            return encoded.numpy().tobytes()
+        picture = PIL.Image.merge("RGB", [PIL.Image.fromarray(plane) for plane in pixels])
         buffer = io.BytesIO()
         picture.save(buffer, self.image_format, **({} if self.image_format == "png" else {"quality": self.quality}))
         return buffer.getvalue()
@@ -57,7 +67,8 @@ class Encoding:
 def to_uint8(image: Tensor) -> Any:
     """Return an image (C, H, W) on the CPU, uint8 or floating in [0, 1], as a NumPy array of uint8, rounded as by `GenerativeAugment`.
 
-    NumPy and a buffer of each thread, because torch would start threads of its own in each of the encoder's.
+    The array is this thread's, and good until its next call: getting fresh memory costs more than the arithmetic. NumPy,
+    because torch would start threads of its own in each of the encoder's.
 
     Example:
         >>> import torch
@@ -66,11 +77,25 @@ def to_uint8(image: Tensor) -> Any:
     """
     array = image.numpy()
     if array.dtype == np.uint8:
-        return array
-    buffer = getattr(_local, "buffer", None)
-    if buffer is None or buffer.shape != array.shape:
-        buffer = _local.buffer = np.empty(array.shape, np.float32)
-    np.multiply(array, np.float32(255), out=buffer, casting="same_kind")
-    np.rint(buffer, out=buffer)
-    np.clip(buffer, 0, 255, out=buffer)
-    return buffer.astype(np.uint8)
+        return np.ascontiguousarray(array)
+    if getattr(_local, "shape", None) != array.shape:
+        _local.shape, _local.floats, _local.bytes = array.shape, np.empty(array.shape, np.float32), np.empty(array.shape, np.uint8)
+    floats, pixels = _local.floats, _local.bytes
+    np.multiply(array, np.float32(255), out=floats, casting="same_kind")
+    np.rint(floats, out=floats)
+    np.clip(floats, 0, 255, out=floats)
+    np.copyto(pixels, floats, casting="unsafe")
+    return pixels
+
+
+# torchvision's operators leave the interpreter to other threads while they work, which Pillow's encoders do not. The
+# operators themselves: their public wrappers warn at each call, since 0.29, that they will go one day.
+_OPERATORS: dict[str, Any] = {"jpeg": ("encode_jpeg", lambda quality: (quality,)), "png": ("encode_png", lambda _quality: (6,))}
+
+
+def _operator(image_format: str) -> Any:
+    """Return torchvision's operator, or None where there is none: then Pillow encodes."""
+    try:
+        return getattr(torch.ops.image, _OPERATORS[image_format][0]).default
+    except (KeyError, AttributeError, RuntimeError):
+        return None

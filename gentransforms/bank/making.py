@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -140,8 +141,7 @@ class _Block:
         generator, index = self.generator, torch.tensor(places, device=self.generator.device)
         images = generator.sample({name: value[index] for name, value in self.condition.items()}, seeds)
         check_output(generator, images, len(seeds))
-        # One pass, and the sum of finite pixels is finite.
-        finite = images.flatten(1).sum(1).isfinite()
+        finite = _finite(images)
         reasons = ["" if ok else "the generator made NaN or infinity" for ok in finite.tolist()]
         least = self.recipe.min_similarity
         if least is not None:
@@ -158,6 +158,15 @@ class _Block:
         name = self.generator.instance_feature
         assert name is not None
         return condition[name].flatten(1).float()
+
+
+def _finite(images: Tensor) -> Tensor:
+    """Return which images hold no NaN or infinity: (B,) bool. One pass, because the sum of finite pixels is finite."""
+    if images.device.type != "cpu":
+        return images.flatten(1).sum(1).isfinite()
+    # NumPy on the CPU: torch's threads go on spinning for a while after each sum, and take the cores from the encoder.
+    with np.errstate(invalid="ignore", over="ignore"):
+        return torch.from_numpy(np.isfinite(images.flatten(1).numpy().sum(1)))
 
 
 class _advice:

@@ -118,10 +118,10 @@ class BlockOfSources:
 
 def _make_unit(
     job: Job, unit: Unit, blocks: Iterator[BlockOfSources], encoders: ThreadPoolExecutor, on_images: Callable[[int], object] | None
-) -> tuple[list[list[Made]], list[list[Future[bytes | None]]], list[dict[str, Any]], float]:
+) -> tuple[list[list[Made]], list[list[Future[list[bytes | None]]]], list[dict[str, Any]], float]:
     begun = time.perf_counter()
     batches: list[list[Made]] = []
-    encoded: list[list[Future[bytes | None]]] = []
+    encoded: list[list[Future[list[bytes | None]]]] = []
     failed: list[dict[str, Any]] = []
     offset = 0
     for block in blocks:
@@ -134,7 +134,10 @@ def _make_unit(
         for batch in make_block(job.generator, job.recipe, block.keys, images, inputs):
             kept = [_at(made, offset) for made in batch if not reasons[made.source]]
             batches.append([_without_image(made) for made in kept])
-            encoded.append([encoders.submit(_encode, job.encoding, made.image) for made in kept])
+            # A few tasks for each thread: one for each image would cost a tenth of the encoding.
+            size = max(1, len(kept) // (4 * job.workers))
+            images_of = [made.image for made in kept]
+            encoded.append([encoders.submit(_encode, job.encoding, images_of[i : i + size]) for i in range(0, len(kept), size)])
             if len(encoded) > _ENCODING:  # bounds the pixels that wait
                 for future in encoded[-_ENCODING - 1]:
                     future.result()
@@ -145,13 +148,19 @@ def _make_unit(
 
 
 def _write(
-    job: Job, unit: Unit, batches: list[list[Made]], encoded: list[list[Future[bytes | None]]], failed: list[dict[str, Any]], seconds: float
+    job: Job,
+    unit: Unit,
+    batches: list[list[Made]],
+    encoded: list[list[Future[list[bytes | None]]]],
+    failed: list[dict[str, Any]],
+    seconds: float,
 ) -> UnitReport:
     keys = job.source.keys[unit.start : unit.stop]
     report = UnitReport(unit, failed=failed)
     rows: list[Row] = []
-    for made, future in zip((m for batch in batches for m in batch), (f for batch in encoded for f in batch), strict=True):
-        image, key = future.result(), keys[made.source]
+    images = (image for batch in encoded for future in batch for image in future.result())
+    for made, image in zip((m for batch in batches for m in batch), images, strict=True):
+        key = keys[made.source]
         if image is None:
             place = unit.start + made.source
             report.rejected.append({"key": key, "index": place, "variant": made.variant, "draws": made.draw, "reason": made.reason})
@@ -213,12 +222,15 @@ def _read(job: Job, place: int, slot: Tensor) -> dict[str, Any] | str:
         return str(error) or type(error).__name__
     if not generator.preserves_geometry:  # before the conversion to float, which would quadruple what is cut away
         rows = centre(rows, generator.image_size)
-    slot.copy_(resize(to_unit(rows), generator.image_size)[0])
+    if rows.dtype == torch.uint8 and rows.shape[-2:] == slot.shape[-2:]:
+        slot.copy_(rows[0]).div_(255)  # as to_unit does, without its copies
+    else:
+        slot.copy_(resize(to_unit(rows), generator.image_size)[0])
     return {name: value for name, value in sample.inputs.items() if name in generator.inputs}
 
 
-def _encode(encoding: Encoding, image: Tensor | None) -> bytes | None:
-    return None if image is None else encoding.encode(image)
+def _encode(encoding: Encoding, images: Sequence[Tensor | None]) -> list[bytes | None]:
+    return [None if image is None else encoding.encode(image) for image in images]
 
 
 def _at(made: Made, offset: int) -> Made:

@@ -16,7 +16,7 @@ from gentransforms import hub
 from gentransforms.bank.facts import Facts, facts_of
 from gentransforms.bank.index import Index, Rows
 from gentransforms.bank.layout import MANIFEST, Unit, digest_of, read_manifest, read_sidecar, schema_of
-from gentransforms.bank.repository import exported_rows, is_export, repository_rows
+from gentransforms.bank.repository import Exported, exported_rows, is_export, repository_rows
 from gentransforms.bank.rows import entries
 from gentransforms.bank.segments import ADVICE, Images, decode_rgb, map_file
 from gentransforms.bank.verify import BankReport, unit_faults, verify_bank
@@ -36,7 +36,7 @@ class Bank:
     path where it is sent to another process.
 
     Attributes:
-        path: its directory.
+        path: its directory; of a bank on the Hub, the folder of the cache that holds its files.
         manifest: what ``bank.json`` says.
         keys: of the sources that have images, each once, in the source's order; all str or all int.
         failed: sources that could not be read, as dicts with ``key`` and ``reason``; they have no images.
@@ -284,22 +284,21 @@ class Bank:
         return f'{like}: generate a bank from the data set you read, or use missing="source" in BankAugment'
 
 
-def _open_export(directory: Path) -> Bank:
+def _open_export(directory: Path, cached: Sequence[str] = ()) -> Bank:
+    """Open an export; `cached` are the files of a first opening, when it is opened again."""
     directory = directory.absolute()
-    manifest, batches = exported_rows(directory)
-    return _opened(manifest, batches, directory, (_open_export, (directory,)))
+    opened = exported_rows(directory, cached)
+    return _opened(opened, (_open_export, (directory, opened.cached)))
 
 
-def _open_repository(repo_id: str, revision: str | None) -> Bank:
-    manifest, batches, commit = repository_rows(repo_id, revision)
-    return _opened(manifest, batches, Path(repo_id), (_open_repository, (repo_id, commit)))
+def _open_repository(repo_id: str, revision: str | None, cached: Sequence[str] = ()) -> Bank:
+    opened, commit = repository_rows(repo_id, revision, cached)
+    return _opened(opened, (_open_repository, (repo_id, commit, opened.cached)))
 
 
-def _opened(
-    manifest: dict[str, Any], batches: Sequence[tuple[str, pa.RecordBatch]], path: Path, reopen: tuple[Any, tuple[Any, ...]]
-) -> Bank:
-    failed, rejected = (entries(manifest["info"], name) for name in ("failed", "rejected"))
-    return Bank(manifest, batches, path=path, failed=failed, rejected=rejected, reopen=reopen)
+def _opened(opened: Exported, reopen: tuple[Any, tuple[Any, ...]]) -> Bank:
+    failed, rejected = (entries(opened.manifest["info"], name) for name in ("failed", "rejected"))
+    return Bank(opened.manifest, opened.batches, path=opened.folder, failed=failed, rejected=rejected, reopen=reopen)
 
 
 @contextlib.contextmanager

@@ -48,6 +48,7 @@ def settings_of(
         "variants": recipe.variants,
         "image_format": encoding.image_format,
         "quality": encoding.quality,
+        "encoder": encoding.encoder,
         "batch_size": recipe.batch_size,
         "unit_size": unit_size,
         "threads": threads if generator.device.type == "cpu" else None,

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gentransforms.bank.arrow import arrow
 from gentransforms.bank.layout import MANIFEST, Unit, read_sidecar, schema_of
 from gentransforms.errors import BankError
 
 __all__ = ["Row", "create_manifest", "is_done", "remove_partials", "write_unit"]
 
-# Arrow counts the bytes of a batch's images in 32 bits.
-_BATCH_BYTES = 1 << 30
+# Of the images of a record batch, which bounds the memory of writing. Arrow itself allows 2 GiB.
+_BATCH_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,25 @@ def _batches(rows: Sequence[Row], schema: Any) -> Iterator[Any]:
 
 
 def _batch(rows: Sequence[Row], schema: Any) -> Any:
-    pa = arrow()
-    columns = [pa.array([getattr(row, field.name) for row in rows], field.type) for field in schema if field.name != "image"]
-    images = pa.array([row.image for row in rows], pa.binary())
-    paths = pa.nulls(len(rows), pa.string())
-    columns.append(pa.StructArray.from_arrays([images, paths], fields=list(schema.field("image").type)))
+    """Put rows into Arrow's layout, out of buffers: ``pa.array`` would import pandas, if it is there, which takes a second."""
+    pa, columns = arrow(), []
+    for name in schema.names[:-1]:
+        values, kind = [getattr(row, name) for row in rows], schema.field(name).type
+        if pa.types.is_string(kind):
+            columns.append(_binary([value.encode() for value in values], kind))
+        else:
+            numbers = np.array(values, kind.to_pandas_dtype())
+            columns.append(pa.Array.from_buffers(kind, len(rows), [None, pa.py_buffer(numbers)]))
+    images = _binary([row.image for row in rows], pa.binary())
+    fields = list(schema.field("image").type)
+    columns.append(pa.StructArray.from_arrays([images, pa.nulls(len(rows), pa.string())], fields=fields))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _binary(values: Sequence[bytes], kind: Any) -> Any:
+    pa, offsets = arrow(), np.zeros(len(values) + 1, np.int32)
+    np.cumsum([len(value) for value in values], out=offsets[1:])
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))])
 
 
 class _Hashed:
