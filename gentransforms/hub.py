@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
 import json
+import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from gentransforms.errors import BankError, ConfigError, WeightsError
 
 __all__ = [
     "BUNDLED", "CARD_FILE", "CONFIG_FILE", "PIPELINE_FILE", "WEIGHTS_FILE", "Source", "bundled_names", "card_metadata", "check_format",
-    "dataset_file", "is_repository", "own_config", "pipeline_class", "read_config", "read_weights", "sha256", "upload",
+    "dataset_file", "dataset_folder", "is_repository", "own_config", "pipeline_class", "read_config", "read_weights", "sha256", "upload",
 ]  # fmt: skip
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -197,24 +200,48 @@ def dataset_file(repo_id: str, filename: str, revision: str | None = None) -> Pa
     Raises:
         BankError: if there is no such repository, revision or file, or it cannot be fetched.
     """
-    from huggingface_hub import errors as hf
     from huggingface_hub import hf_hub_download
 
-    at = f" at revision {revision!r}" if revision else ""
-    try:
+    with _dataset_errors(repo_id, repr(filename), revision), _bars_on_a_terminal():
         return Path(hf_hub_download(repo_id, filename, repo_type="dataset", revision=revision))
-    except hf.RevisionNotFoundError as error:
-        raise BankError(f"{repo_id}: the Hub has no such revision: {revision!r}") from error
-    except hf.LocalEntryNotFoundError as error:
-        raise BankError(f"{repo_id}: {filename!r}{at} is not in the local cache and could not be fetched; check the network") from error
-    except hf.EntryNotFoundError as error:
-        raise BankError(f"{repo_id}: the data set has no file {filename!r}{at}: it is no bank that push_to_hub wrote") from error
-    except (hf.RepositoryNotFoundError, hf.HFValidationError) as error:
+
+
+def dataset_folder(repo_id: str, filenames: Sequence[str], revision: str) -> Path:
+    """Return a local folder with all those files of a data set repository, several downloaded at once where needed.
+
+    Args:
+        repo_id: ``"organisation/name"``.
+        filenames: paths in it.
+        revision: a commit. What is there of it is not asked for again.
+
+    Raises:
+        BankError: if the repository lacks one of them, or they cannot be fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    what = f"its {len(filenames)} files" if len(filenames) > 1 else repr(filenames[0])
+
+    def folder(local: bool) -> Path:
+        return Path(
+            snapshot_download(repo_id, repo_type="dataset", revision=revision, allow_patterns=list(filenames), local_files_only=local)
+        )
+
+    def lacking(there: Path) -> list[str]:
+        return [name for name in filenames if not (there / name).is_file()]
+
+    with _dataset_errors(repo_id, what, revision), _bars_on_a_terminal():
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        with contextlib.suppress(LocalEntryNotFoundError):
+            if not lacking(there := folder(local=True)):
+                return there
+        there = folder(local=False)  # without a network, what is in the cache: perhaps not all
+    if gone := lacking(there):
         raise BankError(
-            f"{repo_id!r}: no such directory, and no such data set on the Hub, or it is private: check the name, or log in"
-        ) from error
-    except _request_errors() as error:
-        raise BankError(f"{repo_id}: {filename!r}{at} could not be fetched: {error}") from error
+            f"{repo_id}: {gone[0]!r} at revision {revision!r} could not be fetched, and is not in the local cache: check the network; "
+            "if the Hub has no such file, push the bank again"
+        )
+    return there
 
 
 def sha256(path: Path) -> str:
@@ -235,8 +262,19 @@ def upload(
     token: str | bool | None = None,
     revision: str | None = None,
     commit_message: str | None = None,
+    replace: str | None = None,
 ) -> str:
     """Make the repository if absent, upload what `save` writes into a folder, and return the commit's address.
+
+    Args:
+        save: called with an empty folder.
+        repo_id: ``"organisation/name"``.
+        repo_type: ``"dataset"``, or None for a model.
+        private: whether a new repository is.
+        token: of the Hub, instead of the one logged in with.
+        revision: branch.
+        commit_message: of the commit.
+        replace: a pattern of files that are removed where the folder has none of that name.
 
     Raises:
         WeightsError, BankError: if the Hub refuses a model, a data set.
@@ -244,18 +282,54 @@ def upload(
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, _bars_on_a_terminal():
         save(Path(directory))
         try:
             api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
             commit = api.upload_folder(
                 repo_id=repo_id, repo_type=repo_type, folder_path=directory, revision=revision,
-                commit_message=commit_message or "Upload with gentransforms",
+                commit_message=commit_message or "Upload with gentransforms", delete_patterns=replace,
             )  # fmt: skip
         except _request_errors() as error:
             kind = BankError if repo_type == "dataset" else WeightsError
-            raise kind(f"{repo_id}: the upload failed: {error}") from error
+            raise kind(f"{repo_id}: the upload failed: {' '.join(str(error).split())}") from error
     return str(commit.commit_url)
+
+
+@contextlib.contextmanager
+def _dataset_errors(repo_id: str, what: str, revision: str | None) -> Iterator[None]:
+    """Make BankErrors, each one sentence, of what the Hub's client raises."""
+    from huggingface_hub import errors as hf
+
+    at = f" at revision {revision!r}" if revision else ""
+    try:
+        yield
+    except hf.RevisionNotFoundError as error:
+        raise BankError(f"{repo_id}: the Hub has no such revision: {revision!r}") from error
+    except hf.LocalEntryNotFoundError as error:
+        raise BankError(f"{repo_id}: {what}{at} is not in the local cache and could not be fetched; check the network") from error
+    except hf.EntryNotFoundError as error:
+        raise BankError(f"{repo_id}: the data set has no file {what}{at}: it is no bank that push_to_hub wrote") from error
+    except (hf.RepositoryNotFoundError, hf.HFValidationError) as error:
+        raise BankError(
+            f"{repo_id!r}: no such directory, and no such data set on the Hub, or it is private: check the name, or log in"
+        ) from error
+    except _request_errors() as error:
+        raise BankError(f"{repo_id}: {what}{at} could not be fetched: {' '.join(str(error).split())}") from error
+
+
+@contextlib.contextmanager
+def _bars_on_a_terminal() -> Iterator[None]:
+    """No bars of the Hub's client where nobody watches."""
+    utils: Any = importlib.import_module("huggingface_hub.utils")
+    if sys.stderr.isatty() or utils.are_progress_bars_disabled():
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()
 
 
 def _request_errors() -> tuple[type[Exception], ...]:

@@ -1,7 +1,7 @@
-"""A Hub on this machine: the routes that huggingface_hub uses to download and upload models, with its headers and errors.
+"""A Hub on this machine: the routes that huggingface_hub and `datasets` use for models and data sets, with its headers and errors.
 
 Large files are served as the Hub serves them: by a redirect to another host (``localhost`` for ``127.0.0.1``), which
-must not be sent the token.
+must not be sent the token. A data set is kept, and addressed, as ``datasets/org/name``.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_right"
 LICENSES = ("apache-2.0", "mit", "cc-by-nc-4.0", "other")
+LARGE = (".safetensors", ".parquet")
 
 
 @dataclass
@@ -31,10 +33,11 @@ class Repo:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
 
-    def commit(self, files: Mapping[str, bytes], branch: str = "main") -> str:
-        """Add files on top of a branch, and return the commit's name."""
+    def commit(self, files: Mapping[str, bytes], branch: str = "main", removed: Collection[str] = ()) -> str:
+        """Add files on top of a branch, remove others, and return the commit's name."""
         parent = self.refs.get(branch, "")
         tree = {**self.commits.get(parent, {}), **files}
+        tree = {name: content for name, content in tree.items() if name not in removed}
         digest = hashlib.sha1(parent.encode())
         for name, content in sorted(tree.items()):
             digest.update(name.encode() + hashlib.sha1(content).digest())
@@ -139,17 +142,20 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = _serve
 
     def _route(self, path: str) -> None:
+        api, repo = r"/api/(models/)?(?P<repo>(datasets/)?[^/]+/[^/]+)", r"/(?P<repo>(datasets/)?[^/]+/[^/]+)"
+        revision = r"(?P<revision>[^/]+)"
         routes: dict[str, Callable[..., None]] = {
-            r"(HEAD|GET) /(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)": self._resolve,
+            rf"(HEAD|GET) {repo}/resolve/{revision}/(?P<file>.+)": self._resolve,
             r"(HEAD|GET) /cdn/(?P<oid>\w+)/(?P<file>.+)": self._cdn,
-            r"GET /api/models/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>[^/]+))?": self._info,
-            r"GET /api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)": self._tree,
+            rf"GET {api}(/revision/{revision})?": self._info,
+            rf"GET {api}/tree/{revision}(/(?P<folder>.+))?": self._tree,
+            rf"POST {api}/paths-info/{revision}": self._paths,
             r"POST /api/validate-yaml": self._validate,
             r"POST /api/repos/create": self._create,
-            r"POST /api/models/(?P<repo>[^/]+/[^/]+)/preupload/(?P<revision>[^/]+)": self._preupload,
-            r"POST /(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch": self._lfs_batch,
+            rf"POST {api}/preupload/{revision}": self._preupload,
+            rf"POST {repo}\.git/info/lfs/objects/batch": self._lfs_batch,
             r"PUT /lfs/(?P<oid>\w+)": self._lfs_put,
-            r"POST /api/models/(?P<repo>[^/]+/[^/]+)/commit/(?P<revision>[^/]+)": self._commit,
+            rf"POST {api}/commit/{revision}": self._commit,
         }
         for pattern, answer in routes.items():
             if match := re.fullmatch(pattern, f"{self.command} {path}"):
@@ -181,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
         if file not in files:
             raise _Refusal(404, "Entry not found", "EntryNotFound", **headers)
         content = files[file]
-        if not file.endswith(".safetensors"):
+        if not file.endswith(LARGE):
             return self._send(content, 200, headers | {"ETag": f'"{hashlib.sha1(content).hexdigest()}"'})
         oid = hashlib.sha256(content).hexdigest()
         self.hub.blobs[oid] = content
@@ -200,11 +206,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self, repo: str, revision: str | None) -> None:
         commit, files = self._at(repo, revision)
-        self._json({"id": repo, "sha": commit, "private": self.hub.repos[repo].private, "siblings": [{"rfilename": f} for f in files]})
+        name = repo.removeprefix("datasets/")
+        self._json({"id": name, "sha": commit, "private": self.hub.repos[repo].private, "siblings": [{"rfilename": f} for f in files]})
 
-    def _tree(self, repo: str, revision: str) -> None:
-        files = self._at(repo, revision)[1].items()
-        self._json([{"type": "file", "path": name, "size": len(content), "oid": _blob_oid(content)} for name, content in files])
+    def _tree(self, repo: str, revision: str, folder: str | None) -> None:
+        files = self._at(repo, revision)[1]
+        entries = [_entry(name, files) for name in _names(files) if name.startswith(f"{folder}/" if folder else "")]
+        if parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() != "true":
+            entries = [entry for entry in entries if "/" not in entry["path"].removeprefix(f"{folder}/" if folder else "")]
+        if folder and not entries:
+            raise _Refusal(404, f"{folder} does not exist on {revision}", "EntryNotFound")
+        self._json(entries)
+
+    def _paths(self, repo: str, revision: str) -> None:
+        files = self._at(repo, revision)[1]
+        asked = json.loads(self.body)["paths"]
+        self._json([_entry(name, files) for name in _names(files) if name in asked])
 
     # Uploads
 
@@ -220,11 +237,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _create(self) -> None:
         self._writer()
         asked = json.loads(self.body)
-        name = f"{asked['organization']}/{asked['name']}"
+        name = ("datasets/" if asked.get("type") == "dataset" else "") + f"{asked['organization']}/{asked['name']}"
         if name in self.hub.repos:
             return self._json({"error": "You already created this model repo", "url": f"{self.hub.endpoint}/{name}"}, 409)
         self.hub.repos[name] = Repo(private=asked.get("visibility") == "private" or bool(asked.get("private")))
-        self.hub.repos[name].commit({".gitattributes": b"*.safetensors filter=lfs\n"})
+        self.hub.repos[name].commit({".gitattributes": b"".join(b"*%s filter=lfs\n" % suffix.encode() for suffix in LARGE)})
         self._json({"url": f"{self.hub.endpoint}/{name}"})
 
     def _preupload(self, repo: str, revision: str) -> None:
@@ -233,7 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
         answers = []
         for asked in json.loads(self.body)["files"]:
             name = asked["path"]
-            mode = "lfs" if name.endswith(".safetensors") else "regular"
+            mode = "lfs" if name.endswith(LARGE) else "regular"
             answer = {"path": name, "uploadMode": mode, "shouldIgnore": False}
             if name in files:
                 answer["oid"] = hashlib.sha256(files[name]).hexdigest() if mode == "lfs" else _blob_oid(files[name])
@@ -257,14 +274,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _commit(self, repo: str, revision: str) -> None:
         self._writer()
         self._at(repo, revision)
-        files = {}
+        files, removed = {}, []
         for line in self.body.splitlines():
             item = json.loads(line)
             if item["key"] == "file":
                 files[item["value"]["path"]] = base64.b64decode(item["value"]["content"])
             elif item["key"] == "lfsFile":
                 files[item["value"]["path"]] = self.hub.blobs[item["value"]["oid"]]
-        commit = self.hub.repos[repo].commit(files, revision)
+            elif item["key"] == "deletedFile":
+                removed.append(item["value"]["path"])
+        commit = self.hub.repos[repo].commit(files, revision, removed)
         self._json({"success": True, "commitOid": commit, "commitUrl": f"{self.hub.endpoint}/{repo}/commit/{commit}"})
 
     # Answers
@@ -282,6 +301,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Keep the tests' output clean."""
+
+
+def _names(files: Mapping[str, bytes]) -> list[str]:
+    """Files and the folders above them."""
+    folders = {str(parent) for name in files for parent in PurePosixPath(name).parents} - {"."}
+    return sorted(folders | files.keys())
+
+
+def _entry(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
+    """What the Hub tells of a file or folder."""
+    if name not in files:
+        return {"type": "directory", "path": name, "oid": hashlib.sha1(name.encode()).hexdigest(), "size": 0}
+    content = files[name]
+    entry = {"type": "file", "path": name, "size": len(content), "oid": _blob_oid(content)}
+    if name.endswith(LARGE):
+        entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+    return entry
 
 
 def _blob_oid(content: bytes) -> str:

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gentransforms import hub
 from gentransforms.bank.layout import MANIFEST, check_manifest, read_manifest, schema_of
+from gentransforms.bank.segments import map_file
 from gentransforms.errors import BankError, ConfigError
 
-__all__ = ["exported_rows", "is_export", "repository_rows"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Exported", "exported_files", "exported_rows", "is_export", "repository_rows"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported bank, open: its folder, and its rows as `datasets` keeps them for memory-mapping."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    batches: list[tuple[str, pa.RecordBatch]]
+    cached: tuple[str, ...]
 
 
 def is_export(directory: Path) -> bool:
@@ -20,56 +36,95 @@ def is_export(directory: Path) -> bool:
     return any((directory / "data").glob("train-*.parquet"))
 
 
-def exported_rows(directory: Path) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
-    """Return the manifest and the record batches of an exported bank, memory-mapped from the cache of `datasets`.
+def exported_rows(directory: Path, cached: Sequence[str] = ()) -> Exported:
+    """Return an exported bank, its record batches memory-mapped from the cache of `datasets`.
+
+    Args:
+        directory: of the export.
+        cached: the files that `datasets` wrote when it was opened before; without them it is asked again.
 
     Raises:
-        BankError: if it is damaged.
+        BankError: if a file is missing, cut short or damaged.
     """
-    manifest = read_manifest(directory)
-    files = sorted(str(path) for path in (directory / "data").glob("train-*.parquet"))
-    return manifest, _batches(manifest, str(directory), "parquet", data_files=files)
+    return _open(directory, read_manifest(directory), str(directory), cached)
 
 
-def repository_rows(repo_id: str, revision: str | None) -> tuple[dict[str, Any], list[tuple[str, Any]], str]:
-    """Return the manifest and the record batches of a bank on the Hub, and the commit they are of.
+def repository_rows(repo_id: str, revision: str | None, cached: Sequence[str] = ()) -> tuple[Exported, str]:
+    """Return a bank on the Hub, and the commit it is of; a commit that was fetched before is not asked for again.
 
     Raises:
         BankError: if there is none, or it cannot be fetched.
     """
     path = hub.dataset_file(repo_id, MANIFEST, revision)
+    where = f"{repo_id}/{MANIFEST}"
     try:
-        manifest = check_manifest(json.loads(path.read_text()), f"{repo_id}/{MANIFEST}")
+        manifest = check_manifest(json.loads(path.read_text()), where)
     except ValueError as error:
-        raise BankError(f"{repo_id}/{MANIFEST}: not JSON ({error}): push the bank again") from error
+        raise BankError(f"{where}: not JSON ({error}): push the bank again") from error
     commit = path.parent.name  # of the cache's snapshot
-    return manifest, _batches(manifest, repo_id, repo_id, revision=commit), commit
+    # Not `datasets` itself, which without a network takes whatever revision it had last.
+    folder = hub.dataset_folder(repo_id, [MANIFEST, *(entry["file"] for entry in exported_files(manifest, where))], commit)
+    return _open(folder, manifest, repo_id, cached), commit
 
 
-def _batches(manifest: dict[str, Any], where: str, loader: str, **options: Any) -> list[tuple[str, Any]]:
+def exported_files(manifest: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """Return what the manifest of an export says of its Parquet files: ``file``, ``rows``, ``bytes``, ``sha256`` of each.
+
+    Raises:
+        BankError: if it says nothing of them.
+    """
+    files = manifest["info"].get("files")
+    kinds = {"file": str, "rows": int, "bytes": int, "sha256": str}
+    whole = isinstance(files, list) and all(isinstance(f, dict) and all(type(f.get(n)) is k for n, k in kinds.items()) for f in files)
+    if not files or not whole:
+        raise BankError(f"{where}: names no Parquet files, so it is not the manifest of an exported bank: export or push the bank again")
+    return list(files)
+
+
+def _open(folder: Path, manifest: dict[str, Any], where: str, cached: Sequence[str]) -> Exported:
+    files = exported_files(manifest, f"{where}/{MANIFEST}")
+    for entry in files:
+        path = folder / entry["file"]
+        size = path.stat().st_size if path.is_file() else None
+        if size != entry["bytes"]:
+            found = "is missing" if size is None else f"has {size:,} bytes, expected {entry['bytes']:,}"
+            raise BankError(f"{where}: {entry['file']} {found}: fetch it whole, or export the bank again")
+    if not cached or not all(Path(file).is_file() for file in cached):
+        cached = _through_datasets([str(folder / entry["file"]) for entry in files], where)
+    schema = schema_of(manifest["settings"]["source"]["key_type"])
+    batches = [(Path(file).name, batch) for file in cached for batch in map_file(file, schema)]
+    rows, expected = sum(batch.num_rows for _, batch in batches), sum(entry["rows"] for entry in files)
+    if rows != expected:
+        raise BankError(f"{where}: has {rows:,} rows, expected {expected:,}: remove {Path(cached[0]).parent} and open it again")
+    return Exported(folder, manifest, batches, tuple(cached))
+
+
+def _through_datasets(files: list[str], where: str) -> tuple[str, ...]:
+    """Have `datasets` write Parquet files as Arrow files into its cache, and return those."""
     try:
         import datasets
     except ImportError as error:
         raise ConfigError(f"{where}: exported banks need datasets ({error}): pip install 'gentransforms[bank]'") from error
     with _quiet(datasets):
         try:
-            table = datasets.load_dataset(loader, split="train", **options).data.table
-        except Exception as error:  # of the client, the network or the files
-            raise BankError(f"{where}: cannot be loaded as a data set: {type(error).__name__}: {error}") from error
-    schema = schema_of(manifest["settings"]["source"]["key_type"])
-    try:
-        return [(f"train[{i}]", batch) for i, batch in enumerate(table.select(schema.names).cast(schema).to_batches())]
-    except (KeyError, ValueError) as error:
-        raise BankError(f"{where}: its columns are not those of a bank ({error}): export or push the bank again") from error
+            loaded = datasets.load_dataset("parquet", split="train", data_files=files)
+        except Exception as error:  # of the files, or the disk
+            reason = error.__cause__ or error  # what DatasetGenerationError hides
+            raise BankError(
+                f"{where}: cannot be loaded as a data set: {type(reason).__name__}: {' '.join(str(reason).split())}: "
+                "see that the disk of the cache is not full, and fetch or export the bank again"
+            ) from error
+    return tuple(entry["filename"] for entry in loaded.cache_files)
 
 
 @contextlib.contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
-    """No bars of `datasets` while a bank opens."""
-    shown = datasets.is_progress_bar_enabled() if hasattr(datasets, "is_progress_bar_enabled") else True
+    """No bars of `datasets` where nobody watches."""
+    if sys.stderr.isatty() or not datasets.is_progress_bar_enabled():
+        yield
+        return
     datasets.disable_progress_bars()
     try:
         yield
     finally:
-        if shown:
-            datasets.enable_progress_bars()
+        datasets.enable_progress_bars()
