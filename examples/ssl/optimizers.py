@@ -43,8 +43,8 @@ class LARS(lars.LARS):
                 if self.clip:
                     rates = (rates / group["lr"]).clamp(max=1.0)
                 moving = (of_weights > 0) & (of_gradients > 0)
-                torch._foreach_add_(gradients, torch._foreach_mul(weights, torch.where(moving, decay, 0.0).unbind()))
-                torch._foreach_mul_(gradients, torch.where(moving, rates, 1.0).unbind())
+                torch._foreach_add_(gradients, torch._foreach_mul(weights, (decay * moving.to(rates.dtype)).unbind()))
+                torch._foreach_mul_(gradients, torch.where(moving, rates, torch.ones_like(rates)).unbind())
             elif weights and decay:
                 torch._foreach_add_(gradients, weights, alpha=decay)
             group["weight_decay"] = 0.0

@@ -7,9 +7,11 @@ import warnings
 
 
 def hush() -> None:
-    """Keep Lightning's notes off the terminal."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    """Keep Lightning's notes off the terminal; lightly brings a second package of it."""
+    for name in ("lightning", "lightning.fabric", "lightning.pytorch", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no `val_dataloader`")
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -1,0 +1,91 @@
+"""Import the modules of examples/ssl, which import each other by plain names, as a script's folder does."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+FOLDER = Path(__file__).parents[1] / "examples" / "ssl"
+CONFIGS = FOLDER / "configs"
+# examples/icgan has scripts of these names too, so here they are loaded under names of their own.
+_SHARED = ("train", "evaluate")
+
+# Settings that make a run of seconds out of any configuration.
+TINY = [
+    "backbone.name=small", "backbone.widths=[4,8]", "backbone.blocks=[1,1]", "data.image_size=16", "data.limit=null", "data.workers=0",
+    "trainer.batch_size=4", "trainer.devices=1", "trainer.accumulate=1", "trainer.precision=32-true", "trainer.accelerator=cpu",
+    "trainer.log_every=1", "method.hidden=16", "method.out=8", "probe.k=3",
+]  # fmt: skip
+TINY_METHOD = {"simsiam": ["method.predictor_hidden=4"], "byol": ["method.predictor_hidden=8"], "mocov2plus": ["method.queue=16"]}
+
+
+def ssl(name: str) -> ModuleType:
+    """Return the module ``examples/ssl/<name>.py``."""
+    if str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))
+    for script in _SHARED:
+        _own(script)
+    return sys.modules[f"ssl_{name}"] if name in _SHARED else _with_own_scripts(name)
+
+
+def tiny(method: str, *overrides: str, config: str | None = None) -> Any:
+    """Return tiny settings of a method, or of a configuration ``folder/name``."""
+    path = CONFIGS / f"{config or f'cifar10-small/{method}-baseline'}.yaml"
+    return ssl("config").load_settings(path, [*TINY, *TINY_METHOD.get(method, []), *overrides])
+
+
+def call(monkeypatch: pytest.MonkeyPatch, place: Path, script: str, *arguments: str) -> None:
+    """Run a script's main as its command line does, in `place`; in this process, because importing everything takes long."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "argv", [str(FOLDER / f"{script}.py"), *arguments])
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        ssl(script).main()
+
+
+def write_photos(folder: Path, count: int = 12, classes: int = 2, size: int = 20, seed: int = 0) -> Path:
+    """Write small photos, a subfolder per class, each class of a colour of its own."""
+    rng = torch.Generator().manual_seed(seed)
+    for i in range(count):
+        path = folder / f"class{i % classes}" / f"{i:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        base = torch.full((size, size, 3), 60.0) + 120 * (i % classes) / max(1, classes - 1)
+        pixels = (base + 30 * torch.randn(size, size, 3, generator=rng)).clamp(0, 255)
+        Image.fromarray(pixels.to(torch.uint8).numpy()).save(path)
+    return folder
+
+
+def _own(script: str) -> None:
+    """Load a script as ``ssl_<script>``, once."""
+    if f"ssl_{script}" in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(f"ssl_{script}", FOLDER / f"{script}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+
+
+def _with_own_scripts(name: str) -> ModuleType:
+    """Import a module that may itself import the scripts by their plain names."""
+    if name in sys.modules:
+        return sys.modules[name]
+    before = {script: sys.modules.get(script) for script in _SHARED}
+    sys.modules.update({script: sys.modules[f"ssl_{script}"] for script in _SHARED})
+    try:
+        return importlib.import_module(name)
+    finally:
+        for script, module in before.items():
+            if module is None:
+                del sys.modules[script]
+            else:
+                sys.modules[script] = module

@@ -1,0 +1,475 @@
+"""What the recipes read and show: sources, batches, classic views, and generated images from a bank or a generator."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from ssl_example import ssl, tiny, write_photos
+from torch import Tensor
+
+import gentransforms as gt
+from gentransforms.bank.generate import generate_bank
+from gentransforms.bank.reader import Bank
+from gentransforms.testing import FakeGenerator
+
+pytestmark = [pytest.mark.filterwarnings("ignore:::lightning"), pytest.mark.filterwarnings("ignore:::pytorch_lightning")]
+
+
+def photo(value: int, size: tuple[int, int] = (20, 20)) -> Image.Image:
+    return Image.new("RGB", size, (value, value, value))
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return buffer.getvalue()
+
+
+class TestSources:
+    def test_folder_with_classes(self, tmp_path: Path) -> None:
+        source = ssl("data").open_images(str(write_photos(tmp_path, 6, classes=3)))
+        assert source.classes == ["class0", "class1", "class2"]
+        assert source.keys == ["class0/000.png", "class0/003.png", "class1/001.png", "class1/004.png", "class2/002.png", "class2/005.png"]
+        assert source.labels.tolist() == [0, 0, 1, 1, 2, 2]
+        assert source.read(1).size == (20, 20)
+
+    def test_folder_without(self, tmp_path: Path) -> None:
+        photo(7).save(tmp_path / "b.png")
+        photo(9).save(tmp_path / "a.jpg")
+        (tmp_path / "notes.txt").write_text("no image")
+        source = ssl("data").open_images(str(tmp_path))
+        assert (source.keys, source.labels, source.classes) == (["a.jpg", "b.png"], None, [])
+        assert source.read(1).getpixel((0, 0)) == (7, 7, 7)
+
+    @pytest.mark.parametrize("struct", [True, False])
+    def test_parquet(self, struct: bool, tmp_path: Path) -> None:
+        cells: list[Any] = [png(photo(v)) for v in (1, 2, 3)]
+        table = pa.table({"img": [{"bytes": c, "path": ""} for c in cells] if struct else cells, "label": [1, 0, 1]})
+        pq.write_table(table, tmp_path / "x.parquet")
+        source = ssl("data").open_images(str(tmp_path / "x.parquet"))
+        assert (list(source.keys), source.labels.tolist(), source.classes) == ([0, 1, 2], [1, 0, 1], ["0", "1"])
+        assert source.read(2).getpixel((3, 3)) == (3, 3, 3)
+
+    def test_parquet_columns(self, tmp_path: Path) -> None:
+        pq.write_table(pa.table({"x": [png(photo(1))], "y": [4]}), tmp_path / "x.parquet")
+        source = ssl("data").open_images(str(tmp_path / "x.parquet"), "x", "y")
+        assert source.labels.tolist() == [4]
+        for image, label, said in ((None, None, "data.image_column"), ("x", "z", "no column 'z'")):
+            with pytest.raises(SystemExit, match=said):
+                ssl("data").open_images(str(tmp_path / "x.parquet"), image, label)
+
+    def test_torchvision(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class CIFAR10:
+            classes = ("cat", "dog")
+            targets = (1, 0)
+
+            def __init__(self, root: str, train: bool = True) -> None:
+                assert (root, train) == ("/data", False)
+
+            def __len__(self) -> int:
+                return 2
+
+            def __getitem__(self, i: int) -> tuple[Image.Image, int]:
+                return photo(i), self.targets[i]
+
+        data = ssl("data")
+        monkeypatch.setattr(data.datasets, "CIFAR10", CIFAR10)
+        source = data.open_images("torchvision:CIFAR10:/data:test")
+        assert (source.labels.tolist(), source.classes, list(source.keys)) == ([1, 0], ["cat", "dog"], [0, 1])
+
+    @pytest.mark.parametrize(("split", "expected"), [("train", "train-standard"), ("val", "val")])
+    def test_places365(self, split: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = {}
+
+        class Places365(list[Any]):
+            targets, classes = [0], ["a"]
+
+            def __init__(self, root: str, split: str = "", small: bool = False) -> None:
+                asked.update(split=split, small=small)
+                super().__init__([(photo(0), 0)])
+
+        data = ssl("data")
+        monkeypatch.setattr(data.datasets, "Places365", Places365)
+        data.open_images(f"torchvision:Places365:/data:{split}")
+        assert asked == {"split": expected, "small": True}
+
+    def test_inaturalist(self, tmp_path: Path) -> None:
+        files = ["train_val2018/a/1.jpg", "train_val2018/b/2.jpg"]
+        for file in files:
+            (tmp_path / file).parent.mkdir(parents=True)
+            photo(5).save(tmp_path / file)
+        content = {
+            "images": [{"id": 7, "file_name": files[0]}, {"id": 8, "file_name": files[1]}],
+            "annotations": [{"image_id": 8, "category_id": 0}, {"image_id": 7, "category_id": 2}],
+            "categories": [{"id": 0, "name": "owl"}, {"id": 1, "name": "elk"}, {"id": 2, "name": "fox"}],
+        }
+        (tmp_path / "train2018.json").write_text(json.dumps(content))
+        source = ssl("data").open_images(f"inaturalist:{tmp_path}:train")
+        assert (source.keys, source.labels.tolist(), source.classes) == (files, [2, 0], ["owl", "elk", "fox"])
+        assert source.read(0).size == (20, 20)
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("nowhere/photos", "does not exist: expected an image folder"),
+            ("none.parquet", "does not exist"),
+            ("torchvision:CIFAR11:/x", r"torchvision has no data set 'CIFAR11'"),
+            ("torchvision:CIFAR10:/nowhere", "not found or corrupted"),
+            ("inaturalist:/nowhere:train", r"train2018\.json"),
+        ],
+    )
+    def test_missing(self, name: str, said: str) -> None:
+        with pytest.raises(SystemExit, match=said):
+            ssl("data").open_images(name)
+
+    def test_empty_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit, match="no images found"):
+            ssl("data").open_images(str(tmp_path))
+
+    def test_split(self) -> None:
+        split = ssl("data").split_rows
+        rows, held = split(100, 30, 20)
+        assert held.tolist() == list(range(0, 100, 5))
+        assert len(rows) == 30
+        assert not set(rows.tolist()) & set(held.tolist())
+        assert torch.equal(split(100, None, 20)[1], held)
+        assert split(10, None, 0)[0].tolist() == list(range(10))
+        with pytest.raises(SystemExit, match=r"data\.holdout=10"):
+            split(10, None, 10)
+
+
+class TestMemory:
+    def test_squares(self, tmp_path: Path) -> None:
+        image = Image.new("RGB", (40, 20), "white")
+        image.paste((0, 0, 0), (10, 0, 30, 20))  # the centre square is black
+        image.save(tmp_path / "x.png")
+        source = ssl("data").open_images(str(tmp_path))
+        dataset, rows = ssl("loading").load_into_memory(source, torch.tensor([0]), 8)
+        assert dataset.images.shape == (1, 3, 8, 8)
+        assert dataset.images.max() == 0
+        assert rows.tolist() == [0]
+        assert dataset.labels.tolist() == [-1]
+
+    def test_corrupt_images_are_named_and_left_out(self, tmp_path: Path) -> None:
+        write_photos(tmp_path, 4, classes=1)
+        (tmp_path / "class0" / "001.png").write_bytes(b"broken")
+        source = ssl("data").open_images(str(tmp_path))
+        with pytest.warns(UserWarning, match=r"1 of 4 images are left out: image 'class0/001.png'"):
+            dataset, rows = ssl("loading").load_into_memory(source, torch.arange(4), 8)
+        assert rows.tolist() == [0, 2, 3]
+        assert len(dataset) == 3
+
+    def test_nothing_readable(self, tmp_path: Path) -> None:
+        (tmp_path / "a.png").write_bytes(b"broken")
+        source = ssl("data").open_images(str(tmp_path))
+        with pytest.warns(UserWarning, match="left out"), pytest.raises(SystemExit, match="none of the 1 images"):
+            ssl("loading").load_into_memory(source, torch.arange(1), 8)
+
+
+class TestBatches:
+    def batches(self, done: int = 0, count: int = 23, size: int = 4, **options: Any) -> Any:
+        return ssl("loading").EpochBatches(count, size, 5, lambda: done, **options)
+
+    def test_every_epoch_is_a_shuffle_of_its_own(self) -> None:
+        first, second = ([row for batch in self.batches(done) for row, _ in batch] for done in (0, 5))
+        for rows in (first, second):
+            assert len(rows) == len(set(rows)) == 20
+        assert first != second
+        assert {epoch for batch in self.batches(5) for _, epoch in batch} == {1}
+
+    @pytest.mark.parametrize("done", [1, 3, 4])
+    def test_goes_on_in_the_middle(self, done: int) -> None:
+        assert list(self.batches(done)) == list(self.batches(0))[done:]
+
+    def test_devices_share_one_shuffle(self) -> None:
+        parts = [list(self.batches(0, count=26, rank=rank, world=3)) for rank in range(3)]
+        assert [len(part) for part in parts] == [2, 2, 2]
+        rows = [row for part in parts for batch in part for row, _ in batch]
+        assert len(set(rows)) == 24
+        one = list(self.batches(0, count=26, size=12))
+        together = [[sample for part in parts for sample in part[i]] for i in range(2)]
+        assert together == one  # as one device with the whole batch
+
+    def test_batch_larger_than_the_data(self) -> None:
+        with pytest.raises(SystemExit, match=r"batch_size=4: expected no more than the 3 training images"):
+            self.batches(count=3)
+        with pytest.raises(SystemExit, match=r"on each of 2 devices: expected no more than the 7"):
+            self.batches(count=7, world=2)
+
+
+class TestFileViews:
+    def dataset(self, folder: Path, *overrides: str, **options: Any) -> Any:
+        settings = tiny("simclr", f"data.train={folder}", "data.image_size=12", *overrides)
+        source = ssl("data").open_images(str(folder))
+        return ssl("loading").FileViews(source, torch.arange(len(source)), settings, **options)
+
+    def test_sample(self, tmp_path: Path) -> None:
+        sample = self.dataset(write_photos(tmp_path))[(3, 0)]
+        assert sample["first"].shape == sample["second"].shape == (3, 12, 12)
+        assert sample["first"].dtype == torch.uint8
+        assert not torch.equal(sample["first"], sample["second"])
+        assert (sample["labels"], sample["rows"], sample["made1"], sample["made2"]) == (0, 3, False, False)
+
+    def test_depends_on_seed_epoch_and_place_alone(self, tmp_path: Path) -> None:
+        dataset = self.dataset(write_photos(tmp_path))
+        state = torch.get_rng_state()
+        first = dataset[(3, 0)]["first"]
+        assert torch.equal(state, torch.get_rng_state())
+        torch.manual_seed(99)
+        assert torch.equal(first, pickle.loads(pickle.dumps(dataset.crops)) and dataset[(3, 0)]["first"])
+        assert not torch.equal(first, dataset[(3, 1)]["first"])
+        assert not torch.equal(first, self.dataset(tmp_path, "seed=1")[(3, 0)]["first"])
+
+    def test_variant_with_probability_p(self, tmp_path: Path) -> None:
+        red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1).expand(3, 16, 16)
+        seen: list[tuple[int, float]] = []
+
+        def variant(row: int, uniform: float) -> Tensor:
+            seen.append((row, uniform))
+            return red
+
+        dataset = self.dataset(write_photos(tmp_path), variants=variant, p=lambda epoch: 0.3)
+        made = [dataset[(place, epoch)] for epoch in range(50) for place in range(12)]
+        share = np.mean([sample["made2"] for sample in made])
+        assert abs(share - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 600)
+        assert all(sample["made2"] == (int(sample["second"][0].float().mean()) == 255) for sample in made)
+        assert not any(sample["made1"] for sample in made)
+        assert len({row for row, _ in seen}) == 12
+        uniforms = [uniform for _, uniform in seen]
+        assert abs(np.mean(uniforms) - 0.5) < 0.1
+
+    def test_p_follows_the_epoch(self, tmp_path: Path) -> None:
+        grey = torch.zeros(3, 8, 8, dtype=torch.uint8)
+        dataset = self.dataset(write_photos(tmp_path), variants=lambda row, u: grey, p=lambda epoch: float(epoch))
+        assert [dataset[(0, epoch)]["made2"] for epoch in (0, 1)] == [False, True]
+
+    def test_corrupt_image_mid_epoch(self, tmp_path: Path) -> None:
+        dataset = self.dataset(write_photos(tmp_path, 12, classes=1))
+        (tmp_path / "class0" / "004.png").write_bytes(b"broken")
+        with pytest.warns(UserWarning, match=r"'class0/004.png'.*the next image takes its place"):
+            sample = dataset[(4, 0)]
+        assert sample["rows"] == 5
+
+    def test_many_corrupt_images_end_it(self, tmp_path: Path) -> None:
+        dataset = self.dataset(write_photos(tmp_path, 12, classes=1))
+        for path in tmp_path.rglob("*.png"):
+            path.write_bytes(b"broken")
+        with pytest.warns(UserWarning, match="takes its place"), pytest.raises(OSError, match="cannot be read"):
+            dataset[(0, 0)]
+
+
+class TestWholeImages:
+    def test_resize_and_centre_crop(self, tmp_path: Path) -> None:
+        """224 pixels: 256 on the shorter side, then the centre."""
+        image = Image.effect_noise((400, 320), 60).convert("RGB")
+        image.save(tmp_path / "x.png")
+        source = ssl("data").open_images(str(tmp_path))
+        found = ssl("loading").WholeImages(source, torch.tensor([0]), 224)[0]["images"]
+        resized = image.resize((320, 256), Image.Resampling.BICUBIC).crop((48, 16, 272, 240))
+        difference = found.float() - torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).float()
+        assert difference.abs().max() <= 1
+
+
+class TestViews:
+    def view(self, size: int = 16, crop: bool = False, **values: Any) -> Any:
+        nothing = dict.fromkeys(("jitter_p", "grey_p", "blur_p", "solarise_p", "flip_p"), 0.0)
+        return ssl("views").View(ssl("config").ViewSettings(**nothing | values), size, crop=crop)
+
+    def images(self, count: int = 400) -> Tensor:
+        return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def share(self, images: Tensor, out: Tensor) -> float:
+        return (out != images).flatten(1).any(1).float().mean().item()
+
+    def test_nothing(self) -> None:
+        assert torch.equal(self.view()(self.images()), self.images())
+
+    @pytest.mark.parametrize("name", ["jitter_p", "grey_p", "blur_p", "solarise_p", "flip_p"])
+    @pytest.mark.parametrize("p", [0.2, 1.0])
+    def test_each_image_has_its_own_coin(self, name: str, p: float) -> None:
+        share = self.share(self.images(), self.view(**{name: p})(self.images()))
+        # The narrowest Gaussians, with a sigma below 0.17, change no float32.
+        assert abs(share - p) <= 4 * np.sqrt(p * (1 - p) / 400) + (0.06 * p if name == "blur_p" else 0)
+
+    def test_flip(self) -> None:
+        assert torch.equal(self.view(flip_p=1.0)(self.images()), self.images().flip(3))
+
+    def test_solarise(self) -> None:
+        images = self.images()
+        out = self.view(solarise_p=1.0)(images)
+        torch.testing.assert_close(out, torch.where(images >= 0.5, 1 - images, images))
+
+    def test_grey(self) -> None:
+        images = self.images()
+        luminance = (images * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+        torch.testing.assert_close(self.view(grey_p=1.0)(images), luminance.expand_as(images), atol=1e-3, rtol=0)
+
+    def test_brightness(self) -> None:
+        """Each image by a factor of its own, uniform in 0.6 to 1.4."""
+        images = torch.full((400, 3, 8, 8), 0.5)
+        view = self.view(8, jitter_p=1.0, brightness=0.4, contrast=0.0, saturation=0.0, hue=0.0)
+        factors = view(images).mean(dim=(1, 2, 3)) / 0.5
+        assert 0.6 <= factors.min() < 0.62
+        assert 1.38 < factors.max() <= 1.4001
+        assert abs(factors.mean() - 1) < 0.05
+
+    def test_blur_strength(self) -> None:
+        """A point spreads as the Gaussians of sigma 0.1 to 2 spread it, cut off at the kernel's edge."""
+        point = torch.zeros(200, 3, 224, 224)
+        point[:, :, 112, 112] = 1
+        out = self.view(224, blur_p=1.0)(point)[:, 0]
+        offsets = (torch.arange(224) - 112.0) ** 2
+        sigma = (out.sum(1) * offsets).sum(1).div(out.sum((1, 2))).sqrt()
+        assert sigma.max() > 1.8
+        assert sigma.max() < 2.01
+        assert sigma.min() < 0.4
+
+    def test_crop(self) -> None:
+        """Of a ramp, the range that is left is the share of the side that was cut out."""
+        ramp = torch.linspace(0, 1, 64).view(1, 1, 1, 64).expand(300, 3, 64, 64)
+        out = self.view(32, crop=True, crop_scale=[0.25, 0.25])(ramp)
+        assert out.shape == (300, 3, 32, 32)
+        widths = (out[:, 0, 16, -1] - out[:, 0, 16, 0]) * 63 / 64 + 1 / 64
+        assert 0.42 < widths.min() < 0.46  # half the side, times the square root of 3/4 …
+        assert 0.54 < widths.max() < 0.6  # … to 4/3
+        assert out.min() >= 0
+        assert out.max() <= 1
+
+    def test_generated_images_get_their_own(self) -> None:
+        s = ssl("config").AugmentationSettings()
+        for view in (s.view1, s.view2):
+            view.jitter_p, view.grey_p, view.blur_p, view.flip_p = 0.0, 0.0, 0.0, 1.0
+        s.generated = ssl("config").ViewSettings(jitter_p=0.0, grey_p=0.0, blur_p=0.0, flip_p=0.0)
+        views = ssl("views").TwoClassicViews(s, 16, crop=False)
+        images, made = self.images(10), torch.arange(10) % 3 == 0
+        for some in (made, torch.zeros(10, dtype=torch.bool), torch.ones(10, dtype=torch.bool)):
+            first, second = views(images, images, torch.zeros(10, dtype=torch.bool), some)
+            assert torch.equal(first, images.flip(3))
+            assert torch.equal(second, torch.where(some[:, None, None, None], images, images.flip(3)))
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    """Four variants of each of ten grey images; key k is grey level 20 k."""
+    path = tmp_path_factory.mktemp("bank")
+    sources = [torch.full((3, 16, 16), 20 * k, dtype=torch.uint8) for k in range(10)]
+    generate_bank(sources, path, FakeGenerator(), variants=4, image_format="png", progress=False)
+    return Bank.open(path)
+
+
+class TestFromBank:
+    def test_variants_of_the_right_images(self, bank: Bank) -> None:
+        keys = [7, 2, 5]
+        source = ssl("generative").FromBank(bank, keys, 16)
+        images, rows = torch.zeros(3, 3, 16, 16), torch.tensor([2, 0, 1])
+        torch.manual_seed(0)
+        out, made = source(images, rows, 1.0)
+        assert made.all()
+        for image, row in zip(out, rows.tolist(), strict=True):
+            possible = bank.read([keys[row]] * 4, [0, 1, 2, 3]).float() / 255
+            assert any(torch.equal(image, variant) for variant in possible)
+
+    def test_coin_and_variant_are_drawn_anew(self, bank: Bank) -> None:
+        source = ssl("generative").FromBank(bank, list(range(10)), 16)
+        rows, counts = torch.arange(10), torch.zeros(10, 5)
+        variants = bank.read([k for k in range(10) for _ in range(4)], list(range(4)) * 10).float().unflatten(0, (10, 4)) / 255
+        for _ in range(200):
+            out, made = source(torch.full((10, 3, 16, 16), -1.0), rows, 0.6)
+            same = (out[:, None] == variants).flatten(2).all(2)
+            assert torch.equal(same.any(1), made)
+            assert torch.equal(out[~made], torch.full_like(out[~made], -1.0))
+            counts[:, :4] += same
+            counts[:, 4] += ~made
+        expected = torch.tensor([0.15, 0.15, 0.15, 0.15, 0.4]) * 200
+        chi = ((counts - expected) ** 2 / expected).sum(1)
+        assert chi.max() < 27  # 4 degrees of freedom, 10 images: beyond by chance once in 5,000 runs
+
+    def test_p_of_0_changes_nothing(self, bank: Bank) -> None:
+        source, images = ssl("generative").FromBank(bank, [1, 2], 16), torch.rand(2, 3, 16, 16)
+        out, made = source(images, torch.tensor([0, 1]), 0.0)
+        assert out is images
+        assert not made.any()
+
+    def test_read_at_each_step_where_memory_is_short(self, bank: Bank) -> None:
+        rows, images = torch.tensor([3, 1, 0]), torch.zeros(3, 3, 16, 16)
+        results = []
+        for memory in (None, 0):
+            source = ssl("generative").FromBank(bank, [4, 5, 6, 7], 16, memory=memory)
+            assert (source.decoded is None) == (memory == 0)
+            torch.manual_seed(3)
+            results.append(source(images, rows, 0.7))
+        assert torch.equal(results[0][0], results[1][0])
+        assert torch.equal(results[0][1], results[1][1])
+
+    def test_other_size(self, bank: Bank) -> None:
+        out, _ = ssl("generative").FromBank(bank, [9], 8)(torch.zeros(1, 3, 8, 8), torch.tensor([0]), 1.0)
+        assert out.shape == (1, 3, 8, 8)
+        assert abs(out.mean() - 180 / 255) < 0.05
+
+    def test_missing_variants(self, tmp_path: Path) -> None:
+        """A bank with rejected variants: only those that are there are drawn."""
+        generate_bank(
+            [torch.full((3, 16, 16), 100, dtype=torch.uint8)] * 2, tmp_path, FakeGenerator(), variants=3, image_format="png", progress=False
+        )
+        bank = Bank.open(tmp_path)
+        bank.variants_of = lambda key: [0, 2] if key == 0 else [1]  # type: ignore[method-assign]
+        for memory in (None, 0):
+            source = ssl("generative").FromBank(bank, [0, 1], 16, memory=memory)
+            seen = {tuple(source(torch.zeros(2, 3, 16, 16), torch.tensor([0, 1]), 1.0)[0][:, 0, 0, 0].tolist()) for _ in range(40)}
+            expected = bank.read([0, 0, 1], [0, 2, 1])[:, 0, 0, 0].float() / 255
+            assert seen == {(expected[0].item(), expected[2].item()), (expected[1].item(), expected[2].item())}
+
+    def test_for_workers(self, bank: Bank) -> None:
+        variants = pickle.loads(pickle.dumps(ssl("generative").RowVariants(bank, [8, 3])))
+        for uniform, number in ((0.0, 0), (0.3, 1), (0.999999, 3), (1.0, 3)):
+            assert torch.equal(variants(1, uniform), bank.read([3], [number])[0])
+
+    def test_bank_of_another_data_set(self, bank: Bank) -> None:
+        refuse = ssl("generative").refuse_foreign
+        refuse(bank, [0, 9], "b")
+        with pytest.raises(SystemExit, match=r"no images for 2 of the 3 training images, for example 10, 11; its 10 keys are like 0, 1, 2"):
+            refuse(bank, [3, 10, 11], "b")
+        with pytest.raises(SystemExit, match=r"2 of the 2 training images, for example 'cat/1.png', '1'"):
+            refuse(bank, ["cat/1.png", "1"], "b")
+
+    def test_no_bank(self, tmp_path: Path) -> None:
+        settings = tiny("simclr", "generative.source=bank", f"generative.bank={tmp_path / 'none'}")
+        with pytest.raises(SystemExit, match=r"generative.bank="):
+            ssl("generative").open_bank(settings, [0])
+
+
+class TestOnline:
+    def test_replaces_with_probability_p(self) -> None:
+        source, images = ssl("generative").Online(FakeGenerator()), torch.rand(300, 3, 16, 16)
+        out, made = source(images, torch.arange(300), 0.4)
+        assert torch.equal((out != images).flatten(1).any(1), made)
+        assert abs(made.float().mean() - 0.4) < 4 * np.sqrt(0.4 * 0.6 / 300)
+
+    def test_is_what_the_transform_makes(self) -> None:
+        images = torch.rand(6, 3, 16, 16)
+        torch.manual_seed(1)
+        expected = gt.GenerativeAugment(FakeGenerator(), p=0.5)(images)
+        torch.manual_seed(1)
+        assert torch.equal(ssl("generative").Online(FakeGenerator())(images, torch.arange(6), 0.5)[0], expected)
+
+    def test_unknown_generator(self) -> None:
+        with pytest.raises(SystemExit, match=r"generative.generator='no/such/generator'"):
+            ssl("generative").load_online(tiny("simclr", "generative.source=online", "generative.generator=no/such/generator").generative)
+
+
+class TestSchedule:
+    def test_p_over_epochs(self) -> None:
+        at, settings = ssl("generative").p_at, ssl("config").GenerativeSettings
+        assert [at(settings(p=0.7), 5, epoch) for epoch in range(5)] == [0.7] * 5
+        assert [at(settings(p=0.0, p_end=1.0), 5, epoch) for epoch in range(6)] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1])
+        assert [at(settings(p=1.0, p_end=0.5), 2, epoch) for epoch in range(2)] == [1.0, 0.5]

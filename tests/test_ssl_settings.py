@@ -1,0 +1,204 @@
+"""Settings of the SSL recipes: every file loads, those of ImageNet are the paper's, and wrong ones are refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ssl_example import CONFIGS, ssl
+
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+METHODS = ("simclr", "simsiam", "byol", "mocov2plus", "barlowtwins")
+
+# ../shared/PAPER.md, "Settings of the authors' released code", row by row.
+LARS = {"optimizer.name": "lars", "optimizer.exclude_bias_and_norm": True}
+SGD = {"optimizer.name": "sgd", "optimizer.momentum": 0.9}
+TABLE: dict[str, dict[str, Any]] = {
+    "simclr": LARS | {
+        "method.hidden": 4096, "method.out": 512, "method.temperature": 0.2, "trainer.batch_size": 256, "trainer.accumulate": 1,
+        "optimizer.base_lr": 0.3, "optimizer.weight_decay": 1e-6, "optimizer.eta": 0.02, "optimizer.clip": True,
+    },
+    "simsiam": SGD | {
+        "method.hidden": 4096, "method.out": 4096, "method.predictor_hidden": 512, "trainer.batch_size": 64, "trainer.accumulate": 1,
+        "optimizer.base_lr": 0.5, "optimizer.weight_decay": 1e-5,
+    },
+    "byol": LARS | {
+        "method.hidden": 4096, "method.out": 256, "method.predictor_hidden": 4096, "method.momentum_start": 0.99,
+        "method.momentum_end": 1.0, "trainer.batch_size": 256, "trainer.accumulate": 16, "optimizer.base_lr": 0.2,
+        "optimizer.weight_decay": 1.5e-6, "optimizer.eta": 0.001, "optimizer.clip": False,
+    },
+    "mocov2plus": SGD | {
+        "method.hidden": 2048, "method.out": 256, "method.queue": 65536, "method.temperature": 0.2, "method.momentum_start": 0.99,
+        "method.momentum_end": 0.999, "trainer.batch_size": 64, "trainer.accumulate": 1, "optimizer.base_lr": 0.3,
+        "optimizer.weight_decay": 3e-5,
+    },
+    "barlowtwins": LARS | {
+        "method.hidden": 4096, "method.out": 4096, "method.redundancy": 0.0051, "method.loss_scale": 0.048, "trainer.batch_size": 64,
+        "trainer.accumulate": 1, "optimizer.base_lr": 0.8, "optimizer.weight_decay": 1.5e-6, "optimizer.eta": 0.001,
+        "optimizer.clip": False,
+    },
+}  # fmt: skip
+COMMON = {
+    "backbone.name": "resnet50", "backbone.stem": "imagenet", "trainer.epochs": 100, "trainer.devices": 4, "trainer.nodes": 1,
+    "trainer.precision": "16-mixed", "trainer.sync_batchnorm": True, "optimizer.warmup_epochs": 10, "optimizer.warmup_start_lr": 3e-5,
+    "optimizer.final_lr": 0.0, "data.image_size": 224, "augmentation.interpolation": "bicubic", "augmentation.generated": None,
+    "data.limit": None, "data.holdout": 0, "generative.both_views": False, "generative.p_end": None,
+}  # fmt: skip
+BOTH = {
+    "crop_scale": [0.08, 1.0], "jitter_p": 0.8, "grey_p": 0.2, "flip_p": 0.5, "blur_sigma": [0.1, 2.0], "blur_p": 0.5, "solarise_p": 0.0,
+}  # fmt: skip
+STRONG = dict(zip(("brightness", "contrast", "saturation", "hue"), (0.8, 0.8, 0.8, 0.2), strict=True))
+WEAK = dict(zip(STRONG, (0.4, 0.4, 0.4, 0.1), strict=True))
+ODD = dict(zip(STRONG, (0.4, 0.4, 0.2, 0.1), strict=True))
+VIEWS = {
+    "symmetric": (BOTH | STRONG, BOTH | STRONG),
+    "symmetric-weak": (BOTH | WEAK, BOTH | WEAK),
+    "asymmetric": (BOTH | ODD | {"blur_p": 1.0}, BOTH | ODD | {"blur_p": 0.1, "solarise_p": 0.2}),
+}
+OF_METHOD = {
+    "simclr": "symmetric", "simsiam": "asymmetric", "byol": "asymmetric", "mocov2plus": "symmetric-weak", "barlowtwins": "asymmetric",
+}  # fmt: skip
+ARMS = {"baseline": {"generative.source": "none"}} | {
+    arm: {"generative.source": "bank", "generative.bank": f"banks/imagenet-{arm}", "generative.p": 1.0}
+    for arm in ("icgan", "stable-diffusion")
+}
+
+
+def load(path: Path, *overrides: str) -> Any:
+    return ssl("config").load_settings(path, list(overrides))
+
+
+class TestFiles:
+    @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONFIGS).with_suffix("").as_posix())
+    def test_loads_as_what_its_name_says(self, path: Path) -> None:
+        settings = load(path)
+        method, _, arm = path.stem.partition("-")
+        assert settings.method.name == method
+        source = {"baseline": "none", "online": "online"}.get(arm, "bank")
+        assert settings.generative.source == source
+        flat = ssl("config").flat(settings)
+        assert ssl("config").flat(ssl("config").settings_of(dataclasses.asdict(settings))) == flat
+
+    def test_there_is_one_for_every_run_of_the_issue(self) -> None:
+        names = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in FILES}
+        expected = {f"imagenet/{method}-{arm}" for method in METHODS for arm in ARMS}
+        expected |= {f"imagenet/simclr-stable-diffusion-p{p}" for p in (0.25, 0.5, 0.75)}
+        small = ("cifar10", "cifar100", "cifar10-small", "cifar100-small")
+        expected |= {f"{folder}/{method}-{arm}" for folder in small for method in METHODS for arm in ("baseline", "icgan")}
+        expected |= {"folder/simclr-baseline", "folder/simclr-icgan"}
+        assert expected <= names
+
+    @pytest.mark.parametrize("folder", ["imagenet", "cifar10", "cifar100", "cifar10-small", "cifar100-small", "folder"])
+    def test_arms_differ_by_the_generated_view_alone(self, folder: str) -> None:
+        for path in sorted((CONFIGS / folder).glob("*.yaml")):
+            base = ssl("config").flat(load(path.with_name(f"{path.stem.partition('-')[0]}-baseline.yaml")))
+            arm = ssl("config").flat(load(path))
+            assert {name for name in arm if arm[name] != base[name]} <= {f"generative.{n}" for n in ("source", "bank", "generator", "p")}, (
+                path
+            )
+
+    def test_small_images_get_the_small_stem(self) -> None:
+        for folder in ("cifar10", "cifar100"):
+            for path in (CONFIGS / folder).glob("*.yaml"):
+                assert (load(path).backbone.name, load(path).backbone.stem) == ("resnet18", "cifar")
+
+
+class TestPaper:
+    @pytest.mark.parametrize("arm", ARMS)
+    @pytest.mark.parametrize("method", METHODS)
+    def test_every_value(self, method: str, arm: str) -> None:
+        settings = ssl("config").flat(load(CONFIGS / "imagenet" / f"{method}-{arm}.yaml"))
+        expected = COMMON | TABLE[method] | ARMS[arm]
+        for view, values in zip(("view1", "view2"), VIEWS[OF_METHOD[method]], strict=True):
+            expected |= {f"augmentation.{view}.{name}": value for name, value in values.items()}
+        assert {name: settings[name] for name in expected} == expected
+        # nothing of the views or the method stands outside the table
+        assert {name for name in settings if name.startswith("augmentation.view")} <= set(expected)
+        assert {name for name in settings if name.startswith("method.")} <= {*expected, "method.name"}
+
+    @pytest.mark.parametrize("p", [0.25, 0.5, 0.75])
+    def test_other_probabilities(self, p: float) -> None:
+        main = ssl("config").flat(load(CONFIGS / "imagenet" / "simclr-stable-diffusion.yaml"))
+        other = ssl("config").flat(load(CONFIGS / "imagenet" / f"simclr-stable-diffusion-p{p}.yaml"))
+        assert {name: other[name] for name in other if other[name] != main[name]} == {"generative.p": p}
+
+    def test_linear_probe(self) -> None:
+        options = ssl("evaluate").ProbeOptions()
+        assert (options.optimizer, options.base_lr, options.batch_size, options.epochs) == ("lars", 0.1, 512, 100)
+
+
+class TestLayers:
+    def test_defaults_file_base_arguments(self, tmp_path: Path) -> None:
+        (tmp_path / "below.yaml").write_text("seed: 1\ndata: {train: x, limit: 5}\ntrainer: {epochs: 7, batch_size: 9}\n")
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "sub" / "above.yaml").write_text("base: ../below.yaml\ntrainer: {epochs: 8}\noptimizer: {base_lr: 4e-4}\n")
+        s = load(tmp_path / "sub" / "above.yaml", "data.limit=null", "optimizer.weight_decay=1e-3")
+        assert (s.seed, s.data.limit, s.trainer.epochs, s.trainer.batch_size) == (1, None, 8, 9)
+        assert (s.optimizer.base_lr, s.optimizer.weight_decay, s.trainer.nodes) == (4e-4, 1e-3, 1)
+
+    def test_another_method_takes_nothing_from_the_one_below(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text("data: {train: x}\nmethod: {name: simclr, temperature: 0.7}\n")
+        (tmp_path / "b.yaml").write_text("base: a.yaml\nmethod: {name: byol, hidden: 3}\n")
+        assert load(tmp_path / "b.yaml").method == ssl("config").BYOLSettings(hidden=3)
+
+    def test_milder_augmentation_starts_from_the_second_view(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text("data: {train: x}\naugmentation: {preset: asymmetric, generated: {hue: 0.0}}\n")
+        generated, view2 = load(tmp_path / "a.yaml").augmentation.generated, load(tmp_path / "a.yaml").augmentation.view2
+        assert generated.hue == 0.0
+        assert (generated.blur_p, generated.solarise_p, generated.saturation) == (0.1, 0.2, 0.2)
+        assert view2.hue == 0.1
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("override", "said"),
+        [
+            ("trainer.epoch=3", r"trainer.epoch'; known:.*trainer.epochs"),
+            ("sede=1", "unknown setting 'sede'"),
+            ("method.temprature=1", "method.temprature'; known:.*method.temperature"),
+            ("generative.p=1.5", r"generative.p=1.5: expected a probability"),
+            ("generative.p=-0.1", "generative.p=-0.1"),
+            ("generative.p_end=2", "generative.p_end=2"),
+            ("augmentation.view1.blur_p=7", "augmentation.view1.blur_p=7"),
+            ("generative.p=often", "generative.p='often': expected float"),
+            ("method.name=dino", "method.name='dino'"),
+            ("augmentation.preset=wild", "augmentation.preset='wild'"),
+            ("backbone.name=vit", "backbone.name='vit'"),
+            ("generative.source=bank", "needs generative.bank"),
+            ("generative.source=online", "needs generative.generator"),
+            ("trainer.epochs=0", "trainer.epochs=0: expected more than 0"),
+            ("trainer.batch_size=1", "trainer.batch_size=1"),
+            ("trainer.batch_size=2.5", "trainer.batch_size=2.5: expected int"),
+            ("trainer.sync_batchnorm=3", "trainer.sync_batchnorm=3: expected bool"),
+            ("data.train=", "data.train"),
+            ("trainer=5", "expected settings below it"),
+            ("backbone.widths=64", "backbone.widths=64: expected a list"),
+            ("epochs", "expected name=value"),
+            ("data.limit=[", "is not YAML"),
+        ],
+    )
+    def test_says_what_and_what_else(self, override: str, said: str) -> None:
+        with pytest.raises(SystemExit, match=said):
+            load(CONFIGS / "cifar10-small" / "simclr-baseline.yaml", override)
+
+    def test_a_key_of_another_method(self) -> None:
+        with pytest.raises(SystemExit, match=r"unknown setting 'method.queue'"):
+            load(CONFIGS / "cifar10-small" / "simclr-baseline.yaml", "method.queue=5")
+
+    def test_files(self, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit, match="no settings file"):
+            load(tmp_path / "none.yaml")
+        (tmp_path / "list.yaml").write_text("- 1\n")
+        with pytest.raises(SystemExit, match="expected names and values"):
+            load(tmp_path / "list.yaml")
+        (tmp_path / "quotes.yaml").write_text("a: “b\nc: [\n")
+        with pytest.raises(SystemExit, match="not YAML"):
+            load(tmp_path / "quotes.yaml")
+
+    def test_yaml_is_plain(self) -> None:
+        """One of the released code's defects: files with curly quotes that no parser takes."""
+        for path in FILES:
+            assert isinstance(yaml.safe_load(path.read_text(encoding="ascii")), dict), path

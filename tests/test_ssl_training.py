@@ -1,0 +1,367 @@
+"""Pretraining: every method in both arms, exact resume, and what is refused before anything is trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from ssl_example import CONFIGS, FOLDER, TINY, TINY_METHOD, call, ssl, tiny, write_photos
+
+from gentransforms.bank.generate import generate_bank
+from gentransforms.bank.reader import Bank
+from gentransforms.testing import FakeGenerator
+
+METHODS = ("simclr", "simsiam", "byol", "mocov2plus", "barlowtwins")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:::lightning"),
+    pytest.mark.filterwarnings("ignore:::pytorch_lightning"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+]
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+class KillAfter(L.Callback):
+    """Ends the process after so many batches."""
+
+    def __init__(self, batches: int) -> None:
+        self.left = batches
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.left -= 1
+        if not self.left:
+            raise Killed
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``train`` (12 photos of 2 classes), ``test`` (6) and ``bank``, 2 variants of each."""
+    root = tmp_path_factory.mktemp("photos")
+    write_photos(root / "train", 12)
+    write_photos(root / "test", 6, seed=1)
+    generate_bank(str(root / "train"), root / "bank", FakeGenerator(), variants=2, image_format="png", progress=False)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _small_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The online arms with a generator of no weight."""
+    monkeypatch.setattr(ssl("generative").gt, "load_generator", lambda *args, **kwargs: FakeGenerator())
+
+
+def settings(photos: Path, config: str, *overrides: str) -> Any:
+    method = config.rpartition("/")[2].partition("-")[0]
+    data = [f"data.train={photos / 'train'}", f"data.test={photos / 'test'}", f"generative.bank={photos / 'bank'}"]
+    return tiny(method, *data, *overrides, config=config)
+
+
+def run(chosen: Any, out: Path, kill: int | None = None) -> Any:
+    """Train, ended after so many batches; return the checkpoint."""
+    callbacks = [] if kill is None else [KillAfter(kill)]
+    if kill is None:
+        ssl("train").train(chosen, out, callbacks, quiet=True)
+    else:
+        with pytest.raises(Killed):
+            ssl("train").train(chosen, out, callbacks, quiet=True)
+    return torch.load(out / "last.ckpt", weights_only=True) if (out / "last.ckpt").exists() else None
+
+
+def curve(out: Path, name: str = "train/loss") -> dict[int, float]:
+    return ssl("learning_curves").scalars(out, name)
+
+
+class TestOneStep:
+    """Every method, every arm, of images in memory and of files."""
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            *(f"imagenet/{method}-{arm}" for method in METHODS for arm in ("baseline", "icgan", "stable-diffusion")),
+            *(f"cifar10-small/{method}-{arm}" for method in METHODS for arm in ("baseline", "icgan")),
+            "cifar10-small/simclr-online", "folder/simclr-baseline", "folder/simclr-icgan", "folder/simclr-online",
+        ],
+    )  # fmt: skip
+    def test_moves_what_it_should(self, config: str, photos: Path, tmp_path: Path) -> None:
+        chosen = settings(photos, config, "data.limit=4", "trainer.epochs=1", "probe.every=1")
+        torch.manual_seed(chosen.seed)
+        before = ssl("methods").METHODS[chosen.method.name](chosen, 2).state_dict()
+        state = run(chosen, tmp_path / "run")
+        assert state["global_step"] == state["batches_done"] == 1
+        (loss,) = curve(tmp_path / "run").values()
+        assert -10 < loss < 100
+        generated = curve(tmp_path / "run", "train/generated")
+        assert list(generated.values()) == [0.0 if config.endswith("baseline") else 1.0]
+        # Lightning seeds as seed_everything does, which is how the networks above were made, too.
+        moved = {name for name, w in state["state_dict"].items() if name.endswith("weight") and not torch.equal(w, before[name])}
+        assert any(name.startswith("backbone.") for name in moved)
+        assert any(name.startswith("projector.") for name in moved)
+        assert ("probe.weight" in moved) == (chosen.data.test is not None)
+        for probe in ("probe/knn", "probe/linear"):
+            assert all(0 <= value <= 1 for value in curve(tmp_path / "run", probe).values())
+            assert len(curve(tmp_path / "run", probe)) == 1
+        record = json.loads((tmp_path / "run" / "training.json").read_text())
+        assert (record["steps"], record["images"]) == (1, 4)
+
+    @pytest.mark.parametrize("p", [0.25, 0.5, 0.75])
+    def test_probabilities_of_the_paper(self, p: float, photos: Path, tmp_path: Path) -> None:
+        chosen = settings(photos, f"imagenet/simclr-stable-diffusion-p{p}", "trainer.epochs=12", "probe.every=100")
+        run(chosen, tmp_path)
+        share = list(curve(tmp_path, "train/generated").values())
+        assert len(share) == 36
+        assert abs(sum(share) / 36 - p) < 4 * (p * (1 - p) / 144) ** 0.5
+        assert len(set(share)) > 1
+
+    def test_all_methods_learn_nothing_from_the_generator(self, photos: Path, tmp_path: Path) -> None:
+        """The generator's weights are neither trained nor saved."""
+        state = run(settings(photos, "folder/simclr-online", "trainer.epochs=1"), tmp_path)
+        assert not [name for name in state["state_dict"] if "generator" in name or "strength" in name]
+
+    def test_online_generator_for_files(self, photos: Path, tmp_path: Path) -> None:
+        """Squares for the generator come with the crops; generated images are cropped on the device."""
+        chosen = settings(photos, "imagenet/simclr-baseline", "generative.source=online", "generative.generator=fake", "generative.p=0.5",
+                          "generative.both_views=true", "trainer.epochs=6", "probe.every=100")  # fmt: skip
+        run(chosen, tmp_path)
+        share = list(curve(tmp_path, "train/generated").values())
+        assert 0.2 < sum(share) / len(share) < 0.8
+
+    def test_p_schedule(self, photos: Path, tmp_path: Path) -> None:
+        for config in ("cifar10-small/simclr-icgan", "imagenet/simclr-icgan", "cifar10-small/simclr-online"):
+            chosen = settings(photos, config, "generative.p=0", "generative.p_end=1", "trainer.epochs=2", "probe.every=100")
+            run(chosen, tmp_path / config)
+            assert list(curve(tmp_path / config, "train/generated").values()) == [0, 0, 0, 1, 1, 1]
+
+
+class TestViewsOfABatch:
+    def module(self, *overrides: str, generative: Any = None) -> Any:
+        chosen = tiny("simclr", "data.image_size=8", *overrides)
+        for view in (chosen.augmentation.view1, chosen.augmentation.view2):
+            view.crop_scale, view.jitter_p, view.grey_p, view.flip_p = [1.0, 1.0], 0.0, 0.0, 0.0
+        return ssl("methods").METHODS["simclr"](chosen, 0, generative)
+
+    def red(self) -> Any:
+        class Red(ssl("generative").Generative):  # type: ignore[misc]
+            def forward(self, images: Any, rows: Any, p: float) -> Any:
+                made = torch.rand(len(images)) < p
+                return torch.where(made[:, None, None, None], torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1), images), made
+
+        return Red()
+
+    def batch(self) -> dict[str, torch.Tensor]:
+        return {"images": torch.full((50, 3, 8, 8), 51, dtype=torch.uint8), "rows": torch.arange(50), "labels": torch.zeros(50)}
+
+    def test_view_1_is_real_and_view_2_generated(self) -> None:
+        module = self.module("generative.p=0.5", generative=self.red())
+        module.trainer = L.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+        first, second, made = module.views(self.batch())
+        torch.testing.assert_close(first, torch.full_like(first, 0.2))
+        assert 10 < made.sum() < 40
+        assert torch.equal((second[:, 0] > 0.9).flatten(1).all(1), made)
+        torch.testing.assert_close(second[~made], torch.full_like(second[~made], 0.2))
+
+    def test_both_views_generated(self) -> None:
+        module = self.module("generative.p=0.5", "generative.both_views=true", generative=self.red())
+        module.trainer = L.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+        first, second, _ = module.views(self.batch())
+        reds = [(view[:, 0] > 0.9).flatten(1).all(1) for view in (first, second)]
+        assert all(10 < red.sum() < 40 for red in reds)
+        assert not torch.equal(*reds)  # each view has its own coins
+
+
+class TestResume:
+    """Killed and resumed, the loss curve and the weights are those of an uninterrupted run, bit for bit."""
+
+    @pytest.mark.parametrize(
+        ("config", "overrides"),
+        [
+            ("cifar10-small/simclr-icgan", ["generative.p=0.5"]),
+            ("cifar10-small/simclr-icgan", ["trainer.precision=bf16-mixed"]),
+            ("cifar10-small/mocov2plus-baseline", []),
+            ("cifar10-small/byol-icgan", ["trainer.accumulate=2"]),
+            ("cifar10-small/barlowtwins-online", ["generative.p=0.5"]),
+            ("imagenet/simsiam-icgan", ["generative.p=0.5"]),
+            ("imagenet/simclr-baseline", ["data.workers=2"]),
+        ],
+    )
+    def test_equals_an_uninterrupted_run(self, config: str, overrides: list[str], photos: Path, tmp_path: Path) -> None:
+        if config.endswith("-online"):
+            config = config.replace("-online", "-baseline")
+            overrides = [*overrides, "generative.source=online", "generative.generator=fake"]
+        chosen = settings(photos, config, "trainer.epochs=4", "trainer.checkpoint_every=1", "probe.every=2", *overrides)
+        whole = run(chosen, tmp_path / "whole")
+        # Before any checkpoint of use, within an epoch, at the end of one, and after the probes of one.
+        for batches in (1, 1, 2, 1, 3):
+            run(chosen, tmp_path / "killed", kill=batches)
+        killed = run(chosen, tmp_path / "killed")
+        assert killed["global_step"] == whole["global_step"]
+        assert killed["batches_done"] == whole["batches_done"] == 12
+        assert len(curve(tmp_path / "whole")) >= 6
+        for name in ("train/loss", "train/generated", "probe/knn", "probe/linear"):
+            assert curve(tmp_path / "killed", name) == curve(tmp_path / "whole", name), name
+        for name, tensor in whole["state_dict"].items():
+            assert torch.equal(killed["state_dict"][name], tensor), name
+        for a, b in zip(whole.get("queues", []), killed.get("queues", []), strict=True):
+            assert torch.equal(a[0], b[0])
+            assert torch.equal(a[1], b[1])
+
+    def test_same_seed_same_run_other_seed_another(self, photos: Path, tmp_path: Path) -> None:
+        curves = []
+        for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+            run(settings(photos, "cifar10-small/simclr-icgan", "trainer.epochs=1", f"seed={seed}"), tmp_path / name)
+            curves.append(curve(tmp_path / name))
+        assert curves[0] == curves[1]
+        assert curves[0] != curves[2]
+
+    def test_a_finished_run_stays_as_it_is(self, photos: Path, tmp_path: Path) -> None:
+        chosen = settings(photos, "cifar10-small/simclr-baseline", "trainer.epochs=1")
+        first, second = run(chosen, tmp_path), run(chosen, tmp_path)
+        assert all(torch.equal(second["state_dict"][name], w) for name, w in first["state_dict"].items())
+        assert second["batches_done"] == 3
+
+    def test_a_killed_write_leaves_the_old_checkpoint(self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        chosen = settings(photos, "cifar10-small/simclr-baseline", "trainer.epochs=2", "trainer.checkpoint_every=2")
+        before = run(chosen, tmp_path, kill=3)
+        save = torch.save
+
+        def half(*args: Any, **kwargs: Any) -> None:
+            save(*args, **kwargs)
+            raise Killed
+
+        monkeypatch.setattr(torch, "save", half)
+        with pytest.raises(Killed):
+            ssl("train").train(chosen, tmp_path, quiet=True)
+        after = torch.load(tmp_path / "last.ckpt", weights_only=True)
+        assert after["batches_done"] == before["batches_done"] == 2
+
+
+class TestRefused:
+    def refused(self, chosen: Any, out: Path, said: str) -> None:
+        with pytest.raises(SystemExit, match=said):
+            ssl("train").train(chosen, out, quiet=True)
+        assert not (out / "last.ckpt").exists()
+
+    @pytest.mark.parametrize("config", ["cifar10-small/simclr-icgan", "imagenet/simclr-icgan"])
+    def test_bank_of_other_images(self, config: str, photos: Path, tmp_path: Path) -> None:
+        write_photos(tmp_path / "others" / "x", 5)
+        chosen = settings(photos, config, f"data.train={tmp_path / 'others'}", "data.test=null")
+        self.refused(
+            chosen, tmp_path / "run", r"no images for 5 of the 5 training images, for example 'x/class0/000.png'.*its 12 keys are like"
+        )
+
+    def test_unfinished_bank(self, photos: Path, tmp_path: Path) -> None:
+        generate_bank(str(photos / "train"), tmp_path / "bank", FakeGenerator(), variants=1, unit_size=4, shard="0/3", progress=False)
+        chosen = settings(photos, "cifar10-small/simclr-icgan", f"generative.bank={tmp_path / 'bank'}")
+        self.refused(chosen, tmp_path / "run", "unfinished")
+
+    def test_missing_folder(self, photos: Path, tmp_path: Path) -> None:
+        self.refused(settings(photos, "cifar10-small/simclr-baseline", "data.train=no/where"), tmp_path, "'no/where' does not exist")
+
+    def test_batch_larger_than_the_data(self, photos: Path, tmp_path: Path) -> None:
+        chosen = settings(photos, "cifar10-small/simclr-baseline", "trainer.batch_size=13")
+        self.refused(chosen, tmp_path, "batch_size=13: expected no more than the 12 training images")
+
+    def test_other_classes_in_the_test_set(self, photos: Path, tmp_path: Path) -> None:
+        write_photos(tmp_path / "test", 6, classes=3)
+        chosen = settings(photos, "cifar10-small/simclr-baseline", f"data.test={tmp_path / 'test'}")
+        self.refused(chosen, tmp_path / "run", "expected the same")
+
+    def test_resume_with_another_config(self, photos: Path, tmp_path: Path) -> None:
+        config = "cifar10-small/simclr-baseline"
+        run(settings(photos, config, "trainer.epochs=1"), tmp_path)
+        before = torch.load(tmp_path / "last.ckpt", weights_only=True)["batches_done"]
+        with pytest.raises(SystemExit, match=r"another|other optimizer.base_lr \(0.4, now 0.5\), trainer.epochs \(1, now 2\)"):
+            ssl("train").train(settings(photos, config, "trainer.epochs=2", "optimizer.base_lr=0.5"), tmp_path, quiet=True)
+        others = settings(photos, config, "trainer.epochs=1", f"data.train={write_photos(tmp_path / 'others', 16)}")
+        with pytest.raises(SystemExit, match="keys_sha256"):
+            ssl("train").train(others, tmp_path, quiet=True)
+        ssl("train").train(settings(photos, config, "trainer.epochs=1", "trainer.log_every=7"), tmp_path, quiet=True)  # this may change
+        assert torch.load(tmp_path / "last.ckpt", weights_only=True)["batches_done"] == before
+
+    def test_corrupt_image_mid_epoch(self, photos: Path, tmp_path: Path) -> None:
+        write_photos(tmp_path / "photos", 12)
+        (tmp_path / "photos" / "class0" / "004.png").write_bytes(b"broken")
+        overrides = [f"data.train={tmp_path / 'photos'}", "trainer.epochs=1", "probe.every=100"]
+        chosen = settings(photos, "imagenet/simclr-baseline", *overrides)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert run(chosen, tmp_path / "run")["batches_done"] == 3
+        (said,) = [str(one.message) for one in caught if "class0/004.png" in str(one.message)]
+        assert said.endswith("the next image takes its place")
+
+
+class TestOptions:
+    def test_without_labels(self, tmp_path: Path) -> None:
+        for path in write_photos(tmp_path / "x", 8).rglob("*.png"):
+            path.rename(tmp_path / path.name)
+        chosen = tiny("simclr", f"data.train={tmp_path}", "data.test=null", "trainer.epochs=1")
+        state = run(chosen, tmp_path / "run")
+        assert not [name for name in state["state_dict"] if name.startswith("probe")]
+
+    def test_held_out_images(self, photos: Path, tmp_path: Path) -> None:
+        chosen = settings(
+            photos, "cifar10-small/simclr-baseline", "data.holdout=4", "data.test_on_holdout=true", "trainer.epochs=1", "probe.every=1"
+        )
+        run(chosen, tmp_path)
+        assert json.loads((tmp_path / "training.json").read_text())["images"] == 8
+        assert curve(tmp_path, "probe/knn")
+
+    def test_compile_is_asked_for(self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[Any] = []
+        monkeypatch.setattr(ssl("backbones").Backbone, "compile", lambda self: asked.append(self))
+        run(settings(photos, "cifar10-small/simclr-baseline", "trainer.compile=true", "trainer.epochs=1"), tmp_path)
+        assert len(asked) == 1
+
+    @pytest.mark.slow
+    def test_compiled_run_gives_the_same_losses(self, photos: Path, tmp_path: Path) -> None:
+        for name in ("true", "false"):
+            run(settings(photos, "cifar10-small/simclr-baseline", f"trainer.compile={name}", "trainer.epochs=1"), tmp_path / name)
+        a, b = (list(curve(tmp_path / name).values()) for name in ("true", "false"))
+        assert a == pytest.approx(b, rel=1e-3)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("bank", [False, True])
+    def test_two_devices(self, bank: bool, photos: Path, tmp_path: Path) -> None:
+        """DDP in two processes on the CPU, batches of 2 on each: the gathered loss sees all four images."""
+        config = CONFIGS / "cifar10-small" / f"simclr-{'icgan' if bank else 'baseline'}.yaml"
+        overrides = [*TINY, *TINY_METHOD.get("simclr", []), f"data.train={photos / 'train'}", f"data.test={photos / 'test'}",
+                     f"generative.bank={photos / 'bank'}", "trainer.devices=2", "trainer.batch_size=2", "trainer.sync_batchnorm=false",
+                     "trainer.epochs=2", "probe.every=1"]  # fmt: skip
+        command = [sys.executable, str(FOLDER / "train.py"), "--config", str(config), "--out", "run", *overrides]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False, timeout=300)
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+        state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+        assert state["global_step"] == state["batches_done"] == 6
+        assert len(curve(tmp_path / "run", "probe/knn")) == 2
+        assert state["optimizer_states"][0]["param_groups"][0]["initial_lr"] == pytest.approx(0.4 * 4 / 256)
+
+
+class TestScript:
+    def test_unknown_key_ends_with_one_sentence(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        config = str(CONFIGS / "cifar10" / "byol-icgan.yaml")
+        with pytest.raises(SystemExit, match="unknown setting 'a'; known:"):
+            call(monkeypatch, tmp_path, "train", "--config", config, "--out", "x", "a.b=1")
+        assert not list(tmp_path.iterdir())
+
+    def test_bank_and_training(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        """make_bank.py, then train.py with the bank: the commands of the README in miniature."""
+        write_photos(tmp_path / "photos", 8, size=32)
+        config = ["--config", str(CONFIGS / "folder" / "simclr-icgan.yaml")]
+        overrides = [*TINY, "data.image_size=32", "data.train=photos", "data.limit=6", "generative.bank=bank", "trainer.epochs=1"]
+        monkeypatch.undo()  # the real generators
+        call(monkeypatch, tmp_path, "make_bank", *config, "--generator", "icgan-cifar10-32", "--variants", "2", *overrides)
+        assert "12 images made, 0 sources could not be read" in capsys.readouterr().out
+        call(monkeypatch, tmp_path, "train", *config, "--out", "run", *overrides)
+        assert len(Bank.open(tmp_path / "bank")) == 12
+        assert list(curve(tmp_path / "run", "train/generated").values()) == [1.0]
