@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -82,3 +84,17 @@ class TestReport:
         printed = run("-m", "benchmarks.report")
         for row in ("transform over the bare generator", "p = 0.25 over p = 1", "encode over", "plain network over rewritten"):
             assert f"| {row}" in printed
+
+
+class TestBankRun:
+    """benchmarks/bank_run.py with a few images: killed twice, resumed, verified, read."""
+
+    @pytest.mark.slow
+    def test_runs_to_the_end(self, tmp_path: Path) -> None:
+        image = (ROOT / "gentransforms" / "samples" / "frog.png").read_bytes()
+        table = pa.table({"image": pa.array([{"bytes": image, "path": None}] * 350)})
+        pq.write_table(table, tmp_path / "images.parquet")
+        printed = run("-m", "benchmarks.bank_run", "--data", str(tmp_path / "images.parquet"), "--out", str(tmp_path), "--images", "320")
+        assert printed.count("(exit -9, ") == 2
+        assert "no problem" in printed
+        assert '"keys": 320, "rows": 3200, "pairs read by a DataLoader": 320' in printed
