@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gentransforms import hub
-from gentransforms.bank.layout import MANIFEST, check_manifest, read_manifest, schema_of
+from gentransforms.bank.layout import MANIFEST, check_manifest, found_units, read_manifest, schema_of
 from gentransforms.bank.segments import map_file
 from gentransforms.errors import BankError, ConfigError
 
@@ -32,8 +32,9 @@ class Exported:
 
 
 def is_export(directory: Path) -> bool:
-    """Whether a directory holds a bank as `export_bank` wrote it."""
-    return any((directory / "data").glob("train-*.parquet"))
+    """Whether a directory holds a bank as `export_bank` wrote it, or what is left of one."""
+    data = directory / "data"
+    return any(data.glob("train-*.parquet")) or (data.is_dir() and not found_units(directory))
 
 
 def exported_rows(directory: Path, cached: Sequence[str] = ()) -> Exported:

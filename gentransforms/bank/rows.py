@@ -1,21 +1,27 @@
-"""Check the rows of one unit: whose they are, their order, and the seeds that follow from them."""
+"""Check the rows of one unit: whose they are, their order, the seeds that follow from them, and their images."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from gentransforms.bank.facts import Facts
 from gentransforms.bank.layout import Unit
+from gentransforms.bank.segments import Images, decode_rgb
+from gentransforms.errors import BankError
 from gentransforms.seeding import derive_seeds
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Contents", "check_rows"]
+__all__ = ["Contents", "check_images", "check_rows"]
+
+_SHOWN = 10  # of the bad images of a unit
+_CHUNK = 64  # images that a thread decodes at once
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,21 @@ def check_rows(contents: Contents, unit: Unit, sidecar: Mapping[str, Any], facts
         yield from _check_complete(pairs, unit, sidecar, facts)
 
 
+def check_images(
+    batches: Sequence[pa.RecordBatch], contents: Contents, size: tuple[int, int], pool: ThreadPoolExecutor
+) -> Iterator[tuple[str, str]]:
+    """Yield which images of a unit do not decode to (h, w) `size`, as (kind, text)."""
+    images = Images([("", batch) for batch in batches])
+    bad = 0
+    for texts in pool.map(lambda start: _decode(images, contents, start, size), range(0, len(images), _CHUNK)):
+        for text in texts:
+            bad += 1
+            if bad <= _SHOWN:
+                yield "image", text
+    if bad > _SHOWN:
+        yield "image", f"… and {bad - _SHOWN:,} more in this unit"
+
+
 def _check_seeds(contents: Contents, facts: Facts) -> Iterator[tuple[str, str]]:
     negative = [i for i, draw in enumerate(contents.draws) if draw < 0]
     if negative:
@@ -123,3 +144,19 @@ def _check_complete(
 def _first(found: Sequence[Any], text: str) -> str:
     more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
     return text.format(found[0]) + more
+
+
+def _decode(images: Images, contents: Contents, start: int, size: tuple[int, int]) -> list[str]:
+    """Return what is wrong with the images from `start` on."""
+    wrong = []
+    for row in range(start, min(start + _CHUNK, len(images))):
+        text = ""
+        try:
+            shape = tuple(decode_rgb(images.one(row)).shape)
+            if shape[1:] != size:
+                text = f"is {shape[1]} x {shape[2]} pixels, expected {size[0]} x {size[1]}"
+        except BankError as error:
+            text = f"does not decode ({error})"
+        if text:
+            wrong.append(f"variant {contents.variants[row]} of key {contents.keys[row]!r} {text}")
+    return wrong

@@ -3,94 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
+from gentransforms import hub
 from gentransforms.bank.facts import Facts, facts_of
 from gentransforms.bank.layout import Unit, found_units, keys_digest, read_manifest, read_sidecar, schema_of
-from gentransforms.bank.rows import Contents, check_rows
-from gentransforms.bank.segments import Images, decode_rgb, map_file
+from gentransforms.bank.report import BankReport, Problem
+from gentransforms.bank.repository import is_export
+from gentransforms.bank.rows import Contents, check_images, check_rows
+from gentransforms.bank.segments import map_file
+from gentransforms.bank.verify_export import verify_export
 from gentransforms.errors import BankError, ConfigError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["BankReport", "Problem", "unit_faults", "verify_bank"]
 
 # What `repair` leaves alone: there is nothing to remove, or removing could destroy what is good.
 _NOT_REPAIRED = ("missing", "settings", "plan", "manifest", "keys")
-_SHOWN = 10  # of a kind, in one unit or in the text
-_CHUNK = 64  # images that a thread decodes at once
-
-
-class Problem(NamedTuple):
-    """One thing that is wrong.
-
-    Attributes:
-        unit: the name of the unit; empty if it is the bank.
-        kind: one word: manifest, missing, sidecar, settings, size, checksum, arrow, rows, order, duplicate, variant, seed, image,
-            plan or keys.
-        text: what was found, and what was expected.
-    """
-
-    unit: str
-    kind: str
-    text: str
-
-
-@dataclass(frozen=True)
-class BankReport:
-    """What `verify_bank` found.
-
-    Attributes:
-        path: of the bank.
-        units: how many were looked at.
-        rows: in them.
-        images: how many were decoded.
-        partials: files that a killed process left behind; they do no harm.
-        problems: everything that is wrong.
-        removed: names of the units that `repair` removed.
-
-    Example:
-        >>> print(BankReport("bank", units=1, rows=10, images=10, problems=[Problem("unit-0", "checksum", "it differs")]))
-        bank: 1 unit, 10 rows, 10 images decoded
-        checksum: unit-0: it differs
-        1 problem
-    """
-
-    path: str
-    units: int = 0
-    rows: int = 0
-    images: int = 0
-    partials: int = 0
-    problems: list[Problem] | tuple[Problem, ...] = ()
-    removed: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.problems
-
-    def __str__(self) -> str:
-        lines = [f"{self.path}: {_count(self.units, 'unit')}, {_count(self.rows, 'row')}, {_count(self.images, 'image')} decoded"]
-        if self.partials:
-            lines.append(f"{_count(self.partials, 'unfinished file')} left behind, which does no harm")
-        shown: Counter[str] = Counter()
-        for problem in self.problems:
-            shown[problem.kind] += 1
-            if shown[problem.kind] <= _SHOWN:
-                lines.append(": ".join(part for part in (problem.kind, problem.unit, problem.text) if part))
-        lines += [f"{kind}: … and {count - _SHOWN:,} more" for kind, count in shown.items() if count > _SHOWN]
-        lines.append(_count(len(self.problems), "problem") if self.problems else "no problem")
-        if self.removed:
-            lines.append(f"{_count(len(self.removed), 'unit')} removed: run generate with the settings of this bank again")
-        return "\n".join(lines)
 
 
 def verify_bank(
@@ -107,8 +39,10 @@ def verify_bank(
     are each source's variants in order, none twice, with the seeds that follow from their keys; that every image
     decodes to the bank's size.
 
+    An export is checked too: its files by the SHA-256 in ``bank.json``, its rows and images as those of units are.
+
     Args:
-        path: directory of the bank.
+        path: directory of the bank, or of its export.
         images: decode them too.
         threads: that decode; None for one for each core, at most 8.
         repair: remove the files of damaged units, so that the next generate makes them again. Units of other settings,
@@ -117,7 +51,7 @@ def verify_bank(
 
     Raises:
         BankError: if there is no such directory.
-        ConfigError: if `threads` is no positive integer.
+        ConfigError: if `threads` is no positive integer, or an export is to be repaired.
 
     Example:
         >>> import tempfile
@@ -131,7 +65,12 @@ def verify_bank(
         raise ConfigError(f"threads={threads!r}: expected a positive integer or None")
     if not directory.is_dir():
         raise BankError(f"{directory}: no such directory: expected a bank made by generate_bank or `gentransforms generate`")
-    check = _Check(directory, images, threads or min(8, os.cpu_count() or 1))
+    threads = threads or min(8, os.cpu_count() or 1)
+    if is_export(directory):
+        if repair:
+            raise ConfigError(f"repair=True: {directory} is an export, which no generate makes again: export the bank again")
+        return verify_export(directory, images, threads, on_progress)
+    check = _Check(directory, images, threads)
     check.run(on_progress)
     removed = _remove(directory, check.problems) if repair else ()
     return BankReport(
@@ -214,7 +153,7 @@ class _Check:
         yield from faults
         if sidecar is not None and not any(kind == "size" for kind, _ in faults):
             try:
-                intact = _sha256(path) == sidecar.get("sha256")
+                intact = hub.sha256(path) == sidecar.get("sha256")
             except OSError as error:
                 yield "arrow", f"{unit.file} cannot be read ({error.strerror or error})"
                 return
@@ -259,37 +198,8 @@ class _Check:
             self.problems.append(Problem(other, "duplicate", f"{text}, and so has {unit.name}"))
             yield "duplicate", f"{text}, and so has {other}"
         if self.decode:
-            yield from self._images(batches, contents, facts, pool)
-
-    def _images(
-        self, batches: list[pa.RecordBatch], contents: Contents, facts: Facts, pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[str, str]]:
-        images = Images([("", batch) for batch in batches])
-        bad = 0
-        for texts in pool.map(lambda start: _decode(images, contents, start, facts.image_size), range(0, len(images), _CHUNK)):
-            for text in texts:
-                bad += 1
-                if bad <= _SHOWN:
-                    yield "image", text
-        if bad > _SHOWN:
-            yield "image", f"… and {bad - _SHOWN:,} more in this unit"
-        self.images += len(images)
-
-
-def _decode(images: Images, contents: Contents, start: int, size: tuple[int, int]) -> list[str]:
-    """Return what is wrong with the images from `start` on."""
-    wrong = []
-    for row in range(start, min(start + _CHUNK, len(images))):
-        text = ""
-        try:
-            shape = tuple(decode_rgb(images.one(row)).shape)
-            if shape[1:] != size:
-                text = f"is {shape[1]} x {shape[2]} pixels, expected {size[0]} x {size[1]}"
-        except BankError as error:
-            text = f"does not decode ({error})"
-        if text:
-            wrong.append(f"variant {contents.variants[row]} of key {contents.keys[row]!r} {text}")
-    return wrong
+            yield from check_images(batches, contents, facts.image_size, pool)
+            self.images += len(contents.keys)
 
 
 def _remove(directory: Path, problems: list[Problem]) -> tuple[str, ...]:
@@ -302,18 +212,6 @@ def _remove(directory: Path, problems: list[Problem]) -> tuple[str, ...]:
             with contextlib.suppress(FileNotFoundError):
                 (directory / f"{name}{suffix}").unlink()
     return names
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _shown(value: object) -> str:

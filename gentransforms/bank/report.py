@@ -1,0 +1,82 @@
+"""What is said of a bank that was verified."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
+
+__all__ = ["BankReport", "Problem"]
+
+_SHOWN = 10  # of a kind
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong.
+
+    Attributes:
+        unit: the name of the unit, or of an export's file; empty if it is the bank.
+        kind: one word: manifest, missing, sidecar, settings, size, checksum, arrow, rows, order, duplicate, variant, seed, image,
+            plan or keys.
+        text: what was found, and what was expected.
+    """
+
+    unit: str
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class BankReport:
+    """What `verify_bank` found.
+
+    Attributes:
+        path: of the bank.
+        units: how many were looked at; of an export, Parquet files.
+        rows: in them.
+        images: how many were decoded.
+        partials: files that a killed process left behind; they do no harm.
+        problems: everything that is wrong.
+        removed: names of the units that `repair` removed.
+        exported: whether it is an export, made of Parquet files.
+
+    Example:
+        >>> print(BankReport("bank", units=1, rows=10, images=10, problems=[Problem("unit-0", "checksum", "it differs")]))
+        bank: 1 unit, 10 rows, 10 images decoded
+        checksum: unit-0: it differs
+        1 problem
+    """
+
+    path: str
+    units: int = 0
+    rows: int = 0
+    images: int = 0
+    partials: int = 0
+    problems: list[Problem] | tuple[Problem, ...] = ()
+    removed: tuple[str, ...] = ()
+    exported: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        units = _count(self.units, "file" if self.exported else "unit")
+        lines = [f"{self.path}: {units}, {_count(self.rows, 'row')}, {_count(self.images, 'image')} decoded"]
+        if self.partials:
+            lines.append(f"{_count(self.partials, 'unfinished file')} left behind, which does no harm")
+        shown: Counter[str] = Counter()
+        for problem in self.problems:
+            shown[problem.kind] += 1
+            if shown[problem.kind] <= _SHOWN:
+                lines.append(": ".join(part for part in (problem.kind, problem.unit, problem.text) if part))
+        lines += [f"{kind}: … and {count - _SHOWN:,} more" for kind, count in shown.items() if count > _SHOWN]
+        lines.append(_count(len(self.problems), "problem") if self.problems else "no problem")
+        if self.removed:
+            lines.append(f"{_count(len(self.removed), 'unit')} removed: run generate with the settings of this bank again")
+        return "\n".join(lines)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
