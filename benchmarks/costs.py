@@ -41,9 +41,23 @@ def main() -> None:
         print(f"| {name} | {cost:.1f} | {cost * 1e6 / (UTILISATION * H100) / 3600:.1f} |")
 
 
-@torch.no_grad()
 def tflop(kind: str, options: dict[str, Any]) -> float:
     """Return the TFLOP of one variant of one image, with its encoding."""
+    return sum(counted(built(kind, options)))
+
+
+@torch.no_grad()
+def counted(generator: gt.ImageGenerator, side: int = 512) -> tuple[float, float]:
+    """Return the TFLOP of encoding a source, and of making a variant of it."""
+    with FlopCounterMode(display=False) as encoding:
+        condition = generator.encode(torch.rand(1, 3, side, side, device="meta"))
+    with FlopCounterMode(display=False) as making:
+        generator.sample(condition, torch.tensor([0]))
+    return encoding.get_total_flops() / 1e12, making.get_total_flops() / 1e12
+
+
+def built(kind: str, options: dict[str, Any]) -> gt.ImageGenerator:
+    """Return one of `CASES` on the meta device."""
     pipe = full_size.build(kind)
     options = {"image_size": 512} | options
     with torch.device("meta"):
@@ -59,14 +73,9 @@ def tflop(kind: str, options: dict[str, Any]) -> float:
     if adapted:
         pipe.load_ip_adapter(weights, subfolder="", weight_name="", image_encoder_folder=None)
     if net is None:
-        generator: gt.ImageGenerator = gt.StableDiffusionVariation.from_pipeline(pipe, **options)
-    else:
-        # Edges in advance: they take less than 0.3% of one UNet call (tests/test_diffusion_full_size.py).
-        generator = gt.ControlNetVariation(pipe, controlnet=net, condition=lambda images: images, **options)
-    with FlopCounterMode(display=False) as counter:
-        condition = generator.encode(torch.rand(1, 3, 512, 512, device="meta"))
-        generator.sample(condition, torch.tensor([0]))
-    return counter.get_total_flops() / 1e12
+        return gt.StableDiffusionVariation.from_pipeline(pipe, **options)
+    # Edges in advance: they take less than 0.3% of one UNet call (tests/test_diffusion_full_size.py).
+    return gt.ControlNetVariation(pipe, controlnet=net, condition=lambda images: images, **options)
 
 
 if __name__ == "__main__":

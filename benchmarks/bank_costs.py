@@ -1,0 +1,88 @@
+"""What a bank of ImageNet costs with each generator: ``python -m benchmarks.bank_costs``, a minute on a CPU.
+
+GPU-hours from counted operations, as in `benchmarks.costs`: a source is encoded once, however many variants follow. Bytes from
+JPEGs that are really encoded: of images of two kinds, between which most photos should lie, and of one photo where there is one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2 import functional as TF
+
+import gentransforms as gt
+from benchmarks.bank_generators import smooth_images
+from benchmarks.costs import CASES, H100, UTILISATION, built, counted
+from gentransforms.bank.encoding import Encoding
+
+SOURCES, VARIANTS = 1_281_167, 10  # the training images of ImageNet-1k
+SIDES, QUALITY, COUNT = (224, 256, 512, 1024), 90, 8
+IMAGENET_256 = {"resolution": 256, "G_ch": 96, "dim_z": 120}
+
+
+def main() -> None:
+    """Measure, count and print two Markdown tables."""
+    sizes = {side: (_kilobytes(smooth_images(COUNT, side)), _kilobytes(fine_images(COUNT, side))) for side in SIDES}
+    print(f"kB of a JPEG of quality {QUALITY}:\n\n| pixels | smooth | fine | one photo |\n|---|---:|---:|---:|")
+    for side, (smooth, fine) in sizes.items():
+        print(f"| {side} | {smooth:.0f} | {fine:.0f} | {_of_photo(side)} |")
+    print(f"| 32, the bundled generator's own | {_of_bundled():.1f} | | |\n")
+    print("| generator | TFLOP a source | TFLOP a variant | H100-hours | pixels | TB |\n|---|---:|---:|---:|---:|---:|")
+    for name, generator, side in _generators():
+        encoding, making = counted(generator, side)
+        hours = SOURCES * (encoding + VARIANTS * making) / (UTILISATION * H100) / 3600
+        smooth, fine = (SOURCES * VARIANTS * size / 1e9 for size in sizes[side])
+        print(f"| {name} | {encoding:.2f} | {making:.2f} | {hours:,.0f} | {side} | {smooth:.1f} to {fine:.1f} |", flush=True)
+
+
+def fine_images(count: int, side: int) -> Tensor:
+    """Noise (count, 3, side, side) in [0, 1] with the 1/f spectrum that photos have on average: detail of every size, everywhere."""
+    rng = torch.Generator().manual_seed(0)
+    y, x = torch.fft.fftfreq(side)[:, None], torch.fft.fftfreq(side)[None]
+    spectrum = torch.fft.fft2(torch.randn(count, 3, side, side, generator=rng)) / (x**2 + y**2).sqrt().clamp(min=1 / side)
+    noise = torch.fft.ifft2(spectrum).real
+    noise = (noise - noise.mean((2, 3), keepdim=True)) / noise.std((2, 3), keepdim=True)
+    # Mostly grey, as photos are: the channels share nine tenths.
+    return ((0.9 * noise[:, :1] + 0.1 * noise) * 0.22 + 0.45).clamp(0, 1)
+
+
+def _generators() -> Iterator[tuple[str, gt.ImageGenerator, int]]:
+    with torch.device("meta"):
+        icgan = gt.ICGAN(network=IMAGENET_256, feature_extractor={"kind": "resnet50"})
+    yield "IC-GAN, ImageNet 256", icgan, 256
+    for name, kind, options in CASES:
+        yield name, built(kind, dict(options)), int(options.get("image_size", 512))
+
+
+def _kilobytes(images: Tensor) -> float:
+    encoding = Encoding("jpeg", QUALITY)
+    return sum(len(encoding.encode(image)) for image in images) / len(images) / 1000
+
+
+def _of_photo(side: int) -> str:
+    """The only photo on the machine: matplotlib's sample of 512 x 600 pixels, reduced and cropped, never enlarged."""
+    try:
+        import matplotlib
+    except ImportError:
+        return "not here"
+    photo = decode_image(str(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"), ImageReadMode.RGB)
+    if side > min(photo.shape[-2:]):
+        return ""
+    return f"{_kilobytes(TF.center_crop(TF.resize(photo, [side], antialias=True), [side])[None]):.0f}"
+
+
+def _of_bundled() -> float:
+    """Ten variants of each of the library's ten sample pictures."""
+    with tempfile.TemporaryDirectory() as folder:
+        samples = Path(gt.__file__).parent / "samples"
+        made = gt.generate_bank(samples, Path(folder) / "bank", "icgan-cifar10-32", quality=QUALITY, progress=False)
+        return made.bytes / made.images / 1000
+
+
+if __name__ == "__main__":
+    main()
