@@ -22,6 +22,7 @@ from torchvision import tv_tensors
 import gentransforms as gt
 from gentransforms.bank.generate import Summary, generate_bank, plan_bank
 from gentransforms.bank.layout import MANIFEST, Unit, found_units
+from gentransforms.bank.source import SourceSample
 from gentransforms.errors import BankError, ConfigError, GeneratorError, MissingInputError
 from gentransforms.testing import FakeGenerator
 
@@ -407,6 +408,17 @@ class TestFailedSources:
         summary = fill(tmp_path / "bank", Photos(10), retry_failed=True)
         assert (summary.images, summary.failed) == (12, ())
         assert contents(tmp_path / "bank") == contents(tmp_path / "whole")
+
+    def test_a_batch_is_no_image(self, tmp_path: Path) -> None:
+        class Batched(Photos):
+            def read(self, index: int) -> SourceSample:
+                image = super().read(index).image
+                return SourceSample(torch.stack([image, image]) if index == 1 else image)
+
+        summary = fill(tmp_path, Batched(3))
+        assert [(entry["key"], entry["reason"]) for entry in summary.failed] == [
+            ("photo-000001.jpg", "2 images of shape (2, 3, 16, 16): expected one, (C, H, W)")
+        ]
 
     def test_an_image_outside_the_range_is_one(self, tmp_path: Path) -> None:
         summary = fill(tmp_path, [torch.rand(3, 8, 8), torch.full((3, 8, 8), 2.0)])

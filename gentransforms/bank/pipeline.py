@@ -216,6 +216,8 @@ def _read(job: Job, place: int, slot: Tensor) -> dict[str, Any] | str:
     try:
         sample = job.source.read(place)
         rows = rows_of(sample.image)
+        if len(rows) != 1:
+            raise SourceError(f"{len(rows)} images of shape {tuple(sample.image.shape)}: expected one, (C, H, W)")
         check_range(rows)
     except (SourceError, ValueError) as error:
         slot.fill_(0.5)
