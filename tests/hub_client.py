@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,69 @@ def push(folder: str, repo_id: str, **options: Any) -> str:
     import gentransforms as gt
 
     return gt.load_generator(folder).push_to_hub(repo_id, **options)
+
+
+def push_bank(folder: str, repo_id: str, **options: Any) -> str:
+    """Push the bank of a folder to the Hub."""
+    import gentransforms as gt
+
+    return gt.Bank.open(folder).push_to_hub(repo_id, **options)
+
+
+def read_bank(name: str, revision: str | None = None, *, token: str | None = None) -> dict[str, Any]:
+    """Open a bank, logged in with a token if one is given, and return everything that is in it."""
+    import gentransforms as gt
+
+    with _logged_in(token):
+        bank = gt.Bank.open(name, revision=revision)
+    return {
+        "keys": bank.keys,
+        "rows": [(key, v, bank.read([key], [v], decode=False)[0]) for key in bank.keys for v in bank.variants_of(key)],
+        "columns": [batch.select(["key", "variant", "seed", "draw"]).to_pylist() for batch in bank.batches()],
+        "failed": bank.failed, "rejected": bank.rejected, "settings": bank.settings, "path": str(bank.path), "length": len(bank),
+    }  # fmt: skip
+
+
+def verify_bank(name: str) -> str:
+    """Return the report of a bank."""
+    import gentransforms as gt
+
+    return str(gt.Bank.open(name).verify())
+
+
+def read_in_a_worker(name: str, revision: str | None, context: str) -> list[tuple[int, Any, bool]]:
+    """Read all images in a DataLoader worker that was started in this way, each with whether `datasets` was imported there."""
+    import small_banks
+    import torch
+
+    import gentransforms as gt
+
+    rows = _Told(small_banks.Rows(gt.Bank.open(name, revision=revision)))
+    loader = torch.utils.data.DataLoader(rows, batch_size=None, num_workers=1, multiprocessing_context=context)
+    return [(int(index), image.tolist(), bool(imported)) for image, index, imported in loader]
+
+
+class _Told:
+    """Rows, and whether this process has imported `datasets`."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Any, int, bool]:
+        return (*self.rows[index], "datasets" in sys.modules)
+
+
+@contextlib.contextmanager
+def _logged_in(token: str | None) -> Iterator[None]:
+    if token is not None:
+        os.environ["HF_TOKEN"] = token
+    try:
+        yield
+    finally:
+        os.environ.pop("HF_TOKEN", None)
 
 
 def _start(settings: dict[str, str]) -> None:
