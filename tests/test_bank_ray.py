@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from bank_sources import Deadly, Photos
+from PIL import Image
 from small_generators import tiny_icgan
 
 from gentransforms.bank.generate import generate_bank
@@ -34,7 +35,7 @@ def cluster() -> Iterator[None]:
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), before]))
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000, logging_level="error")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000, logging_level="error")
     yield
     ray.shutdown()
     os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
@@ -65,6 +66,16 @@ class TestRay:
         assert summary.complete
         generate_bank(source, tmp_path / "local", tiny_icgan(), **OPTIONS)
         assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+
+    def test_relative_paths_are_those_of_the_caller(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The nodes of a cluster were started in another directory than the caller's."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "photos").mkdir()
+        for i in range(4):
+            Image.new("RGB", (16, 16), (50 * i, 0, 0)).save(tmp_path / "photos" / f"{i}.png")
+        summary = generate_bank("photos", "bank", FakeGenerator(), engine="ray", actors=1, cpus_per_actor=1, **OPTIONS)
+        assert (summary.images, summary.complete, summary.failed) == (12, True, ())
+        assert len(list((tmp_path / "bank").glob("unit-*.arrow"))) == 1
 
     def test_resumes_what_the_local_engine_began(self, tmp_path: Path) -> None:
         generate_bank(Photos(12), tmp_path, FakeGenerator(), shard="0/2", **OPTIONS)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,9 +21,11 @@ __all__ = ["make_units_on_ray"]
 class _UnitMaker:
     """What an actor holds: the job, its generator on the actor's device."""
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: Any, directory: str) -> None:
         import ray
 
+        with contextlib.suppress(OSError):  # a node without it needs absolute paths
+            os.chdir(directory)
         self.job: Job = ray.get(handle[0])
         self.job.generator.to(self.job.settings["device"])
 
@@ -48,7 +52,8 @@ def make_units_on_ray(
     """Make units on the actors of a Ray cluster; yields a report as each is on disk.
 
     A killed actor or worker is started again, and its unit made again: units are idempotent. Sources and the bank's
-    directory must be reachable under the same paths on every node. Uses the Ray that is initialised, else starts one.
+    directory must be reachable under the same paths on every node; relative ones are those of this process. Uses the Ray
+    that is initialised, else joins or starts one.
 
     Args:
         job: what to make of what.
@@ -81,7 +86,8 @@ def make_units_on_ray(
     rows = ray.data.from_items([{"start": unit.start, "stop": unit.stop} for unit in units], override_num_blocks=len(units))
     made = rows.map_batches(
         _UnitMaker,
-        fn_constructor_args=([handle],),
+        # The nodes of a cluster run elsewhere, and paths may be relative to where the user is.
+        fn_constructor_args=([handle], os.getcwd()),  # noqa: PTH109
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=count),
         num_gpus=gpus or None,
