@@ -46,13 +46,15 @@ def export_bank(
         repo_id: where it will be on the Hub, for the card.
 
     Raises:
-        BankError: if the bank is unfinished, or the directory holds files or cannot be written; nothing is left in it then.
+        BankError: if the bank is unfinished or empty, or the directory holds files or cannot be written; nothing is left in it then.
         ConfigError: if `shard_bytes` is not positive.
     """
     if type(shard_bytes) is not int or shard_bytes < 1:
         raise ConfigError(f"shard_bytes={shard_bytes!r}: expected a positive integer")
     if bank.missing_units:
         raise BankError(f"{bank.path}: unfinished, {bank.missing_units} units are missing: run generate again, then export it")
+    if not len(bank):
+        raise BankError(f"{bank.path}: has no images, since none of its sources gave one: there is nothing to share")
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise BankError(f"{directory}: is there already: expected a new or empty directory")
