@@ -442,6 +442,17 @@ class TestFromBank:
         with pytest.raises(SystemExit, match=r"2 of the 2 training images, for example 'cat/1.png', '1'"):
             refuse(bank, ["cat/1.png", "1"], "b")
 
+    def test_row_numbers_of_another_data_set(self, tmp_path: Path) -> None:
+        """Keys fit, images do not: told by their looks, of enough images."""
+        sources = torch.randint(256, (40, 3, 1, 1), generator=torch.Generator().manual_seed(0)).expand(-1, -1, 16, 16).to(torch.uint8)
+        generate_bank(list(sources), tmp_path, FakeGenerator(), variants=1, progress=False)
+        bank, check = Bank.open(tmp_path), ssl("generative").warn_of_strangers
+        check(bank, list(range(40)), sources)
+        check(bank, list(range(31)), sources[:31].flip(0))  # too few to say
+        for others in (sources.flip(0), 255 - sources, torch.zeros_like(sources)):
+            with pytest.warns(UserWarning, match="does the bank belong to this data set"):
+                check(bank, list(range(40)), others)
+
     def test_no_bank(self, tmp_path: Path) -> None:
         settings = tiny("simclr", "generative.source=bank", f"generative.bank={tmp_path / 'none'}")
         with pytest.raises(SystemExit, match=r"generative.bank="):

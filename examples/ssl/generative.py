@@ -7,6 +7,7 @@ replaced with probability p by one of its variants, and which they are. Coin and
 from __future__ import annotations
 
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -146,6 +147,25 @@ def refuse_foreign(bank: Bank, keys: Sequence[str | int], name: str) -> None:
         f"generative.bank={name!r} has no images for {len(absent):,} of the {len(keys):,} training images, for example "
         f"{', '.join(map(repr, absent[:3]))}; its {len(bank.keys):,} keys are like {', '.join(map(repr, bank.keys[:3]))}: {advice}"
     )
+
+
+def warn_of_strangers(bank: Bank, keys: Sequence[str | int], images: Tensor) -> None:
+    """Warn if the variants are no more like their own images (N, 3, S, S) uint8 than like each other's.
+
+    Row numbers fit any data set of the same size. In small thumbnails most variants resemble their source, so that a bank
+    of other images, or in another order, shows; too few images say nothing.
+    """
+    if len(keys) < 32:
+        return
+    variants = bank.read(keys, [bank.variants_of(key)[0] for key in keys])
+    own, made = (nn.functional.adaptive_avg_pool2d(x.float(), 4).flatten(1) for x in (images, variants))
+    nearer = (own - made.roll(1, 0)).square().mean(1) - (own - made).square().mean(1)
+    if nearer.mean() < 3 * nearer.std() / len(keys) ** 0.5:
+        warnings.warn(
+            f"{bank.path}: on {len(keys)} images, variants look no more like their own source than like another: does the bank "
+            "belong to this data set, in this order? Keys that are row numbers cannot tell",
+            stacklevel=2,
+        )
 
 
 def load_online(s: GenerativeSettings) -> gt.ImageGenerator:

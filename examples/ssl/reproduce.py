@@ -98,6 +98,8 @@ def run(settings: Settings, folder: Path, args: argparse.Namespace) -> None:
     )  # fmt: skip
     if args.probe == "cached":
         options.cached, options.optimizer = True, "sgd"
+    else:
+        options.batch_size = 4 * options.batch_size  # the paper's batch of 4 GPUs on one device
     found = evaluate(backbone, (source, rows), (test, test_rows), options)
     found["training"] = json.loads((folder / "training.json").read_text())
     found["p"], found["bank"] = (settings.generative.p, bank) if settings.generative.source != "none" else (0.0, None)

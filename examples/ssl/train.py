@@ -24,10 +24,10 @@ import torch
 import yaml
 from config import Settings, flat, load_settings
 from data import Source, open_images, spaced
-from generative import FromBank, Generative, Online, RowVariants, load_online, open_bank, p_at
+from generative import FromBank, Generative, Online, RowVariants, load_online, open_bank, p_at, warn_of_strangers
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from loading import EpochBatches, FileViews, WholeImages, load_into_memory, train_loader, training_rows, whole_loader
+from loading import EpochBatches, FileViews, MemoryImages, WholeImages, load_into_memory, train_loader, training_rows, whole_loader
 from methods import METHODS
 from probes import OnlineProbe
 from quiet import hush
@@ -81,11 +81,18 @@ def training_data(source: Source, settings: Settings) -> tuple[Dataset[Any], Gen
         dataset, rows = load_into_memory(source, rows, data.image_size)
         keys = [source.keys[row] for row in rows.tolist()]
         if g.source == "bank":
-            return dataset, FromBank(open_bank(settings, keys), keys, data.image_size), keys
+            bank, some = open_bank(settings, keys), spaced(len(keys), 256)
+            warn_of_strangers(bank, [keys[i] for i in some.tolist()], dataset.images[some])
+            return dataset, FromBank(bank, keys, data.image_size), keys
         return dataset, Online(load_online(g)) if g.source == "online" else None, keys
     keys = [source.keys[row] for row in rows.tolist()]
     online = Online(load_online(g), "generator") if g.source == "online" else None
-    variants = RowVariants(open_bank(settings, keys), keys) if g.source == "bank" else None
+    variants = None
+    if g.source == "bank":
+        bank, some = open_bank(settings, keys), spaced(len(keys), 64)
+        seen, read = load_into_memory(source, rows[some], 64)
+        warn_of_strangers(bank, [source.keys[row] for row in read.tolist()], seen.images)
+        variants = RowVariants(bank, keys)
     # Images for the generator are brought in its own size, so that batches stack; the crop of a view follows on the device.
     size = None if online is None else max(online.augment.generator.image_size)
     return FileViews(source, rows, settings, variants, partial(p_at, g, settings.trainer.epochs), size), online, keys
@@ -104,14 +111,16 @@ def probe_data(source: Source, settings: Settings, trainer: L.Trainer, train: Da
         test_rows = torch.arange(len(test))
     if test.classes != source.classes:
         raise SystemExit(f"data.train has the classes {source.classes[:5]} …, data.test {test.classes[:5]} …: expected the same")
-    loaders = []
-    neighbours = rows[spaced(len(rows), settings.probe.images)]
-    for images, part in ((source, neighbours), (test, test_rows)):
-        # Each device takes its share, the neighbours equal ones, which can be gathered.
-        share = part[trainer.global_rank :: trainer.world_size]
-        share = share[: len(part) // trainer.world_size] if images is source and part is neighbours else share
-        loaders.append(whole_loader(whole_images(images, share, settings), 500 if data.in_memory else 128, data.workers))
-    return loaders
+    size = 500 if data.in_memory else 128
+    # Each device takes its share, the neighbours equal ones, which can be gathered.
+    rank, world = trainer.global_rank, trainer.world_size
+    places = spaced(len(train), settings.probe.images)  # type: ignore[arg-type]
+    places = places[: len(places) // world * world][rank::world]
+    if isinstance(train, MemoryImages):
+        neighbours: Dataset[Any] = MemoryImages(train.images[places], train.labels[places])
+    else:
+        neighbours = WholeImages(source, rows[places], data.image_size)
+    return [whole_loader(images, size, data.workers) for images in (neighbours, whole_images(test, test_rows[rank::world], settings))]
 
 
 def whole_images(source: Source, rows: Tensor, settings: Settings) -> Dataset[Any]:
