@@ -123,8 +123,12 @@ def import_files(
     bank: Annotated[Path, typer.Argument(help="Directory of the bank; made if absent.", show_default=False)],
     variants: Annotated[int, typer.Option(min=1, help="How many each source should have.")] = 10,
     unit_size: Annotated[int, typer.Option(min=1, help="Sources written together.")] = 100,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read.")] = 4,
 ) -> None:
     """Take variants that were generated as files, in the layout of the paper's authors, as a bank.
+
+    The file <class>/<name>_<i>.JPEG is variant i, from 0, of the image <class>/<name> of SOURCE. Files are copied unchanged.
+    A file without its image, a damaged one or one of another size is refused; a variant without a file is told.
 
     \b
     Example:
@@ -132,5 +136,8 @@ def import_files(
     """
     from gentransforms.bank.authors import import_bank
 
-    count = import_bank(variants_folder, source, bank, variants=variants, unit_size=unit_size)
-    typer.echo(f"{count} images of {variants_folder} are in {bank}")
+    done = import_bank(variants_folder, source, bank, variants=variants, unit_size=unit_size, workers=workers)
+    typer.echo(f"{done.images} images of {done.sources} sources are in {done.path}")
+    if done.missing:
+        shown = ", ".join(f"variant {variant} of {key}" for key, variant in done.examples)
+        typer.echo(f"Warning: {done.missing} variants have no file, such as {shown}: they are recorded as rejected", err=True)

@@ -1,0 +1,326 @@
+"""Variants that others made as files, in the layout of the paper's authors, become a bank."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+import torch
+from small_banks import encoded, pixels
+
+import gentransforms as gt
+from gentransforms.bank import authors
+from gentransforms.bank.authors import Imported, import_bank
+from gentransforms.bank.layout import Unit, found_units
+from gentransforms.bank.verify import verify_bank
+from gentransforms.errors import BankError, ConfigError, MissingKeyError
+
+SIZE = (12, 16)
+# As in ImageNet: classes of digits, names with underscores and digits, of which one is another one's with a number more.
+SOURCES = ["n01440764/n01440764_10026.JPEG", "n01440764/n01440764_1.JPEG", "n02102040/n02102040_1_2.JPEG", "n02102040/a photo.v2.png"]
+ORDER = sorted(SOURCES)
+
+
+def jpeg(position: int, variant: int, size: tuple[int, int] = SIZE) -> bytes:
+    return encoded(pixels(40 * position, 10 * variant, size), "JPEG", quality=95)
+
+
+def write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """The images that the variants were made of."""
+    for position, name in enumerate(SOURCES):
+        write(tmp_path / "photos" / name, encoded(pixels(position, 0, (20, 30)), "PNG" if name.endswith("png") else "JPEG"))
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def folder(photos: Path, tmp_path: Path) -> Path:
+    """Their variants, 10 of each."""
+    for position, name in enumerate(SOURCES):
+        for variant in range(10):
+            write(tmp_path / "generated" / f"{name.rpartition('.')[0]}_{variant}.JPEG", jpeg(position, variant))
+    return tmp_path / "generated"
+
+
+def refused(folder: Path, photos: Path, message: str, **options: Any) -> str:
+    """An import that fails: in one sentence, and leaves no unit behind."""
+    bank = folder.parent / "bank"
+    with pytest.raises(BankError, match=message) as caught:
+        import_bank(folder, photos, bank, **options)
+    assert "\n" not in str(caught.value)
+    assert found_units(bank) == []
+    return str(caught.value)
+
+
+class TestImportBank:
+    """What the bank holds."""
+
+    def test_keys_and_bytes(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        done = import_bank(folder, photos, tmp_path / "bank")
+        assert done == Imported(str(tmp_path / "bank"), sources=4, images=40, missing=0, examples=())
+        bank = gt.Bank.open(tmp_path / "bank")
+        assert bank.keys == ORDER
+        assert (len(bank), bank.variants, bank.image_size, bank.preserves_geometry) == (40, 10, SIZE, False)
+        for position, key in enumerate(SOURCES):
+            assert bank.read([key] * 10, list(range(10)), decode=False) == [jpeg(position, v) for v in range(10)]
+        rows = [row for batch in bank.batches() for row in batch.select(["variant", "seed", "draw"]).to_pylist()]
+        assert {(row["seed"], row["draw"]) for row in rows} == {(-1, 0)}
+        assert [row["variant"] for row in rows] == [*range(10)] * 4
+
+    def test_the_manifest_claims_no_generator_and_no_seed(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        import_bank(folder, photos, tmp_path / "bank")
+        bank = gt.Bank.open(tmp_path / "bank")
+        assert bank.settings["generator"]["class"] == "imported"
+        assert bank.settings["base_seed"] is None
+        assert bank.settings["image_format"] == "jpeg"
+        assert bank.manifest["info"]["imported_from"] == str(folder)
+
+    def test_verifies(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        import_bank(folder, photos, tmp_path / "bank", unit_size=3)
+        report = verify_bank(tmp_path / "bank")
+        assert report.ok, report
+        assert (report.units, report.rows, report.images) == (2, 40, 40)
+
+    def test_feeds_the_transform(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        from torchvision.datasets import ImageFolder
+
+        import_bank(folder, photos, tmp_path / "bank")
+        bank = gt.Bank.open(tmp_path / "bank")
+        augment = gt.BankAugment(bank, p=1.0, output_size="generator")
+        dataset = gt.with_keys(ImageFolder(photos), transform=augment)
+        assert len(dataset) == 4
+        for image, _label, key in dataset:
+            assert image.size == SIZE[::-1]
+            red = int(PIL.Image.Image.getpixel(image, (8, 6))[0])
+            assert abs(red - 40 * SOURCES.index(key)) < 6
+
+    def test_a_small_memory_of_names(self, folder: Path) -> None:
+        found = authors._found(folder)
+        assert len({id(tail) for tails in found.values() for tail in tails}) == 10
+
+    def test_names_without_classes(self, tmp_path: Path) -> None:
+        for name in ("a.png", "a_1.png"):  # the second is also what variant 1 of the first would be called, but in another folder
+            write(tmp_path / "photos" / name, encoded(pixels(0, 0), "PNG"))
+            for variant in range(2):
+                write(tmp_path / "made" / f"{name[:-4]}_{variant}.webp", encoded(pixels(9, variant), "WEBP"))
+        done = import_bank(tmp_path / "made", tmp_path / "photos", tmp_path / "bank", variants=2)
+        assert done.images == 4
+        assert gt.Bank.open(tmp_path / "bank").keys == ["a.png", "a_1.png"]
+        assert gt.Bank.open(tmp_path / "bank").settings["image_format"] == "webp"
+
+    def test_other_files_are_none_of_its_business(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        for name in ("log_1.txt", "n01440764/.hidden_1.JPEG", ".cache/x_1.JPEG", "README"):
+            write(folder / name, b"x")
+        assert import_bank(folder, photos, tmp_path / "bank").images == 40
+
+    def test_classes_that_are_links(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        (folder / "n01440764").rename(tmp_path / "elsewhere" / "a")
+        (folder / "n01440764").symlink_to(tmp_path / "elsewhere" / "a")
+        (folder / "n02102040" / "loop").symlink_to(folder)
+        assert import_bank(folder, photos, tmp_path / "bank").images == 40
+
+    def test_rows_by_number_as_sources(self, tmp_path: Path) -> None:
+        for number in range(3):
+            for variant in range(2):
+                write(tmp_path / "made" / f"{number}_{variant}.png", encoded(pixels(number, variant), "PNG"))
+        done = import_bank(tmp_path / "made", [torch.zeros(3, 4, 6)] * 3, tmp_path / "bank", variants=2)
+        assert done.images == 6
+        assert gt.Bank.open(tmp_path / "bank").keys == [0, 1, 2]
+
+
+class TestMissing:
+    """Variants without a file."""
+
+    def test_are_recorded_and_told(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        for name in ("n01440764/n01440764_10026_0.JPEG", "n01440764/n01440764_10026_9.JPEG", "n02102040/a photo.v2_4.JPEG"):
+            (folder / name).unlink()
+        done = import_bank(folder, photos, tmp_path / "bank")
+        expected = [(SOURCES[0], 0), (SOURCES[0], 9), (SOURCES[3], 4)]
+        assert (done.images, done.missing, sorted(done.examples)) == (37, 3, sorted(expected))
+        bank = gt.Bank.open(tmp_path / "bank")
+        assert {(entry["key"], entry["variant"]) for entry in bank.rejected} == set(expected)
+        assert bank.variants_of(SOURCES[0]) == [1, 2, 3, 4, 5, 6, 7, 8]
+        with pytest.raises(MissingKeyError, match="no such file was imported"):
+            bank.read([SOURCES[0]], [9])
+        report = verify_bank(tmp_path / "bank")
+        assert report.ok, report
+
+    def test_a_source_without_any(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        for file in (folder / "n02102040").glob("n02102040_1_2_*"):
+            file.unlink()
+        done = import_bank(folder, photos, tmp_path / "bank")
+        assert (done.images, done.missing) == (30, 10)
+        assert done.examples == tuple(("n02102040/n02102040_1_2.JPEG", v) for v in range(3)), "no more than three are shown"
+        assert "n02102040/n02102040_1_2.JPEG" not in gt.Bank.open(tmp_path / "bank").keys
+        report = verify_bank(tmp_path / "bank")
+        assert report.ok, report
+
+    def test_fewer_were_asked_for(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        done = import_bank(folder, photos, tmp_path / "bank", variants=12)
+        assert (done.images, done.missing) == (40, 8)
+
+
+class TestRefused:
+    """What is not as it should be."""
+
+    def test_files_without_a_source(self, folder: Path, photos: Path) -> None:
+        write(folder / "n01440764" / "n01440764_7_3.JPEG", jpeg(0, 0))
+        write(folder / "n99" / "n01440764_1_0.JPEG", jpeg(0, 0))
+        text = refused(
+            folder, photos, "2 of 42 files have no source, such as n01440764/n01440764_7_3.JPEG, n99/n01440764_1_0.JPEG: expected"
+        )
+        assert "is it the folder they were made of?" in text
+
+    def test_the_wrong_folder_of_sources(self, folder: Path, tmp_path: Path) -> None:
+        write(tmp_path / "other" / "cats" / "tom.jpg", jpeg(0, 0))
+        refused(folder, tmp_path / "other", "40 of 40 files have no source, such as .*, for sources such as cats/tom.jpg; is it the folder")
+
+    def test_the_same_number_twice(self, folder: Path, photos: Path) -> None:
+        write(folder / "n01440764" / "n01440764_1_00.JPEG", jpeg(0, 0))
+        refused(folder, photos, "variant 0 of n01440764/n01440764_1 is there twice, .*_1_0.JPEG and .*_1_00.JPEG: remove one")
+
+    def test_the_same_number_in_two_formats(self, folder: Path, photos: Path) -> None:
+        write(folder / "n01440764" / "n01440764_1_3.png", jpeg(0, 0))
+        refused(folder, photos, "variant 3 of n01440764/n01440764_1 is there twice")
+
+    def test_variants_beyond(self, folder: Path, photos: Path) -> None:
+        text = refused(folder, photos, "is a variant beyond variants=8, counted from 0", variants=8)
+        assert "(and 7 more are): give their true number" in text
+
+    @pytest.mark.parametrize("size", [(12, 15), (16, 12)])
+    def test_another_size(self, folder: Path, photos: Path, size: tuple[int, int]) -> None:
+        write(folder / "n02102040" / "n02102040_1_2_7.JPEG", jpeg(2, 7, size))
+        refused(
+            folder, photos, rf"n02102040_1_2_7\.JPEG is {size[0]} x {size[1]} pixels, expected all of one size, 12 x 16: mend or remove"
+        )
+
+    @pytest.mark.parametrize(
+        "damage",
+        [lambda data: b"", lambda data: b"text, not an image", lambda data: data[:-40], lambda data: data[: len(data) // 2]],
+        ids=["empty", "text", "cut", "half"],
+    )
+    @pytest.mark.parametrize("name", ["n01440764/n01440764_10026_0.JPEG", "n02102040/n02102040_1_2_7.JPEG"])
+    def test_damaged(self, folder: Path, photos: Path, name: str, damage: Any) -> None:
+        write(folder / name, damage((folder / name).read_bytes()))
+        refused(folder, photos, rf"{name}:? cannot be read as an image \(.*\): mend or remove it, then import again")
+
+    def test_many_damaged_make_one_sentence(self, folder: Path, photos: Path) -> None:
+        for variant in range(5):
+            write(folder / "n02102040" / f"n02102040_1_2_{variant}.JPEG", b"x")
+        refused(
+            folder, photos, r"n02102040_1_2_0\.JPEG cannot be read as an image .* \(and 4 more of its neighbours have such faults\): mend"
+        )
+
+    def test_another_format(self, folder: Path, photos: Path) -> None:
+        write(folder / "n02102040" / "n02102040_1_2_7.JPEG", encoded(pixels(0, 0, SIZE), "BMP"))
+        refused(folder, photos, r"n02102040_1_2_7\.JPEG is BMP, expected JPEG, WEBP, PNG")
+
+    def test_sources_that_differ_in_their_suffix_only(self, folder: Path, photos: Path) -> None:
+        write(photos / "n01440764" / "n01440764_1.png", encoded(pixels(0, 0), "PNG"))
+        refused(
+            folder, photos, "source: n01440764/n01440764_1.JPEG and n01440764/n01440764_1.png differ only in their suffix, .*: rename one"
+        )
+
+    def test_a_file_that_cannot_be_read(self, folder: Path, photos: Path) -> None:
+        path = folder / "n01440764" / "n01440764_1_3.JPEG"
+        path.unlink()
+        path.symlink_to(folder / "nothing")
+        refused(folder, photos, r"n01440764_1_3\.JPEG: cannot be read: No such file or directory")
+
+    def test_no_such_files(self, photos: Path, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(ConfigError, match=r"variants_folder='.*': no files <class>/<name>_<i>"):
+            import_bank(tmp_path / "empty", photos, tmp_path / "bank")
+        with pytest.raises(ConfigError, match=r"variants_folder='.*': no such folder"):
+            import_bank(tmp_path / "nothing", photos, tmp_path / "bank")
+        with pytest.raises(ConfigError, match=r"source='.*': no such file or folder"):
+            import_bank(photos, tmp_path / "nothing", tmp_path / "bank")
+        assert not (tmp_path / "bank").exists()
+
+    @pytest.mark.parametrize("wrong", [{"variants": 0}, {"unit_size": 0}, {"workers": 0}, {"variants": True}, {"unit_size": 1.5}])
+    def test_wrong_numbers(self, folder: Path, photos: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))}=.*: expected a positive integer"):
+            import_bank(folder, photos, tmp_path / "bank", **wrong)
+
+    def test_another_bank_is_there(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        import_bank(folder, photos, tmp_path / "bank")
+        with pytest.raises(BankError, match=r"this bank was made with other settings .*variants: the bank has 10, this call 11"):
+            import_bank(folder, photos, tmp_path / "bank", variants=11)
+
+
+class TestResume:
+    """A second call goes on where the first was."""
+
+    def test_units_that_are_there_are_not_read_again(
+        self, folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import_bank(folder, photos, tmp_path / "whole", unit_size=1)
+        read: list[Path] = []
+        original = authors._read
+
+        def read_some(path: Path) -> bytes:
+            read.append(path)
+            if len(read) > 1 + 25:  # the first, for its size, and a half of the third unit
+                raise KeyboardInterrupt
+            return original(path)
+
+        monkeypatch.setattr(authors, "_read", read_some)
+        with pytest.raises(KeyboardInterrupt):
+            import_bank(folder, photos, tmp_path / "bank", unit_size=1, workers=1)
+        kept = {unit: (tmp_path / "bank" / unit.file).stat().st_mtime_ns for unit in found_units(tmp_path / "bank")}
+        assert list(kept) == [Unit(0, 1), Unit(1, 2)]
+        read.clear()
+        monkeypatch.setattr(authors, "_read", lambda path: (read.append(path), original(path))[1])
+        done = import_bank(folder, photos, tmp_path / "bank", unit_size=1)
+        assert done.images == 40
+        assert len(read) == 1 + 20
+        assert all((tmp_path / "bank" / unit.file).stat().st_mtime_ns == stamp for unit, stamp in kept.items())
+        for unit in found_units(tmp_path / "whole"):
+            assert (tmp_path / "bank" / unit.file).read_bytes() == (tmp_path / "whole" / unit.file).read_bytes()
+
+    def test_once_a_damaged_file_is_mended(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        bad = folder / "n02102040" / "n02102040_1_2_7.JPEG"
+        good = bad.read_bytes()
+        bad.write_bytes(good[:50])
+        with pytest.raises(BankError, match="cannot be read as an image"):
+            import_bank(folder, photos, tmp_path / "bank", unit_size=1)
+        assert len(found_units(tmp_path / "bank")) == ORDER.index("n02102040/n02102040_1_2.JPEG")
+        bad.write_bytes(good)
+        import_bank(folder, photos, tmp_path / "bank", unit_size=1)
+        assert verify_bank(tmp_path / "bank").ok
+
+    def test_leftovers_of_a_dead_process_go(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        from gentransforms.bank import writer
+
+        import_bank(folder, photos, tmp_path / "bank")
+        left = tmp_path / "bank" / f".unit-1.arrow.{writer._host()}.4194999.partial"
+        left.write_text("")
+        assert not Path(f"/proc/{4194999}").exists()
+        import_bank(folder, photos, tmp_path / "bank")
+        assert not left.exists()
+
+    def test_a_full_disk_is_told(self, folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from gentransforms.bank import writer
+
+        def full(_file: Any) -> None:
+            raise OSError(28, os.strerror(28))
+
+        import_bank(folder, photos, tmp_path / "bank", unit_size=2)
+        (tmp_path / "bank" / Unit(2, 4).file).unlink()
+        monkeypatch.setattr(writer, "_sync", full)
+        with pytest.raises(BankError, match="the disk is full"):
+            import_bank(folder, photos, tmp_path / "bank", unit_size=2)
+        monkeypatch.undo()
+        import_bank(folder, photos, tmp_path / "bank", unit_size=2)
+        assert verify_bank(tmp_path / "bank").ok
+        assert json.loads((tmp_path / "bank" / "bank.json").read_text())["settings"]["unit_size"] == 2
