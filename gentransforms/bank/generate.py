@@ -243,7 +243,7 @@ def _prepare(
     settings = settings_of(opened, loaded, recipe, encoding, unit_size, _threads(directory, threads))
     job = Job(directory, opened, loaded, recipe, encoding, settings, _workers(workers), replace=retry_failed)
     plan = make_plan(directory, len(opened.keys), unit_size, variants, part, retry_failed)
-    info = {"source": dict(opened.description), "generator_name": None if isinstance(generator, ImageGenerator) else str(generator)}
+    info = {"source": dict(opened.description), "generator_name": loaded.name_or_path}
     return job, plan, info
 
 
@@ -251,7 +251,9 @@ def _load(generator: ImageGenerator | str | Path) -> ImageGenerator:
     if not isinstance(generator, ImageGenerator):
         if not isinstance(generator, str | Path):
             raise ConfigError(f"generator={generator!r}: expected an ImageGenerator, or its name, folder or repository")
+        name = str(generator)
         generator = load_generator(generator, device="cuda" if torch.cuda.is_available() else "cpu")
+        generator.name_or_path = name
     return generator.eval().requires_grad_(False)
 
 

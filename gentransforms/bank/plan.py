@@ -99,7 +99,10 @@ def estimate(job: Job, plan: Plan, seconds: float = 10.0) -> Estimate:
 
     Raises:
         BankError: if none of the sources tried can be read.
+        ConfigError: if there are no units: fewer than shards.
     """
+    if not plan.units:
+        raise ConfigError(f"{plan.directory}: this shard has nothing to do: there are fewer units than shards")
     images = size = 0
     spent = 0.0
     batches = _sample(job, plan)

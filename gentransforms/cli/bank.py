@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gentransforms.cli.plain import Failure
+from gentransforms.cli.plain import Failure, WrongCall
 
 __all__ = ["app"]
 
@@ -21,7 +24,7 @@ _Bank = Annotated[Path, typer.Argument(help="Directory of the bank.", show_defau
 def info(
     bank: Annotated[str, typer.Argument(help="Directory of the bank, or data set on the Hub.", show_default=False)],
     revision: Annotated[str | None, typer.Option(help="Of a data set on the Hub.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest and these facts as JSON.")] = False,
 ) -> None:
     """Say what a bank holds and how it was made; an unfinished one too.
 
@@ -30,23 +33,29 @@ def info(
       gentransforms bank info bank
     """
     from gentransforms.bank.reader import Bank
+    from gentransforms.hub import is_repository
 
+    if not is_repository(bank):
+        _check_there(Path(bank))
     opened = Bank.open(bank, revision=revision, partial=True)
     if as_json:
-        typer.echo(json.dumps(opened.manifest, indent=2))
+        state = {
+            "path": str(opened.path), "complete": opened.missing_units == 0, "missing_units": opened.missing_units, "images": len(opened),
+            "keys": len(opened.keys), "failed": len(opened.failed), "rejected": len(opened.rejected),
+        }  # fmt: skip
+        typer.echo(json.dumps({**opened.manifest, "state": state}, indent=2))
         return
     settings, made = opened.settings, opened.manifest["info"]
-    sources = settings["source"]["count"]
-    whole = "whole" if opened.missing_units == 0 else f"unfinished, {opened.missing_units} units are missing"
+    quality = settings.get("quality")
     lines = {
-        "bank": f"{opened.path} ({whole})",
+        "bank": f"{opened.path} ({f'unfinished, {opened.missing_units} units are missing' if opened.missing_units else 'whole'})",
         "images": f"{len(opened)} of {len(opened.keys)} keys, {opened.image_size[0]} x {opened.image_size[1]} pixels",
-        "sources": f"{sources}, {settings['variants']} variants of each asked for",
+        "sources": f"{settings['source']['count']}, {settings['variants']} variants of each asked for",
         "failed": f"{len(opened.failed)} sources, {len(opened.rejected)} variants rejected",
         "generator": f"{settings['generator']['class']} {made.get('generator_name') or ''}".strip(),
         "fingerprint": settings["generator"]["fingerprint"],
-        "base seed": settings["base_seed"],
-        "encoding": f"{settings['image_format']}, quality {settings['quality']}",
+        "base seed": "unknown" if settings["base_seed"] is None else settings["base_seed"],
+        "encoding": f"{settings['image_format']}" + ("" if quality is None else f", quality {quality}"),
         "created": made.get("created"),
     }
     for name, text in lines.items():
@@ -57,9 +66,10 @@ def info(
 def verify(
     bank: _Bank,
     images: Annotated[bool, typer.Option(help="Decode every image, too.")] = True,
+    threads: Annotated[int | None, typer.Option(min=1, help="That decode; one for each core by default, at most 8.")] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Remove damaged units, so that generate makes them again.")] = False,
 ) -> None:
-    """Check every file, row and image of a bank; exit code 1 if something is wrong.
+    """Check every file, row and image of a bank, or of its export; exit code 1 if something is wrong.
 
     \b
     Example:
@@ -67,21 +77,30 @@ def verify(
     """
     from gentransforms.bank.verify import verify_bank
 
-    report = verify_bank(bank, images=images, repair=repair)
+    _check_there(bank)
+    with _progress() as advance:
+        report = verify_bank(bank, images=images, threads=threads, repair=repair, on_progress=advance)
     typer.echo(str(report))
-    if not report.ok:
-        advice = (
-            "run generate again, which makes them anew" if report.removed else "remove damaged units with --repair, then run generate again"
-        )
-        raise Failure(f"{bank}: {len(report.problems)} problems: {advice}")
+    if report.ok:
+        return
+    if report.exported:
+        advice = "fetch what is damaged again, or export the bank again"
+    elif report.removed or all(problem.kind == "missing" for problem in report.problems):
+        advice = "run generate again, which makes what is missing"
+    else:
+        advice = "remove damaged units with --repair, then run generate again"
+    count = "1 problem" if len(report.problems) == 1 else f"{len(report.problems)} problems"
+    raise Failure(f"{bank}: {count}: {advice}")
 
 
 @app.command()
 def export(
     bank: _Bank,
     output: Annotated[Path, typer.Argument(help="New directory, for Parquet files, manifest and card.", show_default=False)],
+    shard_bytes: Annotated[int, typer.Option(min=1, help="Of images in one Parquet file, about.")] = 500_000_000,
     license: Annotated[str | None, typer.Option(help="Of the images, for the card, such as cc-by-nc-4.0.")] = None,
-    description: Annotated[str, typer.Option(help="For the card.")] = "",
+    description: Annotated[str, typer.Option(help="For the card.", show_default=False)] = "",
+    repo_id: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Where it will be on the Hub, for the card.")] = None,
 ) -> None:
     """Write a bank as the Hub holds it: an ordinary Hugging Face data set, with a card.
 
@@ -92,9 +111,10 @@ def export(
     from gentransforms.bank.export import export_bank
     from gentransforms.bank.reader import Bank
 
+    _check_there(bank)
     opened = Bank.open(bank)
-    count = export_bank(opened, output, license=license, description=description)
-    typer.echo(f"{len(opened)} images in {count} Parquet files: {output}")
+    count = export_bank(opened, output, shard_bytes=shard_bytes, license=license, description=description, repo_id=repo_id)
+    typer.echo(f"{len(opened)} images in {count} Parquet {'file' if count == 1 else 'files'}: {output}")
 
 
 @app.command()
@@ -102,10 +122,14 @@ def push(
     bank: _Bank,
     repo_id: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Data set repository; made if absent.", show_default=False)],
     license: Annotated[str | None, typer.Option(help="Of the images, for the card, such as cc-by-nc-4.0.")] = None,
-    description: Annotated[str, typer.Option(help="For the card.")] = "",
+    description: Annotated[str, typer.Option(help="For the card.", show_default=False)] = "",
     private: Annotated[bool, typer.Option("--private", help="Make a private repository.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to upload to; main by default.")] = None,
+    commit_message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
 ) -> None:
-    """Share a bank on the Hugging Face Hub.
+    """Share a bank on the Hugging Face Hub, and print the address of the commit.
+
+    Log in first with `hf auth login`, or set HF_TOKEN.
 
     \b
     Example:
@@ -113,7 +137,12 @@ def push(
     """
     from gentransforms.bank.reader import Bank
 
-    typer.echo(Bank.open(bank).push_to_hub(repo_id, license=license, description=description, private=private))
+    _check_there(bank)
+    opened = Bank.open(bank)
+    address = opened.push_to_hub(
+        repo_id, license=license, description=description, private=private, revision=revision, commit_message=commit_message
+    )
+    typer.echo(address)
 
 
 @app.command("import")
@@ -141,3 +170,23 @@ def import_files(
     if done.missing:
         shown = ", ".join(f"variant {variant} of {key}" for key, variant in done.examples)
         typer.echo(f"Warning: {done.missing} variants have no file, such as {shown}: they are recorded as rejected", err=True)
+
+
+def _check_there(bank: Path) -> None:
+    if not bank.is_dir():
+        raise WrongCall(f"BANK {bank}: {'expected the directory of a bank' if bank.exists() else 'no such directory'}")
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int], None] | None]:
+    """Draw how many units are checked, on a terminal and nowhere else."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("checking", total=None)
+        yield lambda done, count: progress.update(task, completed=done, total=count)

@@ -11,7 +11,7 @@ import typer
 
 from gentransforms.cli.augment import DEFAULT_GENERATOR, open_generator
 from gentransforms.cli.options import Generator, Option, parse_options
-from gentransforms.cli.plain import Failure, WrongCall
+from gentransforms.cli.plain import Failure, WrongCall, one_line
 
 if TYPE_CHECKING:
     from gentransforms.bank.generate import Summary
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["generate"]
 
-_SHOWN = 5
+_SHOWN = 100  # of the sources that failed, a line each
 
 
 class _Format(str, Enum):
@@ -63,8 +63,9 @@ def generate(
     device: Annotated[str | None, typer.Option(help="Where the generator runs; cuda where there is one, by default.")] = None,
     option: Option = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what would be done, with bytes and hours from a timed sample.")] = False,
-    summary: Annotated[Path | None, typer.Option(help="JSON file for what was done.")] = None,
-    progress: Annotated[bool, typer.Option(help="Tell of it on the way.")] = True,
+    seconds: Annotated[float, typer.Option(min=0, help="How long --plan times its sample.")] = 10.0,
+    summary: Annotated[Path | None, typer.Option(help="JSON file to write, of what was done.", show_default=False)] = None,
+    progress: Annotated[bool, typer.Option(help="Tell of it on the way: a bar on a terminal, else a line every 30 seconds.")] = True,
 ) -> None:
     """Make variants of every source image and keep them in a bank.
 
@@ -79,6 +80,8 @@ def generate(
     """
     from gentransforms.bank.generate import generate_bank, plan_bank
 
+    if summary is not None and (summary.is_dir() or not summary.parent.is_dir()):  # not after hours of work
+        raise WrongCall(f"--summary {summary}: expected the name of a file in a folder that exists")
     loaded = open_generator(generator, device or _device(), parse_options(option), inputs=True)
     arguments: dict[str, Any] = {
         "variants": variants, "base_seed": base_seed, "batch_size": batch_size, "unit_size": unit_size, "image_format": image_format.value,
@@ -86,7 +89,7 @@ def generate(
         "key": key, "image_column": image_column, "columns": _pairs(columns), "split": split, "threads": threads, "workers": workers,
     }  # fmt: skip
     if plan:
-        _print_plan(*plan_bank(source, bank, loaded, **arguments))
+        _print_plan(*plan_bank(source, bank, loaded, seconds=seconds, **arguments))
         return
     done = generate_bank(
         source, bank, loaded, progress=progress, engine=engine.value, actors=actors, gpus_per_actor=gpus_per_actor,
@@ -121,12 +124,13 @@ def _report(done: Summary) -> None:
     if done.redrawn:
         typer.echo(f"{done.redrawn} of them were drawn more than once")
     if done.rejected:
-        typer.echo(f"Warning: {len(done.rejected)} variants were given up, {done.rejected[0]['reason']} being one reason", err=True)
+        typer.echo(f"Warning: {len(done.rejected)} variants were given up; the first: {done.rejected[0]['reason']}", err=True)
     for entry in done.failed[:_SHOWN]:
-        typer.echo(f"failed: {entry['key']}: {entry['reason']}", err=True)
+        typer.echo(one_line(f"failed: {entry['key']}: {entry['reason']}"), err=True)
     if done.failed:
         more = f" ({len(done.failed) - _SHOWN} more are in the sidecars)" if len(done.failed) > _SHOWN else ""
-        raise Failure(f"{len(done.failed)} sources could not be read{more}: mend them and run with --retry-failed; the rest is made")
+        what = "1 source" if len(done.failed) == 1 else f"{len(done.failed)} sources"
+        raise Failure(f"{what} could not be read{more}: mend them and run with --retry-failed, or leave them; the rest is made")
 
 
 def _pairs(given: list[str] | None) -> dict[str, str] | None:

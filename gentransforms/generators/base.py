@@ -42,6 +42,7 @@ class ImageGenerator(nn.Module, ABC):
         inputs: what else `encode` takes, one value per image, such as ``("labels",)``.
         instance_feature: which entry of the condition says what an image shows, such as ``"features"``: banks compare
             variants with their source by it (``min_similarity``). None if there is none.
+        name_or_path: where it was loaded from, for banks to tell; None if it was built. No part of its config.
 
     Example:
         >>> import torch
@@ -61,6 +62,7 @@ class ImageGenerator(nn.Module, ABC):
     preserves_geometry: bool
     inputs: tuple[str, ...] = ()
     instance_feature: str | None = None
+    name_or_path: str | None = None
     registered: ClassVar[dict[str, type[ImageGenerator]]] = {}
     _init_config: dict[str, Any]
 
@@ -224,6 +226,7 @@ class ImageGenerator(nn.Module, ABC):
             generator = cls._from_weights(source, config, weights, dtype or torch.float32)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
+        generator.name_or_path = str(name_or_path)
         return generator.to(device=place).eval()
 
     @classmethod
