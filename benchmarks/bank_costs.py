@@ -1,7 +1,7 @@
 """What a bank of ImageNet costs with each generator: ``python -m benchmarks.bank_costs``, a minute on a CPU.
 
 GPU-hours from counted operations, as in `benchmarks.costs`: a source is encoded once, however many variants follow. Bytes from
-JPEGs that are really encoded: of images of two kinds, between which most photos should lie, and of one photo where there is one.
+JPEGs that are really encoded: of noise of two kinds, and of one photo where there is one. Natural images differ from all three.
 """
 
 from __future__ import annotations

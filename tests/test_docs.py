@@ -27,6 +27,7 @@ from gentransforms.generators.icgan.architecture import BigGANConfig
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SLURM = ROOT / "examples" / "slurm" / "generate.sbatch"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Settings that make a training of seconds out of the one a page shows; later settings win.
 TINY_TRAINING = [
@@ -96,6 +97,10 @@ class TestPages:
             _released_models(workplace)
         if page.name in ("stable-diffusion.md", "controlnet.md", "choosing.md"):
             _tiny_repositories(workplace)
+        if page.name == "banks.md":
+            _variants_of_the_authors(workplace)
+        if page.name == "loops.md":
+            pytest.importorskip("lightly")
         module = ModuleType("page_of_the_docs")  # a module that can be found, so that its classes can be pickled
         monkeypatch.setitem(sys.modules, module.__name__, module)
         for language, code, line in blocks(page):
@@ -136,6 +141,8 @@ class TestPages:
 class TestExamples:
     @pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
     def test_runs(self, path: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        if "lightly" in path.name:
+            pytest.importorskip("lightly")
         monkeypatch.setattr(sys, "argv", [str(path)])
         runpy.run_path(str(path), run_name="__main__")
         assert capsys.readouterr().out
@@ -144,6 +151,50 @@ class TestExamples:
     def test_is_named_in_the_readme_and_names_itself(self, path: Path) -> None:
         assert path.name in (ROOT / "README.md").read_text(encoding="utf-8")
         assert f"python examples/{path.name}" in path.read_text(encoding="utf-8")
+
+
+class TestSlurm:
+    """The job script of an array, with a stand-in for `srun` that says what it was to run."""
+
+    def test_bash_can_read_it(self) -> None:
+        assert subprocess.run(["bash", "-n", str(SLURM)], capture_output=True, check=True).stderr == b""
+
+    def test_is_quoted_as_it_is(self) -> None:
+        quoted = [block.code for block in blocks(ROOT / "docs" / "cluster.md") if block.code.startswith("#!/bin/bash")]
+        assert quoted == [SLURM.read_text(encoding="utf-8")]
+
+    def test_two_shards_make_a_whole_bank(self, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (workplace / "bin").mkdir()
+        stand_in = workplace / "bin" / "srun"
+        stand_in.write_text("#!/bin/bash\nprintf '%s\\n' \"$@\"\n")
+        stand_in.chmod(0o755)
+        for task in ("0", "1"):
+            variables = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_CPUS_PER_TASK": "8"}
+            path = f"{workplace / 'bin'}{os.pathsep}{os.environ['PATH']}"
+            arguments = ["photos", "a bank", "icgan-cifar10-32", "--unit-size", "3"]
+            command = ["bash", str(SLURM), *arguments]
+            done = subprocess.run(command, env=os.environ | variables | {"PATH": path}, capture_output=True, text=True, check=True)
+            first, *words = done.stdout.splitlines()
+            assert first == "--cpus-per-task=8"
+            assert gt.Bank.open("a bank", partial=True).missing_units == 2 if task == "1" else not Path("a bank").exists()
+            _run_command(words, monkeypatch)
+        assert len(gt.Bank.open("a bank")) == 100
+
+    def test_without_arguments_it_fails_at_once(self) -> None:
+        assert subprocess.run(["bash", str(SLURM)], capture_output=True, check=False).returncode != 0
+
+
+@pytest.mark.slow
+class TestCosts:
+    def test_what_imagenet_costs_is_what_the_script_counts(self) -> None:
+        """All but the bytes, which go with the version of the JPEG library."""
+        command = [sys.executable, "-m", "benchmarks.bank_costs"]
+        printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        page = (ROOT / "docs" / "banks.md").read_text(encoding="utf-8")
+        rows = re.findall(r"^\| .* to [\d.]+ \|$", printed, re.MULTILINE)
+        assert len(rows) == 9
+        for row in rows:
+            assert row.rpartition(" | ")[0] in page
 
 
 class TestSite:
@@ -206,6 +257,29 @@ def _tiny_repositories(folder: Path) -> None:
     save_file(weights, adapter / "ip-adapter_sd15.safetensors")
 
 
+def _variants_of_the_authors(folder: Path) -> None:
+    """What the paper's released code leaves: ten JPEG files of each photo."""
+    for photo in (folder / "photos").rglob("*.png"):
+        made = folder / "generated" / photo.parent.name
+        made.mkdir(parents=True)
+        for i in range(10):
+            Image.open(photo).convert("RGB").resize((24, 24)).save(made / f"{photo.stem}_{i}.JPEG")
+
+
+def _parse(arguments: list[str]) -> None:
+    """Check a call of our command line, to its last option, without carrying it out."""
+    import typer.main
+
+    from gentransforms.cli.main import app
+
+    command = typer.main.get_command(app)
+    context = command.make_context("gentransforms", list(arguments))
+    while hasattr(command, "commands"):
+        rest = [*context._protected_args, *context.args]
+        command = command.commands[rest[0]]
+        context = command.make_context(rest[0], rest[1:], parent=context)
+
+
 def _run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a command that a page shows, or check that it exists where running it takes long."""
     match words:
@@ -218,12 +292,17 @@ def _run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
                 assert f"$({name})" in makefile, f"make {target}: no variable {name}"
         case ["pip", "install", "-e", "."]:
             assert (ROOT / "pyproject.toml").is_file()
+        case ["gentransforms", *arguments] if arguments[:2] == ["bank", "push"] or "ray" in arguments:
+            _parse(arguments)  # to carry it out takes the Hub (test_bank_hub.py), or a cluster (test_bank_ray.py)
         case ["gentransforms", *arguments]:
             from gentransforms.cli.main import app
 
             with pytest.raises(SystemExit) as ended:
                 app(arguments, prog_name="gentransforms")
             assert ended.value.code in (0, None), " ".join(words)
+        case ["sbatch", *options] if (script := str(SLURM.relative_to(ROOT))) in options:
+            source, bank, generator, *others = options[options.index(script) + 1 :]
+            _parse(["generate", source, bank, "--generator", generator, *others])
         case ["python", "examples/icgan/train.py", *arguments]:
             monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *TINY_TRAINING])
             example("train").main()
