@@ -221,6 +221,13 @@ class TestOpenedExport:
         assert key == KEYS[4]
         assert any(torch.equal(image, pixels(4, v)) for v in range(3))
 
+    def test_is_not_filled(self, tmp_path: Path) -> None:
+        photos = [torch.full((3, 8, 8), 20 * i, dtype=torch.uint8) for i in range(5)]
+        generate_bank(photos, tmp_path / "bank", FakeGenerator(8), variants=2, progress=False)
+        folder = exported(tmp_path, tmp_path / "bank")
+        with pytest.raises(BankError, match="is the export of a bank, which is not added to"):
+            generate_bank(photos, folder, FakeGenerator(8), variants=2, progress=False)
+
     def test_has_no_revisions(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="is a directory on this machine and has no revisions"):
             gt.Bank.open(exported(tmp_path), revision="main")

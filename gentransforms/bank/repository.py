@@ -121,7 +121,8 @@ def _through_datasets(files: list[str], where: str) -> tuple[str, ...]:
 @contextlib.contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
     """No bars of `datasets` where nobody watches."""
-    if sys.stderr.isatty() or not datasets.is_progress_bar_enabled():
+    shown = getattr(datasets, "is_progress_bar_enabled", lambda: True)()
+    if sys.stderr.isatty() or not shown:
         yield
         return
     datasets.disable_progress_bars()

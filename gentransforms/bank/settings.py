@@ -14,6 +14,7 @@ from typing import Any
 from gentransforms.bank.encoding import Encoding
 from gentransforms.bank.layout import FORMAT, FORMAT_VERSION, MANIFEST, digest_of, found_units, keys_digest, read_manifest, read_sidecar
 from gentransforms.bank.making import Recipe
+from gentransforms.bank.repository import is_export
 from gentransforms.bank.source import BankSource
 from gentransforms.bank.writer import create_manifest
 from gentransforms.errors import BankError, ConfigError
@@ -92,6 +93,8 @@ def enter_directory(directory: Path, settings: Mapping[str, Any], info: Mapping[
     Raises:
         BankError: if a bank of other settings is there, naming what differs, or the directory is another's.
     """
+    if (directory / MANIFEST).exists() and is_export(directory):
+        raise BankError(f"{directory}: is the export of a bank, which is not added to: give the bank's directory, or another")
     if not (directory / MANIFEST).exists():
         _check_empty(directory, settings)
         stamp = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
