@@ -167,6 +167,11 @@ class TestGenerate:
         make(photos, tmp_path / "bank", tiny, "--option", "truncation=0.5")
         assert gt.Bank.open(tmp_path / "bank").settings["generator"]["config"]["truncation"] == 0.5
 
+    def test_dtype_is_that_of_torch(self, photos: Path, tiny: str, tmp_path: Path) -> None:
+        make(photos, tmp_path / "bank", tiny, "--option", "dtype=float64")
+        expected = gt.load_generator(tiny, dtype=torch.float64).fingerprint
+        assert gt.Bank.open(tmp_path / "bank").settings["generator"]["fingerprint"] == expected
+
     def test_again_makes_nothing(self, photos: Path, tiny: str, tmp_path: Path) -> None:
         make(photos, tmp_path / "bank", tiny)
         before = files(tmp_path / "bank")
@@ -331,6 +336,7 @@ class TestRefused:
             ("--actors 0", ["--actors"]),
             ("--option truncation", ["--option truncation"]),
             ("--option colour=1", ["colour"]),
+            ("--option dtype=blue", ["dtype='blue'", "torch.bfloat16"]),
             ("--device foo", ["--device foo"]),
             ("--generator no-such-generator", ["'no-such-generator'", "gentransforms list"]),
             ("--summary nowhere/summary.json", ["--summary nowhere/summary.json", "a folder that exists"]),

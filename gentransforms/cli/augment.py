@@ -56,7 +56,9 @@ def open_generator(name: str, device: str, options: Mapping[str, Any] | None = N
     from gentransforms import hub
     from gentransforms.registry import class_of
 
-    options = options or {}
+    options = dict(options or {})
+    if isinstance(options.get("dtype"), str):  # the one option whose value no JSON can hold
+        options["dtype"] = getattr(torch, options["dtype"], options["dtype"])
     try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without that kind of device

@@ -21,7 +21,7 @@ Option = Annotated[
     typer.Option(
         "--option",
         metavar="NAME=VALUE",
-        help="An argument of the generator's from_pretrained, such as truncation=0.5, num_inference_steps=10 or controlnet=ORG/NAME. "
+        help="An argument of the generator's from_pretrained, such as truncation=0.5, dtype=bfloat16 or controlnet=ORG/NAME. "
         "The value is JSON, else a string. May be given several times.",
         show_default=False,
     ),
