@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from ssl_example import CONFIGS, TINY, call, ssl
+from ssl_example import CONFIGS, FOLDER, TINY, call, ssl, write_photos
 
 from gentransforms.bank.reader import Bank
 
@@ -99,6 +101,64 @@ class TestMiniature:
         # other settings in the same folder are refused before anything runs
         with pytest.raises(SystemExit, match=r"holds a run with other optimizer\.base_lr"):
             self.reproduce(monkeypatch, place, "optimizer.base_lr=0.9")
+
+
+class TestReadme:
+    """The commands of examples/ssl/README.md."""
+
+    def commands(self, language: str) -> list[list[str]]:
+        fences = re.findall(rf"^```{language}\n(.*?)^```$", (FOLDER / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        return [shlex.split(line) for block in fences for line in block.splitlines() if line]
+
+    def test_an_hour_in_miniature(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Every command for one's own photos, one after the other in one place."""
+        write_photos(tmp_path / "photos", 8, size=32)
+        write_photos(tmp_path / "photos-test", 4, size=32, seed=1)
+        # In tests a command stands in another folder than the repository.
+        found = [[str(CONFIGS.parents[2] / word) if word.startswith("examples/") else word for word in c] for c in self.commands("bash")]
+        ran = []
+        for command in found:
+            if command[0] != "python":
+                assert command == ["tensorboard", "--logdir", "runs"]
+                continue
+            script, *arguments = command[1:]
+            name = Path(script).stem
+            small = ["--epochs", "1"] if name == "evaluate" else [*TINY, "data.image_size=32", "trainer.epochs=1"]
+            small += ["--variants", "1"] if name == "make_bank" else []
+            call(monkeypatch, tmp_path, name, *arguments, *small)
+            ran.append(name)
+        assert ran == ["make_bank", "train", "train", "evaluate"]
+        assert (tmp_path / "runs" / "icgan" / "evaluation.json").is_file()
+
+    def test_large_commands_name_what_there_is(self) -> None:
+        seen = 0
+        for command in self.commands("text"):
+            words = command[1:] if command[0] == "srun" else command
+            if words[0] != "python":
+                assert words[0] == "gentransforms"
+                continue
+            seen += 1
+            script = CONFIGS.parents[2] / words[1]
+            assert script.is_file()
+            for word in words[2:]:
+                assert (
+                    not word.startswith("--") or f'"{word}"' in script.read_text() or word[2:].replace("-", "_") in ssl("evaluate").FREELY
+                ), word
+                assert not word.startswith("examples/") or (CONFIGS.parents[2] / word).exists(), word
+            overrides = [word for word in words if "=" in word]
+            if "--config" in words:
+                ssl("config").load_settings(CONFIGS.parents[2] / words[words.index("--config") + 1], overrides)
+        assert seen >= 13
+
+
+class TestSpeed:
+    def test_report(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_photos(tmp_path / "photos", 12, size=32)
+        options = ["--batch-size", "4", "--steps", "1", "--rounds", "1", "--workers", "0", "--device", "cpu"]
+        call(monkeypatch, tmp_path, "speed", "--data", "photos", *options, "--out", "speed.json")
+        report = json.loads((tmp_path / "speed.json").read_text())
+        assert set(report["seconds per step"]) == {"baseline", "bank", "online", "lightly", "lightly, 0 workers"}
+        assert all(value > 0 for value in report["ratios"].values())
 
 
 class TestCurves:
