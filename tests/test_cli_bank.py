@@ -172,6 +172,13 @@ class TestGenerate:
         expected = gt.load_generator(tiny, dtype=torch.float64).fingerprint
         assert gt.Bank.open(tmp_path / "bank").settings["generator"]["fingerprint"] == expected
 
+    def test_the_name_is_told_whatever_the_class_keeps(
+        self, photos: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gt.ICGAN, "from_pretrained", lambda *_, **__: gt.ICGAN(**TINY).eval())
+        make(photos, tmp_path / "bank", tiny)
+        assert gt.Bank.open(tmp_path / "bank").manifest["info"]["generator_name"] == tiny
+
     def test_again_makes_nothing(self, photos: Path, tiny: str, tmp_path: Path) -> None:
         make(photos, tmp_path / "bank", tiny)
         before = files(tmp_path / "bank")
