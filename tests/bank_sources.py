@@ -30,7 +30,7 @@ class Photos(BankSource):
     def read(self, index: int) -> SourceSample:
         if index in self.broken:
             raise SourceError("truncated: the file ends in the middle of the image")
-        image = torch.full((3, self.size, self.size), index % 256, dtype=torch.uint8)
+        image = torch.full((3, self.size, self.size), index % 256, dtype=torch.uint8, device="cpu")
         known = {"labels": index % 7, "prompts": f"a photo of number {index}", "masks": torch.full((4, 4), index % 5)}
         return SourceSample(image, {name: known[name] for name in self.inputs})
 

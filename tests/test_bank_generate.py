@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
+import os
+import stat
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +296,11 @@ class TestResume:
             ({"batch_size": 5}, "batch_size: the bank has 64, this call 5"),
             ({"unit_size": 5}, "unit_size: the bank has 4, this call 5"),
             ({"image_format": "jpeg"}, 'image_format: the bank has "png", this call "jpeg"'),
-            ({"quality": 50}, "quality: the bank has 90, this call 50"),
+            ({"min_similarity": 0.5, "generator": Features(())}, "min_similarity: the bank has nothing, this call 0.5"),
+            (
+                {"source": Photos(inputs=("labels",)), "generator": Flat((16, 16), inputs=("labels",))},
+                'source inputs: the bank has [], this call ["labels"]',
+            ),
             ({"max_draws": 9}, "max_draws: the bank has 5, this call 9"),
             ({"threads": 3}, "threads: the bank has 1, this call 3"),
             ({"source": Photos(9)}, "source count: the bank has 10, this call 9"),
@@ -308,6 +317,52 @@ class TestResume:
             fill(tmp_path, **change)
         assert named in str(refused.value)
         assert contents(tmp_path) == before
+
+    def test_quality_is_a_setting_of_what_has_one(self, tmp_path: Path) -> None:
+        fill(tmp_path / "jpeg", image_format="jpeg")
+        with pytest.raises(BankError, match="quality: the bank has 90, this call 50"):
+            fill(tmp_path / "jpeg", image_format="jpeg", quality=50)
+        fill(tmp_path / "png")
+        assert fill(tmp_path / "png", quality=50).images == 0
+
+    @pytest.mark.parametrize("what", ["colour", "size", "labels"])
+    def test_other_sources_under_the_same_keys_are_refused(self, tmp_path: Path, what: str) -> None:
+        class Others(Photos):
+            def read(self, index: int) -> SourceSample:
+                sample = super().read(index)
+                image = sample.image + 40 if what == "colour" else sample.image[:, :8] if what == "size" else sample.image
+                return SourceSample(image, {"labels": index % 7 + (what == "labels")})
+
+        fill(tmp_path, Photos(10, inputs=("labels",)), Flat((16, 16), inputs=("labels",)), shard="0/2")
+        with pytest.raises(BankError, match=r"the source is not what this bank was begun with: the .* of 'photo-00000\d.jpg'"):
+            fill(tmp_path, Others(10, inputs=("labels",)), Flat((16, 16), inputs=("labels",)))
+        assert fill(tmp_path, Photos(10, broken=[0, 5], inputs=("labels",)), Flat((16, 16), inputs=("labels",))).complete
+
+    def test_a_grey_level_more_is_another_decoder(self, tmp_path: Path) -> None:
+        class Brighter(Photos):
+            def read(self, index: int) -> SourceSample:
+                return SourceSample(super().read(index).image + 1)
+
+        fill(tmp_path, shard="0/2")
+        assert fill(tmp_path, Brighter()).complete
+
+    def test_a_unit_of_other_settings_is_named(self, tmp_path: Path) -> None:
+        fill(tmp_path / "a", base_seed=1)
+        fill(tmp_path / "b", shard="0/2")
+        for name in (Unit(4, 8).file, Unit(4, 8).sidecar):
+            (tmp_path / "b" / name).write_bytes((tmp_path / "a" / name).read_bytes())
+        with pytest.raises(BankError, match=r"unit-000000004-000000008\.arrow: was made with other settings than this bank's"):
+            fill(tmp_path / "b")
+        (tmp_path / "b" / MANIFEST).unlink()
+        with pytest.raises(BankError, match=r"bank\.json is missing, and unit-000000004-000000008\.arrow was made with other settings"):
+            fill(tmp_path / "b")
+
+    def test_a_lost_manifest_and_a_lost_sidecar(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        (tmp_path / MANIFEST).unlink()
+        (tmp_path / Unit(0, 4).sidecar).unlink()
+        with pytest.raises(BankError, match=r"is missing, and so is unit-000000000-000000004\.json"):
+            fill(tmp_path)
 
     def test_retrained_weights_are_another_generator(self, tmp_path: Path) -> None:
         fill(tmp_path)
@@ -338,6 +393,33 @@ class TestResume:
         (tmp_path / MANIFEST).write_text(json.dumps(manifest))
         with pytest.warns(UserWarning, match=r"begun with other versions \(torch 1\.0 -> "):
             fill(tmp_path)
+
+    def test_the_loser_of_a_race_takes_the_winners_threads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from gentransforms.bank import settings
+
+        original = settings.create_manifest
+
+        def lose(directory: Path, manifest: Any) -> bool:
+            original(directory, manifest | {"settings": manifest["settings"] | {"threads": 2}})
+            return original(directory, manifest)
+
+        monkeypatch.setattr(settings, "create_manifest", lose)
+        assert fill(tmp_path).complete
+        assert json.loads((tmp_path / MANIFEST).read_text())["settings"]["threads"] == 2
+        monkeypatch.undo()
+        assert gt.Bank.open(tmp_path).verify().ok
+
+    def test_torch_defaults_change_nothing(self, tmp_path: Path) -> None:
+        fill(tmp_path / "plain", generator=tiny_icgan())
+        generator = tiny_icgan()
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        try:
+            fill(tmp_path / "odd", generator=generator)
+        finally:
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
+        assert contents(tmp_path / "odd") == contents(tmp_path / "plain")
 
     def test_threads_are_the_banks(self, tmp_path: Path) -> None:
         used = []
@@ -476,6 +558,81 @@ class TestDraws:
         assert (strict.images, len(strict.rejected)) == (0, 12), "no variant is its source"
 
 
+class TestStops:
+    def test_units_that_are_finished_are_kept(self, tmp_path: Path) -> None:
+        class Failing(FakeGenerator):
+            def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+                if self.calls == 6:
+                    raise RuntimeError("the seventh")
+                return super().sample(condition, seeds)
+
+        with pytest.raises(RuntimeError, match="the seventh"):
+            fill(tmp_path, Photos(10), Failing(), unit_size=1)
+        assert len(found_units(tmp_path)) == 6
+
+    def test_a_source_that_is_gone_is_no_failed_source(self, tmp_path: Path) -> None:
+        class Gone(Photos):
+            def read(self, index: int) -> SourceSample:
+                if index in (6, 7):
+                    raise OSError(errno.ESTALE, "Stale file handle")
+                return super().read(index)
+
+        with pytest.raises(BankError, match=r"'photo-000006.jpg' cannot be reached \(Stale file handle\): mend it and run"):
+            fill(tmp_path, Gone())
+        assert fill(tmp_path).failed == ()
+
+    def test_no_more_threads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        original, started = threading.Thread.start, []
+
+        def start(thread: threading.Thread) -> None:
+            started.append(thread)
+            if len(started) == 3:
+                raise RuntimeError("can't start new thread")
+            original(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            fill(tmp_path, workers=2)
+        monkeypatch.undo()
+        for thread in started[:2]:
+            thread.join(10)
+            assert not thread.is_alive(), "a thread that waits for ever keeps the process from ending"
+
+    def test_a_reader_of_the_log_that_is_gone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from gentransforms.bank import progress
+
+        class Broken(io.StringIO):
+            def write(self, text: str) -> int:
+                raise BrokenPipeError
+
+        monkeypatch.setattr(progress.Progress.__init__, "__defaults__", (True, 0.0))
+        with contextlib.redirect_stderr(Broken()):
+            assert fill(tmp_path, progress=True).complete
+
+    def test_file_systems_without_hard_links_or_flushed_directories(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        fsync = os.fsync
+
+        def no_directories(handle: int) -> None:
+            if stat.S_ISDIR(os.fstat(handle).st_mode):
+                raise OSError(errno.EINVAL, "Invalid argument")
+            fsync(handle)
+
+        def no_links(*_: object) -> None:
+            raise OSError(errno.ENOSYS, "Function not implemented")
+
+        monkeypatch.setattr(os, "fsync", no_directories)
+        monkeypatch.setattr(os, "link", no_links)
+        assert fill(tmp_path).complete
+
+    def test_two_threads_on_one_bank(self, tmp_path: Path) -> None:
+        from bank_sources import Slow
+
+        with ThreadPoolExecutor(2) as pool:
+            done = list(pool.map(lambda _: fill(tmp_path, Photos(40), Slow.by(0.01)).complete, range(2)))
+        assert done == [True, True]
+        assert gt.Bank.open(tmp_path).verify().ok
+
+
 class TestBadGenerators:
     @pytest.mark.parametrize("change", [lambda x: x[:-1], lambda x: x.double(), lambda x: x[:, :1]])
     def test_a_broken_contract_is_told(self, tmp_path: Path, change: Any) -> None:
@@ -548,8 +705,20 @@ class TestPlanBank:
         with pytest.raises(BankError, match="variants: the bank has 3, this call 4"):
             plan_bank(Photos(), tmp_path, FakeGenerator(), variants=4, unit_size=4, image_format="png")
 
+    def test_the_banks_threads_are_timed(self, tmp_path: Path) -> None:
+        used = []
+
+        class Asking(FakeGenerator):
+            def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+                used.append(torch.get_num_threads())
+                return super().sample(condition, seeds)
+
+        plan_bank(Photos(), tmp_path / "bank", Asking(), threads=2, seconds=0)
+        assert set(used) == {2}
+        assert torch.get_num_threads() == 1
+
     def test_nothing_readable(self, tmp_path: Path) -> None:
-        with pytest.raises(BankError, match="none of the first sources could be read"):
+        with pytest.raises(BankError, match="nothing can be timed: none of the first sources could be read"):
             plan_bank(Photos(4, broken=range(4)), tmp_path / "bank", FakeGenerator(), seconds=0.01)
 
     def test_unknown_arguments(self, tmp_path: Path) -> None:

@@ -93,3 +93,16 @@ class TestRay:
 
         with pytest.raises(GeneratorError, match=r"Breaking\.sample returned shape"):
             generate_bank(Photos(4), tmp_path, Breaking(), engine="ray", actors=1, cpus_per_actor=1, **OPTIONS)
+
+    def test_gpus_or_cpus(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"cpus_per_actor=1: Ray's actors are placed by their GPUs or by their CPUs"):
+            generate_bank(Photos(4), tmp_path / "a", FakeGenerator(), engine="ray", actors=1, gpus_per_actor=1, cpus_per_actor=1, **OPTIONS)
+
+    def test_gpus_mean_cuda_wherever_the_generator_is_here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from gentransforms.bank import ray as engine
+
+        jobs: list[Any] = []
+        monkeypatch.setattr(engine, "make_units_on_ray", lambda job, *_, **__: (jobs.append(job), (yield from ()))[1])
+        generate_bank(Photos(4), tmp_path, FakeGenerator(), engine="ray", actors=1, gpus_per_actor=1, **OPTIONS)
+        assert (jobs[0].settings["device"], jobs[0].settings["threads"]) == ("cuda", None)
+        assert jobs[0].generator.device.type == "cpu"

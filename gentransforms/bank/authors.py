@@ -94,7 +94,8 @@ def import_bank(
         "unit_size": unit_size, "threads": None, "device": None, "image_size": size, "max_draws": None, "min_similarity": None,
         "source": {"count": len(opened.keys), "keys": keys_digest(opened.keys), "key_type": opened.key_type, "inputs": []},
     }  # fmt: skip
-    enter_directory(directory, settings, {"source": dict(opened.description), "generator_name": None, "imported_from": str(folder)})
+    info = {"source": dict(opened.description), "generator_name": None, "imported_from": str(folder)}
+    enter_directory(directory, settings, info, opened)
     remove_partials(directory)
     with ThreadPoolExecutor(workers) as pool:
         for unit in units_of(len(opened.keys), unit_size):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from gentransforms.bank.encoding import Encoding
-from gentransforms.bank.layout import MANIFEST, read_manifest, read_sidecar
+from gentransforms.bank.layout import MANIFEST, read_sidecar
 from gentransforms.bank.making import Recipe
 from gentransforms.bank.pipeline import Job, UnitReport, make_units
 from gentransforms.bank.plan import Estimate, Plan, estimate, make_plan, parse_shard
@@ -125,12 +124,13 @@ def generate_bank(
         split: of a Hugging Face data set given by name.
         inputs_getter: of a map-style data set, from a sample to the generator's inputs: ``lambda sample: {"labels": sample[1]}``.
         threads: of torch on the CPU; a setting of the bank. Taken from the bank, or torch's own number at first.
-        workers: threads that read, and as many that encode; by default as many as this process has cores, at most 8.
+        workers: threads that read, and as many that encode, in each process; by default as many as it has cores, at most 8.
         progress: tell of it on stderr.
         engine: ``"local"`` or ``"ray"``: the same units on the actors of a Ray cluster.
         actors: number of Ray actors, each of which holds the generator once.
-        gpus_per_actor: of each; by default 1 for a CUDA generator.
-        cpus_per_actor: of each.
+        gpus_per_actor: of each; by default 1 for a CUDA generator. With more than 0 the generator runs on CUDA there, wherever it
+            is here.
+        cpus_per_actor: of each, where it has no GPUs; by default the bank's threads.
 
     Returns:
         what was done, with the sources that failed.
@@ -153,13 +153,16 @@ def generate_bank(
     """
     if engine not in ENGINES:
         raise ConfigError(f"engine={engine!r}: expected 'local' or 'ray'")
-    job, plan, info = _prepare(
+    job, info = _prepare(
         source, path, generator, variants=variants, base_seed=base_seed, batch_size=batch_size, unit_size=unit_size,
         image_format=image_format, quality=quality, min_similarity=min_similarity, max_draws=max_draws, shard=shard,
         retry_failed=retry_failed, key=key, image_column=image_column, columns=columns, split=split, inputs_getter=inputs_getter,
-        threads=threads, workers=workers,
+        threads=threads, workers=workers, device="cuda" if engine == "ray" and gpus_per_actor else None,
     )  # fmt: skip
-    enter_directory(job.directory, job.settings, info)
+    part = parse_shard(shard)
+    manifest = enter_directory(job.directory, job.settings, info, job.source, ("threads",) if threads is None else ())
+    job = dataclasses.replace(job, settings=manifest["settings"])
+    plan = make_plan(job.directory, job.settings, part, retry_failed)
     remove_partials(job.directory)
     reports: list[UnitReport] = []
     with Progress(plan, progress) as shown, stoppable(shown.say) as stopped:
@@ -209,9 +212,12 @@ def plan_bank(
     if unknown:
         raise ConfigError(f"unknown argument {unknown[0]!r}: expected one of {', '.join(known)}")
     given = {name: value for name, value in (known | arguments).items() if name not in _OF_THE_RUN}
-    job, plan, info = _prepare(source, path, generator, **given)
+    job, info = _prepare(source, path, generator, **given)
     if (job.directory / MANIFEST).exists():
-        enter_directory(job.directory, job.settings, info)
+        free = ("threads",) if given["threads"] is None else ()
+        manifest = enter_directory(job.directory, job.settings, info, job.source, free)
+        job = dataclasses.replace(job, settings=manifest["settings"])
+    plan = make_plan(job.directory, job.settings, parse_shard(given["shard"]), given["retry_failed"])
     return plan, estimate(job, plan, seconds)
 
 
@@ -221,9 +227,10 @@ def _prepare(
     image_format: str, quality: int, min_similarity: float | None, max_draws: int, shard: str | tuple[int, int] | None, retry_failed: bool,
     key: Any, image_column: str | None, columns: Mapping[str, str] | None, split: str | None,
     inputs_getter: Callable[[Any], Mapping[str, Any]] | None, threads: int | None, workers: int | None,
-) -> tuple[Job, Plan, dict[str, Any]]:  # fmt: skip
-    """Check everything before anything is written."""
-    directory, part = Path(path), parse_shard(shard)
+    device: str | None = None,
+) -> tuple[Job, dict[str, Any]]:  # fmt: skip
+    """Check everything before anything is written; `device` is where the generator will run, if not where it is."""
+    directory, _ = Path(path), parse_shard(shard)
     recipe = Recipe(base_seed, variants, batch_size, max_draws, min_similarity)
     encoding = Encoding(image_format, quality)
     loaded = _load(generator)
@@ -240,11 +247,9 @@ def _prepare(
             f"min_similarity={min_similarity!r}: {type(loaded).__name__} has no instance feature to compare by; "
             "set the attribute instance_feature to an entry of its condition, or leave min_similarity out"
         )
-    settings = settings_of(opened, loaded, recipe, encoding, unit_size, _threads(directory, threads))
+    settings = settings_of(opened, loaded, recipe, encoding, unit_size, _threads(threads), device or loaded.device.type)
     job = Job(directory, opened, loaded, recipe, encoding, settings, _workers(workers), replace=retry_failed)
-    plan = make_plan(directory, len(opened.keys), unit_size, variants, part, retry_failed)
-    info = {"source": dict(opened.description), "generator_name": loaded.name_or_path}
-    return job, plan, info
+    return job, {"source": dict(opened.description), "generator_name": loaded.name_or_path}
 
 
 def _load(generator: ImageGenerator | str | Path) -> ImageGenerator:
@@ -257,23 +262,16 @@ def _load(generator: ImageGenerator | str | Path) -> ImageGenerator:
     return generator.eval().requires_grad_(False)
 
 
-def _threads(directory: Path, threads: int | None) -> int:
-    if threads is not None:
-        if type(threads) is not int or threads < 1:
-            raise ConfigError(f"threads={threads!r}: expected a positive integer or None")
-        return threads
-    if (directory / MANIFEST).exists():  # what the bank was begun with
-        found = read_manifest(directory)["settings"].get("threads")
-        if type(found) is int:
-            return found
-    return torch.get_num_threads()
+def _threads(threads: int | None) -> int:
+    if threads is None:
+        return torch.get_num_threads()
+    if type(threads) is not int or threads < 1:
+        raise ConfigError(f"threads={threads!r}: expected a positive integer or None")
+    return threads
 
 
-def _workers(workers: int | None) -> int:
-    if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(cores, 8)
-    if type(workers) is not int or workers < 1:
+def _workers(workers: int | None) -> int | None:
+    if workers is not None and (type(workers) is not int or workers < 1):
         raise ConfigError(f"workers={workers!r}: expected a positive integer or None")
     return workers
 

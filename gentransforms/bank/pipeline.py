@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -17,13 +19,14 @@ from torch import Tensor
 from gentransforms.bank.encoding import Encoding
 from gentransforms.bank.layout import Unit, digest_of
 from gentransforms.bank.making import Made, Recipe, make_block
+from gentransforms.bank.samples import read_sample
 from gentransforms.bank.source import BankSource
 from gentransforms.bank.writer import Row, write_unit
 from gentransforms.errors import SourceError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.images import centre, check_range, resize, rows_of, to_unit
 
-__all__ = ["BlockOfSources", "Job", "UnitReport", "make_units", "read_block"]
+__all__ = ["BlockOfSources", "Job", "UnitReport", "default_workers", "make_units", "new_buffer", "read_block"]
 
 # Blocks of sources read ahead, batches waiting for the encoder, units waiting for the disk.
 _AHEAD, _ENCODING, _WRITING = 2, 3, 2
@@ -39,7 +42,7 @@ class Job:
     recipe: Recipe
     encoding: Encoding
     settings: Mapping[str, Any]
-    workers: int = 2
+    workers: int | None = None  # as many as there are cores where the units are made
     replace: bool = False
 
     @property
@@ -77,8 +80,8 @@ def make_units(
         BankError: if the disk is full, or memory runs out.
         GeneratorError: if the generator breaks its contract.
     """
-    threads = torch.get_num_threads()
-    with _pool(job.workers, "read") as readers, _pool(job.workers, "encode") as encoders, _pool(1, "write") as writer:
+    threads, workers = torch.get_num_threads(), job.workers or default_workers()
+    with _pool(workers, "read") as readers, _pool(workers, "encode") as encoders, _pool(1, "write") as writer:
         if job.threads is not None:
             torch.set_num_threads(job.threads)
         writing: deque[Future[UnitReport]] = deque()
@@ -86,12 +89,17 @@ def make_units(
             for unit, blocks in _read_ahead(job, units, readers):
                 if stopped is not None and stopped():
                     break
-                work = _make_unit(job, unit, blocks, encoders, on_images)
+                work = _make_unit(job, unit, blocks, encoders, workers, on_images)
                 writing.append(writer.submit(_write, job, unit, *work))
                 while len(writing) > _WRITING or (writing and writing[0].done()):
                     yield writing.popleft().result()
             while writing:
                 yield writing.popleft().result()
+        except Exception:
+            for future in writing:  # units that are finished are kept, whatever went wrong with the next
+                with contextlib.suppress(Exception):
+                    future.result()
+            raise
         finally:
             torch.set_num_threads(threads)
 
@@ -117,7 +125,12 @@ class BlockOfSources:
 
 
 def _make_unit(
-    job: Job, unit: Unit, blocks: Iterator[BlockOfSources], encoders: ThreadPoolExecutor, on_images: Callable[[int], object] | None
+    job: Job,
+    unit: Unit,
+    blocks: Iterator[BlockOfSources],
+    encoders: ThreadPoolExecutor,
+    workers: int,
+    on_images: Callable[[int], object] | None,
 ) -> tuple[list[list[Made]], list[list[Future[list[bytes | None]]]], list[dict[str, Any]], float]:
     begun = time.perf_counter()
     batches: list[list[Made]] = []
@@ -135,7 +148,7 @@ def _make_unit(
             kept = [_at(made, offset) for made in batch if not reasons[made.source]]
             batches.append([_without_image(made) for made in kept])
             # A few tasks for each thread: one for each image would cost a tenth of the encoding.
-            size = max(1, len(kept) // (4 * job.workers))
+            size = max(1, len(kept) // (4 * workers))
             images_of = [made.image for made in kept]
             encoded.append([encoders.submit(_encode, job.encoding, images_of[i : i + size]) for i in range(0, len(kept), size)])
             if len(encoded) > _ENCODING:  # bounds the pixels that wait
@@ -188,7 +201,7 @@ def _read_ahead(job: Job, units: Sequence[Unit], readers: ThreadPoolExecutor) ->
     def fill() -> None:
         while len(ahead) <= _AHEAD and (following := next(ranges, None)) is not None:
             unit, places = following
-            buffer = buffers.pop() if buffers else torch.empty(size, 3, *job.generator.image_size)
+            buffer = buffers.pop() if buffers else new_buffer(job, size)
             ahead.append((unit, read_block(job, places, readers, buffer)))
 
     def of(unit: Unit) -> Iterator[BlockOfSources]:
@@ -203,6 +216,11 @@ def _read_ahead(job: Job, units: Sequence[Unit], readers: ThreadPoolExecutor) ->
         yield unit, of(unit)
 
 
+def new_buffer(job: Job, count: int) -> Tensor:
+    """Return memory for `count` sources at the generator's size, whatever torch's defaults are set to."""
+    return torch.empty(count, 3, *job.generator.image_size, dtype=torch.float32, device="cpu")
+
+
 def read_block(job: Job, places: range, readers: ThreadPoolExecutor, buffer: Tensor) -> BlockOfSources:
     """Begin to read the sources at these places into the first rows of a buffer (B, 3, h, w) float32."""
     images = buffer[: len(places)]
@@ -214,7 +232,7 @@ def _read(job: Job, place: int, slot: Tensor) -> dict[str, Any] | str:
     """Put a source at the generator's size into `slot`, (3, h, w) in [0, 1]; return its inputs, or why it cannot be read."""
     generator = job.generator
     try:
-        sample = job.source.read(place)
+        sample = read_sample(job.source, place)
         rows = rows_of(sample.image)
         if len(rows) != 1:
             raise SourceError(f"{len(rows)} images of shape {tuple(sample.image.shape)}: expected one, (C, H, W)")
@@ -248,7 +266,7 @@ def _collate(values: list[Any]) -> Any:
     if all(isinstance(v, Tensor) for v in values) and len({v.shape for v in values}) == 1:
         return torch.stack(values)
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        return torch.tensor(values)
+        return torch.tensor(values, device="cpu")
     return values
 
 
@@ -258,13 +276,24 @@ class _pool(ThreadPoolExecutor):
     def __init__(self, count: int, name: str) -> None:
         super().__init__(count, thread_name_prefix=f"gentransforms-{name}")
         ready = threading.Barrier(count + 1)
-        for _ in range(count):
-            self.submit(_single_threaded, ready)
-        ready.wait()
+        try:
+            for _ in range(count):
+                self.submit(_single_threaded, ready)
+            ready.wait()
+        except BaseException:  # no more threads to be had, or Ctrl-C: those that wait would do so for ever
+            ready.abort()
+            self.shutdown(wait=False, cancel_futures=True)
+            raise
 
     def __exit__(self, *_: object) -> bool | None:
         self.shutdown(wait=True, cancel_futures=True)
         return None
+
+
+def default_workers() -> int:
+    """Return as many threads as this process has cores, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8)
 
 
 def _single_threaded(ready: threading.Barrier) -> None:

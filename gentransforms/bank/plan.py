@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from gentransforms.bank.layout import Unit, read_sidecar, units_of
+from gentransforms.bank.layout import Unit, digest_of, read_sidecar, units_of
 from gentransforms.bank.making import make_block
-from gentransforms.bank.pipeline import Job, read_block
+from gentransforms.bank.pipeline import Job, default_workers, new_buffer, read_block
 from gentransforms.bank.writer import is_done
 from gentransforms.errors import BankError, ConfigError
 
@@ -54,22 +55,31 @@ class Estimate:
     bytes_per_image: float
 
 
-def make_plan(
-    directory: Path, sources: int, unit_size: int, variants: int, shard: tuple[int, int] = (0, 1), retry_failed: bool = False
-) -> Plan:
+def make_plan(directory: Path, settings: Mapping[str, Any], shard: tuple[int, int] = (0, 1), retry_failed: bool = False) -> Plan:
     """Return the plan of a run; every n-th unit belongs to a shard.
 
     Args:
         directory: of the bank; need not exist.
-        sources: how many there are.
-        unit_size: sources of a unit.
-        variants: of each source.
+        settings: of the bank.
         shard: (i, n).
         retry_failed: count units with sources that could not be read as left.
+
+    Raises:
+        BankError: if a unit that is there was made with other settings, naming it.
     """
-    units = tuple(units_of(sources, unit_size)[shard[0] :: shard[1]])
-    left = tuple(unit for unit in units if not is_done(directory, unit) or (retry_failed and _failed(directory, unit)))
-    return Plan(directory, sources, variants, units, left)
+    sources, digest = settings["source"]["count"], digest_of(settings)
+    units = tuple(units_of(sources, settings["unit_size"])[shard[0] :: shard[1]])
+    left = []
+    for unit in units:
+        sidecar = read_sidecar(directory, unit) if is_done(directory, unit) else None
+        if sidecar is not None and sidecar.get("settings") != digest:
+            raise BankError(
+                f"{directory / unit.file}: was made with other settings than this bank's (on other machines?): "
+                f"remove it and {unit.sidecar}, and run the same command again"
+            )
+        if sidecar is None or (retry_failed and sidecar.get("failed")):
+            left.append(unit)
+    return Plan(directory, sources, settings["variants"], units, tuple(left))
 
 
 def parse_shard(shard: str | tuple[int, int] | None) -> tuple[int, int]:
@@ -98,42 +108,44 @@ def estimate(job: Job, plan: Plan, seconds: float = 10.0) -> Estimate:
     """Time real batches of the first units that are left, for about `seconds`; the first batch only warms up.
 
     Raises:
-        BankError: if none of the sources tried can be read.
+        BankError: if no image comes of the sources tried.
         ConfigError: if there are no units: fewer than shards.
     """
     if not plan.units:
         raise ConfigError(f"{plan.directory}: this shard has nothing to do: there are fewer units than shards")
     images = size = 0
-    spent = 0.0
-    batches = _sample(job, plan)
-    next(batches, None)
-    while spent < seconds:
-        begun = time.perf_counter()
-        encoded = next(batches, None)
-        if encoded is None:
-            break
-        spent += time.perf_counter() - begun
-        images += len(encoded)
-        size += sum(map(len, encoded))
+    spent, threads = 0.0, torch.get_num_threads()
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    try:
+        batches = _sample(job, plan)
+        next(batches, None)
+        while not images or spent < seconds:
+            begun = time.perf_counter()
+            encoded = next(batches, None)
+            if encoded is None:
+                break
+            spent += time.perf_counter() - begun
+            images += len(encoded)
+            size += sum(map(len, encoded))
+    finally:
+        torch.set_num_threads(threads)
     if not images:
-        raise BankError(f"{plan.directory}: none of the first sources could be read, so nothing can be timed")
+        raise BankError(
+            f"{plan.directory}: nothing can be timed: none of the first sources could be read, or every draw of them was refused"
+        )
     return Estimate(images, images / spent, size / images)
 
 
 def _sample(job: Job, plan: Plan) -> Iterator[list[bytes]]:
     """Yield the encoded images of batches; at least two, the first sources' again if there are too few."""
-    with ThreadPoolExecutor(job.workers) as pool:
+    with ThreadPoolExecutor(job.workers or default_workers()) as pool:
         for unit in (plan.left or plan.units) * 2:
             for start in range(unit.start, unit.stop, job.recipe.batch_size):
                 places = range(start, min(start + job.recipe.batch_size, unit.stop))
-                block = read_block(job, places, pool, torch.empty(len(places), 3, *job.generator.image_size))
+                block = read_block(job, places, pool, new_buffer(job, len(places)))
                 images, inputs, reasons = block.wait()
                 if all(reasons):
                     continue
                 for batch in make_block(job.generator, job.recipe, block.keys, images, inputs):
                     yield list(pool.map(job.encoding.encode, [made.image for made in batch if made.image is not None]))
-
-
-def _failed(directory: Path, unit: Unit) -> bool:
-    sidecar = read_sidecar(directory, unit)
-    return sidecar is not None and bool(sidecar.get("failed"))

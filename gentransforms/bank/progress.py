@@ -60,11 +60,14 @@ class Progress:
         self._show()
 
     def say(self, text: str) -> None:
-        """Print a line that is not lost in the bar."""
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        elif self.enabled:
-            print(text, file=sys.stderr, flush=True)
+        """Print a line that is not lost in the bar; where nobody listens any more, say nothing from then on."""
+        try:
+            if self._bar is not None:
+                self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            elif self.enabled:
+                print(text, file=sys.stderr, flush=True)
+        except (OSError, ValueError):  # a pipe whose reader is gone, a closed file
+            self.enabled, self._bar = False, None
 
     def _show(self) -> None:
         if self._bar is not None:

@@ -79,10 +79,11 @@ def make_units_on_ray(
     context.enable_progress_bars = False  # ours counts images
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     gpus = (1.0 if job.settings["device"] == "cuda" else 0.0) if gpus is None else gpus
-    cpus = float(job.threads or 1) if cpus is None else cpus
+    if gpus and cpus is not None:
+        raise ConfigError(f"cpus_per_actor={cpus!r}: Ray's actors are placed by their GPUs or by their CPUs: leave it out")
+    cpus = (0.0 if gpus else float(job.threads or 1)) if cpus is None else cpus
     count = _count(actors, gpus, cpus)
-    job.generator.to("cpu")
-    handle = ray.put(job)
+    handle = _shared(job)
     rows = ray.data.from_items([{"start": unit.start, "stop": unit.stop} for unit in units], override_num_blocks=len(units))
     made = rows.map_batches(
         _UnitMaker,
@@ -103,6 +104,18 @@ def make_units_on_ray(
         yield report
         if stopped is not None and stopped():
             return
+
+
+def _shared(job: Job) -> Any:
+    """Put the job into Ray's store, its generator on the CPU; then bring that back to where it was."""
+    import ray
+
+    device = job.generator.device
+    job.generator.to("cpu")
+    try:
+        return ray.put(job)
+    finally:
+        job.generator.to(device)
 
 
 def _count(actors: int | None, gpus: float, cpus: float) -> int:

@@ -6,15 +6,18 @@ import datetime
 import json
 import platform
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from gentransforms.bank.encoding import Encoding
 from gentransforms.bank.layout import FORMAT, FORMAT_VERSION, MANIFEST, digest_of, found_units, keys_digest, read_manifest, read_sidecar
 from gentransforms.bank.making import Recipe
 from gentransforms.bank.repository import is_export
+from gentransforms.bank.samples import changed_sample, sample_marks
 from gentransforms.bank.source import BankSource
 from gentransforms.bank.writer import create_manifest
 from gentransforms.errors import BankError, ConfigError
@@ -28,9 +31,9 @@ _PACKAGES = ("gentransforms", "torch", "torchvision", "numpy", "pillow", "pyarro
 
 
 def settings_of(
-    source: BankSource, generator: ImageGenerator, recipe: Recipe, encoding: Encoding, unit_size: int, threads: int | None
+    source: BankSource, generator: ImageGenerator, recipe: Recipe, encoding: Encoding, unit_size: int, threads: int | None, device: str
 ) -> dict[str, Any]:
-    """Return everything that decides the bytes of a bank, JSON-able.
+    """Return everything that decides the bytes of a bank, JSON-able; `device` is the type of where the generator will run.
 
     Raises:
         ConfigError: if `unit_size` is not a positive integer.
@@ -48,12 +51,12 @@ def settings_of(
         "base_seed": recipe.base_seed,
         "variants": recipe.variants,
         "image_format": encoding.image_format,
-        "quality": encoding.quality,
+        "quality": None if encoding.image_format == "png" else encoding.quality,
         "encoder": encoding.encoder,
         "batch_size": recipe.batch_size,
         "unit_size": unit_size,
-        "threads": threads if generator.device.type == "cpu" else None,
-        "device": generator.device.type,
+        "threads": threads if device == "cpu" else None,
+        "device": device,
         "image_size": list(generator.image_size),
         "max_draws": recipe.max_draws,
         "min_similarity": recipe.min_similarity,
@@ -62,6 +65,7 @@ def settings_of(
             "keys": keys_digest(source.keys),
             "key_type": source.key_type,
             "inputs": list(source.inputs),
+            "decides": source.description.get("decides", {}),
         },
     }
     plain: dict[str, Any] = json.loads(json.dumps(settings))  # tuples are lists in the file: compared as such
@@ -87,8 +91,17 @@ def differences(bank: Mapping[str, Any], call: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def enter_directory(directory: Path, settings: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
+def enter_directory(
+    directory: Path, settings: Mapping[str, Any], info: Mapping[str, Any], source: BankSource, free: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the manifest of the bank in `directory`, made if there is none.
+
+    Args:
+        directory: of the bank.
+        settings: of this call.
+        info: what else a new manifest says.
+        source: compared with what a few of its samples looked like when the bank was begun.
+        free: settings that the call leaves to the bank, such as ``threads``.
 
     Raises:
         BankError: if a bank of other settings is there, naming what differs, or the directory is another's.
@@ -100,18 +113,25 @@ def enter_directory(directory: Path, settings: Mapping[str, Any], info: Mapping[
         stamp = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         manifest: dict[str, Any] = {
             "format": FORMAT, "format_version": FORMAT_VERSION, "settings": dict(settings),
-            "info": {"created": stamp, "versions": _versions(), **info},
+            "info": {"created": stamp, "versions": _versions(settings), "samples": sample_marks(source), **info},
         }  # fmt: skip
         if create_manifest(directory, manifest):
             return manifest
     manifest = read_manifest(directory)
-    found = differences(manifest["settings"], settings)
+    left_open = {name: manifest["settings"][name] for name in free if name in manifest["settings"]}
+    found = differences(manifest["settings"], {**settings, **left_open})
     if found:
         raise BankError(
             f"{directory}: this bank was made with other settings ({'; '.join(found)}): "
             "give the bank's, or another directory for a new bank"
         )
-    _compare_versions(directory, manifest["info"].get("versions", {}))
+    changed = changed_sample(source, manifest["info"].get("samples", ()))
+    if changed:
+        raise BankError(
+            f"{directory}: the source is not what this bank was begun with: {changed}. "
+            "Give the same images, or another directory for a new bank"
+        )
+    _compare_versions(directory, manifest["info"].get("versions", {}), _versions(settings))
     return manifest
 
 
@@ -120,21 +140,25 @@ def _check_empty(directory: Path, settings: Mapping[str, Any]) -> None:
         return
     if not directory.is_dir():
         raise BankError(f"{directory}: is a file: expected a directory, new, empty or a bank's")
-    for unit in found_units(directory):  # the manifest was lost: the units say whose they are
+    units = found_units(directory)
+    for unit in units:  # the manifest was lost: the units say whose they are
         sidecar = read_sidecar(directory, unit)
-        if sidecar is None or sidecar.get("settings") != digest_of(settings):
+        if sidecar is None:
+            raise BankError(f"{directory}: {MANIFEST} is missing, and so is {unit.sidecar}: put one of them back, or remove {unit.file}")
+        if sidecar.get("settings") != digest_of(settings):
             raise BankError(
                 f"{directory}: {MANIFEST} is missing, and {unit.file} was made with other settings than these: "
                 "give the bank's, or another directory for a new bank"
             )
+    if units:
         return
     others = [path.name for path in directory.iterdir() if not path.name.startswith(".") and path.name not in _HARMLESS]
     if others:
         raise BankError(f"{directory}: holds other files ({sorted(others)[0]}, …): expected a directory, new, empty or a bank's")
 
 
-def _compare_versions(directory: Path, old: Mapping[str, Any]) -> None:
-    changed = [f"{name} {old[name]} -> {version}" for name, version in _versions().items() if name in old and old[name] != version]
+def _compare_versions(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    changed = [f"{name} {old[name]} -> {version}" for name, version in new.items() if name in old and old[name] != version]
     if changed:
         warnings.warn(
             f"{directory}: was begun with other versions ({', '.join(changed)}): what is made now may differ from it in the last bits",
@@ -142,9 +166,15 @@ def _compare_versions(directory: Path, old: Mapping[str, Any]) -> None:
         )
 
 
-def _versions() -> dict[str, str]:
+def _versions(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What may change the last bits, beside the settings: packages, and the kind of processor."""
     there = {distribution.metadata["Name"].lower(): distribution.version for distribution in metadata.distributions()}
-    return {"python": platform.python_version()} | {name: there[name] for name in _PACKAGES if name in there}
+    versions = {"python": platform.python_version()} | {name: there[name] for name in _PACKAGES if name in there}
+    if settings["device"] == "cpu":
+        versions["cpu"] = torch.backends.cpu.get_cpu_capability()
+    elif settings["device"] == "cuda" and torch.cuda.is_available():
+        versions["gpu"] = torch.cuda.get_device_name()
+    return versions
 
 
 def _short(value: Any) -> str:

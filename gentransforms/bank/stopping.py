@@ -34,7 +34,8 @@ def stoppable(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     def ask(_number: int, _frame: FrameType | None) -> None:
         asked.set()
         signal.signal(signal.SIGINT, before)
-        say("stopping after the unit in flight; Ctrl-C again stops at once, and the same call resumes either way")
+        with contextlib.suppress(Exception):  # whatever becomes of the line, the run ends as asked
+            say("stopping after the unit in flight; Ctrl-C again stops at once, and the same call resumes either way")
 
     signal.signal(signal.SIGINT, ask)
     try:

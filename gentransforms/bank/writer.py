@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ def write_unit(directory: Path, unit: Unit, rows: Sequence[Row], key_type: str, 
     pa, partial = arrow(), directory / _partial_name(unit.file)
     try:
         with partial.open("wb") as file:
+            _hold(file)
             hashed = _Hashed(file)
             with pa.ipc.new_stream(pa.PythonFile(hashed, mode="w"), schema_of(key_type)) as stream:
                 for batch in _batches(rows, schema_of(key_type)):
@@ -63,7 +65,9 @@ def write_unit(directory: Path, unit: Unit, rows: Sequence[Row], key_type: str, 
             _sync(file)
         sidecar = {"unit": unit.name, "bytes": hashed.count, "sha256": hashed.digest.hexdigest(), "rows": len(rows), **facts}
         with _publishing(directory):
-            if not replace and is_done(directory, unit):  # by a second process on the same bank: its bytes are the same, and may be in use
+            if not replace and is_done(
+                directory, unit, facts.get("settings")
+            ):  # by a second process on the same bank: its bytes are the same, and may be in use
                 partial.unlink()
                 return False
             _write_json(directory / unit.sidecar, sidecar)
@@ -78,14 +82,14 @@ def write_unit(directory: Path, unit: Unit, rows: Sequence[Row], key_type: str, 
     return True
 
 
-def is_done(directory: Path, unit: Unit) -> bool:
-    """Whether a unit is there, whole: its file as long as its sidecar says."""
+def is_done(directory: Path, unit: Unit, settings: str | None = None) -> bool:
+    """Whether a unit is there, whole: its file as long as its sidecar says; and, if given, made with those settings."""
     try:
         size = (directory / unit.file).stat().st_size
     except OSError:
         return False
     sidecar = read_sidecar(directory, unit)
-    return sidecar is not None and sidecar.get("bytes") == size
+    return sidecar is not None and sidecar.get("bytes") == size and settings in (None, sidecar.get("settings"))
 
 
 def create_manifest(directory: Path, manifest: Mapping[str, Any]) -> bool:
@@ -105,7 +109,7 @@ def create_manifest(directory: Path, manifest: Mapping[str, Any]) -> bool:
         except FileExistsError:
             return False
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
                 raise
             with _publishing(directory):  # a file system without hard links
                 if (directory / MANIFEST).exists():
@@ -123,8 +127,8 @@ def remove_partials(directory: Path) -> int:
     """Remove what killed processes of this host left unfinished; return how many files that were."""
     count = 0
     for path in directory.glob(f".*.{_host()}.*.partial"):
-        pid = path.name.split(".")[-2]
-        if pid.isdecimal() and not _alive(int(pid)):
+        pid = path.name.split(".")[-2].partition("-")[0]
+        if pid.isdecimal() and not _alive(int(pid)) and not _held(path):
             _remove(path)
             count += 1
     return count
@@ -211,16 +215,37 @@ def _sync_directory(directory: Path) -> None:
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:  # some file systems do not flush directories; the files themselves are on disk
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(handle)
 
 
 def _partial_name(name: str) -> str:
-    return f".{name}.{_host()}.{os.getpid()}.partial"
+    # The token is for threads of one process, and for containers that have host name and process number in common.
+    return f".{name}.{_host()}.{os.getpid()}-{secrets.token_hex(4)}.partial"
 
 
 def _host() -> str:
     return "".join(c if c.isalnum() or c == "-" else "_" for c in socket.gethostname()) or "host"
+
+
+def _hold(file: Any) -> None:
+    """Lock a partial file while it is written, so that another container does not take it for a dead process's."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _held(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _alive(pid: int) -> bool:
