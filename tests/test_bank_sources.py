@@ -92,13 +92,28 @@ class TestImageFolder:
             assert sample.inputs == {"labels": label}
             assert torch.equal(sample.image, torch.from_numpy(numpy.array(image)).permute(2, 0, 1))
 
-    def test_labels_count_empty_class_folders(self, tmp_path: Path) -> None:
-        fill(tmp_path, "b/x.png", "d/x.png")
-        (tmp_path / "a").mkdir()
+    def test_labels_count_only_folders_with_images(self, tmp_path: Path) -> None:
+        reference = ImageFolder(fill(tmp_path, "b/x.png", "d/x.png"))
+        before = ImageFolderSource(tmp_path)
+        (tmp_path / "a-bank" / "data").mkdir(parents=True)
+        (tmp_path / "a-bank" / "bank.json").touch()
         (tmp_path / "c").mkdir()
-        reference = ImageFolder(tmp_path, allow_empty=True)
         source = ImageFolderSource(tmp_path)
-        assert [source.read(i).inputs["labels"] for i in range(2)] == reference.targets == [1, 3]
+        assert [source.read(i).inputs["labels"] for i in range(2)] == reference.targets == [0, 1]
+        assert source.description == before.description
+
+    def test_decides_tells_one_numbering_from_another(self, tmp_path: Path) -> None:
+        def decides(*names: str) -> Any:
+            folder = tmp_path / "-".join(names).replace("/", "_")
+            return ImageFolderSource(fill(folder, *names)).description["decides"]
+
+        assert decides("a/x.png", "b/x.png") == {"kind": "image folder", "folders": "418ec209b0f4719b"}
+        assert decides("b/x.png", "a/x.png", "a/y.png") == decides("a/x.png", "b/x.png") != decides("a/x.png", "c/x.png")
+        source = ImageFolderSource(tmp_path / "a_x.png-b_x.png")
+        assert source.select(["prompts"]).description["decides"] == {"kind": "image folder"}
+        assert "folders" in source.select(["labels"]).description["decides"]
+        assert "folders" in source.description["decides"]
+        assert decides("x.png") == {"kind": "image folder"}
 
     def test_no_labels_where_an_image_is_in_no_class(self, tmp_path: Path) -> None:
         source = ImageFolderSource(fill(tmp_path, "a/x.png", "y.png"))
@@ -172,7 +187,7 @@ class TestImageFolder:
 
     def test_description_is_json(self, tmp_path: Path) -> None:
         described = ImageFolderSource(str(fill(tmp_path, "a.png"))).description
-        assert json.loads(json.dumps(described)) == {"kind": "image folder", "path": str(tmp_path)}
+        assert json.loads(json.dumps(described)) == {"kind": "image folder", "path": str(tmp_path), "decides": {"kind": "image folder"}}
 
 
 class TestMetadataFile:
@@ -212,6 +227,10 @@ class TestMetadataFile:
         rows = [{"path": "images/a.png", "title": "an ape", "class": 5}]
         source = open_source(self.folder(tmp_path, kind, rows), image_column="path", columns={"prompts": "title", "labels": "class"})
         assert source.read(0).inputs == {"prompts": "an ape", "labels": 5}
+        columns = {"prompts": "title", "labels": "class"}
+        assert source.description["decides"] == {"kind": "image folder", "image_column": "path", "columns": columns}
+        assert source.select(["labels"]).description["decides"]["columns"] == {"labels": "class"}
+        assert source.description["decides"]["columns"] == columns
 
     @pytest.mark.parametrize("text", ["file_name,text\na.png,\xe9\n", '{"file_name": "a.png", "text": "\xe9"}\n'])
     def test_byte_order_mark_and_accents(self, text: str, tmp_path: Path) -> None:
@@ -464,6 +483,20 @@ class TestParquet:
         assert torch.equal(copy.read(1).image, tensor(1))
         assert copy.read(1).inputs == {"labels": 4}
 
+    def test_what_decides(self, tmp_path: Path) -> None:
+        content = {"image": [png(0)], "label": [3], "caption": ["x"], "other": ["y"], "id": ["a"]}
+        for name in ("one", "two"):
+            parquet(tmp_path / name / "train.parquet", **content)
+        one, two, other = (
+            open_source(tmp_path / name, key="id", split="train", columns=columns)
+            for name, columns in (("one", None), ("two", {"prompts": "caption"}), ("one", {"prompts": "other"}))
+        )
+        columns = {"labels": "label", "prompts": "caption"}
+        expected = {"kind": "parquet", "key": "id", "image_column": "image", "columns": columns, "split": "train"}
+        assert json.loads(json.dumps(one.description["decides"])) == expected == two.description["decides"]
+        assert other.description["decides"] == {**expected, "columns": {**columns, "prompts": "other"}}
+        assert other.select(["labels"]).description["decides"] == one.select(["labels"]).description["decides"]
+
     def test_row_out_of_range(self, tmp_path: Path) -> None:
         source = open_source(parquet(tmp_path / "a.parquet", image=[png(0)]))
         for index in (-1, 1):
@@ -702,6 +735,22 @@ class TestMapStyle:
         with pytest.raises(SourceError, match=words):
             source.read(1)
 
+    def test_what_decides(self) -> None:
+        def number(index: int) -> int:
+            return index + 5
+
+        sample = {"image": picture(0), "label": 3, "caption": "x"}
+        source = open_source([sample], key=number)
+        expected = {
+            "kind": "data set", "key": number.__qualname__, "image_column": "image", "columns": {"labels": "label", "prompts": "caption"},
+            "split": None, "inputs_getter": None,
+        }  # fmt: skip
+        assert json.loads(json.dumps(source.description["decides"])) == expected
+        assert open_source([sample], key=number, image_column="image").description["decides"] == expected
+        assert open_source([sample], key=[5]).description["decides"] == {**expected, "key": None}
+        getter = MapStyleSource([sample], inputs_getter=dict).description["decides"]
+        assert (getter["inputs_getter"], getter["columns"]) == ("dict", {})
+
     def test_first_samples_may_be_damaged(self) -> None:
         source = open_source(Listed(ValueError("x"), ValueError("y"), (picture(0), 3)))
         assert source.inputs == ("labels",)
@@ -722,7 +771,10 @@ class TestMapStyle:
         reference, label = FakeData(size=5, image_size=(3, 8, 8))[4]
         assert torch.equal(source.read(4).image, torch.from_numpy(numpy.array(reference)).permute(2, 0, 1))
         assert source.read(4).inputs == {"labels": int(label)}
+        decides = source.description.pop("decides")
         assert source.description == {"kind": "data set", "class": "torchvision.datasets.fakedata.FakeData"}
+        empty = dict.fromkeys(("key", "image_column", "split", "inputs_getter"))
+        assert decides == {"kind": "data set", "columns": {}, **empty}
         cifar = CIFAR10.__new__(CIFAR10)
         cifar.data, cifar.targets, cifar.transform, cifar.target_transform = numpy.stack([pixels(0), pixels(1)]), [4, 5], None, None
         assert open_source(cifar).read(1).inputs == {"labels": 5}
@@ -787,6 +839,17 @@ class TestMapStyle:
 
 class TestHuggingFace:
     """Data sets of `datasets`, in memory, on disk and by name."""
+
+    def test_shuffled_rows_keep_their_numbers(self) -> None:
+        whole = datasets.Dataset.from_dict({"image": [png(i) for i in range(6)], "label": list(range(6))}, split="train")
+        source = open_source(whole.shuffle(seed=1))
+        assert sorted(source.keys) == list(range(6)) != source.keys
+        for i, key in enumerate(source.keys):
+            assert torch.equal(source.read(i).image, tensor(int(key)))
+            assert source.read(i).inputs == {"labels": key}
+        assert source.description["decides"] == open_source(whole).description["decides"]
+        assert source.description["decides"]["split"] == "train"
+        assert source.description["decides"]["image_column"] == "image"
 
     @staticmethod
     def data(*, damaged: bool = False) -> datasets.Dataset:
@@ -993,7 +1056,9 @@ class TestBankSource:
     def test_attributes(self) -> None:
         source = self.Grey(["a", "b"], inputs=["labels"], description={"kind": "test"})
         assert (len(source), source.keys, source.key_type, source.inputs) == (2, ["a", "b"], "str", ("labels",))
-        assert source.description == {"kind": "test"}
+        assert source.description == {"kind": "test", "decides": {}}
+        assert source.select([]).description == source.description
+        assert self.Grey(["a"]).description["decides"] == {}
 
     def test_select(self, tmp_path: Path) -> None:
         source = self.Grey([1, 2], inputs=("labels", "prompts"))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gentransforms.bank.decoding import SUFFIXES, decode_image, one_line
 from gentransforms.bank.inputs import choose_columns, input_value, integer
 from gentransforms.bank.source import BankSource, SourceSample
 from gentransforms.errors import ConfigError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["ImageFolderSource"]
 
@@ -22,7 +26,8 @@ _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 class ImageFolderSource(BankSource):
     """All images in a folder and its subfolders, in the order of torchvision's ImageFolder; hidden ones are skipped.
 
-    If every image is in a subfolder, each sample carries ``labels``: the place of its first subfolder among all of them.
+    If every image is in a subfolder, each sample carries ``labels``: the place of its first subfolder among those that hold
+    images, in order of their names.
     With a file ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet`` of Hugging Face's convention (a column
     ``file_name``), that file alone says which images there are and what they carry: labels, prompts, and masks as paths.
 
@@ -51,19 +56,23 @@ class ImageFolderSource(BankSource):
         description: dict[str, Any] = {"kind": "image folder", "path": str(root)}
         metadata = _metadata_file(self.root, image_column or "file_name")
         if metadata is not None:
-            keys, self._carried = _carried(metadata, image_column or "file_name", columns)
-            super().__init__(keys, inputs=self._carried, description=description | {"metadata": metadata.name})
+            keys, self._carried, chosen = _carried(metadata, image_column or "file_name", columns)
+            decides = {"kind": "image folder", "image_column": image_column or "file_name", "columns": chosen}
+            super().__init__(keys, inputs=self._carried, description=description | {"metadata": metadata.name, "decides": decides})
             return
         if columns or image_column:
             name, value = ("columns", columns) if columns else ("image_column", image_column)
             raise ConfigError(f"{name}={value!r}: {self.root} has no {' or '.join(_METADATA)} with such a column")
-        keys, folders = _images_in(self.root)
+        keys = _images_in(self.root)
         if not keys:
             raise ConfigError(f"{self.root}: no images in this folder or its subfolders (looked for {', '.join(sorted(SUFFIXES))})")
         in_classes = all("/" in key for key in keys)
+        decides = {"kind": "image folder"}
         if in_classes:
-            self._labels = {name: i for i, name in enumerate(folders)}
-        super().__init__(keys, inputs=("labels",) if in_classes else (), description=description)
+            # Not all subfolders: one without images, such as a bank that is put there, must not change the labels.
+            self._labels = {name: i for i, name in enumerate(sorted({key.partition("/")[0] for key in keys}))}
+            decides["folders"] = hashlib.blake2b(json.dumps(self._labels).encode(), digest_size=8).hexdigest()
+        super().__init__(keys, inputs=("labels",) if in_classes else (), description=description | {"decides": decides})
 
     def read(self, index: int) -> SourceSample:
         key = str(self.keys[index])
@@ -74,14 +83,19 @@ class ImageFolderSource(BankSource):
             inputs[name] = input_value(name, value, self.root)
         return SourceSample(image, inputs)
 
+    def select(self, names: Collection[str]) -> Self:
+        fewer = super().select(names)
+        if "labels" not in names:
+            fewer.description["decides"].pop("folders", None)
+        return fewer
 
-def _images_in(root: Path) -> tuple[list[str], list[str]]:
-    """Return the paths of all images below a folder, and its own subfolders, both sorted.
+
+def _images_in(root: Path) -> list[str]:
+    """Return the paths of all images below a folder, sorted.
 
     What an entry is comes from the listing itself, so that millions of files are not looked at one by one.
     """
     names_in: dict[str, list[str]] = {}
-    top: list[str] = []
     stack: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]
     while stack:
         folder, above = stack.pop()
@@ -103,12 +117,10 @@ def _images_in(root: Path) -> tuple[list[str], list[str]]:
                 if real in above:
                     continue  # a link to a folder that holds it: without end
                 stack.append((f"{folder}/{name}" if folder else name, (*above, real)))
-                if not folder:
-                    top.append(name)
         if names:
             names_in[folder] = sorted(names)
     folders = sorted(names_in, key=_order)
-    return [f"{folder}/{name}" if folder else name for folder in folders for name in names_in[folder]], sorted(top)
+    return [f"{folder}/{name}" if folder else name for folder in folders for name in names_in[folder]]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -131,8 +143,8 @@ def _metadata_file(root: Path, image_column: str) -> Path | None:
     return None
 
 
-def _carried(path: Path, image_column: str, columns: Mapping[str, str] | None) -> tuple[list[str], dict[str, list[Any]]]:
-    """Return the keys that a metadata file names, and a list of values for each input it holds."""
+def _carried(path: Path, image_column: str, columns: Mapping[str, str] | None) -> tuple[list[str], dict[str, list[Any]], dict[str, str]]:
+    """Return the keys that a metadata file names, a list of values for each input it holds, and the column of each."""
     rows = [(_key(path, row.get(image_column)), row) for row in _records(path)]
     rows.sort(key=lambda pair: (_order(pair[0].rpartition("/")[0]), pair[0]))
     names = dict.fromkeys(name for _, row in rows for name in row if isinstance(name, str) and name != image_column)
@@ -140,7 +152,7 @@ def _carried(path: Path, image_column: str, columns: Mapping[str, str] | None) -
     if path.suffix == ".csv":
         values |= {column: numbers for column, texts in values.items() if (numbers := _numbers(texts)) is not None}
     chosen = choose_columns(values, columns, lambda name, column: _usable(name, values[column]), path.name)
-    return [key for key, _ in rows], {name: values[column] for name, column in chosen.items()}
+    return [key for key, _ in rows], {name: values[column] for name, column in chosen.items()}, chosen
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

@@ -84,7 +84,16 @@ class MapStyleSource(BankSource):
             raise ConfigError(
                 f"no image in the samples of this {type(dataset).__name__}: found {_outline(sample)}; say where with image_column="
             )
-        super().__init__(keys, inputs=inputs, description=description | ({"name": name} if name else {}))
+        split = None if features is None else dataset.split
+        decides = {
+            "kind": "data set",
+            "key": key if isinstance(key, str) else _called(key),
+            "image_column": self._image_column or _entry(sample, self._image_in(sample)),
+            "columns": dict(self._columns),
+            "split": None if split is None else str(split),
+            "inputs_getter": _called(inputs_getter),
+        }
+        super().__init__(keys, inputs=inputs, description=description | ({"name": name} if name else {}) | {"decides": decides})
 
     def read(self, index: int) -> SourceSample:
         sample = self._fetch(index)
@@ -177,6 +186,19 @@ class MapStyleSource(BankSource):
         if isinstance(sample, tuple | list) and len(sample) > 1 and integer(sample[1]) is not None:
             return {"labels": sample[1]}
         return {}
+
+
+def _called(function: Any) -> str | None:
+    """What a function is called; None of what is none, such as a list of keys, which the bank compares itself."""
+    if not callable(function):
+        return None
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
+
+
+def _entry(sample: Any, image: Any) -> Any:
+    """The name of the entry of a dict that is the image."""
+    found = sample.items() if isinstance(sample, Mapping) else ()
+    return next((name for name, value in found if value is image and isinstance(name, str)), None)
 
 
 def _features(dataset: Any) -> Mapping[str, Any] | None:

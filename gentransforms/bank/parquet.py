@@ -78,7 +78,8 @@ class ParquetSource(BankSource):
         for part in parts:
             part.close()
         description = {"kind": "parquet", "path": str(path), "files": len(parts), "image_column": self._image, "key": key}
-        super().__init__(keys, inputs=self._columns, description=description | ({"split": split} if split else {}))
+        decides = {"kind": "parquet", "key": key, "image_column": self._image, "columns": dict(self._columns), "split": split}
+        super().__init__(keys, inputs=self._columns, description=description | ({"split": split} if split else {}) | {"decides": decides})
         self._rows = self._reader()
 
     def read(self, index: int) -> SourceSample:

@@ -42,7 +42,8 @@ class BankSource(ABC):
     Args:
         keys: one for each image, in order: all str or all int.
         inputs: what each sample carries beside its image, such as ``("labels",)``.
-        description: what it is, JSON-able, for the bank's manifest.
+        description: what it is, JSON-able, for the bank's manifest. Its entry ``"decides"``, ``{}`` unless given, holds what
+            the samples follow from and never a path: a bank is resumed only from a source where it is the same.
 
     Raises:
         ConfigError: if two keys are equal, they are not all str or all int, or there are none.
@@ -63,7 +64,7 @@ class BankSource(ABC):
     description: dict[str, Any]
 
     def __init__(self, keys: Iterable[Any], *, inputs: Iterable[str] = (), description: Mapping[str, Any] | None = None) -> None:
-        self.description = dict(description or {"kind": type(self).__name__})
+        self.description = {"decides": {}, **(description or {"kind": type(self).__name__})}
         self.keys, self.key_type = check_keys(keys, str(self.description.get("path", type(self).__name__)))
         self.inputs = tuple(inputs)
 
@@ -89,6 +90,10 @@ class BankSource(ABC):
         """
         fewer = copy.copy(self)
         fewer.inputs = tuple(name for name in self.inputs if name in names)
+        decides = dict(self.description["decides"])
+        if "columns" in decides:
+            decides["columns"] = {name: column for name, column in decides["columns"].items() if name in names}
+        fewer.description = {**self.description, "decides": decides}
         return fewer
 
 
