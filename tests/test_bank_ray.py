@@ -86,7 +86,7 @@ class TestRay:
         with pytest.raises(ConfigError, match=r"3 actors with 1 CPUs each: the Ray cluster has 2"):
             generate_bank(Photos(4), tmp_path, FakeGenerator(), engine="ray", actors=3, cpus_per_actor=1, **OPTIONS)
         with pytest.raises(ConfigError, match=r"1 actors with 1 GPUs each: the Ray cluster has 0"):
-            generate_bank(Photos(4), tmp_path, FakeGenerator(), engine="ray", gpus_per_actor=1, **OPTIONS)
+            generate_bank(Photos(4), tmp_path / "gpus", FakeGenerator(), engine="ray", gpus_per_actor=1, **OPTIONS)
 
     def test_errors_of_the_generator_are_the_users_own(self, tmp_path: Path) -> None:
         from bank_sources import Breaking
