@@ -221,8 +221,11 @@ class TestOpenRefuses:
     def test_a_unit_of_other_settings(self, tmp_path: Path) -> None:
         make_bank(tmp_path)
         edit_json(tmp_path / Unit(4, 8).sidecar, settings="0" * 32)
-        with pytest.raises(BankError, match=r"unit-000000004-000000008\.arrow was made with other settings"):
+        with pytest.raises(BankError, match=r"unit-000000004-000000008\.arrow was made with other settings") as refused:
             Bank.open(tmp_path)
+        assert "move its two files out and run generate again" in str(refused.value)
+        assert "damaged" not in str(refused.value)
+        assert "--repair" not in str(refused.value), "it would not remove it"
 
     @pytest.mark.parametrize(
         ("data", "expected"), [(b"", "Arrow"), (b"not Arrow at all" * 9, "Arrow"), (b"\xff\xff\xff\xff\x08\x00\x00\x00abcdefgh", "Arrow")]

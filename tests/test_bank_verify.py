@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
+import json
 import shutil
+import threading
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +20,11 @@ import torch
 from small_banks import BASE_SEED, KEYS, edit_json, encoded, make_bank, pixels, png
 
 import gentransforms as gt
-from gentransforms.bank.layout import MANIFEST, Unit, schema_of, units_of
+from gentransforms.bank import verify
+from gentransforms.bank.layout import MANIFEST, Unit, digest_of, schema_of, units_of
 from gentransforms.bank.reader import Bank
+from gentransforms.bank.repair import remove_units
+from gentransforms.bank.report import damaged_units
 from gentransforms.bank.verify import BankReport, Problem, unit_faults, verify_bank
 from gentransforms.bank.writer import Row
 from gentransforms.errors import BankError, ConfigError
@@ -166,6 +173,7 @@ class TestFiles:
         report = verify_bank(path)
         assert [(problem.unit, problem.kind) for problem in report.problems] == [(MIDDLE.name, "settings")]
         assert "put the right bank.json back" in report.problems[0].text
+        assert "move its two files out and run generate again" in report.problems[0].text
 
     @pytest.mark.parametrize("unit", [Unit(2, 6), Unit(8, 12), Unit(0, 10), Unit(12, 16)])
     def test_a_unit_that_is_not_of_the_plan(self, path: Path, unit: Unit) -> None:
@@ -366,6 +374,148 @@ class TestRepair:
             return [*rows, *(Row(KEYS[0], v, 0, 0, png(0, v)) for v in range(3))] if unit == LAST else rows
 
         assert verify_bank(make_bank(tmp_path, change=copied), repair=True).removed == (FIRST.name, LAST.name)
+
+
+class TestMeanwhile:
+    """Another process fills the bank while it is checked."""
+
+    def publish(self, path: Path, whole: Path) -> None:
+        """Put the middle unit in its place, as the writer does: the sidecar first, each file by being renamed."""
+        for name in (MIDDLE.sidecar, MIDDLE.file):
+            shutil.copy(whole / name, path / "copy")
+            (path / "copy").rename(path / name)
+
+    def test_a_unit_that_appears_while_it_is_looked_at(self, path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in (MIDDLE.file, MIDDLE.sidecar):
+            (path / name).unlink()
+        original = verify.read_sidecar
+
+        def then_published(directory: Path, unit: Unit) -> Any:
+            found = original(directory, unit)
+            if unit == MIDDLE:
+                self.publish(path, whole)
+            return found
+
+        monkeypatch.setattr(verify, "read_sidecar", then_published)
+        report = verify_bank(path, repair=True)
+        monkeypatch.undo()
+        assert (report.removed, [problem.kind for problem in report.problems]) == ((), ["missing"])
+        if not (path / MIDDLE.file).exists():
+            self.publish(path, whole)
+        assert verify_bank(path).ok
+
+    def test_a_damaged_unit_that_is_made_again_before_it_is_removed(self, path: Path, whole: Path) -> None:
+        (path / MIDDLE.file).write_bytes(b"half")
+        (path / LAST.sidecar).unlink()
+        report = verify_bank(path, repair=True, on_progress=lambda done, _: self.publish(path, whole) if done == 3 else None)
+        assert report.removed == (LAST.name,)
+        assert [(problem.unit, problem.kind) for problem in report.problems] == [(LAST.name, "sidecar")]
+        assert (path / MIDDLE.file).read_bytes() == (whole / MIDDLE.file).read_bytes()
+
+    def test_units_that_shared_a_source(self, tmp_path: Path, whole: Path) -> None:
+        """What damages a unit is in another; if that one is made again meanwhile, this one is removed all the same, and no harm done."""
+
+        def copied(unit: Unit, rows: list[Row]) -> list[Row]:
+            return [*rows, *(Row(KEYS[0], v, 0, 0, png(0, v)) for v in range(3))] if unit == MIDDLE else rows
+
+        path = make_bank(tmp_path / "bank", change=copied)
+        report = verify_bank(path, repair=True, on_progress=lambda done, _: self.publish(path, whole) if done == 3 else None)
+        assert report.removed == (FIRST.name,)
+        assert found(path) == [(FIRST.name, "missing")]
+
+    def test_it_waits_for_the_one_that_holds_the_lock(self, path: Path, whole: Path) -> None:
+        (path / MIDDLE.file).write_bytes(b"half")
+        checked, reports = threading.Event(), list[BankReport]()
+
+        def repair() -> None:
+            reports.append(verify_bank(path, repair=True, on_progress=lambda done, _: checked.set() if done == 3 else None))
+
+        with (path / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            thread = threading.Thread(target=repair)
+            thread.start()
+            assert checked.wait(60)
+            time.sleep(0.3)
+            assert (path / MIDDLE.file).read_bytes() == b"half", "it waits"
+            self.publish(path, whole)
+        thread.join(60)
+        assert reports[0].removed == ()
+        assert verify_bank(path).ok
+
+    def test_a_unit_that_is_gone_already(self, path: Path) -> None:
+        (path / MIDDLE.file).write_bytes(b"half")
+        report = verify_bank(path, repair=True, on_progress=lambda done, _: (path / MIDDLE.file).unlink() if done == 3 else None)
+        assert (report.removed, [problem.kind for problem in report.problems]) == ((), ["missing"])
+
+
+class TestRemoveUnits:
+    def test_only_those_that_are_damaged_still(self, path: Path) -> None:
+        assert remove_units(path, [FIRST.name, MIDDLE.name], lambda name: name == MIDDLE.name) == (MIDDLE.name,)
+        assert found(path) == [(MIDDLE.name, "missing")]
+
+    def test_files_that_cannot_be_removed(self, path: Path) -> None:
+        (path / MIDDLE.file).unlink()
+        (path / MIDDLE.file).mkdir()
+        with pytest.raises(BankError, match=rf"{MIDDLE.name}: cannot be removed: .*: mend it and repair again"):
+            remove_units(path, [MIDDLE.name], lambda name: True)
+
+
+class TestAdvice:
+    """What to do, by the kinds of problems; --repair is not promised where it removes nothing."""
+
+    REMAKE, REPAIR = "run generate again, which makes what is missing", "remove damaged units with --repair, then run generate again"
+    MOVE = "units of other settings were put here (by another run, or with other threads): move them out, --repair does not"
+
+    @pytest.mark.parametrize(
+        ("kinds", "expected"),
+        [
+            ([], ""),
+            (["missing"], REMAKE),
+            (["image"], REPAIR),
+            (["missing", "checksum"], REPAIR),
+            (["settings"], f"{MOVE}, then run generate again"),
+            (["plan"], f"{MOVE}, then run generate again"),
+            (["keys"], f"{MOVE}, then run generate again"),
+            (["settings", "missing", "size"], f"{MOVE}, {REPAIR}"),
+            (["manifest", "size"], "see to bank.json first, as it says above; --repair removes nothing without it"),
+        ],
+    )
+    def test_by_kinds(self, kinds: list[str], expected: str) -> None:
+        problems = [Problem("" if kind in ("keys", "manifest") else f"unit-{i}", kind, "text") for i, kind in enumerate(kinds)]
+        assert BankReport("bank", problems=problems).advice == expected
+
+    def test_a_damaged_unit_of_other_settings_is_not_removed(self) -> None:
+        problems = [Problem("unit-0", "settings", "x"), Problem("unit-0", "size", "x")]
+        assert damaged_units(problems) == []
+        assert BankReport("bank", problems=problems).advice == f"{self.MOVE}, then run generate again"
+
+    def test_once_they_are_removed(self) -> None:
+        problems = [Problem("unit-0", "size", "x"), Problem("unit-1", "image", "x")]
+        assert BankReport("bank", problems=problems, removed=("unit-0", "unit-1")).advice == self.REMAKE
+        assert BankReport("bank", problems=problems, removed=("unit-0",)).advice == self.REPAIR
+
+    def test_of_an_export(self) -> None:
+        report = BankReport("export", problems=[Problem("data/0.parquet", "checksum", "x")], exported=True)
+        assert report.advice == "fetch what is damaged again, or export the bank again"
+
+    @pytest.mark.parametrize("kind", ["settings", "plan", "keys", "manifest"])
+    def test_repair_indeed_removes_none_of_those(self, path: Path, kind: str) -> None:
+        if kind == "settings":
+            edit_json(path / MIDDLE.sidecar, settings="0" * 32)
+        elif kind == "plan":
+            shutil.copy(path / FIRST.file, path / Unit(2, 6).file)
+        elif kind == "manifest":
+            (path / MANIFEST).unlink()
+        else:
+            settings = json.loads((path / MANIFEST).read_text())["settings"]
+            settings["source"]["keys"] = "0" * 32
+            edit_json(path / MANIFEST, settings=settings)
+            for unit in (FIRST, MIDDLE, LAST):
+                edit_json(path / unit.sidecar, settings=digest_of(settings))
+        before = sorted(file.name for file in path.glob("unit-*"))
+        report = verify_bank(path, repair=True)
+        assert [problem.kind for problem in report.problems] == [kind]
+        assert sorted(file.name for file in path.glob("unit-*")) == before
 
 
 class TestReport:

@@ -351,7 +351,7 @@ def _units_there(directory: Path, units: Sequence[Unit], facts: Facts) -> dict[U
     """Return the units whose file is there, with their sidecars.
 
     Raises:
-        BankError: if one of them is damaged; a run that was interrupted leaves none such.
+        BankError: if one of them is damaged, or of other settings; a run that was interrupted leaves none such.
     """
     with os.scandir(directory) as entries_there:
         sizes = {entry.name: entry.stat().st_size for entry in entries_there if entry.name.endswith(".arrow")}
@@ -363,6 +363,9 @@ def _units_there(directory: Path, units: Sequence[Unit], facts: Facts) -> dict[U
         sidecar = read_sidecar(directory, unit)
         faults = unit_faults(unit, sidecar, size, facts.digest)
         if faults:
+            others = next((text for kind, text in faults if kind == "settings"), None)
+            if others is not None:  # it is no damaged one, and no repair removes it
+                raise BankError(f"{directory}: {others}")
             raise BankError(f"{directory / unit.file}: damaged: {faults[0][1]}; {ADVICE}")
         assert sidecar is not None
         there[unit] = sidecar

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["BankReport", "Problem"]
+__all__ = ["BankReport", "Problem", "damaged_units"]
 
 _SHOWN = 10  # of a kind
+
+# What `repair` leaves alone: there is nothing to remove, or removing could destroy what is good.
+_FOREIGN = ("settings", "plan", "keys")
+_NOT_REPAIRED = ("missing", "manifest", *_FOREIGN)
 
 
 class Problem(NamedTuple):
@@ -61,6 +66,23 @@ class BankReport:
         """Whether nothing is wrong."""
         return not self.problems
 
+    @property
+    def advice(self) -> str:
+        """What to do about it; empty if nothing is wrong."""
+        kinds = {problem.kind for problem in self.problems}
+        if not kinds:
+            return ""
+        if self.exported:
+            return "fetch what is damaged again, or export the bank again"
+        if "manifest" in kinds:
+            return "see to bank.json first, as it says above; --repair removes nothing without it"
+        steps = []
+        if not kinds.isdisjoint(_FOREIGN):
+            steps.append("units of other settings were put here (by another run, or with other threads): move them out, --repair does not")
+        if set(damaged_units(self.problems)) - set(self.removed):
+            steps.append("remove damaged units with --repair")
+        return ", ".join([*steps, "then run generate again"]) if steps else "run generate again, which makes what is missing"
+
     def __str__(self) -> str:
         units = _count(self.units, "file" if self.exported else "unit")
         lines = [f"{self.path}: {units}, {_count(self.rows, 'row')}, {_count(self.images, 'image')} decoded"]
@@ -76,6 +98,19 @@ class BankReport:
         if self.removed:
             lines.append(f"{_count(len(self.removed), 'unit')} removed: run generate with the settings of this bank again")
         return "\n".join(lines)
+
+
+def damaged_units(problems: Sequence[Problem]) -> list[str]:
+    """Return the names of the units that `repair` removes, in order.
+
+    Example:
+        >>> damaged_units([Problem("unit-1", "size", "cut"), Problem("unit-0", "image", "no"), Problem("unit-0", "settings", "others")])
+        ['unit-1']
+    """
+    if any(problem.kind == "manifest" for problem in problems):
+        return []  # without it nobody can say what is damaged
+    spared = {problem.unit for problem in problems if problem.kind in _NOT_REPAIRED}
+    return sorted({problem.unit for problem in problems} - spared)
 
 
 def _count(number: int, thing: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,8 @@ from typing import Any
 from gentransforms import hub
 from gentransforms.bank.facts import Facts, facts_of
 from gentransforms.bank.layout import Unit, found_units, keys_digest, read_manifest, read_sidecar, schema_of
-from gentransforms.bank.report import BankReport, Problem
+from gentransforms.bank.repair import remove_units
+from gentransforms.bank.report import BankReport, Problem, damaged_units
 from gentransforms.bank.repository import is_export
 from gentransforms.bank.rows import Contents, check_images, check_rows
 from gentransforms.bank.segments import map_file
@@ -20,9 +20,6 @@ from gentransforms.bank.verify_export import verify_export
 from gentransforms.errors import BankError, ConfigError
 
 __all__ = ["BankReport", "Problem", "unit_faults", "verify_bank"]
-
-# What `repair` leaves alone: there is nothing to remove, or removing could destroy what is good.
-_NOT_REPAIRED = ("missing", "settings", "plan", "manifest", "keys")
 
 
 def verify_bank(
@@ -45,12 +42,13 @@ def verify_bank(
         path: directory of the bank, or of its export.
         images: decode them too.
         threads: that decode; None for one for each core, at most 8.
-        repair: remove the files of damaged units, so that the next generate makes them again. Units of other settings,
-            or that do not belong to the bank, stay: they may be another bank's good ones.
+        repair: remove the files of damaged units, so that the next generate makes them again; each is checked once more before,
+            since another process may have made it meanwhile. Units of other settings, or that do not belong to the bank, stay:
+            they may be another bank's good ones.
         on_progress: called with the units done and their number after each.
 
     Raises:
-        BankError: if there is no such directory.
+        BankError: if there is no such directory, or a damaged unit cannot be removed.
         ConfigError: if `threads` is no positive integer, or an export is to be repaired.
 
     Example:
@@ -72,7 +70,7 @@ def verify_bank(
         return verify_export(directory, images, threads, on_progress)
     check = _Check(directory, images, threads)
     check.run(on_progress)
-    removed = _remove(directory, check.problems) if repair else ()
+    removed = remove_units(directory, damaged_units(check.problems), check.still_damaged) if repair else ()
     return BankReport(
         path=str(directory), units=check.units, rows=check.rows, images=check.images,
         partials=sum(1 for _ in directory.glob(".*.partial")), problems=check.problems, removed=removed,
@@ -99,7 +97,8 @@ def unit_faults(unit: Unit, sidecar: dict[str, Any] | None, size: int, digest: s
         faults.append(("sidecar", f"{unit.sidecar} describes {sidecar.get('unit')!r}"))
     if digest is not None and sidecar.get("settings") != digest:
         faults.append((
-            "settings", f"{unit.file} was made with other settings than the bank's: put the right bank.json back, or delete the unit",
+            "settings", f"{unit.file} was made with other settings than the bank's, by another run or with other threads: "
+            "move its two files out and run generate again, or put the right bank.json back",
         ))  # fmt: skip
     if sidecar.get("bytes") != size:
         faults.append(("size", f"{unit.file} has {size:,} bytes, and its sidecar says {_shown(sidecar.get('bytes'))}"))
@@ -115,9 +114,11 @@ class _Check:
         self.units = self.rows = self.images = 0
         self.owner: dict[str | int, str] = {}  # which unit has a key
         self.sources: list[str | int] | None = []  # all, in order; None once a place is unknown
+        self.facts: Facts | None = None
+        self.seen: dict[str, tuple[int, int, int]] = {}  # which file it was that was checked, by the unit's name
 
     def run(self, on_progress: Callable[[int, int], None] | None) -> None:
-        facts = self._facts()
+        facts = self.facts = self._facts()
         found = found_units(self.directory)
         planned = found if facts is None else facts.units()
         with ThreadPoolExecutor(self.threads) as pool:
@@ -129,10 +130,22 @@ class _Check:
         if facts is None:
             return
         for unit in sorted(set(found) - set(planned)):
-            text = f"{unit.file} does not belong to this bank of {facts.count:,} sources in units of {facts.unit_size:,}: delete it"
+            text = f"{unit.file} does not belong to this bank of {facts.count:,} sources in units of {facts.unit_size:,}: move it out"
             self.problems.append(Problem(unit.name, "plan", text))
         if not self.problems and self.sources is not None and keys_digest(self.sources) != facts.keys_digest:
             self.problems.append(Problem("", "keys", "the keys of the rows are not those of the source, or in another order"))
+
+    def still_damaged(self, name: str) -> bool:
+        """Check a unit alone once more; what is found takes the place of what was."""
+        assert self.facts is not None, "without a manifest nobody can say what is damaged"
+        unit = next(unit for unit in self.facts.units() if unit.name == name)
+        again = _Check(self.directory, self.decode, self.threads)
+        with ThreadPoolExecutor(self.threads) as pool:
+            found = [Problem(name, kind, text) for kind, text in again._unit(unit, self.facts, pool)]
+        if again.seen.get(name) == self.seen.get(name):  # the file is the same, so what it has in common with others is, too
+            found += [problem for problem in self.problems if problem.unit == name and problem.kind == "duplicate" and problem not in found]
+        self.problems = [problem for problem in self.problems if problem.unit != name] + found
+        return name in damaged_units(found)
 
     def _facts(self) -> Facts | None:
         try:
@@ -142,12 +155,16 @@ class _Check:
             return None
 
     def _unit(self, unit: Unit, facts: Facts | None, pool: ThreadPoolExecutor) -> Iterator[tuple[str, str]]:
-        path, sidecar = self.directory / unit.file, read_sidecar(self.directory, unit)
+        path = self.directory / unit.file
         try:
-            size = path.stat().st_size
+            state = path.stat()
         except OSError:
             yield "missing", f"{unit.file} is not there: run generate with the settings of this bank again"
             return
+        size = state.st_size
+        self.seen[unit.name] = (state.st_ino, state.st_mtime_ns, size)
+        # Only now: generate, which may be at work, puts the sidecar in its place before the unit.
+        sidecar = read_sidecar(self.directory, unit)
         self.units += 1
         faults = unit_faults(unit, sidecar, size, None if facts is None else facts.digest)
         yield from faults
@@ -200,18 +217,6 @@ class _Check:
         if self.decode:
             yield from check_images(batches, contents, facts.image_size, pool)
             self.images += len(contents.keys)
-
-
-def _remove(directory: Path, problems: list[Problem]) -> tuple[str, ...]:
-    if any(problem.kind == "manifest" for problem in problems):
-        return ()  # without it nobody can say what is damaged
-    spared = {problem.unit for problem in problems if problem.kind in _NOT_REPAIRED}
-    names = tuple(sorted({problem.unit for problem in problems} - spared))
-    for name in names:
-        for suffix in (".arrow", ".json"):
-            with contextlib.suppress(FileNotFoundError):
-                (directory / f"{name}{suffix}").unlink()
-    return names
 
 
 def _shown(value: object) -> str:

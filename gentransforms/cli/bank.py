@@ -83,14 +83,8 @@ def verify(
     typer.echo(str(report))
     if report.ok:
         return
-    if report.exported:
-        advice = "fetch what is damaged again, or export the bank again"
-    elif report.removed or all(problem.kind == "missing" for problem in report.problems):
-        advice = "run generate again, which makes what is missing"
-    else:
-        advice = "remove damaged units with --repair, then run generate again"
     count = "1 problem" if len(report.problems) == 1 else f"{len(report.problems)} problems"
-    raise Failure(f"{bank}: {count}: {advice}")
+    raise Failure(f"{bank}: {count}: {report.advice}")
 
 
 @app.command()

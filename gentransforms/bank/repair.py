@@ -1,0 +1,51 @@
+"""Remove damaged units of a bank that other processes may be filling."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from gentransforms.errors import BankError
+
+__all__ = ["remove_units"]
+
+
+def remove_units(directory: Path, names: Sequence[str], damaged: Callable[[str], bool]) -> tuple[str, ...]:
+    """Remove units that are damaged still, and return their names.
+
+    Args:
+        directory: of the bank.
+        names: of the units that were found damaged, perhaps some time ago.
+        damaged: asked of each once more while the bank's lock is held, when no process can be putting the unit in its place.
+
+    Raises:
+        BankError: if files cannot be removed.
+
+    Example:
+        >>> import tempfile
+        >>> remove_units(Path(tempfile.mkdtemp()), ["unit-000000000-000000002"], lambda name: False)
+        ()
+    """
+    removed = []
+    for name in names:
+        try:
+            with _locked(directory):
+                if not damaged(name):
+                    continue
+                for suffix in (".arrow", ".json"):
+                    (directory / f"{name}{suffix}").unlink(missing_ok=True)
+                removed.append(name)
+        except OSError as error:
+            raise BankError(f"{directory / name}: cannot be removed: {error.strerror or error}: mend it and repair again") from error
+    return tuple(removed)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold the lock under which units are published; none where the file system has no locks, as there."""
+    with (directory / ".lock").open("w") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
