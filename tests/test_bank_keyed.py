@@ -220,6 +220,26 @@ class TestKeysOf:
         with pytest.raises(ConfigError, match=r"Subset: 1 key names several images: 3 \(2 images\)"):
             keys_of(Subset(Doubled(), [3, 3]))
 
+    def test_shuffled_hugging_face_data_set(self) -> None:
+        whole = datasets.Dataset.from_dict({"label": list(range(100, 120))})
+        changed = {
+            "shuffled": whole.shuffle(seed=1),
+            "filtered": whole.filter(lambda row: row["label"] % 3 == 0),
+            "selected": whole.select([5, 2, 9]),
+            "twice": whole.shuffle(seed=1).select([3, 0]),
+            "split": whole.train_test_split(0.3, seed=0)["test"],
+            "formatted": whole.shuffle(seed=2).with_format("torch"),
+        }
+        for name, data in changed.items():
+            keyed = with_keys(data)
+            assert all(int(sample["label"]) == 100 + sample["key"] for sample in map(keyed.__getitem__, range(len(keyed)))), name
+            assert list(keyed.keys) != list(range(len(data))), name
+            assert keys_of(Subset(data, [1, 0])) == [keyed.keys[1], keyed.keys[0]]
+        assert keys_of(changed["selected"]) == [5, 2, 9]
+        assert keys_of(changed["shuffled"], key="label") == changed["shuffled"]["label"][:]
+        with pytest.raises(ConfigError, match=r"Dataset: 1 key names several images: 3 \(2 images\)"):
+            keys_of(whole.select([3, 3, 1]))
+
     def test_concatenation(self, tmp_path: Path) -> None:
         parts = [with_keys(Doubled(2), key=[f"{name}0", f"{name}1"]) for name in "ab"]
         assert keys_of(ConcatDataset(parts)) == ["a0", "a1", "b0", "b1"]

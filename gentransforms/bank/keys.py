@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePath
@@ -33,7 +34,9 @@ def keys_of(dataset: Any, key: Key | None = None) -> Keys:
 
     By default those of a torchvision ImageFolder are the paths relative to its root; of a `Subset`, those that its samples
     have in the whole; of a `ConcatDataset` whose parts all have keys of their own, theirs; of a data set that `with_keys`
-    made, its own; of any other, the row numbers.
+    made, its own; of any other, the row numbers. A Hugging Face data set that was shuffled, filtered or selected from has the
+    row numbers of the whole; but of `select` of a range, `take`, `skip` and `shard` it keeps only the rows, which then count
+    from 0: give these a ``key``.
 
     Args:
         dataset: with ``len`` and an index.
@@ -121,7 +124,17 @@ def _own_keys(dataset: Any) -> list[Any] | None:
         return None if None in parts else [k for part in parts for k in part or ()]
     if hasattr(dataset, "samples") and hasattr(dataset, "root"):
         return _relative_paths(dataset)
-    return None
+    return _original_rows(dataset)
+
+
+def _original_rows(dataset: Any) -> list[int] | None:
+    """The row numbers that the rows of a Hugging Face data set had before it was shuffled; None of one that was not, and of others."""
+    datasets = sys.modules.get("datasets")
+    if datasets is None or not isinstance(dataset, datasets.Dataset):
+        return None
+    # Private, but datasets offers no other way to know them.
+    indices = getattr(dataset, "_indices", None)
+    return None if indices is None else list(indices.column(0).to_pylist())
 
 
 def _relative_paths(dataset: Any) -> list[str] | None:
