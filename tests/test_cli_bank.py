@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import typer
-from small_banks import KEYS, encoded, make_bank, pixels
+from small_banks import KEYS, edit_json, encoded, make_bank, pixels
 from torchvision.transforms.v2 import functional as TF
 from typer.testing import CliRunner
 
@@ -248,6 +248,34 @@ class TestFailedSources:
         assert lines[:2] == ["failed: 0: two lines", "failed: 1: two lines"]
         assert len(lines) == 101
         assert lines[-1].startswith("Error: 250 sources could not be read (150 more are in the sidecars): ")
+
+
+class TestUnitsThatAreNotThere:
+    """Exit code 1, though nothing raised: another machine wrote them elsewhere, or they were removed meanwhile."""
+
+    def test_elsewhere(self, monkeypatch: pytest.MonkeyPatch, photos: Path, tiny: str, tmp_path: Path) -> None:
+        original, elsewhere = pipeline.write_unit, tmp_path / "elsewhere"
+        elsewhere.mkdir()
+
+        def of_its_own(_directory: Path, *args: Any, **options: Any) -> bool:  # a disk that others do not see, as on a Ray node
+            return original(elsewhere, *args, **options)
+
+        monkeypatch.setattr(pipeline, "write_unit", of_its_own)
+        result = make(photos, tmp_path / "bank", tiny, "--summary", tmp_path / "summary.json", code=1)
+        assert "; 0 of 4 units are there" in result.stdout
+        assert result.stderr == (
+            f"Error: 4 of 4 units are not there, though nothing failed: {tmp_path / 'bank'} has to be one directory for all that fill "
+            "it; on Ray nodes, for example, it is not shared; see to that and run the same command again\n"
+        )  # fmt: skip
+        assert json.loads((tmp_path / "summary.json").read_text())["complete"] is False
+
+    def test_come_before_sources_that_failed(self, monkeypatch: pytest.MonkeyPatch, photos: Path, tiny: str, tmp_path: Path) -> None:
+        failed = ({"key": 0, "index": 0, "reason": "cut"},)
+        done = generate.Summary(str(tmp_path), 4, 3, 0, 0, 0, 1.0, 0.0, failed, ())
+        monkeypatch.setattr(generate, "generate_bank", lambda *_, **__: done)
+        first, last = make(photos, tmp_path / "bank", tiny, code=1).stderr.splitlines()
+        assert first == "failed: 0: cut"
+        assert last.startswith("Error: 1 of 4 units are not there")
 
 
 class TestPlan:
@@ -651,6 +679,16 @@ class TestBankVerify:
         make(photos, tmp_path / "bank", tiny)
         assert files(tmp_path / "bank") == before
         run("bank", "verify", tmp_path / "bank")
+
+    def test_repair_is_not_promised_for_units_of_other_settings(self, bank: Path) -> None:
+        edit_json(bank / Unit(4, 8).sidecar, settings="0" * 32)
+        for options in ((), ("--repair",)):
+            result = run("bank", "verify", bank, *options, code=1)
+            assert f"settings: {Unit(4, 8).name}: " in result.stdout
+            assert result.stderr == (
+                f"Error: {bank}: 1 problem: units of other settings were put here (by another run, or with other threads): move them "
+                "out, --repair does not, then run generate again\n"
+            )  # fmt: skip
 
     def test_an_export(self, bank: Path, tmp_path: Path) -> None:
         run("bank", "export", bank, tmp_path / "export")

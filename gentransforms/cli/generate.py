@@ -70,7 +70,7 @@ def generate(
     """Make variants of every source image and keep them in a bank.
 
     Whatever stops it, the same command again goes on where it was. Ctrl-C finishes the unit in flight; a second Ctrl-C
-    stops at once. Exit code 1 if a source could not be read: the others are made.
+    stops at once. Exit code 1 if a source could not be read (the others are made), or if a unit is not there at the end.
 
     \b
     Examples:
@@ -127,6 +127,11 @@ def _report(done: Summary) -> None:
         typer.echo(f"Warning: {len(done.rejected)} variants were given up; the first: {done.rejected[0]['reason']}", err=True)
     for entry in done.failed[:_SHOWN]:
         typer.echo(one_line(f"failed: {entry['key']}: {entry['reason']}"), err=True)
+    if not done.complete:
+        raise Failure(
+            f"{done.units - done.units_done} of {done.units} units are not there, though nothing failed: {done.path} has to be one "
+            "directory for all that fill it; on Ray nodes, for example, it is not shared; see to that and run the same command again"
+        )
     if done.failed:
         more = f" ({len(done.failed) - _SHOWN} more are in the sidecars)" if len(done.failed) > _SHOWN else ""
         what = "1 source" if len(done.failed) == 1 else f"{len(done.failed)} sources"
