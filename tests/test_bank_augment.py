@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import functional as TF
 
 import gentransforms as gt
 from gentransforms.bank.augment import BankAugment
+from gentransforms.bank.keys import RowKey
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import BankError, ConfigError, ImageError, MissingKeyError
 from gentransforms.testing import FakeGenerator, check_transform
@@ -55,6 +56,10 @@ def gappy(tmp_path_factory: pytest.TempPathFactory) -> Bank:
 
 def number_of(sample: Any) -> Any:
     return sample[1]
+
+
+def changed(image: Any) -> bool:
+    return not GREY.equal(image if isinstance(image, Tensor) else TF.pil_to_tensor(image))
 
 
 def is_variant(image: Tensor, position: int) -> bool:
@@ -136,9 +141,34 @@ class TestKeys:
         images, _ = BankAugment(numbered, 1.0)(torch.stack([GREY] * 3), kind([8, 1, 8]))
         assert [int(image[0, 0, 0]) for image in images] == [8, 1, 8]
 
+    @pytest.mark.parametrize("image", [GREY, tv_tensors.Image(GREY), TF.to_pil_image(GREY)], ids=["tensor", "tv", "PIL"])
     @pytest.mark.parametrize("key", [4, np.int64(4), torch.tensor(4), torch.tensor([4]), [4]])
-    def test_one_number(self, numbered: Bank, key: Any) -> None:
-        assert is_variant(BankAugment(numbered, 1.0)(GREY, key)[0], 4)
+    def test_a_lone_number_may_be_a_label(self, numbered: Bank, bank: Bank, image: Any, key: Any) -> None:
+        augment = BankAugment(numbered, 1.0)
+        for sample in ((image, key), [image, key]):
+            with pytest.raises(ConfigError, match=r'may be a label .*with_keys, put the key in a dict entry "key", or give keys_getter='):
+                augment(sample)
+            with pytest.raises(ConfigError, match="may be a label"):
+                BankAugment(numbered, 0.0, missing="source")(sample)
+            assert changed(BankAugment(numbered, 1.0, keys_getter=number_of)(sample)[0])
+        assert changed(augment(image, 7, key)[0])
+        assert changed(augment({"image": image, "key": key})["image"])
+        with pytest.raises(MissingKeyError):  # of a bank with names no number is a key
+            BankAugment(bank, 1.0)((image, key))
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_numbers_of_with_keys(self, numbered: Bank, workers: int) -> None:
+        augment = BankAugment(numbered, 1.0)
+        bare = gt.with_keys([GREY] * 10)
+        assert is_variant(augment(bare[4])[0], 4)
+        assert is_variant(augment(list(bare[4]))[0], 4)
+        assert is_variant(augment(GREY, [bare[4][1]])[0], 4)
+        assert is_variant(augment(pickle.loads(pickle.dumps(bare[4])))[0], 4)
+        labelled = gt.with_keys([(GREY, 9 - i) for i in range(10)], transform=augment)
+        assert all(is_variant(labelled[i][0], i) for i in range(10))
+        images, keys = augment(next(iter(DataLoader(bare, batch_size=10, num_workers=workers))))
+        assert (keys.dtype, keys.tolist()) == (torch.int64, list(range(10)))
+        assert all(is_variant(image, i) for i, image in enumerate(images))
 
     def test_of_a_batch_with_leading_dimensions(self, numbered: Bank) -> None:
         images, _ = BankAugment(numbered, 1.0)(GREY.expand(2, 3, 3, *SIZE), torch.arange(6).view(2, 3))
@@ -182,7 +212,9 @@ class TestMissing:
         with pytest.raises(MissingKeyError, match=r'key \'birds/1\.jpg\' is not in this bank.*missing="source" in BankAugment'):
             BankAugment(bank, p)(GREY, "birds/1.jpg")
 
-    @pytest.mark.parametrize(("key", "why"), [(0, r"could not be read \(truncated\)"), (9, r"rejected after 5 draws"), ("1", "1 is")])
+    @pytest.mark.parametrize(
+        ("key", "why"), [(RowKey(0), r"could not be read \(truncated\)"), (RowKey(9), r"rejected after 5 draws"), ("1", "1 is")]
+    )
     def test_why_it_has_none_is_said(self, gappy: Bank, key: Any, why: str) -> None:
         with pytest.raises(MissingKeyError, match=why):
             BankAugment(gappy)(GREY, key)
@@ -194,7 +226,7 @@ class TestMissing:
         assert is_variant(images[1], 1)
         assert is_variant(images[4], 3)
         assert augment.missing_count == 3
-        sole = augment((tv_tensors.Image(GREY), 0))[0]
+        sole = augment((tv_tensors.Image(GREY), RowKey(0)))[0]
         assert sole.equal(GREY)
         assert augment.missing_count == 4
 
@@ -273,7 +305,7 @@ class TestChance:
     def test_a_batch_of_one_and_a_single_image_agree(self, numbered: Bank) -> None:
         augment = BankAugment(numbered, 1.0)
         torch.manual_seed(2)
-        alone = augment(GREY, 3)[0]
+        alone = augment(GREY, RowKey(3))[0]
         torch.manual_seed(2)
         assert augment(GREY[None], [3])[0][0].equal(alone)
 
@@ -289,7 +321,7 @@ class TestChance:
     @pytest.mark.parametrize("kind", ["meta", "cpu"])
     def test_whatever_torchs_default_device_is(self, numbered: Bank, kind: str) -> None:
         with torch.device(kind):
-            image, _ = BankAugment(numbered, 1.0)(GREY, 3)
+            image, _ = BankAugment(numbered, 1.0)(GREY, RowKey(3))
         assert is_variant(image, 3)
 
 
@@ -457,7 +489,7 @@ class Photos(Dataset[Any]):
         return 16
 
     def __getitem__(self, index: int) -> Any:
-        return self.transform((GREY, index % 10))
+        return self.transform((GREY, RowKey(index % 10)))
 
 
 def epoch(dataset: Dataset[Any], context: str = "fork", workers: int = 2) -> Tensor:
@@ -481,13 +513,13 @@ class TestLoops:
 
     def test_p_for_each_sample_and_step(self, numbered: Bank) -> None:
         views = gt.TwoViews(BankAugment(numbered, 0.5))
-        replaced = [views((GREY, 1))[1][0] is not GREY for _ in range(200)]
+        replaced = [views((GREY, RowKey(1)))[1][0] is not GREY for _ in range(200)]
         assert 70 < sum(replaced) < 130
 
     def test_workers_and_epochs_differ_and_manual_seed_reproduces(self, tmp_path: Path) -> None:
         # One source of 200 variants, read by every worker at once: equal draws would show.
         make_bank(tmp_path, keys=[0], variants=200, unit_size=1)
-        dataset = Photos(v2.Compose([lambda sample: (sample[0], 0), BankAugment(tmp_path, 1.0)]))
+        dataset = Photos(v2.Compose([lambda sample: (sample[0], RowKey(0)), BankAugment(tmp_path, 1.0)]))
         torch.manual_seed(1)
         first, second = epoch(dataset), epoch(dataset)
         for one, other in ((first[:4], first[4:8]), (first, second)):  # batches of two workers, and two epochs

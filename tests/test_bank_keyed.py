@@ -132,6 +132,7 @@ class TestWithKeys:
     def test_int_keys_are_collated(self) -> None:
         (_, _, keys) = next(iter(DataLoader(with_keys(Doubled()), batch_size=3)))
         assert keys.tolist() == [0, 1, 2]
+        assert keys.dtype == torch.int64
 
     def test_pickles(self) -> None:
         data = pickle.loads(pickle.dumps(with_keys(Doubled(), key=list("abcde"))))

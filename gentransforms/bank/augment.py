@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from gentransforms.bank.inputs import integer
+from gentransforms.bank.keys import RowKey
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import ConfigError, MissingKeyError
 from gentransforms.getters import per_image_keys
@@ -38,8 +40,10 @@ class BankAugment(v2.Transform):  # type: ignore[misc]  # torchvision has no ann
         bank: an open `Bank`, or the path of one.
         p: probability, for each image.
         keys_getter: from the sample to the key of each image: one str or int, or a list, tuple, array or integer tensor.
-            By default entry ``"key"`` of a dict, or the last element of a tuple or list, as `with_keys` makes them;
-            where the last element is a label instead, it would be taken for the key.
+            By default entry ``"key"`` of a dict, or the last element of a tuple or list, as `with_keys` makes them. If the
+            bank's keys are numbers, ``(image, 3)`` is refused unless the number comes from `with_keys`, as it may be a label.
+            A batch ``(images, numbers)`` or a sample of three elements does not show whether it ends in keys or in labels:
+            there the last element is taken for the key.
         missing: for an image whose key has no variants: ``"error"``, or ``"source"`` to leave it as it is.
         output_size: ``"input"``, ``"generator"`` (the bank's) or (h, w), as for `GenerativeAugment`; ``"native"`` gives a
             variant at the bank's size and leaves every other image at its own, for a crop or resize that follows.
@@ -94,6 +98,7 @@ class BankAugment(v2.Transform):  # type: ignore[misc]  # torchvision has no ann
         if not isinstance(bank, Bank | str | Path):
             raise ConfigError(f"bank={bank!r}: expected a Bank, or the path of one")
         self.bank = bank if isinstance(bank, Bank) else Bank.open(bank)
+        self._numbered = isinstance(next(iter(self.bank.keys), None), int)
         self.missing_count = 0
         self._checked_devices: set[str] = set()
 
@@ -124,7 +129,7 @@ class BankAugment(v2.Transform):  # type: ignore[misc]  # torchvision has no ann
         rows = [rows_of(image) for image in images]  # refused before a getter speaks of what it does not know
         if not images:
             return sample
-        keys = (self.keys_getter or _key_in)(sample)
+        keys = _key_in(sample, images, self._numbered) if self.keys_getter is None else self.keys_getter(sample)
         params = self.make_params(images) | {"keys": per_image_keys(keys, images)}
         for i, output in zip(places, self._apply_params(images, rows, params), strict=True):
             flat[i] = output
@@ -194,7 +199,7 @@ class BankAugment(v2.Transform):  # type: ignore[misc]  # torchvision has no ann
         self._checked_devices |= devices
 
 
-def _key_in(sample: Any) -> Any:
+def _key_in(sample: Any, images: list[Image], numbered: bool) -> Any:
     """Return the key of a sample as `with_keys` makes it."""
     if isinstance(sample, Mapping):
         if "key" in sample:
@@ -203,8 +208,24 @@ def _key_in(sample: Any) -> Any:
             f'the sample has entries {list(sample)} and no "key": wrap the data set in gentransforms.with_keys, or pass keys_getter='
         )
     if isinstance(sample, tuple | list) and len(sample) > 1 and not isinstance(sample[-1], PIL.Image.Image):
+        if numbered and len(sample) == 2 and _is_one(images) and _may_be_a_label(sample[1]):
+            raise ConfigError(
+                f"the sample ends in {sample[1]!r}, which may be a label as well as a key of this bank: wrap the data set in "
+                'gentransforms.with_keys, put the key in a dict entry "key", or give keys_getter='
+            )
         return sample[-1]
     raise ConfigError(
         f"the sample is a {type(sample).__name__} without a key: wrap the data set in gentransforms.with_keys, whose samples carry it as "
         "their last element, or pass keys_getter="
     )
+
+
+def _is_one(images: list[Image]) -> bool:
+    return len(images) == 1 and (isinstance(images[0], PIL.Image.Image) or images[0].ndim == 3)
+
+
+def _may_be_a_label(value: Any) -> bool:
+    """Whether it is one whole number, in whatever form, and not marked as a key by `with_keys`."""
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    return not isinstance(value, RowKey) and integer(value) is not None

@@ -95,7 +95,7 @@ def integer(value: Any) -> int | None:
         >>> integer(torch.tensor(3)), integer(True), integer("3")
         (3, None, None)
     """
-    if isinstance(value, bool | np.bool_) or (isinstance(value, Tensor) and value.dtype.is_floating_point):
+    if isinstance(value, bool | np.bool_) or (isinstance(value, Tensor) and (value.dtype.is_floating_point or value.dtype == torch.bool)):
         return None
     try:
         return operator.index(value)

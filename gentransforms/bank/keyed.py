@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex
 
 import torch.utils.data
 
-from gentransforms.bank.keys import Key, Keyed, keys_of
+from gentransforms.bank.keys import Key, Keyed, RowKey, keys_of
 from gentransforms.errors import ConfigError
 
 __all__ = ["KeyedDataset", "with_keys"]
@@ -19,7 +19,8 @@ def with_keys(dataset: Any, key: Key | None = None, transform: Callable[[Any], A
 
     A tuple ``(image, label)`` becomes ``(image, label, key)``, a list likewise; a dict gets the entry ``"key"``; a bare image
     becomes ``(image, key)``. The keys are those of a bank made from the same data set: of a torchvision ImageFolder the
-    paths relative to its root, as `gentransforms.generate_bank` has of the folder; of others the row numbers.
+    paths relative to its root, as `gentransforms.generate_bank` has of the folder; of others the row numbers. Keys that are
+    numbers come as a subclass of int, by which `gentransforms.BankAugment` tells them from labels.
 
     Args:
         dataset: any map-style data set: one with ``len`` and an index.
@@ -73,7 +74,8 @@ class KeyedDataset(Keyed, torch.utils.data.Dataset[Any]):
         return place % len(self)
 
     def _keyed(self, sample: Any, place: int) -> Any:
-        key = self.keys[place]
+        name = self.keys[place]
+        key = name if isinstance(name, str) else RowKey(name)
         if isinstance(sample, Mapping):
             if "key" in sample and sample["key"] != key:
                 raise ConfigError(
