@@ -22,7 +22,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gentransforms.bank import decoding
-from gentransforms.bank.decoding import NOT_AN_IMAGE, SUFFIXES, decode_image, decode_mask, is_of_the_machine, one_line, rgb_image
+from gentransforms.bank.decoding import (
+    NOT_AN_IMAGE,
+    SUFFIXES,
+    check_folder,
+    decode_image,
+    decode_mask,
+    is_of_the_machine,
+    one_line,
+    rgb_image,
+)
 from gentransforms.errors import SourceError
 
 ORIENTATION = 0x0112
@@ -331,7 +340,15 @@ class TestDamage:
         assert raised.value.__cause__ is error
         assert len(str(raised.value)) < 300
 
-    @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files"), KeyboardInterrupt()])
+    @pytest.mark.parametrize(
+        "error",
+        [
+            MemoryError(), KeyboardInterrupt(), OSError(errno.EMFILE, "Too many open files"), OSError(errno.ENFILE, ""),
+            OSError(errno.ENOMEM, ""), OSError(errno.EIO, "Input/output error"), OSError(errno.ESTALE, "Stale file handle"),
+            OSError(errno.ETIMEDOUT, "timed out"), OSError(errno.ENOTCONN, "Transport endpoint is not connected"),
+        ],
+        ids=repr,
+    )  # fmt: skip
     def test_errors_of_the_machine_pass(self, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(_file: Any) -> None:
             raise error
@@ -583,10 +600,51 @@ class TestOneLine:
         assert one_line(FileNotFoundError(2, "No such file or directory", "/secret")) == "No such file or directory"
 
     @pytest.mark.parametrize(
-        ("error", "machine"), [(MemoryError(), True), (OSError(errno.ENFILE, ""), True), (OSError(errno.EIO, ""), False)]
+        ("error", "machine"),
+        [
+            (MemoryError(), True),
+            (OSError(errno.ENFILE, ""), True),
+            (OSError(errno.EIO, ""), True),
+            (OSError(errno.ESTALE, ""), True),
+            (FileNotFoundError(errno.ENOENT, ""), False),
+            (PermissionError(errno.EACCES, ""), False),
+            (OSError("truncated"), False),
+        ],
     )
     def test_what_is_of_the_machine(self, error: BaseException, machine: bool) -> None:
         assert is_of_the_machine(error) is machine
+
+
+class TestCheckFolder:
+    """A file that is missing, and a folder that is."""
+
+    MISSING = FileNotFoundError(errno.ENOENT, "No such file")
+
+    def test_gone_or_empty(self, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "file").touch()
+        for name in ("none", "empty", "file"):
+            with pytest.raises(FileNotFoundError, match=f"the folder of the images is gone, or nothing is in it: '.*{name}'"):
+                check_folder(tmp_path / name, self.MISSING)
+        check_folder(tmp_path, self.MISSING)
+
+    def test_only_for_missing_files(self, tmp_path: Path) -> None:
+        wrapped = SourceError("masks: No such file")
+        wrapped.__cause__ = self.MISSING
+        with pytest.raises(FileNotFoundError) as raised:
+            check_folder(tmp_path / "none", wrapped)
+        assert raised.value.__cause__ is wrapped
+        check_folder(tmp_path / "none", SourceError("truncated"))
+        check_folder(tmp_path / "none", PermissionError(errno.EACCES, ""))
+
+    def test_another_failure_of_the_folder_passes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def stale(_path: Any) -> None:
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+        monkeypatch.setattr(os, "scandir", stale)
+        with pytest.raises(OSError, match="Stale") as raised:
+            check_folder(tmp_path, self.MISSING)
+        assert raised.value.errno == errno.ESTALE
 
 
 class TestSuffixes:

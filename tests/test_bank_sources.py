@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -156,6 +157,27 @@ class TestImageFolder:
             "text.jpg": "not an image, or of a kind that cannot be read",
             "zero.jpg": "the file is empty",
         }
+
+    @pytest.mark.parametrize("open_it", [ImageFolderSource, lambda root: open_source(ImageFolder(root))], ids=["folder", "object"])
+    def test_a_folder_that_is_gone_is_no_failed_source(self, open_it: Any, tmp_path: Path) -> None:
+        root = fill(tmp_path / "photos", "a/x.png", "a/y.png", "b/z.png")
+        source = open_it(root)
+        (root / "a" / "x.png").unlink()
+        with pytest.raises(SourceError, match="No such file or directory"):
+            source.read(0)
+        for change in (lambda: root.rename(tmp_path / "away"), root.mkdir):  # gone, and unmounted
+            change()
+            with pytest.raises(FileNotFoundError, match="the folder of the images is gone, or nothing is in it"):
+                source.read(1)
+
+    def test_a_disk_that_fails_is_no_failed_source(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(_path: Path) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+        source = ImageFolderSource(fill(tmp_path, "a.png"))
+        monkeypatch.setattr(Path, "read_bytes", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            source.read(0)
 
     def test_names_in_any_script(self, tmp_path: Path) -> None:
         assert ImageFolderSource(fill(tmp_path, "é/猫.png", "a b/#1.png")).keys == ["a b/#1.png", "é/猫.png"]
@@ -473,7 +495,11 @@ class TestParquet:
             source.read(2)
         assert torch.equal(source.read(5).image, tensor(5))
         path.unlink()
+        (tmp_path / "another").touch()
         with pytest.raises(SourceError, match=r"row group 0 of a\.parquet cannot be read"):
+            source.read(0)
+        (tmp_path / "another").unlink()
+        with pytest.raises(FileNotFoundError, match="the folder of the images is gone, or nothing is in it"):
             source.read(0)
 
     def test_pickles_after_reading(self, tmp_path: Path) -> None:
@@ -650,7 +676,7 @@ class TestMapStyle:
             assert found == {"labels": 3}
             assert type(found["labels"]) is int
 
-    @pytest.mark.parametrize("target", [True, 1.5, "cat", {"boxes": 1}, (1, 2), None, torch.tensor(1.0), numpy.bool_(True)])
+    @pytest.mark.parametrize("target", [True, 1.5, "cat", {"boxes": 1}, (1, 2), None, torch.tensor(1.0), torch.tensor(True), numpy.bool_(True)])
     def test_targets_that_are_no_labels(self, target: Any) -> None:
         assert open_source([(picture(0), target)]).inputs == ()
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import math
+import os
 import stat
 import threading
 import warnings
@@ -22,7 +23,9 @@ from torchvision.transforms.v2 import functional as TF
 
 from gentransforms.errors import SourceError
 
-__all__ = ["NOT_AN_IMAGE", "SUFFIXES", "Encoded", "decode_image", "decode_mask", "is_of_the_machine", "one_line", "rgb_image"]
+__all__ = [
+    "NOT_AN_IMAGE", "SUFFIXES", "Encoded", "check_folder", "decode_image", "decode_mask", "is_of_the_machine", "one_line", "rgb_image",
+]  # fmt: skip
 
 Encoded = bytes | bytearray | memoryview | str | Path | PIL.Image.Image
 
@@ -48,7 +51,10 @@ _TO_UPRIGHT = {
     5: PIL.Image.Transpose.TRANSPOSE, 6: PIL.Image.Transpose.ROTATE_270, 7: PIL.Image.Transpose.TRANSVERSE,
     8: PIL.Image.Transpose.ROTATE_90,
 }  # fmt: skip
-_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_OF_THE_MACHINE = frozenset({
+    errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN,  # a disk, or a file system on a network, that went away
+})  # fmt: skip
 
 
 def decode_image(data: Encoded) -> Tensor:
@@ -131,13 +137,46 @@ def one_line(error: BaseException) -> str:
 
 
 def is_of_the_machine(error: BaseException) -> bool:
-    """Whether an error is of the machine, not of the image: no memory or no file handles left; a run should stop, not skip the image.
+    """Whether an error is of the machine, not of the image: no memory or file handles left, a disk or network that went away.
+
+    A run should stop then, not skip the image.
 
     Example:
         >>> is_of_the_machine(MemoryError()), is_of_the_machine(FileNotFoundError(2, "No such file"))
         (True, False)
     """
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _OF_THE_MACHINE)
+
+
+def check_folder(folder: Path, error: BaseException) -> None:
+    """Raise if an image is missing because the whole folder of the source is: for a run that should stop, not skip the image.
+
+    Args:
+        folder: of the source; one that is empty is gone too, as the place where a file system was mounted is.
+        error: why the image cannot be read; unless the cause is that a file is missing, nothing is looked at.
+
+    Raises:
+        FileNotFoundError: if there is no such folder any more, or nothing in it.
+
+    Example:
+        >>> check_folder(Path("no/such/folder"), ValueError("damaged"))
+        >>> check_folder(Path("no/such/folder"), FileNotFoundError(2, "No such file"))
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: [Errno 2] the folder of the images is gone, or nothing is in it: 'no/such/folder'
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, FileNotFoundError):
+        cause = cause.__cause__
+    if cause is None:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            there = next(entries, None) is not None
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
+    if not there:
+        raise FileNotFoundError(errno.ENOENT, "the folder of the images is gone, or nothing is in it", str(folder)) from error
 
 
 @contextlib.contextmanager

@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from gentransforms.bank.decoding import SUFFIXES, decode_image, one_line
+from gentransforms.bank.decoding import SUFFIXES, check_folder, decode_image, one_line
 from gentransforms.bank.inputs import choose_columns, input_value, integer
 from gentransforms.bank.source import BankSource, SourceSample
-from gentransforms.errors import ConfigError
+from gentransforms.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -75,6 +75,13 @@ class ImageFolderSource(BankSource):
         super().__init__(keys, inputs=("labels",) if in_classes else (), description=description | {"decides": decides})
 
     def read(self, index: int) -> SourceSample:
+        try:
+            return self._read(index)
+        except SourceError as error:
+            check_folder(self.root, error)
+            raise
+
+    def _read(self, index: int) -> SourceSample:
         key = str(self.keys[index])
         image = decode_image(self.root / key)
         inputs: dict[str, Any] = {}

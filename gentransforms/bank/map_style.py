@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.datasets import DatasetFolder
 
-from gentransforms.bank.decoding import decode_image, is_of_the_machine, one_line
+from gentransforms.bank.decoding import check_folder, decode_image, is_of_the_machine, one_line
 from gentransforms.bank.inputs import choose_columns, input_value, integer
 from gentransforms.bank.keyed import KeyedDataset
 from gentransforms.bank.keys import Key, Keyed, keys_of
@@ -135,6 +135,8 @@ class MapStyleSource(BankSource):
         except Exception as error:
             if is_of_the_machine(error):
                 raise
+            if isinstance(self._dataset, DatasetFolder):
+                check_folder(Path(self._dataset.root), error)
             raise SourceError(f"{type(error).__name__}: {one_line(error)}") from error
         # What with_keys put at the end is no label.
         return sample[:-1] if self._key_last and isinstance(sample, tuple | list) else sample

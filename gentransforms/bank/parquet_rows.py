@@ -11,7 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from gentransforms.bank.decoding import is_of_the_machine, one_line
+from gentransforms.bank.decoding import check_folder, is_of_the_machine, one_line
 from gentransforms.errors import SourceError
 
 __all__ = ["RowReader"]
@@ -73,6 +73,7 @@ class RowReader:
 
         Raises:
             SourceError: if the file is damaged there, or gone.
+            OSError: if the folder of the files is gone too.
         """
         with self._lock:
             kept = self._kept.get(number)
@@ -86,6 +87,7 @@ class RowReader:
                 if is_of_the_machine(error):
                     raise
                 path, group = self._groups[place]
+                check_folder(path.parent, error)
                 raise SourceError(f"row group {group} of {path.name} cannot be read: {one_line(error)}") from error
 
     def _advance(self, place: int, number: int) -> dict[str, Any]:

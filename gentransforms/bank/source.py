@@ -77,6 +77,7 @@ class BankSource(ABC):
 
         Raises:
             SourceError: for anything that is wrong with this one sample.
+            OSError: if it is not this sample: a disk that went away, no file handles left. A run stops.
         """
 
     def select(self, names: Collection[str]) -> Self:
