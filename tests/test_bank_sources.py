@@ -24,6 +24,7 @@ import torch
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 from torchvision import tv_tensors
 from torchvision.datasets import CIFAR10, FakeData, ImageFolder
+from torchvision.transforms import v2
 
 from gentransforms.bank import parquet_rows
 from gentransforms.bank.image_folder import ImageFolderSource
@@ -676,7 +677,9 @@ class TestMapStyle:
             assert found == {"labels": 3}
             assert type(found["labels"]) is int
 
-    @pytest.mark.parametrize("target", [True, 1.5, "cat", {"boxes": 1}, (1, 2), None, torch.tensor(1.0), torch.tensor(True), numpy.bool_(True)])
+    @pytest.mark.parametrize(
+        "target", [True, 1.5, "cat", {"boxes": 1}, (1, 2), None, torch.tensor(1.0), torch.tensor(True), numpy.bool_(True)]
+    )
     def test_targets_that_are_no_labels(self, target: Any) -> None:
         assert open_source([(picture(0), target)]).inputs == ()
 
@@ -782,6 +785,40 @@ class TestMapStyle:
         assert source.inputs == ("labels",)
         with pytest.raises(ConfigError, match="none of the samples tried of this Listed can be read: ValueError: x"):
             open_source(Listed(ValueError("x"), ValueError("y")))
+
+    @pytest.mark.parametrize("change", ["pixels", "size", "keyed", "folder"])
+    def test_random_transforms_are_refused(self, change: str, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        crop = v2.RandomCrop(3) if change != "size" else lambda image: image[..., : 1 + next(widths)]
+        widths = iter(range(5))
+
+        class Training(Listed):
+            def __getitem__(self, index: int) -> Any:
+                image, label = super().__getitem__(index)
+                return crop(image), label
+
+        data: Any = Training((tensor(0), 3), (tensor(1), 4))
+        if change == "keyed":
+            data = with_keys([(tensor(0), 3)], transform=lambda sample: (crop(sample[0]), *sample[1:]))
+        if change == "folder":
+            data = ImageFolder(fill(tmp_path, "a/x.png"), transform=crop)
+        with pytest.raises(ConfigError, match=r"sample 0 of this \w+ has another image each time .* without random transforms"):
+            open_source(data)
+
+    def test_only_images_that_can_be_read_are_compared(self) -> None:
+        class Failing(Listed):
+            reads = 0
+
+            def __getitem__(self, index: int) -> Any:
+                self.reads += 1
+                if self.reads == 2:
+                    raise ValueError("gone")
+                return super().__getitem__(index)
+
+        assert open_source(Failing((picture(0), 3))).inputs == ("labels",)
+        assert open_source([(b"damaged", 3)]).inputs == ("labels",)
+        assert open_source([torch.full((3, 2, 2), float("nan"))]).keys == range(1)
+        assert open_source([torch.rand(3, 2, 2, dtype=torch.bfloat16)]).keys == range(1)
 
     def test_no_image(self) -> None:
         with pytest.raises(

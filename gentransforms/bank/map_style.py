@@ -46,7 +46,8 @@ class MapStyleSource(BankSource):
         name: what the data set is called, for the bank's manifest.
 
     Raises:
-        ConfigError: if it is not map-style, no sample can be read or they hold no image, or keys are not unique.
+        ConfigError: if it is not map-style, no sample can be read or they hold no image, keys are not unique, or a sample read
+            twice has two images.
 
     Example:
         >>> import torch
@@ -78,12 +79,14 @@ class MapStyleSource(BankSource):
         if features is not None:
             self._dataset = _undecoded(dataset)
             self._image_column = image_column or _image_feature(features)
-        sample = self._first_sample(len(keys))
+        index, sample = self._first_sample(len(keys))
         inputs = self._inputs_in(sample, columns, features)
         if self._image_in(sample) is None and self._image_column is None:
             raise ConfigError(
                 f"no image in the samples of this {type(dataset).__name__}: found {_outline(sample)}; say where with image_column="
             )
+        if features is None:  # else read as it is stored
+            self._check_repeats(index, sample)
         split = None if features is None else dataset.split
         decides = {
             "kind": "data set",
@@ -111,14 +114,29 @@ class MapStyleSource(BankSource):
         self.__dict__ |= state
         self._lock = _lock_for(self._dataset)
 
-    def _first_sample(self, count: int) -> Any:
+    def _first_sample(self, count: int) -> tuple[int, Any]:
         error: SourceError | None = None
         for index in range(0, count, max(1, count // _TRIED)):
             sample, failure = self._try(index)
             if failure is None:
-                return sample
+                return index, sample
             error = error or failure
         raise ConfigError(f"none of the samples tried of this {type(self._dataset).__name__} can be read: {error}") from error
+
+    def _check_repeats(self, index: int, sample: Any) -> None:
+        """Refuse a data set with random transforms, such as one for training: what a variant was made of would be unknown."""
+        again, failure = self._try(index)
+        if failure is not None:
+            return
+        try:
+            first, second = (_pixels(self._image_in(of)) for of in (sample, again))
+        except SourceError:  # said when it is read for the bank
+            return
+        if first.shape != second.shape or not torch.equal(first.nan_to_num(), second.nan_to_num()):
+            raise ConfigError(
+                f"sample {index} of this {type(self._dataset).__name__} has another image each time it is read: "
+                "give the data set without random transforms"
+            )
 
     def _try(self, index: int) -> tuple[Any, SourceError | None]:
         try:
