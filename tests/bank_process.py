@@ -16,9 +16,17 @@ OPTIONS: dict[str, Any] = {"variants": VARIANTS, "unit_size": UNIT_SIZE, "batch_
 MOMENTS = ("before the file", "half the file", "before the sync", "before the sidecar", "before the unit", "after the unit", "manifest")
 
 
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def event() -> Any:
+    """An event that a process of `start` can set."""
+    return _CONTEXT.Event()
+
+
 def start(target: Callable[..., None], *args: Any) -> multiprocessing.process.BaseProcess:
     """Start a process that has torch imported already; pytest's own has threads, and is not to be forked."""
-    context = multiprocessing.get_context("forkserver")
+    context = _CONTEXT
     context.set_forkserver_preload(["gentransforms"])
     process = context.Process(target=target, args=args)
     process.start()
@@ -26,7 +34,7 @@ def start(target: Callable[..., None], *args: Any) -> multiprocessing.process.Ba
 
 
 def fill(path: str, seconds: float = 0.0, shard: str | None = None, ready: Any = None) -> None:
-    """Fill the bank, `seconds` for each batch."""
+    """Fill the bank, `seconds` for each batch; `ready` is set when the imports are done."""
     import torch
     from bank_sources import Photos, Slow
 
@@ -37,6 +45,28 @@ def fill(path: str, seconds: float = 0.0, shard: str | None = None, ready: Any =
     if ready is not None:
         ready.set()
     generate_bank(Photos(COUNT), path, Slow.by(seconds), shard=shard, progress=False, **OPTIONS)
+
+
+def fill_and_fall_asleep(path: str, batches: int, seconds: float, flag: str) -> None:
+    """Fill the bank; after some batches one takes so many seconds, and the flag, a file, is made when it begins."""
+    from bank_sources import Photos, Slow
+
+    from gentransforms.bank.generate import generate_bank
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    generator, count = Slow(), 0
+    original = generator.sample
+
+    def sample(*args: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > batches:
+            generator.seconds = seconds
+            Path(flag).touch()
+        return original(*args)
+
+    generator.sample = sample  # type: ignore[method-assign]
+    generate_bank(Photos(COUNT), path, generator, progress=False, **OPTIONS)
 
 
 def fill_and_die(path: str, moment: str, after: int) -> None:

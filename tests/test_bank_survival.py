@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +62,22 @@ def check(path: Path, whole: dict[str, bytes]) -> None:
 
 class TestKilled:
     def test_thirty_times_at_random_moments(self, tmp_path: Path, whole: dict[str, bytes]) -> None:
-        rng, kills = random.Random(0), 0
+        rng, kills, in_the_midst = random.Random(0), 0, 0
         while kills < 30:
-            process = bank_process.start(bank_process.fill, str(tmp_path), 0.05)
-            # The first half second is imports; a run of all units would take 2 seconds.
-            process.join(0.4 + 0.6 * rng.random())
+            before, ready = len(found_units(tmp_path)), bank_process.event()
+            process = bank_process.start(bank_process.fill, str(tmp_path), 0.05, None, ready)
+            assert ready.wait(60)
+            process.join(rng.random())  # a run of all units would take 2 seconds
             if process.is_alive():
                 process.kill()
                 process.join()
                 kills += 1
+                in_the_midst += len(found_units(tmp_path)) > before
             assert process.exitcode in (0, -signal.SIGKILL)
             if len(found_units(tmp_path)) == 20:  # done, and there are kills left: some units go missing
                 for unit in rng.sample(found_units(tmp_path), 15):
                     (tmp_path / unit.file).unlink()
+        assert in_the_midst >= 10, "kills of a run that had made a unit"
         fill(tmp_path)
         check(tmp_path, whole)
 
@@ -108,8 +111,13 @@ class TestTwoAtOnce:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
     ) -> None:
         original, asked = writer.is_done, []
+        copied: dict[str, tuple[int, int]] = {}
 
-        def done(directory: Path, unit: Any) -> bool:
+        def files() -> dict[str, tuple[int, int]]:
+            """Which file each is, and when it was written."""
+            return {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in tmp_path.glob("unit-*")}
+
+        def done(directory: Path, unit: Any, *settings: Any) -> bool:
             asked.append(unit)
             if len(asked) == 1:  # between the last look and the writing, the other process finishes everything
                 other = tmp_path.parent / "other"
@@ -117,30 +125,30 @@ class TestTwoAtOnce:
                 for file in other.iterdir():
                     if file.name.startswith("unit"):
                         shutil.copy2(file, tmp_path)
-            return original(directory, unit)
+                copied.update(files())
+            return original(directory, unit, *settings)
 
         monkeypatch.setattr(writer, "is_done", done)
-        before = time.time()
         assert fill(tmp_path).complete
-        assert len(asked) > 20
-        assert all(file.stat().st_mtime < before + 60 for file in tmp_path.iterdir())
+        assert len(asked) >= 20, "once for each unit"
+        assert len(copied) == 40
+        assert files() == copied, "none of them was written again"
         check(tmp_path, whole)
 
 
 class TestInterrupted:
-    def start(self, path: Path, seconds: float) -> subprocess.Popen[str]:
-        """A process in whose main thread Ctrl-C arrives."""
-        call = f"bank_process.fill({str(path)!r}, {seconds})"
-        code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import bank_process; {call}"
+    def start(self, call: str, begun: Callable[[], object]) -> subprocess.Popen[str]:
+        """A process in whose main thread Ctrl-C arrives, once it has begun."""
+        code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import bank_process; bank_process.{call}"
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
-        while not found_units(path) and time.monotonic() < deadline:
+        while not begun() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert found_units(path), "no unit was made within a minute"
+        assert begun(), "it had not begun within a minute"
         return process
 
     def test_once_finishes_the_unit_in_flight(self, tmp_path: Path, whole: dict[str, bytes]) -> None:
-        process = self.start(tmp_path, 0.1)
+        process = self.start(f"fill({str(tmp_path)!r}, 0.1)", lambda: found_units(tmp_path))
         process.send_signal(signal.SIGINT)
         _, printed = process.communicate(timeout=60)
         assert process.returncode not in (0, -signal.SIGKILL)
@@ -153,17 +161,22 @@ class TestInterrupted:
         check(tmp_path, whole)
 
     def test_twice_stops_at_once(self, tmp_path: Path, whole: dict[str, bytes]) -> None:
-        process = self.start(tmp_path, 1.0)
-        begun = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-        assert time.monotonic() - begun < 20
+        """In the midst of a batch of two minutes, which nothing but an interruption ends earlier."""
+        bank, asleep = tmp_path / "bank", tmp_path / "asleep"
+        process = self.start(f"fill_and_fall_asleep({str(bank)!r}, 5, 120, {str(asleep)!r})", asleep.exists)
+        try:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+            assert process.poll() is None, "the first lets it go on"
+            process.send_signal(signal.SIGINT)
+            _, printed = process.communicate(timeout=30)
+        finally:
+            process.kill()
         assert process.returncode not in (0, -signal.SIGKILL)
-        assert units(tmp_path).items() <= whole.items()
-        fill(tmp_path)
-        check(tmp_path, whole)
+        assert "KeyboardInterrupt" in printed
+        assert units(bank).items() <= whole.items()
+        fill(bank)
+        check(bank, whole)
 
     def test_within_a_thread_leaves_the_handler_alone(self, tmp_path: Path) -> None:
         import threading
