@@ -266,6 +266,8 @@ def upload(
 ) -> str:
     """Make the repository if absent, upload what `save` writes into a folder, and return the commit's address.
 
+    The Hub is asked for the repository and the branch first: `save` may write for hours.
+
     Args:
         save: called with an empty folder.
         repo_id: ``"organisation/name"``.
@@ -283,17 +285,27 @@ def upload(
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as directory, _bars_on_a_terminal():
-        save(Path(directory))
-        try:
+        with _upload_errors(repo_id, repo_type):
             api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+            if revision is not None:
+                api.repo_info(repo_id, repo_type=repo_type, revision=revision)
+        save(Path(directory))
+        with _upload_errors(repo_id, repo_type):
             commit = api.upload_folder(
                 repo_id=repo_id, repo_type=repo_type, folder_path=directory, revision=revision,
                 commit_message=commit_message or "Upload with gentransforms", delete_patterns=replace,
             )  # fmt: skip
-        except _request_errors() as error:
-            kind = BankError if repo_type == "dataset" else WeightsError
-            raise kind(f"{repo_id}: the upload failed: {' '.join(str(error).split())}") from error
     return str(commit.commit_url)
+
+
+@contextlib.contextmanager
+def _upload_errors(repo_id: str, repo_type: str | None) -> Iterator[None]:
+    """Make our errors, each one sentence, of what the Hub's client raises when it writes."""
+    try:
+        yield
+    except _request_errors() as error:
+        kind = BankError if repo_type == "dataset" else WeightsError
+        raise kind(f"{repo_id}: the upload failed: {' '.join(str(error).split())}") from error
 
 
 @contextlib.contextmanager

@@ -240,6 +240,62 @@ class TestPrivate:
         assert "\n" not in str(refused.value)
 
 
+def exports_of_a_push(folder: str, repo_id: str, **options: Any) -> tuple[int, str]:
+    """Push a bank, in a client's process; return how often it was exported, and how the push ended."""
+    from gentransforms.bank import export
+
+    original, exports = export.export_bank, list[Path]()
+
+    def noted(bank: Any, directory: Path, **how: Any) -> int:
+        exports.append(directory)
+        return original(bank, directory, **how)
+
+    export.export_bank = noted
+    try:
+        ended = hub_client.push_bank(folder, repo_id, **options)
+    except BankError as error:
+        ended = str(error)
+    finally:
+        export.export_bank = original
+    return len(exports), ended
+
+
+class TestAskedFirst:
+    """A bank may be a terabyte: what the Hub refuses, it refuses before that is written."""
+
+    @pytest.mark.parametrize(
+        ("repo_id", "options"),
+        [
+            ("org/early-token", {"token": "hf_wrong"}),
+            ("org/early na me", {"token": TOKEN}),
+            ("org/early-branch", {"token": TOKEN, "revision": "nothing"}),
+        ],
+    )
+    def test_nothing_is_exported_in_vain(self, site: Site, repo_id: str, options: dict[str, Any]) -> None:
+        exports, ended = site.online.submit(exports_of_a_push, str(site.bank), repo_id, **options).result()
+        assert ended.startswith(f"{repo_id}: the upload failed: ")
+        assert exports == 0
+
+    def test_to_a_branch_that_is_there(self, site: Site) -> None:
+        repo = site.add("org/branch")
+        repo.refs["v2"] = repo.refs["main"]
+        before = repo.refs["main"]
+        site.push("org/branch", make_bank(site.home / "bank-branch", keys=KEYS[:2]), token=TOKEN, revision="v2")
+        assert repo.refs["main"] == before
+        assert site.read("org/branch", "v2")["keys"] == KEYS[:2]
+
+    def test_an_unfinished_bank_makes_no_repository(self, site: Site, tmp_path: Path) -> None:
+        for name, options in {"empty": {"failed": dict.fromkeys(KEYS, "x")}, "unfinished": {"only": [0]}}.items():
+            bank = make_bank(tmp_path / name, **options)  # type: ignore[arg-type]
+            with pytest.raises(BankError):
+                site.online.submit(push_partial, str(bank), f"org/{name}", token=TOKEN).result()
+            assert f"datasets/org/{name}" not in site.hub.repos
+
+
+def push_partial(folder: str, repo_id: str, **options: Any) -> str:
+    return gt.Bank.open(folder, partial=True).push_to_hub(repo_id, **options)
+
+
 class TestNoBank:
     """What a name may stand for besides a bank."""
 

@@ -51,10 +51,7 @@ def export_bank(
     """
     if type(shard_bytes) is not int or shard_bytes < 1:
         raise ConfigError(f"shard_bytes={shard_bytes!r}: expected a positive integer")
-    if bank.missing_units:
-        raise BankError(f"{bank.path}: unfinished, {bank.missing_units} units are missing: run generate again, then export it")
-    if not len(bank):
-        raise BankError(f"{bank.path}: has no images, since none of its sources gave one: there is nothing to share")
+    _check_whole(bank)
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise BankError(f"{directory}: is there already: expected a new or empty directory")
@@ -86,14 +83,22 @@ def push_bank(bank: Bank, repo_id: str, *, license: str | None = None, descripti
         options: ``private``, ``token``, ``revision``, ``commit_message``.
 
     Raises:
-        BankError: if the bank is unfinished, or the Hub refuses.
+        BankError: if the bank is unfinished or empty, or the Hub refuses; a wrong name or token before anything is exported.
     """
+    _check_whole(bank)  # before the repository is made
 
     def save(directory: Path) -> None:
         export_bank(bank, directory, license=license, description=description, repo_id=repo_id)
 
     # Files of an earlier bank would be rows of this one.
     return hub.upload(save, repo_id, repo_type="dataset", replace="data/*.parquet", **options)
+
+
+def _check_whole(bank: Bank) -> None:
+    if bank.missing_units:
+        raise BankError(f"{bank.path}: unfinished, {bank.missing_units} units are missing: run generate again, then export it")
+    if not len(bank):
+        raise BankError(f"{bank.path}: has no images, since none of its sources gave one: there is nothing to share")
 
 
 def _write(directory: Path, number: int, count: int, batches: list[Any], bank: Bank) -> dict[str, Any]:
