@@ -495,6 +495,28 @@ class TestOptions:
             assert words in text
 
 
+class TestUnitSizeOnClusters:
+    """What docs/cluster.md and its script say of the unit that has to be finished between SLURM's signal and the end."""
+
+    PAGE = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text(encoding="utf-8")
+    SCRIPT = (Path(__file__).parents[1] / "examples" / "slurm" / "generate.sbatch").read_text(encoding="utf-8")
+
+    def test_the_rate_below_which_the_default_is_too_large(self) -> None:
+        defaults = inspect.signature(generate.generate_bank).parameters
+        images = defaults["unit_size"].default * int(re.search(r"--variants (\d+)", self.SCRIPT)[1])  # type: ignore[index]
+        seconds = int(re.search(r"--signal=INT@(\d+)\n", self.SCRIPT)[1])  # type: ignore[index]
+        rate = float(re.search(r"slower than ([\d.]+) images per second", " ".join(self.SCRIPT.split()))[1])  # type: ignore[index]
+        assert rate == pytest.approx(images / seconds, abs=0.05)
+
+    def test_the_sizes_leave_half_of_the_time(self) -> None:
+        rows = re.findall(r"^\| ([\d.]+) \| (\d+)", self.PAGE, re.MULTILINE)
+        assert len(rows) == 4
+        assert all(int(size) * 10 / float(rate) <= 300 / 2 for rate, size in rows)
+        for size, rate in ((15, 1.0), (6, 0.4)):
+            assert f"--unit-size {size}" in self.SCRIPT
+            assert size * 10 / rate == 150
+
+
 class TestProgress:
     """Where stderr is no terminal: a plain line every half minute."""
 
