@@ -339,7 +339,7 @@ class TestRefused:
             ("--variants", 4): "variants: the bank has 3, this call 4",
             ("--base-seed", 1): "base_seed: the bank has 0, this call 1",
             ("--option", "truncation=0.5"): "generator config truncation: the bank has ",
-            ("--quality", 80): "quality: the bank has 90, this call 80",
+            ("--batch-size", 8): "batch_size: the bank has 64, this call 8",
         }.items():
             result = make(photos, tmp_path / "bank", tiny, *options, code=1)
             assert result.stderr.count("\n") == 1
@@ -642,7 +642,7 @@ class TestBankInfo:
             "generator": f"ICGAN {tiny}",
             "fingerprint": gt.load_generator(tiny).fingerprint,
             "base seed": "7",
-            "encoding": "png, quality 90",
+            "encoding": "png",
         }
 
     def test_an_unfinished_one(self, tmp_path: Path) -> None:
