@@ -124,7 +124,10 @@ def _count(actors: int | None, gpus: float, cpus: float) -> int:
     have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for name, need, there in (("GPUs", gpus, have.get("GPU", 0.0)), ("CPUs", cpus, have.get("CPU", 0.0))):
         if need * (actors or 1) > there:
-            raise ConfigError(f"{actors or 1} actors with {need:g} {name} each: the Ray cluster has {there:g}; ask for fewer, or add nodes")
+            raise ConfigError(
+                f"{actors or 1} actors with {need:g} {name} each: the Ray cluster has {there:g}: "
+                f"ask for fewer actors, fewer {name} of each, or add nodes"
+            )
     if actors is not None:
         return actors
     return max(1, int(have.get("GPU", 0.0) // gpus if gpus else have.get("CPU", 0.0) // cpus))
