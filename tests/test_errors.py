@@ -23,6 +23,9 @@ PARENTS = {
     errors.ConversionError: (errors.WeightsError,),
     errors.MissingInputError: (gt.GentransformsError, RuntimeError),
     errors.DeviceError: (gt.GentransformsError, RuntimeError),
+    errors.SourceError: (gt.GentransformsError, RuntimeError),
+    errors.BankError: (gt.GentransformsError, RuntimeError),
+    errors.MissingKeyError: (errors.BankError, LookupError),
 }
 
 
