@@ -10,9 +10,9 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from gentransforms.errors import ConfigError, ImageError
-from gentransforms.images import Image, centre, from_unit, resize, restore, to_unit
+from gentransforms.images import Image, centre, from_unit, resize, restore, rows_of, to_unit
 
-__all__ = ["check_companions", "framed", "output_size_of", "probability", "scatter", "take"]
+__all__ = ["check_companions", "framed", "images_in", "output_size_of", "probability", "scatter", "take"]
 
 
 def probability(p: object) -> float:
@@ -79,6 +79,29 @@ def check_companions(flat: Sequence[Any], generator: str, preserves_geometry: bo
                 f"the sample holds {kind}, which output_size={output_size!r} would make wrong: "
                 'use output_size="input" and a v2.Resize after it'
             )
+
+
+def images_in(flat: Sequence[Any], needed: Sequence[bool]) -> tuple[list[int], list[Image], list[Tensor]]:
+    """Return the places of the images in a flattened sample, the images, and each as rows (N, C, H, W).
+
+    Called before a getter is, so that an image of a wrong kind is refused before the getter speaks of what it does not know.
+
+    Args:
+        flat: the leaves of the sample.
+        needed: which of them are to be transformed, as torchvision decides it.
+
+    Raises:
+        ImageError: if one is of another kind.
+
+    Example:
+        >>> import torch
+        >>> places, images, rows = images_in(["text", torch.zeros(3, 4, 4)], [False, True])
+        >>> places, rows[0].shape
+        ([1], torch.Size([1, 3, 4, 4]))
+    """
+    places = [i for i, wanted in enumerate(needed) if wanted]
+    images = [flat[i] for i in places]
+    return places, images, [rows_of(image) for image in images]
 
 
 def framed(rows: Tensor, size: Sequence[int], generator_size: Sequence[int], preserves_geometry: bool) -> Tensor:

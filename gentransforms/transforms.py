@@ -19,7 +19,7 @@ from gentransforms.generators.base import ImageGenerator
 from gentransforms.getters import gather, per_image_inputs, per_image_seeds
 from gentransforms.images import Image, count_of, fit, from_unit, resize, restore, rows_of, to_unit
 from gentransforms.registry import load_generator
-from gentransforms.replacing import check_companions, framed, output_size_of, probability, scatter, take
+from gentransforms.replacing import check_companions, framed, images_in, output_size_of, probability, scatter, take
 from gentransforms.seeding import seed_uniforms
 
 __all__ = ["GenerativeAugment", "TwoViews"]
@@ -132,9 +132,7 @@ class GenerativeAugment(FrozenGenerator, v2.Transform):  # type: ignore[misc]  #
         sample = inputs if len(inputs) > 1 else inputs[0]
         flat, spec = tree_flatten(sample)
         self.check_inputs(flat)
-        places = [i for i, needed in enumerate(self._needs_transform_list(flat)) if needed]
-        images = [flat[i] for i in places]
-        rows = [rows_of(image) for image in images]  # refused before a getter speaks of what it does not know
+        places, images, rows = images_in(flat, self._needs_transform_list(flat))
         outputs = self._apply_params(images, rows, self._params(sample, images))
         for i, output in zip(places, outputs, strict=True):
             flat[i] = output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from typing import Any
 
 import lightning as L
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from views import TwoClassicViews, device_crop
 
 
-class Pretraining(L.LightningModule):
+class Pretraining(L.LightningModule, ABC):
     """A method's base: it adds its heads, lists them in `heads`, and turns two views into features and a loss.
 
     Args:
@@ -38,13 +39,13 @@ class Pretraining(L.LightningModule):
         # In a tuple: not in the checkpoint, not synchronised between devices, not in the module's mode.
         self._makers: tuple[TwoClassicViews, Generative | None, nn.Module | None] = (views, generative, crops)
 
+    @abstractmethod
     def heads(self) -> list[nn.Module]:
         """Return what is trained besides the backbone."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of the real view (B, width) and the loss of views (B, 3, S, S)."""
-        raise NotImplementedError
 
     def after_step(self, step: int, total: int) -> None:
         """Do what follows optimiser step number `step`, from 0 on, such as moving a momentum network."""

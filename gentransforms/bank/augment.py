@@ -19,7 +19,7 @@ from gentransforms.bank.reader import Bank
 from gentransforms.errors import ConfigError, MissingKeyError
 from gentransforms.getters import per_image_keys
 from gentransforms.images import Image, check_range, count_of, from_unit, resize, restore, rows_of, to_unit
-from gentransforms.replacing import check_companions, framed, output_size_of, probability, scatter
+from gentransforms.replacing import check_companions, framed, images_in, output_size_of, probability, scatter
 
 __all__ = ["BankAugment"]
 
@@ -124,9 +124,7 @@ class BankAugment(v2.Transform):  # type: ignore[misc]  # torchvision has no ann
         sample = inputs if len(inputs) > 1 else inputs[0]
         flat, spec = tree_flatten(sample)
         self.check_inputs(flat)
-        places = [i for i, needed in enumerate(self._needs_transform_list(flat)) if needed]
-        images = [flat[i] for i in places]
-        rows = [rows_of(image) for image in images]  # refused before a getter speaks of what it does not know
+        places, images, rows = images_in(flat, self._needs_transform_list(flat))
         if not images:
             return sample
         keys = _key_in(sample, images, self._numbered) if self.keys_getter is None else self.keys_getter(sample)

@@ -230,7 +230,8 @@ def _prepare(
     device: str | None = None,
 ) -> tuple[Job, dict[str, Any]]:  # fmt: skip
     """Check everything before anything is written; `device` is where the generator will run, if not where it is."""
-    directory, _ = Path(path), parse_shard(shard)
+    directory = Path(path)
+    parse_shard(shard)  # a wrong one is refused before the source is opened
     recipe = Recipe(base_seed, variants, batch_size, max_draws, min_similarity)
     encoding = Encoding(image_format, quality)
     loaded = _load(generator)

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +145,8 @@ def _make_unit(
             offset += len(block.keys)
             continue
         for batch in make_block(job.generator, job.recipe, block.keys, images, inputs):
-            kept = [_at(made, offset) for made in batch if not reasons[made.source]]
-            batches.append([_without_image(made) for made in kept])
+            kept = [made for made in batch if not reasons[made.source]]
+            batches.append([replace(made, source=made.source + offset, image=None) for made in kept])
             # A few tasks for each thread: one for each image would cost a tenth of the encoding.
             size = max(1, len(kept) // (4 * workers))
             images_of = [made.image for made in kept]
@@ -251,14 +251,6 @@ def _read(job: Job, place: int, slot: Tensor) -> dict[str, Any] | str:
 
 def _encode(encoding: Encoding, images: Sequence[Tensor | None]) -> list[bytes | None]:
     return [None if image is None else encoding.encode(image) for image in images]
-
-
-def _at(made: Made, offset: int) -> Made:
-    return Made(made.source + offset, made.variant, made.seed, made.draw, made.image, made.reason)
-
-
-def _without_image(made: Made) -> Made:
-    return Made(made.source, made.variant, made.seed, made.draw, None, made.reason)
 
 
 def _collate(values: list[Any]) -> Any:
