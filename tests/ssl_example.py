@@ -21,9 +21,9 @@ _SHARED = ("train", "evaluate")
 
 # Settings that make a run of seconds out of any configuration.
 TINY = [
-    "backbone.name=small", "backbone.widths=[4,8]", "backbone.blocks=[1,1]", "data.image_size=16", "data.limit=null", "data.workers=0",
-    "trainer.batch_size=4", "trainer.devices=1", "trainer.accumulate=1", "trainer.precision=32-true", "trainer.accelerator=cpu",
-    "trainer.log_every=1", "method.hidden=16", "method.out=8", "probe.k=3",
+    "backbone.name=small", "backbone.widths=[4,8]", "backbone.blocks=[1,1]", "data.image_size=16", "data.limit=null", "data.holdout=0",
+    "data.workers=0", "trainer.batch_size=4", "trainer.devices=1", "trainer.accumulate=1", "trainer.precision=32-true",
+    "trainer.accelerator=cpu", "trainer.log_every=1", "method.hidden=16", "method.out=8", "probe.k=3",
 ]  # fmt: skip
 TINY_METHOD = {"simsiam": ["method.predictor_hidden=4"], "byol": ["method.predictor_hidden=8"], "mocov2plus": ["method.queue=16"]}
 
@@ -49,6 +49,27 @@ def call(monkeypatch: pytest.MonkeyPatch, place: Path, script: str, *arguments: 
     monkeypatch.setattr(sys, "argv", [str(FOLDER / f"{script}.py"), *arguments])
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         ssl(script).main()
+
+
+def miniature(words: list[str]) -> tuple[str, list[str]]:
+    """Return script and arguments of a command ``python examples/ssl/SCRIPT.py …`` that a page shows, made one of seconds.
+
+    Later settings win, so the command's own words stay, and are read; paths of the repository are made absolute, because
+    in tests a command stands in another folder.
+    """
+    _, path, *arguments = words
+    script = Path(path).stem
+    arguments = [str(FOLDER.parents[1] / word) if word.startswith("examples/") else word for word in arguments]
+    method = next((m for m in TINY_METHOD if any(f"/{m}-" in word for word in arguments)), "")
+    small = [*TINY, *TINY_METHOD.get(method, []), "data.image_size=32", "trainer.epochs=1"]
+    held = ["data.holdout=4"] if any(word.startswith("data.holdout=") for word in words) else []
+    # argparse takes settings in one place only, so options go before those of the command.
+    before = {"make_bank": ["--variants", "1"], "reproduce": ["--variants", "1", "--probe-epochs", "1"]}
+    behind = {
+        "make_bank": small, "train": [*small, *held], "reproduce": small, "similarity": ["--limit", "8"],
+        "evaluate": ["--epochs", "1", "--devices", "1", "--batch-size", "4", "--workers", "0"],
+    }  # fmt: skip
+    return script, [*before.get(script, []), *arguments, *behind[script]]
 
 
 def write_photos(folder: Path, count: int = 12, classes: int = 2, size: int = 20, seed: int = 0) -> Path:

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+import ssl_example
 import tiny_diffusion
 import torch
 from icgan_example import example
@@ -99,8 +100,10 @@ class TestPages:
             _tiny_repositories(workplace)
         if page.name == "banks.md":
             _variants_of_the_authors(workplace)
-        if page.name == "loops.md":
+        if page.name in ("loops.md", "hour.md"):
             pytest.importorskip("lightly")
+        if page.name == "hour.md":
+            shutil.copytree(workplace / "photos", workplace / "photos-test")
         module = ModuleType("page_of_the_docs")  # a module that can be found, so that its classes can be pickled
         monkeypatch.setitem(sys.modules, module.__name__, module)
         for language, code, line in blocks(page):
@@ -310,5 +313,10 @@ def _run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             # test_icgan_evaluation.py runs them; here, that the options shown are theirs
             known = set(re.findall(r'add_argument\("(--[\w-]+)"', (ROOT / script).read_text()))
             assert {word for word in arguments if word.startswith("--")} <= known, " ".join(words)
+        case ["python", path, *_] if path.startswith("examples/ssl/"):
+            script, arguments = ssl_example.miniature(words)
+            ssl_example.call(monkeypatch, Path.cwd(), script, *arguments)
+        case ["tensorboard", "--logdir", folder]:
+            assert list(Path(folder).rglob("events.out.tfevents.*"))
         case _:
             pytest.fail(f"a command that this test does not know how to check: {' '.join(words)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
@@ -9,10 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_diffusion
+import torch
 from PIL import Image
-from ssl_example import CONFIGS, FOLDER, TINY, call, ssl, write_photos
+from released import random_state, write_released
+from ssl_example import CONFIGS, FOLDER, TINY, call, miniature, ssl, write_photos
+from torchvision import datasets
+from torchvision.models import resnet50
 
 from gentransforms.bank.reader import Bank
+from gentransforms.cli.main import app
+from gentransforms.generators.icgan.architecture import BigGANConfig
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -55,9 +63,32 @@ class TestTable:
         assert byol[7] == "7"
 
     def test_similarity_with_the_encoder(self) -> None:
-        encoder = {"untrained": {"linear_cka": 0.1}, "x": {"linear_cka": 0.25}}
-        table = rows(ssl("reproduce").table([record("simclr", "icgan", 0, 0.8, encoder=encoder)]))
-        assert (table[0][-1], table[2][-1]) == ("CKA with the encoder", "0.250")
+        """Means over the runs that have it; the untrained network is not among them."""
+        untrained = {"linear_cka": 0.1, "procrustes_distance": 1.9}
+        encoders = [
+            {"untrained": untrained, f"run{seed}": {"linear_cka": cka, "procrustes_distance": distance}}
+            for seed, (cka, distance) in enumerate([(0.25, 1.0), (0.35, 1.5)])
+        ]
+        runs = [record("simclr", "icgan", seed, 0.8, encoder=encoder) for seed, encoder in enumerate(encoders)]
+        table = rows(ssl("reproduce").table([*runs, record("simclr", "icgan", 2, 0.8), record("byol", "icgan", 0, 0.8)]))
+        assert table[0][-2:] == ["CKA with the encoder", "Procrustes distance"]
+        assert table[2][-2:] == ["0.300", "1.250"]
+        assert table[3][-2:] == ["", ""]
+
+
+class TestFinished:
+    def test_runs_of_all_commands_in_order(self, tmp_path: Path) -> None:
+        """What another command put there counts; what is not done does not."""
+        wanted = [("simclr", "baseline", 0), ("simclr", "baseline", 1), ("simclr", "icgan", 0), ("byol", "baseline", 0)]
+        for method, generator, seed in reversed(wanted):
+            folder = tmp_path / f"{method}-{generator}-seed{seed}"
+            folder.mkdir()
+            (folder / "evaluation.json").write_text(json.dumps(record(method, generator, seed, 0.5)))
+        (tmp_path / "byol-icgan-seed0").mkdir()
+        (tmp_path / "byol-icgan-seed0" / "evaluation.partial").write_text("{")
+        found = ssl("reproduce").finished(tmp_path)
+        assert [(run["method"], run["generator"], run["seed"]) for run in found] == wanted
+        assert found[0]["folder"] == str(tmp_path / "simclr-baseline-seed0")
 
 
 class TestMiniature:
@@ -103,52 +134,105 @@ class TestMiniature:
             self.reproduce(monkeypatch, place, "optimizer.base_lr=0.9")
 
 
-class TestReadme:
-    """The commands of examples/ssl/README.md."""
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace torchvision's data sets by ones that note their name and take what the real ones take."""
+    fetched: list[str] = []
 
-    def commands(self, language: str) -> list[list[str]]:
+    def stand_in(name: str, real: Any) -> Any:
+        def made(*args: Any, **options: Any) -> None:
+            bound = inspect.signature(real).bind(*args, **options).arguments
+            assert bound.get("download") is True or name == "ImageNet"
+            fetched.append(name)
+
+        return made
+
+    for name in ("ImageNet", "Food101", "Places365", "CIFAR10", "CIFAR100"):
+        monkeypatch.setattr(datasets, name, stand_in(name, getattr(datasets, name)))
+    return fetched
+
+
+def shards(arguments: list[str]) -> list[list[str]]:
+    """Return a small command for each of the shards that the one given is the first of."""
+    if "--shard" not in arguments:
+        return [arguments]
+    at = arguments.index("--shard") + 1
+    first, count = arguments[at].split("/")
+    assert first == "0"
+    small = ["--variants", "1", "--unit-size", "2"]
+    return [[*arguments[:at], f"{i}/{count}", *arguments[at + 1 :], *small] for i in range(min(int(count), 4))]
+
+
+def after(words: list[str], option: str) -> list[str]:
+    """Return the values of an option that may have several."""
+    rest = words[words.index(option) + 1 :]
+    return rest[: next((i for i, word in enumerate(rest) if word.startswith("--") or "=" in word), len(rest))]
+
+
+class TestReadme:
+    """The commands of examples/ssl/README.md, one after the other in one place; those of docs/hour.md are run by test_docs.py."""
+
+    def commands(self, language: str = "bash") -> list[list[str]]:
         fences = re.findall(rf"^```{language}\n(.*?)^```$", (FOLDER / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
         return [shlex.split(line) for block in fences for line in block.splitlines() if line]
 
-    def test_an_hour_in_miniature(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Every command for one's own photos, one after the other in one place."""
-        write_photos(tmp_path / "photos", 8, size=32)
-        write_photos(tmp_path / "photos-test", 4, size=32, seed=1)
-        # In tests a command stands in another folder than the repository.
-        found = [[str(CONFIGS.parents[2] / word) if word.startswith("examples/") else word for word in c] for c in self.commands("bash")]
-        ran = []
-        for command in found:
-            if command[0] != "python":
-                assert command == ["tensorboard", "--logdir", "runs"]
-                continue
-            script, *arguments = command[1:]
-            name = Path(script).stem
-            small = ["--epochs", "1"] if name == "evaluate" else [*TINY, "data.image_size=32", "trainer.epochs=1"]
-            small += ["--variants", "1"] if name == "make_bank" else []
-            call(monkeypatch, tmp_path, name, *arguments, *small)
-            ran.append(name)
-        assert ran == ["make_bank", "train", "train", "evaluate"]
-        assert (tmp_path / "runs" / "icgan" / "evaluation.json").is_file()
+    @pytest.fixture
+    def place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A folder with what the page takes as given: both halves of ImageNet, released weights, a data set to download."""
+        write_photos(tmp_path / "data" / "imagenet" / "train", 8, size=32)
+        write_photos(tmp_path / "data" / "imagenet" / "val", 4, size=32, seed=1)
+        config = BigGANConfig(resolution=32, G_ch=4, dim_z=8, shared_dim_feat=4, G_attn="0")
+        write_released(tmp_path / "icgan_biggan_imagenet_res256", config, random_state(config))
+        swav = {f"module.{name}": t for name, t in resnet50().state_dict().items() if not name.startswith("fc.")}
+        torch.save(swav, tmp_path / "swav_800ep_pretrain.pth.tar")
+        tiny_diffusion.unclip().save_pretrained(tmp_path / "sd2-community" / "stable-diffusion-2-1-unclip-small")
+        opened = ssl("data").open_images
 
-    def test_large_commands_name_what_there_is(self) -> None:
+        def open_images(name: str, *columns: str | None) -> Any:
+            """Data sets that cannot be fetched here are ImageNet's stand-in; that each of them opens shows test_ssl_data.py."""
+            split = "val" if name.endswith((":test", ":val")) else "train"
+            return opened(f"data/imagenet/{split}" if name.startswith(("torchvision:", "inaturalist:")) else name, *columns)
+
+        monkeypatch.setattr(ssl("evaluate"), "open_images", open_images)
+        return tmp_path
+
+    def test_full_size_in_miniature(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        fetched = stand_ins(monkeypatch)
+        ran = []
+        for words in self.commands():
+            match words:
+                case ["python", "-c", code]:
+                    exec(code, {})
+                case ["gentransforms", *arguments]:
+                    monkeypatch.chdir(place)
+                    for shard in shards(arguments):
+                        with pytest.raises(SystemExit) as ended:
+                            app(shard, prog_name="gentransforms")
+                        assert ended.value.code in (0, None), shard
+                case _:
+                    script, arguments = miniature(words)
+                    call(monkeypatch, place, script, *arguments)
+                    ran.append(script)
+        assert ran == ["train"] * 4 + ["evaluate"] * 6 + ["similarity", "reproduce"]
+        assert fetched == ["ImageNet", "ImageNet", "Food101", "Places365", "Places365", "CIFAR10", "CIFAR100"]
+        assert {path.name for path in (place / "runs" / "simclr-icgan").glob("*.json")} == {
+            "training.json", "evaluation.json", "inat.json", "food.json", "places.json", "cifar10.json", "cifar100.json",
+        }  # fmt: skip
+        assert len(json.loads((place / "runs" / "imagenet" / "results.json").read_text())) == 15
+
+    def test_small_commands_are_ones_that_run(self) -> None:
+        """Those of our own runs: every option and setting in them exists."""
         seen = 0
-        for command in self.commands("text"):
-            words = command[1:] if command[0] == "srun" else command
-            if words[0] != "python":
-                assert words[0] == "gentransforms"
-                continue
-            seen += 1
-            script = CONFIGS.parents[2] / words[1]
-            assert script.is_file()
-            for word in words[2:]:
-                assert (
-                    not word.startswith("--") or f'"{word}"' in script.read_text() or word[2:].replace("-", "_") in ssl("evaluate").FREELY
-                ), word
-                assert not word.startswith("examples/") or (CONFIGS.parents[2] / word).exists(), word
-            overrides = [word for word in words if "=" in word]
-            if "--config" in words:
-                ssl("config").load_settings(CONFIGS.parents[2] / words[words.index("--config") + 1], overrides)
-        assert seen >= 13
+        for words in self.commands("text"):
+            assert words[:2] == ["python", "examples/ssl/reproduce.py"]
+            methods, generators = (after(words, option) for option in ("--methods", "--generators"))
+            for method in methods:
+                for generator in generators:
+                    path = CONFIGS / Path(after(words, "--configs")[0]).name / f"{method}-{generator}.yaml"
+                    ssl("config").load_settings(path, [word for word in words if "=" in word and not word.startswith("-")])
+                    seen += 1
+            known = (FOLDER / "reproduce.py").read_text(encoding="utf-8")
+            assert all(f'"{word}"' in known for word in words if word.startswith("--"))
+        assert seen >= 10
 
 
 class TestSpeed:

@@ -89,8 +89,11 @@ class TestOneStep:
         "config",
         [
             *(f"imagenet/{method}-{arm}" for method in METHODS for arm in ("baseline", "icgan", "stable-diffusion")),
-            *(f"cifar10-small/{method}-{arm}" for method in METHODS for arm in ("baseline", "icgan")),
-            "cifar10-small/simclr-online", "folder/simclr-baseline", "folder/simclr-icgan", "folder/simclr-online",
+            *(
+                f"{folder}/{method}-{arm}" for folder in ("cifar10", "cifar100", "cifar10-small", "cifar100-small")
+                for method in METHODS for arm in ("baseline", "icgan")
+            ),
+            "cifar10/simclr-online", "cifar10-small/simclr-online", "folder/simclr-baseline", "folder/simclr-icgan", "folder/simclr-online",
         ],
     )  # fmt: skip
     def test_moves_what_it_should(self, config: str, photos: Path, tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ def draw_curves(runs: list[dict[str, Any]], path: Path, name: str = "probe/knn",
             ax.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color=f"C{i}", alpha=0.2, linewidth=0)
         ax.set(title=TITLES.get(method, method), xlabel="step")
         ax.grid(alpha=0.3)
-        ax.legend(title="arm (seeds)")
+        if ax.lines:  # a run shorter than the probes' first look has no curve
+            ax.legend(title="arm (seeds)")
     axes[0][0].set(ylabel=label)
     figure.savefig(path, dpi=80)
     plt.close(figure)

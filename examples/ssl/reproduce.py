@@ -5,8 +5,9 @@
         data.train=train.parquet data.test=test.parquet generative.bank=banks/cifar10-small
 
 A run is CONFIGS/METHOD-GENERATOR.yaml with a seed and the name=value arguments. What is done is skipped, what was cut off
-goes on; so more methods or seeds may be added later by a longer command. Writes results.json, results.md and curves.png
-into OUT: means over seeds with 95% intervals (Student's t); for a single seed the interval is that of the test images.
+goes on; the table holds all runs of OUT, so that other commands may add methods, arms and seeds, also at the same time.
+Writes results.json, results.md and curves.png into OUT: means over seeds with 95% intervals (Student's t); for a single
+seed the interval is that of the test images.
 """
 
 from __future__ import annotations
@@ -59,19 +60,16 @@ def main() -> None:
         for seed in args.seeds for method in args.methods for generator in args.generators
     ]  # fmt: skip
     refuse_others(plan, args.out)
-    runs = []
     for i, (method, generator, seed, settings) in enumerate(plan, 1):
         folder = run_folder(args.out, method, generator, seed)
-        result = folder / "evaluation.json"
-        if not result.exists():
+        if not (folder / "evaluation.json").exists():
             print(f"[{i}/{len(plan)}] {folder.name}", flush=True)
-            run(settings, folder, args)
-        runs.append({"method": method, "generator": generator, "seed": seed, "folder": str(folder)} | json.loads(result.read_text()))
-        report(runs, args.out)
+            run({"method": method, "generator": generator, "seed": seed}, settings, folder, args)
+        report(finished(args.out), args.out)
     print((args.out / "results.md").read_text())
 
 
-def run(settings: Settings, folder: Path, args: argparse.Namespace) -> None:
+def run(name: dict[str, Any], settings: Settings, folder: Path, args: argparse.Namespace) -> None:
     """Train and measure one run; its ``evaluation.json`` is written last, and so says that it is done."""
     bank = settings.generative.bank
     if settings.generative.source == "bank" and args.make_bank:
@@ -101,12 +99,20 @@ def run(settings: Settings, folder: Path, args: argparse.Namespace) -> None:
     else:
         options.batch_size = 4 * options.batch_size  # the paper's batch of 4 GPUs on one device
     found = evaluate(backbone, (source, rows), (test, test_rows), options)
+    found = name | found
     found["training"] = json.loads((folder / "training.json").read_text())
     found["p"], found["bank"] = (settings.generative.p, bank) if settings.generative.source != "none" else (0.0, None)
     if args.encoder:
         found["encoder"] = compare([folder], gt.load_generator(args.encoder), test, 2000)
     (folder / "evaluation.partial").write_text(json.dumps(found, indent=2) + "\n")
     (folder / "evaluation.partial").replace(folder / "evaluation.json")
+
+
+def finished(out: Path) -> list[dict[str, Any]]:
+    """Return all runs of a folder that are done, of this command or another, in the order of methods, arms and seeds."""
+    runs = [json.loads(path.read_text()) | {"folder": str(path.parent)} for path in out.glob("*/evaluation.json")]
+    methods = list(TITLES)
+    return sorted(runs, key=lambda r: (methods.index(r["method"]), r["generator"] != "baseline", r["generator"], r["seed"]))
 
 
 def run_folder(out: Path, method: str, generator: str, seed: int) -> Path:
@@ -136,7 +142,9 @@ def report(runs: list[dict[str, Any]], out: Path) -> None:
 def table(runs: list[dict[str, Any]]) -> str:
     """Return the runs as a Markdown table: means in percent with half their 95% intervals, and gains over the baseline."""
     encoder = any("encoder" in run for run in runs)
-    head = ["method", "generator", "seeds", "linear", "gain", "k-NN", "gain", "steps"] + (["CKA with the encoder"] if encoder else [])
+    head = ["method", "generator", "seeds", "linear", "gain", "k-NN", "gain", "steps"] + (
+        ["CKA with the encoder", "Procrustes distance"] if encoder else []
+    )
     rows = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
     arms = {}
     for run in runs:
@@ -150,8 +158,10 @@ def table(runs: list[dict[str, Any]]) -> str:
             row.append("" if generator == "baseline" or not pairs else _gain(pairs))
         row.append("/".join(sorted({f"{run['training']['steps']}" for run in own})))
         if encoder:
-            values = [next(v["linear_cka"] for name, v in run["encoder"].items() if name != "untrained") for run in own if "encoder" in run]
-            row.append(f"{sum(values) / len(values):.3f}" if values else "")
+            own_encoder = [next(v for name, v in run["encoder"].items() if name != "untrained") for run in own if "encoder" in run]
+            for measure in ("linear_cka", "procrustes_distance"):
+                values = [found[measure] for found in own_encoder]
+                row.append(f"{sum(values) / len(values):.3f}" if values else "")
         rows.append(row)
     note = (
         "Accuracy in percent on the test images. Intervals are 95%: over seeds (Student's t) where there are several, else over the "
