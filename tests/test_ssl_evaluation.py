@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from ssl_example import call, ssl, tiny, write_photos
+from ssl_example import FOLDER, call, ssl, tiny, write_photos
 from torch import Tensor
 from torchvision.models import resnet18
 
@@ -263,6 +266,45 @@ class TestEvaluate:
         monkeypatch.setattr(ssl("evaluate"), "evaluate", lambda backbone, train, test, options, methods: seen.append(options) or {})
         call(monkeypatch, tmp_path, "evaluate", str(run / "run"), "--train", train, "--test", "x", "--out", "x.json")
         assert [options.epochs for options in seen] == [epochs]
+
+
+class TestEncoder:
+    """A generator's encoder, measured as a backbone is."""
+
+    def test_features_are_the_generators(self) -> None:
+        generator = FakeGenerator()
+        encoder = ssl("frozen").GeneratorsEncoder(generator)
+        images = torch.rand(5, 3, encoder.size, encoder.size)
+        expected = next(iter(generator.encode(images).values())).flatten(1).float()
+        assert torch.equal(encoder(images), expected)
+        assert encoder.width == expected.shape[1]
+        assert not any(p.requires_grad for p in encoder.parameters())
+
+    def test_script(self, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = ["--train", str(run / "train"), "--test", str(run / "test"), "--cached", "--epochs", "1", "--accelerator", "cpu"]
+        call(monkeypatch, tmp_path, "evaluate", "encoder:icgan-cifar10-32", *data, "--out", "encoder.json")
+        report = json.loads((tmp_path / "encoder.json").read_text())
+        assert report["checkpoint"] == "encoder:icgan-cifar10-32"
+        assert report["knn"]["accuracy"] == 1.0  # the classes of these photos are two shades of grey
+        assert report["knn"]["images"] == report["linear"]["images"] == 12
+        with pytest.raises(SystemExit, match="'encoder:nothing'"):
+            call(monkeypatch, tmp_path, "evaluate", "encoder:nothing", *data)
+
+
+@pytest.mark.slow
+class TestTwoDevices:
+    def test_linear_probe(self, run: Path, tmp_path: Path) -> None:
+        """DDP in two processes on the CPU; the accuracy counts every test image once, and one process writes the report."""
+        data = ["--train", str(run / "train"), "--test", str(run / "test")]
+        options = "--devices 2 --accelerator cpu --batch-size 2 --epochs 30 --base-lr 1 --optimizer sgd --workers 0 --out two.json"
+        command = [sys.executable, str(FOLDER / "evaluate.py"), str(run / "run"), *data, *options.split()]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False, timeout=300)
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+        assert done.stdout.count("wrote two.json") == 1
+        report = json.loads((tmp_path / "two.json").read_text())
+        assert report["linear"]["images"] == report["knn"]["images"] == 12
+        assert report["linear"]["accuracy"] == 1.0
 
 
 class TestSimilarity:

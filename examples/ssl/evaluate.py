@@ -4,9 +4,10 @@
     python examples/ssl/evaluate.py runs/simclr --train inaturalist:data/inat:train --test inaturalist:data/inat:val --devices 4
     python examples/ssl/evaluate.py runs/small --train train.parquet --test test.parquet --limit 10000 --cached
 
-The checkpoint is a run of train.py, or weights under torchvision's names with --backbone. --train and --test are a folder
-with a subfolder per class, a .parquet file, torchvision:NAME:ROOT[:SPLIT] (CIFAR10, CIFAR100, Food101, Places365, …) or
-inaturalist:ROOT:SPLIT. Writes OUT (by default evaluation.json beside the checkpoint).
+The checkpoint is a run of train.py, weights under torchvision's names with --backbone, or encoder:GENERATOR: the frozen
+encoder that a generator brings along, which is what its images could teach if they taught no more than that one knows.
+--train and --test are a folder with a subfolder per class, a .parquet file, torchvision:NAME:ROOT[:SPLIT] (CIFAR10,
+CIFAR100, Food101, Places365, …) or inaturalist:ROOT:SPLIT. Writes OUT (by default evaluation.json beside the checkpoint).
 
 The paper's linear probe: LARS, lr 0.1 per 256 images, no decay, 512 images on each of 4 GPUs, no warm-up, cosine, 100
 epochs (Places365: 45), random resized crop and flip. --cached trains on the features of whole images instead, made once.
@@ -26,7 +27,8 @@ import torch
 from backbones import Backbone
 from config import BackboneSettings, OptimizerSettings, ViewSettings
 from data import Source, open_images, split_rows
-from frozen import features_of, load_backbone
+from frozen import GeneratorsEncoder, features_of, load_backbone, load_encoder
+from lightning.pytorch.utilities import rank_zero_only
 from loading import EpochBatches, MemoryImages, WholeImages, labels_of, load_into_memory, seed_of, train_loader, whole_loader
 from optimizers import build_optimizer, build_schedule, parameter_groups
 from probes import knn, wilson
@@ -60,7 +62,7 @@ class ProbeOptions:
 
 
 def evaluate(
-    backbone: Backbone,
+    backbone: Backbone | GeneratorsEncoder,
     train: tuple[Source, Tensor],
     test: tuple[Source, Tensor],
     options: ProbeOptions,
@@ -94,7 +96,9 @@ def evaluate(
     return found
 
 
-def linear_probe(backbone: Backbone, train: Dataset[Any], test: Dataset[Any], classes: int, options: ProbeOptions) -> tuple[float, int]:
+def linear_probe(
+    backbone: Backbone | GeneratorsEncoder, train: Dataset[Any], test: Dataset[Any], classes: int, options: ProbeOptions
+) -> tuple[float, int]:
     """Train the linear layer; return its accuracy after the last epoch and the number of test images."""
     L.seed_everything(options.seed, verbose=False)
     trainer = L.Trainer(
@@ -106,7 +110,7 @@ def linear_probe(backbone: Backbone, train: Dataset[Any], test: Dataset[Any], cl
     size = min(options.batch_size, len(train) // trainer.world_size)  # type: ignore[arg-type]
     batches = EpochBatches(len(train), size, options.seed, lambda: module.batches_done, trainer.global_rank, trainer.world_size)  # type: ignore[arg-type]
     trainer.fit(module, train_loader(train, batches, options.workers))
-    share = torch.utils.data.Subset(test, range(trainer.global_rank, len(test), trainer.world_size)) if trainer.world_size > 1 else test  # type: ignore[arg-type]
+    share = _share(test, trainer.global_rank, trainer.world_size)
     result = trainer.test(module, whole_loader(share, 500, options.workers), verbose=False)[0]
     return result["accuracy"], len(test)  # type: ignore[arg-type]
 
@@ -114,7 +118,7 @@ def linear_probe(backbone: Backbone, train: Dataset[Any], test: Dataset[Any], cl
 class LinearProbe(L.LightningModule):
     """A linear layer on frozen features; batches hold images, or the features themselves."""
 
-    def __init__(self, backbone: Backbone, classes: int, options: ProbeOptions) -> None:
+    def __init__(self, backbone: Backbone | GeneratorsEncoder, classes: int, options: ProbeOptions) -> None:
         super().__init__()
         self.options, self.batches_done = options, 0
         self.layer = nn.Linear(backbone.width, classes)
@@ -184,6 +188,13 @@ class ProbeCrops(Dataset[Any]):
             return {"images": self.transform(self.source.read(self.rows[place])), "labels": self.labels[place], "rows": place}
 
 
+def _share(images: Dataset[Any], rank: int, world: int) -> Dataset[Any]:
+    """Return every `world`-th of the images, so that each is counted once."""
+    if isinstance(images, MemoryImages):
+        return type(images)(images.images[rank::world], images.labels[rank::world])
+    return torch.utils.data.Subset(images, range(rank, len(images), world))  # type: ignore[arg-type]
+
+
 def _whole(source: Source, rows: Tensor, options: ProbeOptions) -> Dataset[Any]:
     return load_into_memory(source, rows, options.image_size)[0] if options.in_memory else WholeImages(source, rows, options.image_size)
 
@@ -208,7 +219,7 @@ FREELY: dict[str, type] = {
 def main() -> None:
     """Parse the command line, evaluate and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="folder of a run, .ckpt, or weights under torchvision's names")
+    parser.add_argument("checkpoint", help="folder of a run, .ckpt, weights under torchvision's names, or encoder:GENERATOR")
     parser.add_argument("--train", required=True, help="labelled images for the linear layer and the neighbours")
     parser.add_argument("--test", required=True, help="labelled images to measure on")
     parser.add_argument("--out", type=Path, help="JSON file of the report")
@@ -225,10 +236,15 @@ def main() -> None:
     args = parser.parse_args()
     hush()
     given = BackboneSettings(name=args.backbone, stem=args.stem) if args.backbone else None
-    backbone, settings = load_backbone(args.checkpoint, given)
     options = ProbeOptions(cached=args.cached)
-    if settings is not None:
-        options.image_size, options.in_memory = settings.data.image_size, settings.data.in_memory
+    backbone: Backbone | GeneratorsEncoder
+    if args.checkpoint.startswith("encoder:"):
+        backbone = load_encoder(args.checkpoint.removeprefix("encoder:"))
+        options.image_size, options.in_memory = backbone.size, backbone.size <= 64
+    else:
+        backbone, settings = load_backbone(args.checkpoint, given)
+        if settings is not None:
+            options.image_size, options.in_memory = settings.data.image_size, settings.data.in_memory
     for name in ("image_size", *FREELY):
         if getattr(args, name) is not None:
             setattr(options, name, getattr(args, name))
@@ -237,9 +253,11 @@ def main() -> None:
     train, test = (open_images(name, args.image_column, args.label_column) for name in (args.train, args.test))
     rows = split_rows(len(train), args.limit, 0)[0]
     found = evaluate(backbone, (train, rows), (test, torch.arange(len(test))), options, tuple(args.methods))
-    folder = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
-    out = args.out or folder / "evaluation.json"
-    about = {"checkpoint": str(args.checkpoint), "train": args.train, "test": args.test, "train_images": len(rows)}
+    if rank_zero_only.rank:  # type: ignore[attr-defined]  # with several devices, one of the processes reports
+        return
+    path = Path(args.checkpoint)
+    out = args.out or (path if path.is_dir() else path.parent) / "evaluation.json"
+    about = {"checkpoint": args.checkpoint, "train": args.train, "test": args.test, "train_images": len(rows)}
     out.write_text(json.dumps(about | found, indent=2) + "\n")
     for name, result in found.items():
         low, high = result["interval"]

@@ -9,7 +9,37 @@ from typing import Any
 import torch
 from backbones import Backbone, build_backbone
 from config import BackboneSettings, Settings, settings_of
-from torch import Tensor
+from torch import Tensor, nn
+
+import gentransforms as gt
+
+
+class GeneratorsEncoder(nn.Module):
+    """What a generator sees of an image, as a backbone: images (B, 3, S, S) in [0, 1] to features (B, width), flat.
+
+    `condition` names one of the encoder's tensors; by default its features, else the first.
+    """
+
+    def __init__(self, generator: gt.ImageGenerator, condition: str | None = None) -> None:
+        super().__init__()
+        self.generator, self.condition = generator.eval().requires_grad_(False), condition
+        self.size = max(generator.image_size)
+        self.width = self(torch.zeros(1, 3, self.size, self.size)).shape[1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.generator.encode(images)
+        name = self.condition or ("features" if "features" in found else next(iter(found)))
+        if name not in found:
+            raise SystemExit(f"--condition {name!r}: the encoder gives {sorted(found)}")
+        return found[name].flatten(1).float()
+
+
+def load_encoder(name: str) -> GeneratorsEncoder:
+    """Return the encoder of a generator: bundled name, folder or repository."""
+    try:
+        return GeneratorsEncoder(gt.load_generator(name))
+    except gt.GentransformsError as error:
+        raise SystemExit(f"'encoder:{name}': {error}") from error
 
 
 def load_backbone(path: str | Path, backbone: BackboneSettings | None = None) -> tuple[Backbone, Settings | None]:
@@ -51,7 +81,7 @@ def _frozen(s: BackboneSettings, weights: dict[str, Tensor], file: Path) -> Back
 
 
 @torch.no_grad()
-def features_of(backbone: Backbone, batches: Iterable[dict[str, Tensor]], device: str = "cpu") -> tuple[Tensor, Tensor]:
+def features_of(backbone: nn.Module, batches: Iterable[dict[str, Tensor]], device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Return features (N, width) float32 and labels (N,) int64 of a loader of whole images."""
     backbone.to(device)
     features, labels = [], []

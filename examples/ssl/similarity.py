@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from backbones import build_backbone
 from data import Source, open_images, spaced
-from frozen import features_of, load_backbone
+from frozen import GeneratorsEncoder, features_of, load_backbone
 from loading import WholeImages, load_into_memory, whole_loader
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -39,24 +39,12 @@ def procrustes_distance(x: Tensor, y: Tensor) -> float:
     return float((2 - 2 * torch.linalg.matrix_norm(x.T @ y, "nuc")).clamp(min=0))
 
 
-def encoder_features(generator: gt.ImageGenerator, images: Dataset[Tensor], condition: str | None = None) -> Tensor:
-    """Return what the generator's encoder makes of whole images, flat: (N, D); `condition` names one of its tensors."""
-    parts = []
-    with torch.no_grad():
-        for batch in whole_loader(images, 100, 0):
-            found = generator.encode(batch["images"].to(generator.device).float() / 255)
-            name = condition or ("features" if "features" in found else next(iter(found)))
-            if name not in found:
-                raise SystemExit(f"--condition {name!r}: the encoder gives {sorted(found)}")
-            parts.append(found[name].flatten(1).float().cpu())
-    return torch.cat(parts)
-
-
 def compare(
     checkpoints: list[Path], generator: gt.ImageGenerator, source: Source, limit: int, condition: str | None = None
 ) -> dict[str, dict[str, float]]:
     """Return CKA and distance to the encoder's features for each checkpoint, and for an untrained backbone."""
     rows = spaced(len(source), limit)
+    encoder = GeneratorsEncoder(generator, condition)
     theirs: dict[int, Tensor] = {}
     found: dict[str, dict[str, float]] = {}
     for path in [None, *checkpoints]:
@@ -68,7 +56,7 @@ def compare(
         size = settings.data.image_size
         images: Dataset[Tensor] = load_into_memory(source, rows, size)[0] if settings.data.in_memory else WholeImages(source, rows, size)
         if size not in theirs:
-            theirs[size] = encoder_features(generator, images, condition)
+            theirs[size] = features_of(encoder, whole_loader(images, 100, 0), str(generator.device))[0]
         own, _ = features_of(backbone, whole_loader(images, 100, 0))
         values = {"linear_cka": linear_cka(own, theirs[size]), "procrustes_distance": procrustes_distance(own, theirs[size])}
         found["untrained" if path is None else str(path)] = {name: round(value, 4) for name, value in values.items()}

@@ -114,7 +114,8 @@ def measure(data: str, backbone: str, batch_size: int, steps: int, rounds: int, 
     count = batch_size * (steps + WARMUP)
     common = [
         f"data.train={data}", "data.test=null", f"data.limit={count}", "data.holdout=0", f"trainer.batch_size={batch_size}",
-        "trainer.epochs=1", f"trainer.accelerator={device}", f"backbone.name={backbone}", "backbone.stem=cifar", "optimizer.warmup_epochs=0",
+        "trainer.epochs=1", f"trainer.accelerator={device}", f"backbone.name={backbone}", "backbone.stem=cifar",
+        "optimizer.warmup_epochs=0",
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         bank = [f"generative.bank={folder}/bank", "generative.source=bank"]
