@@ -219,20 +219,37 @@ class TestReadme:
         }  # fmt: skip
         assert len(json.loads((place / "runs" / "imagenet" / "results.json").read_text())) == 15
 
-    def test_small_commands_are_ones_that_run(self) -> None:
-        """Those of our own runs: every option and setting in them exists."""
-        seen = 0
+    def test_commands_of_our_own_runs(self) -> None:
+        """Too long to run here: every option and every setting in them exists."""
+        arms = scripts = 0
         for words in self.commands("text"):
-            assert words[:2] == ["python", "examples/ssl/reproduce.py"]
-            methods, generators = (after(words, option) for option in ("--methods", "--generators"))
-            for method in methods:
-                for generator in generators:
-                    path = CONFIGS / Path(after(words, "--configs")[0]).name / f"{method}-{generator}.yaml"
-                    ssl("config").load_settings(path, [word for word in words if "=" in word and not word.startswith("-")])
-                    seen += 1
-            known = (FOLDER / "reproduce.py").read_text(encoding="utf-8")
-            assert all(f'"{word}"' in known for word in words if word.startswith("--"))
-        assert seen >= 10
+            assert words[0] == "python"
+            script = CONFIGS.parents[2] / words[1]
+            known = script.read_text(encoding="utf-8")
+            for word in (word for word in words if word.startswith("--")):
+                assert f'"{word}"' in known or word[2:] in ssl("evaluate").FREELY, word
+            overrides = [word for word in words if "=" in word]
+            if "--config" in words:
+                ssl("config").load_settings(CONFIGS.parents[2] / after(words, "--config")[0], overrides)
+            if "--configs" in words:
+                for method in after(words, "--methods"):
+                    for generator in after(words, "--generators"):
+                        path = CONFIGS.parents[2] / after(words, "--configs")[0] / f"{method}-{generator}.yaml"
+                        ssl("config").load_settings(path, overrides)
+                        arms += 1
+            scripts += 1
+        assert (scripts, arms) == (5, 10)
+
+    def test_table_is_that_of_the_figure(self) -> None:
+        """All five methods, both arms, and gains that are the differences of the accuracies beside them."""
+        found = [row for row in rows((FOLDER / "README.md").read_text(encoding="utf-8")) if row[1:2] in (["baseline"], ["icgan"])]
+        assert len(found) == 10
+        for baseline, icgan in zip(found[::2], found[1::2], strict=True):
+            assert (baseline[0], baseline[1], icgan[1]) == (icgan[0], "baseline", "icgan")
+            assert baseline[7] == icgan[7]  # the same number of steps
+            for accuracy, gain in ((3, 4), (5, 6)):
+                difference = float(icgan[accuracy].split()[0]) - float(baseline[accuracy].split()[0])
+                assert difference == pytest.approx(float(icgan[gain].split()[0]), abs=0.011)
 
 
 class TestSpeed:
