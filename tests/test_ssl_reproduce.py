@@ -83,9 +83,9 @@ class TestFinished:
         for method, generator, seed in reversed(wanted):
             folder = tmp_path / f"{method}-{generator}-seed{seed}"
             folder.mkdir()
-            (folder / "evaluation.json").write_text(json.dumps(record(method, generator, seed, 0.5)))
+            (folder / "result.json").write_text(json.dumps(record(method, generator, seed, 0.5)))
         (tmp_path / "byol-icgan-seed0").mkdir()
-        (tmp_path / "byol-icgan-seed0" / "evaluation.partial").write_text("{")
+        (tmp_path / "byol-icgan-seed0" / "result.partial").write_text("{")
         found = ssl("reproduce").finished(tmp_path)
         assert [(run["method"], run["generator"], run["seed"]) for run in found] == wanted
         assert found[0]["folder"] == str(tmp_path / "simclr-baseline-seed0")
@@ -121,7 +121,7 @@ class TestMiniature:
         assert len(Bank.open(place / "bank")) == 60
 
         # what is done is skipped, and a longer command adds to it
-        times = {path: path.stat().st_mtime_ns for path in (place / "runs").glob("*/evaluation.json")}
+        times = {path: path.stat().st_mtime_ns for path in (place / "runs").glob("*/result.json")}
         self.reproduce(monkeypatch, place, seeds=("0", "1"))
         printed = capsys.readouterr().out
         assert "simclr-baseline-seed0" not in printed
@@ -238,7 +238,7 @@ class TestReadme:
                         ssl("config").load_settings(path, overrides)
                         arms += 1
             scripts += 1
-        assert (scripts, arms) == (5, 10)
+        assert (scripts, arms) == (6, 14)
 
     def test_table_is_that_of_the_figure(self) -> None:
         """All five methods, both arms, and gains that are the differences of the accuracies beside them."""

@@ -62,7 +62,7 @@ def main() -> None:
     refuse_others(plan, args.out)
     for i, (method, generator, seed, settings) in enumerate(plan, 1):
         folder = run_folder(args.out, method, generator, seed)
-        if not (folder / "evaluation.json").exists():
+        if not (folder / "result.json").exists():
             print(f"[{i}/{len(plan)}] {folder.name}", flush=True)
             run({"method": method, "generator": generator, "seed": seed}, settings, folder, args)
         report(finished(args.out), args.out)
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def run(name: dict[str, Any], settings: Settings, folder: Path, args: argparse.Namespace) -> None:
-    """Train and measure one run; its ``evaluation.json`` is written last, and so says that it is done."""
+    """Train and measure one run; its ``result.json`` is written last, and so says that it is done."""
     bank = settings.generative.bank
     if settings.generative.source == "bank" and args.make_bank:
         make_bank(settings, args.make_bank, args.variants, progress=False)  # of a finished bank nothing is left to do
@@ -104,13 +104,13 @@ def run(name: dict[str, Any], settings: Settings, folder: Path, args: argparse.N
     found["p"], found["bank"] = (settings.generative.p, bank) if settings.generative.source != "none" else (0.0, None)
     if args.encoder:
         found["encoder"] = compare([folder], gt.load_generator(args.encoder), test, 2000)
-    (folder / "evaluation.partial").write_text(json.dumps(found, indent=2) + "\n")
-    (folder / "evaluation.partial").replace(folder / "evaluation.json")
+    (folder / "result.partial").write_text(json.dumps(found, indent=2) + "\n")
+    (folder / "result.partial").replace(folder / "result.json")
 
 
 def finished(out: Path) -> list[dict[str, Any]]:
     """Return all runs of a folder that are done, of this command or another, in the order of methods, arms and seeds."""
-    runs = [json.loads(path.read_text()) | {"folder": str(path.parent)} for path in out.glob("*/evaluation.json")]
+    runs = [json.loads(path.read_text()) | {"folder": str(path.parent)} for path in out.glob("*/result.json")]
     methods = list(TITLES)
     return sorted(runs, key=lambda r: (methods.index(r["method"]), r["generator"] != "baseline", r["generator"], r["seed"]))
 
