@@ -293,6 +293,8 @@ class TestEncoder:
 
 @pytest.mark.slow
 class TestTwoDevices:
+    """On ImageNet the features of all neighbours take minutes: they are made once, and not while other processes wait."""
+
     def test_linear_probe(self, run: Path, tmp_path: Path) -> None:
         """DDP in two processes on the CPU; the accuracy counts every test image once, and one process writes the report."""
         data = ["--train", str(run / "train"), "--test", str(run / "test")]

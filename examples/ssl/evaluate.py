@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,17 +76,9 @@ def evaluate(
             raise SystemExit(f"{source.name!r} has the classes {source.classes[:5]} …, expected those of --train, {train[0].classes[:5]} …")
     # Each set once in memory, where it goes there at all.
     sets = [_whole(*part, options) for part in (train, test)]
-    device = "cuda" if options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+    loaders = [whole_loader(images, 500 if options.in_memory else 128, options.workers) for images in sets]
+    features = [features_of(backbone, loader, _device(options)) for loader in loaders] if options.cached else []
     found: dict[str, Any] = {}
-    features: list[tuple[Tensor, Tensor]] = []
-    if "knn" in methods or options.cached:
-        features = [
-            features_of(backbone, whole_loader(images, 500 if options.in_memory else 128, options.workers), device) for images in sets
-        ]
-    if "knn" in methods:
-        (bank, labels), (queries, expected) = features
-        right = int((knn(queries, bank, labels, classes, options.k, options.temperature) == expected).sum())
-        found["knn"] = _report(right, len(expected))
     if "linear" in methods:
         if options.cached:
             probe_sets: list[Dataset[Any]] = [Features(*part) for part in _standardised(features)]
@@ -93,6 +86,13 @@ def evaluate(
             probe_sets = [sets[0] if options.in_memory else ProbeCrops(*train, options.image_size), sets[1]]
         accuracy, count = linear_probe(backbone, probe_sets[0], probe_sets[1], classes, options)
         found["linear"] = _report(round(accuracy * count), count)
+    # After the linear probe, which may start a process for each device: one of them suffices for the neighbours.
+    if "knn" in methods and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        device = _device(options)
+        features = features or [features_of(backbone, loader, device) for loader in loaders]
+        (bank, labels), (queries, expected) = [tuple(part.to(device) for part in parts) for parts in features]
+        right = int((knn(queries, bank, labels, classes, options.k, options.temperature) == expected).sum())
+        found["knn"] = _report(right, len(expected))
     return found
 
 
@@ -186,6 +186,12 @@ class ProbeCrops(Dataset[Any]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(epoch, place))
             return {"images": self.transform(self.source.read(self.rows[place])), "labels": self.labels[place], "rows": place}
+
+
+def _device(options: ProbeOptions) -> str:
+    """Return the device of this process."""
+    gpu = options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpu else "cpu"
 
 
 def _share(images: Dataset[Any], rank: int, world: int) -> Dataset[Any]:

@@ -24,7 +24,7 @@ class GeneratorsEncoder(nn.Module):
         super().__init__()
         self.generator, self.condition = generator.eval().requires_grad_(False), condition
         self.size = max(generator.image_size)
-        self.width = self(torch.zeros(1, 3, self.size, self.size)).shape[1]
+        self.width = self(torch.zeros(1, 3, self.size, self.size, device=generator.device)).shape[1]
 
     def forward(self, images: Tensor) -> Tensor:
         found = self.generator.encode(images)
