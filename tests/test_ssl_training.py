@@ -303,6 +303,40 @@ class TestRefused:
         assert said.endswith("the next image takes its place")
 
 
+class TestSLURM:
+    """A requeued job: Lightning, told to save by the scheduler's signal, has its own checkpoint and looks for it at the start."""
+
+    def requeued(self, chosen: Any, out: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+        for name, value in {
+            "SLURM_NTASKS": "1",
+            "SLURM_JOB_NAME": "x",
+            "SLURM_PROCID": "0",
+            "SLURM_LOCALID": "0",
+            "SLURM_NODEID": "0",
+        }.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("SLURM_JOB_ID", "1")
+        return run(chosen, out)
+
+    def test_goes_on_with_its_own_checkpoint_and_no_others(
+        self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:  # fmt: skip
+        monkeypatch.chdir(tmp_path)
+        chosen = settings(photos, "cifar10-small/simclr-icgan", "trainer.epochs=2", "trainer.checkpoint_every=2", "probe.every=100")
+        whole = run(chosen, tmp_path / "whole")
+        run(chosen, tmp_path / "stopped", kill=3)
+        # What the signal's handler writes: in the run's folder, before any checkpoint of ours.
+        (tmp_path / "stopped" / "last.ckpt").rename(tmp_path / "stopped" / "hpc_ckpt_1.ckpt")
+        # That of another run, where all runs are started.
+        (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"of another run")
+        state = self.requeued(chosen, tmp_path / "stopped", monkeypatch)
+        assert state["batches_done"] == whole["batches_done"] == 6
+        assert curve(tmp_path / "stopped") == curve(tmp_path / "whole")
+        assert all(torch.equal(state["state_dict"][name], w) for name, w in whole["state_dict"].items())
+        fresh = self.requeued(chosen, tmp_path / "fresh", monkeypatch)
+        assert all(torch.equal(fresh["state_dict"][name], w) for name, w in whole["state_dict"].items())
+
+
 class TestOptions:
     def test_without_labels(self, tmp_path: Path) -> None:
         for path in write_photos(tmp_path / "x", 8).rglob("*.png"):

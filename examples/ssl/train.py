@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+import socket
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -140,6 +142,7 @@ def build_trainer(settings: Settings, out: Path, callbacks: Sequence[L.Callback]
         check_val_every_n_epoch=settings.probe.every, num_sanity_val_steps=0, log_every_n_steps=t.log_every,
         logger=TensorBoardLogger(out, name="", version="tensorboard"), callbacks=[Clock(), checkpoint, *callbacks],
         enable_progress_bar=not quiet, enable_model_summary=False,
+        default_root_dir=out,  # where SLURM's requeue looks for a checkpoint; by default in the folder that all runs share
     )  # fmt: skip
 
 
@@ -175,7 +178,10 @@ def refuse_another_run(out: Path, settings: Settings, keys: Sequence[Any]) -> No
         if changed:
             raise SystemExit(f"{out} holds a run with other {', '.join(changed)}: choose another --out, or the settings in {path}")
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(record, sort_keys=False))
+    # Whole or not at all: under SLURM the processes of all devices come here at once.
+    part = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}")
+    part.write_text(yaml.safe_dump(record, sort_keys=False))
+    part.replace(path)
 
 
 def main() -> None:
