@@ -140,7 +140,7 @@ def build_trainer(settings: Settings, out: Path, callbacks: Sequence[L.Callback]
         accelerator=t.accelerator, devices=t.devices, num_nodes=t.nodes, strategy="ddp" if many else "auto", precision=t.precision,  # type: ignore[arg-type]
         max_epochs=t.epochs, accumulate_grad_batches=t.accumulate, sync_batchnorm=t.sync_batchnorm and many, use_distributed_sampler=False,
         check_val_every_n_epoch=settings.probe.every, num_sanity_val_steps=0, log_every_n_steps=t.log_every,
-        logger=TensorBoardLogger(out, name="", version="tensorboard"), callbacks=[Clock(), checkpoint, *callbacks],
+        logger=TensorBoardLogger(out, name="tensorboard", version=""), callbacks=[Clock(), checkpoint, *callbacks],
         enable_progress_bar=not quiet, enable_model_summary=False,
         default_root_dir=out,  # where SLURM's requeue looks for a checkpoint; by default in the folder that all runs share
     )  # fmt: skip
