@@ -70,7 +70,8 @@ def generate(
     """Make variants of every source image and keep them in a bank.
 
     Whatever stops it, the same command again goes on where it was. Ctrl-C finishes the unit in flight; a second Ctrl-C
-    stops at once. Exit code 1 if a source could not be read (the others are made), or if a unit is not there at the end.
+    stops at once; both exit with 130. Exit code 1 if a source could not be read (the others are made), or if a unit is not
+    there at the end.
 
     \b
     Examples:
