@@ -87,7 +87,7 @@ class TestSources:
         source = data.open_images("torchvision:CIFAR10:/data:test")
         assert (source.labels.tolist(), source.classes, list(source.keys)) == ([1, 0], ["cat", "dog"], [0, 1])
 
-    @pytest.mark.parametrize(("split", "expected"), [("train", "train-standard"), ("val", "val")])
+    @pytest.mark.parametrize(("split", "expected"), [("train", "train-standard"), ("train-standard", "train-standard"), ("val", "val")])
     def test_places365(self, split: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
         asked = {}
 
@@ -125,12 +125,33 @@ class TestSources:
             ("none.parquet", "does not exist"),
             ("torchvision:CIFAR11:/x", r"torchvision has no data set 'CIFAR11'"),
             ("torchvision:CIFAR10:/nowhere", "not found or corrupted"),
+            ("torchvision:CIFAR10", "expected torchvision:NAME:ROOT"),
+            ("torchvision:CIFAR10:/data:trian", "no split 'trian', expected one of train, test"),
+            ("torchvision:CIFAR10:/data:Train", "no split 'Train'"),
+            ("torchvision:Places365:/data:test", "no split 'test', expected one of train, train-standard, val"),
             ("inaturalist:/nowhere:train", r"train2018\.json"),
+            ("inaturalist:/nowhere", "expected inaturalist:ROOT:SPLIT"),
         ],
     )
     def test_missing(self, name: str, said: str) -> None:
         with pytest.raises(SystemExit, match=said):
             ssl("data").open_images(name)
+
+    def test_a_stray_image_beside_the_classes_is_named(self, tmp_path: Path) -> None:
+        write_photos(tmp_path, 4)
+        photo(0).save(tmp_path / "stray.png")
+        with pytest.warns(UserWarning, match=r"1 of 5 images lie in no subfolder, for example 'stray\.png'"):
+            assert ssl("data").open_images(str(tmp_path)).labels is None
+
+    def test_other_classes_are_named(self, tmp_path: Path) -> None:
+        opened = [ssl("data").open_images(str(write_photos(tmp_path / str(n), 6, classes=n))) for n in (2, 3)]
+        with pytest.raises(SystemExit, match=r"has 2 classes, .* 3: .*only in the first: \[\], only in the second: \['class2'\]"):
+            ssl("data").refuse_other_classes(*opened)
+
+    def test_sources_go_to_spawned_workers(self, tmp_path: Path) -> None:
+        again = pickle.loads(pickle.dumps(ssl("data").open_images(str(write_photos(tmp_path, 4)))))
+        assert again.read(3).size == (20, 20)
+        assert len(again) == 4
 
     def test_empty_folder(self, tmp_path: Path) -> None:
         with pytest.raises(SystemExit, match="no images found"):
@@ -269,6 +290,18 @@ class TestFileViews:
 
 
 class TestWholeImages:
+    def test_corrupt_image(self, tmp_path: Path) -> None:
+        """The probes go on, too: the next image takes its place, with its own label."""
+        write_photos(tmp_path, 6)
+        (tmp_path / "class0" / "004.png").write_bytes(b"broken")
+        source = ssl("data").open_images(str(tmp_path))
+        at = source.keys.index("class0/004.png")
+        whole = ssl("loading").WholeImages(source, torch.arange(6), 16)
+        with pytest.warns(UserWarning, match=r"'class0/004.png'.*the next image takes its place"):
+            sample = whole[at]
+        assert sample["rows"] == at + 1
+        assert sample["labels"] == source.labels[at + 1]
+
     def test_resize_and_centre_crop(self, tmp_path: Path) -> None:
         """224 pixels: 256 on the shorter side, then the centre."""
         image = Image.effect_noise((400, 320), 60).convert("RGB")

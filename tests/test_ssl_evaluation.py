@@ -246,7 +246,7 @@ class TestEvaluate:
 
     def test_other_classes(self, run: Path, tmp_path: Path) -> None:
         other = ssl("data").open_images(str(write_photos(tmp_path, 6, classes=3)))
-        with pytest.raises(SystemExit, match="expected those of --train"):
+        with pytest.raises(SystemExit, match="expected the same, in the same order"):
             ssl("evaluate").evaluate(Colours(), self.sources(run)[0], (other, torch.arange(6)), self.options())
 
     @pytest.mark.parametrize("extra", [["--cached", "--optimizer", "sgd"], ["--methods", "knn"]])

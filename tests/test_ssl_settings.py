@@ -156,6 +156,16 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("override", "said"),
         [
+            ("data.limit=0", "expected more than 0"),
+            ("data.limit=-5", "expected more than 0"),
+            ("data.holdout=-1", "expected 0 or more"),
+            ("data.workers=-1", "expected 0 or more"),
+            ("optimizer.base_lr=0", "expected more than 0"),
+            ("augmentation.view1.crop_scale=[0.3]", "expected two numbers"),
+            ("augmentation.view2.blur_sigma=[2.0, 0.1]", "the smaller first"),
+            ("backbone.blocks=[1]", "expected as many numbers as backbone.widths"),
+            ("trainer.precision=fp16", "expected one of 32-true, 16-mixed, bf16-mixed"),
+            ("trainer.epochs=true", "expected int"),
             ("trainer.epoch=3", r"trainer.epoch'; known:.*trainer.epochs"),
             ("sede=1", "unknown setting 'sede'"),
             ("method.temprature=1", "method.temprature'; known:.*method.temperature"),

@@ -203,9 +203,11 @@ class TestResume:
             overrides = [*overrides, "generative.source=online", "generative.generator=fake"]
         chosen = settings(photos, config, "trainer.epochs=4", "trainer.checkpoint_every=1", "probe.every=2", *overrides)
         whole = run(chosen, tmp_path / "whole")
-        # Before any checkpoint of use, within an epoch, at the end of one, and after the probes of one.
-        for batches in (1, 1, 2, 1, 3):
+        # Before any checkpoint of use, within an epoch, at the end of one; the last checkpoint stands behind a probe. (The batch
+        # in which it is killed is never in a checkpoint.)
+        for batches in (1, 1, 2, 1, 3, 6, 3):
             run(chosen, tmp_path / "killed", kill=batches)
+        assert torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)["batches_done"] > 6
         killed = run(chosen, tmp_path / "killed")
         assert killed["global_step"] == whole["global_step"]
         assert killed["batches_done"] == whole["batches_done"] == 12
@@ -294,13 +296,16 @@ class TestRefused:
     def test_corrupt_image_mid_epoch(self, photos: Path, tmp_path: Path) -> None:
         write_photos(tmp_path / "photos", 12)
         (tmp_path / "photos" / "class0" / "004.png").write_bytes(b"broken")
-        overrides = [f"data.train={tmp_path / 'photos'}", "trainer.epochs=1", "probe.every=100"]
+        overrides = [f"data.train={tmp_path / 'photos'}", "trainer.epochs=1", "probe.every=1"]
         chosen = settings(photos, "imagenet/simclr-baseline", *overrides)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             assert run(chosen, tmp_path / "run")["batches_done"] == 3
-        (said,) = [str(one.message) for one in caught if "class0/004.png" in str(one.message)]
-        assert said.endswith("the next image takes its place")
+        # Once in training, once among the neighbours of the probe at its end.
+        said = [str(one.message) for one in caught if "class0/004.png" in str(one.message)]
+        assert len(said) == 2
+        assert all(one.endswith("the next image takes its place") for one in said)
+        assert len(curve(tmp_path / "run", "probe/knn")) == 1
 
 
 class TestSLURM:

@@ -321,7 +321,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
             number = float(value)
             if hint is float or number == int(number):
                 return hint(number)
-        elif isinstance(value, hint):
+        elif hint not in (int, float) and isinstance(value, hint):
             return value
     except (TypeError, ValueError, OverflowError):
         pass
@@ -340,15 +340,25 @@ def _check(s: Settings) -> None:
         "backbone.name": ("resnet50", "resnet18", "small"),
         "backbone.stem": ("imagenet", "cifar"),
         "optimizer.name": ("lars", "sgd", "adamw"),
+        "trainer.precision": ("32-true", "16-mixed", "bf16-mixed"),
     }
     for name, allowed in choices.items():
         if values[name] not in allowed:
             raise SystemExit(f"{name}={values[name]!r}: expected one of {', '.join(allowed)}")
-    positive = ["data.image_size", "probe.every", "probe.k", "probe.images", "probe.temperature"]
+    positive = ["data.image_size", "optimizer.base_lr", "probe.every", "probe.k", "probe.images", "probe.temperature"]
     positive += [f"trainer.{name}" for name in ("epochs", "batch_size", "devices", "nodes", "accumulate", "checkpoint_every", "log_every")]
+    positive += ["data.limit"] if s.data.limit is not None else []
     for name in [*positive, *(name for name in ("method.temperature", "method.queue") if name in values)]:
         if values[name] <= 0:
             raise SystemExit(f"{name}={values[name]!r}: expected more than 0")
+    for name in ("data.holdout", "data.workers", "optimizer.warmup_epochs"):
+        if values[name] < 0:
+            raise SystemExit(f"{name}={values[name]!r}: expected 0 or more")
+    for name, value in values.items():
+        if name.endswith((".crop_scale", ".blur_sigma")) and not (len(value) == 2 and 0 < value[0] <= value[1]):
+            raise SystemExit(f"{name}={value!r}: expected two numbers above 0, the smaller first")
+    if len(s.backbone.widths) != len(s.backbone.blocks):
+        raise SystemExit(f"backbone.blocks={s.backbone.blocks!r}: expected as many numbers as backbone.widths={s.backbone.widths!r}")
     if s.generative.source == "bank" and not s.generative.bank:
         raise SystemExit("generative.source=bank needs generative.bank=FOLDER; `gentransforms generate SOURCE BANK` makes one")
     if s.generative.source == "online" and not s.generative.generator:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,19 @@ def open_images(name: str, image_column: str | None = None, label_column: str | 
     return _parquet(name, image_column, label_column) if name.endswith(".parquet") else _folder(name)
 
 
+def refuse_other_classes(train: Source, test: Source) -> None:
+    """Exit unless both have labels, and the same classes."""
+    for source in (train, test):
+        if source.labels is None:
+            raise SystemExit(f"{source.name!r} has no labels: expected a subfolder for each class, or a column of labels")
+    if train.classes != test.classes:
+        only = [sorted(set(a.classes) - set(b.classes))[:5] for a, b in ((train, test), (test, train))]
+        raise SystemExit(
+            f"{train.name!r} has {len(train.classes)} classes, {test.name!r} {len(test.classes)}: expected the same, in the same order; "
+            f"only in the first: {only[0]}, only in the second: {only[1]}"
+        )
+
+
 def spaced(count: int, wanted: int | None) -> Tensor:
     """Return `wanted` row numbers of `count`, evenly spaced, so that a folder sorted by class gives all its classes."""
     return torch.arange(count) if wanted is None or wanted >= count else torch.arange(wanted) * count // wanted
@@ -83,11 +98,19 @@ def _folder(name: str) -> Source:
     root = Path(name)
     files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
     folders = [file.split("/")[0] if "/" in file else None for file in files]
+    read = partial(_path, root, files)
     if None in folders:
-        return Source(name, files, lambda row: root / files[row], None, [])
+        stray = [file for file, folder in zip(files, folders, strict=True) if folder is None]
+        if len(stray) < len(files):
+            warnings.warn(
+                f"{name!r}: {len(stray)} of {len(files)} images lie in no subfolder, for example {stray[0]!r}, so none has a label: "
+                "move them away, or into the folder of their class",
+                stacklevel=2,
+            )
+        return Source(name, files, read, None, [])
     classes = sorted(set(folders))  # type: ignore[type-var]
     numbers = {folder: i for i, folder in enumerate(classes)}
-    return Source(name, files, lambda row: root / files[row], [numbers[folder] for folder in folders], classes)
+    return Source(name, files, read, [numbers[folder] for folder in folders], classes)
 
 
 def _parquet(name: str, image_column: str | None, label_column: str | None) -> Source:
@@ -106,23 +129,31 @@ def _parquet(name: str, image_column: str | None, label_column: str | None) -> S
     names = about.get("info", {}).get("features", {}).get(label, {}).get("names")
     classes = names or ([] if labels is None else [str(i) for i in range(max(labels, default=-1) + 1)])
 
-    def read(row: int) -> bytes:
-        cell = cells[row].as_py()
-        return cell["bytes"] if isinstance(cell, dict) else cell
-
-    return Source(name, range(len(table)), read, labels, classes)
+    return Source(name, range(len(table)), partial(_cell, cells), labels, classes)
 
 
 def _torchvision(name: str) -> Source:
-    _, kind, root, *rest = name.split(":")
-    split = rest[0] if rest else "train"
+    _, kind, root, *rest = (*name.split(":"), "")[:5]
+    split = rest[0] if rest and rest[0] else "train"
+    if not root:
+        raise SystemExit(f"{name!r}: expected torchvision:NAME:ROOT or torchvision:NAME:ROOT:SPLIT")
     known = getattr(datasets, kind, None)
     if known is None:
         raise SystemExit(f"{name!r}: torchvision has no data set {kind!r}")
     parameters = inspect.signature(known).parameters
-    options: dict[str, Any] = {"train": split == "train"} if "train" in parameters else {"split": split} if "split" in parameters else {}
-    if kind == "Places365":
-        options = {"split": "train-standard" if split == "train" else "val", "small": True}
+    options: dict[str, Any] = {}
+    if "train" in parameters or kind == "Places365":
+        # A misspelt "train" must not become the test images.
+        splits = (
+            {"train": "train-standard", "train-standard": "train-standard", "val": "val"}
+            if kind == "Places365"
+            else {"train": True, "test": False}
+        )
+        if split not in splits:
+            raise SystemExit(f"{name!r}: no split {split!r}, expected one of {', '.join(splits)}")
+        options = {"split": splits[split], "small": True} if kind == "Places365" else {"train": splits[split]}
+    elif "split" in parameters:
+        options = {"split": split}
     try:
         dataset = known(root, **options)
     except (RuntimeError, FileNotFoundError, ValueError) as error:
@@ -132,12 +163,15 @@ def _torchvision(name: str) -> Source:
         labels = [int(dataset[i][1]) for i in range(len(dataset))]
     classes = getattr(dataset, "classes", None) or [str(i) for i in range(int(max(labels)) + 1)]
     classes = [", ".join(c) if isinstance(c, tuple) else str(c) for c in classes]
-    return Source(name, range(len(dataset)), lambda row: dataset[row][0], labels, classes)
+    return Source(name, range(len(dataset)), partial(_image, dataset), labels, classes)
 
 
 def _inaturalist(name: str) -> Source:
     """iNaturalist 2018 as its authors distribute it: the images and ``train2018.json`` or ``val2018.json`` in ROOT."""
-    _, root, split = name.split(":")
+    try:
+        _, root, split = name.split(":")
+    except ValueError:
+        raise SystemExit(f"{name!r}: expected inaturalist:ROOT:SPLIT") from None
     path = Path(root) / f"{split}2018.json"
     if not path.is_file():
         raise SystemExit(f"{name!r}: no {path}: expected the annotations of iNaturalist 2018 beside the folder train_val2018")
@@ -147,4 +181,18 @@ def _inaturalist(name: str) -> Source:
     labels = [category[entry["id"]] for entry in content["images"]]
     names = {entry["id"]: entry["name"] for entry in content.get("categories", [])}
     classes = [names.get(i, str(i)) for i in range(max(labels, default=-1) + 1)]
-    return Source(name, files, lambda row: Path(root) / files[row], labels, classes)
+    return Source(name, files, partial(_path, Path(root), files), labels, classes)
+
+
+# How an image is read, as functions of the module: workers that are spawned get them pickled.
+def _path(root: Path, files: list[str], row: int) -> Path:
+    return root / files[row]
+
+
+def _cell(cells: Any, row: int) -> bytes:
+    cell = cells[row].as_py()
+    return cell["bytes"] if isinstance(cell, dict) else cell
+
+
+def _image(dataset: Any, row: int) -> Any:
+    return dataset[row][0]

@@ -27,10 +27,10 @@ import lightning as L
 import torch
 from backbones import Backbone
 from config import BackboneSettings, OptimizerSettings, ViewSettings
-from data import Source, open_images, split_rows
+from data import Source, open_images, refuse_other_classes, split_rows
 from frozen import GeneratorsEncoder, features_of, load_backbone, load_encoder
 from lightning.pytorch.utilities import rank_zero_only
-from loading import EpochBatches, MemoryImages, WholeImages, labels_of, load_into_memory, seed_of, train_loader, whole_loader
+from loading import EpochBatches, MemoryImages, WholeImages, labels_of, load_into_memory, read_or_next, seed_of, train_loader, whole_loader
 from optimizers import build_optimizer, build_schedule, parameter_groups
 from probes import knn, wilson
 from quiet import hush
@@ -71,9 +71,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return accuracy, interval and number of test images for each method; `train` and `test` are sources and rows of them."""
     classes = len(train[0].classes)
-    for source, _ in (train, test):
-        if source.labels is None or source.classes != train[0].classes:
-            raise SystemExit(f"{source.name!r} has the classes {source.classes[:5]} …, expected those of --train, {train[0].classes[:5]} …")
+    refuse_other_classes(train[0], test[0])
     # Each set once in memory, where it goes there at all.
     sets = [_whole(*part, options) for part in (train, test)]
     loaders = [whole_loader(images, 500 if options.in_memory else 128, options.workers) for images in sets]
@@ -185,7 +183,8 @@ class ProbeCrops(Dataset[Any]):
         place, epoch = sample
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(epoch, place))
-            return {"images": self.transform(self.source.read(self.rows[place])), "labels": self.labels[place], "rows": place}
+            image, at = read_or_next(self.source, self.rows, place)
+            return {"images": self.transform(image), "labels": self.labels[at], "rows": at}
 
 
 def _device(options: ProbeOptions) -> str:

@@ -94,15 +94,7 @@ class FileViews(Dataset[Any]):
         place, epoch = sample
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.seed, epoch, place))
-            for skipped in range(10):
-                at = (place + skipped) % len(self.rows)
-                try:
-                    image = self.source.read(self.rows[at])
-                    break
-                except OSError as error:
-                    if skipped == 9:
-                        raise
-                    warnings.warn(f"{error}; the next image takes its place", stacklevel=2)
+            image, at = read_or_next(self.source, self.rows, place)
             out: dict[str, Any] = {"labels": self.labels[at], "rows": at}
             for view, name in enumerate(("first", "second")):
                 # As many draws whatever p is, so that p does not shift what follows.
@@ -117,8 +109,25 @@ class FileViews(Dataset[Any]):
         return out
 
 
+def read_or_next(source: Source, rows: list[int], place: int) -> tuple[Image.Image, int]:
+    """Return the image at a place, and that place; of one that cannot be read, named in a warning, the next that can.
+
+    Raises:
+        OSError: if ten in a row cannot be read.
+    """
+    for skipped in range(10):
+        at = (place + skipped) % len(rows)
+        try:
+            return source.read(rows[at]), at
+        except OSError as error:
+            if skipped == 9:
+                raise
+            warnings.warn(f"{error}; the next image takes its place", stacklevel=2)
+    raise AssertionError("the tenth raises")
+
+
 class WholeImages(Dataset[Any]):
-    """Test images as the linear probe sees them: the shorter side resized to 8/7 of the size, the centre cropped."""
+    """Images as the probes see them: the shorter side resized to 8/7 of the size, the centre cropped; unreadable ones as above."""
 
     def __init__(self, source: Source, rows: Tensor, size: int) -> None:
         self.source, self.rows, self.labels = source, rows.tolist(), labels_of(source)[rows]
@@ -129,7 +138,8 @@ class WholeImages(Dataset[Any]):
         return len(self.rows)
 
     def __getitem__(self, place: int) -> dict[str, Any]:
-        return {"images": self.transform(self.source.read(self.rows[place])), "labels": self.labels[place], "rows": place}
+        image, at = read_or_next(self.source, self.rows, place)
+        return {"images": self.transform(image), "labels": self.labels[at], "rows": at}
 
 
 class EpochBatches:

@@ -25,7 +25,7 @@ import lightning as L
 import torch
 import yaml
 from config import Settings, flat, load_settings
-from data import Source, open_images, spaced
+from data import Source, open_images, refuse_other_classes, spaced
 from generative import FromBank, Generative, Online, RowVariants, load_online, open_bank, p_at, warn_of_strangers
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -111,8 +111,7 @@ def probe_data(source: Source, settings: Settings, trainer: L.Trainer, train: Da
     else:
         test = open_images(data.test, data.image_column, data.label_column)
         test_rows = torch.arange(len(test))
-    if test.classes != source.classes:
-        raise SystemExit(f"data.train has the classes {source.classes[:5]} …, data.test {test.classes[:5]} …: expected the same")
+    refuse_other_classes(source, test)
     size = 500 if data.in_memory else 128
     # Each device takes its share, the neighbours equal ones, which can be gathered.
     rank, world = trainer.global_rank, trainer.world_size
@@ -171,7 +170,7 @@ def refuse_another_run(out: Path, settings: Settings, keys: Sequence[Any]) -> No
     """Write ``settings.yaml``, with a hash of the training images' keys; exit if the folder holds a run of other settings."""
     record = flat(settings) | {"keys_sha256": hashlib.sha256("\n".join(map(repr, keys)).encode()).hexdigest()}
     path = out / "settings.yaml"
-    if path.exists():
+    if path.exists() and any(out.glob("*.ckpt")):  # without one there is nothing that other settings could spoil
         before = yaml.safe_load(path.read_text())
         names = [name for name in sorted(record | before) if name not in FREE and before.get(name) != record.get(name)]
         changed = [f"{name} ({before.get(name)!r}, now {record.get(name)!r})" for name in names]
