@@ -263,7 +263,7 @@ class TestEvaluate:
     def test_epochs_of_the_paper(self, train: str, epochs: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[Any] = []
         monkeypatch.setattr(ssl("evaluate"), "open_images", lambda *args: ssl("data").open_images(str(run / "test")))
-        monkeypatch.setattr(ssl("evaluate"), "evaluate", lambda backbone, train, test, options, methods: seen.append(options) or {})
+        monkeypatch.setattr(ssl("evaluate"), "evaluate", lambda backbone, train, test, options, *rest: seen.append(options) or {})
         call(monkeypatch, tmp_path, "evaluate", str(run / "run"), "--train", train, "--test", "x", "--out", "x.json")
         assert [options.epochs for options in seen] == [epochs]
 

@@ -129,6 +129,13 @@ class TestMiniature:
         assert all(path.stat().st_mtime_ns == time for path, time in times.items())
         assert len(json.loads((place / "runs" / "results.json").read_text())) == 4
 
+        # what was measured otherwise does not come into the same table
+        with pytest.raises(SystemExit, match=r"measured with another probe_epochs \(2, now 3\)"):
+            self.reproduce(monkeypatch, place, "--probe-epochs", "3", seeds=("2",))
+        with pytest.raises(SystemExit, match="measured with another test_images"):
+            self.reproduce(monkeypatch, place, "data.test=toy/train", seeds=("2",))
+        assert not (place / "runs" / "simclr-baseline-seed2").exists()
+
         # other settings in the same folder are refused before anything runs
         with pytest.raises(SystemExit, match=r"holds a run with other optimizer\.base_lr"):
             self.reproduce(monkeypatch, place, "optimizer.base_lr=0.9")
@@ -166,6 +173,22 @@ def after(words: list[str], option: str) -> list[str]:
     """Return the values of an option that may have several."""
     rest = words[words.index(option) + 1 :]
     return rest[: next((i for i, word in enumerate(rest) if word.startswith("--") or "=" in word), len(rest))]
+
+
+class TestRefusedBeforeTraining:
+    def test_no_test_images_no_labels_other_classes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_photos(tmp_path / "photos", 8)
+        write_photos(tmp_path / "three", 6, classes=3)
+        write_photos(tmp_path / "bare", 4, classes=1)
+        for photo in (tmp_path / "bare" / "class0").iterdir():
+            photo.rename(tmp_path / "bare" / photo.name)
+        for test, said in (("null", "data.test is not set"), ("three", "expected the same"), ("bare", "'bare' has no labels")):
+            with pytest.raises(SystemExit, match=said):
+                call(
+                    monkeypatch, tmp_path, "reproduce", "--configs", str(CONFIGS / "folder"), "--methods", "simclr",
+                    "--generators", "baseline", "--out", "runs", *TINY, "data.train=photos", f"data.test={test}",
+                )  # fmt: skip
+        assert not (tmp_path / "runs").exists()
 
 
 class TestReadme:

@@ -45,6 +45,13 @@ class KillAfter(L.Callback):
             raise Killed
 
 
+class KillInProbe(L.Callback):
+    """Ends the process while the probes look."""
+
+    def on_validation_batch_end(self, *args: Any) -> None:
+        raise Killed
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``train`` (12 photos of 2 classes), ``test`` (6) and ``bank``, 2 variants of each."""
@@ -183,7 +190,7 @@ class TestViewsOfABatch:
 
 
 class TestResume:
-    """Killed and resumed, the loss curve and the weights are those of an uninterrupted run, bit for bit."""
+    """Killed and resumed, loss curve and weights are those of an uninterrupted run, bit for bit; a probe that is killed is left out."""
 
     @pytest.mark.parametrize(
         ("config", "overrides"),
@@ -205,15 +212,24 @@ class TestResume:
         whole = run(chosen, tmp_path / "whole")
         # Before any checkpoint of use, within an epoch, at the end of one; the last checkpoint stands behind a probe. (The batch
         # in which it is killed is never in a checkpoint.)
-        for batches in (1, 1, 2, 1, 3, 6, 3):
+        for batches in (1, 1, 2, 1, 3):
+            run(chosen, tmp_path / "killed", kill=batches)
+        with pytest.raises(Killed):  # in the first probe, behind the sixth batch
+            ssl("train").train(chosen, tmp_path / "killed", [KillInProbe()], quiet=True)
+        assert torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)["batches_done"] == 6
+        for batches in (3, 3):
             run(chosen, tmp_path / "killed", kill=batches)
         assert torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)["batches_done"] > 6
         killed = run(chosen, tmp_path / "killed")
         assert killed["global_step"] == whole["global_step"]
         assert killed["batches_done"] == whole["batches_done"] == 12
         assert len(curve(tmp_path / "whole")) >= 6
-        for name in ("train/loss", "train/generated", "probe/knn", "probe/linear"):
+        for name in ("train/loss", "train/generated"):
             assert curve(tmp_path / "killed", name) == curve(tmp_path / "whole", name), name
+        for name in ("probe/knn", "probe/linear"):  # but the one that was killed while it looked
+            first, last = curve(tmp_path / "whole", name).items()
+            assert curve(tmp_path / "killed", name) == dict([last]), name
+            assert first[0] < last[0]
         for name, tensor in whole["state_dict"].items():
             assert torch.equal(killed["state_dict"][name], tensor), name
         for a, b in zip(whole.get("queues", []), killed.get("queues", []), strict=True):

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,12 @@ def evaluate(
     test: tuple[Source, Tensor],
     options: ProbeOptions,
     methods: tuple[str, ...] = ("linear", "knn"),
+    keep: Callable[[dict[str, Any]], None] = lambda found: None,
 ) -> dict[str, Any]:
-    """Return accuracy, interval and number of test images for each method; `train` and `test` are sources and rows of them."""
+    """Return accuracy, interval and number of test images for each method; `train` and `test` are sources and rows of them.
+
+    `keep` gets what is found so far after each method: the linear probe may have taken days.
+    """
     classes = len(train[0].classes)
     refuse_other_classes(train[0], test[0])
     # Each set once in memory, where it goes there at all.
@@ -84,10 +89,13 @@ def evaluate(
             probe_sets = [sets[0] if options.in_memory else ProbeCrops(*train, options.image_size), sets[1]]
         accuracy, count = linear_probe(backbone, probe_sets[0], probe_sets[1], classes, options)
         found["linear"] = _report(round(accuracy * count), count)
+        keep(found)
     # After the linear probe, which may start a process for each device: one of them suffices for the neighbours.
     if "knn" in methods and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         device = _device(options)
         features = features or [features_of(backbone, loader, device) for loader in loaders]
+        if device != "cpu" and 3 * features[0][0].nbytes > torch.cuda.mem_get_info(device)[0]:
+            device = "cpu"  # neighbours, their normalised copy, and similarities
         (bank, labels), (queries, expected) = [tuple(part.to(device) for part in parts) for parts in features]
         right = int((knn(queries, bank, labels, classes, options.k, options.temperature) == expected).sum())
         found["knn"] = _report(right, len(expected))
@@ -257,13 +265,18 @@ def main() -> None:
         options.epochs = 45
     train, test = (open_images(name, args.image_column, args.label_column) for name in (args.train, args.test))
     rows = split_rows(len(train), args.limit, 0)[0]
-    found = evaluate(backbone, (train, rows), (test, torch.arange(len(test))), options, tuple(args.methods))
-    if rank_zero_only.rank:  # type: ignore[attr-defined]  # with several devices, one of the processes reports
-        return
     path = Path(args.checkpoint)
     out = args.out or (path if path.is_dir() else path.parent) / "evaluation.json"
     about = {"checkpoint": args.checkpoint, "train": args.train, "test": args.test, "train_images": len(rows)}
-    out.write_text(json.dumps(about | found, indent=2) + "\n")
+
+    def keep(found: dict[str, Any]) -> None:
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # with several devices, one of the processes reports
+            out.write_text(json.dumps(about | found, indent=2) + "\n")
+
+    found = evaluate(backbone, (train, rows), (test, torch.arange(len(test))), options, tuple(args.methods), keep)
+    if rank_zero_only.rank:  # type: ignore[attr-defined]
+        return
+    keep(found)
     for name, result in found.items():
         low, high = result["interval"]
         print(f"{name}: {result['accuracy']:.2%} (95% {low:.2%} to {high:.2%}) on {result['images']} images")

@@ -13,11 +13,14 @@ TITLES = {"simclr": "SimCLR", "simsiam": "SimSiam", "byol": "BYOL", "mocov2plus"
 
 def scalars(run: Path, name: str) -> dict[int, float]:
     """Return the values of one curve by step; where a resumed run went over a step again, the later value."""
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}, purge_orphaned_data=False)
-    events.Reload()
-    if name not in events.Tags()["scalars"]:
-        return {}
-    return {p.step: p.value for p in sorted(events.Scalars(name), key=lambda p: (p.step, p.wall_time))}
+    points = []
+    # File by file: a folder is read in the order of names, and what comes late in it would be left out.
+    for file in (run / "tensorboard").glob("events.out.tfevents.*"):
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0}, purge_orphaned_data=False)
+        events.Reload()
+        if name in events.Tags()["scalars"]:
+            points += events.Scalars(name)
+    return {p.step: p.value for p in sorted(points, key=lambda p: (p.step, p.wall_time))}
 
 
 def draw_curves(runs: list[dict[str, Any]], path: Path, name: str = "probe/knn", label: str = "weighted k-NN accuracy") -> None:

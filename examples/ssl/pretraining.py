@@ -33,6 +33,7 @@ class Pretraining(L.LightningModule, ABC):
         self.backbone = build_backbone(settings.backbone)
         self.probe = nn.Linear(self.backbone.width, classes) if classes else None
         self.batches_done = 0
+        self.batches_per_epoch = 0  # train.py sets it
         s, size = settings.augmentation, settings.data.image_size
         views = TwoClassicViews(s, size, crop=settings.data.in_memory)
         crops = None if settings.data.in_memory else device_crop(s.generated or s.view2, size, s.interpolation)
@@ -130,6 +131,9 @@ class Pretraining(L.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches_done = checkpoint["batches_done"]
+        epochs = self.settings.trainer.epochs
+        if checkpoint["epoch"] < epochs:  # of a finished run nothing is left to do
+            _recount(checkpoint["loops"]["fit_loop"], self.batches_done, self.batches_per_epoch)
 
     def _watch(self, features: Tensor, labels: Tensor) -> Tensor | float:
         """Return the loss of the linear layer, through which nothing reaches the backbone."""
@@ -138,6 +142,20 @@ class Pretraining(L.LightningModule, ABC):
         loss = F.cross_entropy(self.probe(features.detach()).float(), labels)
         self.log("train/linear_loss", loss.detach())
         return loss
+
+
+def _recount(loop: dict[str, Any], done: int, per_epoch: int) -> None:
+    """Set Lightning's counters to those of an uninterrupted run at the end of its `done`-th batch.
+
+    In a run that was resumed more than once they fall behind, and then a probe at the end of an epoch is left out.
+    """
+    epoch, before = divmod(done - 1, per_epoch)
+    total, current = loop["epoch_loop.batch_progress"]["total"], loop["epoch_loop.batch_progress"]["current"]
+    for counters, count in ((total, done), (current, before + 1)):
+        counters.update(ready=count, started=count, processed=count, completed=count - 1)
+    loop["epoch_loop.batch_progress"]["is_last_batch"] = before + 1 == per_epoch
+    for counters in (loop["epoch_progress"]["total"], loop["epoch_progress"]["current"]):
+        counters.update(ready=epoch + 1, started=epoch + 1, processed=epoch, completed=epoch)
 
 
 def _replace(crops: Tensor, images: Tensor, made: Tensor, crop: nn.Module) -> tuple[Tensor, Tensor]:

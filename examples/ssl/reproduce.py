@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 import yaml
 from config import Settings, flat, load_settings
-from data import open_images
+from data import open_images, refuse_other_classes
 from evaluate import ProbeOptions, evaluate
 from frozen import load_backbone
 from learning_curves import TITLES, draw_curves
@@ -60,6 +61,8 @@ def main() -> None:
         for seed in args.seeds for method in args.methods for generator in args.generators
     ]  # fmt: skip
     refuse_others(plan, args.out)
+    measures = [measure_of(settings, args) for *_, settings in plan]
+    refuse_other_measures(measures[0], args.out)
     for i, (method, generator, seed, settings) in enumerate(plan, 1):
         folder = run_folder(args.out, method, generator, seed)
         if not (folder / "result.json").exists():
@@ -81,10 +84,9 @@ def run(name: dict[str, Any], settings: Settings, folder: Path, args: argparse.N
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(settings)))
         script = Path(__file__).with_name("train.py")
-        subprocess.run([sys.executable, script, "--config", folder / "config.yaml", "--out", folder], check=True)
+        if subprocess.run([sys.executable, script, "--config", folder / "config.yaml", "--out", folder]).returncode:
+            raise SystemExit(f"{folder}: the training failed, for the reason above; the same command goes on")
     data = settings.data
-    if data.test is None and not data.test_on_holdout:
-        raise SystemExit("data.test is not set: expected labelled images to measure on, or data.test_on_holdout=true")
     source = open_images(data.train, data.image_column, data.label_column)
     rows, held = training_rows(source, settings)
     test = source if data.test_on_holdout else open_images(str(data.test), data.image_column, data.label_column)
@@ -99,13 +101,42 @@ def run(name: dict[str, Any], settings: Settings, folder: Path, args: argparse.N
     else:
         options.batch_size = 4 * options.batch_size  # the paper's batch of 4 GPUs on one device
     found = evaluate(backbone, (source, rows), (test, test_rows), options)
-    found = name | found
+    found = name | {"measure": measure_of(settings, args)} | found
     found["training"] = json.loads((folder / "training.json").read_text())
     found["p"], found["bank"] = (settings.generative.p, bank) if settings.generative.source != "none" else (0.0, None)
     if args.encoder:
-        found["encoder"] = compare([folder], gt.load_generator(args.encoder), test, 2000)
+        # Ten times as many images as features, else CKA says more of their number than of the features.
+        found["encoder"] = compare([folder], gt.load_generator(args.encoder), test, max(2000, 10 * backbone.width))
     (folder / "result.partial").write_text(json.dumps(found, indent=2) + "\n")
     (folder / "result.partial").replace(folder / "result.json")
+
+
+def measure_of(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
+    """Return what a run is measured with, the same for all of a table; exit, before anything is trained, if it cannot be."""
+    data = settings.data
+    if data.test is None and not data.test_on_holdout:
+        raise SystemExit("data.test is not set: expected labelled images to measure on, or data.test_on_holdout=true")
+    train = open_images(data.train, data.image_column, data.label_column)
+    test = train if data.test_on_holdout else open_images(str(data.test), data.image_column, data.label_column)
+    refuse_other_classes(train, test)
+    assert test.labels is not None, "refused above"
+    labels = hashlib.sha256(test.labels.numpy().tobytes()).hexdigest()  # of the images, wherever they lie
+    return {
+        "probe": args.probe, "probe_epochs": args.probe_epochs, "test_images": len(test), "test_labels_sha256": labels,
+        "on_holdout": data.holdout if data.test_on_holdout else None, "encoder": args.encoder,
+    }  # fmt: skip
+
+
+def refuse_other_measures(measure: dict[str, Any], out: Path) -> None:
+    """Exit if a finished run was measured with something else: its numbers do not belong into one table with the new ones."""
+    for run in finished(out):
+        before = run.get("measure", {})
+        changed = [f"{name} ({before.get(name)!r}, now {value!r})" for name, value in measure.items() if before.get(name) != value]
+        if changed:
+            raise SystemExit(
+                f"{run['folder']} was measured with another {', '.join(changed)}: choose another --out, or delete the result.json of "
+                "every run there to measure them again; their training stays"
+            )
 
 
 def finished(out: Path) -> list[dict[str, Any]]:

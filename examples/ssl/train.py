@@ -4,8 +4,8 @@
         data.train=train.parquet data.test=test.parquet generative.bank=banks/cifar10
 
 Any setting (config.py) can be given as name=value. Killed, the same command goes on where it stopped: the loss curve is
-that of an uninterrupted run. OUT/last.ckpt is the checkpoint, which evaluate.py, segment.py and similarity.py take;
-OUT/tensorboard holds the curves; labels are used by the probes alone.
+that of an uninterrupted run (a probe that is killed while it looks is left out). OUT/last.ckpt is the checkpoint, which
+evaluate.py, segment.py and similarity.py take; OUT/tensorboard holds the curves; labels are used by the probes alone.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), q
     L.seed_everything(settings.seed, verbose=False)
     classes = len(source.classes) if source.labels is not None else 0
     module = METHODS[settings.method.name](settings, classes, generative)
+    module.batches_per_epoch = len(batches)
     if settings.trainer.compile:
         module.backbone.compile()
     probe_loaders = probe_data(source, settings, trainer, dataset) if classes else []
