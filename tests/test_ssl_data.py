@@ -148,6 +148,13 @@ class TestSources:
         with pytest.raises(SystemExit, match=r"has 2 classes, .* 3: .*only in the first: \[\], only in the second: \['class2'\]"):
             ssl("data").refuse_other_classes(*opened)
 
+    def test_classes_without_names(self) -> None:
+        """A Parquet file's classes are numbers then; a test file in which the last ones do not occur fits."""
+        opened = {n: ssl("data").Source(str(n), range(n), lambda row: b"", list(range(n)), [str(i) for i in range(n)]) for n in (2, 3)}
+        ssl("data").refuse_other_classes(opened[3], opened[2])
+        with pytest.raises(SystemExit, match=r"only in the second: \['2'\]"):
+            ssl("data").refuse_other_classes(opened[2], opened[3])
+
     def test_sources_go_to_spawned_workers(self, tmp_path: Path) -> None:
         again = pickle.loads(pickle.dumps(ssl("data").open_images(str(write_photos(tmp_path, 4)))))
         assert again.read(3).size == (20, 20)
@@ -443,6 +450,12 @@ class TestFromBank:
             results.append(source(images, rows, 0.7))
         assert torch.equal(results[0][0], results[1][0])
         assert torch.equal(results[0][1], results[1][1])
+
+    def test_memory_is_shared_by_processes(self, bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+        variants = 4 * 4 * 3 * 16 * 16  # bytes of the four variants of four images
+        monkeypatch.setattr(ssl("generative").os, "sysconf", {"SC_PHYS_PAGES": variants // 1024 * 4, "SC_PAGE_SIZE": 1024}.__getitem__)
+        held = [ssl("generative").FromBank(bank, [4, 5, 6, 7], 16, processes=n).decoded is not None for n in (1, 2)]
+        assert held == [True, False]
 
     def test_other_size(self, bank: Bank) -> None:
         out, _ = ssl("generative").FromBank(bank, [9], 8)(torch.zeros(1, 3, 8, 8), torch.tensor([0]), 1.0)

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,21 @@ class TestBackbones:
             ssl("frozen").load_backbone(path)
         with pytest.raises(SystemExit, match="does not hold the weights of resnet50"):
             ssl("frozen").load_backbone(path, ssl("config").BackboneSettings(name="resnet50"))
+        with pytest.raises(SystemExit, match=r"is not of a run of train\.py"):
+            ssl("frozen").load_run(path)
+        path.write_bytes(path.read_bytes()[:-1000])
+        with pytest.raises(SystemExit, match="cannot be read, perhaps it was copied in part"):
+            ssl("frozen").load_backbone(path)
 
-    def test_missing(self, tmp_path: Path) -> None:
+    def test_missing_or_no_weights(self, run: Path, tmp_path: Path) -> None:
         with pytest.raises(SystemExit, match="no checkpoint"):
             ssl("frozen").load_backbone(tmp_path)
+        torch.save([1, 2], tmp_path / "x.pth")
+        with pytest.raises(SystemExit, match="holds a list: expected a dictionary"):
+            ssl("frozen").load_backbone(tmp_path / "x.pth")
+        (tmp_path / "x.ckpt").write_bytes((run / "run" / "last.ckpt").read_bytes()[:5000])
+        with pytest.raises(SystemExit, match="cannot be read"):
+            ssl("frozen").load_run(tmp_path / "x.ckpt")
 
 
 class Colours:
@@ -224,9 +236,53 @@ class TestEvaluate:
         results = [ssl("evaluate").evaluate(backbone, *self.sources(run), self.options(epochs=3)) for _ in range(2)]
         assert results[0] == results[1]
 
+    @pytest.mark.parametrize("in_memory", [True, False])
+    def test_killed_probe_goes_on(self, in_memory: bool, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Killed in the third of five epochs, it starts again with that one, and its layer is that of an uninterrupted probe."""
+        probe, options = ssl("linear_probe"), self.options(epochs=5, in_memory=in_memory)
+        (train, rows), (test, test_rows) = self.sources(run)
+        whole = [ssl("evaluate")._whole(source, r, options) for source, r in ((train, rows), (test, test_rows))]
+        sets = [whole[0] if in_memory else probe.ProbeCrops(train, rows, 16), whole[1]]
+        layers, steps, step = [], [], probe.LinearProbe.training_step
+
+        def watched(module: Any, batch: Any, batch_idx: int) -> Tensor:
+            if module.batches_done == kill:
+                raise RuntimeError("killed")
+            steps.append(module.batches_done)
+            return step(module, batch, batch_idx)
+
+        monkeypatch.setattr(probe.LinearProbe, "training_step", watched)
+        monkeypatch.setattr(
+            probe.LinearProbe, "on_test_epoch_end", lambda module: (module.log("accuracy", 0.0), layers.append(module.layer.state_dict()))
+        )
+        per_epoch, kill = len(train) // 8, None
+        probe.linear_probe(Colours(), *sets, 2, options)
+        kill, steps = 2 * per_epoch + 1, []
+        with pytest.raises(RuntimeError, match="killed"):
+            probe.linear_probe(Colours(), *sets, 2, options, tmp_path / "probe")
+        kill, steps = None, []
+        probe.linear_probe(Colours(), *sets, 2, options, tmp_path / "probe")
+        assert steps == list(range(2 * per_epoch, 5 * per_epoch))
+        assert all(torch.equal(w, layers[1][name]) for name, w in layers[0].items())
+        assert per_epoch > 1
+
+        # a finished one has nothing left to do; another backbone or other options begin anew
+        for backbone, others, count in (
+            (Colours(), {}, 0),
+            (Colours(), {"base_lr": 0.2}, 5),
+            (ssl("frozen").load_run(run / "run")[0], {}, 5),
+        ):
+            steps = []
+            probe.linear_probe(backbone, *sets, 2, replace(options, **others), tmp_path / "probe")
+            assert len(steps) == count * per_epoch
+
+    def test_nothing_is_left_of_a_probe_that_is_done(self, run: Path, tmp_path: Path) -> None:
+        ssl("evaluate").evaluate(Colours(), *self.sources(run), self.options(epochs=2), folder=tmp_path / "probe")
+        assert not list(tmp_path.iterdir())
+
     def test_learning_rate_of_the_paper(self) -> None:
         """0.1 per 256 images, 512 on each of 4 devices: 0.8, along a cosine to 0, by LARS without decay."""
-        probe = ssl("evaluate").LinearProbe(Colours(), 10, ssl("evaluate").ProbeOptions(devices=4))
+        probe = ssl("linear_probe").LinearProbe(Colours(), 10, ssl("linear_probe").ProbeOptions(devices=4))
 
         class Trainer:
             estimated_stepping_batches = 101
@@ -419,6 +475,14 @@ class TestSegmentation:
         size = ["--images", "32", "--image-size", "32", "--epochs", "1"]
         call(monkeypatch, tmp_path, "segment", str(run / "run"), *size, "--out", "x.json")
         assert set(json.loads((tmp_path / "x.json").read_text())) == {"pretrained", "untrained"}
+
+    @pytest.mark.parametrize(
+        ("data", "said"),
+        [("photos", "expected torchvision:VOCSegmentation:ROOT"), ("torchvision:VOCSegmentation:none", "not found or corrupted")],
+    )
+    def test_no_such_data(self, data: str, said: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(SystemExit, match=said):
+            call(monkeypatch, tmp_path, "segment", str(run / "run"), "--data", data)
 
     def test_real_images(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         class VOC(list[Any]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -193,3 +194,63 @@ class TestMixedPrecision:
             found = module.step(z1, z2)[1]
         assert found.dtype == torch.float32
         assert found.item() == pytest.approx(again.step(z1.float(), z2.float())[1].item(), rel=1e-6)
+
+
+WORLD, STEPS = 2, 3
+
+
+def images_of(method: str) -> tuple[Tensor, Tensor]:
+    """Two views (8, 5) of a batch, of which each of two processes gets four rows.
+
+    Of Barlow Twins the halves hold the same rows in other orders, paired otherwise: each process normalises by its own batch.
+    """
+    rng = torch.Generator().manual_seed(5)
+    if method != "barlowtwins":
+        return torch.randn(8, 5, generator=rng), torch.randn(8, 5, generator=rng)
+    a, b = (torch.randn(4, 5, generator=rng) for _ in range(2))
+    return torch.cat([a, a[[2, 0, 3, 1]]]), torch.cat([b, b[[1, 2, 0, 3]]])
+
+
+def train_layer(method: str, rank: int, world: int) -> list[Tensor]:
+    """Return losses, weights and queues of a few steps of one layer under the loss; processes share gradients as DDP does."""
+    torch.manual_seed(0)
+    module, layer = module_of(method, "method.queue=16" if method == "mocov2plus" else "method.out=8"), nn.Linear(5, 8, bias=False)
+    share = slice(rank * 8 // world, (rank + 1) * 8 // world)
+    found = []
+    for _ in range(STEPS):
+        layer.zero_grad()
+        loss = module.step(*(layer(view[share]) for view in images_of(method)))[1]
+        loss.backward()
+        parts = [loss.detach(), layer.weight.grad]
+        if world > 1:
+            for part in parts:
+                torch.distributed.all_reduce(part)
+                part /= world
+        with torch.no_grad():
+            layer.weight -= layer.weight.grad
+        found += [parts[0].clone(), layer.weight.detach().clone()]
+    if method == "mocov2plus":
+        found += [criterion.memory_bank.bank for criterion in (module.criterion1, module.criterion2)]
+    return found
+
+
+def in_process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+    torch.save({method: train_layer(method, rank, WORLD) for method in METHODS}, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+METHODS = [*REFERENCES, "mocov2plus"]
+
+
+@pytest.mark.slow
+class TestTwoProcesses:
+    def test_equals_one_process_with_the_whole_batch(self, tmp_path: Path) -> None:
+        """Losses, weights and MoCo's queues over three steps: negatives, correlations and keys come from all processes."""
+        torch.multiprocessing.spawn(in_process, (str(tmp_path),), nprocs=WORLD)
+        shares = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
+        for method in METHODS:
+            for n, (expected, *found) in enumerate(zip(train_layer(method, 0, 1), *(share[method] for share in shares), strict=True)):
+                for one in found:
+                    torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-5, msg=lambda text, m=method, n=n: f"{m} {n}: {text}")

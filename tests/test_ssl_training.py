@@ -180,6 +180,27 @@ class TestViewsOfABatch:
         assert torch.equal((second[:, 0] > 0.9).flatten(1).all(1), made)
         torch.testing.assert_close(second[~made], torch.full_like(second[~made], 0.2))
 
+    def test_each_view_crops_its_own_generated_images(self) -> None:
+        """Of files with an online generator: whole for view 1, a corner for view 2, of images that are half red."""
+
+        class HalfRed(ssl("generative").Generative):  # type: ignore[misc]
+            def forward(self, images: Any, rows: Any, p: float) -> Any:
+                images = torch.zeros_like(images)
+                images[:, 0, :, :8] = 1.0
+                return images, torch.ones(len(images), dtype=torch.bool)
+
+        chosen = self.module("generative.both_views=true", "data.in_memory=false").settings
+        chosen.augmentation.view2.crop_scale = [0.05, 0.05]
+        module = ssl("methods").METHODS["simclr"](chosen, 0, HalfRed())
+        module.trainer = L.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+        crops = {name: torch.zeros(50, 3, 8, 8, dtype=torch.uint8) for name in ("first", "second")}
+        flags = {name: torch.zeros(50, dtype=torch.bool) for name in ("made1", "made2")}
+        batch = crops | flags | {"squares": torch.zeros(50, 3, 16, 16, dtype=torch.uint8), "rows": torch.arange(50)}
+        first, second, _ = module.views(batch)
+        share1, share2 = (view[:, 0].mean((1, 2)) for view in (first, second))
+        assert (share1 - 0.5).abs().max() < 0.2
+        assert ((share2 < 0.05) | (share2 > 0.95)).float().mean() > 0.5
+
     def test_both_views_generated(self) -> None:
         module = self.module("generative.p=0.5", "generative.both_views=true", generative=self.red())
         module.trainer = L.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
@@ -297,6 +318,15 @@ class TestRefused:
         chosen = settings(photos, "cifar10-small/simclr-baseline", f"data.test={tmp_path / 'test'}")
         self.refused(chosen, tmp_path / "run", "expected the same")
 
+    def test_broken_checkpoint(self, photos: Path, tmp_path: Path) -> None:
+        chosen = settings(photos, "cifar10-small/simclr-baseline", "trainer.epochs=1")
+        run(chosen, tmp_path)
+        whole = (tmp_path / "last.ckpt").read_bytes()
+        (tmp_path / "last.ckpt").write_bytes(whole[:-500])
+        with pytest.raises(SystemExit, match="is broken, perhaps copied in part"):
+            ssl("train").train(chosen, tmp_path, quiet=True)
+        assert (tmp_path / "last.ckpt").read_bytes() == whole[:-500]
+
     def test_resume_with_another_config(self, photos: Path, tmp_path: Path) -> None:
         config = "cifar10-small/simclr-baseline"
         run(settings(photos, config, "trainer.epochs=1"), tmp_path)
@@ -388,11 +418,11 @@ class TestOptions:
         assert a == pytest.approx(b, rel=1e-3)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("bank", [False, True])
-    def test_two_devices(self, bank: bool, photos: Path, tmp_path: Path) -> None:
-        """DDP in two processes on the CPU, batches of 2 on each: the gathered loss sees all four images."""
-        config = CONFIGS / "cifar10-small" / f"simclr-{'icgan' if bank else 'baseline'}.yaml"
-        overrides = [*TINY, *TINY_METHOD.get("simclr", []), f"data.train={photos / 'train'}", f"data.test={photos / 'test'}",
+    @pytest.mark.parametrize("arm", ["simclr-icgan", *(f"{method}-baseline" for method in METHODS)])
+    def test_two_devices(self, arm: str, photos: Path, tmp_path: Path) -> None:
+        """DDP in two processes on the CPU, batches of 2 on each."""
+        config = CONFIGS / "cifar10-small" / f"{arm}.yaml"
+        overrides = [*TINY, *TINY_METHOD.get(arm.partition("-")[0], []), f"data.train={photos / 'train'}", f"data.test={photos / 'test'}",
                      f"generative.bank={photos / 'bank'}", "trainer.devices=2", "trainer.batch_size=2", "trainer.sync_batchnorm=false",
                      "trainer.epochs=2", "probe.every=1", "optimizer.name=lars", "optimizer.base_lr=0.4"]  # fmt: skip
         command = [sys.executable, str(FOLDER / "train.py"), "--config", str(config), "--out", "run", *overrides]

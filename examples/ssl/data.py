@@ -66,11 +66,13 @@ def open_images(name: str, image_column: str | None = None, label_column: str | 
 
 
 def refuse_other_classes(train: Source, test: Source) -> None:
-    """Exit unless both have labels, and the same classes."""
+    """Exit unless both have labels, and the same classes; where these have no names, images of the last ones may be missing."""
     for source in (train, test):
         if source.labels is None:
             raise SystemExit(f"{source.name!r} has no labels: expected a subfolder for each class, or a column of labels")
-    if train.classes != test.classes:
+    numbers = [str(i) for i in range(max(len(train.classes), len(test.classes)))]
+    unnamed = train.classes == numbers and test.classes == numbers[: len(test.classes)]
+    if train.classes != test.classes and not unnamed:
         only = [sorted(set(a.classes) - set(b.classes))[:5] for a, b in ((train, test), (test, train))]
         raise SystemExit(
             f"{train.name!r} has {len(train.classes)} classes, {test.name!r} {len(test.classes)}: expected the same, in the same order; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 from backbones import Backbone, build_backbone
 from config import BackboneSettings, Settings, settings_of
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import gentransforms as gt
@@ -34,12 +37,12 @@ class GeneratorsEncoder(nn.Module):
         return found[name].flatten(1).float()
 
 
-def load_encoder(name: str) -> GeneratorsEncoder:
-    """Return the encoder of a generator: bundled name, folder or repository."""
+def load_generator(name: str, option: str) -> gt.ImageGenerator:
+    """Return the generator that an option names: bundled name, folder or repository."""
     try:
-        return GeneratorsEncoder(gt.load_generator(name))
+        return gt.load_generator(name)
     except gt.GentransformsError as error:
-        raise SystemExit(f"'encoder:{name}': {error}") from error
+        raise SystemExit(f"{option + name!r}: {error}") from error
 
 
 def load_backbone(path: str | Path, backbone: BackboneSettings | None = None) -> tuple[Backbone, Settings | None]:
@@ -48,20 +51,9 @@ def load_backbone(path: str | Path, backbone: BackboneSettings | None = None) ->
     `path` is the folder of a run or its ``.ckpt``; or a file of weights under torchvision's names (``.pth``,
     ``.safetensors``), which needs `backbone` to say of what, and whose classifier is left out.
     """
-    path = Path(path)
-    file = path / "last.ckpt" if path.is_dir() else path
-    if not file.is_file():
-        raise SystemExit(f"no checkpoint {str(file)!r}: expected the folder of a run of train.py, a .ckpt, or a file of weights")
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        content: dict[str, Any] = load_file(file)
-    else:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+    file, content = _read(Path(path))
     if "settings" in content:
-        settings = settings_of(content["settings"])
-        weights = {name.removeprefix("backbone."): w for name, w in content["state_dict"].items() if name.startswith("backbone.")}
-        return _frozen(settings.backbone, weights, file), settings
+        return _of_run(file, content)
     if backbone is None:
         raise SystemExit(f"{str(file)!r} does not say which network it is of: give --backbone, for example resnet50")
     content = content.get("state_dict", content.get("model", content))
@@ -69,6 +61,34 @@ def load_backbone(path: str | Path, backbone: BackboneSettings | None = None) ->
         f"trunk.{name.removeprefix('module.')}": w for name, w in content.items() if not name.removeprefix("module.").startswith("fc.")
     }
     return _frozen(backbone, weights, file), None
+
+
+def load_run(path: str | Path) -> tuple[Backbone, Settings]:
+    """Return the frozen backbone of a run, the folder or its ``.ckpt``, and the run's settings."""
+    file, content = _read(Path(path))
+    if "settings" not in content:
+        raise SystemExit(f"{str(file)!r} is not of a run of train.py: expected the folder of one, or its .ckpt")
+    return _of_run(file, content)
+
+
+def _read(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the file that holds the weights, and what is in it."""
+    file = path / "last.ckpt" if path.is_dir() else path
+    if not file.is_file():
+        raise SystemExit(f"no checkpoint {str(file)!r}: expected the folder of a run of train.py, a .ckpt, or a file of weights")
+    try:
+        content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        raise SystemExit(f"{str(file)!r} cannot be read, perhaps it was copied in part, or holds more than weights: {error}") from error
+    if not isinstance(content, dict):
+        raise SystemExit(f"{str(file)!r} holds a {type(content).__name__}: expected a dictionary of weights")
+    return file, content
+
+
+def _of_run(file: Path, content: dict[str, Any]) -> tuple[Backbone, Settings]:
+    settings = settings_of(content["settings"])
+    weights = {name.removeprefix("backbone."): w for name, w in content["state_dict"].items() if name.startswith("backbone.")}
+    return _frozen(settings.backbone, weights, file), settings
 
 
 def _frozen(s: BackboneSettings, weights: dict[str, Tensor], file: Path) -> Backbone:

@@ -40,17 +40,17 @@ class FromBank(Generative):
         bank: holds all the keys.
         keys: of the training images, by place.
         size: side of the images.
-        memory: bytes that the decoded variants may take.
+        memory: bytes that the decoded variants may take; by default a quarter of the machine's, shared by its `processes`.
     """
 
-    def __init__(self, bank: Bank, keys: Sequence[str | int], size: int, memory: int | None = None) -> None:
+    def __init__(self, bank: Bank, keys: Sequence[str | int], size: int, memory: int | None = None, processes: int = 1) -> None:
         super().__init__()
         self.bank, self.keys, self.size = bank, list(keys), size
         self.numbers = [bank.variants_of(key) for key in self.keys]
         self.counts = torch.tensor([len(numbers) for numbers in self.numbers])
         self.starts = self.counts.cumsum(0) - self.counts
         needed = int(self.counts.sum()) * 3 * size * size
-        memory = memory if memory is not None else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+        memory = memory if memory is not None else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4 // processes
         self.decoded = self._decode() if needed <= memory else None
 
     def forward(self, images: Tensor, rows: Tensor, p: float) -> tuple[Tensor, Tensor]:

@@ -36,9 +36,9 @@ class Pretraining(L.LightningModule, ABC):
         self.batches_per_epoch = 0  # train.py sets it
         s, size = settings.augmentation, settings.data.image_size
         views = TwoClassicViews(s, size, crop=settings.data.in_memory)
-        crops = None if settings.data.in_memory else device_crop(s.generated or s.view2, size, s.interpolation)
+        crops = nn.ModuleList(device_crop(s.generated or view, size, s.interpolation) for view in (s.view1, s.view2))
         # In a tuple: not in the checkpoint, not synchronised between devices, not in the module's mode.
-        self._makers: tuple[TwoClassicViews, Generative | None, nn.Module | None] = (views, generative, crops)
+        self._makers: tuple[TwoClassicViews, Generative | None, nn.ModuleList] = (views, generative, crops)
 
     @abstractmethod
     def heads(self) -> list[nn.Module]:
@@ -67,7 +67,7 @@ class Pretraining(L.LightningModule, ABC):
 
     def views(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return both views (B, 3, S, S) float in [0, 1] of a batch of loading.py, and which of the second are generated."""
-        classic, generative, crop = self._makers
+        classic, generative, crops = self._makers
         g, rows = self.settings.generative, batch["rows"]
         p = p_at(g, self.settings.trainer.epochs, self.current_epoch)
         if "images" in batch:
@@ -80,12 +80,11 @@ class Pretraining(L.LightningModule, ABC):
         else:
             first, second = batch["first"].float() / 255, batch["second"].float() / 255
             made1, made2 = batch["made1"], batch["made2"]
-            if generative is not None:
-                assert crop is not None, "images from files come cropped, generated ones do not"
+            if generative is not None:  # images from files come cropped, generated ones do not
                 squares = batch["squares"].float() / 255
-                second, made2 = _replace(second, *generative(squares, rows, p), crop)
+                second, made2 = _replace(second, *generative(squares, rows, p), crops[1])
                 if g.both_views:
-                    first, made1 = _replace(first, *generative(squares, rows, p), crop)
+                    first, made1 = _replace(first, *generative(squares, rows, p), crops[0])
         return (*classic(first, second, made1, made2), made2)
 
     def transfer_batch_to_device(self, batch: dict[str, Tensor], device: torch.device, dataloader_idx: int) -> dict[str, Tensor]:

@@ -25,17 +25,16 @@ import torch
 import yaml
 from config import Settings, flat, load_settings
 from data import open_images, refuse_other_classes
-from evaluate import ProbeOptions, evaluate
-from frozen import load_backbone
+from evaluate import evaluate
+from frozen import load_generator, load_run
 from learning_curves import TITLES, draw_curves
+from linear_probe import ProbeOptions
 from loading import training_rows
 from make_bank import make_bank
 from probes import mean_interval
 from quiet import hush
 from similarity import compare
 from train import FREE, train
-
-import gentransforms as gt
 
 
 def main() -> None:
@@ -63,6 +62,8 @@ def main() -> None:
     refuse_others(plan, args.out)
     measures = [measure_of(settings, args) for *_, settings in plan]
     refuse_other_measures(measures[0], args.out)
+    if args.encoder:
+        load_generator(args.encoder, "--encoder ")  # refused before anything is trained
     for i, (method, generator, seed, settings) in enumerate(plan, 1):
         folder = run_folder(args.out, method, generator, seed)
         if not (folder / "result.json").exists():
@@ -91,7 +92,7 @@ def run(name: dict[str, Any], settings: Settings, folder: Path, args: argparse.N
     rows, held = training_rows(source, settings)
     test = source if data.test_on_holdout else open_images(str(data.test), data.image_column, data.label_column)
     test_rows = held if data.test_on_holdout else torch.arange(len(test))
-    backbone, _ = load_backbone(folder)
+    backbone, _ = load_run(folder)
     options = ProbeOptions(
         epochs=args.probe_epochs, image_size=data.image_size, in_memory=data.in_memory, workers=data.workers, seed=settings.seed,
         accelerator=t.accelerator, k=settings.probe.k, temperature=settings.probe.temperature,
@@ -100,13 +101,13 @@ def run(name: dict[str, Any], settings: Settings, folder: Path, args: argparse.N
         options.cached, options.optimizer = True, "sgd"
     else:
         options.batch_size = 4 * options.batch_size  # the paper's batch of 4 GPUs on one device
-    found = evaluate(backbone, (source, rows), (test, test_rows), options)
+    found = evaluate(backbone, (source, rows), (test, test_rows), options, folder=folder / "linear")
     found = name | {"measure": measure_of(settings, args)} | found
     found["training"] = json.loads((folder / "training.json").read_text())
     found["p"], found["bank"] = (settings.generative.p, bank) if settings.generative.source != "none" else (0.0, None)
     if args.encoder:
         # Ten times as many images as features, else CKA says more of their number than of the features.
-        found["encoder"] = compare([folder], gt.load_generator(args.encoder), test, max(2000, 10 * backbone.width))
+        found["encoder"] = compare([folder], load_generator(args.encoder, "--encoder "), test, max(2000, 10 * backbone.width))
     (folder / "result.partial").write_text(json.dumps(found, indent=2) + "\n")
     (folder / "result.partial").replace(folder / "result.json")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from backbones import Backbone, build_backbone
-from frozen import load_backbone
+from frozen import load_run
 from loading import seed_of
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,8 +52,13 @@ def shapes(count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def voc(source: str, split: str, size: int) -> tuple[Tensor, Tensor]:
     """Return images and masks of ``torchvision:VOCSegmentation:ROOT``, resized to squares."""
-    _, name, root = source.split(":")
-    dataset = getattr(datasets, name)(root, image_set=split)
+    if not source.startswith("torchvision:VOCSegmentation:"):
+        raise SystemExit(f"--data {source!r}: expected torchvision:VOCSegmentation:ROOT")
+    root = source.removeprefix("torchvision:VOCSegmentation:")
+    try:
+        dataset = datasets.VOCSegmentation(root, image_set=split)
+    except (OSError, RuntimeError) as error:
+        raise SystemExit(f"--data {source!r}: {error}") from error
     images, masks = [], []
     for image, mask in dataset:
         images.append(TF.resize(TF.pil_to_tensor(image), [size, size], antialias=True))
@@ -127,8 +132,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cuda, mps or cpu")
     parser.add_argument("--out", type=Path, help="JSON file; by default segmentation.json beside the checkpoint")
     args = parser.parse_args()
-    backbone, settings = load_backbone(args.checkpoint)
-    assert settings is not None, "a run carries its settings"
+    backbone, settings = load_run(args.checkpoint)
     size = args.image_size or max(64, settings.data.image_size)
     if args.data is None:
         classes = 4

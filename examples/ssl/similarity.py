@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from backbones import build_backbone
 from data import Source, open_images, spaced
-from frozen import GeneratorsEncoder, features_of, load_backbone
+from frozen import GeneratorsEncoder, features_of, load_generator, load_run
 from loading import WholeImages, load_into_memory, whole_loader
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -52,8 +52,7 @@ def compare(
     theirs: dict[int, Tensor] = {}
     found: dict[str, dict[str, float]] = {}
     for path in [None, *checkpoints]:
-        backbone, settings = load_backbone(path or checkpoints[0])
-        assert settings is not None, "a run carries its settings"
+        backbone, settings = load_run(path or checkpoints[0])
         if path is None:
             torch.manual_seed(0)
             backbone = build_backbone(settings.backbone).eval()
@@ -82,7 +81,8 @@ def main() -> None:
     parser.add_argument("--condition", help="which tensor of the encoder; by default its features, else the first")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the report")
     args = parser.parse_args()
-    found = compare(args.checkpoints, gt.load_generator(args.generator), open_images(args.data), args.limit, args.condition)
+    generator = load_generator(args.generator, "--generator ")
+    found = compare(args.checkpoints, generator, open_images(args.data), args.limit, args.condition)
     args.out.write_text(json.dumps(found, indent=2) + "\n")
     for name, values in found.items():
         print(f"{name}: linear CKA {values['linear_cka']:.3f}, Procrustes distance {values['procrustes_distance']:.3f}")

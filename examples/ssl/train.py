@@ -16,6 +16,7 @@ import json
 import os
 import socket
 import time
+import zipfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -61,6 +62,8 @@ def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), q
     if probe_loaders:
         trainer.callbacks.append(OnlineProbe(settings.probe, classes))  # type: ignore[attr-defined]
     last = out / "last.ckpt"
+    if last.exists() and not zipfile.is_zipfile(last):  # as torch writes it, with a directory at the end
+        raise SystemExit(f"{last} is broken, perhaps copied in part: delete it to begin anew, or bring it back whole")
     trainer.fit(
         module, train_loader(dataset, batches, settings.data.workers), probe_loaders or None,
         ckpt_path=last if last.exists() else None, weights_only=True,
@@ -86,7 +89,7 @@ def training_data(source: Source, settings: Settings) -> tuple[Dataset[Any], Gen
         if g.source == "bank":
             bank, some = open_bank(settings, keys), spaced(len(keys), 256)
             warn_of_strangers(bank, [keys[i] for i in some.tolist()], dataset.images[some])
-            return dataset, FromBank(bank, keys, data.image_size), keys
+            return dataset, FromBank(bank, keys, data.image_size, processes=settings.trainer.devices), keys
         return dataset, Online(load_online(g)) if g.source == "online" else None, keys
     keys = [source.keys[row] for row in rows.tolist()]
     online = Online(load_online(g), "generator") if g.source == "online" else None
