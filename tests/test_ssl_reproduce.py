@@ -18,9 +18,11 @@ from ssl_example import CONFIGS, FOLDER, TINY, call, miniature, ssl, write_photo
 from torchvision import datasets
 from torchvision.models import resnet50
 
+from gentransforms import generate_bank
 from gentransforms.bank.reader import Bank
 from gentransforms.cli.main import app
 from gentransforms.generators.icgan.architecture import BigGANConfig
+from gentransforms.testing import FakeGenerator
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -283,6 +285,18 @@ class TestSpeed:
         report = json.loads((tmp_path / "speed.json").read_text())
         assert set(report["seconds per step"]) == {"baseline", "bank", "online", "lightly", "lightly, 0 workers"}
         assert all(value > 0 for value in report["ratios"].values())
+
+    def test_loading(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_photos(tmp_path / "photos", 12, size=32)
+        generate_bank(str(tmp_path / "photos"), tmp_path / "bank", FakeGenerator(), variants=2, progress=False)
+        options = ["--config", str(CONFIGS / "imagenet" / "simclr-icgan.yaml"), "--rounds", "2", "--batches", "2", "--out", "loading.json"]
+        overrides = [*TINY, "data.train=photos", "generative.bank=bank"]
+        call(monkeypatch, tmp_path, "loading_speed", *options, *overrides)
+        report = json.loads((tmp_path / "loading.json").read_text())
+        assert set(report["images per second"]) == {"real", "bank"}
+        assert all(value > 0 for value in report["images per second"].values())
+        with pytest.raises(SystemExit, match=r"in memory see speed\.py"):
+            call(monkeypatch, tmp_path, "loading_speed", *options, *overrides, "data.in_memory=true")
 
 
 class TestCurves:

@@ -257,6 +257,22 @@ class TestResume:
             assert torch.equal(a[0], b[0])
             assert torch.equal(a[1], b[1])
 
+    def test_killed_in_its_last_probe(self, photos: Path, tmp_path: Path) -> None:
+        chosen = settings(photos, "cifar10-small/simclr-baseline", "trainer.epochs=2", "trainer.checkpoint_every=1", "probe.every=2")
+        whole = run(chosen, tmp_path / "whole")
+        with pytest.raises(Killed):
+            ssl("train").train(chosen, tmp_path / "killed", [KillInProbe()], quiet=True)
+        killed = run(chosen, tmp_path / "killed")
+        assert killed["batches_done"] == whole["batches_done"] == killed["global_step"] == 6
+        assert all(torch.equal(killed["state_dict"][name], w) for name, w in whole["state_dict"].items())
+        assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+
+    def test_no_checkpoint_between_accumulated_batches(self, photos: Path, tmp_path: Path) -> None:
+        """It would lack the gradients of the first. Of three batches an epoch, the second and the third end with a step."""
+        chosen = settings(photos, "cifar10-small/byol-icgan", "trainer.epochs=4", "trainer.checkpoint_every=1", "trainer.accumulate=2")
+        done = [run(chosen, tmp_path, kill=batches)["batches_done"] for batches in (4, 2, 2, 3, 3)]
+        assert done == [3, 3, 3, 5, 6]
+
     def test_same_seed_same_run_other_seed_another(self, photos: Path, tmp_path: Path) -> None:
         curves = []
         for name, seed in (("a", 0), ("b", 0), ("c", 1)):

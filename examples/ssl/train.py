@@ -138,7 +138,7 @@ def build_trainer(settings: Settings, out: Path, callbacks: Sequence[L.Callback]
     """Return Lightning's trainer; under SLURM it takes ranks and nodes from there, srun starts one process per device."""
     t = settings.trainer
     many = t.devices * t.nodes > 1
-    checkpoint = ModelCheckpoint(out, "last", every_n_train_steps=t.checkpoint_every, save_top_k=1, enable_version_counter=False)
+    checkpoint = AfterSteps(out, "last", every_n_train_steps=t.checkpoint_every, save_top_k=1, enable_version_counter=False)
     return L.Trainer(
         accelerator=t.accelerator, devices=t.devices, num_nodes=t.nodes, strategy="ddp" if many else "auto", precision=t.precision,  # type: ignore[arg-type]
         max_epochs=t.epochs, accumulate_grad_batches=t.accumulate, sync_batchnorm=t.sync_batchnorm and many, use_distributed_sampler=False,
@@ -147,6 +147,19 @@ def build_trainer(settings: Settings, out: Path, callbacks: Sequence[L.Callback]
         enable_progress_bar=not quiet, enable_model_summary=False,
         default_root_dir=out,  # where SLURM's requeue looks for a checkpoint; by default in the folder that all runs share
     )  # fmt: skip
+
+
+class AfterSteps(ModelCheckpoint):
+    """Saves after optimiser steps alone: a checkpoint between accumulated batches would lack the gradients of the first."""
+
+    before = 0
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self.before = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.global_step > self.before:
+            super().on_train_batch_end(trainer, *args, **kwargs)
 
 
 class Clock(L.Callback):
