@@ -1,7 +1,7 @@
 """Photos beside the new images that the bundled generator makes of them.
 
     python examples/quickstart.py                # ten sample photos -> augmentations.png
-    python examples/quickstart.py my_photos/     # your own
+    python examples/quickstart.py my_photos/     # your own, the first 20 in it or its subfolders
 
 One row a photo: the photo first, then six variants of it.
 """
@@ -23,7 +23,9 @@ folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(gt.__file__).parent / 
 
 # Any photos will do: the generator looks at the centre square, at its own size.
 square = v2.Compose([v2.ToImage(), v2.Resize(32), v2.CenterCrop(32), v2.ToDtype(torch.float32, scale=True)])
-paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".png", ".jpg", ".jpeg"})
+paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".png", ".jpg", ".jpeg"})[:20]
+if not paths:
+    sys.exit(f"{folder}: expected a folder with .png or .jpg images")
 photos = torch.stack([square(Image.open(path).convert("RGB")) for path in paths])
 
 # p=1: replace every image. In training, p=0.5 keeps half of them real.
