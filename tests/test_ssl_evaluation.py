@@ -266,19 +266,31 @@ class TestEvaluate:
         assert all(torch.equal(w, layers[1][name]) for name, w in layers[0].items())
         assert per_epoch > 1
 
-        # a finished one has nothing left to do; another backbone or other options begin anew
-        for backbone, others, count in (
-            (Colours(), {}, 0),
-            (Colours(), {"base_lr": 0.2}, 5),
-            (ssl("frozen").load_run(run / "run")[0], {}, 5),
-        ):
+        # a finished one has nothing left to do; another backbone, other images or other options begin anew
+        other = Colours()
+        other.register_buffer("more", torch.ones(1))
+        for backbone, about, changed, count in (
+            (Colours(), "", {}, 0), (other, "", {}, 5), (other, "", {}, 0), (other, "more", {}, 5), (other, "more", {"base_lr": 0.2}, 5),
+        ):  # fmt: skip
             steps = []
-            probe.linear_probe(backbone, *sets, 2, replace(options, **others), tmp_path / "probe")
+            probe.linear_probe(backbone, *sets, 2, replace(options, **changed), tmp_path / "probe", about)
             assert len(steps) == count * per_epoch
 
-    def test_nothing_is_left_of_a_probe_that_is_done(self, run: Path, tmp_path: Path) -> None:
-        ssl("evaluate").evaluate(Colours(), *self.sources(run), self.options(epochs=2), folder=tmp_path / "probe")
-        assert not list(tmp_path.iterdir())
+    def test_script_deletes_a_probe_that_is_done_and_no_other(self, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = ["--train", str(run / "train"), "--test", str(run / "test"), "--epochs", "1", "--accelerator", "cpu", "--out", "x.json"]
+        probe = tmp_path / "x-linear" / "last.ckpt"
+        probe.parent.mkdir()
+        probe.write_bytes(b"half")
+        for extra in (["--methods", "knn"], ["--cached"]):
+            call(monkeypatch, tmp_path, "evaluate", str(run / "run"), *data, *extra)
+            assert probe.exists()
+        monkeypatch.setattr(ssl("evaluate"), "knn", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            call(monkeypatch, tmp_path, "evaluate", str(run / "run"), *data)
+        assert set(json.loads((tmp_path / "x.json").read_text())) >= {"linear", "train_images"}  # what was found so far
+        assert torch.load(probe, weights_only=True)["batches_done"] > 0
+        call(monkeypatch, tmp_path, "evaluate", str(run / "run"), *data, "--methods", "linear")
+        assert not probe.parent.exists()
 
     def test_learning_rate_of_the_paper(self) -> None:
         """0.1 per 256 images, 512 on each of 4 devices: 0.8, along a cosine to 0, by LARS without decay."""

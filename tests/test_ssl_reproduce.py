@@ -134,6 +134,8 @@ class TestMiniature:
         # what was measured otherwise does not come into the same table
         with pytest.raises(SystemExit, match=r"measured with another probe_epochs \(2, now 3\)"):
             self.reproduce(monkeypatch, place, "--probe-epochs", "3", seeds=("2",))
+        with pytest.raises(SystemExit, match=r"measured with another k \(3, now 2\)"):
+            self.reproduce(monkeypatch, place, "probe.k=2", seeds=("2",))
         with pytest.raises(SystemExit, match="measured with another test_images"):
             self.reproduce(monkeypatch, place, "data.test=toy/train", seeds=("2",))
         assert not (place / "runs" / "simclr-baseline-seed2").exists()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -370,38 +372,90 @@ class TestRefused:
         assert len(curve(tmp_path / "run", "probe/knn")) == 1
 
 
+class SignalAfter(L.Callback):
+    """The scheduler, a while after a batch has begun: first the signal, then the end."""
+
+    def __init__(self, batch: int, end: int) -> None:
+        self.batch, self.end = batch, end
+
+    def on_before_backward(self, trainer: L.Trainer, module: Any, loss: Any) -> None:
+        if module.batches_done == self.batch:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        if module.batches_done == self.end:
+            raise Killed
+
+
 class TestSLURM:
-    """A requeued job: Lightning, told to save by the scheduler's signal, has its own checkpoint and looks for it at the start."""
+    """A job that is told of its end is queued again, and goes on from its last checkpoint, exactly, or from the start."""
 
-    def requeued(self, chosen: Any, out: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-        for name, value in {
-            "SLURM_NTASKS": "1",
-            "SLURM_JOB_NAME": "x",
-            "SLURM_PROCID": "0",
-            "SLURM_LOCALID": "0",
-            "SLURM_NODEID": "0",
-        }.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("SLURM_JOB_ID", "1")
-        return run(chosen, out)
-
-    def test_goes_on_with_its_own_checkpoint_and_no_others(
-        self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:  # fmt: skip
+    @pytest.fixture
+    def job(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+        """The variables of a job and a scontrol that notes what it is told; returns the note."""
+        for name in ("SLURM_NTASKS", "SLURM_JOB_ID"):
+            monkeypatch.setenv(name, "1")
+        for name in ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"):
+            monkeypatch.setenv(name, "0")
+        monkeypatch.setenv("SLURM_JOB_NAME", "x")
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / "scontrol").write_text(f"#!/bin/sh\necho $@ >> {tmp_path}/told\n")
+        (tmp_path / "bin" / "scontrol").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
         monkeypatch.chdir(tmp_path)
-        chosen = settings(photos, "cifar10-small/simclr-icgan", "trainer.epochs=2", "trainer.checkpoint_every=2", "probe.every=100")
-        whole = run(chosen, tmp_path / "whole")
-        run(chosen, tmp_path / "stopped", kill=3)
-        # What the signal's handler writes: in the run's folder, before any checkpoint of ours.
-        (tmp_path / "stopped" / "last.ckpt").rename(tmp_path / "stopped" / "hpc_ckpt_1.ckpt")
-        # That of another run, where all runs are started.
+        # What Lightning's own handler leaves, of another run.
         (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"of another run")
-        state = self.requeued(chosen, tmp_path / "stopped", monkeypatch)
-        assert state["batches_done"] == whole["batches_done"] == 6
+        before = signal.getsignal(signal.SIGUSR1)
+        yield tmp_path / "told"
+        signal.signal(signal.SIGUSR1, before)
+
+    @pytest.mark.parametrize("checkpoint_every", [2, 100])
+    def test_requeued(self, checkpoint_every: int, job: Path, photos: Path, tmp_path: Path) -> None:
+        every = f"trainer.checkpoint_every={checkpoint_every}"
+        chosen = settings(photos, "cifar10-small/simclr-icgan", "trainer.epochs=2", every, "probe.every=100")
+        whole = run(chosen, tmp_path / "whole")
+        assert not job.exists()
+        with pytest.raises(Killed):
+            ssl("train").train(chosen, tmp_path / "stopped", [SignalAfter(3, 5)], quiet=True)
+        assert job.read_text() == "requeue 1\n"
+        assert sorted(path.name for path in (tmp_path / "stopped").glob("*.ckpt")) == (["last.ckpt"] if checkpoint_every == 2 else [])
+        state = run(chosen, tmp_path / "stopped")
+        assert state["batches_done"] == state["global_step"] == whole["batches_done"] == 6
         assert curve(tmp_path / "stopped") == curve(tmp_path / "whole")
         assert all(torch.equal(state["state_dict"][name], w) for name, w in whole["state_dict"].items())
-        fresh = self.requeued(chosen, tmp_path / "fresh", monkeypatch)
-        assert all(torch.equal(fresh["state_dict"][name], w) for name, w in whole["state_dict"].items())
+
+    def test_one_task_asks_and_for_its_part_of_an_array(self, job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        slurm = ssl("slurm")
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "40")
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+        monkeypatch.setenv("SLURM_PROCID", "1")
+        slurm.requeue_at_signal()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert not job.exists()
+        monkeypatch.setenv("SLURM_PROCID", "0")
+        child = os.fork()
+        if child == 0:  # a worker, to which the scheduler sends the signal, too
+            os.kill(os.getpid(), signal.SIGUSR1)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert not job.exists()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert job.read_text() == "requeue 40_2\n"
+
+    def test_scheduler_that_refuses(self, job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        ssl("slurm").requeue_at_signal()
+        (job.parent / "bin" / "scontrol").write_text("#!/bin/sh\nexit 3\n")
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert "job 1 could not be queued again" in capsys.readouterr().err
+
+    def test_probe_takes_no_checkpoint_of_another_program(self, job: Path, photos: Path, tmp_path: Path) -> None:
+        run(settings(photos, "cifar10-small/simclr-baseline", "trainer.epochs=1"), tmp_path / "run")
+        backbone, _ = ssl("frozen").load_run(tmp_path / "run")
+        source = ssl("data").open_images(str(photos / "train"))
+        part = (source, torch.arange(len(source)))
+        for cached in (True, False):
+            options = ssl("linear_probe").ProbeOptions(
+                epochs=1, image_size=16, in_memory=True, workers=0, accelerator="cpu", batch_size=4, cached=cached, k=3
+            )
+            assert ssl("evaluate").evaluate(backbone, part, part, options)["linear"]["images"] == 12
 
 
 class TestOptions:

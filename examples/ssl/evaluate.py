@@ -17,6 +17,7 @@ last whole epoch. --cached trains on the features of whole images instead, made 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -34,6 +35,7 @@ from linear_probe import Features, ProbeCrops, ProbeOptions, linear_probe
 from loading import WholeImages, load_into_memory, whole_loader
 from probes import knn, wilson
 from quiet import hush
+from slurm import requeue_at_signal
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -50,7 +52,7 @@ def evaluate(
     """Return accuracy, interval and number of test images for each method; `train` and `test` are sources and rows of them.
 
     `keep` gets what is found so far after each method: the linear probe may have taken days. In `folder` it goes on where
-    a killed one stopped.
+    a killed one stopped; delete that when the results are safe.
     """
     classes = len(train[0].classes)
     refuse_other_classes(train[0], test[0])
@@ -64,7 +66,8 @@ def evaluate(
             probe_sets: list[Dataset[Any]] = [Features(*part) for part in _standardised(features)]
         else:
             probe_sets = [sets[0] if options.in_memory else ProbeCrops(*train, options.image_size), sets[1]]
-        accuracy, count = linear_probe(backbone, probe_sets[0], probe_sets[1], classes, options, None if options.cached else folder)
+        about = _images(*train)
+        accuracy, count = linear_probe(backbone, probe_sets[0], probe_sets[1], classes, options, None if options.cached else folder, about)
         found["linear"] = _report(round(accuracy * count), count)
         keep(found)
     # After the linear probe, which may start a process for each device: one of them suffices for the neighbours.
@@ -76,8 +79,6 @@ def evaluate(
         (bank, labels), (queries, expected) = [tuple(part.to(device) for part in parts) for parts in features]
         right = int((knn(queries, bank, labels, classes, options.k, options.temperature) == expected).sum())
         found["knn"] = _report(right, len(expected))
-    if folder is not None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        shutil.rmtree(folder, ignore_errors=True)
     return found
 
 
@@ -85,6 +86,13 @@ def _device(options: ProbeOptions) -> str:
     """Return the device of this process."""
     gpu = options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpu else "cpu"
+
+
+def _images(source: Source, rows: Tensor) -> str:
+    """Return a hash of which images these are, and of their labels."""
+    assert source.labels is not None, "refused before"
+    named = "\n".join([source.name, *(repr(source.keys[row]) for row in rows.tolist())])
+    return hashlib.sha256(named.encode() + source.labels[rows].numpy().tobytes()).hexdigest()
 
 
 def _whole(source: Source, rows: Tensor, options: ProbeOptions) -> Dataset[Any]:
@@ -127,6 +135,7 @@ def main() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"default {getattr(ProbeOptions, name)}")
     args = parser.parse_args()
     hush()
+    requeue_at_signal()
     given = BackboneSettings(name=args.backbone, stem=args.stem) if args.backbone else None
     options = ProbeOptions(cached=args.cached)
     backbone: Backbone | GeneratorsEncoder
@@ -158,6 +167,8 @@ def main() -> None:
     if rank_zero_only.rank:  # type: ignore[attr-defined]
         return
     keep(found)
+    if "linear" in args.methods and not args.cached:
+        shutil.rmtree(folder, ignore_errors=True)
     for name, result in found.items():
         low, high = result["interval"]
         print(f"{name}: {result['accuracy']:.2%} (95% {low:.2%} to {high:.2%}) on {result['images']} images")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import zipfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from frozen import GeneratorsEncoder
 from lightning.pytorch.callbacks import ModelCheckpoint
 from loading import EpochBatches, MemoryImages, labels_of, read_or_next, seed_of, train_loader, whole_loader
 from optimizers import build_optimizer, build_schedule, parameter_groups
+from slurm import environments
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -49,11 +51,12 @@ class ProbeOptions:
 
 def linear_probe(
     backbone: Backbone | GeneratorsEncoder, train: Dataset[Any], test: Dataset[Any], classes: int, options: ProbeOptions,
-    folder: Path | None = None,
+    folder: Path | None = None, about: str = "",
 ) -> tuple[float, int]:  # fmt: skip
     """Train the linear layer; return its accuracy after the last epoch and the number of test images.
 
-    Every epoch is saved in `folder`, from which a killed probe of the same backbone and options goes on.
+    Every epoch is saved in `folder`, from which a killed probe of the same backbone, options and images, which `about` names,
+    goes on.
     """
     L.seed_everything(options.seed, verbose=False)
     checkpoint = [] if folder is None else [ModelCheckpoint(folder, "last", every_n_epochs=1, enable_version_counter=False)]
@@ -61,10 +64,12 @@ def linear_probe(
         accelerator=options.accelerator, devices=options.devices, strategy="ddp" if options.devices > 1 else "auto",
         precision=options.precision, max_epochs=options.epochs, use_distributed_sampler=False, logger=False,  # type: ignore[arg-type]
         enable_model_summary=False, enable_progress_bar=False, num_sanity_val_steps=0, limit_val_batches=0,
-        enable_checkpointing=folder is not None, callbacks=checkpoint, default_root_dir=folder,  # type: ignore[arg-type]
+        enable_checkpointing=folder is not None, callbacks=checkpoint, plugins=environments(),  # type: ignore[arg-type]
+        # Never the current folder: Lightning goes on with checkpoints that its handler for SLURM left in it, whatever they are of.
+        default_root_dir=folder or Path(tempfile.gettempdir(), "no-such-probe"),
     )  # fmt: skip
     module = LinearProbe(backbone, classes, options)
-    module.identity = _identity(backbone, train, options)
+    module.identity = _identity(backbone, options, about)
     size = min(options.batch_size, len(train) // trainer.world_size)  # type: ignore[arg-type]
     batches = EpochBatches(len(train), size, options.seed, lambda: module.batches_done, trainer.global_rank, trainer.world_size)  # type: ignore[arg-type]
     last = None if folder is None else folder / "last.ckpt"
@@ -155,11 +160,10 @@ class ProbeCrops(Dataset[Any]):
             return {"images": self.transform(image), "labels": self.labels[at], "rows": at}
 
 
-def _identity(backbone: nn.Module, train: Dataset[Any], options: ProbeOptions) -> str:
-    """Return a hash of what a linear layer is trained on: weights, images by number and label, options but those of the machine."""
-    labels = train.labels  # type: ignore[attr-defined]
-    found = hashlib.sha256(json.dumps(asdict(replace(options, workers=0, accelerator="", k=0, temperature=0.0))).encode())
-    for tensor in (labels, *backbone.state_dict().values()):
+def _identity(backbone: nn.Module, options: ProbeOptions, about: str) -> str:
+    """Return a hash of what a linear layer is trained on: weights, images, options but those of the machine."""
+    found = hashlib.sha256(json.dumps([about, asdict(replace(options, workers=0, accelerator="", k=0, temperature=0.0))]).encode())
+    for tensor in backbone.state_dict().values():
         found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return found.hexdigest()
 

@@ -51,10 +51,6 @@ class Pretraining(L.LightningModule, ABC):
     def after_step(self, step: int, total: int) -> None:
         """Do what follows optimiser step number `step`, from 0 on, such as moving a momentum network."""
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # Lightning numbers what is logged by a counter of its own, which falls behind by one in a run that is resumed after probes.
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         # All random numbers of a batch follow from the seed and its number: a resumed run draws what an uninterrupted one would.
         torch.manual_seed(seed_of(self.settings.seed, self.batches_done, self.global_rank, 1))

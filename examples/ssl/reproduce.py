@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from config import Settings, flat, load_settings
-from data import open_images, refuse_other_classes
+from data import Source, open_images, refuse_other_classes
 from evaluate import evaluate
 from frozen import load_generator, load_run
 from learning_curves import TITLES, draw_curves
@@ -60,20 +63,21 @@ def main() -> None:
         for seed in args.seeds for method in args.methods for generator in args.generators
     ]  # fmt: skip
     refuse_others(plan, args.out)
-    measures = [measure_of(settings, args) for *_, settings in plan]
-    refuse_other_measures(measures[0], args.out)
+    opened = functools.cache(open_images)  # a walk through ImageNet's folders takes minutes
+    measures = [measure_of(settings, args, opened) for *_, settings in plan]
+    refuse_other_measures(measures, [path for *path, _ in plan], args.out)
     if args.encoder:
         load_generator(args.encoder, "--encoder ")  # refused before anything is trained
     for i, (method, generator, seed, settings) in enumerate(plan, 1):
         folder = run_folder(args.out, method, generator, seed)
         if not (folder / "result.json").exists():
             print(f"[{i}/{len(plan)}] {folder.name}", flush=True)
-            run({"method": method, "generator": generator, "seed": seed}, settings, folder, args)
+            run({"method": method, "generator": generator, "seed": seed, "measure": measures[i - 1]}, settings, folder, args, opened)
         report(finished(args.out), args.out)
     print((args.out / "results.md").read_text())
 
 
-def run(name: dict[str, Any], settings: Settings, folder: Path, args: argparse.Namespace) -> None:
+def run(name: dict[str, Any], settings: Settings, folder: Path, args: argparse.Namespace, opened: Callable[..., Source]) -> None:
     """Train and measure one run; its ``result.json`` is written last, and so says that it is done."""
     bank = settings.generative.bank
     if settings.generative.source == "bank" and args.make_bank:
@@ -88,9 +92,9 @@ def run(name: dict[str, Any], settings: Settings, folder: Path, args: argparse.N
         if subprocess.run([sys.executable, script, "--config", folder / "config.yaml", "--out", folder]).returncode:
             raise SystemExit(f"{folder}: the training failed, for the reason above; the same command goes on")
     data = settings.data
-    source = open_images(data.train, data.image_column, data.label_column)
+    source = opened(data.train, data.image_column, data.label_column)
     rows, held = training_rows(source, settings)
-    test = source if data.test_on_holdout else open_images(str(data.test), data.image_column, data.label_column)
+    test = source if data.test_on_holdout else opened(str(data.test), data.image_column, data.label_column)
     test_rows = held if data.test_on_holdout else torch.arange(len(test))
     backbone, _ = load_run(folder)
     options = ProbeOptions(
@@ -102,7 +106,7 @@ def run(name: dict[str, Any], settings: Settings, folder: Path, args: argparse.N
     else:
         options.batch_size = 4 * options.batch_size  # the paper's batch of 4 GPUs on one device
     found = evaluate(backbone, (source, rows), (test, test_rows), options, folder=folder / "linear")
-    found = name | {"measure": measure_of(settings, args)} | found
+    found = name | found
     found["training"] = json.loads((folder / "training.json").read_text())
     found["p"], found["bank"] = (settings.generative.p, bank) if settings.generative.source != "none" else (0.0, None)
     if args.encoder:
@@ -110,26 +114,33 @@ def run(name: dict[str, Any], settings: Settings, folder: Path, args: argparse.N
         found["encoder"] = compare([folder], load_generator(args.encoder, "--encoder "), test, max(2000, 10 * backbone.width))
     (folder / "result.partial").write_text(json.dumps(found, indent=2) + "\n")
     (folder / "result.partial").replace(folder / "result.json")
+    shutil.rmtree(folder / "linear", ignore_errors=True)
 
 
-def measure_of(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
+def measure_of(settings: Settings, args: argparse.Namespace, opened: Callable[..., Source]) -> dict[str, Any]:
     """Return what a run is measured with, the same for all of a table; exit, before anything is trained, if it cannot be."""
     data = settings.data
     if data.test is None and not data.test_on_holdout:
         raise SystemExit("data.test is not set: expected labelled images to measure on, or data.test_on_holdout=true")
-    train = open_images(data.train, data.image_column, data.label_column)
-    test = train if data.test_on_holdout else open_images(str(data.test), data.image_column, data.label_column)
+    train = opened(data.train, data.image_column, data.label_column)
+    test = train if data.test_on_holdout else opened(str(data.test), data.image_column, data.label_column)
     refuse_other_classes(train, test)
     assert test.labels is not None, "refused above"
     labels = hashlib.sha256(test.labels.numpy().tobytes()).hexdigest()  # of the images, wherever they lie
     return {
         "probe": args.probe, "probe_epochs": args.probe_epochs, "test_images": len(test), "test_labels_sha256": labels,
-        "on_holdout": data.holdout if data.test_on_holdout else None, "encoder": args.encoder,
+        "on_holdout": data.test_on_holdout, "limit": data.limit, "holdout": data.holdout, "image_size": data.image_size,
+        "in_memory": data.in_memory, "k": settings.probe.k, "temperature": settings.probe.temperature, "encoder": args.encoder,
     }  # fmt: skip
 
 
-def refuse_other_measures(measure: dict[str, Any], out: Path) -> None:
-    """Exit if a finished run was measured with something else: its numbers do not belong into one table with the new ones."""
+def refuse_other_measures(measures: list[dict[str, Any]], names: list[Any], out: Path) -> None:
+    """Exit if the runs, planned or finished, are not all measured with the same: they do not belong into one table."""
+    measure = measures[0]
+    for other, name in zip(measures, names, strict=True):
+        differing = [f"{key} ({measure[key]!r} and {value!r})" for key, value in other.items() if measure[key] != value]
+        if differing:
+            raise SystemExit(f"{names[0]} and {name} would be measured with another {', '.join(differing)}: one table needs one measure")
     for run in finished(out):
         before = run.get("measure", {})
         changed = [f"{name} ({before.get(name)!r}, now {value!r})" for name, value in measure.items() if before.get(name) != value]

@@ -34,6 +34,7 @@ from loading import EpochBatches, FileViews, MemoryImages, WholeImages, load_int
 from methods import METHODS
 from probes import OnlineProbe
 from quiet import hush
+from slurm import environments, requeue_at_signal
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -45,6 +46,7 @@ FREE = (
 
 def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), quiet: bool = False) -> dict[str, Any]:
     """Train, or go on training, in `out`; return what is written to ``out/training.json``."""
+    requeue_at_signal()
     trainer = build_trainer(settings, out, callbacks, quiet)
     source = open_images(settings.data.train, settings.data.image_column, settings.data.label_column)
     dataset, generative, keys = training_data(source, settings)
@@ -145,7 +147,7 @@ def build_trainer(settings: Settings, out: Path, callbacks: Sequence[L.Callback]
         check_val_every_n_epoch=settings.probe.every, num_sanity_val_steps=0, log_every_n_steps=t.log_every,
         logger=TensorBoardLogger(out, name="tensorboard", version=""), callbacks=[Clock(), checkpoint, *callbacks],
         enable_progress_bar=not quiet, enable_model_summary=False,
-        default_root_dir=out,  # where SLURM's requeue looks for a checkpoint; by default in the folder that all runs share
+        plugins=environments(), default_root_dir=out,
     )  # fmt: skip
 
 
