@@ -146,7 +146,7 @@ class TestBackbones:
         with pytest.raises(SystemExit, match=r"is not of a run of train\.py"):
             ssl("frozen").load_run(path)
         path.write_bytes(path.read_bytes()[:-1000])
-        with pytest.raises(SystemExit, match="cannot be read, perhaps it was copied in part"):
+        with pytest.raises(SystemExit, match="cannot be read, perhaps copied in part"):
             ssl("frozen").load_backbone(path)
 
     def test_missing_or_no_weights(self, run: Path, tmp_path: Path) -> None:
@@ -323,9 +323,20 @@ class TestEvaluate:
         call(monkeypatch, tmp_path, "evaluate", str(run / "run"), *data, "--epochs", "2", "--out", "x.json", *extra)
         found = json.loads((tmp_path / "x.json").read_text())
         assert found["train_images"] == 20
+        assert found["options"]["epochs"] == 2
         assert found["knn"]["images"] == 12
         assert ("linear" in found) == ("knn" not in extra)
         assert "95%" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("wrong", [["--epochs", "0"], ["--k", "x"], ["--batch-size", "-1"], ["--optimizer", "sdg"], ["--limit", "0"]])
+    def test_options_of_no_use(
+        self, wrong: list[str], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as ended:
+            call(monkeypatch, tmp_path, "evaluate", str(run / "run"), "--train", "x", "--test", "x", "--out", "x.json", *wrong)
+        assert ended.value.code == 2
+        assert f"argument {wrong[0]}" in capsys.readouterr().err
+        assert not (tmp_path / "x.json").exists()
 
     @pytest.mark.parametrize(("train", "epochs"), [("torchvision:Places365:x", 45), ("torchvision:Food101:x", 100), ("photos", 100)])
     def test_epochs_of_the_paper(self, train: str, epochs: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

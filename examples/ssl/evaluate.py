@@ -22,10 +22,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import positive
 from backbones import Backbone
 from config import BackboneSettings
 from data import Source, open_images, refuse_other_classes, split_rows
@@ -110,10 +112,11 @@ def _report(right: int, count: int) -> dict[str, Any]:
     return {"accuracy": round(right / count, 5), "interval": [round(low, 5), round(high, 5)], "images": count}
 
 
-FREELY: dict[str, type] = {
-    "epochs": int, "batch_size": int, "devices": int, "base_lr": float, "optimizer": str, "k": int, "workers": int,
+FREELY: dict[str, Callable[[str], Any]] = {
+    "epochs": positive, "batch_size": positive, "devices": positive, "base_lr": float, "optimizer": str, "k": positive, "workers": int,
     "accelerator": str, "precision": str, "seed": int,
 }  # fmt: skip
+CHOICES = {"optimizer": ("lars", "sgd", "adamw")}
 
 
 def main() -> None:
@@ -124,15 +127,17 @@ def main() -> None:
     parser.add_argument("--test", required=True, help="labelled images to measure on")
     parser.add_argument("--out", type=Path, help="JSON file of the report")
     parser.add_argument("--methods", nargs="+", choices=["linear", "knn"], default=["linear", "knn"])
-    parser.add_argument("--limit", type=int, help="only so many training images, evenly spaced")
+    parser.add_argument("--limit", type=positive, help="only so many training images, evenly spaced")
     parser.add_argument("--backbone", choices=["resnet18", "resnet50"], help="of a file of weights")
     parser.add_argument("--stem", choices=["imagenet", "cifar"], default="imagenet", help="of a file of weights")
     parser.add_argument("--cached", action="store_true", help="train on features of whole images, made once")
-    parser.add_argument("--image-size", type=int, help="pixels; by default as pretrained")
+    parser.add_argument("--image-size", type=positive, help="pixels; by default as pretrained")
     parser.add_argument("--image-column", help="of a .parquet file")
     parser.add_argument("--label-column", help="of a .parquet file")
     for name, kind in FREELY.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"default {getattr(ProbeOptions, name)}")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, choices=CHOICES.get(name), help=f"default {getattr(ProbeOptions, name)}"
+        )
     args = parser.parse_args()
     hush()
     requeue_at_signal()
@@ -155,7 +160,7 @@ def main() -> None:
     rows = split_rows(len(train), args.limit, 0)[0]
     path = Path(args.checkpoint)
     out = args.out or (path if path.is_dir() else path.parent) / "evaluation.json"
-    about = {"checkpoint": args.checkpoint, "train": args.train, "test": args.test, "train_images": len(rows)}
+    about = {"checkpoint": args.checkpoint, "train": args.train, "test": args.test, "train_images": len(rows), "options": asdict(options)}
 
     folder = out.with_name(f"{out.stem}-linear")  # of a probe that is not yet done; a run's own folder holds the run's checkpoints
 

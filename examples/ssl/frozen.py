@@ -79,7 +79,7 @@ def _read(path: Path) -> tuple[Path, dict[str, Any]]:
     try:
         content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise SystemExit(f"{str(file)!r} cannot be read, perhaps it was copied in part, or holds more than weights: {error}") from error
+        raise SystemExit(f"{str(file)!r} cannot be read, perhaps copied in part, or more than weights: bring it back whole") from error
     if not isinstance(content, dict):
         raise SystemExit(f"{str(file)!r} holds a {type(content).__name__}: expected a dictionary of weights")
     return file, content

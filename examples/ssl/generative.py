@@ -163,7 +163,7 @@ def warn_of_strangers(bank: Bank, keys: Sequence[str | int], images: Tensor) -> 
     if nearer.mean() < 3 * nearer.std() / len(keys) ** 0.5:
         warnings.warn(
             f"{bank.path}: on {len(keys)} images, variants look no more like their own source than like another: does the bank "
-            "belong to this data set, in this order? Keys that are row numbers cannot tell",
+            "belong to this data set, in this order? Keys cannot tell. If it does not, make it again from data.train",
             stacklevel=2,
         )
 

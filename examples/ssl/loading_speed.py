@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from arguments import positive
 from config import Settings, load_settings
 from data import open_images
 from loading import EpochBatches, train_loader
@@ -40,8 +41,8 @@ def main() -> None:
     """Parse the command line, measure and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="YAML file of settings with a bank and images in files")
-    parser.add_argument("--batches", type=int, default=20, help="timed in every round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=positive, default=20, help="timed in every round")
+    parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the report")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings, for example data.workers=4")
     args = parser.parse_args()

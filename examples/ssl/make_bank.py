@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from arguments import positive
 from config import Settings, load_settings
 from data import Source, open_images
 from loading import training_rows
@@ -51,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="YAML file of settings")
     parser.add_argument("--generator", required=True, help="bundled name, folder or repository")
-    parser.add_argument("--variants", type=int, default=10, help="of each image")
+    parser.add_argument("--variants", type=positive, default=10, help="of each image")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings, for example data.limit=10000")
     args = parser.parse_args()
     try:

@@ -78,6 +78,7 @@ def build_optimizer(groups: list[dict[str, Any]], s: OptimizerSettings, lr: floa
         return LARS(groups, lr=lr, momentum=s.momentum, weight_decay=s.weight_decay, eta=s.eta, clip=s.clip)
     if s.name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=s.momentum, weight_decay=s.weight_decay)
+    assert s.name == "adamw", s.name
     return torch.optim.AdamW(groups, lr=lr, weight_decay=s.weight_decay)
 
 

@@ -7,7 +7,8 @@ import warnings
 
 
 def hush() -> None:
-    """Keep Lightning's notes off the terminal; lightly brings a second package of it."""
+    """Keep Lightning's notes off the terminal (lightly brings a second package of it), and lines of code out of warnings."""
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
     for name in ("lightning", "lightning.fabric", "lightning.pytorch", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)

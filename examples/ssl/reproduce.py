@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 import yaml
+from arguments import positive
 from config import Settings, flat, load_settings
 from data import Source, open_images, refuse_other_classes
 from evaluate import evaluate
@@ -49,12 +50,12 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--make-bank", metavar="GENERATOR", help="make missing banks with this generator")
-    parser.add_argument("--variants", type=int, default=10, help="in a bank that is made")
+    parser.add_argument("--variants", type=positive, default=10, help="in a bank that is made")
     parser.add_argument("--encoder", metavar="GENERATOR", help="compare the features with those of its encoder")
     parser.add_argument(
         "--probe", choices=["cached", "paper"], default="cached", help="features made once, SGD; or the paper's linear probe"
     )
-    parser.add_argument("--probe-epochs", type=int, default=100)
+    parser.add_argument("--probe-epochs", type=positive, default=100)
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings of all runs, for example trainer.epochs=5")
     args = parser.parse_args()
     hush()

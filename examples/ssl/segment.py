@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import positive
 from backbones import Backbone, build_backbone
 from frozen import load_run
 from loading import seed_of
@@ -125,9 +126,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="folder of a run, or its .ckpt")
     parser.add_argument("--data", help="torchvision:VOCSegmentation:ROOT; by default synthetic shapes")
-    parser.add_argument("--images", type=int, default=1000, help="synthetic training images; a quarter as many to test")
-    parser.add_argument("--image-size", type=int, help="pixels; by default as pretrained, 64 at least")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--images", type=positive, default=1000, help="synthetic training images; a quarter as many to test")
+    parser.add_argument("--image-size", type=positive, help="pixels; by default as pretrained, 64 at least")
+    parser.add_argument("--epochs", type=positive, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cuda, mps or cpu")
     parser.add_argument("--out", type=Path, help="JSON file; by default segmentation.json beside the checkpoint")

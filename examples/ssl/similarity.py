@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 
 import torch
+from arguments import positive
 from backbones import build_backbone
 from data import Source, open_images, spaced
 from frozen import GeneratorsEncoder, features_of, load_generator, load_run
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("checkpoints", type=Path, nargs="+", help="folders of runs, or their .ckpt")
     parser.add_argument("--generator", required=True, help="bundled name, folder or repository")
     parser.add_argument("--data", required=True, help="images, as data.train of the settings")
-    parser.add_argument("--limit", type=int, default=2000, help="only so many, evenly spaced")
+    parser.add_argument("--limit", type=positive, default=2000, help="only so many, evenly spaced")
     parser.add_argument("--condition", help="which tensor of the encoder; by default its features, else the first")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the report")
     args = parser.parse_args()

@@ -20,6 +20,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from arguments import positive
 from backbones import build_backbone
 from config import Settings, load_settings
 from data import open_images
@@ -147,9 +148,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="images of 32 pixels, as data.train of the settings")
     parser.add_argument("--backbone", choices=["small", "resnet18"], default="small")
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=10, help="timed steps in every round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=positive, default=256)
+    parser.add_argument("--steps", type=positive, default=10, help="timed steps in every round")
+    parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--workers", type=int, default=2, help="of lightly's loader; it is tried without, too")
     parser.add_argument("--device", default="auto", help="cpu or gpu")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the report")
