@@ -265,7 +265,7 @@ class TestReadme:
                         ssl("config").load_settings(path, overrides)
                         arms += 1
             scripts += 1
-        assert (scripts, arms) == (6, 14)
+        assert (scripts, arms) == (5, 14)
 
     def test_table_is_that_of_the_figure(self) -> None:
         """All five methods, both arms, and gains that are the differences of the accuracies beside them."""
