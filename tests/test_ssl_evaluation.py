@@ -259,9 +259,9 @@ class TestEvaluate:
         probe.linear_probe(Colours(), *sets, 2, options)
         kill, steps = 2 * per_epoch + 1, []
         with pytest.raises(RuntimeError, match="killed"):
-            probe.linear_probe(Colours(), *sets, 2, options, tmp_path / "probe")
+            probe.linear_probe(Colours(), *sets, 2, options, (tmp_path / "probe", ""))
         kill, steps = None, []
-        probe.linear_probe(Colours(), *sets, 2, options, tmp_path / "probe")
+        probe.linear_probe(Colours(), *sets, 2, options, (tmp_path / "probe", ""))
         assert steps == list(range(2 * per_epoch, 5 * per_epoch))
         assert all(torch.equal(w, layers[1][name]) for name, w in layers[0].items())
         assert per_epoch > 1
@@ -269,11 +269,11 @@ class TestEvaluate:
         # a finished one has nothing left to do; another backbone, other images or other options begin anew
         other = Colours()
         other.register_buffer("more", torch.ones(1))
-        for backbone, about, changed, count in (
+        for backbone, images, changed, count in (
             (Colours(), "", {}, 0), (other, "", {}, 5), (other, "", {}, 0), (other, "more", {}, 5), (other, "more", {"base_lr": 0.2}, 5),
         ):  # fmt: skip
             steps = []
-            probe.linear_probe(backbone, *sets, 2, replace(options, **changed), tmp_path / "probe", about)
+            probe.linear_probe(backbone, *sets, 2, replace(options, **changed), (tmp_path / "probe", images))
             assert len(steps) == count * per_epoch
 
     def test_script_deletes_a_probe_that_is_done_and_no_other(self, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

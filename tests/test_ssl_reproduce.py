@@ -194,6 +194,10 @@ class TestRefusedBeforeTraining:
                 )  # fmt: skip
         assert not (tmp_path / "runs").exists()
 
+    def test_runs_that_would_be_measured_differently(self, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit, match=r"a and b would be measured with another k \(200 and 20\): one table needs one measure"):
+            ssl("reproduce").refuse_other_measures([{"k": 200, "probe": "cached"}, {"k": 20, "probe": "cached"}], ["a", "b"], tmp_path)
+
 
 class TestReadme:
     """The commands of examples/ssl/README.md, one after the other in one place; those of docs/hour.md are run by test_docs.py."""

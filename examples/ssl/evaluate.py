@@ -68,8 +68,8 @@ def evaluate(
             probe_sets: list[Dataset[Any]] = [Features(*part) for part in _standardised(features)]
         else:
             probe_sets = [sets[0] if options.in_memory else ProbeCrops(*train, options.image_size), sets[1]]
-        about = _images(*train)
-        accuracy, count = linear_probe(backbone, probe_sets[0], probe_sets[1], classes, options, None if options.cached else folder, about)
+        resume = None if options.cached or folder is None else (folder, _images(*train))
+        accuracy, count = linear_probe(backbone, probe_sets[0], probe_sets[1], classes, options, resume)
         found["linear"] = _report(round(accuracy * count), count)
         keep(found)
     # After the linear probe, which may start a process for each device: one of them suffices for the neighbours.
@@ -81,6 +81,7 @@ def evaluate(
         (bank, labels), (queries, expected) = [tuple(part.to(device) for part in parts) for parts in features]
         right = int((knn(queries, bank, labels, classes, options.k, options.temperature) == expected).sum())
         found["knn"] = _report(right, len(expected))
+        keep(found)
     return found
 
 
@@ -161,7 +162,6 @@ def main() -> None:
     path = Path(args.checkpoint)
     out = args.out or (path if path.is_dir() else path.parent) / "evaluation.json"
     about = {"checkpoint": args.checkpoint, "train": args.train, "test": args.test, "train_images": len(rows), "options": asdict(options)}
-
     folder = out.with_name(f"{out.stem}-linear")  # of a probe that is not yet done; a run's own folder holds the run's checkpoints
 
     def keep(found: dict[str, Any]) -> None:
@@ -171,7 +171,6 @@ def main() -> None:
     found = evaluate(backbone, (train, rows), (test, torch.arange(len(test))), options, tuple(args.methods), keep, folder)
     if rank_zero_only.rank:  # type: ignore[attr-defined]
         return
-    keep(found)
     if "linear" in args.methods and not args.cached:
         shutil.rmtree(folder, ignore_errors=True)
     for name, result in found.items():

@@ -38,7 +38,7 @@ class GeneratorsEncoder(nn.Module):
 
 
 def load_generator(name: str, option: str) -> gt.ImageGenerator:
-    """Return the generator that an option names: bundled name, folder or repository."""
+    """Return a generator: bundled name, folder or repository; errors show it behind `option`, as the user wrote it."""
     try:
         return gt.load_generator(name)
     except gt.GentransformsError as error:

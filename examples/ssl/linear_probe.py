@@ -51,13 +51,14 @@ class ProbeOptions:
 
 def linear_probe(
     backbone: Backbone | GeneratorsEncoder, train: Dataset[Any], test: Dataset[Any], classes: int, options: ProbeOptions,
-    folder: Path | None = None, about: str = "",
+    resume: tuple[Path, str] | None = None,
 ) -> tuple[float, int]:  # fmt: skip
     """Train the linear layer; return its accuracy after the last epoch and the number of test images.
 
-    Every epoch is saved in `folder`, from which a killed probe of the same backbone, options and images, which `about` names,
-    goes on.
+    `resume` is a folder, in which every epoch is saved, and a name of the training images: a killed probe of the same
+    backbone, options and images goes on from there.
     """
+    folder, images = resume or (None, "")
     L.seed_everything(options.seed, verbose=False)
     checkpoint = [] if folder is None else [ModelCheckpoint(folder, "last", every_n_epochs=1, enable_version_counter=False)]
     trainer = L.Trainer(
@@ -68,8 +69,7 @@ def linear_probe(
         # Never the current folder: Lightning goes on with checkpoints that its handler for SLURM left in it, whatever they are of.
         default_root_dir=folder or Path(tempfile.gettempdir(), "no-such-probe"),
     )  # fmt: skip
-    module = LinearProbe(backbone, classes, options)
-    module.identity = _identity(backbone, options, about)
+    module = LinearProbe(backbone, classes, options, "" if folder is None else _identity(backbone, options, images))
     size = min(options.batch_size, len(train) // trainer.world_size)  # type: ignore[arg-type]
     batches = EpochBatches(len(train), size, options.seed, lambda: module.batches_done, trainer.global_rank, trainer.world_size)  # type: ignore[arg-type]
     last = None if folder is None else folder / "last.ckpt"
@@ -83,9 +83,9 @@ def linear_probe(
 class LinearProbe(L.LightningModule):
     """A linear layer on frozen features; batches hold images, or the features themselves."""
 
-    def __init__(self, backbone: Backbone | GeneratorsEncoder, classes: int, options: ProbeOptions) -> None:
+    def __init__(self, backbone: Backbone | GeneratorsEncoder, classes: int, options: ProbeOptions, identity: str = "") -> None:
         super().__init__()
-        self.options, self.batches_done, self.identity = options, 0, ""
+        self.options, self.batches_done, self.identity = options, 0, identity
         self.layer = nn.Linear(backbone.width, classes)
         nn.init.normal_(self.layer.weight, std=0.01)
         nn.init.zeros_(self.layer.bias)
@@ -160,9 +160,9 @@ class ProbeCrops(Dataset[Any]):
             return {"images": self.transform(image), "labels": self.labels[at], "rows": at}
 
 
-def _identity(backbone: nn.Module, options: ProbeOptions, about: str) -> str:
+def _identity(backbone: nn.Module, options: ProbeOptions, images: str) -> str:
     """Return a hash of what a linear layer is trained on: weights, images, options but those of the machine."""
-    found = hashlib.sha256(json.dumps([about, asdict(replace(options, workers=0, accelerator="", k=0, temperature=0.0))]).encode())
+    found = hashlib.sha256(json.dumps([images, asdict(replace(options, workers=0, accelerator="", k=0, temperature=0.0))]).encode())
     for tensor in backbone.state_dict().values():
         found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return found.hexdigest()

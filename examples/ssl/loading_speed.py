@@ -14,7 +14,6 @@ import json
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 from arguments import positive
 from config import Settings, load_settings
@@ -56,8 +55,8 @@ def main() -> None:
     for _ in range(args.rounds):  # in turns, so that a busy machine treats both alike
         for name, settings in arms.items():
             rates[name].append(images_per_second(settings, args.batches))
-    found: dict[str, Any] = {name: round(statistics.median(values), 1) for name, values in rates.items()}
-    found = {"images per second": found, "workers": arms["bank"].data.workers, "real over bank": round(found["real"] / found["bank"], 3)}
+    median = {name: round(statistics.median(values), 1) for name, values in rates.items()}
+    found = {"images per second": median, "workers": arms["bank"].data.workers, "real over bank": round(median["real"] / median["bank"], 3)}
     args.out.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
 

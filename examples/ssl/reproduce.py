@@ -40,6 +40,8 @@ from quiet import hush
 from similarity import compare
 from train import FREE, train
 
+import gentransforms as gt
+
 
 def main() -> None:
     """Parse the command line, run what is not done, and report."""
@@ -65,21 +67,28 @@ def main() -> None:
     ]  # fmt: skip
     refuse_others(plan, args.out)
     opened = functools.cache(open_images)  # a walk through ImageNet's folders takes minutes
-    measures = [measure_of(settings, args, opened) for *_, settings in plan]
-    refuse_other_measures(measures, [path for *path, _ in plan], args.out)
-    if args.encoder:
-        load_generator(args.encoder, "--encoder ")  # refused before anything is trained
-    for i, (method, generator, seed, settings) in enumerate(plan, 1):
-        folder = run_folder(args.out, method, generator, seed)
+    images = [images_of(settings, opened) for *_, settings in plan]
+    measures = [measure_of(settings, test, args) for (*_, settings), (_, test) in zip(plan, images, strict=True)]
+    folders = [run_folder(args.out, *path) for *path, _ in plan]
+    refuse_other_measures(measures, [folder.name for folder in folders], args.out)
+    encoder = load_generator(args.encoder, "--encoder ") if args.encoder else None
+    for i, ((method, generator, seed, settings), folder) in enumerate(zip(plan, folders, strict=True)):
         if not (folder / "result.json").exists():
-            print(f"[{i}/{len(plan)}] {folder.name}", flush=True)
-            run({"method": method, "generator": generator, "seed": seed, "measure": measures[i - 1]}, settings, folder, args, opened)
+            print(f"[{i + 1}/{len(plan)}] {folder.name}", flush=True)
+            name = {"method": method, "generator": generator, "seed": seed, "measure": measures[i]}
+            run(name, settings, folder, args, images[i], encoder)
         report(finished(args.out), args.out)
     print((args.out / "results.md").read_text())
 
 
-def run(name: dict[str, Any], settings: Settings, folder: Path, args: argparse.Namespace, opened: Callable[..., Source]) -> None:
-    """Train and measure one run; its ``result.json`` is written last, and so says that it is done."""
+def run(
+    name: dict[str, Any], settings: Settings, folder: Path, args: argparse.Namespace, images: tuple[Source, Source],
+    encoder: gt.ImageGenerator | None,
+) -> None:  # fmt: skip
+    """Train and measure one run; its ``result.json`` is written last, and so says that it is done.
+
+    `images` are those to train and to measure on; the features are compared with those of `encoder`, a generator.
+    """
     bank = settings.generative.bank
     if settings.generative.source == "bank" and args.make_bank:
         make_bank(settings, args.make_bank, args.variants, progress=False)  # of a finished bank nothing is left to do
@@ -92,10 +101,8 @@ def run(name: dict[str, Any], settings: Settings, folder: Path, args: argparse.N
         script = Path(__file__).with_name("train.py")
         if subprocess.run([sys.executable, script, "--config", folder / "config.yaml", "--out", folder]).returncode:
             raise SystemExit(f"{folder}: the training failed, for the reason above; the same command goes on")
-    data = settings.data
-    source = opened(data.train, data.image_column, data.label_column)
+    data, (source, test) = settings.data, images
     rows, held = training_rows(source, settings)
-    test = source if data.test_on_holdout else opened(str(data.test), data.image_column, data.label_column)
     test_rows = held if data.test_on_holdout else torch.arange(len(test))
     backbone, _ = load_run(folder)
     options = ProbeOptions(
@@ -106,27 +113,32 @@ def run(name: dict[str, Any], settings: Settings, folder: Path, args: argparse.N
         options.cached, options.optimizer = True, "sgd"
     else:
         options.batch_size = 4 * options.batch_size  # the paper's batch of 4 GPUs on one device
-    found = evaluate(backbone, (source, rows), (test, test_rows), options, folder=folder / "linear")
-    found = name | found
+    found = name | evaluate(backbone, (source, rows), (test, test_rows), options, folder=folder / "linear")
     found["training"] = json.loads((folder / "training.json").read_text())
     found["p"], found["bank"] = (settings.generative.p, bank) if settings.generative.source != "none" else (0.0, None)
-    if args.encoder:
+    if encoder is not None:
         # Ten times as many images as features, else CKA says more of their number than of the features.
-        found["encoder"] = compare([folder], load_generator(args.encoder, "--encoder "), test, max(2000, 10 * backbone.width))
+        found["encoder"] = compare([folder], encoder, test, max(2000, 10 * backbone.width))
     (folder / "result.partial").write_text(json.dumps(found, indent=2) + "\n")
     (folder / "result.partial").replace(folder / "result.json")
     shutil.rmtree(folder / "linear", ignore_errors=True)
 
 
-def measure_of(settings: Settings, args: argparse.Namespace, opened: Callable[..., Source]) -> dict[str, Any]:
-    """Return what a run is measured with, the same for all of a table; exit, before anything is trained, if it cannot be."""
+def images_of(settings: Settings, opened: Callable[..., Source]) -> tuple[Source, Source]:
+    """Return the images to train and to measure on; exit, before anything is trained, if a run could not be measured."""
     data = settings.data
     if data.test is None and not data.test_on_holdout:
         raise SystemExit("data.test is not set: expected labelled images to measure on, or data.test_on_holdout=true")
     train = opened(data.train, data.image_column, data.label_column)
     test = train if data.test_on_holdout else opened(str(data.test), data.image_column, data.label_column)
     refuse_other_classes(train, test)
-    assert test.labels is not None, "refused above"
+    return train, test
+
+
+def measure_of(settings: Settings, test: Source, args: argparse.Namespace) -> dict[str, Any]:
+    """Return what a run is measured with, the same for all of a table."""
+    data = settings.data
+    assert test.labels is not None, "images_of refuses them"
     labels = hashlib.sha256(test.labels.numpy().tobytes()).hexdigest()  # of the images, wherever they lie
     return {
         "probe": args.probe, "probe_epochs": args.probe_epochs, "test_images": len(test), "test_labels_sha256": labels,

@@ -147,20 +147,21 @@ def build_trainer(settings: Settings, out: Path, callbacks: Sequence[L.Callback]
         check_val_every_n_epoch=settings.probe.every, num_sanity_val_steps=0, log_every_n_steps=t.log_every,
         logger=TensorBoardLogger(out, name="tensorboard", version=""), callbacks=[Clock(), checkpoint, *callbacks],
         enable_progress_bar=not quiet, enable_model_summary=False,
-        plugins=environments(), default_root_dir=out,
+        plugins=environments(),
+        default_root_dir=out,  # not the current folder: Lightning goes on with what its own handler for SLURM left there, of any run
     )  # fmt: skip
 
 
 class AfterSteps(ModelCheckpoint):
     """Saves after optimiser steps alone: a checkpoint between accumulated batches would lack the gradients of the first."""
 
-    before = 0
+    steps_before = 0
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        self.before = trainer.global_step
+        self.steps_before = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step > self.before:
+        if trainer.global_step > self.steps_before:
             super().on_train_batch_end(trainer, *args, **kwargs)
 
 
