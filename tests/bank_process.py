@@ -25,10 +25,8 @@ def event() -> Any:
 
 
 def start(target: Callable[..., None], *args: Any) -> multiprocessing.process.BaseProcess:
-    """Start a process that has torch imported already; pytest's own has threads, and is not to be forked."""
-    context = _CONTEXT
-    context.set_forkserver_preload(["gentransforms"])
-    process = context.Process(target=target, args=args)
+    """Start a process that has torch imported already (conftest.py); pytest's own has threads, and is not to be forked."""
+    process = _CONTEXT.Process(target=target, args=args)
     process.start()
     return process
 

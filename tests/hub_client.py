@@ -19,9 +19,8 @@ def process(endpoint: str, home: Path, *, offline: bool = False) -> ProcessPoolE
         "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": str(int(offline)), "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_VERBOSITY": "error", "NO_PROXY": "127.0.0.1,localhost",
     }  # fmt: skip
-    # Its processes start with torch imported, which is slow, and without huggingface_hub, which has to see the settings.
+    # Its processes start with torch imported (conftest.py), which is slow, and without huggingface_hub, which has to see the settings.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gentransforms"])
     return ProcessPoolExecutor(1, context, _start, (settings,))
 
 
