@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import gentransforms as gt
-from gentransforms.bank.source import BankSource, SourceSample
+from gentransforms.sources.base import BankSource, SourceSample
 
 
 def smooth_images(count: int, side: int) -> Tensor:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from gentransforms.bank.augment import BankAugment
-from gentransforms.bank.generate import generate_bank, plan_bank
-from gentransforms.bank.keyed import with_keys
+from gentransforms.bank.generate.run import generate_bank, plan_bank
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import GentransformsError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.diffusion.controlnet import ControlNetVariation
 from gentransforms.generators.diffusion.variation import StableDiffusionVariation
 from gentransforms.generators.icgan.generator import ICGAN
-from gentransforms.registry import list_pretrained, load_generator
+from gentransforms.generators.registry import list_pretrained, load_generator
 from gentransforms.seeding import derive_seeds
-from gentransforms.transforms import GenerativeAugment, TwoViews
+from gentransforms.sources.keyed import with_keys
+from gentransforms.transforms.bank import BankAugment
+from gentransforms.transforms.generative import GenerativeAugment
+from gentransforms.transforms.two_views import TwoViews
 
 __version__ = "0.1.0"
 

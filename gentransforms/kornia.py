@@ -10,10 +10,10 @@ from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
 
 from gentransforms.errors import ImageError
-from gentransforms.frozen import FrozenGenerator
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.images import fit, from_unit, resize, rows_of, to_unit
-from gentransforms.replacing import probability
+from gentransforms.transforms.frozen import FrozenGenerator
+from gentransforms.transforms.replace import probability
 
 __all__ = ["RandomGenerative"]
 

@@ -36,7 +36,7 @@ def fill(path: str, seconds: float = 0.0, shard: str | None = None, ready: Any =
     import torch
     from bank_sources import Photos, Slow
 
-    from gentransforms.bank.generate import generate_bank
+    from gentransforms.bank.generate.run import generate_bank
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,7 +49,7 @@ def fill_and_fall_asleep(path: str, batches: int, seconds: float, flag: str) -> 
     """Fill the bank; after some batches one takes so many seconds, and the flag, a file, is made when it begins."""
     from bank_sources import Photos, Slow
 
-    from gentransforms.bank.generate import generate_bank
+    from gentransforms.bank.generate.run import generate_bank
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     generator, count = Slow(), 0
@@ -69,7 +69,7 @@ def fill_and_fall_asleep(path: str, batches: int, seconds: float, flag: str) -> 
 
 def fill_and_die(path: str, moment: str, after: int) -> None:
     """Fill the bank until a moment has come for the time number `after`; then be killed as by SIGKILL."""
-    from gentransforms.bank import writer
+    from gentransforms.bank.format import unit as writer
 
     count = 0
 

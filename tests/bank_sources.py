@@ -13,8 +13,8 @@ import torch
 from small_generators import Flat
 from torch import Tensor
 
-from gentransforms.bank.source import BankSource, SourceSample
 from gentransforms.errors import SourceError
+from gentransforms.sources.base import BankSource, SourceSample
 from gentransforms.testing import FakeGenerator
 
 

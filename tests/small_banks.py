@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
 import gentransforms as gt
-from gentransforms.bank.layout import FORMAT, FORMAT_VERSION, Unit, digest_of, keys_digest, units_of
-from gentransforms.bank.writer import Row, create_manifest, write_unit
+from gentransforms.bank.format.manifest import FORMAT, FORMAT_VERSION, Unit, digest_of, keys_digest, units_of
+from gentransforms.bank.format.unit import Row, create_manifest, write_unit
 
 SIZE = (4, 6)
 KEYS = [f"{'cats' if i % 2 else 'dogs'}/{i:03d}.jpg" for i in range(10)]
@@ -57,7 +57,7 @@ def manifest_of(
     settings = {
         "generator": {"class": "Painter", "fingerprint": "0" * 32, "config": {}, "preserves_geometry": preserves_geometry},
         "base_seed": BASE_SEED, "variants": variants, "image_format": "png", "quality": 90, "batch_size": 2, "unit_size": unit_size,
-        "threads": 1, "device": "cpu", "image_size": list(size), "max_draws": 5, "min_similarity": None,
+        "threads": 1, "device": "cpu", "image_size": list(size), "max_attempts": 5, "min_similarity": None,
         "source": {
             "count": len(keys), "keys": keys_digest(keys), "inputs": [],
             "key_type": "str" if isinstance(next(iter(keys), ""), str) else "int",
@@ -112,9 +112,9 @@ def make_bank(
             "settings": digest_of(manifest["settings"]),
             "failed": [{"key": key, "reason": text, **own[key]} for key, text in failed.items() if key in own],
             "rejected": [
-                {"key": key, "variant": v, "draws": 5, "reason": text, **own[key]} for (key, v), text in rejected.items() if key in own
+                {"key": key, "variant": v, "attempts": 5, "reason": text, **own[key]} for (key, v), text in rejected.items() if key in own
             ],
-            "redrawn": 0,
+            "retried": 0,
         }
         assert write_unit(path, unit, rows if change is None else change(unit, rows), key_type, facts)
     return path

@@ -20,11 +20,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 import gentransforms as gt
-from gentransforms.bank.augment import BankAugment
-from gentransforms.bank.keys import RowKey
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import BankError, ConfigError, ImageError, MissingKeyError
+from gentransforms.sources.keys import RowKey
 from gentransforms.testing import FakeGenerator, check_transform
+from gentransforms.transforms.bank import BankAugment
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning"),
@@ -213,7 +213,7 @@ class TestMissing:
             BankAugment(bank, p)(GREY, "birds/1.jpg")
 
     @pytest.mark.parametrize(
-        ("key", "why"), [(RowKey(0), r"could not be read \(truncated\)"), (RowKey(9), r"rejected after 5 draws"), ("1", "1 is")]
+        ("key", "why"), [(RowKey(0), r"could not be read \(truncated\)"), (RowKey(9), r"rejected after 5 attempts"), ("1", "1 is")]
     )
     def test_why_it_has_none_is_said(self, gappy: Bank, key: Any, why: str) -> None:
         with pytest.raises(MissingKeyError, match=why):

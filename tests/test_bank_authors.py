@@ -13,10 +13,10 @@ import torch
 from small_banks import encoded, pixels
 
 import gentransforms as gt
-from gentransforms.bank import authors
-from gentransforms.bank.authors import Imported, import_bank
-from gentransforms.bank.layout import Unit, found_units
-from gentransforms.bank.verify import verify_bank
+from gentransforms.bank import importing as authors
+from gentransforms.bank.format.manifest import Unit, found_units
+from gentransforms.bank.importing import Imported, import_bank
+from gentransforms.bank.verify.checker import verify_bank
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
 
 SIZE = (12, 16)
@@ -78,8 +78,8 @@ class TestImportBank:
         assert (len(bank), bank.variants, bank.image_size, bank.preserves_geometry) == (40, 10, SIZE, False)
         for position, key in enumerate(SOURCES):
             assert bank.read([key] * 10, list(range(10)), decode=False) == [jpeg(position, v) for v in range(10)]
-        rows = [row for batch in bank.batches() for row in batch.select(["variant", "seed", "draw"]).to_pylist()]
-        assert {(row["seed"], row["draw"]) for row in rows} == {(-1, 0)}
+        rows = [row for batch in bank.batches() for row in batch.select(["variant", "seed", "attempt"]).to_pylist()]
+        assert {(row["seed"], row["attempt"]) for row in rows} == {(-1, 0)}
         assert [row["variant"] for row in rows] == [*range(10)] * 4
 
     def test_the_manifest_claims_no_generator_and_no_seed(self, folder: Path, photos: Path, tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ class TestResume:
         assert verify_bank(tmp_path / "bank").ok
 
     def test_leftovers_of_a_dead_process_go(self, folder: Path, photos: Path, tmp_path: Path) -> None:
-        from gentransforms.bank import writer
+        from gentransforms.bank.format import unit as writer
 
         import_bank(folder, photos, tmp_path / "bank")
         left = tmp_path / "bank" / f".unit-1.arrow.{writer._host()}.4194999.partial"
@@ -316,7 +316,7 @@ class TestResume:
         assert not left.exists()
 
     def test_a_full_disk_is_told(self, folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from gentransforms.bank import writer
+        from gentransforms.bank.format import unit as writer
 
         def full(_file: Any) -> None:
             raise OSError(28, os.strerror(28))

@@ -21,8 +21,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gentransforms.bank import decoding
-from gentransforms.bank.decoding import (
+from gentransforms.errors import SourceError
+from gentransforms.sources import decode as decoding
+from gentransforms.sources.decode import (
     NOT_AN_IMAGE,
     SUFFIXES,
     check_folder,
@@ -32,7 +33,6 @@ from gentransforms.bank.decoding import (
     one_line,
     rgb_image,
 )
-from gentransforms.errors import SourceError
 
 ORIENTATION = 0x0112
 
@@ -391,7 +391,7 @@ MEASURE = """
 import sys, warnings
 import torch
 from pathlib import Path
-from gentransforms.bank.decoding import decode_image
+from gentransforms.sources.decode import decode_image
 warnings.simplefilter("error")
 peak = lambda: int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) // 1024
 before = peak()

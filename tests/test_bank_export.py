@@ -21,15 +21,16 @@ import yaml
 from small_banks import KEYS, SIZE, edit_json, encoded, make_bank, manifest_of, pixels, png
 
 import gentransforms as gt
-from gentransforms.bank import export, writer
-from gentransforms.bank.card import bank_card
-from gentransforms.bank.export import export_bank
-from gentransforms.bank.generate import generate_bank
-from gentransforms.bank.verify import verify_bank
+from gentransforms.bank.format import unit as writer
+from gentransforms.bank.generate.run import generate_bank
+from gentransforms.bank.share import export
+from gentransforms.bank.share.card import bank_card
+from gentransforms.bank.share.export import export_bank
+from gentransforms.bank.verify.checker import verify_bank
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
 from gentransforms.testing import FakeGenerator
 
-COLUMNS = ["key", "variant", "seed", "draw"]
+COLUMNS = ["key", "variant", "seed", "attempt"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,7 +78,7 @@ class TestExportBank:
         rows = loaded["train"]
         assert isinstance(rows.features["image"], datasets.Image)
         assert {name: rows.features[name].dtype for name in COLUMNS} == {
-            "key": "string", "variant": "int32", "seed": "int64", "draw": "int32",
+            "key": "string", "variant": "int32", "seed": "int64", "attempt": "int32",
         }  # fmt: skip
         assert len(rows) == 30
         for place, row in enumerate(rows):
@@ -362,7 +363,7 @@ class TestBankCard:
         assert "synthetic" in head["tags"]
         assert head["configs"] == [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}]
         for needed in (
-            "FakeGenerator", generator.fingerprint, "derive_seeds(77, key, variant + draw * 2)", "jpeg, quality 85", "8 x 8 pixels",
+            "FakeGenerator", generator.fingerprint, "derive_seeds(77, key, variant + attempt * 2)", "jpeg, quality 85", "8 x 8 pixels",
             "6, up to 2 variants of each of 3 source images", "cc-by-nc-4.0", "Of my cat.", "**synthetic**", "not fit for evaluation",
             'gt.Bank.open("me/cats")', 'datasets.load_dataset("me/cats", split="train")',
         ):  # fmt: skip

@@ -25,10 +25,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 import gentransforms as gt
-from gentransforms.bank.generate import Summary, generate_bank, plan_bank
-from gentransforms.bank.layout import MANIFEST, Unit, found_units
-from gentransforms.bank.source import SourceSample
+from gentransforms.bank.format.manifest import MANIFEST, Unit, found_units
+from gentransforms.bank.generate.run import Summary, generate_bank, plan_bank
 from gentransforms.errors import BankError, ConfigError, GeneratorError, MissingInputError
+from gentransforms.sources.base import SourceSample
 from gentransforms.testing import FakeGenerator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -88,7 +88,7 @@ class TestRows:
         rows = table(tmp_path)
         assert [(row["key"], row["variant"]) for row in rows] == [(key, v) for key in source.keys for v in range(3)]
         assert [row["seed"] for row in rows] == gt.derive_seeds(0, [row["key"] for row in rows], [row["variant"] for row in rows]).tolist()
-        assert {row["draw"] for row in rows} == {0}
+        assert {row["attempt"] for row in rows} == {0}
         assert (summary.images, summary.units, summary.units_done, summary.complete) == (30, 3, 3, True)
         assert summary.bytes == sum(len(row["image"]["bytes"]) for row in rows)
 
@@ -145,7 +145,7 @@ class TestRows:
 
     @pytest.mark.parametrize("image_format", ["jpeg", "png"])
     def test_pillow_encodes_where_torchvision_does_not(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image_format: str) -> None:
-        from gentransforms.bank import encoding
+        from gentransforms.bank.generate import encode as encoding
 
         fill(tmp_path / "torchvision", image_format=image_format)
         monkeypatch.setattr(encoding, "_operator", lambda _format: None)
@@ -301,7 +301,7 @@ class TestResume:
                 {"source": Photos(inputs=("labels",)), "generator": Flat((16, 16), inputs=("labels",))},
                 'source inputs: the bank has [], this call ["labels"]',
             ),
-            ({"max_draws": 9}, "max_draws: the bank has 5, this call 9"),
+            ({"max_attempts": 9}, "max_attempts: the bank has 5, this call 9"),
             ({"threads": 3}, "threads: the bank has 1, this call 3"),
             ({"source": Photos(9)}, "source count: the bank has 10, this call 9"),
             ({"source": Photos(names="other-{:06d}.jpg")}, "source keys: the bank has"),
@@ -395,7 +395,7 @@ class TestResume:
             fill(tmp_path)
 
     def test_the_loser_of_a_race_takes_the_winners_threads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from gentransforms.bank import settings
+        from gentransforms.bank.generate import settings
 
         original = settings.create_manifest
 
@@ -508,7 +508,7 @@ class TestFailedSources:
         assert "expected the range [0, 1]" in summary.failed[0]["reason"]
 
 
-class TestDraws:
+class TestAttempts:
     def seeds(self, variants: list[int], key: str = "photo-000001.jpg") -> list[int]:
         return gt.derive_seeds(0, [key] * len(variants), variants).tolist()
 
@@ -516,34 +516,34 @@ class TestDraws:
         first, second, third = self.seeds([1, 1 + 3, 1 + 6])
         fill(tmp_path / "clean")
         summary = fill(tmp_path / "bank", generator=NotFinite((first, second)))
-        assert (summary.redrawn, summary.rejected, summary.images) == (1, (), 30)
+        assert (summary.retried, summary.rejected, summary.images) == (1, (), 30)
         clean, rows = table(tmp_path / "clean"), table(tmp_path / "bank")
         for ours, theirs in zip(rows, clean, strict=True):
             if (ours["key"], ours["variant"]) == ("photo-000001.jpg", 1):
-                assert (ours["draw"], ours["seed"]) == (2, third)
+                assert (ours["attempt"], ours["seed"]) == (2, third)
             else:
                 assert ours == theirs
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
     def test_and_given_up_at_last(self, tmp_path: Path, value: float) -> None:
-        summary = fill(tmp_path, generator=NotFinite(tuple(self.seeds([2, 5])), value), max_draws=2)
+        summary = fill(tmp_path, generator=NotFinite(tuple(self.seeds([2, 5])), value), max_attempts=2)
         assert summary.rejected == (
-            {"key": "photo-000001.jpg", "index": 1, "variant": 2, "draws": 2, "reason": "the generator made NaN or infinity"},
+            {"key": "photo-000001.jpg", "index": 1, "variant": 2, "attempts": 2, "reason": "the generator made NaN or infinity"},
         )
         assert (summary.images, summary.complete) == (29, True)
         assert ("photo-000001.jpg", 2) not in {(row["key"], row["variant"]) for row in table(tmp_path)}
 
     def test_what_is_too_far_from_its_source_is_drawn_again(self, tmp_path: Path) -> None:
         wrong = (*self.seeds([0, 3, 1]), *self.seeds([2, 5], "photo-000003.jpg"))
-        summary = fill(tmp_path / "gate", generator=Features(wrong), min_similarity=0.5, max_draws=2)
-        draws = {(row["key"], row["variant"]): row["draw"] for row in table(tmp_path / "gate")}
+        summary = fill(tmp_path / "gate", generator=Features(wrong), min_similarity=0.5, max_attempts=2)
+        draws = {(row["key"], row["variant"]): row["attempt"] for row in table(tmp_path / "gate")}
         assert draws.pop(("photo-000001.jpg", 1)) == 1
         assert set(draws.values()) == {0}
         gone = {("photo-000001.jpg", 0), ("photo-000003.jpg", 2)}
         assert {(entry["key"], entry["variant"]) for entry in summary.rejected} == gone
         assert "similarity -1.000, below min_similarity=0.5" in summary.rejected[0]["reason"]
-        assert (summary.redrawn, summary.images) == (1, 28)
-        assert fill(tmp_path / "open", generator=Features(wrong)).redrawn == 0
+        assert (summary.retried, summary.images) == (1, 28)
+        assert fill(tmp_path / "open", generator=Features(wrong)).retried == 0
 
     def test_the_gate_needs_a_feature(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="FakeGenerator has no instance feature to compare by"):
@@ -553,7 +553,7 @@ class TestDraws:
         photos = [torch.rand(3, 32, 32) for _ in range(4)]
         generator = tiny_icgan()
         free = fill(tmp_path / "free", photos, generator, min_similarity=-1.0)
-        strict = fill(tmp_path / "strict", photos, generator, min_similarity=1.0, max_draws=2)
+        strict = fill(tmp_path / "strict", photos, generator, min_similarity=1.0, max_attempts=2)
         assert (free.images, free.rejected) == (12, ())
         assert (strict.images, len(strict.rejected)) == (0, 12), "no variant is its source"
 
@@ -599,7 +599,7 @@ class TestStops:
             assert not thread.is_alive(), "a thread that waits for ever keeps the process from ending"
 
     def test_a_reader_of_the_log_that_is_gone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from gentransforms.bank import progress
+        from gentransforms.bank.generate import progress
 
         class Broken(io.StringIO):
             def write(self, text: str) -> int:
@@ -658,7 +658,7 @@ class TestBadGenerators:
         "wrong",
         [
             {"variants": 0}, {"variants": True}, {"batch_size": 0}, {"unit_size": 0}, {"unit_size": 1.5}, {"quality": 0}, {"quality": 101},
-            {"image_format": "gif"}, {"max_draws": 0}, {"base_seed": "a"}, {"min_similarity": 2}, {"threads": 0}, {"workers": 0},
+            {"image_format": "gif"}, {"max_attempts": 0}, {"base_seed": "a"}, {"min_similarity": 2}, {"threads": 0}, {"workers": 0},
             {"engine": "dask"},
         ],
         ids=str,
@@ -728,7 +728,7 @@ class TestPlanBank:
 
 class TestProgress:
     def test_lines_where_there_is_no_terminal(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from gentransforms.bank import progress
+        from gentransforms.bank.generate import progress
 
         monkeypatch.setattr(progress.Progress.__init__, "__defaults__", (True, 0.0))
         said = io.StringIO()

@@ -16,7 +16,7 @@ from hub_server import TOKEN, Hub, Repo
 from small_banks import KEYS, make_bank, pixels, png
 
 import gentransforms as gt
-from gentransforms.bank.export import export_bank
+from gentransforms.bank.share.export import export_bank
 from gentransforms.errors import BankError
 
 FAILED = {KEYS[0]: "a text file", KEYS[5]: "truncated"}
@@ -92,7 +92,7 @@ class TestRoundTrip:
         assert found["length"] == len(ROWS)
         assert found["keys"] == [key for key in KEYS if key not in FAILED]
         original = gt.Bank.open(site.bank)
-        expected = [row for batch in original.batches() for row in batch.select(["key", "variant", "seed", "draw"]).to_pylist()]
+        expected = [row for batch in original.batches() for row in batch.select(["key", "variant", "seed", "attempt"]).to_pylist()]
         assert [row for rows in found["columns"] for row in rows] == expected
         assert (found["failed"], found["rejected"], found["settings"]) == (original.failed, original.rejected, original.settings)
 
@@ -242,7 +242,7 @@ class TestPrivate:
 
 def exports_of_a_push(folder: str, repo_id: str, **options: Any) -> tuple[int, str]:
     """Push a bank, in a client's process; return how often it was exported, and how the push ended."""
-    from gentransforms.bank import export
+    from gentransforms.bank.share import export
 
     original, exports = export.export_bank, list[Path]()
 

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
 from torchvision.datasets import FakeData, ImageFolder, ImageNet
 
-from gentransforms.bank.image_folder import ImageFolderSource
-from gentransforms.bank.keyed import KeyedDataset, with_keys
-from gentransforms.bank.keys import keys_of
-from gentransforms.bank.source import open_source
 from gentransforms.errors import ConfigError
+from gentransforms.sources.base import open_source
+from gentransforms.sources.folder import ImageFolderSource
+from gentransforms.sources.keyed import KeyedDataset, with_keys
+from gentransforms.sources.keys import keys_of
 
 NAMES = ("b/2.png", "b/10.png", "a/x.png", "a-b/y.png", "a/sub/z.png", "a/sub-2/z.png", "é/猫.png")
 

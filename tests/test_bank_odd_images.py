@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import gentransforms as gt
-from gentransforms.bank.generate import Summary
-from gentransforms.bank.layout import Unit
-from gentransforms.bank.verify import verify_bank
+from gentransforms.bank.format.manifest import Unit
+from gentransforms.bank.generate.run import Summary
+from gentransforms.bank.verify.checker import verify_bank
 from gentransforms.testing import FakeGenerator
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,7 +12,7 @@ from bank_sources import Deadly, Photos
 from PIL import Image
 from small_generators import tiny_icgan
 
-from gentransforms.bank.generate import generate_bank
+from gentransforms.bank.generate.run import generate_bank
 from gentransforms.errors import ConfigError, GeneratorError
 from gentransforms.testing import FakeGenerator
 
@@ -99,7 +99,7 @@ class TestRay:
             generate_bank(Photos(4), tmp_path / "a", FakeGenerator(), engine="ray", actors=1, gpus_per_actor=1, cpus_per_actor=1, **OPTIONS)
 
     def test_gpus_mean_cuda_wherever_the_generator_is_here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from gentransforms.bank import ray as engine
+        from gentransforms.bank.generate import ray as engine
 
         jobs: list[Any] = []
         monkeypatch.setattr(engine, "make_units_on_ray", lambda job, *_, **__: (jobs.append(job), (yield from ()))[1])

@@ -26,10 +26,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from gentransforms.bank import segments
-from gentransforms.bank.layout import MANIFEST, Unit, digest_of, found_units, schema_of
+from gentransforms.bank.format import images as segments
+from gentransforms.bank.format.manifest import MANIFEST, Unit, digest_of, found_units, schema_of
+from gentransforms.bank.format.unit import Row, create_manifest, write_unit
 from gentransforms.bank.reader import Bank
-from gentransforms.bank.writer import Row, create_manifest, write_unit
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
 
 pytestmark = [
@@ -117,7 +117,7 @@ class TestOpen:
         assert gappy.keys == [key for key in KEYS if key not in (KEYS[0], KEYS[9])]
         assert len(gappy) == 7 * 3 + 1
         assert [(entry["key"], entry["reason"]) for entry in gappy.failed] == [(KEYS[0], "truncated")]
-        assert [(entry["key"], entry["variant"], entry["draws"]) for entry in gappy.rejected[:2]] == [(KEYS[2], 0, 5), (KEYS[2], 2, 5)]
+        assert [(entry["key"], entry["variant"], entry["attempts"]) for entry in gappy.rejected[:2]] == [(KEYS[2], 0, 5), (KEYS[2], 2, 5)]
         assert len(gappy.rejected) == 5
 
     def test_a_revision_is_not_a_directorys(self, path: Path) -> None:
@@ -125,7 +125,7 @@ class TestOpen:
             Bank.open(path, revision="main")
 
     def test_a_unit_in_several_record_batches(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("gentransforms.bank.writer._BATCH_BYTES", 2 * len(png(0, 0)))  # so that keys span batches
+        monkeypatch.setattr("gentransforms.bank.format.unit._BATCH_BYTES", 2 * len(png(0, 0)))  # so that keys span batches
         bank = Bank.open(make_bank(tmp_path / "bank"))
         with pa.ipc.open_stream(tmp_path / "bank" / Unit(0, 4).file) as stream:
             assert len(list(stream)) > 3
@@ -286,7 +286,7 @@ class TestOpenRefuses:
 
 
 def _rest(row: Row) -> tuple[int, int, int, bytes]:
-    return row.variant, row.seed, row.draw, row.image
+    return row.variant, row.seed, row.attempt, row.image
 
 
 class TestManyUnits:
@@ -411,11 +411,11 @@ class TestMissing:
             gappy.read([KEYS[0]], [0])
 
     def test_a_variant_that_was_rejected(self, gappy: Bank) -> None:
-        with pytest.raises(MissingKeyError, match=rf"variant 2 of key '{KEYS[2]}' was rejected after 5 draws \(.*\): it has \[1\]"):
+        with pytest.raises(MissingKeyError, match=rf"variant 2 of key '{KEYS[2]}' was rejected after 5 attempts \(.*\): it has \[1\]"):
             gappy.read([KEYS[2]], [2])
 
     def test_a_source_of_which_every_variant_was_rejected(self, gappy: Bank) -> None:
-        with pytest.raises(MissingKeyError, match=rf"variant 0 of key '{KEYS[9]}' was rejected after 5 draws \(not finite\): leave"):
+        with pytest.raises(MissingKeyError, match=rf"variant 0 of key '{KEYS[9]}' was rejected after 5 attempts \(not finite\): leave"):
             gappy.read([KEYS[9]], [0])
 
     @pytest.mark.parametrize("key", [1.5, None, True, b"a", ("a",)])
@@ -526,7 +526,7 @@ def _ddp_process(rank: int, world: int, path: str, out: str) -> None:
 class TestSize:
     @pytest.mark.slow
     def test_a_million_rows_open_quickly_and_lightly(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("gentransforms.bank.writer._sync", lambda file: file.flush())
+        monkeypatch.setattr("gentransforms.bank.format.unit._sync", lambda file: file.flush())
         keys = [f"n{i // 1000:08d}/n{i // 1000:08d}_{i}.JPEG" for i in range(1_000_000)]
         manifest = manifest_of(keys, 1, 1000)
         create_manifest(tmp_path, manifest)
@@ -546,7 +546,7 @@ class TestSize:
         assert float(megabytes) < 500
 
     def test_256_random_rows_of_100_000_within_10_ms(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("gentransforms.bank.writer._sync", lambda file: file.flush())
+        monkeypatch.setattr("gentransforms.bank.format.unit._sync", lambda file: file.flush())
         make_bank(tmp_path, keys=list(range(10_000)), variants=10, unit_size=500, image=lambda i, v: grey_jpeg(0, 0))
         bank = Bank.open(tmp_path)
         assert len(bank) == 100_000

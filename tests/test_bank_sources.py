@@ -26,13 +26,13 @@ from torchvision import tv_tensors
 from torchvision.datasets import CIFAR10, FakeData, ImageFolder
 from torchvision.transforms import v2
 
-from gentransforms.bank import parquet_rows
-from gentransforms.bank.image_folder import ImageFolderSource
-from gentransforms.bank.keyed import with_keys
-from gentransforms.bank.map_style import MapStyleSource
-from gentransforms.bank.parquet import ParquetSource
-from gentransforms.bank.source import BankSource, SourceSample, open_source
 from gentransforms.errors import ConfigError, SourceError
+from gentransforms.sources import parquet_rows
+from gentransforms.sources.base import BankSource, SourceSample, open_source
+from gentransforms.sources.folder import ImageFolderSource
+from gentransforms.sources.keyed import with_keys
+from gentransforms.sources.map_style import MapStyleSource
+from gentransforms.sources.parquet import ParquetSource
 
 CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar10" / "train.parquet"
 
@@ -591,7 +591,7 @@ class TestRowReader:
 import sys
 from pathlib import Path
 import pyarrow.parquet
-from gentransforms.bank import parquet_rows
+from gentransforms.sources import parquet_rows
 parquet_rows._KEPT_BYTES = 10_000_000
 peak = lambda: int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) // 1024
 before = peak()

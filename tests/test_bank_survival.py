@@ -20,9 +20,9 @@ import pyarrow as pa
 import pytest
 from bank_sources import Photos, Slow
 
-from gentransforms.bank import writer
-from gentransforms.bank.generate import generate_bank
-from gentransforms.bank.layout import found_units
+from gentransforms.bank.format import unit as writer
+from gentransforms.bank.format.manifest import found_units
+from gentransforms.bank.generate.run import generate_bank
 from gentransforms.errors import BankError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -189,7 +189,7 @@ class TestInterrupted:
         assert len(found_units(tmp_path)) == 20
 
     def test_the_first_asks_and_the_second_raises(self) -> None:
-        from gentransforms.bank.stopping import stoppable
+        from gentransforms.bank.generate.stopping import stoppable
 
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
         said: list[str] = []

@@ -20,13 +20,13 @@ import torch
 from small_banks import BASE_SEED, KEYS, edit_json, encoded, make_bank, pixels, png
 
 import gentransforms as gt
-from gentransforms.bank import verify
-from gentransforms.bank.layout import MANIFEST, Unit, digest_of, schema_of, units_of
+from gentransforms.bank.format.manifest import MANIFEST, Unit, digest_of, schema_of, units_of
+from gentransforms.bank.format.unit import Row
 from gentransforms.bank.reader import Bank
-from gentransforms.bank.repair import remove_units
-from gentransforms.bank.report import damaged_units
-from gentransforms.bank.verify import BankReport, Problem, unit_faults, verify_bank
-from gentransforms.bank.writer import Row
+from gentransforms.bank.verify import checker as verify
+from gentransforms.bank.verify.checker import BankReport, Problem, unit_faults, verify_bank
+from gentransforms.bank.verify.repair import remove_units
+from gentransforms.bank.verify.report import damaged_units
 from gentransforms.errors import BankError, ConfigError
 
 FIRST, MIDDLE, LAST = units_of(10, 4)
@@ -86,7 +86,7 @@ class TestSoundBanks:
     def test_with_images_that_were_drawn_again(self, tmp_path: Path) -> None:
         def drawn_again(unit: Unit, rows: list[Row]) -> list[Row]:
             seed = gt.derive_seeds(BASE_SEED, [rows[1].key], [1 + 2 * 3]).item()  # the third draw of variant 1 of 3
-            return [rows[0], dataclasses.replace(rows[1], draw=2, seed=seed), *rows[2:]]
+            return [rows[0], dataclasses.replace(rows[1], attempt=2, seed=seed), *rows[2:]]
 
         assert verify_bank(make_bank(tmp_path, change=drawn_again)).ok
 
@@ -243,8 +243,8 @@ class TestRows:
             (lambda rows: [rows[1], rows[0], *rows[2:]], {"order"}),
             (lambda rows: [rows[0], *rows[3:6], *rows[1:3], *rows[6:]], {"order"}),
             (lambda rows: [dataclasses.replace(rows[0], seed=rows[0].seed + 1), *rows[1:]], {"seed"}),
-            (lambda rows: [dataclasses.replace(rows[0], draw=1), *rows[1:]], {"seed"}),
-            (lambda rows: [dataclasses.replace(rows[0], draw=-1), *rows[1:]], {"seed"}),
+            (lambda rows: [dataclasses.replace(rows[0], attempt=1), *rows[1:]], {"seed"}),
+            (lambda rows: [dataclasses.replace(rows[0], attempt=-1), *rows[1:]], {"seed"}),
             (lambda rows: [*rows, dataclasses.replace(rows[-1], variant=3)], {"variant", "seed"}),
             (lambda rows: [dataclasses.replace(rows[0], variant=-1), *rows[1:]], {"variant", "seed", "rows"}),
             (lambda rows: [dataclasses.replace(row, key=row.key + "x") if row.key == KEYS[4] else row for row in rows], {"seed"}),

@@ -20,10 +20,10 @@ from released import random_state, write_released
 from typer.testing import CliRunner
 
 import gentransforms as gt
-from gentransforms import hub
 from gentransforms.cli import augment, plain
 from gentransforms.cli.main import app, run
 from gentransforms.generators.icgan.architecture import BigGANConfig
+from gentransforms.hub import models as hub
 
 RUNNER = CliRunner()
 TINY: dict[str, Any] = {

@@ -31,9 +31,12 @@ from torchvision.transforms.v2 import functional as TF
 from typer.testing import CliRunner
 
 import gentransforms as gt
-from gentransforms.bank import authors, export, generate, pipeline, progress
-from gentransforms.bank.layout import Unit, found_units
-from gentransforms.bank.verify import verify_bank
+from gentransforms.bank import importing as authors
+from gentransforms.bank.format.manifest import Unit, found_units
+from gentransforms.bank.generate import pipeline, progress
+from gentransforms.bank.generate import run as generate
+from gentransforms.bank.share import export
+from gentransforms.bank.verify.checker import verify_bank
 from gentransforms.cli.main import app
 
 RUNNER = CliRunner()
@@ -205,7 +208,7 @@ class TestGenerate:
         assert summary["images_per_second"] > 0
 
     def test_rejected_variants_are_told(self, photos: Path, tiny: str, tmp_path: Path) -> None:
-        result = make(photos, tmp_path / "bank", tiny, "--min-similarity", 1, "--max-draws", 2)
+        result = make(photos, tmp_path / "bank", tiny, "--min-similarity", 1, "--max-attempts", 2)
         assert result.stdout.startswith("0 images made")
         assert re.fullmatch(r"Warning: 21 variants were given up; the first: similarity .*, below min_similarity=1\.0\n", result.stderr)
 
@@ -358,7 +361,7 @@ class TestRefused:
             ("--image-format gif", ["--image-format", "jpeg", "webp", "png"]),
             ("--quality 101", ["--quality"]),
             ("--min-similarity 2", ["--min-similarity"]),
-            ("--max-draws 0", ["--max-draws"]),
+            ("--max-attempts 0", ["--max-attempts"]),
             ("--shard 3/3", ["shard='3/3'", "from 0 to n - 1"]),
             ("--shard 1", ["shard='1'"]),
             ("--columns caption", ["--columns caption", "INPUT=COLUMN"]),
@@ -446,7 +449,7 @@ class TestOptions:
     def test_every_one_reaches_it(self, photos: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         given: dict[str, Any] = {
             "variants": 4, "base_seed": -3, "batch_size": 5, "unit_size": 6, "image_format": "webp", "quality": 77, "min_similarity": 0.25,
-            "max_draws": 8, "shard": "1/2", "retry_failed": True, "key": "name", "image_column": "shot",
+            "max_attempts": 8, "shard": "1/2", "retry_failed": True, "key": "name", "image_column": "shot",
             "columns": {"labels": "kind", "prompts": "caption"}, "split": "test", "threads": 3, "workers": 2, "progress": False,
             "engine": "ray", "actors": 2, "gpus_per_actor": 0.5, "cpus_per_actor": 1.5,
         }  # fmt: skip

@@ -11,7 +11,8 @@ import torch
 from torchvision import tv_tensors
 
 from gentransforms.errors import ConfigError
-from gentransforms.getters import as_keys, gather, per_image_inputs, per_image_keys, per_image_seeds
+from gentransforms.sources.keys import as_keys
+from gentransforms.transforms.getters import gather, per_image_inputs, per_image_keys, per_image_seeds
 
 ONE = torch.zeros(3, 4, 4)
 BATCH = torch.zeros(4, 3, 4, 4)

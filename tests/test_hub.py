@@ -13,8 +13,8 @@ import pytest
 from hub_server import TOKEN, Hub, Repo
 
 import gentransforms as gt
-from gentransforms import hub as hub_module
 from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.hub import models as hub_module
 
 TINY: dict[str, Any] = {
     "network": {"resolution": 32, "G_ch": 8, "dim_z": 16, "shared_dim_feat": 8, "feature_dim": 16, "G_attn": "0"},

@@ -16,10 +16,10 @@ from small_generators import Flat, Hungry, NotFinite, OnCuda, grey_of, tiny_icga
 from torch import Tensor, nn
 
 import gentransforms as gt
-from gentransforms import frozen
 from gentransforms.errors import ConfigError, DeviceError, ImageError
 from gentransforms.kornia import RandomGenerative
 from gentransforms.testing import FakeGenerator
+from gentransforms.transforms import frozen
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

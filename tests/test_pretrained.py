@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import gentransforms as gt
-from gentransforms import hub
 from gentransforms.errors import ConfigError, GentransformsError, WeightsError
+from gentransforms.hub import models as hub
 from gentransforms.seeding import sample_noise
 from gentransforms.testing import FakeGenerator
 

@@ -18,7 +18,7 @@ from ssl_example import ssl, tiny, write_photos
 from torch import Tensor
 
 import gentransforms as gt
-from gentransforms.bank.generate import generate_bank
+from gentransforms.bank.generate.run import generate_bank
 from gentransforms.bank.reader import Bank
 from gentransforms.testing import FakeGenerator
 

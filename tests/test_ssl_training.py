@@ -17,7 +17,7 @@ import pytest
 import torch
 from ssl_example import CONFIGS, FOLDER, TINY, TINY_METHOD, call, ssl, tiny, write_photos
 
-from gentransforms.bank.generate import generate_bank
+from gentransforms.bank.generate.run import generate_bank
 from gentransforms.bank.reader import Bank
 from gentransforms.testing import FakeGenerator
 

@@ -17,8 +17,8 @@ from torchvision.transforms import v2
 
 import gentransforms as gt
 from gentransforms.errors import GeneratorError
-from gentransforms.frozen import FrozenGenerator
 from gentransforms.testing import FakeGenerator
+from gentransforms.transforms.frozen import FrozenGenerator
 
 BATCH = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 KEYS = [11, 12, 13, 14, 15, 16]

@@ -15,10 +15,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import gentransforms as gt
-from gentransforms import frozen
 from gentransforms.errors import ImageError
 from gentransforms.images import check_range
 from gentransforms.testing import FakeGenerator, check_transform
+from gentransforms.transforms import frozen
 
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BOXES = tv_tensors.BoundingBoxes(torch.tensor([[1, 2, 5, 6]]), format="XYXY", canvas_size=(10, 14))

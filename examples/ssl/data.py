@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 
-from gentransforms.bank.decoding import SUFFIXES, Encoded, rgb_image
+from gentransforms.sources.decode import SUFFIXES, Encoded, rgb_image
 
 
 class Source:

@@ -19,7 +19,7 @@ from data import Source, open_images
 from loading import training_rows
 
 import gentransforms as gt
-from gentransforms.bank.generate import Summary, generate_bank
+from gentransforms.bank.generate.run import Summary, generate_bank
 
 
 class Rows:

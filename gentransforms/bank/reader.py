@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import Tensor
 
-from gentransforms import hub
-from gentransforms.bank.facts import Facts, facts_of
-from gentransforms.bank.index import Index, Rows
-from gentransforms.bank.layout import MANIFEST, Unit, digest_of, read_manifest, read_sidecar, schema_of
-from gentransforms.bank.repository import Exported, exported_rows, is_export, repository_rows
-from gentransforms.bank.rows import entries
-from gentransforms.bank.segments import ADVICE, Images, decode_rgb, map_file
-from gentransforms.bank.verify import BankReport, unit_faults, verify_bank
+from gentransforms.bank.format.facts import Facts, facts_of
+from gentransforms.bank.format.images import ADVICE, Images, decode_rgb, map_file
+from gentransforms.bank.format.index import Index, Rows
+from gentransforms.bank.format.manifest import MANIFEST, Unit, digest_of, read_manifest, read_sidecar, schema_of
+from gentransforms.bank.share.opening import Exported, exported_rows, is_export, repository_rows
+from gentransforms.bank.verify.checker import BankReport, unit_faults, verify_bank
+from gentransforms.bank.verify.rows import entries
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
-from gentransforms.getters import as_keys
+from gentransforms.hub import models as hub
+from gentransforms.sources.keys import as_keys
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,11 +41,11 @@ class Bank:
         keys: of the sources that have images, each once, in the source's order; all str or all int.
         failed: sources that could not be read, as dicts with ``key`` and ``reason``; they have no images.
         missing_units: how many units of an unfinished bank are not there.
-        rejected: variants that were drawn too often in vain, as dicts with ``key``, ``variant``, ``draws`` and ``reason``.
+        rejected: variants of which every attempt was refused, as dicts with ``key``, ``variant``, ``attempts`` and ``reason``.
 
     Example:
         >>> import tempfile, torch
-        >>> from gentransforms.bank.generate import generate_bank
+        >>> from gentransforms.bank.generate.run import generate_bank
         >>> from gentransforms.testing import FakeGenerator
         >>> class Photos:
         ...     def __len__(self): return 4
@@ -197,7 +197,7 @@ class Bank:
         drawn = next((e for e in self.rejected if e["key"] == key and type(e["key"]) is type(key) and e.get("variant") == variant), None)
         if drawn is not None:
             return (
-                f"variant {variant} of key {key!r} was rejected after {drawn.get('draws')} draws ({drawn.get('reason')}): "
+                f"variant {variant} of key {key!r} was rejected after {drawn.get('attempts')} attempts ({drawn.get('reason')}): "
                 + (f"it has {there}; draw among variants_of(key)" if there else 'leave the key out, or use missing="source"')
             )  # fmt: skip
         if there:
@@ -222,7 +222,7 @@ class Bank:
         repair: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> BankReport:
-        """Check its files as they are now, down to each image; see `gentransforms.bank.verify.verify_bank`."""
+        """Check its files as they are now, down to each image; see `gentransforms.bank.verify.checker.verify_bank`."""
         return verify_bank(self.path, images=images, threads=threads, repair=repair, on_progress=on_progress)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
@@ -235,7 +235,7 @@ class Bank:
         Raises:
             BankError: if the Hub refuses.
         """
-        from gentransforms.bank.export import push_bank
+        from gentransforms.bank.share.export import push_bank
 
         return push_bank(self, repo_id, **options)
 

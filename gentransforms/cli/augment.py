@@ -53,8 +53,8 @@ def open_generator(name: str, device: str, options: Mapping[str, Any] | None = N
     """
     import torch
 
-    from gentransforms import hub
-    from gentransforms.registry import class_of
+    from gentransforms.generators.registry import class_of
+    from gentransforms.hub import models as hub
 
     options = dict(options or {})
     if isinstance(options.get("dtype"), str):  # the one option whose value no JSON can hold
@@ -97,7 +97,7 @@ def augment(generator: ImageGenerator, photos: Sequence[PIL.Image.Image], varian
     from torchvision.transforms import v2
 
     from gentransforms.images import fit, rows_of, to_unit
-    from gentransforms.transforms import GenerativeAugment
+    from gentransforms.transforms.generative import GenerativeAugment
 
     transform = GenerativeAugment(generator, p, max_batch_size=size, output_size="generator")
     view = v2.Compose([transform, v2.ToDtype(torch.uint8, scale=True)])

@@ -33,7 +33,7 @@ def info(
       gentransforms bank info bank
     """
     from gentransforms.bank.reader import Bank
-    from gentransforms.hub import is_repository
+    from gentransforms.hub.models import is_repository
 
     if not is_repository(bank):
         _check_there(Path(bank))
@@ -75,7 +75,7 @@ def verify(
     Example:
       gentransforms bank verify bank
     """
-    from gentransforms.bank.verify import verify_bank
+    from gentransforms.bank.verify.checker import verify_bank
 
     _check_there(bank)
     with _progress() as advance:
@@ -102,8 +102,8 @@ def export(
     Example:
       gentransforms bank export bank bank-for-the-hub --license cc-by-nc-4.0
     """
-    from gentransforms.bank.export import export_bank
     from gentransforms.bank.reader import Bank
+    from gentransforms.bank.share.export import export_bank
 
     _check_there(bank)
     opened = Bank.open(bank)
@@ -157,7 +157,7 @@ def import_files(
     Example:
       gentransforms bank import generated photos bank
     """
-    from gentransforms.bank.authors import import_bank
+    from gentransforms.bank.importing import import_bank
 
     done = import_bank(variants_folder, source, bank, variants=variants, unit_size=unit_size, workers=workers)
     typer.echo(f"{done.images} images of {done.sources} sources are in {done.path}")

@@ -44,9 +44,9 @@ def icgan(
     Example:
       gentransforms convert icgan icgan_biggan_imagenet_res256 icgan-256 --features swav.pth.tar
     """
-    from gentransforms import hub
     from gentransforms.errors import GentransformsError
     from gentransforms.generators.icgan.convert import convert_icgan
+    from gentransforms.hub import models as hub
 
     if not source.is_dir():
         raise WrongCall(f"SRC {source}: {'expected a folder' if source.exists() else 'no such folder'}")

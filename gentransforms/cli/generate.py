@@ -14,8 +14,8 @@ from gentransforms.cli.options import Generator, Option, parse_options
 from gentransforms.cli.plain import Failure, WrongCall, one_line
 
 if TYPE_CHECKING:
-    from gentransforms.bank.generate import Summary
-    from gentransforms.bank.plan import Estimate, Plan
+    from gentransforms.bank.generate.plan import Estimate, Plan
+    from gentransforms.bank.generate.run import Summary
 
 __all__ = ["generate"]
 
@@ -42,9 +42,9 @@ def generate(
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")] = 90,
     min_similarity: Annotated[
         float | None,
-        typer.Option(min=-1, max=1, help="Draw variants again that are less like their source (cosine of the generator's features)."),
+        typer.Option(min=-1, max=1, help="Try variants again that are less like their source (cosine of the generator's features)."),
     ] = None,
-    max_draws: Annotated[int, typer.Option(min=1, help="How often a variant is drawn before it is given up.")] = 5,
+    max_attempts: Annotated[int, typer.Option(min=1, help="How often a variant is tried before it is given up.")] = 5,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only every N-th unit, I from 0 to N-1: for a job array.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make units again whose sources could not all be read.")] = False,
     key: Annotated[str | None, typer.Option(help="Column that names the sources; the row number by default.")] = None,
@@ -79,14 +79,14 @@ def generate(
       gentransforms generate train.parquet bank --generator ORG/NAME --plan
       gentransforms generate photos bank --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT
     """
-    from gentransforms.bank.generate import generate_bank, plan_bank
+    from gentransforms.bank.generate.run import generate_bank, plan_bank
 
     if summary is not None and (summary.is_dir() or not summary.parent.is_dir()):  # not after hours of work
         raise WrongCall(f"--summary {summary}: expected the name of a file in a folder that exists")
     loaded = open_generator(generator, device or _device(), parse_options(option), inputs=True)
     arguments: dict[str, Any] = {
         "variants": variants, "base_seed": base_seed, "batch_size": batch_size, "unit_size": unit_size, "image_format": image_format.value,
-        "quality": quality, "min_similarity": min_similarity, "max_draws": max_draws, "shard": shard, "retry_failed": retry_failed,
+        "quality": quality, "min_similarity": min_similarity, "max_attempts": max_attempts, "shard": shard, "retry_failed": retry_failed,
         "key": key, "image_column": image_column, "columns": _pairs(columns), "split": split, "threads": threads, "workers": workers,
     }  # fmt: skip
     if plan:
@@ -102,7 +102,7 @@ def generate(
 
 
 def _print_plan(plan: Plan, estimate: Estimate) -> None:
-    from gentransforms.bank.progress import duration
+    from gentransforms.bank.generate.progress import duration
 
     rate, size = estimate.images_per_second, estimate.bytes_per_image
     lines = {
@@ -122,8 +122,8 @@ def _report(done: Summary) -> None:
         f"{done.images} images made in {done.seconds:.1f} s, {done.images_per_second:.1f} images/s; "
         f"{done.units_done} of {done.units} units are there: {done.path}"
     )
-    if done.redrawn:
-        typer.echo(f"{done.redrawn} of them were drawn more than once")
+    if done.retried:
+        typer.echo(f"{done.retried} of them were tried more than once")
     if done.rejected:
         typer.echo(f"Warning: {len(done.rejected)} variants were given up; the first: {done.rejected[0]['reason']}", err=True)
     for entry in done.failed[:_SHOWN]:

@@ -16,6 +16,6 @@ def list_generators() -> None:
     Example:
       gentransforms list
     """
-    from gentransforms.registry import list_pretrained
+    from gentransforms.generators.registry import list_pretrained
 
     typer.echo(str(list_pretrained()))

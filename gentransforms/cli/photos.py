@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gentransforms.bank.decoding import NOT_AN_IMAGE, SUFFIXES, rgb_image
 from gentransforms.cli.plain import WrongCall
 from gentransforms.errors import SourceError
+from gentransforms.sources.decode import NOT_AN_IMAGE, SUFFIXES, rgb_image
 
 if TYPE_CHECKING:
     import PIL.Image

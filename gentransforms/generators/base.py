@@ -14,9 +14,9 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gentransforms import hub
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.card import model_card
+from gentransforms.hub import models as hub
 from gentransforms.seeding import check_seeds
 
 __all__ = ["FORMAT_VERSION", "ImageGenerator"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gentransforms import hub
 from gentransforms.errors import ConfigError
+from gentransforms.hub import models as hub
 
 __all__ = ["model_card"]
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gentransforms import hub
 from gentransforms.errors import ConfigError
 from gentransforms.generators.diffusion import conditions, loading
 from gentransforms.generators.diffusion.appearance import UNetInputs
 from gentransforms.generators.diffusion.options import check_number
 from gentransforms.generators.diffusion.pretrained import PretrainedDiffusion
 from gentransforms.generators.diffusion.sampling import draw, scale_latents, to_latents
+from gentransforms.hub import models as hub
 from gentransforms.images import fit
 
 __all__ = ["ControlNetVariation"]

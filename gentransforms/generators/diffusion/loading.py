@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gentransforms import hub
 from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.hub import models as hub
 
 __all__ = [
     "BASES", "add_ip_adapter", "add_lora", "load_part", "load_pipeline", "load_processor", "load_vae", "pipeline_class", "rebuild",

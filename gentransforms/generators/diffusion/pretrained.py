@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from gentransforms import hub
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.base import _check_placement
 from gentransforms.generators.diffusion import loading, saving
 from gentransforms.generators.diffusion.base import DiffusionGenerator
 from gentransforms.generators.diffusion.options import PRESETS
+from gentransforms.hub import models as hub
 
 __all__ = ["PretrainedDiffusion"]
 

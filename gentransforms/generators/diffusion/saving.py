@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentransforms import hub
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.base import FORMAT_VERSION
 from gentransforms.generators.card import model_card
+from gentransforms.hub import models as hub
 
 __all__ = ["IP_ADAPTER_FILE", "saved_options", "write"]
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gentransforms import hub
 from gentransforms.errors import ConfigError, ImageError, MissingInputError, WeightsError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.icgan.architecture import BigGANConfig, released_shapes
 from gentransforms.generators.icgan.features import build_extractor
 from gentransforms.generators.icgan.folding import fold
 from gentransforms.generators.icgan.network import BigGANNetwork
+from gentransforms.hub import models as hub
 from gentransforms.images import fit
 from gentransforms.seeding import check_seeds, sample_truncated_noise
 

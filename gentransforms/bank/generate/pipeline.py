@@ -1,0 +1,294 @@
+"""Make units on this machine: reading, generating, encoding and writing at the same time, with bounded memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentransforms.bank.format.manifest import Unit, digest_of
+from gentransforms.bank.format.unit import Row, write_unit
+from gentransforms.bank.generate.encode import Encoding
+from gentransforms.bank.generate.variants import Made, Recipe, make_block
+from gentransforms.errors import SourceError
+from gentransforms.generators.base import ImageGenerator
+from gentransforms.images import centre, check_range, resize, rows_of, to_unit
+from gentransforms.sources.base import BankSource
+from gentransforms.sources.marks import read_sample
+
+__all__ = ["BlockOfSources", "Job", "UnitReport", "default_workers", "make_units", "new_buffer", "read_block"]
+
+# Blocks of sources read ahead, batches waiting for the encoder, units waiting for the disk.
+_AHEAD, _ENCODING, _WRITING = 2, 3, 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that making a unit needs, whichever process or machine makes it."""
+
+    directory: Path
+    source: BankSource
+    generator: ImageGenerator
+    recipe: Recipe
+    encoding: Encoding
+    settings: Mapping[str, Any]
+    workers: int | None = None  # as many as there are cores where the units are made
+    replace: bool = False
+
+    @property
+    def threads(self) -> int | None:
+        """Torch's threads, on the CPU: they decide the last bits of a convolution, and so are a setting."""
+        threads = self.settings.get("threads")
+        return None if threads is None else int(threads)
+
+
+@dataclass
+class UnitReport:
+    """What came of a unit."""
+
+    unit: Unit
+    written: bool = False
+    images: int = 0
+    bytes: int = 0
+    retried: int = 0
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+
+
+def make_units(
+    job: Job, units: Sequence[Unit], *, on_images: Callable[[int], object] | None = None, stopped: Callable[[], bool] | None = None
+) -> Generator[UnitReport, None, None]:
+    """Make units and write them; yields a report as each is on disk.
+
+    Args:
+        job: what to make of what.
+        units: in the order in which they are made.
+        on_images: called with the number of images made, batch by batch.
+        stopped: asked before each unit; once it says True, no unit is begun.
+
+    Raises:
+        BankError: if the disk is full, or memory runs out.
+        GeneratorError: if the generator breaks its contract.
+    """
+    threads, workers = torch.get_num_threads(), job.workers or default_workers()
+    with _pool(workers, "read") as readers, _pool(workers, "encode") as encoders, _pool(1, "write") as writer:
+        if job.threads is not None:
+            torch.set_num_threads(job.threads)
+        writing: deque[Future[UnitReport]] = deque()
+        try:
+            for unit, blocks in _read_ahead(job, units, readers):
+                if stopped is not None and stopped():
+                    break
+                work = _make_unit(job, unit, blocks, encoders, workers, on_images)
+                writing.append(writer.submit(_write, job, unit, *work))
+                while len(writing) > _WRITING or (writing and writing[0].done()):
+                    yield writing.popleft().result()
+            while writing:
+                yield writing.popleft().result()
+        except Exception:
+            for future in writing:  # units that are finished are kept, whatever went wrong with the next
+                with contextlib.suppress(Exception):
+                    future.result()
+            raise
+        finally:
+            torch.set_num_threads(threads)
+
+
+@dataclass
+class BlockOfSources:
+    """Some sources, on their way from the disk into a tensor."""
+
+    keys: Sequence[str | int]
+    images: Tensor
+    samples: list[Future[dict[str, Any] | str]]
+
+    def wait(self) -> tuple[Tensor, dict[str, Any], list[str]]:
+        """Return images (B, 3, h, w) in [0, 1], their inputs, and why each could not be read: empty where it could.
+
+        A source that failed keeps its place with a grey image, so that the batches of its neighbours stay the same.
+        """
+        samples = [sample.result() for sample in self.samples]
+        good = next((s for s in samples if not isinstance(s, str)), {})
+        filled = [good if isinstance(s, str) else s for s in samples]
+        reasons = [s if isinstance(s, str) else "" for s in samples]
+        return self.images, {name: _collate([inputs[name] for inputs in filled]) for name in good}, reasons
+
+
+def _make_unit(
+    job: Job,
+    unit: Unit,
+    blocks: Iterator[BlockOfSources],
+    encoders: ThreadPoolExecutor,
+    workers: int,
+    on_images: Callable[[int], object] | None,
+) -> tuple[list[list[Made]], list[list[Future[list[bytes | None]]]], list[dict[str, Any]], float]:
+    begun = time.perf_counter()
+    batches: list[list[Made]] = []
+    encoded: list[list[Future[list[bytes | None]]]] = []
+    failed: list[dict[str, Any]] = []
+    offset = 0
+    for block in blocks:
+        images, inputs, reasons = block.wait()
+        places = range(unit.start + offset, unit.stop)
+        failed += [{"key": key, "index": i, "reason": text} for key, i, text in zip(block.keys, places, reasons, strict=False) if text]
+        if all(reasons):
+            offset += len(block.keys)
+            continue
+        for batch in make_block(job.generator, job.recipe, block.keys, images, inputs):
+            kept = [made for made in batch if not reasons[made.source]]
+            batches.append([replace(made, source=made.source + offset, image=None) for made in kept])
+            # A few tasks for each thread: one for each image would cost a tenth of the encoding.
+            size = max(1, len(kept) // (4 * workers))
+            images_of = [made.image for made in kept]
+            encoded.append([encoders.submit(_encode, job.encoding, images_of[i : i + size]) for i in range(0, len(kept), size)])
+            if len(encoded) > _ENCODING:  # bounds the pixels that wait
+                for future in encoded[-_ENCODING - 1]:
+                    future.result()
+            if on_images is not None:
+                on_images(sum(made.image is not None for made in kept))
+        offset += len(block.keys)
+    return batches, encoded, failed, time.perf_counter() - begun
+
+
+def _write(
+    job: Job,
+    unit: Unit,
+    batches: list[list[Made]],
+    encoded: list[list[Future[list[bytes | None]]]],
+    failed: list[dict[str, Any]],
+    seconds: float,
+) -> UnitReport:
+    keys = job.source.keys[unit.start : unit.stop]
+    report = UnitReport(unit, failed=failed)
+    rows: list[Row] = []
+    images = (image for batch in encoded for future in batch for image in future.result())
+    for made, image in zip((m for batch in batches for m in batch), images, strict=True):
+        key = keys[made.source]
+        if image is None:
+            place = unit.start + made.source
+            report.rejected.append({"key": key, "index": place, "variant": made.variant, "attempts": made.attempt, "reason": made.reason})
+            continue
+        report.retried += made.attempt > 0
+        report.bytes += len(image)
+        rows.append(Row(key, made.variant, made.seed, made.attempt, image))
+    report.images = len(rows)
+    facts = {
+        "settings": digest_of(job.settings), "failed": failed, "rejected": report.rejected, "retried": report.retried,
+        "seconds": round(seconds, 3),
+    }  # fmt: skip
+    report.written = write_unit(job.directory, unit, rows, job.settings["source"]["key_type"], facts, replace=job.replace)
+    return report
+
+
+def _read_ahead(job: Job, units: Sequence[Unit], readers: ThreadPoolExecutor) -> Iterator[tuple[Unit, Iterator[BlockOfSources]]]:
+    """Yield each unit with its blocks, of which the next ones are being read already, those of the next unit too."""
+    size = job.recipe.batch_size
+    ranges = ((u, range(start, min(start + size, u.stop))) for u in units for start in range(u.start, u.stop, size))
+    ahead: deque[tuple[Unit, BlockOfSources]] = deque()
+    # Used again and again: getting fresh memory of this size from the system costs more than filling it.
+    buffers: list[Tensor] = []
+
+    def fill() -> None:
+        while len(ahead) <= _AHEAD and (following := next(ranges, None)) is not None:
+            unit, places = following
+            buffer = buffers.pop() if buffers else new_buffer(job, size)
+            ahead.append((unit, read_block(job, places, readers, buffer)))
+
+    def of(unit: Unit) -> Iterator[BlockOfSources]:
+        while ahead and ahead[0][0] == unit:
+            block = ahead.popleft()[1]
+            fill()
+            yield block
+            buffers.append(block.images if block.images._base is None else block.images._base)
+
+    fill()
+    for unit in units:
+        yield unit, of(unit)
+
+
+def new_buffer(job: Job, count: int) -> Tensor:
+    """Return memory for `count` sources at the generator's size, whatever torch's defaults are set to."""
+    return torch.empty(count, 3, *job.generator.image_size, dtype=torch.float32, device="cpu")
+
+
+def read_block(job: Job, places: range, readers: ThreadPoolExecutor, buffer: Tensor) -> BlockOfSources:
+    """Begin to read the sources at these places into the first rows of a buffer (B, 3, h, w) float32."""
+    images = buffer[: len(places)]
+    samples = [readers.submit(_read, job, place, slot) for place, slot in zip(places, images, strict=True)]
+    return BlockOfSources(job.source.keys[places.start : places.stop], images, samples)
+
+
+def _read(job: Job, place: int, slot: Tensor) -> dict[str, Any] | str:
+    """Put a source at the generator's size into `slot`, (3, h, w) in [0, 1]; return its inputs, or why it cannot be read."""
+    generator = job.generator
+    try:
+        sample = read_sample(job.source, place)
+        rows = rows_of(sample.image)
+        if len(rows) != 1:
+            raise SourceError(f"{len(rows)} images of shape {tuple(sample.image.shape)}: expected one, (C, H, W)")
+        check_range(rows)
+    except (SourceError, ValueError) as error:
+        slot.fill_(0.5)
+        return str(error) or type(error).__name__
+    if not generator.preserves_geometry:  # before the conversion to float, which would quadruple what is cut away
+        rows = centre(rows, generator.image_size)
+    if rows.dtype == torch.uint8 and rows.shape[-2:] == slot.shape[-2:]:
+        slot.copy_(rows[0]).div_(255)  # as to_unit does, without its copies
+    else:
+        slot.copy_(resize(to_unit(rows), generator.image_size)[0])
+    return {name: value for name, value in sample.inputs.items() if name in generator.inputs}
+
+
+def _encode(encoding: Encoding, images: Sequence[Tensor | None]) -> list[bytes | None]:
+    return [None if image is None else encoding.encode(image) for image in images]
+
+
+def _collate(values: list[Any]) -> Any:
+    """Return one tensor of numbers or of tensors of one shape, else the list."""
+    if all(isinstance(v, Tensor) for v in values) and len({v.shape for v in values}) == 1:
+        return torch.stack(values)
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        return torch.tensor(values, device="cpu")
+    return values
+
+
+class _pool(ThreadPoolExecutor):
+    """Threads in which torch starts none of its own, ready at once; left behind, they drop what they have not begun."""
+
+    def __init__(self, count: int, name: str) -> None:
+        super().__init__(count, thread_name_prefix=f"gentransforms-{name}")
+        ready = threading.Barrier(count + 1)
+        try:
+            for _ in range(count):
+                self.submit(_single_threaded, ready)
+            ready.wait()
+        except BaseException:  # no more threads to be had, or Ctrl-C: those that wait would do so for ever
+            ready.abort()
+            self.shutdown(wait=False, cancel_futures=True)
+            raise
+
+    def __exit__(self, *_: object) -> bool | None:
+        self.shutdown(wait=True, cancel_futures=True)
+        return None
+
+
+def default_workers() -> int:
+    """Return as many threads as this process has cores, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8)
+
+
+def _single_threaded(ready: threading.Barrier) -> None:
+    torch.get_num_threads()  # a thread takes the process's number at its first use; only after that may it have its own
+    torch.set_num_threads(1)
+    ready.wait()

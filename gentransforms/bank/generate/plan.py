@@ -1,0 +1,151 @@
+"""What a run will do, before it does it: units, images, and from a timed sample bytes and hours."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gentransforms.bank.format.manifest import Unit, digest_of, read_sidecar, units_of
+from gentransforms.bank.format.unit import is_done
+from gentransforms.bank.generate.pipeline import Job, default_workers, new_buffer, read_block
+from gentransforms.bank.generate.variants import make_block
+from gentransforms.errors import BankError, ConfigError
+
+__all__ = ["Estimate", "Plan", "estimate", "make_plan", "parse_shard"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The units of a bank that this run has to do with, and those of them that are left."""
+
+    directory: Path
+    sources: int
+    variants: int
+    units: tuple[Unit, ...]
+    left: tuple[Unit, ...]
+
+    @property
+    def done(self) -> int:
+        """Number of units that are on disk."""
+        return len(self.units) - len(self.left)
+
+    @property
+    def images_left(self) -> int:
+        """Number of images still to be made."""
+        return self.variants * sum(unit.stop - unit.start for unit in self.left)
+
+    @property
+    def images(self) -> int:
+        """Number of images of all its units."""
+        return self.variants * sum(unit.stop - unit.start for unit in self.units)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a sample of real batches says of the rest."""
+
+    images: int
+    images_per_second: float
+    bytes_per_image: float
+
+
+def make_plan(directory: Path, settings: Mapping[str, Any], shard: tuple[int, int] = (0, 1), retry_failed: bool = False) -> Plan:
+    """Return the plan of a run; every n-th unit belongs to a shard.
+
+    Args:
+        directory: of the bank; need not exist.
+        settings: of the bank.
+        shard: (i, n).
+        retry_failed: count units with sources that could not be read as left.
+
+    Raises:
+        BankError: if a unit that is there was made with other settings, naming it.
+    """
+    sources, digest = settings["source"]["count"], digest_of(settings)
+    units = tuple(units_of(sources, settings["unit_size"])[shard[0] :: shard[1]])
+    left = []
+    for unit in units:
+        sidecar = read_sidecar(directory, unit) if is_done(directory, unit) else None
+        if sidecar is not None and sidecar.get("settings") != digest:
+            raise BankError(
+                f"{directory / unit.file}: was made with other settings than this bank's (on other machines?): "
+                f"remove it and {unit.sidecar}, and run the same command again"
+            )
+        if sidecar is None or (retry_failed and sidecar.get("failed")):
+            left.append(unit)
+    return Plan(directory, sources, settings["variants"], units, tuple(left))
+
+
+def parse_shard(shard: str | tuple[int, int] | None) -> tuple[int, int]:
+    """Return (i, n) of ``"i/n"``, i from 0 to n - 1; None is the only shard.
+
+    Raises:
+        ConfigError: if it is none.
+
+    Example:
+        >>> parse_shard("2/3")
+        (2, 3)
+    """
+    if shard is None:
+        return 0, 1
+    parts = shard.split("/") if isinstance(shard, str) else list(shard)
+    try:
+        index, count = (int(part) for part in parts)
+    except ValueError:
+        index, count = -1, 0
+    if not 0 <= index < count:
+        raise ConfigError(f"shard={shard!r}: expected 'i/n' with i from 0 to n - 1, such as '0/4'")
+    return index, count
+
+
+def estimate(job: Job, plan: Plan, seconds: float = 10.0) -> Estimate:
+    """Time real batches of the first units that are left, for about `seconds`; the first batch only warms up.
+
+    Raises:
+        BankError: if no image comes of the sources tried.
+        ConfigError: if there are no units: fewer than shards.
+    """
+    if not plan.units:
+        raise ConfigError(f"{plan.directory}: this shard has nothing to do: there are fewer units than shards")
+    images = size = 0
+    spent, threads = 0.0, torch.get_num_threads()
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    try:
+        batches = _sample(job, plan)
+        next(batches, None)
+        while not images or spent < seconds:
+            begun = time.perf_counter()
+            encoded = next(batches, None)
+            if encoded is None:
+                break
+            spent += time.perf_counter() - begun
+            images += len(encoded)
+            size += sum(map(len, encoded))
+    finally:
+        torch.set_num_threads(threads)
+    if not images:
+        raise BankError(
+            f"{plan.directory}: nothing can be timed: none of the first sources could be read, or every attempt of them was refused"
+        )
+    return Estimate(images, images / spent, size / images)
+
+
+def _sample(job: Job, plan: Plan) -> Iterator[list[bytes]]:
+    """Yield the encoded images of batches; at least two, the first sources' again if there are too few."""
+    with ThreadPoolExecutor(job.workers or default_workers()) as pool:
+        for unit in (plan.left or plan.units) * 2:
+            for start in range(unit.start, unit.stop, job.recipe.batch_size):
+                places = range(start, min(start + job.recipe.batch_size, unit.stop))
+                block = read_block(job, places, pool, new_buffer(job, len(places)))
+                images, inputs, reasons = block.wait()
+                if all(reasons):
+                    continue
+                for batch in make_block(job.generator, job.recipe, block.keys, images, inputs):
+                    yield list(pool.map(job.encoding.encode, [made.image for made in batch if made.image is not None]))

@@ -1,0 +1,109 @@
+"""How a run tells of itself: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from gentransforms.bank.generate.pipeline import UnitReport
+from gentransforms.bank.generate.plan import Plan
+
+__all__ = ["Progress", "duration"]
+
+
+class Progress:
+    """Counts images, failures and time on stderr; a context manager.
+
+    Args:
+        plan: what is to be made.
+        enabled: False for no output.
+        every: seconds between plain lines, where stderr is no terminal.
+    """
+
+    def __init__(self, plan: Plan, enabled: bool = True, every: float = 30.0) -> None:
+        self.plan, self.enabled, self.every = plan, enabled, every
+        self.images = self.units = self.failed = self.rejected = 0
+        self.begun = self._said = time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        self.begun = self._said = time.monotonic()
+        if self.enabled and sys.stderr.isatty():
+            self._bar = _bar()
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self.plan.images_left, note="", rate="")
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()  # gives the cursor back, also after Ctrl-C
+            self._bar = None
+
+    @property
+    def rate(self) -> float:
+        """Images per second so far."""
+        return self.images / max(time.monotonic() - self.begun, 1e-9)
+
+    def on_images(self, count: int) -> None:
+        """Count images made."""
+        self.images += count
+        self._show()
+
+    def on_unit(self, report: UnitReport) -> None:
+        """Count a unit that is on disk."""
+        self.units += 1
+        self.failed += len(report.failed)
+        self.rejected += len(report.rejected)
+        self._show()
+
+    def say(self, text: str) -> None:
+        """Print a line that is not lost in the bar; where nobody listens any more, say nothing from then on."""
+        try:
+            if self._bar is not None:
+                self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            elif self.enabled:
+                print(text, file=sys.stderr, flush=True)
+        except (OSError, ValueError):  # a pipe whose reader is gone, a closed file
+            self.enabled, self._bar = False, None
+
+    def _show(self) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.images, note=self._note(), rate=f"{self.rate:.1f} images/s")
+        elif self.enabled and time.monotonic() - self._said >= self.every:
+            self._said = time.monotonic()
+            left = max(self.plan.images_left - self.images, 0) / max(self.rate, 1e-9)
+            self.say(f"{self.images}/{self.plan.images_left} images, {self.rate:.1f} images/s, {duration(left)} left{self._note()}")
+
+    def _note(self) -> str:
+        counts = {"failed": self.failed, "rejected": self.rejected}
+        return "".join(f", {count} {name}" for name, count in counts.items() if count)
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time as people say it.
+
+    Example:
+        >>> duration(75), duration(7260), duration(400_000)
+        ('1 min 15 s', '2 h 1 min', '4 d 15 h')
+    """
+    whole = round(seconds)
+    units = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+    for (name, size), (small_name, small) in itertools.pairwise(units):
+        if whole >= size:
+            return f"{whole // size} {name} {whole % size // small} {small_name}"
+    return f"{whole} s"
+
+
+def _bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    return Bar(*columns, console=Console(stderr=True))

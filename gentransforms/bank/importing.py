@@ -1,0 +1,238 @@
+"""Take variants that others generated as image files, in the layout of the paper's authors, as a bank."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import PIL.Image
+
+from gentransforms.bank.format.manifest import Unit, digest_of, keys_digest, units_of
+from gentransforms.bank.format.unit import Row, is_done, remove_partials, write_unit
+from gentransforms.bank.generate.settings import enter_directory
+from gentransforms.errors import BankError, ConfigError
+from gentransforms.sources.base import open_source
+from gentransforms.sources.decode import SUFFIXES
+
+__all__ = ["Imported", "import_bank"]
+
+_SHOWN = 3
+_FORMATS = {"JPEG": "jpeg", "WEBP": "webp", "PNG": "png"}
+# What follows the name of a source: "_3.JPEG" for each of its variants. Few different strings, so that millions of files
+# take little memory.
+_Tails = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What `import_bank` found.
+
+    Attributes:
+        path: of the bank.
+        sources: how many there are.
+        images: how many variants the bank has.
+        missing: how many variants have no file.
+        examples: the first of these, as (key, variant).
+    """
+
+    path: str
+    sources: int
+    images: int
+    missing: int
+    examples: tuple[tuple[str | int, int], ...]
+
+
+def import_bank(
+    variants_folder: str | Path, source: Any, path: str | Path, *, variants: int = 10, unit_size: int = 100, workers: int = 4
+) -> Imported:
+    """Copy image files ``<class>/<name>_<i>.JPEG`` into a bank, unchanged.
+
+    The files of the source ``<class>/<name>.<any suffix>`` are its variants i, from 0. Each is decoded once, to see that it
+    is whole. Their seeds are not known: -1 in each row. A variant without a file is recorded as rejected. Resumable, as
+    `generate_bank` is: what is in the bank is not read again.
+
+    Args:
+        variants_folder: holds the files.
+        source: the folder of the images they were made of, or whatever `generate_bank` takes that has such keys.
+        path: of the bank; made if absent.
+        variants: how many each source should have.
+        unit_size: sources written together.
+        workers: threads that read.
+
+    Raises:
+        BankError: if a file has no source, is damaged or of another size, is the second of its number or beyond `variants`,
+            or if a bank of other settings is there.
+        ConfigError: if there are no such files, or a number is not positive.
+
+    Source: the released code of Ayromlou et al. (AAAI 2025) writes this layout.
+    """
+    for name, number in {"variants": variants, "unit_size": unit_size, "workers": workers}.items():
+        if type(number) is not int or number < 1:
+            raise ConfigError(f"{name}={number!r}: expected a positive integer")
+    folder, directory = Path(variants_folder), Path(path)
+    opened = open_source(source)
+    found = _found(folder)
+    stems = {_stem(key) for key in opened.keys}
+    if len(stems) < len(opened.keys):
+        first, second = _alike(opened.keys)
+        raise BankError(
+            f"source: {first} and {second} differ only in their suffix, so the variants of one cannot be told from the other's: "
+            "rename one, with its variants"
+        )
+    _check_sources(folder, found, opened.keys, stems, variants)
+    size, image_format = _first(folder, found)
+    settings = {
+        "generator": {"class": "imported", "fingerprint": "unknown", "config": {}, "preserves_geometry": False},
+        "base_seed": None, "variants": variants, "image_format": image_format, "quality": None, "encoder": None, "batch_size": None,
+        "unit_size": unit_size, "threads": None, "device": None, "image_size": size, "max_attempts": None, "min_similarity": None,
+        "source": {"count": len(opened.keys), "keys": keys_digest(opened.keys), "key_type": opened.key_type, "inputs": []},
+    }  # fmt: skip
+    info = {"source": dict(opened.description), "generator_name": None, "imported_from": str(folder)}
+    enter_directory(directory, settings, info, opened)
+    remove_partials(directory)
+    with ThreadPoolExecutor(workers) as pool:
+        for unit in units_of(len(opened.keys), unit_size):
+            if not is_done(directory, unit):
+                _copy(folder, directory, unit, opened.keys, found, settings, pool)
+    images = sum(len(tails) for tails in found.values())
+    missing = len(opened.keys) * variants - images
+    examples: list[tuple[str | int, int]] = []
+    for key in opened.keys if missing else ():
+        there = {_number(tail) for tail in found.get(_stem(key), ())}
+        examples += [(key, variant) for variant in range(variants) if variant not in there]
+        if len(examples) >= _SHOWN:
+            break
+    return Imported(str(directory), len(opened.keys), images, missing, tuple(examples[:_SHOWN]))
+
+
+def _found(folder: Path) -> _Tails:
+    """The files of each stem ``<class>/<name>``."""
+    if not folder.is_dir():
+        raise ConfigError(f"variants_folder={str(folder)!r}: {'expected a folder' if folder.exists() else 'no such folder'}")
+    found: _Tails = {}
+    walked: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in walked:
+            folders.clear()  # a link to a folder that holds it: without end
+            continue
+        walked.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        within = Path(parent).relative_to(folder).as_posix()
+        for name in sorted(names):
+            stem, underscore, tail = name.rpartition("_")
+            number, dot, suffix = tail.partition(".")
+            if underscore and number.isdecimal() and f"{dot}{suffix}".lower() in SUFFIXES and not name.startswith("."):
+                found.setdefault(stem if within == "." else f"{within}/{stem}", []).append(sys.intern(f"_{tail}"))
+    for stem, tails in found.items():
+        if len({_number(tail) for tail in tails}) < len(tails):
+            tails = sorted(tails, key=_number)
+            first, second = next((a, b) for a, b in itertools.pairwise(tails) if _number(a) == _number(b))
+            raise BankError(f"{folder}: variant {_number(first)} of {stem} is there twice, {stem}{first} and {stem}{second}: remove one")
+    if not found:
+        raise ConfigError(
+            f"variants_folder={str(folder)!r}: no files <class>/<name>_<i>.<suffix> in it: expected variants that were generated"
+        )
+    return found
+
+
+def _number(tail: str) -> int:
+    return int(tail[1:].partition(".")[0])
+
+
+def _stem(key: str | int) -> str:
+    return str(PurePosixPath(key).with_suffix("")) if isinstance(key, str) else str(key)
+
+
+def _alike(keys: Sequence[str | int]) -> tuple[str | int, str | int]:
+    """Two keys that differ only in their suffix."""
+    seen: dict[str, str | int] = {}
+    for key in keys:
+        if (other := seen.setdefault(_stem(key), key)) != key:
+            return other, key
+    raise AssertionError
+
+
+def _check_sources(folder: Path, found: _Tails, keys: Sequence[str | int], stems: set[str], variants: int) -> None:
+    orphans = [stem for stem in found if stem not in stems]
+    if orphans:
+        shown = sorted(f"{stem}{tail}" for stem in sorted(orphans)[:_SHOWN] for tail in found[stem])[:_SHOWN]
+        raise BankError(
+            f"{folder}: {sum(len(found[stem]) for stem in orphans)} of {sum(map(len, found.values()))} files have no source, such as "
+            f"{', '.join(shown)}: expected <source without suffix>_<i>, for sources such as {', '.join(map(str, keys[:_SHOWN]))}; "
+            "is it the folder they were made of?"
+        )
+    beyond = sorted(f"{stem}{tail}" for stem, tails in found.items() for tail in tails if _number(tail) >= variants)
+    if beyond:
+        more = f" (and {len(beyond) - 1} more are)" if len(beyond) > 1 else ""
+        raise BankError(f"{folder}: {beyond[0]} is a variant beyond variants={variants}, counted from 0{more}: give their true number")
+
+
+def _first(folder: Path, found: _Tails) -> tuple[list[int], str]:
+    """Size (h, w), which all others must share, and format of the first file."""
+    stem, tails = next(iter(found.items()))
+    path = folder / f"{stem}{tails[0]}"
+    try:
+        return _look(_read(path))
+    except BankError as error:
+        raise BankError(f"{path}: {error}: mend or remove it, then import again") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BankError(f"{path}: cannot be read: {error.strerror or error}; mend or remove it, then import again") from error
+
+
+def _look(data: bytes) -> tuple[list[int], str]:
+    """Return size (h, w) and format of an image that is whole; raise a BankError with the reason for one that is not."""
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            size, kind = [image.height, image.width], str(image.format)
+            image.load()  # Pillow's decoder, because torchvision's takes files that are cut short
+    except Exception as error:  # Pillow's decoders raise all kinds of errors on damaged files
+        raise BankError(f"cannot be read as an image ({' '.join(str(error).split()) or type(error).__name__})") from error
+    if kind not in _FORMATS:
+        raise BankError(f"is {kind}, expected {', '.join(_FORMATS)}")
+    return size, _FORMATS[kind]
+
+
+def _copy(
+    folder: Path, directory: Path, unit: Unit, keys: Sequence[str | int], found: _Tails, settings: dict[str, Any], pool: ThreadPoolExecutor
+) -> None:
+    size = settings["image_size"]
+    files = [(i, stem, tail) for i in range(unit.start, unit.stop) for stem in [_stem(keys[i])] for tail in found.get(stem, ())]
+    files.sort(key=lambda file: (file[0], _number(file[2])))
+
+    def take(file: tuple[int, str, str]) -> tuple[Row, str]:
+        i, stem, tail = file
+        data = _read(folder / f"{stem}{tail}")
+        try:
+            found_size, _ = _look(data)
+        except BankError as error:
+            problem = str(error)
+        else:
+            (height, width), (h, w) = found_size, size
+            problem = "" if found_size == size else f"is {height} x {width} pixels, expected all of one size, {h} x {w}"
+        return Row(keys[i], _number(tail), -1, 0, data), problem
+
+    rows, problems = [], []
+    for (_, stem, tail), (row, problem) in zip(files, pool.map(take, files), strict=True):
+        rows.append(row)
+        if problem:
+            problems.append(f"{stem}{tail} {problem}")
+    if problems:
+        more = f" (and {len(problems) - 1} more of its neighbours have such faults)" if len(problems) > 1 else ""
+        raise BankError(f"{folder}: {problems[0]}{more}: mend or remove it, then import again")
+    present = {(i, _number(tail)) for i, _, tail in files}
+    lacking = [(i, n) for i in range(unit.start, unit.stop) for n in range(settings["variants"]) if (i, n) not in present]
+    rejected = [{"key": keys[i], "index": i, "variant": n, "attempts": 0, "reason": "no such file was imported"} for i, n in lacking]
+    facts = {"settings": digest_of(settings), "failed": [], "rejected": rejected, "retried": 0}
+    write_unit(directory, unit, rows, settings["source"]["key_type"], facts)

@@ -1,0 +1,1 @@
+"""Export a bank, and open what was exported."""

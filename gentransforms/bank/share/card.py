@@ -1,0 +1,77 @@
+"""The data set card of a bank that is shared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from gentransforms.hub import models as hub
+
+__all__ = ["bank_card"]
+
+_UNSAID = "Not stated by whoever shared this bank. The images inherit what the source images and the generator's weights are bound to."
+
+
+def bank_card(
+    manifest: Mapping[str, Any], rows: int, *, license: str | None = None, description: str = "", repo_id: str | None = None
+) -> str:
+    """Return the Markdown of a card, with the metadata that the Hub reads.
+
+    Args:
+        manifest: of the bank.
+        rows: images in it.
+        license: of the images, as the Hub names licences, such as ``"cc-by-nc-4.0"``.
+        description: a paragraph of the user's own.
+        repo_id: where the bank will be on the Hub.
+
+    Example:
+        >>> settings = {"generator": {"class": "ICGAN", "fingerprint": "0f"}, "source": {"count": 2}, "variants": 10, "base_seed": 0}
+        >>> "They are **synthetic**" in bank_card({"settings": settings, "info": {}}, 20)
+        True
+    """
+    settings, info = manifest["settings"], manifest["info"]
+    generator, source = settings["generator"], settings["source"]
+    given = str(info.get("generator_name") or "")
+    # A path of the machine where it was made tells nobody anything.
+    name = given if given in hub.bundled_names() or hub.is_repository(given) else generator["class"]
+    where = repo_id or "ORG/NAME"
+    metadata = hub.card_metadata(
+        dataset=True, license=license, pretty_name=f"Variants made by {name}", tags=["synthetic", "data-augmentation", "gentransforms"],
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+    )  # fmt: skip
+    facts = {
+        "Images": f"{rows:,}, up to {settings['variants']} variants of each of {source['count']:,} source images",
+        "Size": " x ".join(map(str, settings.get("image_size", []))) + " pixels",
+        "Generator": f"`{generator['class']}`" + (f", `{name}`" if name != generator["class"] else ""),
+        "Fingerprint": f"`{generator['fingerprint']}`",
+        "Seeds": _seeds(settings),
+        "Encoding": _encoding(settings),
+        "Made": f"{info.get('created')}, with {', '.join(f'{n} {v}' for n, v in info.get('versions', {}).items())}",
+        "Licence": license or _UNSAID,
+    }
+    lines = [f"---\n{metadata}\n---\n", f"# Variants made by {name}\n", description + "\n" if description else ""]
+    lines += [
+        "A bank of [gentransforms]: images that a generative model drew from source images, for the augmentation of training data.",
+        "They are **synthetic**: no photographs, and not fit for evaluation sets. They may show what the source did not.\n",
+        *(f"- {what}: {text}" for what, text in facts.items()),
+        "\n## How to read it\n",
+        "```python\nimport gentransforms as gt\n",
+        f'bank = gt.Bank.open("{where}")',
+        "augment = gt.BankAugment(bank, p=0.5)  # of samples that carry their key: see gt.with_keys\n```\n",
+        f'Or as an ordinary data set: `datasets.load_dataset("{where}", split="train")`.\n',
+        "Each row: `key` (the source image), `variant`, `seed`, `attempt` (0 unless the variant was tried again) and `image`.\n",
+        f"## Settings\n\n```json\n{json.dumps(settings, indent=2)}\n```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _seeds(settings: Mapping[str, Any]) -> str:
+    if settings["base_seed"] is None:
+        return "not known: the images were made elsewhere"
+    return f"`derive_seeds({settings['base_seed']}, key, variant + attempt * {settings['variants']})`"
+
+
+def _encoding(settings: Mapping[str, Any]) -> str:
+    quality = settings.get("quality")
+    return str(settings.get("image_format")) + ("" if quality is None or settings.get("image_format") == "png" else f", quality {quality}")

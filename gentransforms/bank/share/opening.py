@@ -1,0 +1,132 @@
+"""Open a bank that was exported: from a folder, or from the Hub, through `datasets`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gentransforms.bank.format.images import map_file
+from gentransforms.bank.format.manifest import MANIFEST, check_manifest, found_units, read_manifest, schema_of
+from gentransforms.errors import BankError, ConfigError
+from gentransforms.hub import models as hub
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Exported", "exported_files", "exported_rows", "is_export", "repository_rows"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported bank, open: its folder, and its rows as `datasets` keeps them for memory-mapping."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    batches: list[tuple[str, pa.RecordBatch]]
+    cached: tuple[str, ...]
+
+
+def is_export(directory: Path) -> bool:
+    """Whether a directory holds a bank as `export_bank` wrote it, or what is left of one."""
+    data = directory / "data"
+    return any(data.glob("train-*.parquet")) or (data.is_dir() and not found_units(directory))
+
+
+def exported_rows(directory: Path, cached: Sequence[str] = ()) -> Exported:
+    """Return an exported bank, its record batches memory-mapped from the cache of `datasets`.
+
+    Args:
+        directory: of the export.
+        cached: the files that `datasets` wrote when it was opened before; without them it is asked again.
+
+    Raises:
+        BankError: if a file is missing, cut short or damaged.
+    """
+    return _open(directory, read_manifest(directory), str(directory), cached)
+
+
+def repository_rows(repo_id: str, revision: str | None, cached: Sequence[str] = ()) -> tuple[Exported, str]:
+    """Return a bank on the Hub, and the commit it is of; a commit that was fetched before is not asked for again.
+
+    Raises:
+        BankError: if there is none, or it cannot be fetched.
+    """
+    path = hub.dataset_file(repo_id, MANIFEST, revision)
+    where = f"{repo_id}/{MANIFEST}"
+    try:
+        manifest = check_manifest(json.loads(path.read_text()), where)
+    except ValueError as error:
+        raise BankError(f"{where}: not JSON ({error}): push the bank again") from error
+    commit = path.parent.name  # of the cache's snapshot
+    # Not `datasets` itself, which without a network takes whatever revision it had last.
+    folder = hub.dataset_folder(repo_id, [MANIFEST, *(entry["file"] for entry in exported_files(manifest, where))], commit)
+    return _open(folder, manifest, repo_id, cached), commit
+
+
+def exported_files(manifest: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """Return what the manifest of an export says of its Parquet files: ``file``, ``rows``, ``bytes``, ``sha256`` of each.
+
+    Raises:
+        BankError: if it says nothing of them.
+    """
+    files = manifest["info"].get("files")
+    kinds = {"file": str, "rows": int, "bytes": int, "sha256": str}
+    whole = isinstance(files, list) and all(isinstance(f, dict) and all(type(f.get(n)) is k for n, k in kinds.items()) for f in files)
+    if not files or not whole:
+        raise BankError(f"{where}: names no Parquet files, so it is not the manifest of an exported bank: export or push the bank again")
+    return list(files)
+
+
+def _open(folder: Path, manifest: dict[str, Any], where: str, cached: Sequence[str]) -> Exported:
+    files = exported_files(manifest, f"{where}/{MANIFEST}")
+    for entry in files:
+        path = folder / entry["file"]
+        size = path.stat().st_size if path.is_file() else None
+        if size != entry["bytes"]:
+            found = "is missing" if size is None else f"has {size:,} bytes, expected {entry['bytes']:,}"
+            raise BankError(f"{where}: {entry['file']} {found}: fetch it whole, or export the bank again")
+    if not cached or not all(Path(file).is_file() for file in cached):
+        cached = _through_datasets([str(folder / entry["file"]) for entry in files], where)
+    schema = schema_of(manifest["settings"]["source"]["key_type"])
+    batches = [(Path(file).name, batch) for file in cached for batch in map_file(file, schema)]
+    rows, expected = sum(batch.num_rows for _, batch in batches), sum(entry["rows"] for entry in files)
+    if rows != expected:
+        raise BankError(f"{where}: has {rows:,} rows, expected {expected:,}: remove {Path(cached[0]).parent} and open it again")
+    return Exported(folder, manifest, batches, tuple(cached))
+
+
+def _through_datasets(files: list[str], where: str) -> tuple[str, ...]:
+    """Have `datasets` write Parquet files as Arrow files into its cache, and return those."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConfigError(f"{where}: exported banks need datasets ({error}): pip install 'gentransforms[bank]'") from error
+    with _quiet(datasets):
+        try:
+            loaded = datasets.load_dataset("parquet", split="train", data_files=files)
+        except Exception as error:  # of the files, or the disk
+            reason = error.__cause__ or error  # what DatasetGenerationError hides
+            raise BankError(
+                f"{where}: cannot be loaded as a data set: {type(reason).__name__}: {' '.join(str(reason).split())}: "
+                "see that the disk of the cache is not full, and fetch or export the bank again"
+            ) from error
+    return tuple(entry["filename"] for entry in loaded.cache_files)
+
+
+@contextlib.contextmanager
+def _quiet(datasets: Any) -> Iterator[None]:
+    """No bars of `datasets` where nobody watches."""
+    shown = getattr(datasets, "is_progress_bar_enabled", lambda: True)()
+    if sys.stderr.isatty() or not shown:
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()

@@ -1,0 +1,116 @@
+"""From a name to a generator: look at what is there, pick the class, load it."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gentransforms.errors import WeightsError
+from gentransforms.generators.base import FORMAT_VERSION, ImageGenerator
+from gentransforms.hub import models as hub
+
+__all__ = ["PretrainedTable", "class_of", "list_pretrained", "load_generator"]
+
+# Our own classes, imported when a folder asks for them; users' classes register when they are defined.
+_OURS = {
+    "ICGAN": "gentransforms.generators.icgan.generator",
+    "StableDiffusionVariation": "gentransforms.generators.diffusion.variation",
+    "ControlNetVariation": "gentransforms.generators.diffusion.controlnet",
+}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """One row of `list_pretrained`."""
+
+    name: str
+    class_name: str
+    repository: str
+    license: str
+    description: str
+
+
+class PretrainedTable(tuple[Pretrained, ...]):
+    """Known generators, as a tuple of rows that prints as a table."""
+
+    def __str__(self) -> str:
+        header = ("name", "class", "repository", "licence", "what it is")
+        rows = [header] + [(r.name, r.class_name, r.repository, r.license, r.description) for r in self]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+    __repr__ = __str__
+
+
+_KNOWN = PretrainedTable(
+    [
+        Pretrained(
+            "icgan-cifar10-32", "ICGAN", "bundled with the package", "Apache-2.0",
+            "IC-GAN, 32 pixels, trained on CIFAR-10 without labels",
+        ),
+    ]
+)  # fmt: skip
+
+
+def list_pretrained() -> PretrainedTable:
+    """Return the known generators: name, class, repository, licence, and what each is.
+
+    Example:
+        >>> [row.name for row in list_pretrained()]
+        ['icgan-cifar10-32']
+    """
+    return _KNOWN
+
+
+def load_generator(name_or_path: str | Path, **options: Any) -> ImageGenerator:
+    """Load any saved generator, or a repository in diffusers layout, its class read from what is there.
+
+    A diffusers repository becomes a `ControlNetVariation` if it holds a ControlNet or ``controlnet=`` is given, else a
+    `StableDiffusionVariation`.
+
+    Args:
+        name_or_path: a bundled name, a folder, or a Hub repository ``"organisation/name"``.
+        options: those of `ImageGenerator.from_pretrained` (revision, device, dtype, token, cache_dir,
+            local_files_only) and of the class found.
+
+    Raises:
+        WeightsError: if nothing is there, or its class is not known.
+
+    Example:
+        >>> load_generator("icgan-cifar10-32").image_size
+        (32, 32)
+    """
+    names = ("revision", "token", "cache_dir", "local_files_only")
+    source = hub.Source(name_or_path, **{name: options[name] for name in names if name in options})
+    return class_of(source, "controlnet" in options).from_pretrained(name_or_path, **options)
+
+
+def class_of(source: hub.Source, controlled: bool = False) -> type[ImageGenerator]:
+    """Return the class of what is in a folder or repository.
+
+    Args:
+        source: where.
+        controlled: whether a ControlNet is given beside it.
+
+    Raises:
+        WeightsError: if nothing is there, or its class is not known.
+    """
+    description = hub.own_config(source)
+    if description is None and (pipeline := hub.pipeline_class(source)) is not None:
+        return _class("ControlNetVariation" if controlled or "ControlNet" in pipeline else "StableDiffusionVariation", source)
+    description = description or hub.read_config(source)
+    hub.check_format(source, description, FORMAT_VERSION)
+    return _class(description["class"], source)
+
+
+def _class(name: str, source: hub.Source) -> type[ImageGenerator]:
+    if name in _OURS:
+        return getattr(importlib.import_module(_OURS[name]), name)  # type: ignore[no-any-return]
+    if name not in ImageGenerator.registered:
+        known = sorted(set(_OURS) | set(ImageGenerator.registered))
+        raise WeightsError(
+            f"{source} holds a {name!r}, which is not known here: import the module that defines it first (known: {', '.join(known)})"
+        )
+    return ImageGenerator.registered[name]

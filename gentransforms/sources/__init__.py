@@ -1,0 +1,1 @@
+"""Where source images come from."""

@@ -1,0 +1,124 @@
+"""What stands beside an image in a source: labels, prompts and masks, found by name and checked value by value."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from gentransforms.errors import ConfigError, SourceError
+from gentransforms.sources.decode import decode_mask
+
+__all__ = ["choose_columns", "input_value", "integer"]
+
+# Where each input is looked for, unless the user says where it stands.
+_COLUMNS = {"labels": ("labels", "label"), "prompts": ("prompts", "prompt", "caption", "text"), "masks": ("masks", "mask")}
+
+
+def choose_columns(
+    names: Collection[str], columns: Mapping[str, str] | None, usable: Callable[[str, str], bool], where: str
+) -> dict[str, str]:
+    """Return which column holds each input: ``{"prompts": "caption"}``.
+
+    Args:
+        names: of all columns.
+        columns: the user's choice, which goes first.
+        usable: whether an input, the first argument, may stand in a column, the second.
+        where: what has these columns, for errors.
+
+    Raises:
+        ConfigError: if a column of the user's choice is not there, or holds something else.
+
+    Example:
+        >>> choose_columns(["image", "label", "title"], {"prompts": "title"}, lambda name, column: True, "data set")
+        {'prompts': 'title', 'labels': 'label'}
+    """
+    if columns is not None and not isinstance(columns, Mapping):
+        raise ConfigError(f"columns={columns!r}: expected a dict from inputs to columns, such as {{'prompts': 'caption'}}")
+    chosen = dict(columns or {})
+    for name, column in chosen.items():
+        if column not in names:
+            raise ConfigError(f"columns={{{name!r}: {column!r}}}: no such column in {where}, which has {', '.join(map(repr, names))}")
+        if not usable(name, column):
+            raise ConfigError(f"columns={{{name!r}: {column!r}}}: this column of {where} does not hold {_KINDS.get(name, name)}")
+    for name, candidates in _COLUMNS.items():
+        fits = next((column for column in candidates if column in names and usable(name, column)), None)
+        if fits is not None:
+            chosen.setdefault(name, fits)
+    return chosen
+
+
+def input_value(name: str, value: Any, folder: Path | None = None) -> Any:
+    """Return an input of one image: a label as int, a prompt as str, a mask as an integer tensor (H, W); others as they are.
+
+    Args:
+        name: of the input.
+        value: as it was found; of a mask also a PIL image, an encoded one, or its path.
+        folder: to which paths of masks are relative.
+
+    Raises:
+        SourceError: if there is none, or it is something else.
+
+    Example:
+        >>> import numpy as np
+        >>> input_value("labels", np.int64(3))
+        3
+    """
+    if value is None:
+        raise SourceError(f"{name}: missing for this image")
+    if name == "labels":
+        label = integer(value)
+        if label is None:
+            raise SourceError(f"labels: {value!r}: expected an integer")
+        return label
+    if name == "prompts" and not isinstance(value, str):
+        raise SourceError(f"prompts: {value!r}: expected a string")
+    if name == "masks":
+        try:
+            return _mask(value, folder)
+        except SourceError as error:
+            raise SourceError(f"masks: {error}") from error
+    return value
+
+
+def integer(value: Any) -> int | None:
+    """Return an int, NumPy integer or integer tensor of one element as int; None of anything else, bool included.
+
+    Example:
+        >>> import torch
+        >>> integer(torch.tensor(3)), integer(True), integer("3")
+        (3, None, None)
+    """
+    if isinstance(value, bool | np.bool_) or (isinstance(value, Tensor) and (value.dtype.is_floating_point or value.dtype == torch.bool)):
+        return None
+    try:
+        return operator.index(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+_KINDS = {"labels": "integers", "prompts": "strings", "masks": "images"}
+
+
+def _mask(value: Any, folder: Path | None) -> Tensor:
+    if isinstance(value, np.ndarray):
+        value = torch.as_tensor(value)
+    if isinstance(value, Tensor):
+        mask = value.as_subclass(Tensor)
+        mask = mask[0] if mask.ndim == 3 and mask.shape[0] == 1 else mask
+        if mask.ndim != 2 or mask.is_floating_point() or mask.is_complex():
+            raise SourceError(f"shape {tuple(value.shape)}, dtype {value.dtype}: expected (H, W), integers")
+        return mask
+    if isinstance(value, Mapping):  # as `datasets` keeps images
+        value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
+    if isinstance(value, str | Path):
+        value = Path(value) if folder is None else folder / value
+    if not isinstance(value, bytes | Path | PIL.Image.Image):
+        raise SourceError(f"a {type(value).__name__}: expected an image")
+    return decode_mask(value)

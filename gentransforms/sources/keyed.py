@@ -1,0 +1,90 @@
+"""Samples that carry the key of their image, so that a transform finds its variants in a bank."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, SupportsIndex
+
+import torch.utils.data
+
+from gentransforms.errors import ConfigError
+from gentransforms.sources.keys import Key, Keyed, RowKey, keys_of
+
+__all__ = ["KeyedDataset", "with_keys"]
+
+
+def with_keys(dataset: Any, key: Key | None = None, transform: Callable[[Any], Any] | None = None) -> KeyedDataset:
+    """Return `dataset` with the key of its image in each sample, as `gentransforms.BankAugment` looks for it.
+
+    A tuple ``(image, label)`` becomes ``(image, label, key)``, a list likewise; a dict gets the entry ``"key"``; a bare image
+    becomes ``(image, key)``. The keys are those of a bank made from the same data set: of a torchvision ImageFolder the
+    paths relative to its root, as `gentransforms.generate_bank` has of the folder; of others the row numbers. Keys that are
+    numbers come as a subclass of int, by which `gentransforms.BankAugment` tells them from labels.
+
+    Args:
+        dataset: any map-style data set: one with ``len`` and an index.
+        key: a function from the index to the key, the column of a Hugging Face data set, or the list of all keys.
+        transform: called with each sample, key included.
+
+    Raises:
+        ConfigError: if two keys are equal, they are not all str or all int, or `dataset` is not map-style.
+
+    Example:
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> data = TensorDataset(torch.zeros(4, 3, 8, 8), torch.tensor([5, 6, 7, 8]))
+        >>> image, label, key = with_keys(data, key="image-{}".format)[2]
+        >>> label, key
+        (tensor(7), 'image-2')
+    """
+    return KeyedDataset(dataset, keys_of(dataset, key), transform)
+
+
+class KeyedDataset(Keyed, torch.utils.data.Dataset[Any]):
+    """What `with_keys` returns: a map-style data set with ``keys``, the ``dataset`` it wraps, and a ``transform``.
+
+    Example:
+        >>> data = with_keys(["a photo", "another"])
+        >>> len(data), data.keys, data[-1]
+        (2, range(0, 2), ('another', 1))
+    """
+
+    def __init__(self, dataset: Any, keys: Sequence[str] | Sequence[int], transform: Callable[[Any], Any] | None = None) -> None:
+        self.dataset, self.keys, self.transform = dataset, keys, transform
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: SupportsIndex) -> Any:
+        place = self._place(index)
+        return self._keyed(self.dataset[place], place)
+
+    def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
+        """Return several samples; read at once where the data set can, as a DataLoader does."""
+        places = [self._place(index) for index in indices]
+        together = getattr(self.dataset, "__getitems__", None)
+        samples = together(places) if callable(together) else [self.dataset[place] for place in places]
+        return [self._keyed(sample, place) for sample, place in zip(samples, places, strict=True)]
+
+    def _place(self, index: SupportsIndex) -> int:
+        place = operator.index(index)
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"index {place} of a data set of {len(self)} samples")
+        return place % len(self)
+
+    def _keyed(self, sample: Any, place: int) -> Any:
+        name = self.keys[place]
+        key = name if isinstance(name, str) else RowKey(name)
+        if isinstance(sample, Mapping):
+            if "key" in sample and sample["key"] != key:
+                raise ConfigError(
+                    f"the samples have an entry 'key' already, here {sample['key']!r}, and the key is {key!r}: "
+                    "rename the entry, or give key='key'"
+                )
+            keyed: Any = {**sample, "key": key}
+        elif isinstance(sample, tuple | list):
+            keyed = [*sample, key] if isinstance(sample, list) else (*sample, key)
+        else:
+            keyed = (sample, key)
+        return keyed if self.transform is None else self.transform(keyed)

@@ -1,0 +1,228 @@
+"""The names of a data set's images: one rule for the source a bank is made from and for the data set it is used with."""
+
+from __future__ import annotations
+
+import operator
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils.data
+from torch import Tensor
+
+from gentransforms.errors import ConfigError
+from gentransforms.sources.inputs import integer
+
+__all__ = ["Key", "Keyed", "Keys", "RowKey", "as_keys", "check_keys", "keys_of"]
+
+Keys = Sequence[str] | Sequence[int]
+# What a user may say of the keys: how to make one of an index, the column that holds them, or all of them.
+Key = Callable[[int], str | int] | str | Sequence[str | int]
+
+_SHOWN = 3
+
+
+class RowKey(int):
+    """A key that is a number, marked as one, so that a label is not taken for it. Equal to the number, and collated like it."""
+
+
+class Keyed:
+    """A data set that knows the keys of its samples, in order."""
+
+    keys: Keys
+
+
+def keys_of(dataset: Any, key: Key | None = None) -> Keys:
+    """Return the key of each sample of a map-style data set, in order, without reading the samples.
+
+    By default those of a torchvision ImageFolder are the paths relative to its root; of a `Subset`, those that its samples
+    have in the whole; of a `ConcatDataset` whose parts all have keys of their own, theirs; of a data set that `with_keys`
+    made, its own; of any other, the row numbers. A Hugging Face data set that was shuffled, filtered or selected from has the
+    row numbers of the whole; but of `select` of a range, `take`, `skip` and `shard` it keeps only the rows, which then count
+    from 0: give these a ``key``.
+
+    Args:
+        dataset: with ``len`` and an index.
+        key: a function from the index to the key, the column of a Hugging Face data set, or the list of all keys.
+
+    Raises:
+        ConfigError: if two keys are equal, they are not all str or all int, or there are none.
+
+    Example:
+        >>> from torch.utils.data import Subset
+        >>> keys_of(Subset(["a", "b", "c"], [2, 0])), keys_of(["a", "b"], key="image-{}".format)
+        ([2, 0], ['image-0', 'image-1'])
+    """
+    count = _length(dataset)
+    if key is None:
+        keys: Iterable[Any] = _own_keys(dataset) or range(count)
+    elif isinstance(key, str):
+        keys = _column(dataset, key)
+    elif callable(key):
+        keys = map(key, range(count))
+    elif isinstance(key, Sequence) or (hasattr(key, "__len__") and hasattr(key, "__getitem__")):
+        keys = key
+    else:
+        raise ConfigError(f"key={key!r}: expected a function from the index to the key, a column name, or a list of keys")
+    checked, _ = check_keys(keys, type(dataset).__name__)
+    if len(checked) != count:
+        raise ConfigError(f"key: {len(checked)} keys for {count} samples: expected one for each, in order")
+    return checked
+
+
+def check_keys(keys: Iterable[Any], where: str) -> tuple[Keys, str]:
+    """Return keys, each a plain str or int, and which: ``"str"`` or ``"int"``.
+
+    Args:
+        keys: to look at.
+        where: whose they are, for errors.
+
+    Raises:
+        ConfigError: if two are equal, they are not all str or all int, or there are none.
+
+    Example:
+        >>> check_keys(["a", "b"], "my photos")
+        (['a', 'b'], 'str')
+        >>> check_keys(["a", "b", "a"], "my photos")
+        Traceback (most recent call last):
+        ...
+        gentransforms.errors.ConfigError: my photos: 1 key names several images: 'a' (2 images); give each its own, ...
+    """
+    if isinstance(keys, range):
+        if not keys:
+            raise ConfigError(f"{where}: holds no images")
+        return keys, "int"
+    found = list(keys)
+    if not found:
+        raise ConfigError(f"{where}: holds no images")
+    plain = [str(k) if isinstance(k, str) else integer(k) for k in found]
+    if None in plain:
+        wrong = found[plain.index(None)]
+        raise ConfigError(f"{where}: the key {wrong!r} is a {type(wrong).__name__}: expected str or int")
+    kinds = {type(k) for k in plain}
+    if len(kinds) > 1:
+        text, number = (next(k for k in plain if type(k) is kind) for kind in (str, int))
+        raise ConfigError(f"{where}: some keys are str and some int, such as {text!r} and {number!r}: expected all of one type")
+    if kinds == {str}:
+        _check_text(plain, where)
+    elif max(plain) >= 1 << 63 or min(plain) < -(1 << 63):  # type: ignore[type-var, operator]
+        raise ConfigError(f"{where}: a key is outside the range of 64-bit integers")
+    if len(set(plain)) < len(plain):
+        repeated = [(k, n) for k, n in Counter(plain).most_common() if n > 1]
+        shown = ", ".join(f"{k!r} ({n} images)" for k, n in repeated[:_SHOWN]) + (", …" if len(repeated) > _SHOWN else "")
+        names = "1 key names" if len(repeated) == 1 else f"{len(repeated)} keys name"
+        raise ConfigError(f"{where}: {names} several images: {shown}; give each its own, with key=")
+    return plain, kinds.pop().__name__  # type: ignore[return-value]
+
+
+def as_keys(keys: Any, name: str) -> list[str | int]:
+    """Return a list of keys, each str or int, from any sequence, array or integer tensor of them.
+
+    Raises:
+        ConfigError: naming the argument, if an entry is neither.
+
+    Example:
+        >>> import torch
+        >>> as_keys(torch.tensor([3, 1]), "keys")
+        [3, 1]
+    """
+    if isinstance(keys, str | bytes):
+        raise ConfigError(f"{name}={keys!r}: expected a list of keys; a lone one is [{keys!r}]")
+    if isinstance(keys, Tensor | np.ndarray):
+        keys = keys.tolist()
+    try:
+        found = list(keys)
+    except TypeError:
+        raise ConfigError(f"{name}={keys!r}: expected a list of keys, each str or int") from None
+    return [key if type(key) is str or type(key) is int else _key(key, name) for key in found]
+
+
+def _key(key: Any, name: str) -> str | int:
+    if isinstance(key, str):
+        return str(key)
+    # A bool passes as an index, and so do torch's and, in older versions, NumPy's.
+    is_bool = isinstance(key, bool | np.bool_) or (isinstance(key, Tensor) and key.dtype == torch.bool)
+    try:
+        if not is_bool:
+            return operator.index(key)
+    except TypeError:
+        pass
+    raise ConfigError(f"{name}: {key!r} is a {type(key).__name__}, expected keys that are str or int")
+
+
+def _own_keys(dataset: Any) -> list[Any] | None:
+    """The keys that a data set brings, other than row numbers; None if it has none."""
+    if isinstance(dataset, Keyed):
+        return list(dataset.keys)
+    if isinstance(dataset, torch.utils.data.Subset):
+        whole = _own_keys(dataset.dataset)
+        return [int(i) if whole is None else whole[i] for i in dataset.indices]
+    if isinstance(dataset, torch.utils.data.ConcatDataset):
+        parts = [_own_keys(part) for part in dataset.datasets]
+        return None if None in parts else [k for part in parts for k in part or ()]
+    if hasattr(dataset, "samples") and hasattr(dataset, "root"):
+        return _relative_paths(dataset)
+    return _original_rows(dataset)
+
+
+def _original_rows(dataset: Any) -> list[int] | None:
+    """The row numbers that the rows of a Hugging Face data set had before it was shuffled; None of one that was not, and of others."""
+    datasets = sys.modules.get("datasets")
+    if datasets is None or not isinstance(dataset, datasets.Dataset):
+        return None
+    # Private, but datasets offers no other way to know them.
+    indices = getattr(dataset, "_indices", None)
+    return None if indices is None else list(indices.column(0).to_pylist())
+
+
+def _relative_paths(dataset: Any) -> list[str] | None:
+    """The POSIX paths of the samples of torchvision's ImageFolder, or of what is like it, relative to its folder."""
+    samples = dataset.samples
+    if not isinstance(samples, Sequence) or not all(isinstance(s, tuple) and isinstance(s[0], str | os.PathLike) for s in samples):
+        return None
+    # torchvision's ImageNet: its root is the folder above, and the keys should be those of the image folder.
+    root = os.path.join(os.path.expanduser(getattr(dataset, "split_folder", dataset.root)), "")  # noqa: PTH111, PTH118
+    keys = []
+    for sample in samples:
+        path = os.fspath(sample[0])
+        relative = path[len(root) :] if path.startswith(root) else os.path.relpath(path, root)
+        keys.append(relative if os.sep == "/" else PurePath(relative).as_posix())
+    return keys
+
+
+def _column(dataset: Any, key: str) -> list[Any]:
+    names = getattr(dataset, "column_names", None)
+    if not isinstance(names, list) or not hasattr(dataset, "with_format"):
+        raise ConfigError(
+            f"key={key!r}: a {type(dataset).__name__} has no columns: expected a function from the index to the key, or a list of keys"
+        )
+    if key not in names:
+        raise ConfigError(f"key={key!r}: no such column: the data set has {', '.join(map(repr, names))}")
+    return list(dataset.with_format(None)[key])
+
+
+def _check_text(keys: Sequence[Any], where: str) -> None:
+    try:
+        "\n".join(keys).encode()
+    except UnicodeEncodeError as error:
+        wrong = next(k for k in keys if not _encodes(k))
+        raise ConfigError(f"{where}: the key {wrong!r} is not Unicode text: rename the file, or give keys of your own") from error
+
+
+def _encodes(key: str) -> bool:
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _length(dataset: Any) -> int:
+    if isinstance(dataset, torch.utils.data.IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise ConfigError(f"a {type(dataset).__name__} has no length and no index: expected a map-style data set")
+    return len(dataset)

@@ -1,0 +1,316 @@
+"""Any map-style data set as a source: of torchvision, of Hugging Face `datasets`, or the user's own."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.datasets import DatasetFolder
+
+from gentransforms.errors import ConfigError, SourceError
+from gentransforms.sources.base import BankSource, SourceSample
+from gentransforms.sources.decode import check_folder, decode_image, is_of_the_machine, one_line
+from gentransforms.sources.inputs import choose_columns, input_value, integer
+from gentransforms.sources.keyed import KeyedDataset
+from gentransforms.sources.keys import Key, Keyed, keys_of
+
+__all__ = ["MapStyleSource"]
+
+# Samples that are tried, spread over the data set, to see what they hold.
+_TRIED = 16
+_IMAGE_NAMES = ("image", "img")
+
+
+class MapStyleSource(BankSource):
+    """The samples of a data set with ``len`` and an index: images, tuples that hold one, or dicts.
+
+    The image of a sample is its first PIL image, `tv_tensors.Image` or encoded image, else its first tensor (C, H, W). Labels
+    are an integer in second place of a tuple; of a dict, labels, prompts and masks are the entries of those names. Images of
+    a Hugging Face data set are decoded here, so that a damaged one does not stop a run. A sample that raises is a
+    `SourceError`. The data set is read by one thread at a time, unless it is torchvision's ImageFolder.
+
+    Args:
+        dataset: without random transforms: a bank is to be a function of its sources.
+        key: as of `gentransforms.with_keys`, and with the same keys by default.
+        image_column: the entry of a dict that is the image.
+        columns: entries of a dict that are inputs: ``{"prompts": "caption"}``; usual names are found.
+        inputs_getter: a function from a sample to its inputs, for others: ``lambda sample: {"labels": sample[2]}``.
+        name: what the data set is called, for the bank's manifest.
+
+    Raises:
+        ConfigError: if it is not map-style, no sample can be read or they hold no image, keys are not unique, or a sample read
+            twice has two images.
+
+    Example:
+        >>> import torch
+        >>> source = MapStyleSource([(torch.zeros(3, 8, 8), 5)])
+        >>> source.inputs, source.read(0).inputs
+        (('labels',), {'labels': 5})
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        key: Key | None = None,
+        image_column: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        inputs_getter: Callable[[Any], Mapping[str, Any]] | None = None,
+        name: str | None = None,
+    ) -> None:
+        keys = keys_of(dataset, key)
+        self._key_last = isinstance(dataset, Keyed)
+        if isinstance(dataset, KeyedDataset) and dataset.transform is None:
+            dataset, self._key_last = dataset.dataset, False
+        description = {"kind": "data set", "class": f"{type(dataset).__module__}.{type(dataset).__qualname__}"}
+        self._dataset, self._getter = dataset, inputs_getter
+        self._image_column = image_column
+        self._columns: dict[str, str] = {}
+        self._lock = _lock_for(dataset)
+        features = _features(dataset)
+        if features is not None:
+            self._dataset = _undecoded(dataset)
+            self._image_column = image_column or _image_feature(features)
+        index, sample = self._first_sample(len(keys))
+        inputs = self._inputs_in(sample, columns, features)
+        if self._image_in(sample) is None and self._image_column is None:
+            raise ConfigError(
+                f"no image in the samples of this {type(dataset).__name__}: found {_outline(sample)}; say where with image_column="
+            )
+        if features is None:  # else read as it is stored
+            self._check_repeats(index, sample)
+        split = None if features is None else dataset.split
+        decides = {
+            "kind": "data set",
+            "key": key if isinstance(key, str) else _called(key),
+            "image_column": self._image_column or _entry(sample, self._image_in(sample)),
+            "columns": dict(self._columns),
+            "split": None if split is None else str(split),
+            "inputs_getter": _called(inputs_getter),
+        }
+        super().__init__(keys, inputs=inputs, description=description | ({"name": name} if name else {}) | {"decides": decides})
+
+    def read(self, index: int) -> SourceSample:
+        sample = self._fetch(index)
+        value = self._image_in(sample)
+        if value is None:
+            raise SourceError(f"no image in the sample: found {_outline(sample)}")
+        image = _pixels(value)
+        found = self._inputs_of(sample)
+        return SourceSample(image, {name: input_value(name, found.get(name)) for name in self.inputs})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._lock = _lock_for(self._dataset)
+
+    def _first_sample(self, count: int) -> tuple[int, Any]:
+        error: SourceError | None = None
+        for index in range(0, count, max(1, count // _TRIED)):
+            sample, failure = self._try(index)
+            if failure is None:
+                return index, sample
+            error = error or failure
+        raise ConfigError(f"none of the samples tried of this {type(self._dataset).__name__} can be read: {error}") from error
+
+    def _check_repeats(self, index: int, sample: Any) -> None:
+        """Refuse a data set with random transforms, such as one for training: what a variant was made of would be unknown."""
+        again, failure = self._try(index)
+        if failure is not None:
+            return
+        try:
+            first, second = (_pixels(self._image_in(of)) for of in (sample, again))
+        except SourceError:  # said when it is read for the bank
+            return
+        if first.shape != second.shape or not torch.equal(first.nan_to_num(), second.nan_to_num()):
+            raise ConfigError(
+                f"sample {index} of this {type(self._dataset).__name__} has another image each time it is read: "
+                "give the data set without random transforms"
+            )
+
+    def _try(self, index: int) -> tuple[Any, SourceError | None]:
+        try:
+            return self._fetch(index), None
+        except SourceError as error:
+            return None, error
+
+    def _fetch(self, index: int) -> Any:
+        try:
+            with self._lock:
+                sample = self._dataset[index]
+        except SourceError:
+            raise
+        except Exception as error:
+            if is_of_the_machine(error):
+                raise
+            if isinstance(self._dataset, DatasetFolder):
+                check_folder(Path(self._dataset.root), error)
+            raise SourceError(f"{type(error).__name__}: {one_line(error)}") from error
+        # What with_keys put at the end is no label.
+        return sample[:-1] if self._key_last and isinstance(sample, tuple | list) else sample
+
+    def _image_in(self, sample: Any) -> Any:
+        if isinstance(sample, Mapping):
+            if self._image_column is not None:
+                if self._image_column not in sample:
+                    raise ConfigError(f"image_column={self._image_column!r}: the samples have {', '.join(map(repr, sample))}")
+                return sample[self._image_column]
+            first = [name for name in _IMAGE_NAMES if name in sample]
+            taken = self._columns.values()
+            sample = [sample[name] for name in (*first, *(n for n in sample if n not in first and n not in taken))]
+        elif self._image_column is not None:
+            raise ConfigError(f"image_column={self._image_column!r}: a sample is a {type(sample).__name__}: expected a dict")
+        leaves = list(_leaves(sample))
+        explicit = (leaf for leaf in leaves if not _is_plain(leaf))
+        return next(explicit, next(iter(leaves), None))
+
+    def _inputs_in(self, sample: Any, columns: Mapping[str, str] | None, features: Mapping[str, Any] | None) -> tuple[str, ...]:
+        """Which inputs the samples carry, judged by one of them, or by what a Hugging Face data set says of its columns."""
+        if self._getter is not None:
+            if columns is not None:
+                raise ConfigError(f"columns={columns!r}: inputs_getter says what the inputs are: leave one of them out")
+            return tuple(self._inputs_of(sample))
+        if isinstance(sample, Mapping):
+            names = [name for name in sample if isinstance(name, str)]
+
+            def usable(name: str, column: str) -> bool:
+                return _usable(name, sample[column]) if features is None else _usable_feature(name, features[column])
+
+            self._columns = choose_columns(names, columns, usable, "the samples")
+            self._columns = {name: column for name, column in self._columns.items() if column != self._image_column}
+        elif columns is not None:
+            raise ConfigError(f"columns={columns!r}: a sample is a {type(sample).__name__}, not a dict: give inputs_getter")
+        return tuple(self._inputs_of(sample))
+
+    def _inputs_of(self, sample: Any) -> Mapping[str, Any]:
+        if self._getter is not None:
+            try:
+                found = self._getter(sample)
+            except Exception as error:
+                raise SourceError(f"inputs_getter raised {type(error).__name__}: {one_line(error)}") from error
+            if not isinstance(found, Mapping):
+                raise ConfigError(f"inputs_getter returned a {type(found).__name__}: expected a dict, such as {{'labels': 3}}")
+            return found
+        if isinstance(sample, Mapping):
+            return {name: sample.get(column) for name, column in self._columns.items()}
+        if isinstance(sample, tuple | list) and len(sample) > 1 and integer(sample[1]) is not None:
+            return {"labels": sample[1]}
+        return {}
+
+
+def _called(function: Any) -> str | None:
+    """What a function is called; None of what is none, such as a list of keys, which the bank compares itself."""
+    if not callable(function):
+        return None
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
+
+
+def _entry(sample: Any, image: Any) -> Any:
+    """The name of the entry of a dict that is the image."""
+    found = sample.items() if isinstance(sample, Mapping) else ()
+    return next((name for name, value in found if value is image and isinstance(name, str)), None)
+
+
+def _features(dataset: Any) -> Mapping[str, Any] | None:
+    """What the columns of a Hugging Face data set hold; None of another, and of one with a transform, which may give anything."""
+    datasets = sys.modules.get("datasets")
+    if datasets is None or not isinstance(dataset, datasets.Dataset) or dataset.format["type"] == "custom":
+        return None
+    features: Mapping[str, Any] = dataset.features
+    return features
+
+
+def _undecoded(dataset: Any) -> Any:
+    """A Hugging Face data set whose images come as they are stored."""
+    datasets = sys.modules["datasets"]
+    dataset = dataset.with_format(None)
+    for name, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(name, datasets.Image(decode=False))
+    return dataset
+
+
+def _image_feature(features: Mapping[str, Any]) -> str | None:
+    names = [name for name, feature in features.items() if type(feature).__name__ == "Image" and name not in ("masks", "mask")]
+    return next((name for name in _IMAGE_NAMES if name in names), next(iter(names), None))
+
+
+def _usable_feature(name: str, feature: Any) -> bool:
+    kind = str(getattr(feature, "dtype", ""))
+    if name == "labels":
+        return kind.startswith(("int", "uint"))
+    if name == "prompts":
+        return kind in ("string", "large_string")
+    return name != "masks" or type(feature).__name__ == "Image" or kind == "string"
+
+
+def _lock_for(dataset: Any) -> contextlib.AbstractContextManager[Any]:
+    # A data set of the user's may hold an open file; one that opens a file for each sample needs no turns.
+    return contextlib.nullcontext() if isinstance(dataset, DatasetFolder) else threading.Lock()
+
+
+def _leaves(sample: Any) -> Iterator[Any]:
+    """Everything in a sample that may be an image, in order."""
+    if isinstance(sample, PIL.Image.Image | tv_tensors.Image | bytes) or _is_plain(sample) or _is_stored(sample):
+        yield sample
+    elif isinstance(sample, Mapping):
+        for value in sample.values():
+            yield from _leaves(value)
+    elif isinstance(sample, tuple | list):
+        for value in sample:
+            yield from _leaves(value)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, Tensor) and not isinstance(value, tv_tensors.TVTensor) and value.ndim >= 3
+
+
+def _is_stored(value: Any) -> bool:
+    """Whether it is an image as `datasets` stores them."""
+    return isinstance(value, Mapping) and value.keys() == {"bytes", "path"}
+
+
+def _pixels(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        image = value.as_subclass(Tensor).detach()
+        if image.ndim != 3 or image.shape[0] not in (1, 3) or not image.numel():
+            raise SourceError(f"an image of shape {tuple(image.shape)}: expected (C, H, W) with C 1 or 3")
+        if image.dtype != torch.uint8 and not image.is_floating_point():
+            raise SourceError(f"an image of dtype {image.dtype}: expected uint8 or floating; use v2.ToDtype(torch.uint8, scale=True)")
+        return image.cpu()
+    if isinstance(value, Mapping):
+        if value.get("bytes") is None and value.get("path") is None:
+            raise SourceError("no image in this row")
+        value = Path(value["path"]) if value.get("bytes") is None else value["bytes"]
+    if value is None:
+        raise SourceError("no image in this row")
+    if not isinstance(value, bytes | str | Path | PIL.Image.Image):
+        raise SourceError(f"the image is a {type(value).__name__}: expected a PIL image, a tensor (C, H, W) or an encoded image")
+    return decode_image(value)
+
+
+def _usable(name: str, value: Any) -> bool:
+    if name == "labels":
+        return integer(value) is not None
+    if name == "prompts":
+        return isinstance(value, str)
+    return name != "masks" or isinstance(value, Tensor | PIL.Image.Image | bytes) or _is_stored(value) or hasattr(value, "__array__")
+
+
+def _outline(sample: Any) -> str:
+    """What a sample is made of, for an error."""
+    if isinstance(sample, Mapping):
+        return "a dict of " + ", ".join(f"{name!r}: {type(value).__name__}" for name, value in sample.items())
+    if isinstance(sample, tuple | list):
+        return f"a {type(sample).__name__} of " + ", ".join(type(value).__name__ for value in sample)
+    return f"a {type(sample).__name__}"

@@ -1,0 +1,76 @@
+"""What a few of a bank's sources look like: so that another data set under the same keys is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from gentransforms.errors import BankError, SourceError
+from gentransforms.sources.base import BankSource, SourceSample
+
+__all__ = ["changed_sample", "read_sample", "sample_marks"]
+
+# Decoders of other versions differ by a grey level here and there; another image differs in its mean colour by more.
+_TOLERANCE = 2.0
+
+
+def sample_marks(source: BankSource) -> list[dict[str, Any]]:
+    """Return what the first, the middle and the last source look like, JSON-able; those that can be read.
+
+    Example:
+        >>> import torch
+        >>> from gentransforms.sources.map_style import MapStyleSource
+        >>> sample_marks(MapStyleSource([torch.full((3, 4, 6), 7, dtype=torch.uint8)]))[0]["mean"]
+        [7.0, 7.0, 7.0]
+    """
+    places = sorted({0, len(source.keys) // 2, len(source.keys) - 1})
+    return [mark for mark in (_mark(source, place) for place in places) if mark is not None]
+
+
+def changed_sample(source: BankSource, marks: Sequence[Mapping[str, Any]]) -> str:
+    """Return in what a source differs from the marks of an earlier run, as a sentence; empty if in nothing."""
+    for old in marks:
+        new = _mark(source, old["index"])
+        if new is None:
+            continue
+        if new["size"] != old["size"] or any(abs(a - b) > _TOLERANCE for a, b in zip(new["mean"], old["mean"], strict=False)):
+            found, expected = (f"{mark['size']} pixels of mean colour {mark['mean']}" for mark in (new, old))
+            return f"the image of {old['key']!r} is another one: {found}, not {expected}"
+        if new["inputs"] != old["inputs"]:
+            return f"the labels, masks or prompts of {old['key']!r} are others"
+    return ""
+
+
+def read_sample(source: BankSource, place: int) -> SourceSample:
+    """Return a source's sample.
+
+    Raises:
+        SourceError: for what is wrong with this one sample.
+        BankError: if it cannot be reached: of a disk or network that is gone, all that follow would fail.
+    """
+    try:
+        return source.read(place)
+    except OSError as error:
+        raise BankError(
+            f"the source {source.keys[place]!r} cannot be reached ({error.strerror or error}): mend it and run the same command again"
+        ) from error
+
+
+def _mark(source: BankSource, place: int) -> dict[str, Any] | None:
+    try:
+        sample = read_sample(source, place)
+    except (SourceError, ValueError):
+        return None
+    image = sample.image.float() * (1 if not sample.image.is_floating_point() else 255)
+    mean = [round(value, 1) for value in image.flatten(1).mean(1).tolist()]
+    inputs = json.dumps({name: _plain(value) for name, value in sorted(sample.inputs.items())}, default=repr)
+    digest = hashlib.blake2b(inputs.encode(), digest_size=8).hexdigest()
+    return {"index": place, "key": source.keys[place], "size": list(image.shape[1:]), "mean": mean, "inputs": digest}
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, Tensor) else value

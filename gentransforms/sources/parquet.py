@@ -1,0 +1,206 @@
+"""Parquet files with an image column as a source."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gentransforms.errors import ConfigError, SourceError
+from gentransforms.sources.arrow import arrow
+from gentransforms.sources.base import BankSource, SourceSample
+from gentransforms.sources.decode import decode_image, one_line
+from gentransforms.sources.inputs import choose_columns, input_value
+from gentransforms.sources.keys import Keys
+from gentransforms.sources.parquet_rows import RowReader
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["ParquetSource"]
+
+
+class ParquetSource(BankSource):
+    """The rows of a Parquet file, or of all those in a folder in order of their names; read as they are needed.
+
+    The image column is one that is marked as such for Hugging Face `datasets`, else a struct with ``bytes``, else one of
+    bytes. Labels, prompts and masks come from columns of those names.
+
+    Args:
+        path: of a ``.parquet`` file, or a folder that holds some.
+        key: the column of the keys; the row number by default.
+        image_column: which it is, if it cannot be told.
+        columns: where inputs stand: ``{"prompts": "caption"}``; usual names are found.
+        split: take only the files of that name, ``train.parquet`` or ``train-00000-of-00002.parquet``.
+
+    Raises:
+        ConfigError: if there are no such files or columns, or keys are not unique.
+
+    Example:
+        >>> import tempfile, pyarrow, pyarrow.parquet
+        >>> import gentransforms
+        >>> photo = Path(gentransforms.__file__).parent / "samples" / "cat.png"
+        >>> table = pyarrow.table({"photo": [photo.read_bytes()], "label": [3], "name": ["cat"]})
+        >>> pyarrow.parquet.write_table(table, Path(tempfile.gettempdir()) / "cats.parquet")
+        >>> source = ParquetSource(Path(tempfile.gettempdir()) / "cats.parquet", key="name")
+        >>> source.keys, source.inputs, source.read(0).image.shape
+        (['cat'], ('labels',), torch.Size([3, 32, 32]))
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        key: str | None = None,
+        image_column: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        split: str | None = None,
+    ) -> None:
+        self._files = _files(Path(path).expanduser(), split)
+        parts = [_open(file) for file in self._files]
+        schema = parts[0].schema_arrow
+        for name, column in (("key", key), ("image_column", image_column)):
+            if column is not None and (not isinstance(column, str) or column not in schema.names):
+                raise ConfigError(f"{name}={column!r}: expected a column of {self._files[0]}: {', '.join(map(repr, schema.names))}")
+        images = _image_columns(schema)
+        self._columns = choose_columns(schema.names, columns, lambda name, column: _usable(name, schema, column), str(path))
+        self._image = image_column or _the_image(images, {*self._columns.values(), key}, self._files[0], schema.names)
+        self._columns = {name: column for name, column in self._columns.items() if column not in (self._image, key)}
+        if image_column is not None and not _holds_images(schema.field(image_column).type):
+            raise ConfigError(
+                f"image_column={image_column!r}: of type {schema.field(image_column).type}: expected bytes, or a struct with bytes"
+            )
+        for file, part in zip(self._files, parts, strict=True):
+            _check_alike(file, part.schema_arrow, schema, (self._image, *self._columns.values(), *([key] if key else [])))
+        self._counts = [[part.metadata.row_group(i).num_rows for i in range(part.num_row_groups)] for part in parts]
+        keys = range(sum(map(sum, self._counts))) if key is None else _keys(parts, key, path)
+        for part in parts:
+            part.close()
+        description = {"kind": "parquet", "path": str(path), "files": len(parts), "image_column": self._image, "key": key}
+        decides = {"kind": "parquet", "key": key, "image_column": self._image, "columns": dict(self._columns), "split": split}
+        super().__init__(keys, inputs=self._columns, description=description | ({"split": split} if split else {}) | {"decides": decides})
+        self._rows = self._reader()
+
+    def read(self, index: int) -> SourceSample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        row = self._rows.read(index)
+        folder = self._files[0].parent
+        value = row[self._image]
+        if isinstance(value, Mapping):
+            path = value.get("path")
+            value = value.get("bytes")
+            value = folder / path if value is None and path else value
+        if value is None:
+            raise SourceError("no image in this row")
+        inputs = {name: input_value(name, row[self._columns[name]], folder) for name in self.inputs}
+        return SourceSample(decode_image(value), inputs)
+
+    def select(self, names: Collection[str]) -> Self:
+        fewer = super().select(names)
+        fewer._rows = fewer._reader()
+        return fewer
+
+    def _reader(self) -> RowReader:
+        return RowReader(list(zip(self._files, self._counts, strict=True)), [self._image, *(self._columns[name] for name in self.inputs)])
+
+
+def _files(path: Path, split: str | None) -> list[Path]:
+    found = [path] if path.is_file() else sorted(path.glob("*.parquet")) or sorted(path.rglob("*.parquet"))
+    files = [file for file in found if not file.name.startswith(".")]
+    if not files:
+        raise ConfigError(f"{path}: expected a .parquet file, or a folder that holds some")
+    if split is None:
+        return files
+    of_split = [file for file in files if split in (file.stem, file.stem.partition("-")[0], file.parent.name)]
+    if not of_split:
+        raise ConfigError(f"split={split!r}: no file of this split: there are {', '.join(file.name for file in files[:5])}")
+    return of_split
+
+
+def _open(path: Path) -> Any:
+    arrow()
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as a Parquet file: {one_line(error)}") from error
+
+
+def _keys(parts: Iterable[Any], key: str, path: str | Path) -> Keys:
+    keys: list[Any] = []
+    for part in parts:
+        keys += part.read(columns=[key])[key].to_pylist()
+    if None in keys:
+        raise ConfigError(f"key={key!r}: row {keys.index(None)} of {path} has none")
+    return keys
+
+
+def _image_columns(schema: Any) -> list[list[str]]:
+    """The columns that may be the image, the surest kind first."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        marked = [name for name in schema.names if isinstance(features.get(name), dict) and features[name].get("_type") == "Image"]
+    except (TypeError, KeyError, ValueError, AttributeError):
+        marked = []
+    import pyarrow as pa
+
+    structs = [name for name in schema.names if pa.types.is_struct(schema.field(name).type) and _holds_images(schema.field(name).type)]
+    plain = [name for name in schema.names if _is_bytes(schema.field(name).type)]
+    return [marked, structs, plain]
+
+
+def _the_image(kinds: Sequence[Sequence[str]], taken: Collection[Any], file: Path, names: Sequence[str]) -> str:
+    for kind in kinds:
+        free = [name for name in kind if name not in taken]
+        if len(free) > 1:
+            free = [name for name in ("image", "img") if name in free] or free
+            if free[0] not in ("image", "img"):
+                raise ConfigError(f"{file}: any of the columns {', '.join(map(repr, free))} may be the image: say which with image_column=")
+        if free:
+            return free[0]
+    raise ConfigError(
+        f"{file}: no column of images among {', '.join(map(repr, names))}: expected one of bytes; say which with image_column="
+    )
+
+
+def _holds_images(kind: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        return bool(place >= 0 and _is_bytes(kind.field(place).type))
+    return _is_bytes(kind)
+
+
+def _is_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _usable(name: str, schema: Any, column: str) -> bool:
+    import pyarrow as pa
+
+    kind = schema.field(column).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if name == "labels":
+        return bool(pa.types.is_integer(kind))
+    text = bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    if name == "prompts":
+        return text
+    return text or _holds_images(kind) if name == "masks" else True
+
+
+def _check_alike(file: Path, schema: Any, first: Any, columns: Iterable[str]) -> None:
+    for column in columns:
+        if column not in schema.names:
+            raise ConfigError(f"{file}: has no column {column!r}, which the first file has: expected files of one data set")
+        if schema.field(column).type != first.field(column).type:
+            raise ConfigError(
+                f"{file}: column {column!r} is of type {schema.field(column).type}, in the first file {first.field(column).type}: "
+                "expected files of one data set"
+            )

@@ -1,0 +1,1 @@
+"""Transforms that replace images by generated ones."""

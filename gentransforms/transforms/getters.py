@@ -1,0 +1,140 @@
+"""What the getters of a transform return, brought to one value per image."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from gentransforms.errors import ConfigError
+from gentransforms.images import Image, count_of
+from gentransforms.seeding import check_seeds
+from gentransforms.sources.keys import as_keys
+
+__all__ = ["gather", "per_image_inputs", "per_image_keys", "per_image_seeds"]
+
+
+def per_image_seeds(seeds: Any, images: Sequence[Image]) -> Tensor:
+    """Return (N,) int64 on the CPU from an int, a list of ints or an int64 tensor, one for each of N images.
+
+    For a batch (…, C, H, W) they may also have the batch's leading dimensions.
+
+    Raises:
+        ConfigError: for another type, dtype or count.
+
+    Example:
+        >>> import torch
+        >>> per_image_seeds(7, [torch.zeros(3, 4, 4)])
+        tensor([7])
+    """
+    if not isinstance(seeds, Tensor):
+        try:
+            seeds = torch.tensor(seeds, device="cpu")
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ConfigError(f"seeds_getter returned {seeds!r}: expected one int64 seed per image ({error})") from None
+    seeds = seeds.as_subclass(Tensor)
+    if seeds.shape in ((), _leading(images)):
+        seeds = seeds.reshape(-1)
+    if not seeds.numel() and seeds.is_floating_point():
+        seeds = seeds.long()  # an empty list, which torch takes for float
+    try:
+        # Of another device only the data are brought over: a meta tensor has none, and is refused below.
+        return check_seeds(seeds if seeds.is_meta else seeds.cpu(), count_of(images))
+    except ConfigError as error:
+        raise ConfigError(f"seeds_getter: {error}") from None
+
+
+def per_image_keys(keys: Any, images: Sequence[Image]) -> list[str | int]:
+    """Return the key of each of N images from one key, or a list, tuple, array or integer tensor of N keys.
+
+    For a batch (…, C, H, W) a tensor may also have the batch's leading dimensions.
+
+    Raises:
+        ConfigError: for another type or count.
+
+    Example:
+        >>> import torch
+        >>> per_image_keys("cats/1.jpg", [torch.zeros(3, 4, 4)])
+        ['cats/1.jpg']
+    """
+    if isinstance(keys, Tensor | np.ndarray):
+        keys = keys.reshape(-1)
+    elif isinstance(keys, str | bytes) or not isinstance(keys, Sequence):
+        keys = [keys]
+    found, count = as_keys(keys, "keys_getter"), count_of(images)
+    if len(found) != count:
+        raise ConfigError(f"{len(found)} keys for {count} images: expected one for each, from the sample or from keys_getter=")
+    return found
+
+
+def per_image_inputs(values: Any, images: Sequence[Image], names: Sequence[str]) -> dict[str, Any]:
+    """Return those `values` whose names the generator knows, each a tensor or list with one entry per image.
+
+    For a sample of one image the value is that image's own; for a batch (…, C, H, W) a tensor has the batch's leading
+    dimensions, a list its length.
+
+    Raises:
+        ConfigError: if `values` is not a mapping or a value has another length.
+
+    Example:
+        >>> import torch
+        >>> per_image_inputs({"labels": 3}, [torch.zeros(3, 4, 4)], ["labels"])
+        {'labels': tensor([3])}
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"inputs_getter returned a {type(values).__name__}: expected a dict of one value per image")
+    count, lead = count_of(images), _leading(images)
+    out: dict[str, Any] = {}
+    for name in names:
+        if name not in values:
+            continue
+        value = values[name]
+        if isinstance(value, np.ndarray | np.generic):
+            value = torch.as_tensor(value)
+        if isinstance(value, Tensor):
+            value = value.as_subclass(Tensor)
+        if lead == ():
+            value = value[None] if isinstance(value, Tensor) else [value]
+        elif isinstance(value, Tensor) and len(lead) > 1 and tuple(value.shape[: len(lead)]) == lead:
+            value = value.flatten(0, len(lead) - 1)
+        if not isinstance(value, Tensor | list | tuple) or (isinstance(value, Tensor) and not value.ndim) or len(value) != count:
+            found = tuple(value.shape) if isinstance(value, Tensor) else value
+            raise ConfigError(f"inputs_getter: {name}={found!r}: expected one value for each of {count} images")
+        if not isinstance(value, Tensor) and all(isinstance(v, numbers.Real) for v in value):
+            value = torch.tensor(value)
+        elif not isinstance(value, Tensor) and all(isinstance(v, Tensor) for v in value):
+            value = _stack(name, value)
+        out[name] = value
+    return out
+
+
+def gather(value: Any, chosen: Tensor) -> Any:
+    """Return the chosen entries of a tensor or list with one entry per image.
+
+    Example:
+        >>> import torch
+        >>> gather(["cat", "dog"], torch.tensor([False, True]))
+        ['dog']
+    """
+    index = chosen.nonzero().squeeze(1)
+    if isinstance(value, Tensor):
+        return value[index.to(value.device, non_blocking=True)]  # by number: a mask on a device would cost a sync
+    return [value[i] for i in index.tolist()]
+
+
+def _leading(images: Sequence[Image]) -> tuple[int, ...]:
+    """The dimensions before (C, H, W) of the sample's one image; for several images, their number."""
+    if len(images) != 1:
+        return (len(images),)
+    return () if isinstance(images[0], PIL.Image.Image) else tuple(images[0].shape[:-3])
+
+
+def _stack(name: str, values: Sequence[Tensor]) -> Any:
+    if len({value.shape for value in values}) > 1:
+        return list(values)  # masks of different sizes: the generator resizes each
+    return torch.stack([value.as_subclass(Tensor) for value in values])

@@ -1,0 +1,59 @@
+"""The two views of a sample: a real one and a generated one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from gentransforms.errors import ConfigError
+
+__all__ = ["TwoViews"]
+
+
+class TwoViews(nn.Module):
+    """Make the two views of one sample that the paper trains on: a real one and a generated one.
+
+    Works with an online generator (`GenerativeAugment`) and with a bank (`BankAugment`) alike, in a data set on one
+    sample or on a batch.
+
+    Args:
+        generative: makes the second view's image of the sample's; its `p` says how often.
+        classic1: classic augmentation of the real view; None for none.
+        classic2: classic augmentation of the generated view; None for none.
+
+    Returns:
+        (classic1(sample), classic2(generative(sample))).
+
+    Example:
+        >>> import torch
+        >>> from torchvision.transforms import v2
+        >>> from gentransforms import GenerativeAugment
+        >>> from gentransforms.testing import FakeGenerator
+        >>> views = TwoViews(GenerativeAugment(FakeGenerator(), p=1.0), v2.RandomCrop(12), v2.RandomCrop(12))
+        >>> real, generated = views(torch.rand(4, 3, 16, 16))
+        >>> real.shape == generated.shape == (4, 3, 12, 12)
+        True
+
+    Source: Ayromlou et al. (AAAI 2025), section 3.
+    """
+
+    def __init__(
+        self, generative: Callable[..., Any], classic1: Callable[..., Any] | None = None, classic2: Callable[..., Any] | None = None
+    ) -> None:
+        super().__init__()
+        for name, view in {"generative": generative, "classic1": classic1, "classic2": classic2}.items():
+            if not callable(view) and (view is not None or name == "generative"):
+                raise ConfigError(f"{name}={view!r}: expected a transform")
+        self.generative, self.classic1, self.classic2 = generative, classic1, classic2
+
+    def forward(self, *inputs: Any) -> tuple[Any, Any]:
+        """Return the two views."""
+        sample = inputs if len(inputs) > 1 else inputs[0]
+        generated = self.generative(sample)
+        return _maybe(self.classic1, sample), _maybe(self.classic2, generated)
+
+
+def _maybe(transform: Callable[..., Any] | None, sample: Any) -> Any:
+    return sample if transform is None else transform(sample)
