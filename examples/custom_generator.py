@@ -57,5 +57,5 @@ if __name__ == "__main__":
     generator.save_pretrained("fourier-jitter")
     again = gt.load_generator("fourier-jitter")
     assert isinstance(again, FourierJitter)
-    assert again.fingerprint == generator.fingerprint
+    assert again.fingerprint() == generator.fingerprint()
     print("all checks passed; saved in fourier-jitter/")

@@ -29,7 +29,7 @@ def load(name: str, cls: str = "", **options: Any) -> dict[str, Any]:
     import gentransforms as gt
 
     generator = getattr(gt, cls).from_pretrained(name, **options) if cls else gt.load_generator(name, **options)
-    return {"class": type(generator).__name__, "fingerprint": generator.fingerprint}
+    return {"class": type(generator).__name__, "fingerprint": generator.fingerprint()}
 
 
 def push(folder: str, repo_id: str, **options: Any) -> str:

@@ -363,7 +363,7 @@ class TestBankCard:
         assert "synthetic" in head["tags"]
         assert head["configs"] == [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}]
         for needed in (
-            "FakeGenerator", generator.fingerprint, "derive_seeds(77, key, variant + attempt * 2)", "jpeg, quality 85", "8 x 8 pixels",
+            "FakeGenerator", generator.fingerprint(), "derive_seeds(77, key, variant + attempt * 2)", "jpeg, quality 85", "8 x 8 pixels",
             "6, up to 2 variants of each of 3 source images", "cc-by-nc-4.0", "Of my cat.", "**synthetic**", "not fit for evaluation",
             'gt.Bank.open("me/cats")', 'datasets.load_dataset("me/cats", split="train")',
         ):  # fmt: skip

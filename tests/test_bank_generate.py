@@ -672,7 +672,7 @@ class TestBadGenerators:
         fill(tmp_path, [torch.rand(3, 32, 32)], "icgan-cifar10-32", variants=1)
         manifest = json.loads((tmp_path / MANIFEST).read_text())
         assert manifest["info"]["generator_name"] == "icgan-cifar10-32"
-        assert manifest["settings"]["generator"]["fingerprint"] == gt.load_generator("icgan-cifar10-32").fingerprint
+        assert manifest["settings"]["generator"]["fingerprint"] == gt.load_generator("icgan-cifar10-32").fingerprint()
 
 
 class TestPlanBank:

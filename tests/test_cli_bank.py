@@ -115,7 +115,7 @@ class TestGenerate:
         assert sorted(bank.keys) == keys_of(photos)
         assert (len(bank), bank.variants, bank.image_size) == (14, 2, (32, 32))
         assert bank.manifest["info"]["generator_name"] == BUNDLED
-        assert bank.settings["generator"]["fingerprint"] == gt.load_generator(BUNDLED).fingerprint
+        assert bank.settings["generator"]["fingerprint"] == gt.load_generator(BUNDLED).fingerprint()
         assert verify_bank(tmp_path / "bank").ok
 
     def test_a_parquet_file(self, tiny: str, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ class TestGenerate:
 
     def test_dtype_is_that_of_torch(self, photos: Path, tiny: str, tmp_path: Path) -> None:
         make(photos, tmp_path / "bank", tiny, "--option", "dtype=float64")
-        expected = gt.load_generator(tiny, dtype=torch.float64).fingerprint
+        expected = gt.load_generator(tiny, dtype=torch.float64).fingerprint()
         assert gt.Bank.open(tmp_path / "bank").settings["generator"]["fingerprint"] == expected
 
     def test_the_name_is_told_whatever_the_class_keeps(
@@ -473,7 +473,7 @@ class TestOptions:
         run("generate", photos, tmp_path / "bank", "--generator", tiny, *arguments)
         (((source, bank, generator), kwargs),) = calls
         assert (source, bank) == (str(photos), tmp_path / "bank")
-        assert generator.fingerprint == gt.load_generator(tiny).fingerprint
+        assert generator.fingerprint() == gt.load_generator(tiny).fingerprint()
         assert kwargs == given
 
     @pytest.mark.parametrize("command", ["generate", "bank", "bank info", "bank verify", "bank export", "bank push", "bank import"])
@@ -643,7 +643,7 @@ class TestBankInfo:
             "sources": "7, 3 variants of each asked for",
             "failed": "0 sources, 0 variants rejected",
             "generator": f"ICGAN {tiny}",
-            "fingerprint": gt.load_generator(tiny).fingerprint,
+            "fingerprint": gt.load_generator(tiny).fingerprint(),
             "base seed": "7",
             "encoding": "png",
         }

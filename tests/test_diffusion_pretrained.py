@@ -125,7 +125,7 @@ class TestSaveAndLoad:
                 shutil.move(tmp_path / "saved", place)
             again = gt.load_generator(place)
             assert type(again) is type(generator)
-            assert again.fingerprint == generator.fingerprint
+            assert again.fingerprint() == generator.fingerprint()
             assert torch.equal(images_of(again), images_of(generator))
         assert not list((tmp_path / "moved").rglob("*.bin"))
         assert "gentransforms" in (tmp_path / "moved" / "README.md").read_text()
@@ -424,7 +424,7 @@ class TestHub:
         with torch.no_grad():
             pipe.unet.conv_out.bias.add_(1)
         pipe.save_pretrained(second)
-        expected = [gt.StableDiffusionVariation.from_pretrained(folder).fingerprint for folder in (first, second)]
+        expected = [gt.StableDiffusionVariation.from_pretrained(folder).fingerprint() for folder in (first, second)]
         for folder in (first, second):
             for part in ("unet", "vae", "image_encoder", "text_encoder", "image_normalizer"):
                 to_bin(folder, part)
@@ -457,14 +457,14 @@ class TestHub:
 
                 local = gt.StableDiffusionVariation.from_pretrained(folders["unclip"])
                 found = there("org/unclip", token=TOKEN)
-                assert found == {"class": "StableDiffusionVariation", "fingerprint": local.fingerprint}
+                assert found == {"class": "StableDiffusionVariation", "fingerprint": local.fingerprint()}
                 assert there("org/unclip", token=TOKEN, local_files_only=True) == found
                 adapter = ("org/adapter", "models", "adapter.safetensors")
                 assert there("org/base", "StableDiffusionVariation", ip_adapter=adapter)["class"] == "StableDiffusionVariation"
                 held = gt.ControlNetVariation.from_pretrained(folders["base"], controlnet=folders["controlnet"])
-                assert there("org/base", "ControlNetVariation", controlnet="org/controlnet")["fingerprint"] == held.fingerprint
+                assert there("org/base", "ControlNetVariation", controlnet="org/controlnet")["fingerprint"] == held.fingerprint()
                 gt.StableDiffusionVariation.from_pretrained(folders["unclip"], **FAST).save_pretrained(tmp_path / "saved")
                 client.submit(push, str(tmp_path / "saved"), "org/pushed", token=TOKEN).result(120)
-                assert there("org/pushed")["fingerprint"] == gt.load_generator(tmp_path / "saved").fingerprint
+                assert there("org/pushed")["fingerprint"] == gt.load_generator(tmp_path / "saved").fingerprint()
                 with pytest.raises(WeightsError, match="org/unclip"):
                     there("org/unclip", token="hf_wrong", cache_dir=tmp_path / "other")

@@ -187,7 +187,7 @@ class TestFeatures:
         other = gt.ICGAN.from_pretrained(tmp_path / "without", features=tmp_path / "swav.pth.tar")
         assert json.loads((tmp_path / "with/config.json").read_text())["config"]["feature_extractor"] == {"kind": "resnet50"}
         assert torch.equal(one(photos, torch.tensor([3])), other(photos, torch.tensor([3])))
-        assert one.fingerprint == other.fingerprint
+        assert one.fingerprint() == other.fingerprint()
 
     def test_not_a_resnet50(self, tmp_path: Path) -> None:
         torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "other.pth")

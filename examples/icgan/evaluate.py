@@ -100,7 +100,7 @@ def main() -> None:
         for i, name in enumerate(names) if (expected == i).any()
     }  # fmt: skip
     args.out.mkdir(parents=True, exist_ok=True)
-    settings = {"generator": args.generator, "fingerprint": generator.fingerprint, "seed": args.seed, "variants": args.variants}
+    settings = {"generator": args.generator, "fingerprint": generator.fingerprint(), "seed": args.seed, "variants": args.variants}
     (args.out / "evaluation.json").write_text(json.dumps(settings | figures | {"classes": classes}, indent=2) + "\n")
     (args.out / "evaluation.md").write_text(markdown(figures))
     variants_picture(sources, expected, made, args.out / "variants.png")

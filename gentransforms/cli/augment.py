@@ -77,7 +77,7 @@ def open_generator(name: str, device: str, options: Mapping[str, Any] | None = N
             raise
         raise WrongCall(f"--option: {error}") from error
     generator.name_or_path = name
-    if (needed := generator.needs) and not inputs:
+    if (needed := generator.required_inputs) and not inputs:
         raise WrongCall(f"--generator {name}: it needs {', '.join(needed)} beside each image: use it from Python")
     return generator
 

@@ -116,7 +116,7 @@ class ImageGenerator(nn.Module, ABC):
         return dict(self._init_config)
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def required_inputs(self) -> tuple[str, ...]:
         """Those of `inputs` that `encode` cannot do without."""
         parameters = inspect.signature(self.encode).parameters
         return tuple(n for n in self.inputs if n in parameters and parameters[n].default is inspect.Parameter.empty)
@@ -132,11 +132,10 @@ class ImageGenerator(nn.Module, ABC):
         tensors = (*self.parameters(), *self.buffers())
         return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
 
-    @property
     def fingerprint(self) -> str:
         """32 hexadecimal digits that name this generator: a hash of class, config, dtype and every weight.
 
-        Computed at each access (about a second per gigabyte), so it always speaks of the weights as they are.
+        Computed at each call (about a second per gigabyte), so it always describes the weights as they are: call it once and keep it.
         """
         digest = hashlib.blake2b(digest_size=16)
         digest.update(f"{type(self).__name__} {_json(self.config)} {self.dtype}".encode())

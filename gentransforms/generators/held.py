@@ -103,7 +103,7 @@ def check_inputs(generator: ImageGenerator, inputs: Mapping[str, Any]) -> None:
     Raises:
         MissingInputError: naming what is missing.
     """
-    for name in generator.needs:
+    for name in generator.required_inputs:
         if name not in inputs:
             raise MissingInputError(
                 f"{name} are missing: {type(generator).__name__}.encode needs them; give the transform "

@@ -238,7 +238,7 @@ def _prepare(
     loaded = _load(generator)
     opened = open_source(source, key=key, image_column=image_column, columns=columns, split=split, inputs_getter=inputs_getter)
     opened = opened.select(loaded.inputs)
-    missing = [name for name in loaded.needs if name not in opened.inputs]
+    missing = [name for name in loaded.required_inputs if name not in opened.inputs]
     if missing:
         raise MissingInputError(
             f"{', '.join(missing)} are missing: {type(loaded).__name__} needs them, and the source carries "

@@ -51,7 +51,7 @@ def settings_of(
         raise ConfigError(f"unit_size={unit_size!r}: expected a positive integer, the sources of a work unit")
     described = {
         "class": type(generator).__name__,
-        "fingerprint": generator.fingerprint,
+        "fingerprint": generator.fingerprint(),
         "config": generator.config,
         "preserves_geometry": generator.preserves_geometry,
     }

@@ -207,7 +207,7 @@ class ControlNetVariation(PretrainedDiffusion):
         return conditions.canny_edges(magnitude, *conditions.draw_thresholds(self.thresholds, seeds))
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def required_inputs(self) -> tuple[str, ...]:
         """``masks``, with ``"segmentation"``."""
         return ("masks",) if "segmentation" in self.conditions else ()
 

@@ -96,7 +96,7 @@ class ICGAN(ImageGenerator):
         }
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def required_inputs(self) -> tuple[str, ...]:
         """``labels``, for a class-conditional model."""
         return self.inputs
 
