@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import gentransforms as gt
-from gentransforms.sources.base import BankSource, SourceSample
+from gentransforms.sources.base import ImageSource, SourceSample
 
 
 def smooth_images(count: int, side: int) -> Tensor:
@@ -36,7 +36,7 @@ class Free(gt.ImageGenerator):
         return self.made[: len(seeds)]
 
 
-class Same(BankSource):
+class Same(ImageSource):
     """One image under many keys."""
 
     def __init__(self, count: int, side: int = 224) -> None:

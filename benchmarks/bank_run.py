@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 import gentransforms as gt
-from gentransforms.sources.base import open_source
+from gentransforms.sources import open_source
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from gentransforms.generators.diffusion.variation import StableDiffusionVariatio
 from gentransforms.generators.icgan.generator import ICGAN
 from gentransforms.generators.registry import list_pretrained, load_generator
 from gentransforms.seeding import derive_seeds
+from gentransforms.sources import open_source
 from gentransforms.sources.keyed import with_keys
 from gentransforms.transforms.bank import BankAugment
 from gentransforms.transforms.generative import GenerativeAugment
@@ -32,6 +33,7 @@ __all__ = [
     "generate_bank",
     "list_pretrained",
     "load_generator",
+    "open_source",
     "plan_bank",
     "with_keys",
 ]

@@ -14,11 +14,11 @@ from small_generators import Flat
 from torch import Tensor
 
 from gentransforms.errors import SourceError
-from gentransforms.sources.base import BankSource, SourceSample
+from gentransforms.sources.base import ImageSource, SourceSample
 from gentransforms.testing import FakeGenerator
 
 
-class Photos(BankSource):
+class Photos(ImageSource):
     """Images of one flat grey each, ``(index mod 256)``; some cannot be read."""
 
     def __init__(

@@ -19,7 +19,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from torchvision.datasets import FakeData, ImageFolder, ImageNet
 
 from gentransforms.errors import ConfigError
-from gentransforms.sources.base import open_source
+from gentransforms.sources import open_source
 from gentransforms.sources.folder import ImageFolderSource
 from gentransforms.sources.keyed import KeyedDataset, with_keys
 from gentransforms.sources.keys import keys_of

@@ -27,8 +27,8 @@ from torchvision.datasets import CIFAR10, FakeData, ImageFolder
 from torchvision.transforms import v2
 
 from gentransforms.errors import ConfigError, SourceError
-from gentransforms.sources import parquet_rows
-from gentransforms.sources.base import BankSource, SourceSample, open_source
+from gentransforms.sources import open_source, parquet_rows
+from gentransforms.sources.base import ImageSource, SourceSample
 from gentransforms.sources.folder import ImageFolderSource
 from gentransforms.sources.keyed import with_keys
 from gentransforms.sources.map_style import MapStyleSource
@@ -1045,7 +1045,7 @@ class TestHuggingFace:
 class TestOpenSource:
     """The source that fits."""
 
-    class Grey(BankSource):
+    class Grey(ImageSource):
         def read(self, index: int) -> SourceSample:
             return SourceSample(torch.zeros(3, 2, 2), {"labels": index, "prompts": "x"})
 
@@ -1102,7 +1102,7 @@ class TestOpenSource:
             (folder, {"key": "id"}, "key='id': the keys of an image folder are its paths"),
             (folder, {"split": "train"}, "split='train': does not apply to a folder of images"),
             (files, {"inputs_getter": dict}, "does not apply to Parquet files"),
-            (self.Grey(["a"]), {"key": "id"}, "key='id': does not apply to a BankSource"),
+            (self.Grey(["a"]), {"key": "id"}, "key='id': does not apply to an ImageSource"),
             ([picture(0)], {"split": "train"}, "this data set has no splits"),
             ([picture(0)], {"columns": {"labels": "x"}}, "not a dict: give inputs_getter"),
             ([picture(0)], {"key": "id"}, "key='id': a list has no columns"),
@@ -1111,7 +1111,7 @@ class TestOpenSource:
                 open_source(source, **options)  # type: ignore[arg-type]
 
 
-class TestBankSource:
+class TestImageSource:
     """What every source has."""
 
     Grey = TestOpenSource.Grey
@@ -1141,9 +1141,29 @@ class TestBankSource:
         source.select(["labels"]).read(0)
         assert columns == [["image", "label"]]
 
+    def test_read_range(self) -> None:
+        class Gaps(ImageSource):
+            def read(self, index: int) -> SourceSample:
+                if index == 2:
+                    raise SourceError("damaged")
+                if index == 4:
+                    raise OSError(errno.EIO, "gone")
+                return SourceSample(torch.full((3, 2, 2), index), {"labels": index})
+
+        source = Gaps("abcde")
+        first, second, third = source.read_range(1, 4)
+        assert isinstance(first, SourceSample)
+        assert isinstance(third, SourceSample)
+        assert (first.inputs["labels"], third.inputs["labels"]) == (1, 3)
+        assert isinstance(second, SourceError)
+        assert str(second) == "damaged"
+        assert list(source.read_range(3, 3)) == []
+        with pytest.raises(OSError, match="gone"):
+            list(source.read_range(3, 5))
+
     def test_is_abstract(self) -> None:
         with pytest.raises(TypeError, match="abstract"):
-            BankSource(["a"])  # type: ignore[abstract]
+            ImageSource(["a"])  # type: ignore[abstract]
 
     @pytest.mark.parametrize(
         ("keys", "words"),

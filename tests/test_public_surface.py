@@ -14,7 +14,8 @@ import gentransforms as gt
 
 EXPECTED = {
     "ICGAN", "Bank", "BankAugment", "ControlNetVariation", "GenerativeAugment", "GentransformsError", "ImageGenerator",
-    "StableDiffusionVariation", "TwoViews", "derive_seeds", "generate_bank", "list_pretrained", "load_generator", "plan_bank", "with_keys",
+    "StableDiffusionVariation", "TwoViews", "derive_seeds", "generate_bank", "list_pretrained", "load_generator",
+    "open_source", "plan_bank", "with_keys",
 }  # fmt: skip
 MODULES = sorted(module.name for module in pkgutil.walk_packages(gt.__path__, "gentransforms.") if not module.name.endswith("__main__"))
 HEAVY = ("diffusers", "transformers", "kornia", "datasets", "pyarrow", "ray", "huggingface_hub", "safetensors", "typer", "rich")

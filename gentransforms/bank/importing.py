@@ -18,7 +18,7 @@ from gentransforms.bank.format.manifest import Unit, digest_of, keys_digest, uni
 from gentransforms.bank.format.unit import Row, is_done, remove_partials, write_unit
 from gentransforms.bank.generate.settings import enter_directory
 from gentransforms.errors import BankError, ConfigError
-from gentransforms.sources.base import open_source
+from gentransforms.sources import open_source
 from gentransforms.sources.decode import SUFFIXES
 
 __all__ = ["Imported", "import_bank"]

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from gentransforms.errors import ConfigError, SourceError
-from gentransforms.sources.base import BankSource, SourceSample
+from gentransforms.sources.base import ImageSource, SourceSample
 from gentransforms.sources.decode import SUFFIXES, check_folder, decode_image, one_line
 from gentransforms.sources.inputs import choose_columns, input_value, integer
 
@@ -23,7 +23,7 @@ __all__ = ["ImageFolderSource"]
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
-class ImageFolderSource(BankSource):
+class ImageFolderSource(ImageSource):
     """All images in a folder and its subfolders, in the order of torchvision's ImageFolder; hidden ones are skipped.
 
     If every image is in a subfolder, each sample carries ``labels``: the place of its first subfolder among those that hold

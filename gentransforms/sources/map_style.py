@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from torchvision.datasets import DatasetFolder
 
 from gentransforms.errors import ConfigError, SourceError
-from gentransforms.sources.base import BankSource, SourceSample
+from gentransforms.sources.base import ImageSource, SourceSample
 from gentransforms.sources.decode import check_folder, decode_image, is_of_the_machine, one_line
 from gentransforms.sources.inputs import choose_columns, input_value, integer
 from gentransforms.sources.keyed import KeyedDataset
@@ -29,7 +29,7 @@ _TRIED = 16
 _IMAGE_NAMES = ("image", "img")
 
 
-class MapStyleSource(BankSource):
+class MapStyleSource(ImageSource):
     """The samples of a data set with ``len`` and an index: images, tuples that hold one, or dicts.
 
     The image of a sample is its first PIL image, `tv_tensors.Image` or encoded image, else its first tensor (C, H, W). Labels

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from gentransforms.errors import BankError, SourceError
-from gentransforms.sources.base import BankSource, SourceSample
+from gentransforms.sources.base import ImageSource, SourceSample
 
 __all__ = ["changed_sample", "read_sample", "sample_marks"]
 
@@ -18,7 +18,7 @@ __all__ = ["changed_sample", "read_sample", "sample_marks"]
 _TOLERANCE = 2.0
 
 
-def sample_marks(source: BankSource) -> list[dict[str, Any]]:
+def sample_marks(source: ImageSource) -> list[dict[str, Any]]:
     """Return what the first, the middle and the last source look like, JSON-able; those that can be read.
 
     Example:
@@ -31,7 +31,7 @@ def sample_marks(source: BankSource) -> list[dict[str, Any]]:
     return [mark for mark in (_mark(source, place) for place in places) if mark is not None]
 
 
-def changed_sample(source: BankSource, marks: Sequence[Mapping[str, Any]]) -> str:
+def changed_sample(source: ImageSource, marks: Sequence[Mapping[str, Any]]) -> str:
     """Return in what a source differs from the marks of an earlier run, as a sentence; empty if in nothing."""
     for old in marks:
         new = _mark(source, old["index"])
@@ -45,7 +45,7 @@ def changed_sample(source: BankSource, marks: Sequence[Mapping[str, Any]]) -> st
     return ""
 
 
-def read_sample(source: BankSource, place: int) -> SourceSample:
+def read_sample(source: ImageSource, place: int) -> SourceSample:
     """Return a source's sample.
 
     Raises:
@@ -60,7 +60,7 @@ def read_sample(source: BankSource, place: int) -> SourceSample:
         ) from error
 
 
-def _mark(source: BankSource, place: int) -> dict[str, Any] | None:
+def _mark(source: ImageSource, place: int) -> dict[str, Any] | None:
     try:
         sample = read_sample(source, place)
     except (SourceError, ValueError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gentransforms.errors import ConfigError, SourceError
 from gentransforms.sources.arrow import arrow
-from gentransforms.sources.base import BankSource, SourceSample
+from gentransforms.sources.base import ImageSource, SourceSample
 from gentransforms.sources.decode import decode_image, one_line
 from gentransforms.sources.inputs import choose_columns, input_value
 from gentransforms.sources.keys import Keys
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ParquetSource"]
 
 
-class ParquetSource(BankSource):
+class ParquetSource(ImageSource):
     """The rows of a Parquet file, or of all those in a folder in order of their names; read as they are needed.
 
     The image column is one that is marked as such for Hugging Face `datasets`, else a struct with ``bytes``, else one of

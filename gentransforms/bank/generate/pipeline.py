@@ -23,7 +23,7 @@ from gentransforms.bank.generate.variants import Made, Recipe, make_block
 from gentransforms.errors import SourceError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.images import centre, check_range, resize, rows_of, to_unit
-from gentransforms.sources.base import BankSource
+from gentransforms.sources.base import ImageSource
 from gentransforms.sources.marks import read_sample
 
 __all__ = ["BlockOfSources", "Job", "UnitReport", "default_workers", "make_units", "new_buffer", "read_block"]
@@ -37,7 +37,7 @@ class Job:
     """Everything that making a unit needs, whichever process or machine makes it."""
 
     directory: Path
-    source: BankSource
+    source: ImageSource
     generator: ImageGenerator
     recipe: Recipe
     encoding: Encoding

@@ -25,7 +25,7 @@ from gentransforms.bank.generate.variants import Recipe
 from gentransforms.errors import ConfigError, MissingInputError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.registry import load_generator
-from gentransforms.sources.base import open_source
+from gentransforms.sources import open_source
 
 __all__ = ["Summary", "generate_bank", "plan_bank"]
 

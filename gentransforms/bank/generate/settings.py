@@ -29,7 +29,7 @@ from gentransforms.bank.generate.variants import Recipe
 from gentransforms.bank.share.opening import is_export
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.generators.base import ImageGenerator
-from gentransforms.sources.base import BankSource
+from gentransforms.sources.base import ImageSource
 from gentransforms.sources.marks import changed_sample, sample_marks
 
 __all__ = ["differences", "enter_directory", "settings_of"]
@@ -40,7 +40,7 @@ _PACKAGES = ("gentransforms", "torch", "torchvision", "numpy", "pillow", "pyarro
 
 
 def settings_of(
-    source: BankSource, generator: ImageGenerator, recipe: Recipe, encoding: Encoding, unit_size: int, threads: int | None, device: str
+    source: ImageSource, generator: ImageGenerator, recipe: Recipe, encoding: Encoding, unit_size: int, threads: int | None, device: str
 ) -> dict[str, Any]:
     """Return everything that decides the bytes of a bank, JSON-able; `device` is the type of where the generator will run.
 
@@ -101,7 +101,7 @@ def differences(bank: Mapping[str, Any], call: Mapping[str, Any]) -> list[str]:
 
 
 def enter_directory(
-    directory: Path, settings: Mapping[str, Any], info: Mapping[str, Any], source: BankSource, free: Collection[str] = ()
+    directory: Path, settings: Mapping[str, Any], info: Mapping[str, Any], source: ImageSource, free: Collection[str] = ()
 ) -> dict[str, Any]:
     """Return the manifest of the bank in `directory`, made if there is none.
 
