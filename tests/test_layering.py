@@ -62,8 +62,10 @@ def imports_of(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file.name}: imports are absolute"
             names = [node.module or ""]
-            if (PACKAGE.parent / Path(*(node.module or "").split("."))).is_dir():  # from gentransforms import hub
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            package = (node.module or "").removeprefix("gentransforms").removeprefix(".")
+            if (PACKAGE.parent / Path(*(node.module or "").split("."))).is_dir():  # from gentransforms import hub, which may hold names too
+                inside = [f"{package}.{alias.name}".removeprefix(".") for alias in node.names]
+                names = [f"gentransforms.{name if is_module(name) or not package else package}" for name in inside]
         found |= {name.removeprefix("gentransforms.") for name in names if name.split(".")[0] == "gentransforms"}
     return found
 
