@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,9 +14,21 @@ from hypothesis import settings
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("fixed")
 
+# One thread for each process: all networks are small, and the cores belong to the workers of pytest-xdist. In the environment too,
+# for the processes that tests start.
+torch.set_num_threads(1)
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
 # Processes that have torch imported already: seconds less for each. Here, because the first of them, in whatever test, starts
 # the server that all of them come from.
 multiprocessing.get_context("forkserver").set_forkserver_preload(["gentransforms"])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if " at 0x" in item.nodeid:
+            raise pytest.UsageError(f"{item.nodeid} has an address in its name: give ids=, or workers of pytest-xdist disagree on it")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,11 @@ ONE = torch.zeros(3, 4, 4)
 BATCH = torch.zeros(4, 3, 4, 4)
 GRID = torch.zeros(2, 2, 3, 4, 4)
 PICTURE = PIL.Image.new("RGB", (4, 4))
+
+
+def named(value: Any) -> str:
+    """A value's text as a test's name: without addresses, which differ between the processes of pytest-xdist."""
+    return re.sub(r" at 0x[0-9A-Fa-f]+", "", str(value))
 
 
 class TestPerImageSeeds:
@@ -43,7 +49,7 @@ class TestPerImageSeeds:
             ([BATCH[:0]], [], []),
             ([BATCH[:0]], torch.empty(0, dtype=torch.int64), []),
         ],
-        ids=str,
+        ids=named,
     )
     def test_one_int64_per_image(self, images: list[Any], seeds: Any, expected: list[int]) -> None:
         result = per_image_seeds(seeds, images)
@@ -74,7 +80,7 @@ class TestPerImageSeeds:
             object(),
             [],
         ],
-        ids=str,
+        ids=named,
     )
     def test_anything_else_is_refused_by_name(self, seeds: Any) -> None:
         with pytest.raises(ConfigError, match="seeds_getter"):
@@ -148,13 +154,13 @@ class TestPerImageInputs:
             range(4),
             np.zeros(3),
         ],
-        ids=str,
+        ids=named,
     )
     def test_another_count_or_kind_is_refused_by_name(self, value: Any) -> None:
         with pytest.raises(ConfigError, match=r"inputs_getter: labels=.*each of 4 images"):
             self.given(value, BATCH)
 
-    @pytest.mark.parametrize("values", [None, [1], torch.zeros(4), "labels"], ids=str)
+    @pytest.mark.parametrize("values", [None, [1], torch.zeros(4), "labels"], ids=named)
     def test_what_is_no_dict_is_refused(self, values: Any) -> None:
         with pytest.raises(ConfigError, match=r"inputs_getter returned a .*expected a dict"):
             per_image_inputs(values, [BATCH], ["labels"])
