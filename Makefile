@@ -1,24 +1,28 @@
-# `make demo` and `make test` do everything on a fresh machine with Python 3.10 or newer.
+# `make demo` and `make test` do everything on a fresh machine with Python 3.11 or newer.
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null)
-BIN := .venv/bin
+# The environment, and what fixes the versions in it: empty for the newest that pyproject.toml admits.
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+BIN = $(VENV)/bin
+INSTALL = install -e '.[all]' $(if $(CONSTRAINTS),-c $(CONSTRAINTS),--upgrade)
 IMAGES ?=
 VARIANTS ?= 7
 
-.PHONY: help setup demo test bench recipe docs clean
+.PHONY: help setup demo test newest bench recipe docs clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-setup: .venv/.installed  ## .venv with everything installed
+setup: $(VENV)/.installed  ## .venv with everything installed, in the versions of constraints.txt
 
-.venv/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 ifneq ($(UV),)
-	test -x $(BIN)/python || $(UV) venv --python $(PYTHON) .venv
-	$(UV) pip install --python $(BIN)/python -e '.[all]'
+	test -x $(BIN)/python || $(UV) venv --python $(PYTHON) $(VENV)
+	$(UV) pip $(INSTALL) --python $(BIN)/python
 else
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -e '.[all]'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip $(INSTALL) $(if $(CONSTRAINTS),,--upgrade-strategy eager)
 endif
 	touch $@
 
@@ -30,6 +34,10 @@ test: setup  ## ruff, mypy --strict, pytest with doctests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict gentransforms
 	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
+
+newest:  ## the same tests with the newest version of every dependency, in .venv-newest
+	rm -f .venv-newest/.installed
+	$(MAKE) test VENV=.venv-newest CONSTRAINTS=
 
 bench: setup  ## the table of ratios of benchmarks/
 	$(BIN)/python -m benchmarks.report
@@ -45,5 +53,5 @@ recipe: setup  ## the SSL recipes in miniature, in recipe/: toy images, bank, tw
 docs: setup  ## the documentation site, in site/
 	$(BIN)/mkdocs build --strict
 
-clean:  ## forget .venv and what was made
-	rm -rf .venv demo recipe site .pytest_cache .mypy_cache .ruff_cache
+clean:  ## forget the environments and what was made
+	rm -rf .venv .venv-newest demo recipe site .pytest_cache .mypy_cache .ruff_cache

@@ -19,9 +19,10 @@ CONFIGS = FOLDER / "configs"
 # examples/icgan has scripts of these names too, so here they are loaded under names of their own.
 _SHARED = ("train", "evaluate")
 
-# Settings that make a run of seconds out of any configuration.
+# Settings that make a run of seconds out of any configuration. Widths of [4, 8] would do, but with torch 2.14.1 the CPU backward
+# of a channels_last 1x1 convolution with stride 2 from 4 to 8 channels corrupts the heap on some processors.
 TINY = [
-    "backbone.name=small", "backbone.widths=[4,8]", "backbone.blocks=[1,1]", "data.image_size=16", "data.limit=null", "data.holdout=0",
+    "backbone.name=small", "backbone.widths=[8,16]", "backbone.blocks=[1,1]", "data.image_size=16", "data.limit=null", "data.holdout=0",
     "data.workers=0", "trainer.batch_size=4", "trainer.devices=1", "trainer.accumulate=1", "trainer.precision=32-true",
     "trainer.accelerator=cpu", "trainer.log_every=1", "method.hidden=16", "method.out=8", "probe.k=3",
 ]  # fmt: skip

@@ -112,8 +112,11 @@ class TestMemory:
     def test_micro_batches_change_nothing(self, images: Tensor, seeds: Tensor) -> None:
         generator = fast(eta=0.5, scheduler="ddim")
         made = [gt.GenerativeAugment(generator, p=1, seeds_getter=lambda _: seeds, max_batch_size=n)(images) for n in (1, 2, 5)]
-        assert (made[0] - made[2]).abs().max() < 1e-5
-        assert (made[1] - made[2]).abs().max() < 1e-5
+        others = gt.GenerativeAugment(generator, p=1, seeds_getter=lambda _: seeds + 1)(images)
+        # The contract, since processors sum batches of different sizes in different orders: 1e-5 was missed on one of them.
+        assert (made[0] - made[2]).abs().max() < 1e-4
+        assert (made[1] - made[2]).abs().max() < 1e-4
+        assert (others - made[2]).abs().amax((1, 2, 3)).min() > 1e-2  # other noise shows a hundred times above it
 
 
 class TestOverflow:

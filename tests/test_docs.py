@@ -30,9 +30,9 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglo
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SLURM = ROOT / "examples" / "slurm" / "generate.sbatch"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# Settings that make a training of seconds out of the one a page shows; later settings win.
+# Settings that make a training of seconds out of the one a page shows; later settings win. Widths: see ssl_example.
 TINY_TRAINING = [
-    "device=cpu", "precision=float32", "encoder.widths=[4,8]", "encoder.blocks=[1,1]", "encoder.epochs=1", "encoder.batch_size=4",
+    "device=cpu", "precision=float32", "encoder.widths=[8,16]", "encoder.blocks=[1,1]", "encoder.epochs=1", "encoder.batch_size=4",
     "encoder.projection=4", "generator.G_ch=4", "generator.dim_z=8", "generator.shared_dim_feat=6", "generator.D_ch=4",
     "generator.neighbours=2", "generator.steps=1", "generator.batch_size=4",
 ]  # fmt: skip

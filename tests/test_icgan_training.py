@@ -24,7 +24,7 @@ from torch.nn import functional as F
 import gentransforms as gt
 
 TINY = [
-    "encoder.widths=[4,8]", "encoder.blocks=[1,1]", "encoder.epochs=2", "encoder.batch_size=8", "encoder.warmup_steps=1",
+    "encoder.widths=[8,16]", "encoder.blocks=[1,1]", "encoder.epochs=2", "encoder.batch_size=8", "encoder.warmup_steps=1",
     "encoder.projection=4", "generator.G_ch=4", "generator.dim_z=8", "generator.shared_dim_feat=6", "generator.D_ch=4",
     "generator.neighbours=3", "generator.steps=4", "generator.batch_size=4", "checkpoint_every=2", "sample_every=4", "log_every=1",
 ]  # fmt: skip

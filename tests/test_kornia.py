@@ -24,7 +24,7 @@ from gentransforms.transforms import frozen
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BATCH = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-# Older kornia (all there is for Python 3.10) refuses bfloat16 and meta tensors itself, and hides boxes from us.
+# Older kornia refuses bfloat16 and meta tensors itself, and hides boxes from us.
 OLD_KORNIA = Version(kornia.__version__) < Version("0.9")
 needs_kornia_0_9 = pytest.mark.skipif(OLD_KORNIA, reason="kornia before 0.9")
 FLOATS = (torch.float16, torch.float32, torch.float64) + (() if OLD_KORNIA else (torch.bfloat16,))

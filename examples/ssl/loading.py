@@ -47,7 +47,7 @@ def load_into_memory(source: Source, rows: Tensor, size: int) -> tuple[MemoryIma
         try:
             images.append(square(source.read(row), size))
             kept.append(row)
-        except OSError as error:  # noqa: PERF203  # one bad image must not end the loop
+        except OSError as error:  # one bad image must not end the loop
             bad.append(str(error))
     if bad:
         warnings.warn(f"{len(bad)} of {len(rows)} images are left out: {'; '.join(bad[:3])}{' …' if len(bad) > 3 else ''}", stacklevel=2)

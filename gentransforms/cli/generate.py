@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,11 +22,11 @@ __all__ = ["generate"]
 _SHOWN = 100  # of the sources that failed, a line each
 
 
-class _Format(str, Enum):
+class _Format(StrEnum):
     jpeg, webp, png = "jpeg", "webp", "png"
 
 
-class _Engine(str, Enum):
+class _Engine(StrEnum):
     local, ray = "local", "ray"
 
 

@@ -14,7 +14,7 @@ from gentransforms.errors import SourceError
 from gentransforms.sources.keys import Keys, check_keys
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = ["ImageSource", "SourceSample"]
 

@@ -16,7 +16,7 @@ from gentransforms.sources.decode import SUFFIXES, check_folder, decode_image, o
 from gentransforms.sources.inputs import choose_columns, input_value, integer
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = ["ImageFolderSource"]
 

@@ -16,7 +16,7 @@ from gentransforms.sources.keys import Keys
 from gentransforms.sources.parquet_rows import RowReader
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = ["ParquetSource"]
 

@@ -193,7 +193,9 @@ def plan_bank(
     Writes nothing. The settings of a bank that is there already are compared, as `generate_bank` does.
 
     Args:
-        source, path, generator: as for `generate_bank`.
+        source: as for `generate_bank`.
+        path: of the bank.
+        generator: as for `generate_bank`.
         seconds: how long to time.
         arguments: what else `generate_bank` would be called with.
 

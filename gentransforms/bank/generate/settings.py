@@ -119,7 +119,7 @@ def enter_directory(
         raise BankError(f"{directory}: is the export of a bank, which is not added to: give the bank's directory, or another")
     if not (directory / MANIFEST).exists():
         _check_empty(directory, settings)
-        stamp = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         manifest: dict[str, Any] = {
             "format": FORMAT, "format_version": FORMAT_VERSION, "settings": dict(settings),
             "info": {"created": stamp, "versions": _versions(settings), "samples": sample_marks(source), **info},

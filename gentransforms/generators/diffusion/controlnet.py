@@ -35,6 +35,8 @@ class ControlNetVariation(PretrainedDiffusion):
     Args:
         pipe: a diffusers pipeline; its networks are shared, frozen and put into eval mode.
         controlnet: a ``ControlNetModel``, or a list of them; None for those of the pipeline.
+
+    Keyword Args:
         condition: ``"canny"``, ``"depth"``, ``"segmentation"``, or a function from images (B, 3, H, W) floating in [0, 1], at
             the generator's size, to control maps likewise; a list for several ControlNets.
         depth_estimator: (model, image processor) of transformers, for ``"depth"``.

@@ -20,6 +20,8 @@ class StableDiffusionVariation(PretrainedDiffusion):
 
     Args:
         pipe: a diffusers pipeline of one of these kinds; its networks are shared, frozen and put into eval mode.
+
+    Keyword Args:
         preset: ``"paper"`` (Ayromlou et al.: DDIM with trailing timesteps and zero terminal SNR, 10 steps, guidance 10, no
             noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); options given win over it.
         num_inference_steps: denoising steps.
