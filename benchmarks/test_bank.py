@@ -19,8 +19,8 @@ from torchvision.transforms import v2
 
 import gentransforms as gt
 from benchmarks.bank_generators import Free, Same, smooth_images
-from gentransforms.bank.format.manifest import FORMAT, FORMAT_VERSION, digest_of, keys_digest, units_of
-from gentransforms.bank.format.unit import Row, create_manifest, write_unit
+from gentransforms.bank.format.manifest import FORMAT, FORMAT_VERSION, create_manifest, hash_keys, hash_settings
+from gentransforms.bank.format.unit import Row, plan_units, write_unit
 from gentransforms.bank.generate.encode import Encoding
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
@@ -111,11 +111,11 @@ def fake_bank(path: Path, sources: int, variants: int, unit_size: int = 1000) ->
         "generator": {"class": "Free", "fingerprint": "0", "config": {}, "preserves_geometry": False}, "base_seed": 0, "variants": variants,
         "image_format": "jpeg", "quality": 90, "batch_size": 64, "unit_size": unit_size, "threads": 1, "device": "cpu",
         "image_size": [224, 224], "max_attempts": 5, "min_similarity": None,
-        "source": {"count": sources, "keys": keys_digest(keys), "key_type": "str", "inputs": []},
+        "source": {"count": sources, "keys": hash_keys(keys), "key_type": "str", "inputs": []},
     }  # fmt: skip
     create_manifest(path, {"format": FORMAT, "format_version": FORMAT_VERSION, "settings": settings, "info": {}})
-    facts = {"settings": digest_of(settings), "failed": [], "rejected": [], "retried": 0}
-    for unit in units_of(sources, unit_size):
+    facts = {"settings": hash_settings(settings), "failed": [], "rejected": [], "retried": 0}
+    for unit in plan_units(sources, unit_size):
         rows = [Row(keys[i], v, 0, 0, b"\xff" * 100) for i in range(unit.start, unit.stop) for v in range(variants)]
         write_unit(path, unit, rows, "str", facts)
     return path

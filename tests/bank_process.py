@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -51,6 +52,8 @@ def fill_and_fall_asleep(path: str, batches: int, seconds: float, flag: str) -> 
 
     from gentransforms.bank.generate.run import generate_bank
 
+    # Two signals are one to Python while a module is loaded, as pyarrow loads pandas for the first unit.
+    importlib.import_module("pandas")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     generator, count = Slow(), 0
     original = generator.sample
@@ -69,6 +72,7 @@ def fill_and_fall_asleep(path: str, batches: int, seconds: float, flag: str) -> 
 
 def fill_and_die(path: str, moment: str, after: int) -> None:
     """Fill the bank until a moment has come for the time number `after`; then be killed as by SIGKILL."""
+    from gentransforms.bank.format import locking
     from gentransforms.bank.format import unit as writer
 
     count = 0
@@ -89,17 +93,17 @@ def fill_and_die(path: str, moment: str, after: int) -> None:
         setattr(owner, name, dying)
 
     if moment == "before the file":
-        before(writer, "schema_of")
+        before(writer, "unit_schema")
     elif moment == "half the file":
         before(writer._Hashed, "write", lambda _self, data: len(data) > 500)
     elif moment == "before the sync":
-        before(writer, "_sync")
+        before(locking, "_sync")
     elif moment == "before the sidecar":
-        before(writer, "_write_json")
+        before(writer, "write_json")
     elif moment == "before the unit":
         before(Path, "replace", lambda _self, target: str(target).endswith(".arrow"))
     elif moment == "after the unit":
-        before(writer, "_sync_directory")
+        before(writer, "sync_directory")
     else:
         before(os, "link")
     fill(path)

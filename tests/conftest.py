@@ -22,7 +22,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 # Processes that have torch imported already: seconds less for each. Here, because the first of them, in whatever test, starts
 # the server that all of them come from.
-multiprocessing.get_context("forkserver").set_forkserver_preload(["gentransforms"])
+multiprocessing.get_context("forkserver").set_forkserver_preload(["gentransforms", "pandas"])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

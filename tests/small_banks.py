@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
 import gentransforms as gt
-from gentransforms.bank.format.manifest import FORMAT, FORMAT_VERSION, Unit, digest_of, keys_digest, units_of
-from gentransforms.bank.format.unit import Row, create_manifest, write_unit
+from gentransforms.bank.format.manifest import FORMAT, FORMAT_VERSION, create_manifest, hash_keys, hash_settings
+from gentransforms.bank.format.unit import Row, Unit, plan_units, write_unit
 
 SIZE = (4, 6)
 KEYS = [f"{'cats' if i % 2 else 'dogs'}/{i:03d}.jpg" for i in range(10)]
@@ -59,7 +59,7 @@ def manifest_of(
         "base_seed": BASE_SEED, "variants": variants, "image_format": "png", "quality": 90, "batch_size": 2, "unit_size": unit_size,
         "threads": 1, "device": "cpu", "image_size": list(size), "max_attempts": 5, "min_similarity": None,
         "source": {
-            "count": len(keys), "keys": keys_digest(keys), "inputs": [],
+            "count": len(keys), "keys": hash_keys(keys), "inputs": [],
             "key_type": "str" if isinstance(next(iter(keys), ""), str) else "int",
         },
     }  # fmt: skip
@@ -103,13 +103,13 @@ def make_bank(
     create_manifest(path, manifest)
     key_type = manifest["settings"]["source"]["key_type"]
     painted = image or functools.partial(_png_of_size, size)
-    for number, unit in enumerate(units_of(len(keys), unit_size)):
+    for number, unit in enumerate(plan_units(len(keys), unit_size)):
         if only is not None and number not in only:
             continue
         rows = rows_of_unit(unit, keys, variants, painted, [*failed, *rejected])
         own = {keys[i]: {"index": i} if indexed else {} for i in range(unit.start, unit.stop)}
         facts = {
-            "settings": digest_of(manifest["settings"]),
+            "settings": hash_settings(manifest["settings"]),
             "failed": [{"key": key, "reason": text, **own[key]} for key, text in failed.items() if key in own],
             "rejected": [
                 {"key": key, "variant": v, "attempts": 5, "reason": text, **own[key]} for (key, v), text in rejected.items() if key in own

@@ -14,7 +14,7 @@ from small_banks import encoded, pixels
 
 import gentransforms as gt
 from gentransforms.bank import importing as authors
-from gentransforms.bank.format.manifest import Unit, found_units
+from gentransforms.bank.format.unit import Unit, list_units
 from gentransforms.bank.importing import Imported, import_bank
 from gentransforms.bank.verify.checker import verify_bank
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
@@ -63,7 +63,7 @@ def refused(folder: Path, photos: Path, message: str, **options: Any) -> str:
     with pytest.raises(BankError, match=message) as caught:
         import_bank(folder, photos, bank, **options)
     assert "\n" not in str(caught.value)
-    assert found_units(bank) == []
+    assert list_units(bank) == []
     return str(caught.value)
 
 
@@ -283,7 +283,7 @@ class TestResume:
         monkeypatch.setattr(authors, "_read", read_some)
         with pytest.raises(KeyboardInterrupt):
             import_bank(folder, photos, tmp_path / "bank", unit_size=1, workers=1)
-        kept = {unit: (tmp_path / "bank" / unit.file).stat().st_mtime_ns for unit in found_units(tmp_path / "bank")}
+        kept = {unit: (tmp_path / "bank" / unit.file).stat().st_mtime_ns for unit in list_units(tmp_path / "bank")}
         assert list(kept) == [Unit(0, 1), Unit(1, 2)]
         read.clear()
         monkeypatch.setattr(authors, "_read", lambda path: (read.append(path), original(path))[1])
@@ -291,7 +291,7 @@ class TestResume:
         assert done.images == 40
         assert len(read) == 1 + 20
         assert all((tmp_path / "bank" / unit.file).stat().st_mtime_ns == stamp for unit, stamp in kept.items())
-        for unit in found_units(tmp_path / "whole"):
+        for unit in list_units(tmp_path / "whole"):
             assert (tmp_path / "bank" / unit.file).read_bytes() == (tmp_path / "whole" / unit.file).read_bytes()
 
     def test_once_a_damaged_file_is_mended(self, folder: Path, photos: Path, tmp_path: Path) -> None:
@@ -300,30 +300,30 @@ class TestResume:
         bad.write_bytes(good[:50])
         with pytest.raises(BankError, match="cannot be read as an image"):
             import_bank(folder, photos, tmp_path / "bank", unit_size=1)
-        assert len(found_units(tmp_path / "bank")) == ORDER.index("n02102040/n02102040_1_2.JPEG")
+        assert len(list_units(tmp_path / "bank")) == ORDER.index("n02102040/n02102040_1_2.JPEG")
         bad.write_bytes(good)
         import_bank(folder, photos, tmp_path / "bank", unit_size=1)
         assert verify_bank(tmp_path / "bank").ok
 
     def test_leftovers_of_a_dead_process_go(self, folder: Path, photos: Path, tmp_path: Path) -> None:
-        from gentransforms.bank.format import unit as writer
+        from gentransforms.bank.format import locking
 
         import_bank(folder, photos, tmp_path / "bank")
-        left = tmp_path / "bank" / f".unit-1.arrow.{writer._host()}.4194999.partial"
+        left = tmp_path / "bank" / f".unit-1.arrow.{locking._host()}.4194999.partial"
         left.write_text("")
         assert not Path(f"/proc/{4194999}").exists()
         import_bank(folder, photos, tmp_path / "bank")
         assert not left.exists()
 
     def test_a_full_disk_is_told(self, folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from gentransforms.bank.format import unit as writer
+        from gentransforms.bank.format import locking
 
         def full(_file: Any) -> None:
             raise OSError(28, os.strerror(28))
 
         import_bank(folder, photos, tmp_path / "bank", unit_size=2)
         (tmp_path / "bank" / Unit(2, 4).file).unlink()
-        monkeypatch.setattr(writer, "_sync", full)
+        monkeypatch.setattr(locking, "_sync", full)
         with pytest.raises(BankError, match="the disk is full"):
             import_bank(folder, photos, tmp_path / "bank", unit_size=2)
         monkeypatch.undo()

@@ -25,7 +25,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 import gentransforms as gt
-from gentransforms.bank.format.manifest import MANIFEST, Unit, found_units
+from gentransforms.bank.format.manifest import MANIFEST
+from gentransforms.bank.format.unit import Unit, list_units
 from gentransforms.bank.generate.run import Summary, generate_bank, plan_bank
 from gentransforms.errors import BankError, ConfigError, GeneratorError, MissingInputError
 from gentransforms.sources.base import SourceSample
@@ -568,7 +569,7 @@ class TestStops:
 
         with pytest.raises(RuntimeError, match="the seventh"):
             fill(tmp_path, Photos(10), Failing(), unit_size=1)
-        assert len(found_units(tmp_path)) == 6
+        assert len(list_units(tmp_path)) == 6
 
     def test_a_source_that_is_gone_is_no_failed_source(self, tmp_path: Path) -> None:
         class Gone(Photos):
@@ -642,13 +643,13 @@ class TestBadGenerators:
 
         with pytest.raises(GeneratorError, match=r"Breaking\.sample returned"):
             fill(tmp_path, generator=Breaking())
-        assert found_units(tmp_path) == []
+        assert list_units(tmp_path) == []
 
     @pytest.mark.parametrize("kind", ["cuda", "cpu", "python"])
     def test_out_of_memory_stops_with_advice(self, tmp_path: Path, kind: str) -> None:
         with pytest.raises(BankError, match=r"out of memory at batch_size=64: .* start a new one with a smaller batch_size"):
             fill(tmp_path, generator=Hungry(3, kind))
-        assert found_units(tmp_path) == []
+        assert list_units(tmp_path) == []
 
     def test_what_is_no_generator(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="expected an ImageGenerator, or its name"):

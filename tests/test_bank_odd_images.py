@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import gentransforms as gt
-from gentransforms.bank.format.manifest import Unit
+from gentransforms.bank.format.unit import Unit
 from gentransforms.bank.generate.run import Summary
 from gentransforms.bank.verify.checker import verify_bank
 from gentransforms.testing import FakeGenerator

@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from gentransforms.bank.format import images as segments
-from gentransforms.bank.format.manifest import MANIFEST, Unit, digest_of, found_units, schema_of
-from gentransforms.bank.format.unit import Row, create_manifest, write_unit
+from gentransforms.bank.format.manifest import MANIFEST, create_manifest, hash_settings
+from gentransforms.bank.format.unit import Row, Unit, list_units, unit_schema, write_unit
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
 
@@ -240,7 +240,7 @@ class TestOpenRefuses:
     def test_a_unit_of_other_columns(self, tmp_path: Path) -> None:
         make_bank(tmp_path)
         file = tmp_path / Unit(4, 8).file
-        with pa.ipc.new_stream(file, schema_of("int")):
+        with pa.ipc.new_stream(file, unit_schema("int")):
             pass
         edit_json(tmp_path / Unit(4, 8).sidecar, bytes=file.stat().st_size)
         with pytest.raises(BankError, match="holds columns key: int64"):
@@ -309,7 +309,7 @@ class TestManyUnits:
 
     def test_the_mapping_stays_valid_when_the_files_are_gone(self, tmp_path: Path) -> None:
         bank = Bank.open(make_bank(tmp_path))
-        for unit in found_units(tmp_path):
+        for unit in list_units(tmp_path):
             (tmp_path / unit.file).unlink()
         assert everything(bank).equal(torch.stack([pixels(i, v) for i in range(10) for v in range(3)]))
 
@@ -526,13 +526,13 @@ def _ddp_process(rank: int, world: int, path: str, out: str) -> None:
 class TestSize:
     @pytest.mark.slow
     def test_a_million_rows_open_quickly_and_lightly(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("gentransforms.bank.format.unit._sync", lambda file: file.flush())
+        monkeypatch.setattr("gentransforms.bank.format.locking._sync", lambda file: file.flush())
         keys = [f"n{i // 1000:08d}/n{i // 1000:08d}_{i}.JPEG" for i in range(1_000_000)]
         manifest = manifest_of(keys, 1, 1000)
         create_manifest(tmp_path, manifest)
         for start in range(0, len(keys), 1000):
             rows = [Row(key, 0, 0, 0, png(1, 1)) for key in keys[start : start + 1000]]
-            write_unit(tmp_path, Unit(start, start + 1000), rows, "str", {"settings": digest_of(manifest["settings"])})
+            write_unit(tmp_path, Unit(start, start + 1000), rows, "str", {"settings": hash_settings(manifest["settings"])})
         code = (
             "import sys, time; from gentransforms.bank.reader import Bank\n"
             "def size(): return int(open('/proc/self/status').read().split('VmRSS:')[1].split()[0]) / 1024\n"
@@ -546,7 +546,7 @@ class TestSize:
         assert float(megabytes) < 500
 
     def test_256_random_rows_of_100_000_within_10_ms(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("gentransforms.bank.format.unit._sync", lambda file: file.flush())
+        monkeypatch.setattr("gentransforms.bank.format.locking._sync", lambda file: file.flush())
         make_bank(tmp_path, keys=list(range(10_000)), variants=10, unit_size=500, image=lambda i, v: grey_jpeg(0, 0))
         bank = Bank.open(tmp_path)
         assert len(bank) == 100_000

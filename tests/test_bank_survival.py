@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import random
 import shutil
@@ -20,8 +21,9 @@ import pyarrow as pa
 import pytest
 from bank_sources import Photos, Slow
 
+from gentransforms.bank.format import locking
 from gentransforms.bank.format import unit as writer
-from gentransforms.bank.format.manifest import found_units
+from gentransforms.bank.format.unit import list_units
 from gentransforms.bank.generate.run import generate_bank
 from gentransforms.errors import BankError
 
@@ -64,7 +66,7 @@ class TestKilled:
     def test_thirty_times_at_random_moments(self, tmp_path: Path, whole: dict[str, bytes]) -> None:
         rng, kills, in_the_midst = random.Random(0), 0, 0
         while kills < 30:
-            before, ready = len(found_units(tmp_path)), bank_process.event()
+            before, ready = len(list_units(tmp_path)), bank_process.event()
             process = bank_process.start(bank_process.fill, str(tmp_path), 0.05, None, ready)
             assert ready.wait(60)
             process.join(rng.random())  # a run of all units would take 2 seconds
@@ -72,10 +74,10 @@ class TestKilled:
                 process.kill()
                 process.join()
                 kills += 1
-                in_the_midst += len(found_units(tmp_path)) > before
+                in_the_midst += len(list_units(tmp_path)) > before
             assert process.exitcode in (0, -signal.SIGKILL)
-            if len(found_units(tmp_path)) == 20:  # done, and there are kills left: some units go missing
-                for unit in rng.sample(found_units(tmp_path), 15):
+            if len(list_units(tmp_path)) == 20:  # done, and there are kills left: some units go missing
+                for unit in rng.sample(list_units(tmp_path), 15):
                     (tmp_path / unit.file).unlink()
         assert in_the_midst >= 10, "kills of a run that had made a unit"
         fill(tmp_path)
@@ -87,7 +89,7 @@ class TestKilled:
         process = bank_process.start(bank_process.fill_and_die, str(tmp_path), moment, after)
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
-        assert len(found_units(tmp_path)) < 20
+        assert len(list_units(tmp_path)) < 20
         fill(tmp_path)
         check(tmp_path, whole)
 
@@ -148,7 +150,7 @@ class TestInterrupted:
         return process
 
     def test_once_finishes_the_unit_in_flight(self, tmp_path: Path, whole: dict[str, bytes]) -> None:
-        process = self.start(f"fill({str(tmp_path)!r}, 0.1)", lambda: found_units(tmp_path))
+        process = self.start(f"fill({str(tmp_path)!r}, 0.1)", lambda: list_units(tmp_path))
         process.send_signal(signal.SIGINT)
         _, printed = process.communicate(timeout=60)
         assert process.returncode not in (0, -signal.SIGKILL)
@@ -186,7 +188,7 @@ class TestInterrupted:
         thread.start()
         assert signal.getsignal(signal.SIGINT) is before
         thread.join()
-        assert len(found_units(tmp_path)) == 20
+        assert len(list_units(tmp_path)) == 20
 
     def test_the_first_asks_and_the_second_raises(self) -> None:
         from gentransforms.bank.generate.stopping import stoppable
@@ -244,7 +246,7 @@ class TestFullDisk:
     def test_a_write_that_fails(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes], number: int, calls: int
     ) -> None:
-        original, count = writer._sync, 0
+        original, count = locking._sync, 0
 
         def sync(file: Any) -> None:
             nonlocal count
@@ -253,7 +255,7 @@ class TestFullDisk:
                 raise OSError(number, os.strerror(number), str(tmp_path / "x"))
             original(file)
 
-        monkeypatch.setattr(writer, "_sync", sync)
+        monkeypatch.setattr(locking, "_sync", sync)
         with pytest.raises(BankError) as failed:
             fill(tmp_path)
         monkeypatch.undo()
@@ -281,8 +283,37 @@ class TestLeftOvers:
 
     def test_of_others_stay(self, tmp_path: Path) -> None:
         fill(tmp_path)
-        theirs = [tmp_path / ".unit-1.arrow.another-host.12.partial", tmp_path / f".unit-1.arrow.{writer._host()}.{os.getppid()}.partial"]
+        theirs = [tmp_path / ".unit-1.arrow.another-host.12.partial", tmp_path / f".unit-1.arrow.{locking._host()}.{os.getppid()}.partial"]
         for path in theirs:
             path.write_text("")
         fill(tmp_path)
         assert all(path.exists() for path in theirs)
+
+    def test_of_a_process_in_another_container_stay_while_they_are_written(self, tmp_path: Path) -> None:
+        """Its host name may be ours, and no process of its number runs here."""
+        process = subprocess.Popen([sys.executable, "-c", ""])
+        process.wait()
+        theirs = tmp_path / f".unit-1.arrow.{locking._host()}.{process.pid}-0123abcd.partial"
+        with theirs.open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert locking.remove_partials(tmp_path) == 0
+            assert theirs.exists()
+        assert locking.remove_partials(tmp_path) == 1
+        assert not theirs.exists()
+
+
+class TestWithoutLocks:
+    def test_where_python_has_no_fcntl(self, tmp_path: Path, whole: dict[str, bytes]) -> None:
+        """As on Windows: everything imports, fills, verifies and repairs; only two processes on one bank are not kept apart."""
+        code = (
+            "import sys; sys.modules['fcntl'] = None\n"
+            f"sys.path.insert(0, {str(Path(__file__).parent)!r}); import bank_process, gentransforms as gt\n"
+            "from gentransforms.bank.format.locking import remove_partials\n"
+            "bank_process.fill(sys.argv[1], 0.0); print(remove_partials(gt.Bank.open(sys.argv[1]).path))\n"
+            "next(gt.Bank.open(sys.argv[1]).path.glob('unit-*6-*.arrow')).write_bytes(b'half')\n"
+            "from gentransforms.bank.verify.checker import verify_bank\n"
+            "print(len(verify_bank(sys.argv[1], repair=True).removed)); bank_process.fill(sys.argv[1], 0.0)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+        assert (done.returncode, done.stdout.split()) == (0, ["0", "1"]), done.stderr
+        check(tmp_path, whole)

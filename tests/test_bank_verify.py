@@ -20,8 +20,8 @@ import torch
 from small_banks import BASE_SEED, KEYS, edit_json, encoded, make_bank, pixels, png
 
 import gentransforms as gt
-from gentransforms.bank.format.manifest import MANIFEST, Unit, digest_of, schema_of, units_of
-from gentransforms.bank.format.unit import Row
+from gentransforms.bank.format.manifest import MANIFEST, hash_settings
+from gentransforms.bank.format.unit import Row, Unit, plan_units, unit_schema
 from gentransforms.bank.reader import Bank
 from gentransforms.bank.verify import checker as verify
 from gentransforms.bank.verify.checker import BankReport, Problem, unit_faults, verify_bank
@@ -29,7 +29,7 @@ from gentransforms.bank.verify.repair import remove_units
 from gentransforms.bank.verify.report import damaged_units
 from gentransforms.errors import BankError, ConfigError
 
-FIRST, MIDDLE, LAST = units_of(10, 4)
+FIRST, MIDDLE, LAST = plan_units(10, 4)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ class TestFiles:
 
     def test_a_file_of_other_columns(self, path: Path) -> None:
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, schema_of("int")):
+        with pa.ipc.new_stream(sink, unit_schema("int")):
             pass
         rewrite(path, MIDDLE, sink.getvalue().to_pybytes())
         assert found(path) == [(MIDDLE.name, "arrow")]
@@ -456,7 +456,7 @@ class TestRemoveUnits:
     def test_files_that_cannot_be_removed(self, path: Path) -> None:
         (path / MIDDLE.file).unlink()
         (path / MIDDLE.file).mkdir()
-        with pytest.raises(BankError, match=rf"{MIDDLE.name}: cannot be removed: .*: mend it and repair again"):
+        with pytest.raises(BankError, match=rf"{MIDDLE.name}: cannot be removed: .*: fix it and repair again"):
             remove_units(path, [MIDDLE.name], lambda name: True)
 
 
@@ -511,7 +511,7 @@ class TestAdvice:
             settings["source"]["keys"] = "0" * 32
             edit_json(path / MANIFEST, settings=settings)
             for unit in (FIRST, MIDDLE, LAST):
-                edit_json(path / unit.sidecar, settings=digest_of(settings))
+                edit_json(path / unit.sidecar, settings=hash_settings(settings))
         before = sorted(file.name for file in path.glob("unit-*"))
         report = verify_bank(path, repair=True)
         assert [problem.kind for problem in report.problems] == [kind]

@@ -32,7 +32,7 @@ from typer.testing import CliRunner
 
 import gentransforms as gt
 from gentransforms.bank import importing as authors
-from gentransforms.bank.format.manifest import Unit, found_units
+from gentransforms.bank.format.unit import Unit, list_units
 from gentransforms.bank.generate import pipeline, progress
 from gentransforms.bank.generate import run as generate
 from gentransforms.bank.share import export
@@ -193,7 +193,7 @@ class TestGenerate:
         first = make(photos, tmp_path / "bank", tiny, "--shard", "0/3")
         assert first.stdout.startswith("9 images made in "), first.stdout
         assert "; 2 of 2 units are there: " in first.stdout
-        assert [unit.start for unit in found_units(tmp_path / "bank")] == [0, 6]
+        assert [unit.start for unit in list_units(tmp_path / "bank")] == [0, 6]
         for shard in ("1/3", "2/3"):
             make(photos, tmp_path / "bank", tiny, "--shard", shard)
         assert files(tmp_path / "bank") == files(tmp_path / "whole")
@@ -585,7 +585,7 @@ class TestCtrlC:
         command = ("generate", many, "bank", "--generator", BUNDLED, *options)
         with on_a_terminal(tmp_path, *command) as (process, screen):
             deadline = time.monotonic() + 240
-            while len(found_units(tmp_path / "bank")) < 2 and process.poll() is None and time.monotonic() < deadline:
+            while len(list_units(tmp_path / "bank")) < 2 and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.01)
             process.send_signal(signal.SIGINT)
             drawn = read_terminal(screen)

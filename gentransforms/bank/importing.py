@@ -14,8 +14,9 @@ from typing import Any
 
 import PIL.Image
 
-from gentransforms.bank.format.manifest import Unit, digest_of, keys_digest, units_of
-from gentransforms.bank.format.unit import Row, is_done, remove_partials, write_unit
+from gentransforms.bank.format.locking import remove_partials
+from gentransforms.bank.format.manifest import hash_keys, hash_settings
+from gentransforms.bank.format.unit import Row, Unit, is_done, plan_units, write_unit
 from gentransforms.bank.generate.settings import enter_directory
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.sources import open_source
@@ -92,13 +93,13 @@ def import_bank(
         "generator": {"class": "imported", "fingerprint": "unknown", "config": {}, "preserves_geometry": False},
         "base_seed": None, "variants": variants, "image_format": image_format, "quality": None, "encoder": None, "batch_size": None,
         "unit_size": unit_size, "threads": None, "device": None, "image_size": size, "max_attempts": None, "min_similarity": None,
-        "source": {"count": len(opened.keys), "keys": keys_digest(opened.keys), "key_type": opened.key_type, "inputs": []},
+        "source": {"count": len(opened.keys), "keys": hash_keys(opened.keys), "key_type": opened.key_type, "inputs": []},
     }  # fmt: skip
     info = {"source": dict(opened.description), "generator_name": None, "imported_from": str(folder)}
     enter_directory(directory, settings, info, opened)
     remove_partials(directory)
     with ThreadPoolExecutor(workers) as pool:
-        for unit in units_of(len(opened.keys), unit_size):
+        for unit in plan_units(len(opened.keys), unit_size):
             if not is_done(directory, unit):
                 _copy(folder, directory, unit, opened.keys, found, settings, pool)
     images = sum(len(tails) for tails in found.values())
@@ -234,5 +235,5 @@ def _copy(
     present = {(i, _number(tail)) for i, _, tail in files}
     lacking = [(i, n) for i in range(unit.start, unit.stop) for n in range(settings["variants"]) if (i, n) not in present]
     rejected = [{"key": keys[i], "index": i, "variant": n, "attempts": 0, "reason": "no such file was imported"} for i, n in lacking]
-    facts = {"settings": digest_of(settings), "failed": [], "rejected": rejected, "retried": 0}
+    facts = {"settings": hash_settings(settings), "failed": [], "rejected": rejected, "retried": 0}
     write_unit(directory, unit, rows, settings["source"]["key_type"], facts)

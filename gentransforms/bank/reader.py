@@ -15,8 +15,9 @@ from torch import Tensor
 from gentransforms.bank.format.facts import Facts, facts_of
 from gentransforms.bank.format.images import ADVICE, Images, decode_rgb, map_file
 from gentransforms.bank.format.index import Index, Rows
-from gentransforms.bank.format.manifest import MANIFEST, Unit, digest_of, read_manifest, read_sidecar, schema_of
-from gentransforms.bank.share.opening import Exported, exported_rows, is_export, repository_rows
+from gentransforms.bank.format.manifest import MANIFEST, hash_settings, is_export, read_manifest
+from gentransforms.bank.format.unit import Unit, read_sidecar, unit_schema
+from gentransforms.bank.share.opening import Exported, exported_rows, repository_rows
 from gentransforms.bank.verify.checker import BankReport, unit_faults, verify_bank
 from gentransforms.bank.verify.rows import entries
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
@@ -73,7 +74,7 @@ class Bank:
 
         Args:
             manifest: checked by `layout.check_manifest`.
-            batches: the rows of the units in source order, of the schema of `layout.schema_of`, each with a name that an
+            batches: the rows of the units in source order, of the schema of `layout.unit_schema`, each with a name that an
                 error can give.
             path: where it is.
             failed: of those units.
@@ -211,7 +212,7 @@ class Bank:
         return f"key {key!r} is not in this bank{self._hint(key)}"
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield all rows in order, as memory-mapped record batches of the schema of `layout.schema_of`."""
+        """Yield all rows in order, as memory-mapped record batches of the schema of `layout.unit_schema`."""
         yield from self._batches
 
     def verify(
@@ -318,7 +319,7 @@ def _open_directory(directory: Path, partial: bool, names: Sequence[str] | None 
     """Open a bank in a directory; `names` and `digest` are what a first opening found, when it is opened again."""
     directory = directory.absolute()  # where another process, in another directory, finds it
     manifest = read_manifest(directory)
-    found = digest_of(manifest)
+    found = hash_settings(manifest)
     if digest is not None and found != digest:
         raise BankError(f"{directory / MANIFEST}: has changed since this bank was opened: open it again where you opened it first")
     facts = facts_of(manifest, str(directory / MANIFEST))
@@ -333,7 +334,7 @@ def _open_directory(directory: Path, partial: bool, names: Sequence[str] | None 
             f"{directory}: unfinished: {missing:,} of {len(planned):,} units are missing, {gone:,} of {facts.count * facts.variants:,} "
             "images: run generate with the settings of this bank again to finish it, or open it with partial=True"
         )
-    schema = schema_of(facts.key_type)
+    schema = unit_schema(facts.key_type)
     batches, failed, rejected = [], [], []
     for unit, sidecar in there.items():
         own = map_file(f"{directory}/{unit.file}", schema)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gentransforms.bank.format.manifest import Unit, digest_of, units_of
+from gentransforms.bank.format.manifest import hash_settings
+from gentransforms.bank.format.unit import Unit, plan_units
 from gentransforms.errors import BankError
 
 __all__ = ["Facts", "facts_of"]
@@ -43,7 +44,7 @@ class Facts:
 
     def units(self) -> list[Unit]:
         """Return the units of the finished bank."""
-        return units_of(self.count, self.unit_size)
+        return plan_units(self.count, self.unit_size)
 
 
 def facts_of(manifest: Mapping[str, Any], where: str) -> Facts:
@@ -77,5 +78,5 @@ def facts_of(manifest: Mapping[str, Any], where: str) -> Facts:
         keys_digest=get("source", "keys", kind=str),
         generator=get("generator", "class", kind=str),
         preserves_geometry=get("generator", "preserves_geometry", kind=bool),
-        digest=digest_of(settings),
+        digest=hash_settings(settings),
     )

@@ -1,20 +1,19 @@
-"""What lies in a bank's directory: the manifest ``bank.json``, and one Arrow file with its sidecar for each work unit."""
+"""The manifest of a bank, ``bank.json``."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gentransforms.bank.format.locking import create_json, explain_write_error
+from gentransforms.bank.format.unit import list_units
 from gentransforms.errors import BankError
-from gentransforms.sources.arrow import arrow
 
 __all__ = [
-    "FORMAT", "FORMAT_VERSION", "MANIFEST", "Unit", "check_manifest", "digest_of", "found_units", "keys_digest", "read_manifest",
-    "read_sidecar", "schema_of", "units_of",
+    "FORMAT", "FORMAT_VERSION", "MANIFEST", "check_manifest", "create_manifest", "hash_keys", "hash_settings", "is_export", "read_manifest",
 ]  # fmt: skip
 
 FORMAT, FORMAT_VERSION, MANIFEST = "gentransforms-bank", 1, "bank.json"
@@ -22,73 +21,7 @@ FORMAT, FORMAT_VERSION, MANIFEST = "gentransforms-bank", 1, "bank.json"
 _SEALED = ("settings", "info")
 
 
-@dataclass(frozen=True, order=True)
-class Unit:
-    """A range of sources, all of whose variants are made together and written as one file.
-
-    Example:
-        >>> Unit(100, 200).file, Unit(100, 200).sidecar
-        ('unit-000000100-000000200.arrow', 'unit-000000100-000000200.json')
-    """
-
-    start: int
-    stop: int
-
-    @property
-    def name(self) -> str:
-        """What its two files are called, without suffix."""
-        return f"unit-{self.start:09d}-{self.stop:09d}"
-
-    @property
-    def file(self) -> str:
-        """Name of the Arrow file."""
-        return f"{self.name}.arrow"
-
-    @property
-    def sidecar(self) -> str:
-        """Name of the file that describes it."""
-        return f"{self.name}.json"
-
-
-def units_of(count: int, size: int) -> list[Unit]:
-    """Return the units of `count` sources, `size` sources each; the last may be smaller.
-
-    Example:
-        >>> [(unit.start, unit.stop) for unit in units_of(5, 2)]
-        [(0, 2), (2, 4), (4, 5)]
-    """
-    return [Unit(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def found_units(directory: Path) -> list[Unit]:
-    """Return the units whose Arrow file is in the directory, by their names alone, in source order."""
-    found = []
-    for path in directory.glob("unit-*.arrow"):
-        parts = path.stem.split("-")
-        if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal():
-            found.append(Unit(int(parts[1]), int(parts[2])))
-    return sorted(found)
-
-
-def schema_of(key_type: str) -> Any:
-    """Return the Arrow schema of a unit; `key_type` is ``"str"`` or ``"int"``.
-
-    The metadata tell `datasets` that ``image`` holds encoded images, so that its viewer shows pictures.
-
-    Example:
-        >>> schema_of("str").names
-        ['key', 'variant', 'seed', 'attempt', 'image']
-    """
-    pa = arrow()
-    kinds = {"key": "string" if key_type == "str" else "int64", "variant": "int32", "seed": "int64", "attempt": "int32"}
-    features: dict[str, Any] = {name: {"dtype": kind, "_type": "Value"} for name, kind in kinds.items()}
-    features["image"] = {"_type": "Image"}
-    fields = [pa.field(name, getattr(pa, kind)()) for name, kind in kinds.items()]
-    fields.append(pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()})))
-    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
-
-
-def digest_of(settings: Mapping[str, Any]) -> str:
+def hash_settings(settings: Mapping[str, Any]) -> str:
     """Return 32 hexadecimal digits that name the settings of a bank; each sidecar repeats them."""
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -132,24 +65,34 @@ def check_manifest(manifest: Any, where: str) -> dict[str, Any]:
     return manifest
 
 
-def read_sidecar(directory: Path, unit: Unit) -> dict[str, Any] | None:
-    """Return what is written beside a unit; None if there is nothing, or it cannot be read."""
+def create_manifest(directory: Path, manifest: Mapping[str, Any]) -> bool:
+    """Write ``bank.json`` unless there is one; return whether it was written. Of two at once, one wins.
+
+    Raises:
+        BankError: if the directory cannot be written.
+    """
     try:
-        sidecar = json.loads((directory / unit.sidecar).read_text())
-    except (OSError, ValueError):
-        return None
-    return sidecar if isinstance(sidecar, dict) else None
+        directory.mkdir(parents=True, exist_ok=True)
+        return create_json(directory / MANIFEST, manifest)
+    except OSError as error:
+        raise explain_write_error(error, directory) from error
+
+
+def is_export(directory: Path) -> bool:
+    """Whether a directory holds a bank as `export_bank` wrote it, or what is left of one."""
+    data = directory / "data"
+    return any(data.glob("train-*.parquet")) or (data.is_dir() and not list_units(directory))
 
 
 def _absent(directory: Path) -> str:
     if not directory.is_dir():
         return f"{directory}: no such directory: expected a bank made by generate_bank or `gentransforms generate`"
-    if found_units(directory):
+    if list_units(directory):
         return f"{directory}: {MANIFEST} is missing and units are there: run generate with their settings again, which writes it anew"
     return f"{directory}: no {MANIFEST} in it: expected a bank made by generate_bank or `gentransforms generate`"
 
 
-def keys_digest(keys: Sequence[str | int]) -> str:
+def hash_keys(keys: Sequence[str | int]) -> str:
     """Return the BLAKE2b hash of the list of keys, in order, in hexadecimal; ``"1"`` and ``1`` differ."""
     digest = hashlib.blake2b(digest_size=16)
     for key in keys:

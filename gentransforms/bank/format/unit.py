@@ -1,30 +1,49 @@
-"""Write the files of a bank so that nobody ever sees half of one."""
+"""One unit of a bank: an Arrow file of rows, and a sidecar that describes it."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import hashlib
 import json
-import os
-import secrets
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
-
-from gentransforms.bank.format.manifest import MANIFEST, Unit, read_sidecar, schema_of
-from gentransforms.errors import BankError
+from gentransforms.bank.format.locking import Partial, explain_write_error, locked, sync_directory, write_json
 from gentransforms.sources.arrow import arrow
 
-__all__ = ["Row", "create_manifest", "is_done", "remove_partials", "write_unit"]
+__all__ = ["Row", "Unit", "is_done", "list_units", "plan_units", "read_sidecar", "unit_schema", "write_unit"]
 
 # Of the images of a record batch, which bounds the memory of writing. Arrow itself allows 2 GiB.
 _BATCH_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, order=True)
+class Unit:
+    """A range of sources, all of whose variants are made together and written as one file.
+
+    Example:
+        >>> Unit(100, 200).file, Unit(100, 200).sidecar
+        ('unit-000000100-000000200.arrow', 'unit-000000100-000000200.json')
+    """
+
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """What its two files are called, without suffix."""
+        return f"unit-{self.start:09d}-{self.stop:09d}"
+
+    @property
+    def file(self) -> str:
+        """Name of the Arrow file."""
+        return f"{self.name}.arrow"
+
+    @property
+    def sidecar(self) -> str:
+        """Name of the file that describes it."""
+        return f"{self.name}.json"
 
 
 @dataclass(frozen=True)
@@ -38,48 +57,51 @@ class Row:
     image: bytes
 
 
-def write_unit(directory: Path, unit: Unit, rows: Sequence[Row], key_type: str, facts: Mapping[str, Any], *, replace: bool = False) -> bool:
-    """Write a unit and its sidecar, unless another process has meanwhile; return whether it was written.
+def plan_units(count: int, size: int) -> list[Unit]:
+    """Return the units of `count` sources, `size` sources each; the last may be smaller.
 
-    The Arrow file appears last and whole: a unit whose file is there is done.
-
-    Args:
-        directory: of the bank.
-        unit: what the rows are of.
-        rows: sorted by source position, then variant.
-        key_type: ``"str"`` or ``"int"``.
-        facts: what else the sidecar says, JSON-able: ``settings``, ``failed``, ``rejected``.
-        replace: whether a unit that is there already is written anew.
-
-    Raises:
-        BankError: if the disk is full or cannot be written; the bank stays as it was.
+    Example:
+        >>> [(unit.start, unit.stop) for unit in plan_units(5, 2)]
+        [(0, 2), (2, 4), (4, 5)]
     """
-    pa, partial = arrow(), directory / _partial_name(unit.file)
+    return [Unit(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def list_units(directory: Path) -> list[Unit]:
+    """Return the units whose Arrow file is in the directory, by their names alone, in source order."""
+    found = []
+    for path in directory.glob("unit-*.arrow"):
+        parts = path.stem.split("-")
+        if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal():
+            found.append(Unit(int(parts[1]), int(parts[2])))
+    return sorted(found)
+
+
+def unit_schema(key_type: str) -> Any:
+    """Return the Arrow schema of a unit; `key_type` is ``"str"`` or ``"int"``.
+
+    The metadata tell `datasets` that ``image`` holds encoded images, so that its viewer shows pictures.
+
+    Example:
+        >>> unit_schema("str").names
+        ['key', 'variant', 'seed', 'attempt', 'image']
+    """
+    pa = arrow()
+    kinds = {"key": "string" if key_type == "str" else "int64", "variant": "int32", "seed": "int64", "attempt": "int32"}
+    features: dict[str, Any] = {name: {"dtype": kind, "_type": "Value"} for name, kind in kinds.items()}
+    features["image"] = {"_type": "Image"}
+    fields = [pa.field(name, getattr(pa, kind)()) for name, kind in kinds.items()]
+    fields.append(pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()})))
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def read_sidecar(directory: Path, unit: Unit) -> dict[str, Any] | None:
+    """Return what is written beside a unit; None if there is nothing, or it cannot be read."""
     try:
-        with partial.open("wb") as file:
-            _hold(file)
-            hashed = _Hashed(file)
-            with pa.ipc.new_stream(pa.PythonFile(hashed, mode="w"), schema_of(key_type)) as stream:
-                for batch in _batches(rows, schema_of(key_type)):
-                    stream.write_batch(batch)
-            _sync(file)
-        sidecar = {"unit": unit.name, "bytes": hashed.count, "sha256": hashed.digest.hexdigest(), "rows": len(rows), **facts}
-        with _publishing(directory):
-            if not replace and is_done(
-                directory, unit, facts.get("settings")
-            ):  # by a second process on the same bank: its bytes are the same, and may be in use
-                partial.unlink()
-                return False
-            _write_json(directory / unit.sidecar, sidecar)
-            partial.replace(directory / unit.file)
-            _sync_directory(directory)
-    except OSError as error:
-        _remove(partial)
-        raise _explained(error, directory) from error
-    except BaseException:
-        _remove(partial)
-        raise
-    return True
+        sidecar = json.loads((directory / unit.sidecar).read_text())
+    except (OSError, ValueError):
+        return None
+    return sidecar if isinstance(sidecar, dict) else None
 
 
 def is_done(directory: Path, unit: Unit, settings: str | None = None) -> bool:
@@ -92,85 +114,67 @@ def is_done(directory: Path, unit: Unit, settings: str | None = None) -> bool:
     return sidecar is not None and sidecar.get("bytes") == size and settings in (None, sidecar.get("settings"))
 
 
-def create_manifest(directory: Path, manifest: Mapping[str, Any]) -> bool:
-    """Write ``bank.json`` unless there is one; return whether it was written. Of two at once, one wins.
+def write_unit(directory: Path, unit: Unit, rows: Sequence[Row], key_type: str, facts: Mapping[str, Any], *, replace: bool = False) -> bool:
+    """Write a unit and its sidecar, unless another process has meanwhile; return whether it was written.
+
+    The Arrow file appears last and whole: a unit whose file is there is done. Equal rows give equal bytes.
+
+    Args:
+        directory: of the bank.
+        unit: what the rows are of.
+        rows: sorted by source position, then variant.
+        key_type: ``"str"`` or ``"int"``.
+        facts: what else the sidecar says, JSON-able: ``settings``, ``failed``, ``rejected``.
+        replace: whether a unit that is there already is written anew.
 
     Raises:
-        BankError: if the directory cannot be written.
+        BankError: if the disk is full or cannot be written; the bank stays as it was.
     """
-    partial = directory / _partial_name(MANIFEST)
+    pa, schema = arrow(), unit_schema(key_type)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with partial.open("w") as file:
-            file.write(json.dumps(manifest, indent=2) + "\n")
-            _sync(file)
-        try:
-            os.link(partial, directory / MANIFEST)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
-                raise
-            with _publishing(directory):  # a file system without hard links
-                if (directory / MANIFEST).exists():
+        with Partial(directory / unit.file) as partial:
+            hashed = _Hashed(partial.file)
+            with pa.ipc.new_stream(pa.PythonFile(hashed, mode="w"), schema) as stream:
+                for batch in _split(rows):
+                    stream.write_batch(_to_arrow(batch, schema))
+            partial.finish()
+            sidecar = {"unit": unit.name, "bytes": hashed.count, "sha256": hashed.digest.hexdigest(), "rows": len(rows), **facts}
+            with locked(directory):
+                # Of two processes that make the same unit, the first one's file stays: the bytes are the same, and may be in use.
+                if not replace and is_done(directory, unit, facts.get("settings")):
                     return False
-                partial.replace(directory / MANIFEST)
-        _sync_directory(directory)
+                write_json(directory / unit.sidecar, sidecar)
+                partial.publish()
+                sync_directory(directory)
     except OSError as error:
-        raise _explained(error, directory) from error
-    finally:
-        _remove(partial)
+        raise explain_write_error(error, directory) from error
     return True
 
 
-def remove_partials(directory: Path) -> int:
-    """Remove what killed processes of this host left unfinished; return how many files that were."""
-    count = 0
-    for path in directory.glob(f".*.{_host()}.*.partial"):
-        pid = path.name.split(".")[-2].partition("-")[0]
-        if pid.isdecimal() and not _alive(int(pid)) and not _held(path):
-            _remove(path)
-            count += 1
-    return count
-
-
-def _batches(rows: Sequence[Row], schema: Any) -> Iterator[Any]:
+def _split(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Yield the rows in batches of bounded size."""
     start, size = 0, 0
     for i, row in enumerate(rows):
         if size and size + len(row.image) > _BATCH_BYTES:
-            yield _batch(rows[start:i], schema)
+            yield rows[start:i]
             start, size = i, 0
         size += len(row.image)
     if rows:
-        yield _batch(rows[start:], schema)
+        yield rows[start:]
 
 
-def _batch(rows: Sequence[Row], schema: Any) -> Any:
-    """Put rows into Arrow's layout, out of buffers: ``pa.array`` would import pandas, if it is there, which takes a second."""
-    pa, columns = arrow(), []
-    for name in schema.names[:-1]:
-        values, kind = [getattr(row, name) for row in rows], schema.field(name).type
-        if pa.types.is_string(kind):
-            columns.append(_binary([value.encode() for value in values], kind))
-        else:
-            numbers = np.array(values, kind.to_pandas_dtype())
-            columns.append(pa.Array.from_buffers(kind, len(rows), [None, pa.py_buffer(numbers)]))
-    images = _binary([row.image for row in rows], pa.binary())
-    fields = list(schema.field("image").type)
-    columns.append(pa.StructArray.from_arrays([images, pa.nulls(len(rows), pa.string())], fields=fields))
+def _to_arrow(rows: Sequence[Row], schema: Any) -> Any:
+    pa = arrow()
+    columns = [pa.array([getattr(row, name) for row in rows], schema.field(name).type) for name in schema.names[:-1]]
+    images = pa.array([row.image for row in rows], pa.binary())
+    columns.append(pa.StructArray.from_arrays([images, pa.nulls(len(rows), pa.string())], fields=list(schema.field("image").type)))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _binary(values: Sequence[bytes], kind: Any) -> Any:
-    pa, offsets = arrow(), np.zeros(len(values) + 1, np.int32)
-    np.cumsum([len(value) for value in values], out=offsets[1:])
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))])
 
 
 class _Hashed:
     """A file that hashes and counts what is written to it."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest, self.count, self.closed = file, hashlib.sha256(), 0, False
 
     def write(self, data: Any) -> int:
@@ -183,89 +187,3 @@ class _Hashed:
 
     def close(self) -> None:
         self.closed = True
-
-
-@contextlib.contextmanager
-def _publishing(directory: Path) -> Iterator[None]:
-    """Hold the bank's lock, so that the two files of a unit are of one process; without one where the file system has no locks."""
-    with (directory / ".lock").open("w") as file:
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _write_json(path: Path, value: Any) -> None:
-    partial = path.with_name(_partial_name(path.name))
-    try:
-        with partial.open("w") as file:
-            file.write(json.dumps(value) + "\n")
-            _sync(file)
-        partial.replace(path)
-    except BaseException:
-        _remove(partial)
-        raise
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:  # some file systems do not flush directories; the files themselves are on disk
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(handle)
-
-
-def _partial_name(name: str) -> str:
-    # The token is for threads of one process, and for containers that have host name and process number in common.
-    return f".{name}.{_host()}.{os.getpid()}-{secrets.token_hex(4)}.partial"
-
-
-def _host() -> str:
-    return "".join(c if c.isalnum() or c == "-" else "_" for c in socket.gethostname()) or "host"
-
-
-def _hold(file: Any) -> None:
-    """Lock a partial file while it is written, so that another container does not take it for a dead process's."""
-    with contextlib.suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _held(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink()
-
-
-def _explained(error: OSError, directory: Path) -> BankError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return BankError(
-            f"{directory}: the disk is full ({error.strerror}): free some space and run the same command again; what is there is good"
-        )
-    return BankError(f"{error.filename or directory}: cannot be written: {error.strerror or error}; mend it and run the same command again")

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentransforms.bank.format.manifest import Unit, digest_of
-from gentransforms.bank.format.unit import Row, write_unit
+from gentransforms.bank.format.manifest import hash_settings
+from gentransforms.bank.format.unit import Row, Unit, write_unit
 from gentransforms.bank.generate.encode import Encoding
 from gentransforms.bank.generate.variants import Made, Recipe, make_block
 from gentransforms.errors import SourceError
@@ -183,7 +183,7 @@ def _write(
         rows.append(Row(key, made.variant, made.seed, made.attempt, image))
     report.images = len(rows)
     facts = {
-        "settings": digest_of(job.settings), "failed": failed, "rejected": report.rejected, "retried": report.retried,
+        "settings": hash_settings(job.settings), "failed": failed, "rejected": report.rejected, "retried": report.retried,
         "seconds": round(seconds, 3),
     }  # fmt: skip
     report.written = write_unit(job.directory, unit, rows, job.settings["source"]["key_type"], facts, replace=job.replace)

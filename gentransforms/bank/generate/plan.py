@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from gentransforms.bank.format.manifest import Unit, digest_of, read_sidecar, units_of
-from gentransforms.bank.format.unit import is_done
+from gentransforms.bank.format.manifest import hash_settings
+from gentransforms.bank.format.unit import Unit, is_done, plan_units, read_sidecar
 from gentransforms.bank.generate.pipeline import Job, default_workers, new_buffer, read_block
 from gentransforms.bank.generate.variants import make_block
 from gentransforms.errors import BankError, ConfigError
@@ -67,8 +67,8 @@ def make_plan(directory: Path, settings: Mapping[str, Any], shard: tuple[int, in
     Raises:
         BankError: if a unit that is there was made with other settings, naming it.
     """
-    sources, digest = settings["source"]["count"], digest_of(settings)
-    units = tuple(units_of(sources, settings["unit_size"])[shard[0] :: shard[1]])
+    sources, digest = settings["source"]["count"], hash_settings(settings)
+    units = tuple(plan_units(sources, settings["unit_size"])[shard[0] :: shard[1]])
     left = []
     for unit in units:
         sidecar = read_sidecar(directory, unit) if is_done(directory, unit) else None

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gentransforms import errors
-from gentransforms.bank.format.manifest import Unit
+from gentransforms.bank.format.unit import Unit
 from gentransforms.bank.generate.pipeline import Job, UnitReport, make_units
 from gentransforms.errors import ConfigError, GentransformsError
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from gentransforms.bank.format.manifest import MANIFEST, read_sidecar
-from gentransforms.bank.format.unit import remove_partials
+from gentransforms.bank.format.locking import remove_partials
+from gentransforms.bank.format.manifest import MANIFEST
+from gentransforms.bank.format.unit import read_sidecar
 from gentransforms.bank.generate.encode import Encoding
 from gentransforms.bank.generate.pipeline import Job, UnitReport, make_units
 from gentransforms.bank.generate.plan import Estimate, Plan, estimate, make_plan, parse_shard

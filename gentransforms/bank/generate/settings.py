@@ -17,16 +17,15 @@ from gentransforms.bank.format.manifest import (
     FORMAT,
     FORMAT_VERSION,
     MANIFEST,
-    digest_of,
-    found_units,
-    keys_digest,
+    create_manifest,
+    hash_keys,
+    hash_settings,
+    is_export,
     read_manifest,
-    read_sidecar,
 )
-from gentransforms.bank.format.unit import create_manifest
+from gentransforms.bank.format.unit import list_units, read_sidecar
 from gentransforms.bank.generate.encode import Encoding
 from gentransforms.bank.generate.variants import Recipe
-from gentransforms.bank.share.opening import is_export
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.sources.base import ImageSource
@@ -71,7 +70,7 @@ def settings_of(
         "min_similarity": recipe.min_similarity,
         "source": {
             "count": len(source.keys),
-            "keys": keys_digest(source.keys),
+            "keys": hash_keys(source.keys),
             "key_type": source.key_type,
             "inputs": list(source.inputs),
             "decides": source.description.get("decides", {}),
@@ -149,12 +148,12 @@ def _check_empty(directory: Path, settings: Mapping[str, Any]) -> None:
         return
     if not directory.is_dir():
         raise BankError(f"{directory}: is a file: expected a directory, new, empty or a bank's")
-    units = found_units(directory)
+    units = list_units(directory)
     for unit in units:  # the manifest was lost: the units say whose they are
         sidecar = read_sidecar(directory, unit)
         if sidecar is None:
             raise BankError(f"{directory}: {MANIFEST} is missing, and so is {unit.sidecar}: put one of them back, or remove {unit.file}")
-        if sidecar.get("settings") != digest_of(settings):
+        if sidecar.get("settings") != hash_settings(settings):
             raise BankError(
                 f"{directory}: {MANIFEST} is missing, and {unit.file} was made with other settings than these: "
                 "give the bank's, or another directory for a new bank"

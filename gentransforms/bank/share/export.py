@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gentransforms.bank.format.manifest import MANIFEST, schema_of
+from gentransforms.bank.format.manifest import MANIFEST
+from gentransforms.bank.format.unit import unit_schema
 from gentransforms.bank.share.card import bank_card
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.hub import models as hub
@@ -108,7 +109,7 @@ def _write(directory: Path, number: int, count: int, batches: list[Any], bank: B
 
     name = f"data/train-{number:05d}-of-{count:05d}.parquet"
     # The images are compressed already.
-    with pq.ParquetWriter(directory / name, schema_of(bank.settings["source"]["key_type"]), compression="none") as writer:
+    with pq.ParquetWriter(directory / name, unit_schema(bank.settings["source"]["key_type"]), compression="none") as writer:
         for batch in batches:
             writer.write_table(pa.Table.from_batches([batch]), row_group_size=_GROUP)
     path = directory / name

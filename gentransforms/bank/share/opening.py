@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gentransforms.bank.format.images import map_file
-from gentransforms.bank.format.manifest import MANIFEST, check_manifest, found_units, read_manifest, schema_of
+from gentransforms.bank.format.manifest import MANIFEST, check_manifest, read_manifest
+from gentransforms.bank.format.unit import unit_schema
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.hub import models as hub
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Exported", "exported_files", "exported_rows", "is_export", "repository_rows"]
+__all__ = ["Exported", "exported_files", "exported_rows", "repository_rows"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,6 @@ class Exported:
     manifest: dict[str, Any]
     batches: list[tuple[str, pa.RecordBatch]]
     cached: tuple[str, ...]
-
-
-def is_export(directory: Path) -> bool:
-    """Whether a directory holds a bank as `export_bank` wrote it, or what is left of one."""
-    data = directory / "data"
-    return any(data.glob("train-*.parquet")) or (data.is_dir() and not found_units(directory))
 
 
 def exported_rows(directory: Path, cached: Sequence[str] = ()) -> Exported:
@@ -92,7 +87,7 @@ def _open(folder: Path, manifest: dict[str, Any], where: str, cached: Sequence[s
             raise BankError(f"{where}: {entry['file']} {found}: fetch it whole, or export the bank again")
     if not cached or not all(Path(file).is_file() for file in cached):
         cached = _through_datasets([str(folder / entry["file"]) for entry in files], where)
-    schema = schema_of(manifest["settings"]["source"]["key_type"])
+    schema = unit_schema(manifest["settings"]["source"]["key_type"])
     batches = [(Path(file).name, batch) for file in cached for batch in map_file(file, schema)]
     rows, expected = sum(batch.num_rows for _, batch in batches), sum(entry["rows"] for entry in files)
     if rows != expected:

@@ -10,8 +10,8 @@ from typing import Any
 
 from gentransforms.bank.format.facts import Facts, facts_of
 from gentransforms.bank.format.images import map_file
-from gentransforms.bank.format.manifest import Unit, found_units, keys_digest, read_manifest, read_sidecar, schema_of
-from gentransforms.bank.share.opening import is_export
+from gentransforms.bank.format.manifest import hash_keys, is_export, read_manifest
+from gentransforms.bank.format.unit import Unit, list_units, read_sidecar, unit_schema
 from gentransforms.bank.verify.export import verify_export
 from gentransforms.bank.verify.repair import remove_units
 from gentransforms.bank.verify.report import BankReport, Problem, damaged_units
@@ -119,7 +119,7 @@ class _Check:
 
     def run(self, on_progress: Callable[[int, int], None] | None) -> None:
         facts = self.facts = self._facts()
-        found = found_units(self.directory)
+        found = list_units(self.directory)
         planned = found if facts is None else facts.units()
         with ThreadPoolExecutor(self.threads) as pool:
             for done, unit in enumerate(planned, 1):
@@ -132,7 +132,7 @@ class _Check:
         for unit in sorted(set(found) - set(planned)):
             text = f"{unit.file} does not belong to this bank of {facts.count:,} sources in units of {facts.unit_size:,}: move it out"
             self.problems.append(Problem(unit.name, "plan", text))
-        if not self.problems and self.sources is not None and keys_digest(self.sources) != facts.keys_digest:
+        if not self.problems and self.sources is not None and hash_keys(self.sources) != facts.keys_digest:
             self.problems.append(Problem("", "keys", "the keys of the rows are not those of the source, or in another order"))
 
     def still_damaged(self, name: str) -> bool:
@@ -187,7 +187,7 @@ class _Check:
         self, unit: Unit, path: Path, sidecar: dict[str, Any], facts: Facts, pool: ThreadPoolExecutor
     ) -> Iterator[tuple[str, str]]:
         try:
-            batches = map_file(path, schema_of(facts.key_type))
+            batches = map_file(path, unit_schema(facts.key_type))
             for batch in batches:
                 batch.validate(full=True)
                 for name in ("key", "variant", "seed", "attempt", "image"):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gentransforms.bank.format.facts import Facts, facts_of
-from gentransforms.bank.format.manifest import MANIFEST, Unit, keys_digest, read_manifest, schema_of
+from gentransforms.bank.format.manifest import MANIFEST, hash_keys, read_manifest
+from gentransforms.bank.format.unit import Unit, unit_schema
 from gentransforms.bank.share.opening import exported_files
 from gentransforms.bank.verify.report import BankReport, Problem
 from gentransforms.bank.verify.rows import Contents, check_images, check_rows, entries
@@ -69,7 +70,7 @@ class _Check:
         if any(problem.kind != "plan" for problem in self.problems):
             return  # what follows from a missing or damaged file is no news
         self.problems += [Problem("", kind, text) for kind, text in self.flush(facts, last=True)]
-        if not self.problems and keys_digest(self.sources) != facts.keys_digest:
+        if not self.problems and hash_keys(self.sources) != facts.keys_digest:
             self.problems.append(Problem("", "keys", "the keys of the rows are not those of the source, or in another order"))
 
     def without_rows(self, info: dict[str, Any]) -> None:
@@ -91,7 +92,7 @@ class _Check:
             return
         before = self.rows
         try:
-            for batch in _batches(path, schema_of(facts.key_type)):
+            for batch in _batches(path, unit_schema(facts.key_type)):
                 contents = Contents.of([batch])
                 self.rows += batch.num_rows
                 if self.decode:

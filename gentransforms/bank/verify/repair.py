@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gentransforms.bank.format.locking import locked
 from gentransforms.errors import BankError
 
 __all__ = ["remove_units"]
@@ -31,21 +30,12 @@ def remove_units(directory: Path, names: Sequence[str], damaged: Callable[[str],
     removed = []
     for name in names:
         try:
-            with _locked(directory):
+            with locked(directory):
                 if not damaged(name):
                     continue
                 for suffix in (".arrow", ".json"):
                     (directory / f"{name}{suffix}").unlink(missing_ok=True)
                 removed.append(name)
         except OSError as error:
-            raise BankError(f"{directory / name}: cannot be removed: {error.strerror or error}: mend it and repair again") from error
+            raise BankError(f"{directory / name}: cannot be removed: {error.strerror or error}: fix it and repair again") from error
     return tuple(removed)
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold the lock under which units are published; none where the file system has no locks, as there."""
-    with (directory / ".lock").open("w") as file:
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.images import Images, decode_rgb
-from gentransforms.bank.format.manifest import Unit
+from gentransforms.bank.format.unit import Unit
 from gentransforms.errors import BankError
 from gentransforms.seeding import derive_seeds
 
