@@ -10,6 +10,7 @@ import pytest
 import stock
 import tiny_diffusion as tiny
 import torch
+from pairs import pairwise
 from test_diffusion_variation import HostReads, adapted, agree, counted, no_pil  # noqa: F401
 from torch import Tensor
 from torchvision import tv_tensors
@@ -39,6 +40,11 @@ def xl() -> Any:
     return tiny.stable_diffusion_xl()
 
 
+@pytest.fixture(scope="module")
+def net_xl(xl: Any) -> Any:
+    return tiny.controlnet(xl.unet)
+
+
 def batch(count: int = 5, size: tuple[int, int] = (32, 32)) -> tuple[Tensor, Tensor]:
     rng = torch.Generator().manual_seed(12)
     return torch.rand(count, 3, *size, generator=rng), torch.tensor([3, 2**40 + 5, 0, 2**62, 99])[:count]
@@ -50,10 +56,7 @@ def red(images: Tensor) -> Tensor:
 
 
 class TestAgreement:
-    @pytest.mark.parametrize("count", [1, 5])
-    @pytest.mark.parametrize("size", SIZES)
-    @pytest.mark.parametrize("guidance", [1.0, 7.5])
-    @pytest.mark.parametrize("scheduler", [None, "ddim", "dpm++"])
+    @pairwise(scheduler=[None, "ddim", "dpm++"], guidance=[1.0, 7.5], size=SIZES, count=[1, 5])
     def test_stock(self, base: Any, net: Any, scheduler: str | None, guidance: float, size: tuple[int, int], count: int) -> None:
         generator = gt.ControlNetVariation.from_pipeline(
             base, controlnet=net, condition=red, num_inference_steps=3, guidance_scale=guidance, scheduler=scheduler, image_size=size
@@ -85,11 +88,7 @@ class TestAgreement:
         cls = diffusers.StableDiffusionControlNetPipeline
         agree(generator(images, seeds), stock.run(cls, generator, seeds, parts=parts, **arguments))
 
-    @pytest.mark.parametrize("count", [1, 5])
-    @pytest.mark.parametrize("size", SIZES)
-    @pytest.mark.parametrize("strength", [0.5, 1.0])
-    @pytest.mark.parametrize("guidance", [1.0, 7.5])
-    @pytest.mark.parametrize("scheduler", [None, "ddim", "dpm++"])
+    @pairwise(scheduler=[None, "ddim", "dpm++"], guidance=[1.0, 7.5], strength=[0.5, 1.0], size=SIZES, count=[1, 5])
     def test_stock_from_the_sources_latents(
         self, base: Any, net: Any, scheduler: str | None, guidance: float, strength: float, size: tuple[int, int], count: int
     ) -> None:
@@ -117,20 +116,16 @@ class TestAgreement:
             cls = diffusers.StableDiffusionControlNetImg2ImgPipeline
         agree(generator(images, seeds), stock.run(cls, generator, seeds, **arguments))
 
-    @pytest.mark.parametrize(("size", "count"), [((32, 32), 1), ((32, 48), 5)])
-    @pytest.mark.parametrize("strength", [None, 0.5])
-    @pytest.mark.parametrize("guidance", [1.0, 5.0])
-    @pytest.mark.parametrize("scheduler", [None, "ddim", "dpm++"])
+    @pairwise(scheduler=[None, "ddim", "dpm++"], guidance=[1.0, 5.0], strength=[None, 0.5], size=SIZES, count=[1, 5])
     def test_stock_xl(
-        self, xl: Any, scheduler: str | None, guidance: float, strength: float | None, size: tuple[int, int], count: int
+        self, xl: Any, net_xl: Any, scheduler: str | None, guidance: float, strength: float | None, size: tuple[int, int], count: int
     ) -> None:
-        net = tiny.controlnet(xl.unet)
         generator = gt.ControlNetVariation.from_pipeline(
-            xl, controlnet=net, condition=red, num_inference_steps=4, guidance_scale=guidance, scheduler=scheduler, strength=strength,
+            xl, controlnet=net_xl, condition=red, num_inference_steps=4, guidance_scale=guidance, scheduler=scheduler, strength=strength,
             image_size=size,
         )  # fmt: skip
         images, seeds = batch(count, size)
-        arguments: dict[str, Any] = {"prompt": PROMPTS[:count], "image": red(images), "parts": {"controlnet": net}}
+        arguments: dict[str, Any] = {"prompt": PROMPTS[:count], "image": red(images), "parts": {"controlnet": net_xl}}
         cls = diffusers.StableDiffusionXLControlNetPipeline
         if strength is not None:
             arguments |= {"image": images, "control_image": red(images), "strength": strength}
@@ -279,14 +274,15 @@ class TestConditions:
         assert counts.rows["depth_estimator"] == [3]
 
     def test_depth_without_a_model(self, base: Any, net: Any) -> None:
-        with pytest.raises(ConfigError, match=r"condition='depth': give depth_estimator="):
+        with pytest.raises(ConfigError, match=r"condition='depth'.*depth_estimator="):
             gt.ControlNetVariation.from_pipeline(base, controlnet=net, condition="depth")
 
     def test_thresholds_are_drawn_by_the_seed(self, base: Any, net: Any) -> None:
         generator = gt.ControlNetVariation.from_pipeline(
-            base, controlnet=net, condition="canny", canny_thresholds=((0.05, 0.1), (0.1, 0.6)), num_inference_steps=1, image_size=128
-        )
-        images = torch.nn.functional.interpolate(batch(1)[0], size=(128, 128), mode="bilinear")
+            base, controlnet=net, condition="canny", canny_thresholds=((0.05, 0.1), (0.1, 0.6)), num_inference_steps=1, image_size=64,
+            guidance_scale=1.0,
+        )  # fmt: skip
+        images = torch.nn.functional.interpolate(batch(1)[0], size=(64, 64), mode="bilinear")
         condition = generator.encode(images)
         assert set(condition) == {"magnitude_0"}
         maps = []
@@ -324,7 +320,7 @@ class TestConditions:
 
     def test_a_function_that_returns_something_else(self, base: Any, net: Any) -> None:
         generator = gt.ControlNetVariation.from_pipeline(base, controlnet=net, condition=lambda images: images[:, :1])
-        with pytest.raises(GeneratorError, match=r"returned \(2, 1, 32, 32\) torch.float32 on cpu: expected control maps \(2, 3, 32, 32\)"):
+        with pytest.raises(GeneratorError, match=r"\(2, 1, 32, 32\).*torch.float32.*cpu.*\(2, 3, 32, 32\)"):
             generator.encode(batch(2)[0])
 
     def test_a_function_gets_images_of_the_generators_size(self, base: Any, net: Any) -> None:
@@ -447,16 +443,16 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"condition": "cany"}, r"condition='cany': expected one of canny, depth, segmentation, a function, or a list"),
-            ({"condition": ["canny", "canny"]}, r"2 conditions for 1 ControlNets, expected one for each"),
-            ({"strength": 1.5}, r"strength=1.5: expected a number from 0 to 1"),
-            ({"strength": 0.01, "num_inference_steps": 10}, r"strength=0.01: no step is left of 10"),
-            ({"conditioning_scale": [1.0, 2.0]}, r"conditioning_scale=\[1.0, 2.0\]: expected one number for each of 1 ControlNets"),
-            ({"conditioning_scale": -1}, r"conditioning_scale=-1: expected a number of at least 0"),
-            ({"canny_thresholds": (0.5, 0.2)}, r"canny_thresholds=\(0.5, 0.2\): expected \(low, high\)"),
-            ({"canny_thresholds": 0.5}, r"canny_thresholds=0.5: expected \(low, high\)"),
-            ({"palette": [[1, 2]]}, r"palette=\[\[1, 2\]\]: expected \(K, 3\) colours from 0 to 255"),
-            ({"image_size": 31}, r"image_size=31: expected multiples of 2"),
+            ({"condition": "cany"}, r"condition='cany'.*canny.*depth.*segmentation"),
+            ({"condition": ["canny", "canny"]}, r"\b2 conditions\b.*\b1\b"),
+            ({"strength": 1.5}, r"strength=1.5\b.*\b0\b.*\b1\b"),
+            ({"strength": 0.01, "num_inference_steps": 10}, r"strength=0.01\b.*\b10\b"),
+            ({"conditioning_scale": [1.0, 2.0]}, r"conditioning_scale=\[1.0, 2.0\].*\b1\b"),
+            ({"conditioning_scale": -1}, r"conditioning_scale=-1\b.*\b0\b"),
+            ({"canny_thresholds": (0.5, 0.2)}, r"canny_thresholds=\(0.5, 0.2\).*\(low, high\)"),
+            ({"canny_thresholds": 0.5}, r"canny_thresholds=0.5\b.*\(low, high\)"),
+            ({"palette": [[1, 2]]}, r"palette=\[\[1, 2\]\].*\(K, 3\).*\b255\b"),
+            ({"image_size": 31}, r"image_size=31\b.*multiples of 2\b"),
         ],
     )
     def test_options(self, base: Any, net: Any, options: dict[str, Any], message: str) -> None:
@@ -464,24 +460,24 @@ class TestBadInput:
             gt.ControlNetVariation.from_pipeline(base, controlnet=net, **options)
 
     def test_no_controlnet(self, base: Any) -> None:
-        with pytest.raises(ConfigError, match="controlnet is missing"):
+        with pytest.raises(ConfigError, match="controlnet"):
             gt.ControlNetVariation.from_pipeline(base)
 
     def test_a_pipeline_that_holds_its_controlnet(self, base: Any, net: Any) -> None:
         pipe = diffusers.StableDiffusionControlNetPipeline(**base.components, controlnet=net, requires_safety_checker=False)
         generator = gt.ControlNetVariation.from_pipeline(pipe, num_inference_steps=1)
         assert list(generator.controlnets) == [net]
-        with pytest.raises(WeightsError, match="does not see the source image"):
+        with pytest.raises(WeightsError, match="ip_adapter="):
             gt.StableDiffusionVariation.from_pipeline(pipe)
 
     @pytest.mark.parametrize(
         ("masks", "error", "message"),
         [
-            (None, MissingInputError, r"masks are missing: condition='segmentation' needs one for each image; give the transform"),
-            (torch.zeros(1, 8, 8, dtype=torch.int64), ConfigError, r"masks has 1 entries: expected 2"),
-            (torch.zeros(2, 8, 8), ConfigError, r"masks has shape \(2, 8, 8\) and dtype torch.float32: expected \(B, H, W\)"),
-            (torch.full((2, 8, 8), 150), ConfigError, r"masks hold classes from 150 to 150: expected 0 to 149"),
-            (torch.full((2, 8, 8), -1), ConfigError, r"masks hold classes from -1 to -1: expected 0 to 149"),
+            (None, MissingInputError, r"masks\b.*condition='segmentation'"),
+            (torch.zeros(1, 8, 8, dtype=torch.int64), ConfigError, r"masks\b.*\b1\b.*\b2\b"),
+            (torch.zeros(2, 8, 8), ConfigError, r"masks\b.*\(2, 8, 8\).*torch.float32.*\(B, H, W\)"),
+            (torch.full((2, 8, 8), 150), ConfigError, r"masks\b.*\b150\b.*\b0\b.*\b149\b"),
+            (torch.full((2, 8, 8), -1), ConfigError, r"masks\b.*-1\b.*\b0\b.*\b149\b"),
         ],
     )
     def test_masks(self, base: Any, net: Any, masks: Any, error: type[Exception], message: str) -> None:
@@ -491,10 +487,10 @@ class TestBadInput:
 
     def test_no_masks_in_the_transform(self, base: Any, net: Any) -> None:
         generator = gt.ControlNetVariation.from_pipeline(base, controlnet=net, condition="segmentation", num_inference_steps=1)
-        with pytest.raises(MissingInputError, match="masks are missing"):
+        with pytest.raises(MissingInputError, match="masks"):
             gt.GenerativeAugment(generator, p=1.0)(torch.rand(2, 3, 32, 32))
 
     def test_wrong_number_of_prompts(self, base: Any, net: Any) -> None:
         generator = gt.ControlNetVariation.from_pipeline(base, controlnet=net, num_inference_steps=1)
-        with pytest.raises(ConfigError, match="prompts has 3 entries: expected 2"):
+        with pytest.raises(ConfigError, match=r"prompts\b.*\b3\b.*\b2\b"):
             generator.encode(batch(2)[0], prompts=["a", "b", "c"])

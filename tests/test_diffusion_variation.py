@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import diffusers
@@ -10,6 +12,7 @@ import pytest
 import stock
 import tiny_diffusion as tiny
 import torch
+from pairs import pairwise
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -40,6 +43,12 @@ def adapted(base: str, hidden: bool) -> Any:
     return pipe
 
 
+@pytest.fixture(scope="module")
+def shared() -> Callable[[str, bool], Any]:
+    """Adapted pipelines built once, for tests that set the scale of the adapter."""
+    return cache(adapted)
+
+
 def batch(count: int = 5) -> tuple[Tensor, Tensor]:
     rng = torch.Generator().manual_seed(11)
     return torch.rand(count, 3, 32, 32, generator=rng), torch.tensor([3, 2**40 + 5, 0, 2**62, 99])[:count]
@@ -52,11 +61,7 @@ def agree(made: Tensor, reference: Tensor) -> None:
 
 
 class TestAgreementUnclip:
-    @pytest.mark.parametrize("count", [1, 5])
-    @pytest.mark.parametrize("size", SIZES[:2])
-    @pytest.mark.parametrize("level", [0, 100])
-    @pytest.mark.parametrize("guidance", [1.0, 10.0])
-    @pytest.mark.parametrize("scheduler", [None, "ddim", "dpm++"])
+    @pairwise(scheduler=[None, "ddim", "dpm++"], guidance=[1.0, 10.0], level=[0, 100], size=SIZES[:2], count=[1, 5])
     def test_stock(self, unclip: Any, scheduler: str | None, guidance: float, level: int, size: tuple[int, int], count: int) -> None:
         generator = gt.StableDiffusionVariation.from_pipeline(
             unclip, num_inference_steps=3, guidance_scale=guidance, noise_level=level, scheduler=scheduler, image_size=size
@@ -98,10 +103,7 @@ class TestAgreementUnclip:
 
 
 class TestAgreementVariation:
-    @pytest.mark.parametrize("count", [1, 5])
-    @pytest.mark.parametrize("size", SIZES[:2])
-    @pytest.mark.parametrize("guidance", [1.0, 3.0])
-    @pytest.mark.parametrize("scheduler", SCHEDULERS)
+    @pairwise(scheduler=SCHEDULERS, guidance=[1.0, 3.0], size=SIZES[:2], count=[1, 5])
     def test_stock(self, variation: Any, scheduler: str | None, guidance: float, size: tuple[int, int], count: int) -> None:
         generator = gt.StableDiffusionVariation.from_pipeline(
             variation, num_inference_steps=4, guidance_scale=guidance, scheduler=scheduler, image_size=size
@@ -132,14 +134,10 @@ class TestAgreementVariation:
 class TestAgreementIPAdapter:
     """The stock pipelines read a batch for an IP-Adapter as one sample with many images, so they run image by image."""
 
-    @pytest.mark.parametrize("size", SIZES[:2])
-    @pytest.mark.parametrize("scheduler", [None, "ddim", "dpm++", "unipc"])
-    @pytest.mark.parametrize("guidance", [1.0, 6.0])
-    @pytest.mark.parametrize("hidden", [False, True], ids=["embedding", "hidden states"])
-    @pytest.mark.parametrize("base", ["sd", "xl"])
-    def test_stock(self, base: str, hidden: bool, guidance: float, scheduler: str | None, size: tuple[int, int]) -> None:
+    @pairwise(base=["sd", "xl"], hidden=[False, True], guidance=[1.0, 6.0], scheduler=[None, "ddim", "dpm++", "unipc"], size=SIZES[:2])
+    def test_stock(self, shared: Any, base: str, hidden: bool, guidance: float, scheduler: str | None, size: tuple[int, int]) -> None:
         generator = gt.StableDiffusionVariation.from_pipeline(
-            adapted(base, hidden),
+            shared(base, hidden),
             num_inference_steps=3,
             guidance_scale=guidance,
             scheduler=scheduler,
@@ -194,7 +192,7 @@ class TestAgreementIPAdapter:
     def test_two_adapters_are_refused(self) -> None:
         pipe = adapted("sd", False)
         pipe.load_ip_adapter([tiny.ip_adapter(pipe.unet)] * 2, subfolder=["", ""], weight_name=["", ""], image_encoder_folder=None)
-        with pytest.raises(ConfigError, match="holds 2 IP-Adapters: expected one"):
+        with pytest.raises(ConfigError, match=r"2 IP-Adapters.*one"):
             gt.StableDiffusionVariation.from_pipeline(pipe)
 
 
@@ -268,20 +266,29 @@ def no_pil(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PIL.Image.Image, "resize", refuse)
 
 
-@pytest.fixture(params=["unclip", "variation", "ip-adapter", "ip-adapter-plus", "xl"])
-def pipe(request: pytest.FixtureRequest) -> Any:
-    make = {
-        "unclip": tiny.unclip, "variation": tiny.variation, "ip-adapter": lambda: adapted("sd", False),
-        "ip-adapter-plus": lambda: adapted("sd", True), "xl": lambda: adapted("xl", False),
-    }  # fmt: skip
-    return make[request.param]()
+KINDS: dict[str, Callable[[], Any]] = {
+    "unclip": tiny.unclip, "variation": tiny.variation, "ip-adapter": lambda: adapted("sd", False),
+    "ip-adapter-plus": lambda: adapted("sd", True), "xl": lambda: adapted("xl", False),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pipes() -> Callable[[str], Any]:
+    """Pipelines built once, for tests that leave them as they are."""
+    return cache(lambda kind: KINDS[kind]())
+
+
+@pytest.fixture(params=KINDS)
+def pipe(pipes: Any, request: pytest.FixtureRequest) -> Any:
+    return pipes(request.param)
 
 
 class TestCounts:
-    @pytest.mark.parametrize("guidance", [1.0, 4.0])
-    @pytest.mark.parametrize("scheduler", ["ddim", "dpm++", "unipc"])
-    def test_one_unet_call_a_step(self, pipe: Any, guidance: float, scheduler: str) -> None:
-        generator = gt.StableDiffusionVariation.from_pipeline(pipe, num_inference_steps=3, guidance_scale=guidance, scheduler=scheduler)
+    @pairwise(kind=list(KINDS), guidance=[1.0, 4.0], scheduler=["ddim", "dpm++", "unipc"])
+    def test_one_unet_call_a_step(self, pipes: Any, kind: str, guidance: float, scheduler: str) -> None:
+        generator = gt.StableDiffusionVariation.from_pipeline(
+            pipes(kind), num_inference_steps=3, guidance_scale=guidance, scheduler=scheduler
+        )
         images, seeds = batch(5)
         with counted(generator) as counts:
             generator(images, seeds)
@@ -324,10 +331,11 @@ class TestCounts:
             generator.encode(images, prompts=["a", "b", "a", "a"])
         assert counts.rows["text_encoder"] == [2]
 
-    @pytest.mark.parametrize("scheduler", ["dpm++", "unipc"])
-    @pytest.mark.parametrize("guidance", [1.0, 4.0])
-    def test_nothing_waits_for_the_device(self, pipe: Any, scheduler: str, guidance: float) -> None:
-        generator = gt.StableDiffusionVariation.from_pipeline(pipe, num_inference_steps=5, guidance_scale=guidance, scheduler=scheduler)
+    @pairwise(kind=list(KINDS), guidance=[1.0, 4.0], scheduler=["dpm++", "unipc"])
+    def test_nothing_waits_for_the_device(self, pipes: Any, kind: str, guidance: float, scheduler: str) -> None:
+        generator = gt.StableDiffusionVariation.from_pipeline(
+            pipes(kind), num_inference_steps=5, guidance_scale=guidance, scheduler=scheduler
+        )
         images, seeds = batch(2)
         generator(images, seeds)
         with HostReads() as mode:
@@ -390,8 +398,9 @@ class TestContract:
         assert compiled == [generator.unet]
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-    def test_dtypes(self, pipe: Any, dtype: torch.dtype) -> None:
-        generator = gt.StableDiffusionVariation.from_pipeline(pipe, num_inference_steps=2, scheduler="ddim")
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_dtypes(self, kind: str, dtype: torch.dtype) -> None:
+        generator = gt.StableDiffusionVariation.from_pipeline(KINDS[kind](), num_inference_steps=2, scheduler="ddim")
         images, seeds = batch(2)
         expected = generator(images, seeds)
         generator.to(dtype)
@@ -434,23 +443,23 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"scheduler": "ddmi"}, r"scheduler='ddmi': expected one of ddim, dpm\+\+, unipc, euler, lcm"),
-            ({"scheduler": 3}, r"scheduler=3: expected one of"),
-            ({"num_inference_steps": 0}, r"num_inference_steps=0: expected a positive integer"),
-            ({"num_inference_steps": 2.5}, r"num_inference_steps=2.5: expected a positive integer"),
-            ({"guidance_scale": -1}, r"guidance_scale=-1: expected a number of at least 0"),
-            ({"guidance_scale": float("nan")}, r"guidance_scale=nan: expected a number"),
-            ({"eta": 2.0}, r"eta=2.0: expected a number from 0 to 1"),
-            ({"image_size": 33}, r"image_size=33: expected multiples of 2, by which this VAE shrinks images, such as \(32, 32\)"),
-            ({"image_size": (32, 0)}, r"image_size=\(32, 0\): expected a number of pixels, or \(height, width\)"),
-            ({"noise_level": 1000}, r"noise_level=1000: expected an integer from 0 to 999"),
-            ({"noise_level": -1}, r"noise_level=-1: expected an integer from 0 to 999"),
-            ({"noise_level": 0.5}, r"noise_level=0.5: expected an integer from 0 to 999"),
-            ({"prompt": ["a"]}, r"prompt=\['a'\]: expected a string; one prompt per image goes to encode"),
-            ({"preset": "papre"}, r"preset='papre': expected one of 'paper', 'fast'"),
-            ({"decode_batch_size": 0}, r"decode_batch_size=0: expected a positive integer, or None"),
-            ({"steps": 3}, r"unknown option 'steps' of StableDiffusionVariation: expected one of channels_last, compile"),
-            ({"ip_adapter_scale": 1.0}, r"ip_adapter_scale=1.0: this generator has no IP-Adapter"),
+            ({"scheduler": "ddmi"}, r"scheduler='ddmi'.*ddim.*dpm\+\+.*unipc.*euler.*lcm"),
+            ({"scheduler": 3}, r"scheduler=3\b.*ddim"),
+            ({"num_inference_steps": 0}, r"num_inference_steps=0\b.*positive"),
+            ({"num_inference_steps": 2.5}, r"num_inference_steps=2.5\b.*integer"),
+            ({"guidance_scale": -1}, r"guidance_scale=-1\b.*\b0\b"),
+            ({"guidance_scale": float("nan")}, r"guidance_scale=nan\b.*number"),
+            ({"eta": 2.0}, r"eta=2.0\b.*\b0\b.*\b1\b"),
+            ({"image_size": 33}, r"image_size=33\b.*multiples of 2\b.*\(32, 32\)"),
+            ({"image_size": (32, 0)}, r"image_size=\(32, 0\).*\(height, width\)"),
+            ({"noise_level": 1000}, r"noise_level=1000\b.*\b0\b.*\b999\b"),
+            ({"noise_level": -1}, r"noise_level=-1\b.*\b0\b.*\b999\b"),
+            ({"noise_level": 0.5}, r"noise_level=0.5\b.*integer.*\b0\b.*\b999\b"),
+            ({"prompt": ["a"]}, r"prompt=\['a'\].*string.*encode"),
+            ({"preset": "papre"}, r"preset='papre'.*'paper'.*'fast'"),
+            ({"decode_batch_size": 0}, r"decode_batch_size=0\b.*positive.*None"),
+            ({"steps": 3}, r"'steps'.*StableDiffusionVariation"),
+            ({"ip_adapter_scale": 1.0}, r"ip_adapter_scale=1.0\b.*IP-Adapter"),
         ],
     )
     def test_options(self, unclip: Any, options: dict[str, Any], message: str) -> None:
@@ -460,12 +469,12 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("inputs", "message"),
         [
-            ({"prompts": ["a"]}, r"prompts has 1 entries: expected 2, one for each image"),
-            ({"prompts": "ab"}, r"prompts='ab': expected a list of 2 strings"),
-            ({"prompts": [1, 2]}, r"prompts=\[1, 2\]: expected a list of 2 strings"),
-            ({"noise_levels": torch.tensor([1, 1000])}, r"noise_level=1000: expected an integer from 0 to 999"),
-            ({"noise_levels": torch.tensor([1])}, r"noise_levels has shape \(1,\)"),
-            ({"noise_levels": torch.tensor([0.5, 1])}, r"noise_levels has shape \(2,\) and dtype torch.float32: expected \(2,\) int64"),
+            ({"prompts": ["a"]}, r"prompts\b.*\b1\b.*\b2\b"),
+            ({"prompts": "ab"}, r"prompts='ab'.*\b2\b"),
+            ({"prompts": [1, 2]}, r"prompts=\[1, 2\].*string"),
+            ({"noise_levels": torch.tensor([1, 1000])}, r"noise_level=1000\b.*\b0\b.*\b999\b"),
+            ({"noise_levels": torch.tensor([1])}, r"noise_levels\b.*\(1,\).*\(2,\)"),
+            ({"noise_levels": torch.tensor([0.5, 1])}, r"noise_levels\b.*torch.float32.*int64"),
         ],
     )
     def test_inputs(self, unclip: Any, inputs: dict[str, Any], message: str) -> None:
@@ -475,13 +484,13 @@ class TestBadInput:
 
     def test_inputs_of_other_kinds(self, variation: Any) -> None:
         generator = gt.StableDiffusionVariation.from_pipeline(variation)
-        with pytest.raises(ConfigError, match="has no text encoder and takes none"):
+        with pytest.raises(ConfigError, match=r"prompts=.*no text encoder"):
             generator.encode(batch(1)[0], prompts=["a"])
-        with pytest.raises(ConfigError, match="only unCLIP generators take them"):
+        with pytest.raises(ConfigError, match=r"noise_levels=.*unCLIP"):
             generator.encode(batch(1)[0], noise_levels=torch.tensor([1]))
-        with pytest.raises(ConfigError, match="has no text encoder and takes no prompt"):
+        with pytest.raises(ConfigError, match=r"prompt='a cat'.*no text encoder"):
             gt.StableDiffusionVariation.from_pipeline(variation, prompt="a cat")
-        with pytest.raises(ConfigError, match="only unCLIP generators take one"):
+        with pytest.raises(ConfigError, match=r"noise_level=10.*unCLIP"):
             gt.StableDiffusionVariation.from_pipeline(variation, noise_level=10)
 
     @pytest.mark.parametrize("images", [torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(3, 32, 32), "image"])
@@ -490,20 +499,20 @@ class TestBadInput:
             gt.StableDiffusionVariation.from_pipeline(variation).encode(images)
 
     def test_a_pipeline_that_does_not_see_images(self) -> None:
-        with pytest.raises(WeightsError, match="does not see the source image: give ip_adapter="):
+        with pytest.raises(WeightsError, match="ip_adapter="):
             gt.StableDiffusionVariation.from_pipeline(tiny.stable_diffusion())
 
     def test_a_pipeline_of_another_kind(self) -> None:
         blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
         unet = diffusers.UNet2DModel(8, block_out_channels=(8, 8), norm_num_groups=4, **blocks)
         pipe = diffusers.DDPMPipeline(unet=unet, scheduler=diffusers.DDPMScheduler())
-        with pytest.raises(WeightsError, match="pipe is a DDPMPipeline: expected one of StableUnCLIPImg2ImgPipeline"):
+        with pytest.raises(WeightsError, match=r"DDPMPipeline.*StableUnCLIPImg2ImgPipeline"):
             gt.StableDiffusionVariation.from_pipeline(pipe)
 
     def test_a_pipeline_without_its_image_encoder(self) -> None:
         pipe = tiny.unclip()
         pipe.image_encoder = None
-        with pytest.raises(WeightsError, match="has no image_encoder"):
+        with pytest.raises(WeightsError, match="image_encoder"):
             gt.StableDiffusionVariation.from_pipeline(pipe)
 
 
