@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
-from gentransforms.errors import GeneratorError
+from gentransforms.errors import GeneratorError, GentransformsError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.seeding import sample_noise
 
@@ -62,7 +62,8 @@ def check_generator(generator: ImageGenerator, *, images: Tensor | None = None, 
 
     Shapes, dtype and range; the same seeds give the same images and other seeds others; an image does not depend on the
     batch it is in, its place, torch's global random state, or how often its condition is used; inputs stay unmodified;
-    deep copy and pickle give the same images; an empty batch works.
+    deep copy and pickle give the same images; an empty batch works; its fingerprint, by which a bank knows it, can be
+    computed, stays the same through all of this, and is that of its copies.
 
     Args:
         generator: the one to check; put into eval mode.
@@ -78,6 +79,7 @@ def check_generator(generator: ImageGenerator, *, images: Tensor | None = None, 
     """
     generator.eval()
     device = generator.device
+    before_use: str | GentransformsError = _fingerprint(generator)  # what is wrong with it is said last
     if images is None:
         rng = torch.Generator().manual_seed(0)
         images = torch.rand(4, 3, *generator.image_size, generator=rng)
@@ -130,6 +132,17 @@ def check_generator(generator: ImageGenerator, *, images: Tensor | None = None, 
     _close(made, run(everything, copy.deepcopy(generator)), atol, "a deep copy makes other images")
     _close(made, run(everything, pickle.loads(pickle.dumps(generator))), atol, "an unpickled copy makes other images")
     _require(tuple(run([]).shape) == (0, *expected[1:]), "an empty batch does not give an empty batch")
+    _require(isinstance(before_use, str), f"it has no fingerprint, so that no bank can be filled: {before_use}")
+    after_use, of_a_copy = _fingerprint(generator), _fingerprint(pickle.loads(pickle.dumps(generator)))
+    _require(before_use == after_use, "making images changed the fingerprint: keep counters out of config and buffers")
+    _require(after_use == of_a_copy, "an unpickled copy has another fingerprint: config must not depend on the object's identity")
+
+
+def _fingerprint(generator: ImageGenerator) -> str | GentransformsError:
+    try:
+        return generator.fingerprint()
+    except GentransformsError as error:
+        return error
 
 
 def check_transform(transform: Callable[..., Any], *, size: tuple[int, int] = (20, 24)) -> None:

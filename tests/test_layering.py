@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("errors",),
     ("seeding", "images", "hub"),
-    ("generators.base", "generators.card"),
+    ("generators.base", "generators.card", "generators.identity"),
     ("generators",),
     ("sources",),
     ("bank.format",),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import os
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.card import model_card
+from gentransforms.generators.identity import describe_argument, fingerprint, named_weights, to_json
 from gentransforms.hub import models as hub
 from gentransforms.seeding import check_seeds
 
@@ -30,7 +30,8 @@ class ImageGenerator(nn.Module, ABC):
 
     A subclass sets `image_size` and `preserves_geometry` as class or instance attributes and implements `encode` and
     `sample`; nothing else is required. Its networks are registered submodules, called through ``__call__``. Its
-    constructor's arguments are its `config`, and must be JSON-able for `save_pretrained`.
+    constructor's arguments are its `config`. Where all are JSON-able, `save_pretrained` works; a module given to the
+    constructor, ``__init__(self, net)``, is described by its class and structure, which suffices for a bank.
 
     Every image must be a function of (source image, generator, seed) alone: draw noise with
     `gentransforms.seeding.sample_noise`, never from torch's global random state.
@@ -42,7 +43,9 @@ class ImageGenerator(nn.Module, ABC):
         inputs: what else `encode` takes, one value per image, such as ``("labels",)``.
         instance_feature: which entry of the condition says what an image shows, such as ``"features"``: banks compare
             variants with their source by it (``min_similarity``). None if there is none.
-        name_or_path: where it was loaded from, for banks to tell; None if it was built. No part of its config.
+        name_or_path: where it was loaded from, which banks record; None if it was built. No part of its config.
+        execution_options: names in `config` that decide how images are computed, not which: they change images by
+            rounding alone, such as ``("compile",)``. Not in the fingerprint.
 
     Example:
         >>> import torch
@@ -63,6 +66,7 @@ class ImageGenerator(nn.Module, ABC):
     inputs: tuple[str, ...] = ()
     instance_feature: str | None = None
     name_or_path: str | None = None
+    execution_options: tuple[str, ...] = ()
     registered: ClassVar[dict[str, type[ImageGenerator]]] = {}
     _init_config: dict[str, Any]
 
@@ -112,8 +116,11 @@ class ImageGenerator(nn.Module, ABC):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that build this generator again: ``type(self)(**config)``; JSON-able."""
-        return dict(self._init_config)
+        """The arguments that build this generator again, ``type(self)(**config)``; JSON-able.
+
+        A module among the arguments is described instead: its class, and a hash of its structure.
+        """
+        return {name: describe_argument(value) for name, value in self._init_config.items()}
 
     @property
     def required_inputs(self) -> tuple[str, ...]:
@@ -133,16 +140,17 @@ class ImageGenerator(nn.Module, ABC):
         return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that name this generator: a hash of class, config, dtype and every weight.
+        """Return 32 hexadecimal digits that name this generator: a hash of class, config, dtype and every weight.
 
-        Computed at each call (about a second per gigabyte), so it always describes the weights as they are: call it once and keep it.
+        The device and `execution_options` are left out, since they change images by rounding alone; so is
+        ``torch.compile`` of a part. Computed at each call, about a second per gigabyte, from the weights as they are.
+
+        Raises:
+            ConfigError: if the config is not JSON-able.
+            WeightsError: if weights are on the meta device.
         """
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(f"{type(self).__name__} {_json(self.config)} {self.dtype}".encode())
-        for name, tensor in sorted(self._saved_weights().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        config = {name: value for name, value in self.config.items() if name not in self.execution_options}
+        return fingerprint(type(self).__name__, config, self.dtype, self._saved_weights() | self._argument_weights())
 
     def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None) -> None:
         """Write ``config.json``, ``model.safetensors`` and a model card, ``README.md``, into `directory`.
@@ -154,13 +162,20 @@ class ImageGenerator(nn.Module, ABC):
                 ``intended_use``, ``limits``, ``evaluation``.
 
         Raises:
-            ConfigError: if the config is not JSON-able, or a section of the card is unknown.
+            ConfigError: if the config is not JSON-able, an argument of the constructor is a module, or a section of the
+                card is unknown.
         """
         from safetensors.torch import save_file
 
         directory = Path(directory)
         description = {"format": "gentransforms", "format_version": FORMAT_VERSION, "class": type(self).__name__}
-        config, text = json.loads(_json(self.config)), model_card(self, card or {})
+        for name, value in self._init_config.items():
+            if isinstance(value, nn.Module) and isinstance(self.config.get(name), dict):
+                raise ConfigError(
+                    f"{type(self).__name__} was built with {name}=<{type(value).__name__}>, a module, which a saved config cannot "
+                    f"hold: build it inside {type(self).__name__}.__init__ from numbers and strings; banks work as it is"
+                )
+        config, text = json.loads(to_json(self.config)), model_card(self, card or {})
         directory.mkdir(parents=True, exist_ok=True)
         weights = {name: t.detach().cpu().contiguous().clone() for name, t in self._saved_weights().items()}
         weights = {name: t.to(dtype) if dtype is not None and t.is_floating_point() else t for name, t in weights.items()}
@@ -239,7 +254,13 @@ class ImageGenerator(nn.Module, ABC):
 
     def _saved_weights(self) -> dict[str, Tensor]:
         """Return what `save_pretrained` writes and `fingerprint` covers."""
-        return self.state_dict()
+        return named_weights(self)
+
+    def _argument_weights(self) -> dict[str, Tensor]:
+        """Return the weights of modules given to the constructor that are not among the generator's own submodules."""
+        own = set(map(id, self.modules()))
+        given = {name: value for name, value in self._init_config.items() if isinstance(value, nn.Module) and id(value) not in own}
+        return {f"{name}.{key}": tensor for name, module in given.items() for key, tensor in named_weights(module).items()}
 
 
 def _check_placement(device: torch.device | str | None, dtype: torch.dtype | None) -> torch.device:
@@ -251,13 +272,6 @@ def _check_placement(device: torch.device | str | None, dtype: torch.dtype | Non
     except (RuntimeError, TypeError, AssertionError) as error:
         raise ConfigError(f"device={device!r}: not usable here ({str(error).splitlines()[0]})") from error
     return place
-
-
-def _json(config: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps(config, sort_keys=True)
-    except TypeError as error:
-        raise ConfigError(f"config {dict(config)!r} cannot be written as JSON ({error}): use numbers, strings, lists, dicts") from error
 
 
 def _check_class(cls: type[ImageGenerator], source: hub.Source, description: Mapping[str, Any]) -> None:

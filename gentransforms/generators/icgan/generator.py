@@ -16,6 +16,7 @@ from gentransforms.generators.icgan.architecture import BigGANConfig, released_s
 from gentransforms.generators.icgan.features import build_extractor
 from gentransforms.generators.icgan.folding import fold
 from gentransforms.generators.icgan.network import BigGANNetwork
+from gentransforms.generators.identity import named_weights
 from gentransforms.hub import models as hub
 from gentransforms.images import fit
 from gentransforms.seeding import check_seeds, sample_truncated_noise
@@ -234,13 +235,13 @@ class ICGAN(ImageGenerator):
             )
         weights = {f"network.{name}": tensor for name, tensor in self._released.items()}
         if self.feature_extractor is not None:
-            weights |= {f"feature_extractor.{name}": t for name, t in self.feature_extractor.state_dict().items()}
+            weights |= {f"feature_extractor.{name}": t for name, t in named_weights(self.feature_extractor).items()}
         return weights
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Each weight that runs, with what folding the released weights gives."""
         folded = fold(self._released, self.architecture, torch.float64)
-        return ((tensor, folded[name]) for name, tensor in self.network.state_dict().items())
+        return ((tensor, folded[name]) for name, tensor in named_weights(self.network).items())
 
 
 def _changed(found: Tensor, folded: Tensor) -> bool:

@@ -1,0 +1,125 @@
+"""What makes two generators the same: configuration and weights, without how they are computed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from gentransforms.errors import ConfigError, WeightsError
+
+__all__ = ["describe_argument", "fingerprint", "hash_weights", "named_weights", "to_json", "uncompiled"]
+
+
+def fingerprint(kind: str, config: Mapping[str, Any], dtype: torch.dtype, weights: Mapping[str, Tensor]) -> str:
+    """Return 32 hexadecimal digits: a hash of class, configuration, dtype and every weight.
+
+    Args:
+        kind: name of the class.
+        config: what decides the images beside the weights; JSON-able.
+        dtype: of the arithmetic.
+        weights: by name, on any device.
+
+    Raises:
+        ConfigError: if `config` is not JSON-able.
+        WeightsError: if a weight has no values, on the meta device.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{kind} {to_json(config)} {dtype}".encode())
+    hash_weights(digest, weights)
+    return digest.hexdigest()
+
+
+def hash_weights(digest: Any, weights: Mapping[str, Tensor]) -> None:
+    """Add names, dtypes, shapes and values to a hash of hashlib, in the order of the names.
+
+    Raises:
+        WeightsError: if a weight is on the meta device.
+    """
+    for name, weight in sorted(weights.items()):
+        for part, tensor in _plain_tensors(name, weight):
+            if tensor.is_meta:
+                raise WeightsError(
+                    f"the weight {part!r} is on the meta device, without values: load it before use "
+                    "(after accelerate's offloading: pipe.remove_all_hooks(), then move the pipeline to its device)"
+                )
+            digest.update(f"{part} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def _plain_tensors(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield a tensor, or the plain tensors that a quantised one (torchao's) consists of."""
+    if not is_traceable_wrapper_subclass(tensor):
+        yield name, tensor
+        return
+    names, context = tensor.__tensor_flatten__()
+    yield f"{name} {type(tensor).__name__} {_without_addresses(repr(context))}", torch.empty(0)
+    for inner in names:
+        yield from _plain_tensors(f"{name}.{inner}", getattr(tensor, inner))
+
+
+def to_json(config: Mapping[str, Any]) -> str:
+    """Return a configuration as JSON, in the order of its names.
+
+    Raises:
+        ConfigError: if a value cannot be written as JSON.
+    """
+    try:
+        return json.dumps(config, sort_keys=True)
+    except TypeError as error:
+        raise ConfigError(f"config {dict(config)!r} cannot be written as JSON ({error}): use numbers, strings, lists, dicts") from error
+
+
+def uncompiled(module: Any) -> Any:
+    """Return the module that ``torch.compile(module)`` wraps; a module that was not compiled as it is."""
+    return getattr(module, "_orig_mod", module)
+
+
+def named_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's state dict, with the names it has where no part of it is compiled."""
+    return {name.replace("_orig_mod.", ""): tensor for name, tensor in module.state_dict().items()}
+
+
+def describe_argument(value: Any) -> Any:
+    """Return a constructor's argument as JSON can hold it: a module by its class and structure, anything else as it is.
+
+    Example:
+        >>> describe_argument(nn.Linear(2, 3))["module"]
+        'torch.nn.modules.linear.Linear'
+        >>> describe_argument(0.5)
+        0.5
+    """
+    if not isinstance(value, nn.Module):
+        return value
+    module = uncompiled(value)
+    structure = hashlib.blake2b("\n".join(_structure(module)).encode(), digest_size=16).hexdigest()
+    return {"module": _name_of(module), "structure": structure}
+
+
+def _structure(module: nn.Module) -> Iterator[str]:
+    """Yield what decides a module's function beside its weights: class, settings and plain attributes of each submodule."""
+    for name, inner in module.named_modules():
+        if uncompiled(inner) is not inner:
+            continue  # a wrapper; what it wraps comes next
+        plain = {
+            key: value
+            for key, value in vars(inner).items()
+            if not key.startswith("_") and key != "training" and isinstance(value, bool | int | float | str | tuple | None)
+        }
+        settings = _without_addresses(f"{inner.extra_repr()} {sorted(plain.items())}")
+        name = f"{name}.".replace("._orig_mod.", ".").removeprefix("_orig_mod.")
+        yield f"{name} {_name_of(inner)} {settings}"
+
+
+def _name_of(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
