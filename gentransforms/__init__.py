@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from gentransforms.bank.generate.run import generate_bank, plan_bank
-from gentransforms.bank.reader import Bank
-from gentransforms.errors import GentransformsError
-from gentransforms.generators.base import ImageGenerator
-from gentransforms.generators.diffusion.controlnet import ControlNetVariation
-from gentransforms.generators.diffusion.variation import StableDiffusionVariation
-from gentransforms.generators.icgan.generator import ICGAN
-from gentransforms.generators.registry import list_pretrained, load_generator
-from gentransforms.seeding import derive_seeds
-from gentransforms.sources import open_source
-from gentransforms.sources.keyed import with_keys
-from gentransforms.transforms.bank import BankAugment
-from gentransforms.transforms.generative import GenerativeAugment
-from gentransforms.transforms.two_views import TwoViews
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# What type checkers and editors see; a name is loaded when it is first used, so that importing the package costs nothing.
+if TYPE_CHECKING:
+    from gentransforms.bank.generate.run import generate_bank, plan_bank
+    from gentransforms.bank.reader import Bank
+    from gentransforms.errors import GentransformsError
+    from gentransforms.generators.base import ImageGenerator
+    from gentransforms.generators.diffusion.controlnet import ControlNetVariation
+    from gentransforms.generators.diffusion.variation import StableDiffusionVariation
+    from gentransforms.generators.icgan.generator import ICGAN
+    from gentransforms.generators.registry import list_pretrained, load_generator
+    from gentransforms.seeding import derive_seeds
+    from gentransforms.sources import open_source
+    from gentransforms.sources.keyed import with_keys
+    from gentransforms.transforms.bank import BankAugment
+    from gentransforms.transforms.generative import GenerativeAugment
+    from gentransforms.transforms.two_views import TwoViews
 
 __version__ = "0.1.0"
 
@@ -37,3 +42,38 @@ __all__ = [
     "plan_bank",
     "with_keys",
 ]
+
+_MODULES = {
+    "ICGAN": "generators.icgan.generator",
+    "Bank": "bank.reader",
+    "BankAugment": "transforms.bank",
+    "ControlNetVariation": "generators.diffusion.controlnet",
+    "GenerativeAugment": "transforms.generative",
+    "GentransformsError": "errors",
+    "ImageGenerator": "generators.base",
+    "StableDiffusionVariation": "generators.diffusion.variation",
+    "TwoViews": "transforms.two_views",
+    "derive_seeds": "seeding",
+    "generate_bank": "bank.generate.run",
+    "list_pretrained": "generators.registry",
+    "load_generator": "generators.registry",
+    "open_source": "sources",
+    "plan_bank": "bank.generate.run",
+    "with_keys": "sources.keyed",
+}
+# Modules that hold public names of their own: gentransforms.errors.BankError without an import of its own.
+_PUBLIC_MODULES = ("bank", "errors", "kornia", "sources", "testing")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value  # from now on without this function
+        return value
+    if name in _PUBLIC_MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PUBLIC_MODULES})

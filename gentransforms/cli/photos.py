@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from gentransforms.cli.plain import WrongCall
 from gentransforms.errors import SourceError
-from gentransforms.sources.decode import NOT_AN_IMAGE, SUFFIXES, rgb_image
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -31,6 +30,8 @@ def find_photos(folder: Path) -> list[Path]:
     Raises:
         WrongCall: if it is no folder, or holds none.
     """
+    from gentransforms.sources.decode import SUFFIXES
+
     if not folder.is_dir():
         raise WrongCall(f"{folder}: {'expected a folder of images' if folder.exists() else 'no such folder'}")
     try:
@@ -48,6 +49,8 @@ def read_photo(path: Path) -> PIL.Image.Image:
     Raises:
         WrongCall: if there is no such file, or it cannot be read as an image.
     """
+    from gentransforms.sources.decode import NOT_AN_IMAGE, rgb_image
+
     if path.is_dir():
         raise WrongCall(f"{path}: expected an image file, this is a folder (gentransforms demo --images takes one)")
     if not path.exists():
