@@ -279,10 +279,10 @@ class TestConditions:
 
     def test_thresholds_are_drawn_by_the_seed(self, base: Any, net: Any) -> None:
         generator = gt.ControlNetVariation.from_pipeline(
-            base, controlnet=net, condition="canny", canny_thresholds=((0.05, 0.1), (0.1, 0.6)), num_inference_steps=1, image_size=64,
+            base, controlnet=net, condition="canny", canny_thresholds=((0.05, 0.1), (0.1, 0.6)), num_inference_steps=1, image_size=128,
             guidance_scale=1.0,
         )  # fmt: skip
-        images = torch.nn.functional.interpolate(batch(1)[0], size=(64, 64), mode="bilinear")
+        images = torch.nn.functional.interpolate(batch(1)[0], size=(128, 128), mode="bilinear")
         condition = generator.encode(images)
         assert set(condition) == {"magnitude_0"}
         maps = []
