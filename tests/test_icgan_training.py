@@ -27,6 +27,7 @@ TINY = [
     "encoder.widths=[8,16]", "encoder.blocks=[1,1]", "encoder.epochs=2", "encoder.batch_size=8", "encoder.warmup_steps=1",
     "encoder.projection=4", "generator.G_ch=4", "generator.dim_z=8", "generator.shared_dim_feat=6", "generator.D_ch=4",
     "generator.neighbours=3", "generator.steps=4", "generator.batch_size=4", "checkpoint_every=2", "sample_every=4", "log_every=1",
+    "precision=float32",
 ]  # fmt: skip
 
 
@@ -289,16 +290,31 @@ class TestScript:
         for i, photo in enumerate(photos()):
             Image.fromarray(photo.permute(1, 2, 0).numpy()).save(tmp_path / "photos" / f"{i:03d}.png")
         (tmp_path / "card.yaml").write_text(yaml.safe_dump({"title": "tiny", "license": "apache-2.0"}))
-        command = [sys.executable, str(FOLDER / "train.py"), "--data", "photos", "--out", "run", "--card", "card.yaml", *TINY]
+        command = [
+            sys.executable,
+            str(FOLDER / "train.py"),
+            "--data",
+            "photos",
+            "--out",
+            "run",
+            "--card",
+            "card.yaml",
+            *TINY,
+            "precision=auto",
+        ]
         environment = os.environ | {"PYTHONPATH": str(FOLDER.parents[1])}
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr
         assert "wrote run/pretrained" in done.stdout
+        chosen = yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["precision"]
+        assert chosen in ("float32", "bfloat16")
+        assert f"precision: {chosen} (" in done.stdout
         generator = gt.load_generator(tmp_path / "run" / "pretrained")
         assert generator.encode(photos(4) / 255)["features"].shape == (4, 8)
         again = subprocess.run([*command, "seed=5"], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
         assert again.returncode == 1
         assert "run with other seed" in again.stderr
+        assert f"precision: {chosen}, with which this run began" in again.stdout
         # the exported, folded network in float16 is the averaged one that was trained
         ready = run(tmp_path / "run")
         condition, z = generator.encode(photos(4) / 255), torch.randn(4, 6)

@@ -79,8 +79,8 @@ class TestFiles:
         assert settings.method.name == method
         source = {"baseline": "none", "online": "online"}.get(arm, "bank")
         assert settings.generative.source == source
-        flat = ssl("config").flat(settings)
-        assert ssl("config").flat(ssl("config").settings_of(dataclasses.asdict(settings))) == flat
+        flat = ssl("config").flatten(settings)
+        assert ssl("config").flatten(ssl("config").build_settings(dataclasses.asdict(settings))) == flat
 
     def test_there_is_one_for_every_run_of_the_issue(self) -> None:
         names = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in FILES}
@@ -94,8 +94,8 @@ class TestFiles:
     @pytest.mark.parametrize("folder", ["imagenet", "cifar10", "cifar100", "cifar10-small", "cifar100-small", "folder"])
     def test_arms_differ_by_the_generated_view_alone(self, folder: str) -> None:
         for path in sorted((CONFIGS / folder).glob("*.yaml")):
-            base = ssl("config").flat(load(path.with_name(f"{path.stem.partition('-')[0]}-baseline.yaml")))
-            arm = ssl("config").flat(load(path))
+            base = ssl("config").flatten(load(path.with_name(f"{path.stem.partition('-')[0]}-baseline.yaml")))
+            arm = ssl("config").flatten(load(path))
             assert {name for name in arm if arm[name] != base[name]} <= {f"generative.{n}" for n in ("source", "bank", "generator", "p")}, (
                 path
             )
@@ -110,7 +110,7 @@ class TestPaper:
     @pytest.mark.parametrize("arm", ARMS)
     @pytest.mark.parametrize("method", METHODS)
     def test_every_value(self, method: str, arm: str) -> None:
-        settings = ssl("config").flat(load(CONFIGS / "imagenet" / f"{method}-{arm}.yaml"))
+        settings = ssl("config").flatten(load(CONFIGS / "imagenet" / f"{method}-{arm}.yaml"))
         expected = COMMON | TABLE[method] | ARMS[arm]
         for view, values in zip(("view1", "view2"), VIEWS[OF_METHOD[method]], strict=True):
             expected |= {f"augmentation.{view}.{name}": value for name, value in values.items()}
@@ -121,8 +121,8 @@ class TestPaper:
 
     @pytest.mark.parametrize("p", [0.25, 0.5, 0.75])
     def test_other_probabilities(self, p: float) -> None:
-        main = ssl("config").flat(load(CONFIGS / "imagenet" / "simclr-stable-diffusion.yaml"))
-        other = ssl("config").flat(load(CONFIGS / "imagenet" / f"simclr-stable-diffusion-p{p}.yaml"))
+        main = ssl("config").flatten(load(CONFIGS / "imagenet" / "simclr-stable-diffusion.yaml"))
+        other = ssl("config").flatten(load(CONFIGS / "imagenet" / f"simclr-stable-diffusion-p{p}.yaml"))
         assert {name: other[name] for name in other if other[name] != main[name]} == {"generative.p": p}
 
     def test_linear_probe(self) -> None:
@@ -164,7 +164,7 @@ class TestRefused:
             ("augmentation.view1.crop_scale=[0.3]", "expected two numbers"),
             ("augmentation.view2.blur_sigma=[2.0, 0.1]", "the smaller first"),
             ("backbone.blocks=[1]", "expected as many numbers as backbone.widths"),
-            ("trainer.precision=fp16", "expected one of 32-true, 16-mixed, bf16-mixed"),
+            ("trainer.precision=fp16", "expected one of auto, 32-true, 16-mixed, bf16-mixed"),
             ("trainer.epochs=true", "expected int"),
             ("trainer.epoch=3", r"trainer.epoch'; known:.*trainer.epochs"),
             ("sede=1", "unknown setting 'sede'"),
@@ -185,7 +185,11 @@ class TestRefused:
             ("trainer.sync_batchnorm=3", "trainer.sync_batchnorm=3: expected bool"),
             ("data.train=", "data.train"),
             ("trainer=5", "expected settings below it"),
-            ("backbone.widths=64", "backbone.widths=64: expected a list"),
+            ("backbone.widths=64", r"backbone.widths=64: expected list\[int\]"),
+            ("backbone.widths=[]", "at least one"),
+            ("seed=[1]", r"seed=\[1\]: expected int"),
+            ("generative.p=null", "generative.p=None: expected float"),
+            ("augmentation.generated=5", "expected settings below it"),
             ("epochs", "expected name=value"),
             ("data.limit=[", "is not YAML"),
         ],

@@ -213,7 +213,7 @@ class TestViewsOfABatch:
 
 
 class TestResume:
-    """Killed and resumed, loss curve and weights are those of an uninterrupted run, bit for bit; a probe that is killed is left out."""
+    """Killed and resumed, curves, probes and weights are those of an uninterrupted run, bit for bit."""
 
     @pytest.mark.parametrize(
         ("config", "overrides"),
@@ -233,26 +233,25 @@ class TestResume:
             overrides = [*overrides, "generative.source=online", "generative.generator=fake"]
         chosen = settings(photos, config, "trainer.epochs=4", "trainer.checkpoint_every=1", "probe.every=2", *overrides)
         whole = run(chosen, tmp_path / "whole")
-        # Before any checkpoint of use, within an epoch, at the end of one; the last checkpoint stands behind a probe. (The batch
-        # in which it is killed is never in a checkpoint.)
+        # Before any checkpoint, within an epoch, at the end of one; the last checkpoint stands behind a probe. (The batch in
+        # which it is killed is never in a checkpoint.)
         for batches in (1, 1, 2, 1, 3):
             run(chosen, tmp_path / "killed", kill=batches)
-        with pytest.raises(Killed):  # in the first probe, behind the sixth batch
+        with pytest.raises(Killed):  # in the first probe, behind the sixth batch, which is repeated with its probe
             ssl("train").train(chosen, tmp_path / "killed", [KillInProbe()], quiet=True)
-        assert torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)["batches_done"] == 6
-        for batches in (3, 3):
+        steps = 4 if chosen.trainer.accumulate == 2 else 6
+        assert torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)["global_step"] == steps - 1
+        for batches in (4, 3):
             run(chosen, tmp_path / "killed", kill=batches)
         assert torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)["batches_done"] > 6
         killed = run(chosen, tmp_path / "killed")
         assert killed["global_step"] == whole["global_step"]
         assert killed["batches_done"] == whole["batches_done"] == 12
         assert len(curve(tmp_path / "whole")) >= 6
-        for name in ("train/loss", "train/generated"):
+        for name in ("train/loss", "train/generated", "train/linear_loss", "train/momentum", "probe/knn", "probe/linear"):
             assert curve(tmp_path / "killed", name) == curve(tmp_path / "whole", name), name
-        for name in ("probe/knn", "probe/linear"):  # but the one that was killed while it looked
-            first, last = curve(tmp_path / "whole", name).items()
-            assert curve(tmp_path / "killed", name) == dict([last]), name
-            assert first[0] < last[0]
+        assert list(curve(tmp_path / "whole", "train/loss")) == list(range(2 * steps))
+        assert list(curve(tmp_path / "whole", "probe/knn")) == [steps - 1, 2 * steps - 1]
         for name, tensor in whole["state_dict"].items():
             assert torch.equal(killed["state_dict"][name], tensor), name
         for a, b in zip(whole.get("queues", []), killed.get("queues", []), strict=True):
@@ -303,6 +302,27 @@ class TestResume:
             ssl("train").train(chosen, tmp_path, quiet=True)
         after = torch.load(tmp_path / "last.ckpt", weights_only=True)
         assert after["batches_done"] == before["batches_done"] == 2
+
+
+class TestPrecision:
+    def test_auto_is_settled_once(self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+        """Begun where there is bfloat16, continued on a machine without; another run there is of float32."""
+        module = sys.modules["common.precision"]
+        chosen = settings(
+            photos, "cifar10-small/simclr-baseline", "trainer.epochs=1", "trainer.checkpoint_every=1", "trainer.precision=auto"
+        )
+        monkeypatch.setattr(module, "choose_precision", lambda *_: ("bfloat16", "as tested"))
+        run(chosen, tmp_path / "a", kill=2)
+        monkeypatch.setattr(module, "choose_precision", lambda *_: ("float32", "as tested"))
+        assert run(chosen, tmp_path / "a")["settings"]["trainer"]["precision"] == "bf16-mixed"
+        assert run(chosen, tmp_path / "b")["settings"]["trainer"]["precision"] == "32-true"
+        said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("precision: ")]
+        assert said == [
+            "precision: bf16-mixed (as tested)", "precision: bf16-mixed, with which this run began", "precision: 32-true (as tested)",
+        ]  # fmt: skip
+        other = settings(photos, "cifar10-small/simclr-baseline", "trainer.epochs=1", "trainer.precision=32-true")
+        with pytest.raises(SystemExit, match=r"trainer\.precision \('bf16-mixed', now '32-true'\)"):
+            ssl("train").train(other, tmp_path / "a", quiet=True)
 
 
 class TestRefused:

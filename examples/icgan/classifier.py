@@ -25,23 +25,31 @@ import torch
 from checkpoints import atomic_save
 from images import load_images, load_labels
 from rich.progress import track
+from shared import settle_precision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class Judge(nn.Module):
-    """A compact convolutional classifier: images (B, 3, R, R) in [0, 1], R at least 16, to features and logits."""
+    """A compact convolutional classifier: images (B, 3, R, R) in [0, 1], R at least 16, to features and logits.
+
+    It is trained, and later judges, in `precision`, ``"bfloat16"`` or ``"float32"``, so that it says the same on every machine.
+    """
 
     names: list[str]
 
-    def __init__(self, classes: int, size: int, width: int = 256) -> None:
+    def __init__(self, classes: int, size: int, width: int = 256, precision: str = "bfloat16") -> None:
         super().__init__()
-        self.arguments = {"classes": classes, "size": size, "width": width}
+        self.arguments = {"classes": classes, "size": size, "width": width, "precision": precision}
         self.whiten = nn.Conv2d(3, 24, 2)
         self.whiten.weight.requires_grad_(False)
         widths = [24, 64] + [width] * max(2, int(math.log2(size)) - 3)
         self.blocks = nn.Sequential(*(_pair(a, b) for a, b in itertools.pairwise(widths)))
         self.head = nn.Linear(width, classes, bias=False)
+
+    def autocast(self) -> torch.autocast:
+        """Return the context to compute in."""
+        return torch.autocast(self.head.weight.device.type, torch.bfloat16, enabled=self.arguments["precision"] == "bfloat16")
 
     def features(self, images: Tensor) -> Tensor:
         """Return (B, width): the pooled activations before the last layer."""
@@ -78,10 +86,12 @@ def load_judge(folder: str | Path) -> Judge:
     return judge.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def train_judge(images: Tensor, labels: Tensor, epochs: int, seed: int, width: int = 256, device: str = "cpu") -> Judge:
+def train_judge(
+    images: Tensor, labels: Tensor, epochs: int, seed: int, width: int = 256, device: str = "cpu", precision: str = "bfloat16"
+) -> Judge:
     """Train on images (N, 3, R, R) uint8 with labels (N,) integer."""
     torch.manual_seed(seed)
-    judge = Judge(int(labels.max()) + 1, images.shape[-1], width)
+    judge = Judge(int(labels.max()) + 1, images.shape[-1], width, precision)
     some = torch.randperm(len(images))[: max(20, 2_000_000 // images.shape[-1] ** 2)]
     judge.start_from_patches(images[some].float() / 255)
     judge.to(device, memory_format=torch.channels_last)
@@ -103,7 +113,7 @@ def train_judge(images: Tensor, labels: Tensor, epochs: int, seed: int, width: i
             rows = order[i * batch_size : (i + 1) * batch_size]
             with torch.no_grad():
                 batch = augment(images[rows].float() / 255)
-            with torch.autocast(torch.device(device).type, torch.bfloat16):
+            with judge.autocast():
                 logits = judge(batch)
             loss = F.cross_entropy(logits.float(), labels[rows], label_smoothing=0.1)
             optimizer.zero_grad(set_to_none=True)
@@ -121,7 +131,7 @@ def predict(judge: Judge, images: Tensor, batch_size: int = 500) -> tuple[Tensor
     device = judge.head.weight.device
     for batch in track(images.split(batch_size), "classifying"):
         x = batch.to(device).float() / 255
-        with torch.autocast(device.type, torch.bfloat16):
+        with judge.autocast():
             f = (judge.features(x).float() + judge.features(x.flip(3)).float()) / 2
         features.append(f.cpu())
         labels.append(judge.head(f).argmax(1).cpu())
@@ -139,19 +149,28 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256, help="channels of the last blocks, and the number of features")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cuda, mps or cpu")
+    parser.add_argument("--precision", choices=["auto", "bfloat16", "float32"], default="auto", help="auto: what the device computes in")
     args = parser.parse_args()
     (labels, names), (expected, test_names) = load_labels(args.train), load_labels(args.test)
     if names != test_names:
         raise SystemExit(f"--train has the classes {names}, --test {test_names}: expected the same in both")
     images = load_images(args.train, args.size)
     start = time.perf_counter()
-    judge = train_judge(images, labels, args.epochs, args.seed, args.width, args.device)
+    precision, said = settle_precision(args.precision, None, args.device)
+    print(said, flush=True)
+    judge = train_judge(images, labels, args.epochs, args.seed, args.width, args.device, precision)
     seconds = time.perf_counter() - start
     guesses, _ = predict(judge, load_images(args.test, args.size))
     accuracy = (guesses == expected).float().mean().item()
     args.out.mkdir(parents=True, exist_ok=True)
     atomic_save({"arguments": judge.arguments, "names": names, "weights": judge.cpu().state_dict()}, args.out / "classifier.pt")
-    record = {"test_accuracy": round(accuracy, 4), "epochs": args.epochs, "seed": args.seed, "seconds": round(seconds)}
+    record = {
+        "test_accuracy": round(accuracy, 4),
+        "epochs": args.epochs,
+        "seed": args.seed,
+        "precision": precision,
+        "seconds": round(seconds),
+    }
     (args.out / "classifier.json").write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record))
 

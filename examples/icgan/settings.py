@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
+from shared import fill_in, flatten, read_layers
 
 
 @dataclass
@@ -61,11 +60,15 @@ class GeneratorSettings:
 
 @dataclass
 class Settings:
-    """Everything that decides a run, besides the images themselves."""
+    """Everything that decides a run, besides the images themselves.
+
+    `precision` is ``float32``, ``bfloat16`` or ``auto``: bfloat16 where the device computes in it, else float32
+    (common/precision.py).
+    """
 
     resolution: int = 32
     seed: int = 0
-    precision: str = "bfloat16"
+    precision: str = "auto"
     device: str = "cpu"
     checkpoint_every: int = 250
     sample_every: int = 500
@@ -76,51 +79,12 @@ class Settings:
 
 
 def load_settings(path: str | Path | None, overrides: list[str]) -> Settings:
-    """Merge defaults, the YAML file at `path` and overrides such as ``generator.steps=500``; refuse unknown names."""
-    settings = Settings()
-    if path is not None:
-        _merge(settings, yaml.safe_load(Path(path).read_text()) or {}, "")
-    for item in overrides:
-        name, sep, value = item.partition("=")
-        if not sep:
-            raise SystemExit(f"override {item!r}: expected name=value, for example generator.steps=500")
-        nested: Any = yaml.safe_load(value)
-        for part in reversed(name.split(".")):
-            nested = {part: nested}
-        _merge(settings, nested, "")
+    """Merge defaults, the YAML file at `path` and overrides such as ``generator.steps=500``; refuse what is unknown or wrong."""
+    settings: Settings = fill_in(OmegaConf.structured(Settings), read_layers(path, overrides))
+    values = flatten(settings)
+    if settings.precision not in ("auto", "float32", "bfloat16"):
+        raise SystemExit(f"precision={settings.precision!r}: expected auto, float32 or bfloat16")
+    for name in ("encoder.widths", "encoder.blocks"):
+        if not values[name] or min(values[name]) < 1:
+            raise SystemExit(f"{name}={values[name]!r}: expected numbers of 1 or more")
     return settings
-
-
-def _merge(target: Any, values: dict[str, Any], prefix: str) -> None:
-    names = {f.name for f in dataclasses.fields(target)}
-    for name, value in values.items():
-        if name not in names:
-            raise SystemExit(f"unknown setting {prefix + name!r}; known: {', '.join(sorted(names))}")
-        current = getattr(target, name)
-        if dataclasses.is_dataclass(current):
-            if not isinstance(value, dict):
-                raise SystemExit(f"{prefix + name}={value!r}: expected settings below it, such as {prefix + name}.NAME=value")
-            _merge(current, value, f"{prefix}{name}.")
-        else:
-            setattr(target, name, _typed(prefix + name, value, current))
-
-
-def _typed(name: str, value: Any, current: Any) -> Any:
-    """Return `value` with the type of the default; YAML reads 4e-4 and 2e4 as strings."""
-    try:
-        if isinstance(current, bool):
-            ok = isinstance(value, bool)
-        elif isinstance(current, int | None):
-            value = None if value is None and current is None else int(float(value))
-            ok = True
-        elif isinstance(current, float):
-            value, ok = float(value), True
-        elif isinstance(current, list):
-            ok = isinstance(value, list) and all(type(v) is int and v > 0 for v in value)
-        else:
-            value, ok = str(value), value is not None
-    except (TypeError, ValueError):
-        ok = False
-    if not ok:
-        raise SystemExit(f"{name}={value!r}: expected something like {current!r}")
-    return value

@@ -10,7 +10,6 @@ where it stopped. The result, OUT/pretrained, loads with gentransforms.ICGAN.fro
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -20,26 +19,18 @@ from encoder import train_encoder
 from images import load_images
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from settings import Settings, load_settings
+from shared import flatten, read_record, refuse_another_run, settle_precision, write_record
 from torch import Tensor
 
 # What may change between the parts of one run.
 FREE = {"device", "checkpoint_every", "sample_every", "log_every", "generator.steps"}
 
 
-def refuse_another_run(out: Path, settings: Settings, images: Tensor) -> None:
+def open_run(out: Path, settings: Settings, images: Tensor) -> None:
     """Write ``settings.yaml``, with a hash of the images; exit if the folder holds a run of other settings or images."""
-    record = {name: value for name, value in dataclasses.asdict(settings).items() if not isinstance(value, dict)}
-    for part in ("encoder", "generator"):
-        record |= {f"{part}.{name}": value for name, value in dataclasses.asdict(getattr(settings, part)).items()}
-    record["images_sha256"] = hashlib.sha256(images.numpy().tobytes()).hexdigest()
-    path = out / "settings.yaml"
-    if path.exists():
-        before = yaml.safe_load(path.read_text())
-        changed = sorted(name for name in record if name not in FREE and before.get(name) != record[name])
-        if changed:
-            raise SystemExit(f"{out} holds a run with other {', '.join(changed)}: choose another --out, or the settings in {path}")
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(record, sort_keys=False))
+    record = flatten(settings) | {"images_sha256": hashlib.sha256(images.numpy().tobytes()).hexdigest()}
+    refuse_another_run(out, record, FREE)
+    write_record(out, record)
 
 
 def main() -> None:
@@ -53,10 +44,10 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings, for example generator.steps=500")
     args = parser.parse_args()
     settings = load_settings(args.config, args.overrides)
-    if settings.precision not in ("float32", "bfloat16"):
-        raise SystemExit(f"precision={settings.precision!r}: expected float32 or bfloat16")
+    settings.precision, said = settle_precision(settings.precision, read_record(args.out).get("precision"), settings.device)
+    print(said, flush=True)
     images = load_images(args.data, settings.resolution, settings.limit)
-    refuse_another_run(args.out, settings, images)
+    open_run(args.out, settings, images)
     print(f"{len(images)} images of {settings.resolution} pixels from {args.data}", flush=True)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
     with Progress(*columns) as progress:

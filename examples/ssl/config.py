@@ -1,20 +1,19 @@
 """The settings of a recipe: defaults here, a YAML file over them, ``name=value`` arguments over both.
 
-A file may begin with ``base: other.yaml``: it then holds what differs from that one. The arms of an experiment are written
-so, and differ by the lines that one sees. Unknown names, wrong types and values out of range are refused before anything
-is loaded.
+A file may begin with ``base: other.yaml`` and then holds only what differs from that file; the arms of an experiment are
+written this way. Unknown names, wrong types (common/layers.py) and values out of range (checks.py) are refused before
+anything is loaded.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from checks import refuse_useless_values
+from omegaconf import DictConfig, OmegaConf
+from shared import fill_in, flatten, read_layers
 
 
 @dataclass
@@ -102,7 +101,16 @@ class BackboneSettings:
 
 
 @dataclass
-class SimCLRSettings:
+class MethodSettings:
+    """What the methods have in common; `name` decides which of the classes below is meant."""
+
+    name: str = ""
+    hidden: int = 0
+    out: int = 0
+
+
+@dataclass
+class SimCLRSettings(MethodSettings):
     """SimCLR (Chen et al., ICML 2020)."""
 
     name: str = "simclr"
@@ -112,7 +120,7 @@ class SimCLRSettings:
 
 
 @dataclass
-class SimSiamSettings:
+class SimSiamSettings(MethodSettings):
     """SimSiam (Chen and He, CVPR 2021)."""
 
     name: str = "simsiam"
@@ -122,7 +130,7 @@ class SimSiamSettings:
 
 
 @dataclass
-class BYOLSettings:
+class BYOLSettings(MethodSettings):
     """BYOL (Grill et al., NeurIPS 2020)."""
 
     name: str = "byol"
@@ -134,7 +142,7 @@ class BYOLSettings:
 
 
 @dataclass
-class MoCoSettings:
+class MoCoSettings(MethodSettings):
     """MoCo v2+ : MoCo v2 (Chen et al., 2020) with a symmetric loss."""
 
     name: str = "mocov2plus"
@@ -147,7 +155,7 @@ class MoCoSettings:
 
 
 @dataclass
-class BarlowTwinsSettings:
+class BarlowTwinsSettings(MethodSettings):
     """Barlow Twins (Zbontar et al., ICML 2021)."""
 
     name: str = "barlowtwins"
@@ -157,8 +165,8 @@ class BarlowTwinsSettings:
     loss_scale: float = 0.048
 
 
-MethodSettings = SimCLRSettings | SimSiamSettings | BYOLSettings | MoCoSettings | BarlowTwinsSettings
-METHODS: dict[str, type[Any]] = {kind.name: kind for kind in typing.get_args(MethodSettings)}
+_KINDS = (SimCLRSettings, SimSiamSettings, BYOLSettings, MoCoSettings, BarlowTwinsSettings)
+METHODS: dict[str, type[MethodSettings]] = {kind.name: kind for kind in _KINDS}
 
 
 @dataclass
@@ -179,7 +187,11 @@ class OptimizerSettings:
 
 @dataclass
 class TrainerSettings:
-    """`batch_size` is per device; `precision` as Lightning names it; checkpoints are written every so many steps."""
+    """`batch_size` is per device; checkpoints are written every `checkpoint_every` optimiser steps.
+
+    `precision` is ``32-true``, ``16-mixed`` or ``bf16-mixed``, as Lightning names them, or ``auto``: bfloat16 where the device
+    computes in it, else float32 (common/precision.py).
+    """
 
     epochs: int = 100
     batch_size: int = 256
@@ -187,7 +199,7 @@ class TrainerSettings:
     nodes: int = 1
     accumulate: int = 1
     accelerator: str = "auto"
-    precision: str = "16-mixed"
+    precision: str = "auto"
     sync_batchnorm: bool = True
     compile: bool = False
     checkpoint_every: int = 500
@@ -222,148 +234,30 @@ class Settings:
 
 def load_settings(path: str | Path | None, overrides: list[str] | None = None) -> Settings:
     """Merge defaults, the YAML file at `path` and overrides such as ``trainer.epochs=5``; refuse what is unknown or wrong."""
-    values = _read(Path(path)) if path is not None else {}
-    for item in overrides or []:
-        name, sep, value = item.partition("=")
-        if not sep:
-            raise SystemExit(f"override {item!r}: expected name=value, for example trainer.epochs=5")
-        try:
-            nested: Any = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise SystemExit(f"override {item!r}: {value!r} is not YAML ({error})") from None
-        for part in reversed(name.split(".")):
-            nested = {part: nested}
-        values = _joined(values, nested)
-    return settings_of(values)
+    return build_settings(read_layers(path, overrides or [], _join))
 
 
-def settings_of(values: dict[str, Any]) -> Settings:
+def build_settings(values: dict[str, Any]) -> Settings:
     """Build the settings from nested dicts, as `dataclasses.asdict` writes them, and check them."""
-    augmentation, method = values.get("augmentation"), values.get("method")
-    if isinstance(augmentation, dict):
-        preset = augmentation.get("preset", "symmetric")
-        if preset not in PRESETS:
-            raise SystemExit(f"augmentation.preset={preset!r}: expected one of {sorted(PRESETS)}")
-        views: dict[str, Any] = dict(zip(("view1", "view2"), PRESETS[preset], strict=True))
-        augmentation = _joined(views, augmentation)
-        if augmentation.get("generated") is not None:
-            augmentation["generated"] = _joined(augmentation["view2"], augmentation["generated"])
-        values = values | {"augmentation": augmentation}
-    if isinstance(method, dict) and method.get("name", "simclr") not in METHODS:
-        raise SystemExit(f"method.name={method['name']!r}: expected one of {sorted(METHODS)}")
-    settings: Settings = _build(Settings, values, "")
-    _check(settings)
+    schema, given = OmegaConf.structured(Settings), OmegaConf.create(values)
+    preset, method = (OmegaConf.select(given, name) for name in ("augmentation.preset", "method.name"))
+    if preset is not None and preset not in PRESETS:
+        raise SystemExit(f"augmentation.preset={preset!r}: expected one of {sorted(PRESETS)}")
+    if method is not None and method not in METHODS:
+        raise SystemExit(f"method.name={method!r}: expected one of {sorted(METHODS)}")
+    schema.method = METHODS[method or "simclr"]()
+    for name, changes in zip(("view1", "view2"), PRESETS[preset or "symmetric"], strict=True):
+        schema.augmentation[name] = ViewSettings(**changes)  # type: ignore[arg-type]
+    if OmegaConf.select(given, "augmentation.generated") is not None:  # it starts from the second view
+        schema.augmentation.generated = fill_in(schema.augmentation.view2, values["augmentation"].get("view2", {}))
+    settings: Settings = fill_in(schema, values)
+    refuse_useless_values(flatten(settings))
     return settings
 
 
-def flat(settings: Settings) -> dict[str, Any]:
-    """Return every setting by its full name, such as ``trainer.epochs``."""
-
-    def walk(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, value in values.items():
-            found |= walk(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-        return found
-
-    return walk(dataclasses.asdict(settings), "")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except FileNotFoundError:
-        raise SystemExit(f"no settings file {path}") from None
-    except yaml.YAMLError as error:
-        raise SystemExit(f"{path}: not YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise SystemExit(f"{path}: expected names and values, found {values!r}")
-    base = values.pop("base", None)
-    return values if base is None else _joined(_read(path.parent / base), values)
-
-
-def _joined(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return both, `above` over `below`; another method brings none of the values of the one below."""
-    if "name" in below and "name" in above and below["name"] != above["name"] and above["name"] in METHODS:
-        return above
-    joined = dict(below)
-    for name, value in above.items():
-        known = joined.get(name)
-        joined[name] = _joined(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
-    return joined
-
-
-def _build(kind: type[Any], values: dict[str, Any], prefix: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise SystemExit(f"unknown setting {prefix + unknown[0]!r}; known: {', '.join(prefix + name for name in sorted(hints))}")
-    return kind(**{name: _typed(prefix + name, value, hints[name]) for name, value in values.items()})
-
-
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    """Return `value` as the type `hint`; YAML reads 4e-4 and 2e4 as strings."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None and type(None) in options:
-        return None
-    hint = next(option for option in options if option is not type(None))
-    if hint is SimCLRSettings:  # the union of the methods: its name says which
-        hint = METHODS[value.get("name", "simclr")] if isinstance(value, dict) else hint
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise SystemExit(f"{name}={value!r}: expected settings below it, such as {name}.NAME=value")
-        return _build(hint, value, f"{name}.")
-    if typing.get_origin(hint) is list:
-        if not isinstance(value, list) or not value:
-            raise SystemExit(f"{name}={value!r}: expected a list")
-        return [_typed(name, item, typing.get_args(hint)[0]) for item in value]
-    try:
-        if hint in (int, float) and not isinstance(value, bool):
-            number = float(value)
-            if hint is float or number == int(number):
-                return hint(number)
-        elif hint not in (int, float) and isinstance(value, hint):
-            return value
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise SystemExit(f"{name}={value!r}: expected {hint.__name__}")
-
-
-def _check(s: Settings) -> None:
-    values = flat(s)
-    for name, value in values.items():
-        last = name.rpartition(".")[2]
-        if (last in ("p", "p_end") or last.endswith("_p")) and value is not None and not 0 <= value <= 1:
-            raise SystemExit(f"{name}={value!r}: expected a probability, from 0 to 1")
-    choices = {
-        "generative.source": ("none", "bank", "online"),
-        "augmentation.interpolation": ("bicubic", "bilinear"),
-        "backbone.name": ("resnet50", "resnet18", "small"),
-        "backbone.stem": ("imagenet", "cifar"),
-        "optimizer.name": ("lars", "sgd", "adamw"),
-        "trainer.precision": ("32-true", "16-mixed", "bf16-mixed"),
-    }
-    for name, allowed in choices.items():
-        if values[name] not in allowed:
-            raise SystemExit(f"{name}={values[name]!r}: expected one of {', '.join(allowed)}")
-    positive = ["data.image_size", "optimizer.base_lr", "probe.every", "probe.k", "probe.images", "probe.temperature"]
-    positive += [f"trainer.{name}" for name in ("epochs", "batch_size", "devices", "nodes", "accumulate", "checkpoint_every", "log_every")]
-    positive += ["data.limit"] if s.data.limit is not None else []
-    for name in [*positive, *(name for name in ("method.temperature", "method.queue") if name in values)]:
-        if values[name] <= 0:
-            raise SystemExit(f"{name}={values[name]!r}: expected more than 0")
-    for name in ("data.holdout", "data.workers", "optimizer.warmup_epochs"):
-        if values[name] < 0:
-            raise SystemExit(f"{name}={values[name]!r}: expected 0 or more")
-    for name, value in values.items():
-        if name.endswith((".crop_scale", ".blur_sigma")) and not (len(value) == 2 and 0 < value[0] <= value[1]):
-            raise SystemExit(f"{name}={value!r}: expected two numbers above 0, the smaller first")
-    if len(s.backbone.widths) != len(s.backbone.blocks):
-        raise SystemExit(f"backbone.blocks={s.backbone.blocks!r}: expected as many numbers as backbone.widths={s.backbone.widths!r}")
-    if s.generative.source == "bank" and not s.generative.bank:
-        raise SystemExit("generative.source=bank needs generative.bank=FOLDER; `gentransforms generate SOURCE BANK` makes one")
-    if s.generative.source == "online" and not s.generative.generator:
-        raise SystemExit("generative.source=online needs generative.generator, for example icgan-cifar10-32")
-    if not s.data.train:
-        raise SystemExit("data.train is not set: expected a folder, a .parquet file or torchvision:NAME:ROOT")
-    if s.trainer.batch_size < 2:
-        raise SystemExit(f"trainer.batch_size={s.trainer.batch_size}: expected 2 or more, batch norm needs them")
+def _join(below: DictConfig, above: DictConfig) -> DictConfig:
+    """Put one layer over another; a layer with another method takes none of the values of the method below."""
+    methods = [OmegaConf.select(layer, "method.name") for layer in (below, above)]
+    if None not in methods and methods[0] != methods[1]:
+        below.pop("method")
+    return OmegaConf.merge(below, above)  # type: ignore[return-value]

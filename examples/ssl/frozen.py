@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from backbones import Backbone, build_backbone
-from config import BackboneSettings, Settings, settings_of
+from config import BackboneSettings, Settings, build_settings
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -86,7 +86,7 @@ def _read(path: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _of_run(file: Path, content: dict[str, Any]) -> tuple[Backbone, Settings]:
-    settings = settings_of(content["settings"])
+    settings = build_settings(content["settings"])
     weights = {name.removeprefix("backbone."): w for name, w in content["state_dict"].items() if name.startswith("backbone.")}
     return _frozen(settings.backbone, weights, file), settings
 

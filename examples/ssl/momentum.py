@@ -32,7 +32,7 @@ class MomentumPretraining(Pretraining):
         momentum = momentum_at(step, total, m.momentum_start, m.momentum_end)
         update_momentum(self.backbone, self.target_backbone, momentum)
         update_momentum(self.projector, self.target_projector, momentum)
-        self.log("train/momentum", momentum)
+        self.figures["train/momentum"] = momentum
 
 
 def momentum_at(step: int, total: int, start: float, end: float) -> float:

@@ -33,7 +33,7 @@ class Pretraining(L.LightningModule, ABC):
         self.backbone = build_backbone(settings.backbone)
         self.probe = nn.Linear(self.backbone.width, classes) if classes else None
         self.batches_done = 0
-        self.batches_per_epoch = 0  # train.py sets it
+        self.figures: dict[str, Tensor | float] = {}  # of the latest batch, for the curves
         s, size = settings.augmentation, settings.data.image_size
         views = TwoClassicViews(s, size, crop=settings.data.in_memory)
         crops = nn.ModuleList(device_crop(s.generated or view, size, s.interpolation) for view in (s.view1, s.view2))
@@ -58,7 +58,8 @@ class Pretraining(L.LightningModule, ABC):
         with torch.autocast(self.device.type, enabled=False):
             view1, view2, made = self.views(batch)
         features, loss = self.step(view1, view2)
-        self.log_dict({"train/loss": loss.detach(), "train/generated": made.float().mean()}, prog_bar=True)
+        self.figures = {"train/loss": loss.detach(), "train/generated": made.float().mean()}
+        self.log_dict(self.figures, prog_bar=True, logger=False)
         return loss + self._watch(features, batch["labels"])
 
     def views(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,7 +96,11 @@ class Pretraining(L.LightningModule, ABC):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self.after_step(self.trainer.global_step, self.total_steps)  # Lightning counts this step only afterwards
+        step = self.trainer.global_step  # of this step, from 0 on: Lightning counts it afterwards
+        self.after_step(step, self.total_steps)
+        if (step + 1) % self.settings.trainer.log_every == 0 and self.logger is not None:
+            # By our own step number: Lightning's for the curves is not exact after a resume.
+            self.logger.log_metrics({name: float(value) for name, value in self.figures.items()}, step)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor | None]:
         """Return features and labels, for probes.py."""
@@ -126,31 +131,14 @@ class Pretraining(L.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches_done = checkpoint["batches_done"]
-        epochs = self.settings.trainer.epochs
-        if checkpoint["epoch"] < epochs:  # of a finished run nothing is left to do
-            _recount(checkpoint["loops"]["fit_loop"], self.batches_done, self.batches_per_epoch)
 
     def _watch(self, features: Tensor, labels: Tensor) -> Tensor | float:
         """Return the loss of the linear layer, through which nothing reaches the backbone."""
         if self.probe is None:
             return 0.0
         loss = F.cross_entropy(self.probe(features.detach()).float(), labels)
-        self.log("train/linear_loss", loss.detach())
+        self.figures["train/linear_loss"] = loss.detach()
         return loss
-
-
-def _recount(loop: dict[str, Any], done: int, per_epoch: int) -> None:
-    """Set Lightning's counters to those of an uninterrupted run at the end of its `done`-th batch.
-
-    In a run that was resumed more than once they fall behind, and then a probe at the end of an epoch is left out.
-    """
-    epoch, before = divmod(done - 1, per_epoch)
-    total, current = loop["epoch_loop.batch_progress"]["total"], loop["epoch_loop.batch_progress"]["current"]
-    for counters, count in ((total, done), (current, before + 1)):
-        counters.update(ready=count, started=count, processed=count, completed=count - 1)
-    loop["epoch_loop.batch_progress"]["is_last_batch"] = before + 1 == per_epoch
-    for counters in (loop["epoch_progress"]["total"], loop["epoch_progress"]["current"]):
-        counters.update(ready=epoch + 1, started=epoch + 1, processed=epoch, completed=epoch)
 
 
 def _replace(crops: Tensor, images: Tensor, made: Tensor, crop: nn.Module) -> tuple[Tensor, Tensor]:

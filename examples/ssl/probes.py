@@ -51,7 +51,9 @@ class OnlineProbe(L.Callback):
         if self.bank is None:
             return
         found = {"probe/knn": self.knn.compute(), "probe/linear": self.linear.compute()}
-        pl_module.log_dict(found, prog_bar=True)
+        pl_module.log_dict(found, prog_bar=True, logger=False)
+        if trainer.logger is not None:
+            trainer.logger.log_metrics({name: float(value) for name, value in found.items()}, trainer.global_step - 1)
 
 
 def knn(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: int, temperature: float) -> Tensor:

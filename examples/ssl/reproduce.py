@@ -27,7 +27,7 @@ from typing import Any
 import torch
 import yaml
 from arguments import positive
-from config import Settings, flat, load_settings
+from config import Settings, load_settings
 from data import Source, open_images, refuse_other_classes
 from evaluate import evaluate
 from frozen import load_generator, load_run
@@ -37,6 +37,7 @@ from loading import training_rows
 from make_bank import make_bank
 from probes import mean_interval
 from quiet import hush
+from shared import flatten, refuse_another_run
 from similarity import compare
 from train import FREE, train
 
@@ -179,13 +180,9 @@ def run_folder(out: Path, method: str, generator: str, seed: int) -> Path:
 def refuse_others(plan: list[tuple[str, str, int, Settings]], out: Path) -> None:
     """Exit, before anything runs, if a folder holds a run of other settings than it is to have."""
     for method, generator, seed, settings in plan:
-        path = run_folder(out, method, generator, seed) / "settings.yaml"
-        if not path.exists():
-            continue
-        before, now = yaml.safe_load(path.read_text()), flat(settings)
-        changed = sorted(name for name in now if name not in FREE and before.get(name) != now[name])
-        if changed:
-            raise SystemExit(f"{path.parent} holds a run with other {', '.join(changed)}: choose another --out, or the settings in {path}")
+        # With auto a run keeps the precision that it began with.
+        free = {*FREE, "keys_sha256", *(["trainer.precision"] if settings.trainer.precision == "auto" else [])}
+        refuse_another_run(run_folder(out, method, generator, seed), flatten(settings), free)
 
 
 def report(runs: list[dict[str, Any]], out: Path) -> None:

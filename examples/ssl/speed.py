@@ -31,7 +31,7 @@ from make_bank import make_bank
 from optimizers import build_optimizer, learning_rate, parameter_groups
 from quiet import hush
 from torch.utils.data import DataLoader, Dataset
-from train import train
+from train import settle, train
 
 WARMUP = 2
 
@@ -119,6 +119,8 @@ def measure(data: str, backbone: str, batch_size: int, steps: int, rounds: int, 
         "optimizer.warmup_epochs=0",
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
+        precision = settle(load_settings(config, common), Path(folder)).trainer.precision
+        common.append(f"trainer.precision={precision}")
         bank = [f"generative.bank={folder}/bank", "generative.source=bank"]
         make_bank(load_settings(config, [*common, *bank]), "icgan-cifar10-32", variants=2, progress=False)
         arms = {
@@ -140,7 +142,7 @@ def measure(data: str, backbone: str, batch_size: int, steps: int, rounds: int, 
         "online over baseline (aim: 2 or less)": seconds["online"] / seconds["baseline"],
     }
     rounded = {name: round(value, 4) for name, value in seconds.items()}
-    return {"seconds per step": rounded, "ratios": {name: round(value, 3) for name, value in ratios.items()}}
+    return {"precision": precision, "seconds per step": rounded, "ratios": {name: round(value, 3) for name, value in ratios.items()}}
 
 
 def main() -> None:

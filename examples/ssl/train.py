@@ -4,8 +4,8 @@
         data.train=train.parquet data.test=test.parquet generative.bank=banks/cifar10
 
 Any setting (config.py) can be given as name=value. Killed, the same command goes on where it stopped: the loss curve is
-that of an uninterrupted run (a probe that is killed while it looks is left out). OUT/last.ckpt is the checkpoint, which
-evaluate.py, segment.py and similarity.py take; OUT/tensorboard holds the curves; labels are used by the probes alone.
+that of an uninterrupted run. OUT/last.ckpt is the checkpoint, which evaluate.py, segment.py and similarity.py take;
+OUT/tensorboard holds the curves; labels are used by the probes alone.
 """
 
 from __future__ import annotations
@@ -13,27 +13,26 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import socket
 import time
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-import yaml
-from config import Settings, flat, load_settings
+from config import Settings, load_settings
 from data import Source, open_images, refuse_other_classes, spaced
 from generative import FromBank, Generative, Online, RowVariants, load_online, open_bank, p_at, warn_of_strangers
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from loading import EpochBatches, FileViews, MemoryImages, WholeImages, load_into_memory, train_loader, training_rows, whole_loader
 from methods import METHODS
 from probes import OnlineProbe
 from quiet import hush
+from shared import flatten, read_record, refuse_another_run, settle_precision, write_record
 from slurm import environments, requeue_at_signal
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -47,17 +46,17 @@ FREE = (
 def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), quiet: bool = False) -> dict[str, Any]:
     """Train, or go on training, in `out`; return what is written to ``out/training.json``."""
     requeue_at_signal()
+    settings = settle(settings, out)
     trainer = build_trainer(settings, out, callbacks, quiet)
     source = open_images(settings.data.train, settings.data.image_column, settings.data.label_column)
     dataset, generative, keys = training_data(source, settings)
     batches = EpochBatches(
         len(keys), settings.trainer.batch_size, settings.seed, lambda: module.batches_done, trainer.global_rank, trainer.world_size
     )
-    refuse_another_run(out, settings, keys)
+    open_run(out, settings, keys)
     L.seed_everything(settings.seed, verbose=False)
     classes = len(source.classes) if source.labels is not None else 0
     module = METHODS[settings.method.name](settings, classes, generative)
-    module.batches_per_epoch = len(batches)
     if settings.trainer.compile:
         module.backbone.compile()
     probe_loaders = probe_data(source, settings, trainer, dataset) if classes else []
@@ -140,29 +139,35 @@ def build_trainer(settings: Settings, out: Path, callbacks: Sequence[L.Callback]
     """Return Lightning's trainer; under SLURM it takes ranks and nodes from there, srun starts one process per device."""
     t = settings.trainer
     many = t.devices * t.nodes > 1
-    checkpoint = AfterSteps(out, "last", every_n_train_steps=t.checkpoint_every, save_top_k=1, enable_version_counter=False)
     return L.Trainer(
         accelerator=t.accelerator, devices=t.devices, num_nodes=t.nodes, strategy="ddp" if many else "auto", precision=t.precision,  # type: ignore[arg-type]
         max_epochs=t.epochs, accumulate_grad_batches=t.accumulate, sync_batchnorm=t.sync_batchnorm and many, use_distributed_sampler=False,
         check_val_every_n_epoch=settings.probe.every, num_sanity_val_steps=0, log_every_n_steps=t.log_every,
-        logger=TensorBoardLogger(out, name="tensorboard", version=""), callbacks=[Clock(), checkpoint, *callbacks],
+        logger=TensorBoardLogger(out, name="tensorboard", version=""),
+        callbacks=[Clock(), Checkpoints(out / "last.ckpt", t.checkpoint_every), *callbacks], enable_checkpointing=False,
         enable_progress_bar=not quiet, enable_model_summary=False,
         plugins=environments(),
         default_root_dir=out,  # not the current folder: Lightning goes on with what its own handler for SLURM left there, of any run
     )  # fmt: skip
 
 
-class AfterSteps(ModelCheckpoint):
-    """Saves after optimiser steps alone: a checkpoint between accumulated batches would lack the gradients of the first."""
+class Checkpoints(L.Callback):
+    """Saves ``last.ckpt`` every so many optimiser steps, before the next batch.
 
-    steps_before = 0
+    Between two batches Lightning's counters are exact, so that a resumed run continues with the right batch, and probes where
+    an uninterrupted one would. Between accumulated batches nothing is saved: the gradients of the first would be missing.
+    """
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every, self.saved = path, every, 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.saved = trainer.global_step  # a resumed run has this one already
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        self.steps_before = trainer.global_step
-
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step > self.steps_before:
-            super().on_train_batch_end(trainer, *args, **kwargs)
+        if trainer.global_step > self.saved and trainer.global_step % self.every == 0:
+            trainer.save_checkpoint(self.path, weights_only=False)
+            self.saved = trainer.global_step
 
 
 class Clock(L.Callback):
@@ -186,21 +191,23 @@ class Clock(L.Callback):
         self.before = state_dict["seconds"]
 
 
-def refuse_another_run(out: Path, settings: Settings, keys: Sequence[Any]) -> None:
+def settle(settings: Settings, out: Path) -> Settings:
+    """Return the settings with the precision that ``auto`` stands for: the one that the run in `out` began with, if it has begun."""
+    t = settings.trainer
+    accelerated = t.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    recorded = read_record(out).get("trainer.precision") if any(out.glob("*.ckpt")) else None
+    names = {"bfloat16": "bf16-mixed", "float32": "32-true"}
+    precision, said = settle_precision(t.precision, recorded, "cuda" if accelerated else "cpu", names, timed=t.devices * t.nodes == 1)
+    rank_zero_only(print)(said, flush=True)
+    return replace(settings, trainer=replace(t, precision=precision))
+
+
+def open_run(out: Path, settings: Settings, keys: Sequence[Any]) -> None:
     """Write ``settings.yaml``, with a hash of the training images' keys; exit if the folder holds a run of other settings."""
-    record = flat(settings) | {"keys_sha256": hashlib.sha256("\n".join(map(repr, keys)).encode()).hexdigest()}
-    path = out / "settings.yaml"
-    if path.exists() and any(out.glob("*.ckpt")):  # without one there is nothing that other settings could spoil
-        before = yaml.safe_load(path.read_text())
-        names = [name for name in sorted(record | before) if name not in FREE and before.get(name) != record.get(name)]
-        changed = [f"{name} ({before.get(name)!r}, now {record.get(name)!r})" for name in names]
-        if changed:
-            raise SystemExit(f"{out} holds a run with other {', '.join(changed)}: choose another --out, or the settings in {path}")
-    out.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all: under SLURM the processes of all devices come here at once.
-    part = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}")
-    part.write_text(yaml.safe_dump(record, sort_keys=False))
-    part.replace(path)
+    record = flatten(settings) | {"keys_sha256": hashlib.sha256("\n".join(map(repr, keys)).encode()).hexdigest()}
+    if any(out.glob("*.ckpt")):  # without one there is nothing that other settings could spoil
+        refuse_another_run(out, record, FREE)
+    write_record(out, record)
 
 
 def main() -> None:

@@ -1,0 +1,34 @@
+"""What a run was made with, in ``settings.yaml`` of its folder: a folder is never continued with other settings or images."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def read_record(out: Path) -> dict[str, Any]:
+    """Return the settings of the run in `out` by their full names, empty if it holds none."""
+    path = out / "settings.yaml"
+    return yaml.safe_load(path.read_text()) if path.exists() else {}
+
+
+def refuse_another_run(out: Path, record: dict[str, Any], free: Collection[str]) -> None:
+    """Exit, naming what differs, if `out` holds a run of other settings; those named in `free` may change."""
+    before = read_record(out)
+    names = [name for name in sorted(record | before) if name not in free and before.get(name) != record.get(name)] if before else []
+    if names:
+        changed = ", ".join(f"{name} ({before.get(name)!r}, now {record.get(name)!r})" for name in names)
+        raise SystemExit(f"{out} holds a run with other {changed}: choose another --out, or the settings in {out / 'settings.yaml'}")
+
+
+def write_record(out: Path, record: dict[str, Any]) -> None:
+    """Write ``settings.yaml``, whole or not at all: under SLURM the processes of all devices write it at once."""
+    out.mkdir(parents=True, exist_ok=True)
+    part = out / f"settings.{socket.gethostname()}-{os.getpid()}"
+    part.write_text(yaml.safe_dump(record, sort_keys=False))
+    part.replace(out / "settings.yaml")

@@ -1,0 +1,13 @@
+"""What both recipes share, from examples/common. A recipe's folder is all that Python searches when one of its scripts runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+from common.layers import fill_in, flatten, read_layers
+from common.precision import settle_precision
+from common.record import read_record, refuse_another_run, write_record
+
+__all__ = ["fill_in", "flatten", "read_layers", "read_record", "refuse_another_run", "settle_precision", "write_record"]
