@@ -290,18 +290,8 @@ class TestScript:
         for i, photo in enumerate(photos()):
             Image.fromarray(photo.permute(1, 2, 0).numpy()).save(tmp_path / "photos" / f"{i:03d}.png")
         (tmp_path / "card.yaml").write_text(yaml.safe_dump({"title": "tiny", "license": "apache-2.0"}))
-        command = [
-            sys.executable,
-            str(FOLDER / "train.py"),
-            "--data",
-            "photos",
-            "--out",
-            "run",
-            "--card",
-            "card.yaml",
-            *TINY,
-            "precision=auto",
-        ]
+        script = [sys.executable, str(FOLDER / "train.py")]
+        command = [*script, "--data", "photos", "--out", "run", "--card", "card.yaml", *TINY, "precision=auto"]
         environment = os.environ | {"PYTHONPATH": str(FOLDER.parents[1])}
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr
@@ -310,7 +300,7 @@ class TestScript:
         assert chosen in ("float32", "bfloat16")
         assert f"precision: {chosen} (" in done.stdout
         generator = gt.load_generator(tmp_path / "run" / "pretrained")
-        assert generator.encode(photos(4) / 255)["features"].shape == (4, 8)
+        assert generator.encode(photos(4) / 255)["features"].shape == (4, 16)
         again = subprocess.run([*command, "seed=5"], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
         assert again.returncode == 1
         assert "run with other seed" in again.stderr
