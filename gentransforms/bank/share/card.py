@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from gentransforms.hub import models as hub
+from gentransforms.hub.client import is_repository
+from gentransforms.hub.datasets import card_metadata
+from gentransforms.hub.models import bundled_names
 
 __all__ = ["bank_card"]
 
@@ -34,10 +36,10 @@ def bank_card(
     generator, source = settings["generator"], settings["source"]
     given = str(info.get("generator_name") or "")
     # A path of the machine where it was made tells nobody anything.
-    name = given if given in hub.bundled_names() or hub.is_repository(given) else generator["class"]
+    name = given if given in bundled_names() or is_repository(given) else generator["class"]
     where = repo_id or "ORG/NAME"
-    metadata = hub.card_metadata(
-        dataset=True, license=license, pretty_name=f"Variants made by {name}", tags=["synthetic", "data-augmentation", "gentransforms"],
+    metadata = card_metadata(
+        license=license, pretty_name=f"Variants made by {name}", tags=["synthetic", "data-augmentation", "gentransforms"],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
     )  # fmt: skip
     facts = {
