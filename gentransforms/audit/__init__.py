@@ -1,0 +1,1 @@
+"""Audit generated images against their sources: measure, show, act."""

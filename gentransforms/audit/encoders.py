@@ -1,0 +1,209 @@
+"""What images are compared by: a function from (B, 3, H, W) in [0, 1] to features (B, D)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gentransforms.errors import ConfigError, GeneratorError
+from gentransforms.generators.base import ImageGenerator
+from gentransforms.generators.held import no_autocast
+
+__all__ = ["Encoder", "load_encoder"]
+
+DEFAULT = "facebook/dinov2-small"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder, ready to run.
+
+    Attributes:
+        name: for the report.
+        function: from (B, 3, H, W) float32 in [0, 1], on `device`, to (B, D).
+        device: where it runs.
+        own: whether it is the generator's own, which flatters the generator.
+        digest: names it, for the cache of features; empty if nothing does.
+    """
+
+    name: str
+    function: Callable[[Tensor], Any]
+    device: torch.device
+    own: bool = False
+    digest: str = ""
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return float32 features (B, D) on the CPU.
+
+        Raises:
+            GeneratorError: if the function returns anything else than one row of numbers for each image.
+        """
+        with no_autocast(self.device):
+            features = self.function(images.to(self.device))
+        if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != len(images) or not features.is_floating_point():
+            shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise GeneratorError(f"the encoder {self.name} returned {shape} for {len(images)} images: expected floating features (B, D)")
+        return features.flatten(1).float().cpu()
+
+
+def load_encoder(
+    encoder: Any, generator: Callable[[], ImageGenerator | None], device: torch.device | str | None = None
+) -> Encoder:
+    """Return the encoder that `encoder` names or is.
+
+    Args:
+        encoder: ``"auto"``: DINOv2-small if it is in the cache of the Hub (never the network, so that the same call gives the
+            same figures), else the generator's own; ``"generator"``: its `instance_feature`; ``"torchvision:NAME"``,
+            ``"timm:NAME"``, a transformers vision model by repository or folder; a module, or a function.
+        generator: gives the generator, where it is needed; None if there is none.
+        device: where it runs; CUDA where there is one, by default.
+
+    Raises:
+        ConfigError: if there is no such encoder.
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if isinstance(encoder, str):
+        if encoder == "auto":
+            loaded = _transformers(DEFAULT, local_files_only=True)
+            return _own(generator(), place, encoder) if loaded is None else _wrap(DEFAULT, *loaded, device=place)
+        if encoder == "generator":
+            return _own(generator(), place, encoder)
+        kind, colon, name = encoder.partition(":")
+        if colon and kind in ("torchvision", "timm"):
+            return _wrap(encoder, *(_torchvision if kind == "torchvision" else _timm)(name), device=place)
+        loaded = _transformers(encoder)
+        assert loaded is not None
+        return _wrap(encoder, *loaded, device=place)
+    if isinstance(encoder, nn.Module):
+        return _wrap(type(encoder).__name__, encoder, device=place)
+    if callable(encoder):
+        return Encoder(getattr(encoder, "__name__", type(encoder).__name__), encoder, place)
+    raise ConfigError(
+        f'encoder={encoder!r}: expected "auto", "generator", "torchvision:NAME", "timm:NAME", the repository or folder of a '
+        "transformers vision model, or a module or function from images to features"
+    )
+
+
+def _wrap(name: str, model: nn.Module, preprocessing: _Preprocessing | None = None, *, device: torch.device) -> Encoder:
+    model.to(device).eval()
+    digest = hashlib.blake2b(name.encode(), digest_size=16)
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    function = model if preprocessing is None else lambda images: model(preprocessing(images))
+    return Encoder(name, function, device, digest=digest.hexdigest())
+
+
+def _own(generator: ImageGenerator | None, device: torch.device, asked: str) -> Encoder:
+    if generator is None or generator.instance_feature is None:
+        lacks = "there is no generator at hand" if generator is None else f"{type(generator).__name__} has no instance_feature"
+        raise ConfigError(
+            f'encoder={asked!r}: {lacks}: give encoder="torchvision:resnet50", a transformers vision model such as {DEFAULT!r}, '
+            "or a function from images to features"
+        )
+    feature = generator.instance_feature
+    if generator.required_inputs:
+        raise ConfigError(
+            f"encoder={asked!r}: {type(generator).__name__} encodes an image with {', '.join(generator.required_inputs)}, which variants "
+            'do not have: give another encoder, such as "torchvision:resnet50"'
+        )
+    generator.to(device=device).eval()
+    return Encoder(
+        f"{type(generator).__name__}'s own", lambda images: generator.encode(images)[feature], device, own=True,
+        digest=generator.fingerprint(),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Preprocessing:
+    """Resize and normalise as a model was trained."""
+
+    size: tuple[int, int]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        resized = F.interpolate(images, size=self.size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        return (resized - resized.new_tensor(self.mean)[:, None, None]) / resized.new_tensor(self.std)[:, None, None]
+
+
+class _Pooled(nn.Module):
+    """The pooled output of a transformers vision model, or its class token where there is none."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Any:
+        output = self.model(pixel_values=pixels)
+        pooled = getattr(output, "pooler_output", None)
+        return output.last_hidden_state[:, 0] if pooled is None else pooled
+
+
+def _torchvision(name: str) -> tuple[nn.Module, _Preprocessing]:
+    from torchvision import models
+
+    try:
+        weights = models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+        model = models.get_model(name, weights=weights)
+    except ValueError as error:
+        raise ConfigError(f"encoder='torchvision:{name}': no such model of torchvision: {error}") from error
+    except Exception as error:  # of the download
+        raise ConfigError(f"encoder='torchvision:{name}': its weights cannot be loaded: {error}") from error
+    for head in ("fc", "classifier", "heads", "head"):
+        if hasattr(model, head):
+            setattr(model, head, nn.Identity())
+            break
+    transform = weights.transforms()
+    side = int(transform.crop_size[0])
+    return model, _Preprocessing((side, side), transform.mean, transform.std)
+
+
+def _timm(name: str) -> tuple[nn.Module, _Preprocessing]:
+    try:
+        import timm
+    except ImportError as error:
+        raise ConfigError(f"encoder='timm:{name}': timm is not installed ({error}): pip install timm") from error
+    try:
+        model = timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # of the registry or the download
+        raise ConfigError(f"encoder='timm:{name}': cannot be loaded: {error}") from error
+    config = timm.data.resolve_data_config({}, model=model)
+    _, height, width = config["input_size"]
+    return model, _Preprocessing((height, width), config["mean"], config["std"])
+
+
+def _transformers(name: str, local_files_only: bool = False) -> tuple[nn.Module, _Preprocessing] | None:
+    """Return a vision model and its preprocessing; None if only the cache may be asked, and does not have them."""
+    from transformers import AutoImageProcessor, AutoModel
+
+    try:
+        model = AutoModel.from_pretrained(name, local_files_only=local_files_only, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(name, local_files_only=local_files_only)
+    except Exception as error:  # of the client, the network or the files
+        if local_files_only:
+            return None
+        raise ConfigError(
+            f"encoder={name!r}: no such encoder: as a transformers vision model it cannot be loaded: {' '.join(str(error).split())[:300]}"
+        ) from error
+    side = _find_side(processor)
+    return _Pooled(getattr(model, "vision_model", model)), _Preprocessing((side, side), processor.image_mean, processor.image_std)
+
+
+def _find_side(processor: Any) -> int:
+    for size in (getattr(processor, "crop_size", None), getattr(processor, "size", None)):
+        for name in ("height", "shortest_edge"):
+            try:
+                side = size[name] if size is not None else None
+            except (KeyError, TypeError):
+                side = None
+            if side:
+                return int(side)
+    return 224

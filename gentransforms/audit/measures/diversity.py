@@ -1,0 +1,157 @@
+"""Do the variants of one source differ?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gentransforms.audit.evidence import Evidence, Measure, mean_per_source
+from gentransforms.audit.intervals import Resamples
+from gentransforms.audit.neighbours import RealNeighbours
+
+__all__ = ["duplicate_distances", "measure_diversity", "vendi_score"]
+
+_PART = "diversity"
+_ELEMENTS = 16_000_000
+_SEED = 0
+
+
+def measure_diversity(e: Evidence, real: RealNeighbours, near: float | None, resamples: Resamples) -> dict[str, Measure | str]:
+    """Return measures of how the variants of a source differ, or why one is left out.
+
+    Args:
+        e: the features.
+        real: neighbours of the real images.
+        near: distance below which two images are taken for duplicates; None if it is not defined.
+        resamples: for the intervals.
+    """
+    if int(e.counts.max()) < 2:
+        return dict.fromkeys(("variant_distance", "vendi", "duplicate_variants"), "every source has one variant: nothing to compare")
+    spread, vendi = _within_sources(e)
+    found: dict[str, Measure | str] = {}
+    scale, among = _real_spread(e, real)
+    if scale > 0:
+        value, interval = resamples.mean(spread / scale)
+        meaning = f"mean distance between two variants of a source, over that {among}; good is 0.5 to 1.1, 0 is one image again and again"
+        found["variant_distance"] = Measure(_PART, value, interval, 1.0, meaning)
+    else:
+        found["variant_distance"] = f"the distance {among} is 0: the encoder does not tell them apart"
+    size = int(e.counts.mode().values)
+    if size > 1:
+        value, interval = resamples.mean(torch.where(e.counts > 1, vendi, torch.nan))
+        meaning = (
+            f"Vendi score within a source (Friedman and Dieng, 2023): how many different images its variants amount to, "
+            f"1 to {int(e.counts.max())}; the reference is that of {size} real images"
+        )
+        found["vendi"] = Measure(_PART, value, interval, _real_vendi(e, real, size), meaning)
+    else:
+        found["vendi"] = "most sources have one variant: nothing to compare"
+    if near is None:
+        found["duplicate_variants"] = "half of the real images have an exact duplicate: nothing says what a near duplicate is"
+    else:
+        duplicate = (duplicate_distances(e) < near).double()
+        value, interval = resamples.mean(mean_per_source(duplicate, e.owner, len(e.real)))
+        reference = float((real.distances[:, 0] < near).double().mean())
+        meaning = (
+            "share of variants nearer to another variant of their source than a tenth of the median distance of real images "
+            "to their nearest; 0 is best"
+        )
+        found["duplicate_variants"] = Measure(_PART, value, interval, reference, meaning)
+    return found
+
+
+def duplicate_distances(e: Evidence) -> Tensor:
+    """Return the distance of each variant to the nearest other variant of its source: (M,) float32, infinite for a lone one."""
+    rows, there = e.grouped()
+    result = torch.full((len(e.variants),), torch.inf)
+    for part in _chunks(e, rows.shape[1]):
+        distances = _pairwise(e, rows[part], there[part])
+        distances.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+        distances.masked_fill_(~there[part][:, None, :], torch.inf)
+        nearest = distances.amin(dim=2)
+        result[rows[part][there[part]]] = nearest[there[part]]
+    return result
+
+
+def vendi_score(features: Tensor, there: Tensor | None = None) -> Tensor:
+    """Return the exponential of the entropy of the eigenvalues of the cosine kernel: (B,) float64, from 1 to V.
+
+    Args:
+        features: (B, V, D), B groups of images.
+        there: (B, V) bool, which of them count; all by default.
+
+    Source: Friedman and Dieng, "The Vendi Score" (TMLR 2023), equation 3.
+
+    Example:
+        >>> import torch
+        >>> vendi_score(torch.eye(4)[None]).item(), vendi_score(torch.ones(1, 4, 2)).item()  # doctest: +ELLIPSIS
+        (4.0..., 1.0...)
+    """
+    there = torch.ones(features.shape[:2], dtype=torch.bool) if there is None else there
+    unit = F.normalize(features.double(), dim=2) * there[..., None]
+    kernel = unit @ unit.mT
+    kernel.diagonal(dim1=1, dim2=2).copy_(there.double())  # of a zero vector too
+    values = torch.linalg.eigvalsh(kernel / there.sum(dim=1).clamp(min=1)[:, None, None]).clamp(min=0)
+    return torch.special.entr(values).sum(dim=1).exp()
+
+
+def _within_sources(e: Evidence) -> tuple[Tensor, Tensor]:
+    """Return the mean distance between two variants of each source, NaN where there are not two, and its Vendi score."""
+    rows, there = e.grouped()
+    spreads, scores = [], []
+    for part in _chunks(e, rows.shape[1]):
+        distances, present = _pairwise(e, rows[part], there[part]), there[part]
+        count = present.sum(dim=1)
+        distances = distances * (present[:, :, None] & present[:, None, :])
+        spreads.append(distances.double().sum(dim=(1, 2)) / (count * (count - 1)))
+        scores.append(vendi_score(e.variants[rows[part]], present))
+    spread = torch.cat(spreads)
+    return torch.where(spread.isfinite(), spread, torch.nan), torch.cat(scores)
+
+
+def _pairwise(e: Evidence, rows: Tensor, there: Tensor) -> Tensor:
+    features = e.variants[rows]
+    # The difference itself, so that equal images have the distance zero.
+    return torch.stack([(features - features[:, i : i + 1]).norm(dim=2) for i in range(rows.shape[1])], dim=1)
+
+
+def _chunks(e: Evidence, width: int) -> list[slice]:
+    size = max(1, _ELEMENTS // (width * e.variants.shape[1]))
+    return [slice(start, start + size) for start in range(0, len(e.real), size)]
+
+
+def _real_spread(e: Evidence, real: RealNeighbours) -> tuple[float, str]:
+    """Return the mean distance between real images that ought to differ as variants do, and which these are."""
+    if e.labels is None:
+        return float(real.distances[:, 0].double().mean()), "between a real image and its nearest other"
+    rng = torch.Generator("cpu").manual_seed(_SEED)
+    order = torch.randperm(len(e.real), generator=rng)
+    order = order[e.labels[order].argsort(stable=True)]
+    labels, total, count = e.labels[order], 0.0, 0
+    # Pairs at several distances of a random order within each class: every image takes part, no matrix of pairs is needed.
+    for step in range(1, min(17, len(order))):
+        same = labels[step:] == labels[:-step]
+        first, second = order[:-step][same], order[step:][same]
+        total += float((e.real[first] - e.real[second]).norm(dim=1).double().sum())
+        count += len(first)
+    if not count:
+        return float(real.distances[:, 0].double().mean()), "between a real image and its nearest other, as every class has one image"
+    return total / count, "between two real images of a class"
+
+
+def _real_vendi(e: Evidence, real: RealNeighbours, size: int) -> float | None:
+    """Return the mean Vendi score of groups of `size` real images: of a class with labels, else an image and its nearest."""
+    if e.labels is None:
+        if real.indices.shape[1] < size - 1:
+            return None
+        groups = torch.cat([torch.arange(len(e.real))[:, None], real.indices[:, : size - 1]], dim=1)
+    else:
+        rng = torch.Generator("cpu").manual_seed(_SEED)
+        parts = [rows[torch.randperm(len(rows), generator=rng)] for c in e.labels.unique() if len(rows := (e.labels == c).nonzero()[:, 0])]
+        whole = [part[: len(part) // size * size].view(-1, size) for part in parts if len(part) >= size]
+        if not whole:
+            return None
+        groups = torch.cat(whole)
+    scores = [vendi_score(e.real[part]) for part in groups.split(max(1, _ELEMENTS // (size * e.real.shape[1])))]
+    return float(torch.cat(scores).mean())

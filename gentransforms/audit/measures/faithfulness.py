@@ -1,0 +1,83 @@
+"""Is it still the same thing?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gentransforms.audit.evidence import Evidence, Measure, mean_per_source
+from gentransforms.audit.intervals import Resamples
+from gentransforms.audit.judge import Judgement
+from gentransforms.audit.neighbours import RealNeighbours, VariantNeighbours
+
+__all__ = ["label_agreement", "measure_faithfulness", "similarities"]
+
+_PART = "faithfulness"
+
+
+def similarities(e: Evidence) -> tuple[Tensor, Tensor]:
+    """Return the cosine of each variant with its own source, and its mean cosine with all others: (M,) float32 each."""
+    real, variants = F.normalize(e.real, dim=1), F.normalize(e.variants, dim=1)
+    own = (variants * real[e.owner]).sum(dim=1)
+    # The mean over the others is a product with their sum: no matrix of pairs.
+    others = (variants.double() @ real.double().sum(dim=0) - own.double()) / (len(real) - 1)
+    return own, others.float()
+
+
+def measure_faithfulness(e: Evidence, real: RealNeighbours, variants: VariantNeighbours, resamples: Resamples) -> dict[str, Measure]:
+    """Return how near the variants are to their own sources, by similarity and by rank."""
+    own, others = similarities(e)
+    count = len(e.real)
+
+    def figure(values: Tensor, reference: float, meaning: str) -> Measure:
+        return Measure(_PART, *resamples.mean(mean_per_source(values, e.owner, count)), reference, meaning)
+
+    nearer, among_others = _real_similarities(e, real)
+    chance = sum(1 / rank for rank in range(1, count + 1)) / count
+    return {
+        "source_similarity": figure(
+            own, nearer,
+            "mean cosine between a variant and its own source; good is above other_similarity, and near the reference, "
+            + ("two real images of one class" if e.labels is not None else "a real image and its nearest other"),
+        ),
+        "other_similarity": figure(
+            others, among_others, "mean cosine between a variant and other sources; good is near the reference, two real images"
+        ),
+        "source_retrieval": figure(
+            (variants.rank == 1).double(), 1 / count,
+            "share of variants whose nearest source is their own; good is far above the reference, chance",
+        ),
+        "mean_reciprocal_rank": figure(
+            1 / variants.rank.double(), chance, "mean of 1 / the rank of a variant's own source; 1 is best, the reference is chance"
+        ),
+    }  # fmt: skip
+
+
+def label_agreement(e: Evidence, judgement: Judgement, resamples: Resamples) -> Measure:
+    """Return the share of variants that show the class of their source, in the judge's eyes."""
+    assert e.labels is not None
+    agrees = (judgement.variants == e.labels[e.owner]).double()
+    value, interval = resamples.mean(mean_per_source(agrees, e.owner, len(e.real)))
+    return Measure(
+        _PART, value, interval, float(judgement.right.double().mean()),
+        f"share of variants that the judge ({judgement.name}) takes for their source's class; good is near the reference, "
+        "its accuracy on real images it was not told of",
+    )  # fmt: skip
+
+
+def _real_similarities(e: Evidence, neighbours: RealNeighbours) -> tuple[float, float]:
+    """Return the mean cosine between a real image and one like it, and between any two."""
+    real = F.normalize(e.real, dim=1).double()
+    count = len(real)
+    total = real.sum(dim=0)
+    among_all = float((total @ total - count) / (count * (count - 1)))
+    if e.labels is None:
+        return float((real * real[neighbours.indices[:, 0]]).sum(dim=1).mean()), among_all
+    sums = torch.zeros(int(e.labels.max()) + 1, real.shape[1], dtype=torch.float64).index_add_(0, e.labels, real)
+    sizes = e.labels.bincount()[e.labels]
+    paired = sizes > 1
+    if not bool(paired.any()):
+        return among_all, among_all
+    within = ((real * sums[e.labels]).sum(dim=1) - 1)[paired] / (sizes[paired] - 1)
+    return float(within.mean()), among_all

@@ -1,0 +1,189 @@
+"""Sources and their variants, read together: from a bank, or made by a generator in memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentransforms.bank.reader import Bank
+from gentransforms.errors import BankError, ConfigError, SourceError
+from gentransforms.generators.base import ImageGenerator
+from gentransforms.generators.held import generate
+from gentransforms.images import fit, rows_of, to_unit
+from gentransforms.seeding import derive_seeds
+from gentransforms.sources import ImageSource
+
+__all__ = ["BankPairs", "GeneratorPairs", "Pairs", "read_images", "space_evenly"]
+
+
+class Pairs(ABC):
+    """Sources that have variants, in order.
+
+    Attributes:
+        source: where the sources are read.
+        places: of each source that is audited, in `source`.
+        size: (h, w) of every image compared, that of the variants.
+        preserves_geometry: whether variants show the whole image, or its centre.
+    """
+
+    source: ImageSource
+    places: Sequence[int]
+    size: tuple[int, int]
+    preserves_geometry: bool
+
+    @property
+    def keys(self) -> list[str | int]:
+        """The keys of the sources that are audited."""
+        return [self.source.keys[place] for place in self.places]
+
+    def read_sources(self, start: int, stop: int) -> tuple[Tensor, list[dict[str, Any]]]:
+        """Return the sources from `start` up to `stop`, (B, 3, *size) float32 in [0, 1], and their inputs."""
+        return read_images(self.source, self.places[start:stop], self.size, self.preserves_geometry)
+
+    @abstractmethod
+    def read_variants(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the variants of these sources, ordered by source.
+
+        Returns:
+            images (M, 3, *size) float32 in [0, 1], the source of each (M,) int64 counted from 0 at the first of all, and
+            which variant of it each is (M,) int64.
+        """
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """What decides the images, for the cache of features; empty if nothing names it."""
+
+
+class BankPairs(Pairs):
+    """The variants of a bank and the sources they were made of.
+
+    Raises:
+        BankError: if the source is not the bank's.
+    """
+
+    def __init__(self, bank: Bank, source: ImageSource, limit: int | None = None) -> None:
+        self.bank, self.source = bank, source
+        self.size, self.preserves_geometry = bank.image_size, bank.preserves_geometry
+        place_of = {key: place for place, key in enumerate(source.keys)}
+        absent = [key for key in bank.keys if key not in place_of]
+        known = len({*bank.keys, *(entry["key"] for entry in bank.failed), *(entry["key"] for entry in bank.rejected)})
+        if absent:
+            raise BankError(
+                f"{bank.path}: {len(absent):,} of its {len(bank.keys):,} keys are not in this source, such as {absent[0]!r} (the source's "
+                f"keys look like {source.keys[0]!r}): give the source that the bank was made of"
+            )
+        if not bank.missing_units and known != len(source.keys):
+            raise BankError(
+                f"{bank.path}: was made of {known:,} sources, and this source has {len(source.keys):,}: give the source that the bank was made of"
+            )
+        if not bank.keys:
+            raise ConfigError(f"{bank.path}: holds no images: there is nothing to audit")
+        self.places = space_evenly([place_of[key] for key in bank.keys], limit)
+
+    def read_variants(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        keys, numbers, owners = [], [], []
+        for i in range(start, stop):
+            key = self.source.keys[self.places[i]]
+            there = self.bank.variants_of(key)
+            keys += [key] * len(there)
+            numbers += there
+            owners += [i] * len(there)
+        return self.bank.read(keys, numbers).float() / 255, torch.tensor(owners), torch.tensor(numbers)
+
+    @property
+    def identity(self) -> str:
+        return f"{self.bank.path} {sorted(self.bank.manifest.items())!r} {len(self.bank)}"
+
+
+class GeneratorPairs(Pairs):
+    """Variants that a generator makes in memory, with the seeds that a bank would use.
+
+    Args:
+        generator: makes them.
+        source: the images.
+        variants: of each.
+        base_seed: of `gentransforms.derive_seeds`.
+        limit: only so many sources, evenly spaced.
+    """
+
+    def __init__(self, generator: ImageGenerator, source: ImageSource, variants: int, base_seed: int, limit: int | None = None) -> None:
+        if type(variants) is not int or variants < 1:
+            raise ConfigError(f"variants={variants!r}: expected a positive integer")
+        self.generator, self.source, self.variants, self.base_seed = generator.eval(), source, variants, base_seed
+        self.size, self.preserves_geometry = tuple(generator.image_size), generator.preserves_geometry
+        self.places = space_evenly(list(range(len(source.keys))), limit)
+
+    def read_variants(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        images, inputs = self.read_sources(start, stop)
+        names = [name for name in self.generator.inputs if inputs and name in inputs[0]]
+        owners = torch.arange(start, stop).repeat_interleave(self.variants)
+        numbers = torch.arange(self.variants).repeat(stop - start)
+        seeds = derive_seeds(self.base_seed, [self.source.keys[self.places[int(i)]] for i in owners], numbers.tolist())
+        rows = owners - start
+        given = {name: _gather([one[name] for one in inputs], rows) for name in names}
+        made, finite, _ = generate(self.generator, images[rows], seeds, given)
+        kept = finite.cpu()
+        return made.cpu()[kept], owners[kept], numbers[kept]
+
+    @property
+    def identity(self) -> str:
+        return ""
+
+
+def read_images(source: ImageSource, places: Sequence[int], size: tuple[int, int], preserves_geometry: bool) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Return images (B, 3, *size) float32 in [0, 1], as a generator of that size sees them, and their inputs.
+
+    Raises:
+        SourceError: if one cannot be read.
+    """
+    images, inputs = torch.empty(len(places), 3, *size), []
+    for row, (start, stop) in _runs(places):
+        for i, sample in enumerate(source.read_range(start, stop)):
+            if isinstance(sample, SourceError):
+                raise SourceError(f"the source {source.keys[start + i]!r} cannot be read: {sample}")
+            images[row + i] = fit(to_unit(rows_of(sample.image)), size, preserves_geometry)[0]
+            inputs.append(sample.inputs)
+    return images, inputs
+
+
+def space_evenly(items: Sequence[int], limit: int | None) -> list[int]:
+    """Return at most `limit` of the items, evenly spaced, so that a set sorted by class keeps its classes.
+
+    Raises:
+        ConfigError: if `limit` is not a positive integer.
+
+    Example:
+        >>> space_evenly(range(10), 3)
+        [0, 3, 6]
+    """
+    if limit is None or (type(limit) is int and limit >= len(items) > 0):
+        return list(items)
+    if type(limit) is not int or limit < 1:
+        raise ConfigError(f"limit={limit!r}: expected a positive integer, or None for all")
+    return [items[i * len(items) // limit] for i in range(limit)]
+
+
+def _runs(places: Sequence[int]) -> list[tuple[int, tuple[int, int]]]:
+    """Return runs of consecutive places, each with the row it begins at, since neighbours are read together."""
+    runs: list[tuple[int, tuple[int, int]]] = []
+    for row, place in enumerate(places):
+        if runs and runs[-1][1][1] == place:
+            first, (start, _) = runs[-1]
+            runs[-1] = (first, (start, place + 1))
+        else:
+            runs.append((row, (place, place + 1)))
+    return runs
+
+
+def _gather(values: list[Any], rows: Tensor) -> Any:
+    chosen = [values[int(i)] for i in rows]
+    if all(isinstance(v, Tensor) and v.shape == chosen[0].shape for v in chosen):
+        return torch.stack(chosen)
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in chosen):
+        return torch.tensor(chosen)
+    return chosen
