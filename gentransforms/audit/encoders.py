@@ -53,9 +53,7 @@ class Encoder:
         return features.flatten(1).float().cpu()
 
 
-def load_encoder(
-    encoder: Any, generator: Callable[[], ImageGenerator | None], device: torch.device | str | None = None
-) -> Encoder:
+def load_encoder(encoder: Any, generator: Callable[[], ImageGenerator | None], device: torch.device | str | None = None) -> Encoder:
     """Return the encoder that `encoder` names or is.
 
     Args:

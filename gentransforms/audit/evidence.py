@@ -78,7 +78,7 @@ class Evidence:
         for what, features in {"source": self.real, "variant": self.variants, "held-out image": self.holdout}.items():
             if features is not None and not bool(torch.isfinite(features).all()):
                 row = int((~torch.isfinite(features).all(dim=1)).nonzero()[0])
-                name = {"source": lambda: self.keys[row], "variant": lambda: self.keys[int(self.owner[row])]}.get(what, lambda: row)()
+                name = self.keys[row] if what == "source" else self.keys[int(self.owner[row])] if what == "variant" else row
                 raise GeneratorError(
                     f"the encoder's features of {what} {name!r} hold NaN or infinity: expected finite numbers; "
                     "check the encoder's dtype and the range [0, 1] it is given, or choose another encoder"

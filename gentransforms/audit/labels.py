@@ -33,7 +33,9 @@ def find_labels(name: str, labels: Any, pairs: Pairs, inputs: Sequence[dict[str,
         return _number(name, _named(name, labels, pairs, inputs))
     values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
     if len(values) != len(pairs.source.keys):
-        raise ConfigError(f"{name}: {len(values)} labels for {len(pairs.source.keys)} images of the source: expected one for each, in order")
+        raise ConfigError(
+            f"{name}: {len(values)} labels for {len(pairs.source.keys)} images of the source: expected one for each, in order"
+        )
     return _number(name, [values[place] for place in pairs.places])
 
 

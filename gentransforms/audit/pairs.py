@@ -135,7 +135,9 @@ class GeneratorPairs(Pairs):
         return ""
 
 
-def read_images(source: ImageSource, places: Sequence[int], size: tuple[int, int], preserves_geometry: bool) -> tuple[Tensor, list[dict[str, Any]]]:
+def read_images(
+    source: ImageSource, places: Sequence[int], size: tuple[int, int], preserves_geometry: bool
+) -> tuple[Tensor, list[dict[str, Any]]]:
     """Return images (B, 3, *size) float32 in [0, 1], as a generator of that size sees them, and their inputs.
 
     Raises:

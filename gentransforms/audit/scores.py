@@ -35,9 +35,7 @@ COLUMNS = {
 }
 
 
-def score_variants(
-    e: Evidence, real: RealNeighbours, variants: VariantNeighbours, near: float | None, judgement: Judgement | None
-) -> Any:
+def score_variants(e: Evidence, real: RealNeighbours, variants: VariantNeighbours, near: float | None, judgement: Judgement | None) -> Any:
     """Return an Arrow table with a row for each variant and the columns of `COLUMNS`."""
     pa = arrow()
     owner = e.owner.tolist()

@@ -34,7 +34,9 @@ def measure_drift(e: Evidence, resamples: Resamples) -> dict[str, Measure | str]
             continue
         shifts = mean_per_source((made - real[e.owner]) / spread, e.owner, len(e.real))
         reference = float((real[halves[0]].mean() - real[halves[1]].mean()).abs()) / spread
-        meaning = f"shift of {what} from source to variant, in standard deviations of the real images; good is near 0, as two halves of these"
+        meaning = (
+            f"shift of {what} from source to variant, in standard deviations of the real images; good is near 0, as two halves of these"
+        )
         found[f"drift/{name}"] = Measure(_PART, *resamples.mean(shifts), reference, meaning)
     return found
 
@@ -99,5 +101,3 @@ def _frequencies(e: Evidence, judgement: Judgement, count: int) -> Tensor:
     """Return the shares of each class among the variants of each source: (N, count) float64, NaN without variants."""
     cells = (e.owner * count + judgement.variants).bincount(minlength=len(e.real) * count).view(len(e.real), count)
     return cells.double() / e.counts[:, None]
-
-

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gentransforms.audit.evidence import Evidence, Measure
 from gentransforms.audit.intervals import Resamples, subsampling_interval
-from gentransforms.audit.neighbours import squared_distances, radii
+from gentransforms.audit.neighbours import radii, squared_distances
 
 __all__ = ["frechet_distance", "kernel_distance", "measure_likeness", "precision_recall_density_coverage", "real_or_generated"]
 
@@ -79,7 +79,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     values, vectors = torch.linalg.eigh(B)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ A @ root).clamp(min=0).sqrt().sum()
-    return float((a.mean(0) - b.mean(0)).square().sum() + A.trace() + B.trace() - 2 * cross)
+    # Not below 0, where it can come to lie by rounding.
+    return max(0.0, float((a.mean(0) - b.mean(0)).square().sum() + A.trace() + B.trace() - 2 * cross))
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> float:
@@ -128,7 +129,12 @@ def precision_recall_density_coverage(made: Tensor, real: Tensor, k: int = _K) -
         density += float(balls.sum())
         inside_made |= (squares <= made_radius[start : start + len(squares), None]).any(dim=0)
         nearest = torch.minimum(nearest, squares.amin(dim=0))
-    return inside_real / len(made), float(inside_made.double().mean()), density / (k * len(made)), float((nearest <= real_radius).double().mean())
+    return (
+        inside_real / len(made),
+        float(inside_made.double().mean()),
+        density / (k * len(made)),
+        float((nearest <= real_radius).double().mean()),
+    )
 
 
 def real_or_generated(a: Tensor, b: Tensor, folds: int = _FOLDS) -> Tensor:
@@ -150,7 +156,9 @@ def real_or_generated(a: Tensor, b: Tensor, folds: int = _FOLDS) -> Tensor:
     right = torch.zeros(count, dtype=torch.float64)
     # Sums over all folds once; each fold's own are taken off.
     grams = [x[rows].T @ x[rows] + y[rows].T @ y[rows] for rows in (fold == f for f in range(folds))]
-    moments = [(x[rows].sum(0) - y[rows].sum(0), x[rows].sum(0) + y[rows].sum(0), int(rows.sum())) for rows in (fold == f for f in range(folds))]
+    moments = [
+        (x[rows].sum(0) - y[rows].sum(0), x[rows].sum(0) + y[rows].sum(0), int(rows.sum())) for rows in (fold == f for f in range(folds))
+    ]
     gram = sum(grams, torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64))
     for f in range(folds):
         difference = sum((m[0] for i, m in enumerate(moments) if i != f), torch.zeros(x.shape[1], dtype=torch.float64))

@@ -1,0 +1,133 @@
+"""A line in plain words for each part of an audit, worst news first in each line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from gentransforms.audit.evidence import Measure
+
+__all__ = ["Verdict", "give_verdicts"]
+
+
+class Verdict(NamedTuple):
+    """What is said of a part.
+
+    Attributes:
+        level: ``"good"``, ``"check"`` or ``"bad"``.
+        mark: the same for people.
+        title: of the part.
+        text: in words, with the figures it rests on.
+    """
+
+    level: str
+    mark: str
+    title: str
+    text: str
+
+
+_MARKS = {"good": "Good", "check": "Look", "bad": "Problem"}
+
+
+def give_verdicts(measures: Mapping[str, Measure]) -> list[Verdict]:
+    """Return a verdict for each part that was measured.
+
+    The limits are rules of thumb, relative to the reference of each figure; they are stated in the documentation.
+
+    Example:
+        >>> measure = Measure("copies", 0.2, (0.1, 0.3), 0.01, "share of near copies")
+        >>> give_verdicts({"near_copies": measure})[0].level
+        'bad'
+    """
+    rules = (_integrity, _faithfulness, _diversity, _likeness, _copies, _drift)
+    return [verdict for rule in rules if (verdict := rule(measures)) is not None]
+
+
+def _verdict(level: str, title: str, text: str) -> Verdict:
+    return Verdict(level, _MARKS[level], title, text)
+
+
+def _integrity(m: Mapping[str, Measure]) -> Verdict | None:
+    if "missing" not in m:
+        return None
+    missing, failed, rejected = (int(m[name].value) for name in ("missing", "failed", "rejected"))
+    level = "bad" if missing else "check" if failed or rejected else "good"
+    text = f"{int(m['rows'].value):,} images; {missing:,} missing, {rejected:,} rejected, {failed:,} sources could not be read."
+    return _verdict(level, "Integrity.", text)
+
+
+def _faithfulness(m: Mapping[str, Measure]) -> Verdict | None:
+    if "label_agreement" in m:
+        agreement = m["label_agreement"]
+        ratio = agreement.value / max(agreement.reference or 0, 1e-9)
+        level = "good" if ratio >= 0.9 else "check" if ratio >= 0.7 else "bad"
+        text = (
+            f"{agreement.value:.0%} of the variants are taken for their source's class; of real images the same judge gets "
+            f"{agreement.reference:.0%} right. "
+        )
+    elif "source_similarity" in m:
+        own, other = m["source_similarity"], m["other_similarity"]
+        gap = (own.value - other.value) / max((own.reference or 1) - other.value, 1e-9)
+        level = "good" if gap >= 0.8 else "check" if gap >= 0.4 else "bad"
+        text = f"A variant is as similar to its source as {own.value:.2f}, to other sources as {other.value:.2f} (cosine). "
+    else:
+        return None
+    return _verdict(level, "Faithfulness.", text + f"{m['source_retrieval'].value:.0%} have their own source as the nearest.")
+
+
+def _diversity(m: Mapping[str, Measure]) -> Verdict | None:
+    if "variant_distance" not in m:
+        return None
+    spread, duplicates = m["variant_distance"].value, m["duplicate_variants"].value if "duplicate_variants" in m else 0.0
+    level = "bad" if spread < 0.2 or duplicates > 0.2 else "good" if 0.5 <= spread <= 1.1 and duplicates < 0.02 else "check"
+    text = f"Variants of a source differ {spread:.2f} times as much as the real images they are compared with; {duplicates:.1%} repeat another."
+    return _verdict(level, "Diversity.", text)
+
+
+def _likeness(m: Mapping[str, Measure]) -> Verdict | None:
+    if "recall" not in m:
+        return None
+    shares = {name: m[name].value / max(m[name].reference or 0, 1e-9) for name in ("precision", "recall", "coverage")}
+    worst = min(shares.values())
+    level = "good" if worst >= 0.8 else "check" if worst >= 0.5 else "bad"
+    told = m["real_or_generated"].value
+    text = (
+        f"Precision {m['precision'].value:.2f} (real images {m['precision'].reference:.2f}), recall {m['recall'].value:.2f} "
+        f"({m['recall'].reference:.2f}); a linear classifier tells a variant from its source in {told:.0%} of cases, 50% is chance."
+    )
+    return _verdict("check" if level == "good" and told > 0.9 else level, "Likeness to real images.", text)
+
+
+def _copies(m: Mapping[str, Measure]) -> Verdict | None:
+    if "near_copies" not in m:
+        return None
+    near, expected = m["near_copies"].value, m["near_copies"].reference or 0.01
+    level = "bad" if near > max(0.05, 3 * expected) else "check" if near > max(0.02, 2 * expected) else "good"
+    text = f"{near:.1%} are nearer to another real image than real images are to their nearest (real images: {expected:.1%})."
+    if "source_copies" in m and m["source_copies"].value > 0.02:
+        level = "check" if level == "good" else level
+        text += f" {m['source_copies'].value:.1%} are all but their own source."
+    if "training_share_others" in m:
+        share = m["training_share_others"]
+        assert share.interval is not None
+        if share.interval[0] > 0.55:
+            level = "bad" if share.interval[0] > 0.65 else "check"
+        text += f" {share.value:.0%} are nearer to other training images than to held-out ones; 50% is what no memorisation looks like."
+    return _verdict(level, "Copies.", text)
+
+
+def _drift(m: Mapping[str, Measure]) -> Verdict | None:
+    shifts = {name: measure.value for name, measure in m.items() if name.startswith("drift/") and measure.part == "drift"}
+    pixels = {name: value for name, value in shifts.items() if "standard deviations" in m[name].meaning}
+    if not pixels:
+        return None
+    name, value = max(pixels.items(), key=lambda item: abs(item[1]))
+    level = "good" if abs(value) < 0.2 else "check" if abs(value) < 0.5 else "bad"
+    text = f"The largest shift of the pixels is that of {name.removeprefix('drift/')}: {value:+.2f} standard deviations."
+    if "drift/classes" in m:
+        moved, error = m["drift/classes"].value, m["drift/classes"].reference or 0.0
+        level = "check" if level == "good" and moved > error + 0.05 else level
+        text += (
+            f" {moved:.1%} of the images change the class they seem to be of, in the balance; the judge errs by {error:.1%} on real images."
+        )
+    return _verdict(level, "Drift and bias.", text)
