@@ -79,7 +79,8 @@ class BankPairs(Pairs):
             )
         if not bank.missing_units and known != len(source.keys):
             raise BankError(
-                f"{bank.path}: was made of {known:,} sources, and this source has {len(source.keys):,}: give the source that the bank was made of"
+                f"{bank.path}: was made of {known:,} sources, and this source has {len(source.keys):,}: "
+                "give the source that the bank was made of"
             )
         if not bank.keys:
             raise ConfigError(f"{bank.path}: holds no images: there is nothing to audit")

@@ -116,7 +116,8 @@ def _worst_class(e: Evidence, judgement: Judgement | None) -> tuple[Tensor, str]
 def _histograms(e: Evidence, bins: int = 20) -> dict[str, tuple[list[float], list[float]]]:
     from gentransforms.audit.pixels import STATISTICS
 
-    assert e.statistics is not None and e.variant_statistics is not None
+    assert e.statistics is not None
+    assert e.variant_statistics is not None
     found = {}
     for column, name in enumerate(STATISTICS):
         real, made = e.statistics[:, column], e.variant_statistics[:, column]

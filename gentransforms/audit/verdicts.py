@@ -80,7 +80,7 @@ def _diversity(m: Mapping[str, Measure]) -> Verdict | None:
         return None
     spread, duplicates = m["variant_distance"].value, m["duplicate_variants"].value if "duplicate_variants" in m else 0.0
     level = "bad" if spread < 0.2 or duplicates > 0.2 else "good" if 0.5 <= spread <= 1.1 and duplicates < 0.02 else "check"
-    text = f"Variants of a source differ {spread:.2f} times as much as the real images they are compared with; {duplicates:.1%} repeat another."
+    text = f"Variants of a source differ {spread:.2f} times as much as real images they are compared with; {duplicates:.1%} repeat another."
     return _verdict(level, "Diversity.", text)
 
 
@@ -127,7 +127,5 @@ def _drift(m: Mapping[str, Measure]) -> Verdict | None:
     if "drift/classes" in m:
         moved, error = m["drift/classes"].value, m["drift/classes"].reference or 0.0
         level = "check" if level == "good" and moved > error + 0.05 else level
-        text += (
-            f" {moved:.1%} of the images change the class they seem to be of, in the balance; the judge errs by {error:.1%} on real images."
-        )
+        text += f" The frequencies of the classes move by {moved:.1%}; the judge's errors alone move those of real images by {error:.1%}."
     return _verdict(level, "Drift and bias.", text)

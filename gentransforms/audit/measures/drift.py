@@ -22,7 +22,8 @@ _SEED = 0
 
 def measure_drift(e: Evidence, resamples: Resamples) -> dict[str, Measure | str]:
     """Return the shift of each figure of the pixels, in standard deviations of the real images."""
-    assert e.statistics is not None and e.variant_statistics is not None
+    assert e.statistics is not None
+    assert e.variant_statistics is not None
     order = torch.randperm(len(e.real), generator=torch.Generator("cpu").manual_seed(_SEED))
     halves = order[: len(order) // 2], order[len(order) // 2 :]
     found: dict[str, Measure | str] = {}

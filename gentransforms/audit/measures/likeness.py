@@ -28,7 +28,8 @@ _MEANINGS = {
     "frechet_distance": "Fréchet distance between variants and real images in the encoder's features (Heusel et al., 2017); "
     "good is near the reference, real against real",
     "kernel_distance": "squared maximum mean discrepancy with a cubic kernel (Bińkowski et al., 2018); good is near the reference, about 0",
-    "precision": "share of variants within the support of real images (Kynkäänniemi et al., 2019): do they look real? good is near the reference",
+    "precision": "share of variants within the support of real images (Kynkäänniemi et al., 2019): do they look real? "
+    "good is near the reference",
     "recall": "share of real images within the support of variants: does everything occur? good is near the reference",
     "density": "how densely real images surround a variant (Naeem et al., 2020); good is near the reference",
     "coverage": "share of real images with a variant in their neighbourhood (Naeem et al., 2020); good is near the reference",
