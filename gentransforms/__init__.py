@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 # What type checkers and editors see; a name is loaded when it is first used, so that importing the package costs nothing.
 if TYPE_CHECKING:
+    from gentransforms.audit.result import Audit
+    from gentransforms.audit.run import audit_bank, audit_generator
     from gentransforms.bank.generate.run import generate_bank, plan_bank
     from gentransforms.bank.reader import Bank
     from gentransforms.errors import GentransformsError
@@ -26,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ICGAN",
+    "Audit",
     "Bank",
     "BankAugment",
     "ControlNetVariation",
@@ -34,6 +37,8 @@ __all__ = [
     "ImageGenerator",
     "StableDiffusionVariation",
     "TwoViews",
+    "audit_bank",
+    "audit_generator",
     "derive_seeds",
     "generate_bank",
     "list_pretrained",
@@ -45,6 +50,7 @@ __all__ = [
 
 _MODULES = {
     "ICGAN": "generators.icgan.generator",
+    "Audit": "audit.result",
     "Bank": "bank.reader",
     "BankAugment": "transforms.bank",
     "ControlNetVariation": "generators.diffusion.controlnet",
@@ -53,6 +59,8 @@ _MODULES = {
     "ImageGenerator": "generators.base",
     "StableDiffusionVariation": "generators.diffusion.variation",
     "TwoViews": "transforms.two_views",
+    "audit_bank": "audit.run",
+    "audit_generator": "audit.run",
     "derive_seeds": "seeding",
     "generate_bank": "bank.generate.run",
     "list_pretrained": "generators.registry",

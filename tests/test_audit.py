@@ -15,8 +15,6 @@ from torch import Tensor, nn
 import gentransforms as gt
 from gentransforms.audit.encoders import load_encoder
 from gentransforms.audit.evidence import Measure
-from gentransforms.audit.result import Audit
-from gentransforms.audit.run import audit_bank, audit_generator
 from gentransforms.audit.scores import COLUMNS
 from gentransforms.errors import BankError, ConfigError, GeneratorError
 from gentransforms.seeding import sample_noise
@@ -67,12 +65,12 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def audit(bank: Path) -> Audit:
-    return audit_bank(bank, photos(), encoder=Pool(), labels="labels", holdout=photos(seed=5), progress=False)
+def audit(bank: Path) -> gt.Audit:
+    return gt.audit_bank(bank, photos(), encoder=Pool(), labels="labels", holdout=photos(seed=5), progress=False)
 
 
 class TestAuditBank:
-    def test_measures_everything(self, audit: Audit) -> None:
+    def test_measures_everything(self, audit: gt.Audit) -> None:
         assert audit.omitted == {}
         assert {m.part for m in audit.measures.values()} == {"integrity", "faithfulness", "diversity", "likeness", "copies", "drift"}
         assert all(isinstance(measure, Measure) for measure in audit.measures.values())
@@ -81,18 +79,18 @@ class TestAuditBank:
         assert audit.measures["label_agreement"].value == 1
         assert audit.measures["source_retrieval"].value > 0.8
 
-    def test_scores_have_a_row_for_each_variant(self, audit: Audit) -> None:
+    def test_scores_have_a_row_for_each_variant(self, audit: gt.Audit) -> None:
         assert audit.scores.column_names == list(COLUMNS)
         pairs = list(zip(audit.scores["key"].to_pylist(), audit.scores["variant"].to_pylist(), strict=True))
         assert pairs == [(key, variant) for key in range(N) for variant in range(V)]
         assert set(audit.scores["label"].to_pylist()) == {"0", "1"}
         assert audit.measures["source_similarity"].value == pytest.approx(sum(audit.scores["similarity"].to_pylist()) / (N * V), rel=1e-5)
 
-    def test_classes_and_confusion(self, audit: Audit) -> None:
+    def test_classes_and_confusion(self, audit: gt.Audit) -> None:
         assert [(row["name"], row["sources"], row["agreement"]) for row in audit.classes] == [("0", N // 2, 1.0), ("1", N // 2, 1.0)]
         assert audit.confusion == [[N // 2 * V, 0], [0, N // 2 * V]]
 
-    def test_says_what_it_rests_on(self, audit: Audit, bank: Path) -> None:
+    def test_says_what_it_rests_on(self, audit: gt.Audit, bank: Path) -> None:
         about = audit.about
         assert (about["encoder"], about["own_encoder"], about["sources"], about["variants"], about["holdout"]) == (
             "Pool",
@@ -104,12 +102,12 @@ class TestAuditBank:
         assert about["bank"] == str(bank)
         assert about["judge_accuracy"] == 1
 
-    def test_the_same_call_gives_the_same_figures(self, audit: Audit, bank: Path) -> None:
-        again = audit_bank(bank, photos(), encoder=Pool(), labels=[i % 2 for i in range(N)], holdout=photos(seed=5), progress=False)
+    def test_the_same_call_gives_the_same_figures(self, audit: gt.Audit, bank: Path) -> None:
+        again = gt.audit_bank(bank, photos(), encoder=Pool(), labels=[i % 2 for i in range(N)], holdout=photos(seed=5), progress=False)
         assert again.to_dict()["measures"] == audit.to_dict()["measures"]
 
     def test_a_limit_takes_sources_evenly(self, bank: Path) -> None:
-        some = audit_bank(bank, photos(), encoder=Pool(), limit=10, progress=False)
+        some = gt.audit_bank(bank, photos(), encoder=Pool(), limit=10, progress=False)
         assert sorted(set(some.scores["key"].to_pylist())) == list(range(0, N, 4))
         assert "no labels" in some.omitted["label_agreement"]
         assert "no holdout" in some.omitted["c_t"]
@@ -118,15 +116,15 @@ class TestAuditBank:
         def redness(images: Tensor) -> Tensor:
             return torch.stack([images[:, 0].mean((1, 2)), images[:, 2].mean((1, 2))], dim=1)
 
-        judged = audit_bank(bank, photos(), encoder=Pool(), labels="labels", classifier=redness, progress=False)
+        judged = gt.audit_bank(bank, photos(), encoder=Pool(), labels="labels", classifier=redness, progress=False)
         assert judged.about["judge"] == "redness"
         assert judged.measures["label_agreement"].value == 1
-        turned = audit_bank(bank, photos(), encoder=Pool(), labels="labels", classifier=lambda x: -redness(x), progress=False)
+        turned = gt.audit_bank(bank, photos(), encoder=Pool(), labels="labels", classifier=lambda x: -redness(x), progress=False)
         assert turned.measures["label_agreement"].value == 0
         assert turned.measures["label_agreement"].reference == 0
 
     def test_attributes(self, bank: Path) -> None:
-        found = audit_bank(
+        found = gt.audit_bank(
             bank, photos(), encoder=Pool(), attributes={"colour": ["red" if i % 2 == 0 else "blue" for i in range(N)]}, progress=False
         )
         assert [row["name"] for row in found.attributes["colour"]] == ["blue", "red"]
@@ -134,9 +132,9 @@ class TestAuditBank:
 
     def test_another_source_is_refused(self, bank: Path) -> None:
         with pytest.raises(BankError, match="source that the bank was made of"):
-            audit_bank(bank, photos(N - 1), encoder=Pool(), progress=False)
+            gt.audit_bank(bank, photos(N - 1), encoder=Pool(), progress=False)
         with pytest.raises(BankError, match="source that the bank was made of"):
-            audit_bank(bank, photos(N + 1), encoder=Pool(), progress=False)
+            gt.audit_bank(bank, photos(N + 1), encoder=Pool(), progress=False)
 
     def test_a_failed_source_is_counted_and_left_out(self, tmp_path: Path) -> None:
         class Broken:
@@ -149,36 +147,36 @@ class TestAuditBank:
                 return photos()[i]
 
         gt.generate_bank(Broken(), tmp_path / "bank", Noisy(), variants=V, progress=False)
-        found = audit_bank(tmp_path / "bank", Broken(), encoder=Pool(), progress=False)
+        found = gt.audit_bank(tmp_path / "bank", Broken(), encoder=Pool(), progress=False)
         assert found.measures["failed"].value == 1
         assert found.about["sources"] == N - 1
 
 
 class TestAuditGenerator:
-    def test_agrees_with_the_bank_of_the_same_seeds(self, audit: Audit) -> None:
-        found = audit_generator(Noisy(), photos(), variants=V, encoder=Pool(), labels="labels", holdout=photos(seed=5), progress=False)
+    def test_agrees_with_the_bank_of_the_same_seeds(self, audit: gt.Audit) -> None:
+        found = gt.audit_generator(Noisy(), photos(), variants=V, encoder=Pool(), labels="labels", holdout=photos(seed=5), progress=False)
         for name, measure in found.measures.items():
             # The bank's images are rounded to bytes.
             assert measure.value == pytest.approx(audit.measures[name].value, abs=0.05, rel=0.05), name
 
     def test_takes_a_tensor(self) -> None:
         images = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-        assert len(audit_generator(Noisy(), images, variants=2, encoder="generator", progress=False).scores) == 40
+        assert len(gt.audit_generator(Noisy(), images, variants=2, encoder="generator", progress=False).scores) == 40
 
     def test_its_own_encoder_flatters_it_and_the_report_says_so(self) -> None:
         images = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-        found = audit_generator(Noisy(), images, variants=2, encoder="auto", progress=False)
+        found = gt.audit_generator(Noisy(), images, variants=2, encoder="auto", progress=False)
         assert found.about["own_encoder"]
         assert "flatters" in html(found)
-        assert "flatters" not in html(audit_generator(Noisy(), images, variants=2, encoder=Pool(), progress=False))
+        assert "flatters" not in html(gt.audit_generator(Noisy(), images, variants=2, encoder=Pool(), progress=False))
 
 
 class TestCache:
-    def test_nothing_is_encoded_twice(self, bank: Path, tmp_path: Path, audit: Audit) -> None:
+    def test_nothing_is_encoded_twice(self, bank: Path, tmp_path: Path, audit: gt.Audit) -> None:
         options: dict[str, Any] = {"encoder": Pool(), "labels": "labels", "holdout": photos(seed=5), "progress": False, "cache": tmp_path}
-        first = audit_bank(bank, photos(), **options)
+        first = gt.audit_bank(bank, photos(), **options)
         before = Pool.calls
-        second = audit_bank(bank, photos(), **options)
+        second = gt.audit_bank(bank, photos(), **options)
         assert Pool.calls == before
         assert first.to_dict() == second.to_dict()
         assert first.to_dict()["measures"] == audit.to_dict()["measures"]
@@ -188,56 +186,56 @@ class TestCache:
 
         monkeypatch.setattr(collect, "_CHUNK", 10)
         options: dict[str, Any] = {"encoder": Pool(), "progress": False, "cache": tmp_path}
-        audit_bank(bank, photos(), **options)
+        gt.audit_bank(bank, photos(), **options)
         for path in sorted(tmp_path.rglob("pairs-*"))[1:]:  # as if it had been killed after the first chunk
             path.unlink()
         (tmp_path / "x").write_text("")
         before = Pool.calls
-        audit_bank(bank, photos(), **options)
+        gt.audit_bank(bank, photos(), **options)
         assert Pool.calls - before == (N - 10) * (1 + V)
 
     def test_a_damaged_chunk_is_made_again(self, bank: Path, tmp_path: Path) -> None:
         options: dict[str, Any] = {"encoder": Pool(), "progress": False, "cache": tmp_path}
-        whole = audit_bank(bank, photos(), **options)
+        whole = gt.audit_bank(bank, photos(), **options)
         path = next(tmp_path.rglob("pairs-*"))
         path.write_bytes(path.read_bytes()[:100])
-        assert audit_bank(bank, photos(), **options).to_dict() == whole.to_dict()
+        assert gt.audit_bank(bank, photos(), **options).to_dict() == whole.to_dict()
 
     def test_another_encoder_has_features_of_its_own(self, bank: Path, tmp_path: Path) -> None:
         linear = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
-        audit_bank(bank, photos(), encoder=linear, progress=False, cache=tmp_path)
+        gt.audit_bank(bank, photos(), encoder=linear, progress=False, cache=tmp_path)
         other = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
-        audit_bank(bank, photos(), encoder=other, progress=False, cache=tmp_path)
+        gt.audit_bank(bank, photos(), encoder=other, progress=False, cache=tmp_path)
         assert len(list(tmp_path.iterdir())) == 2
 
 
 class TestGates:
-    def test_those_that_hold_are_returned(self, audit: Audit) -> None:
+    def test_those_that_hold_are_returned(self, audit: gt.Audit) -> None:
         assert audit.failed(["near_copies > 0.5", "source_retrieval < 2", "drift/brightness > 9"]) == ["source_retrieval < 2"]
 
-    def test_unknown_and_omitted_measures_are_refused(self, audit: Audit, bank: Path) -> None:
+    def test_unknown_and_omitted_measures_are_refused(self, audit: gt.Audit, bank: Path) -> None:
         with pytest.raises(ConfigError, match="source_retrieval"):
             audit.failed(["near_copy > 0.5"])
-        without = audit_bank(bank, photos(), encoder=Pool(), progress=False)
+        without = gt.audit_bank(bank, photos(), encoder=Pool(), progress=False)
         with pytest.raises(ConfigError, match="no labels"):
             without.failed(["label_agreement < 0.5"])
 
 
-def html(audit: Audit) -> str:
+def html(audit: gt.Audit) -> str:
     from gentransforms.audit.report import render
 
     return render(audit)
 
 
 class TestSave:
-    def test_writes_three_files(self, audit: Audit, tmp_path: Path) -> None:
+    def test_writes_three_files(self, audit: gt.Audit, tmp_path: Path) -> None:
         report = audit.save(tmp_path / "out")
         assert report == tmp_path / "out" / "report.html"
         saved = json.loads((tmp_path / "out" / "audit.json").read_text())
         assert saved["measures"]["near_copies"]["value"] == audit.measures["near_copies"].value
         assert pq.read_table(tmp_path / "out" / "scores.parquet").equals(audit.scores)
 
-    def test_the_report_is_whole_and_loads_nothing(self, audit: Audit) -> None:
+    def test_the_report_is_whole_and_loads_nothing(self, audit: gt.Audit) -> None:
         page = html(audit)
         assert not re.search(r"""(src|href)=["'](?!data:)""", page)
         assert not re.search(r"https?://", page)
@@ -251,7 +249,7 @@ class TestSave:
     def test_what_users_name_is_escaped(self, tmp_path: Path) -> None:
         source = gt.open_source([image for image, _ in photos()], key=[f"<script>{i}</script>" for i in range(N)])
         gt.generate_bank(source, tmp_path / "bank", Noisy(), variants=2, progress=False)
-        assert "<script>" not in html(audit_bank(tmp_path / "bank", source, encoder=Pool(), progress=False))
+        assert "<script>" not in html(gt.audit_bank(tmp_path / "bank", source, encoder=Pool(), progress=False))
 
 
 class TestLoadEncoder:
@@ -294,12 +292,12 @@ class TestLoadEncoder:
 class TestLabels:
     def test_labels_of_another_length_are_refused(self, bank: Path) -> None:
         with pytest.raises(ConfigError, match="39 labels for 40"):
-            audit_bank(bank, photos(), encoder=Pool(), labels=[0] * 39, progress=False)
+            gt.audit_bank(bank, photos(), encoder=Pool(), labels=[0] * 39, progress=False)
 
     def test_an_unknown_name_is_refused_with_those_there_are(self, bank: Path) -> None:
         source = gt.open_source(photos())
         with pytest.raises(ConfigError, match="'labels'"):
-            audit_bank(bank, source, encoder=Pool(), labels="category", progress=False)
+            gt.audit_bank(bank, source, encoder=Pool(), labels="category", progress=False)
 
     def test_class_folders(self, tmp_path: Path) -> None:
         from torchvision.transforms.v2.functional import to_pil_image
@@ -310,5 +308,5 @@ class TestLabels:
             to_pil_image(image).save(folder / f"{i:03d}.png")
         gt.generate_bank(tmp_path / "photos", tmp_path / "bank", Noisy(), variants=2, progress=False)
         for labels in ("folders", "labels"):
-            found = audit_bank(tmp_path / "bank", tmp_path / "photos", encoder=Pool(), labels=labels, progress=False)
+            found = gt.audit_bank(tmp_path / "bank", tmp_path / "photos", encoder=Pool(), labels=labels, progress=False)
             assert [row["name"] for row in found.classes] == ["blue", "red"]

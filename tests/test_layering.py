@@ -17,11 +17,12 @@ LAYERS = (
     ("generators.base", "generators.card", "generators.identity"),
     ("generators",),
     ("sources",),
-    ("bank.format",),
+    ("bank.format", "bank.selection"),
     ("bank.generate", "bank.verify", "bank.share", "bank.importing"),
     ("bank.reader", "bank"),
     ("transforms",),
     ("kornia", "testing"),
+    ("audit",),
     ("cli",),
 )
 # Within a layer these know nothing of each other.

@@ -82,6 +82,7 @@ def audit_bank(
         >>> import gentransforms as gt
         >>> from gentransforms.testing import FakeGenerator
         >>> photos = [torch.rand(3, 16, 16) for _ in range(20)]
+        >>> import gentransforms as gt
         >>> folder = tempfile.TemporaryDirectory()
         >>> _ = gt.generate_bank(photos, folder.name, FakeGenerator(), variants=2, progress=False)
         >>> audit = gt.audit_bank(folder.name, photos, encoder=lambda images: images.flatten(1), progress=False)
@@ -133,6 +134,7 @@ def audit_generator(
         >>> import gentransforms as gt
         >>> from gentransforms.testing import FakeGenerator
         >>> photos = torch.rand(20, 3, 16, 16)
+        >>> import gentransforms as gt
         >>> audit = gt.audit_generator(FakeGenerator(), photos, encoder=lambda images: images.flatten(1), progress=False)
         >>> len(audit.scores)
         80
