@@ -17,7 +17,8 @@ import gentransforms as gt
 
 EXPECTED = {
     "ICGAN", "Audit", "Bank", "BankAugment", "ControlNetVariation", "GenerativeAugment", "GentransformsError", "ImageGenerator",
-    "StableDiffusionVariation", "TwoViews", "audit_bank", "audit_generator", "derive_seeds", "generate_bank", "list_pretrained", "load_generator",
+    "StableDiffusionVariation", "TwoViews", "audit_bank", "audit_generator", "derive_seeds", "generate_bank",
+    "list_pretrained", "load_generator",
     "open_source", "plan_bank", "with_keys",
 }  # fmt: skip
 MODULES = sorted(module.name for module in pkgutil.walk_packages(gt.__path__, "gentransforms.") if not module.name.endswith("__main__"))

@@ -92,7 +92,7 @@ def collect_holdout(source: ImageSource, count: int, pairs: Pairs, encoder: Enco
 
 
 def _encode(encoder: Encoder, images: Tensor) -> Tensor:
-    return torch.cat([encoder(batch) for batch in images.split(_BATCH)]) if len(images) else torch.zeros(0, 0)
+    return torch.cat([encoder(batch) for batch in torch.split(images, _BATCH)]) if len(images) else torch.zeros(0, 0)
 
 
 def _folder(cache: Path | None, encoder: Encoder, *identity: str) -> Path | None:

@@ -149,7 +149,7 @@ def _torchvision(name: str) -> tuple[nn.Module, _Preprocessing]:
     from torchvision import models
 
     try:
-        weights = models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+        weights = models.get_model_weights(name).DEFAULT
         model = models.get_model(name, weights=weights)
     except ValueError as error:
         raise ConfigError(f"encoder='torchvision:{name}': no such model of torchvision: {error}") from error
@@ -184,7 +184,7 @@ def _transformers(name: str, local_files_only: bool = False) -> tuple[nn.Module,
 
     try:
         model = AutoModel.from_pretrained(name, local_files_only=local_files_only, trust_remote_code=False)
-        processor = AutoImageProcessor.from_pretrained(name, local_files_only=local_files_only)
+        processor = AutoImageProcessor.from_pretrained(name, local_files_only=local_files_only)  # type: ignore[no-untyped-call]
     except Exception as error:  # of the client, the network or the files
         if local_files_only:
             return None

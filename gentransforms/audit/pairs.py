@@ -116,7 +116,8 @@ class GeneratorPairs(Pairs):
         if type(variants) is not int or variants < 1:
             raise ConfigError(f"variants={variants!r}: expected a positive integer")
         self.generator, self.source, self.variants, self.base_seed = generator.eval(), source, variants, base_seed
-        self.size, self.preserves_geometry = tuple(generator.image_size), generator.preserves_geometry
+        height, width = generator.image_size
+        self.size, self.preserves_geometry = (height, width), generator.preserves_geometry
         self.places = space_evenly(list(range(len(source.keys))), limit)
 
     def read_variants(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:

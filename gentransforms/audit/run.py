@@ -247,7 +247,7 @@ def _judge(
         sources.append(scores(pairs.read_sources(start, stop)[0]))
         images = pairs.read_variants(start, stop)[0]
         if len(images):
-            made.append(torch.cat([scores(batch) for batch in images.split(256)]))
+            made.append(torch.cat([scores(batch) for batch in torch.split(images, 256)]))
     if sources[0].shape[1] != len(e.classes):
         raise ConfigError(f"classifier: returned {sources[0].shape[1]} scores for an image and there are {len(e.classes)} classes")
     judged = torch.cat(sources).argmax(dim=1)

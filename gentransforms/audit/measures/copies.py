@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -116,7 +118,7 @@ def _mann_whitney(p: Tensor, q: Tensor) -> float:
     below, up_to = torch.searchsorted(ordered, q, right=False), torch.searchsorted(ordered, q, right=True)
     u = float((below + up_to).double().sum()) / 2
     n, m = len(p), len(q)
-    return (u - n * m / 2) / (n * m * (n + m + 1) / 12) ** 0.5
+    return (u - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12)
 
 
 def _authentic(e: Evidence, real: RealNeighbours, variants: VariantNeighbours) -> Tensor:

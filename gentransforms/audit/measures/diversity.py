@@ -93,7 +93,8 @@ def vendi_score(features: Tensor, there: Tensor | None = None) -> Tensor:
     kernel = unit @ unit.mT
     kernel.diagonal(dim1=1, dim2=2).copy_(there.double())  # of a zero vector too
     values = torch.linalg.eigvalsh(kernel / there.sum(dim=1).clamp(min=1)[:, None, None]).clamp(min=0)
-    return torch.special.entr(values).sum(dim=1).exp()
+    entropy: Tensor = torch.special.entr(values).sum(dim=1)
+    return entropy.exp()
 
 
 def _within_sources(e: Evidence) -> tuple[Tensor, Tensor]:
@@ -148,10 +149,14 @@ def _real_vendi(e: Evidence, real: RealNeighbours, size: int) -> float | None:
         groups = torch.cat([torch.arange(len(e.real))[:, None], real.indices[:, : size - 1]], dim=1)
     else:
         rng = torch.Generator("cpu").manual_seed(_SEED)
-        parts = [rows[torch.randperm(len(rows), generator=rng)] for c in e.labels.unique() if len(rows := (e.labels == c).nonzero()[:, 0])]
+        parts = [
+            rows[torch.randperm(len(rows), generator=rng)]
+            for c in range(int(e.labels.max()) + 1)
+            if len(rows := (e.labels == c).nonzero()[:, 0])
+        ]
         whole = [part[: len(part) // size * size].view(-1, size) for part in parts if len(part) >= size]
         if not whole:
             return None
         groups = torch.cat(whole)
-    scores = [vendi_score(e.real[part]) for part in groups.split(max(1, _ELEMENTS // (size * e.real.shape[1])))]
+    scores = [vendi_score(e.real[part]) for part in torch.split(groups, max(1, _ELEMENTS // (size * e.real.shape[1])))]
     return float(torch.cat(scores).mean())

@@ -76,8 +76,8 @@ def describe_classes(e: Evidence, labels: Tensor, names: Sequence[str], judgemen
     count = len(names)
     sizes = labels.bincount(minlength=count)
     before = F.one_hot(labels, count).double().mean(dim=0).tolist()
-    after = _frequencies(e, judgement, count)
-    after = after[after.isfinite().all(dim=1)].mean(dim=0).tolist()
+    shares = _frequencies(e, judgement, count)
+    after = shares[shares.isfinite().all(dim=1)].mean(dim=0).tolist()
     agrees = mean_per_source((judgement.variants == labels[e.owner]).double(), e.owner, len(labels))
     rows: list[dict[str, Any]] = []
     for i, name in enumerate(names):
@@ -95,7 +95,7 @@ def describe_classes(e: Evidence, labels: Tensor, names: Sequence[str], judgemen
 def confusion(e: Evidence, labels: Tensor, judgement: Judgement, count: int) -> list[list[int]]:
     """Return how many variants of sources of class i (row) are taken for class j (column)."""
     cells = labels[e.owner] * count + judgement.variants
-    return cells.bincount(minlength=count * count).view(count, count).tolist()  # type: ignore[no-any-return]
+    return cells.bincount(minlength=count * count).view(count, count).tolist()
 
 
 def _frequencies(e: Evidence, judgement: Judgement, count: int) -> Tensor:
