@@ -20,9 +20,10 @@ torch.set_num_threads(1)
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-# Processes that have torch imported already: seconds less for each. Here, because the first of them, in whatever test, starts
-# the server that all of them come from.
-multiprocessing.get_context("forkserver").set_forkserver_preload(["gentransforms", "pandas"])
+# Processes that have torch and the bank's modules imported already: seconds less for each. Here, because the first of them, in
+# whatever test, starts the server that all of them come from.
+PRELOADED = ["torch", "torchvision.transforms.v2", "pandas", "pyarrow", "gentransforms.bank.generate.run", "gentransforms.bank.reader"]
+multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
