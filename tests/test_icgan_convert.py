@@ -19,7 +19,8 @@ from torchvision.models import resnet50
 import gentransforms as gt
 from gentransforms.errors import ConfigError, ConversionError
 from gentransforms.generators.icgan.architecture import BigGANConfig
-from gentransforms.generators.icgan.convert import convert_icgan, load_resnet50_features, read_released
+from gentransforms.generators.icgan.convert import convert_icgan
+from gentransforms.generators.icgan.released import load_resnet50_features, read_released
 
 SMALL = BigGANConfig(resolution=32, G_ch=4, dim_z=16, G_attn="16", shared_dim=4, shared_dim_feat=8, feature_dim=2048)
 

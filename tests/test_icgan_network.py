@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gentransforms.errors import ConfigError
 from gentransforms.generators.icgan.architecture import BigGANConfig, released_shapes
-from gentransforms.generators.icgan.convert import read_released
 from gentransforms.generators.icgan.folding import fold, merge_upsampling, spectral_norm
 from gentransforms.generators.icgan.generator import ICGAN
 from gentransforms.generators.icgan.network import BigGANNetwork
+from gentransforms.generators.icgan.released import read_released
 
 IMAGENET_256 = BigGANConfig(resolution=256, G_ch=96, dim_z=120, n_classes=1000)
 

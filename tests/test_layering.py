@@ -1,37 +1,81 @@
-"""Who may import whom: only downwards."""
+"""Who may import whom: only downwards, and never in a circle; imports inside functions count, those for type checking alone do not."""
 
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "gentransforms"
-FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the bottom up. A module may import those of lower layers, and of its own; a package's name covers its modules.
 LAYERS = (
     ("errors",),
     ("seeding", "images", "hub"),
-    ("generators.base", "generators.card", "generators.identity"),
     ("generators",),
     ("sources",),
-    ("bank.format", "bank.selection"),
+    ("bank.config", "bank.format", "bank.selection"),
     ("bank.generate", "bank.verify", "bank.share", "bank.importing"),
     ("bank.reader", "bank"),
-    ("transforms",),
-    ("kornia", "testing"),
+    ("transforms", "kornia", "testing"),
     ("audit",),
     ("cli",),
 )
 # Within a layer these know nothing of each other.
-APART = (("errors",), ("seeding", "images", "hub"))
+APART = (("seeding", "images", "hub"), ("bank.generate", "bank.verify"), ("bank.generate", "bank.share"))
+
+Graph = Mapping[str, set[str]]
 
 
-def name_of(file: Path) -> str:
-    parts = file.relative_to(PACKAGE).with_suffix("").parts
+def name_of(file: Path, package: Path = PACKAGE) -> str:
+    parts = file.relative_to(package).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_module(name: str, package: Path = PACKAGE) -> bool:
+    path = package / Path(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def imports_of(file: Path, package: Path = PACKAGE) -> set[str]:
+    """The modules of ours that a file imports, wherever in it but for type checking: ``"images"`` for gentransforms.images.
+
+    A string that is the name of one, as importlib takes it, counts too. A name of the top level stands for itself.
+    """
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    typing = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if id(node) in typing:
+            continue
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file.name}: imports are absolute"
+            parent = (node.module or "").removeprefix("gentransforms").removeprefix(".")
+            for alias in node.names:
+                inside = f"{parent}.{alias.name}".removeprefix(".")  # from gentransforms import hub; or a name that the module holds
+                whole = f"gentransforms.{inside}" if is_module(inside, package) or not parent else node.module or ""
+                names.append(whole if (node.module or "").split(".")[0] == "gentransforms" else "")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"gentransforms(\.\w+)+", node.value):
+            names = [node.value] if is_module(node.value.removeprefix("gentransforms."), package) else []
+        found |= {name.removeprefix("gentransforms.") for name in names if name.split(".")[0] == "gentransforms"}
+    return found
+
+
+def graph_of(package: Path) -> Graph:
+    files = {name_of(file, package): file for file in sorted(package.rglob("*.py"))}
+    return {name: imports_of(file, package) - {name} for name, file in files.items() if name not in ("", "__main__")}
 
 
 def layer_of(module: str) -> tuple[int, str]:
@@ -43,92 +87,127 @@ def layer_of(module: str) -> tuple[int, str]:
     return layer, name
 
 
-def imports_of(file: Path) -> set[str]:
-    """The modules of ours that a file imports, wherever in it but for type checking: ``"images"`` for gentransforms.images."""
-    found = set()
-    tree = ast.parse(file.read_text())
-    typing = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
-        for statement in node.body
-        for inner in ast.walk(statement)
-    }
-    for node in ast.walk(tree):
-        if id(node) in typing:
-            continue
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file.name}: imports are absolute"
-            names = [node.module or ""]
-            package = (node.module or "").removeprefix("gentransforms").removeprefix(".")
-            if (PACKAGE.parent / Path(*(node.module or "").split("."))).is_dir():  # from gentransforms import hub, which may hold names too
-                inside = [f"{package}.{alias.name}".removeprefix(".") for alias in node.names]
-                names = [f"gentransforms.{name if is_module(name) or not package else package}" for name in inside]
-        found |= {name.removeprefix("gentransforms.") for name in names if name.split(".")[0] == "gentransforms"}
-    return found
+def wrong_imports(graph: Graph) -> Iterator[str]:
+    """What is imported upwards, sideways where that is forbidden, or from the top level, which is for users."""
+    for module, imported in graph.items():
+        layer, own = layer_of(module)
+        for other in sorted(imported):
+            if other not in graph:
+                if own != "cli":  # the version
+                    yield f"{module} imports {other} from the top level"
+                continue
+            above, name = layer_of(other)
+            if above > layer:
+                yield f"{module} imports {other}, which stands above it"
+            elif name != own and any(own in names and name in names for names in APART):
+                yield f"{module} and {other} should not know each other"
 
 
-def is_module(name: str) -> bool:
-    path = PACKAGE / Path(*name.split("."))
-    return path.is_dir() or path.with_suffix(".py").is_file()
+def circles(graph: Graph) -> list[tuple[str, ...]]:
+    """The modules that import each other, directly or by way of others, a list for each such knot."""
+
+    def reachable(start: str) -> set[str]:
+        seen: set[str] = set()
+        left = [start]
+        while left:
+            new = graph.get(left.pop(), set()) - seen
+            seen |= new
+            left += new
+        return seen
+
+    below = {module: reachable(module) for module in graph}
+    return sorted({tuple(sorted(b for b in below[a] if a in below.get(b, ()))) for a in graph if a in below[a]})
 
 
-MODULES = [file for file in FILES if name_of(file) not in ("", "__main__")]
+GRAPH = graph_of(PACKAGE)
 
 
 class TestLayering:
-    @pytest.mark.parametrize("file", MODULES, ids=name_of)
-    def test_imports_go_downwards(self, file: Path) -> None:
-        module = name_of(file)
-        layer, own = layer_of(module)
-        for imported in imports_of(file):
-            if imported in ("gentransforms", "__version__") or not is_module(imported):
-                # A name of the top level, which holds everything but the command line.
-                assert own == "cli", f"{module} imports {imported} from the top level"
-                continue
-            below, name = layer_of(imported)
-            assert below <= layer, f"{module} imports {imported}, which stands above it"
-            if below == layer and name != own:
-                assert not any(own in names and name in names for names in APART), f"{module} and {imported} should not know each other"
+    def test_imports_go_downwards(self) -> None:
+        assert len(GRAPH) > 80
+        assert list(wrong_imports(GRAPH)) == []
+
+    def test_there_are_no_circles(self) -> None:
+        assert circles(GRAPH) == []
 
     def test_errors_import_nothing_of_ours(self) -> None:
-        assert imports_of(PACKAGE / "errors.py") == set()
+        assert GRAPH["errors"] == set()
 
     def test_hub_knows_no_class(self) -> None:
-        assert imports_of(PACKAGE / "hub/models.py") == {"errors", "hub.client"}
+        assert {name for module in GRAPH if module.startswith("hub") for name in GRAPH[module]} == {"errors", "hub.client"}
 
-    @pytest.mark.parametrize(
-        "file",
-        [*sorted((PACKAGE / "transforms").glob("*.py")), PACKAGE / "kornia.py", PACKAGE / "testing.py"],
-        ids=name_of,
-    )
-    def test_transforms_know_no_concrete_generator(self, file: Path) -> None:
-        concrete = {name for name in imports_of(file) if name.startswith("generators.")}
-        concrete -= {"generators.base", "generators.held", "generators.registry"}
-        assert concrete == set()
+    @pytest.mark.parametrize("module", [m for m in GRAPH if m.split(".")[0] in ("transforms", "kornia", "testing")])
+    def test_transforms_know_no_concrete_generator(self, module: str) -> None:
+        assert {name for name in GRAPH[module] if name.startswith(("generators.icgan", "generators.diffusion"))} == set()
 
     def test_only_hub_touches_the_hub(self) -> None:
-        for file in FILES:
-            tree = ast.parse(file.read_text())
+        for file in PACKAGE.rglob("*.py"):
+            tree = ast.parse(file.read_text(encoding="utf-8"))
             imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
             imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
             touches = any(name and name.split(".")[0] == "huggingface_hub" for name in imported)
             assert not touches or name_of(file).startswith("hub."), file
 
     def test_no_module_is_called_utils(self) -> None:
-        assert [file for file in FILES if "util" in file.stem or "helper" in file.stem] == []
+        assert [name for name in GRAPH if re.search("util|helper", name.split(".")[-1])] == []
 
-    def test_an_import_upwards_would_be_seen(self, tmp_path: Path) -> None:
-        file = tmp_path / "images.py"
-        lines = (
-            "from gentransforms.transforms.two_views import TwoViews",
-            "from gentransforms.hub import models",
-            "import gentransforms.cli.main",
-        )
-        file.write_text("def f():\n" + "".join(f"    {line}\n" for line in lines))
-        assert imports_of(file) == {"transforms.two_views", "hub.models", "cli.main"}
-        assert layer_of("transforms") > layer_of("images")
-        assert layer_of("generators.base") < layer_of("generators.icgan.network") < layer_of("sources.base")
+    def test_no_folder_is_crowded(self) -> None:
+        folders = [folder for folder in [PACKAGE, *PACKAGE.rglob("*")] if folder.is_dir()]
+        assert {folder.name: n for folder in folders if (n := len(list(folder.glob("*.py")))) > 20} == {}
+
+
+class TestPlanted:
+    """Faults that the tests above would see, each planted into a tree of its own."""
+
+    @pytest.fixture
+    def package(self, tmp_path: Path) -> Path:
+        for name in ("errors", "images", "seeding", "bank/format/unit", "bank/generate/run", "bank/verify/checker", "cli/main"):
+            path = tmp_path / f"{name}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("from gentransforms.errors import BankError\n" if name != "errors" else "")
+            for folder in path.relative_to(tmp_path).parents:
+                (tmp_path / folder / "__init__.py").touch()
+        (tmp_path / "cli/main.py").write_text("from gentransforms import __version__, errors\nimport gentransforms.bank.generate.run\n")
+        assert list(wrong_imports(graph_of(tmp_path))) == []
+        assert circles(graph_of(tmp_path)) == []
+        assert graph_of(tmp_path)["cli.main"] == {"__version__", "errors", "bank.generate.run"}
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        ("module", "line", "words"),
+        [
+            ("images", "from gentransforms.bank.format.unit import Unit", "images imports bank.format.unit, which stands above it"),
+            ("images", "from gentransforms import cli", "images imports cli, which stands above it"),
+            ("images", "import gentransforms.cli.main", "images imports cli.main, which stands above it"),
+            ("images", "from gentransforms import seeding", "images and seeding should not know each other"),
+            ("seeding", "importlib.import_module('gentransforms.cli.main')", "seeding imports cli.main, which stands above it"),
+            ("bank.format.unit", "from gentransforms.bank.generate import run", "bank.format.unit imports bank.generate.run, which stands"),
+            ("bank.verify.checker", "import gentransforms.bank.generate.run", "bank.verify.checker and bank.generate.run should not know"),
+            ("bank.generate.run", "from gentransforms import Bank", "bank.generate.run imports Bank from the top level"),
+            ("bank.generate.run", "import gentransforms", "bank.generate.run imports gentransforms from the top level"),
+        ],
+    )
+    @pytest.mark.parametrize("inside", [False, True])
+    def test_import_upwards(self, package: Path, module: str, line: str, words: str, inside: bool) -> None:
+        with (package / f"{module.replace('.', '/')}.py").open("a") as file:
+            file.write(f"def f():\n    {line}\n" if inside else f"{line}\n")
+        (fault,) = wrong_imports(graph_of(package))
+        assert words in fault
+
+    def test_import_for_type_checking(self, package: Path) -> None:
+        (package / "images.py").write_text("if TYPE_CHECKING:\n    from gentransforms.cli import main\n")
+        assert list(wrong_imports(graph_of(package))) == []
+
+    def test_circle(self, package: Path) -> None:
+        """Of three modules of one layer, by an import at the top, one in a function, and one by name."""
+        (package / "bank/generate/a.py").write_text("import gentransforms.bank.generate.b\n")
+        (package / "bank/generate/b.py").write_text("def f():\n    from gentransforms.bank.generate.c import g\n")
+        assert circles(graph_of(package)) == []
+        (package / "bank/generate/c.py").write_text("import_module('gentransforms.bank.generate.a')\n")
+        assert list(wrong_imports(graph_of(package))) == []
+        assert circles(graph_of(package)) == [("bank.generate.a", "bank.generate.b", "bank.generate.c")]
+
+    def test_module_without_a_layer(self, package: Path) -> None:
+        (package / "shed.py").touch()
+        with pytest.raises(pytest.fail.Exception, match=r"gentransforms\.shed stands in no layer"):
+            list(wrong_imports(graph_of(package)))

@@ -166,7 +166,7 @@ class ICGAN(ImageGenerator):
         """
         generator = super().from_pretrained(name_or_path, **options)
         if features is not None:
-            from gentransforms.generators.icgan.convert import load_resnet50_features
+            from gentransforms.generators.icgan.released import load_resnet50_features
 
             generator.set_feature_extractor(load_resnet50_features(features))
         return generator
