@@ -80,7 +80,7 @@ def _of_bundled() -> float:
     """Ten variants of each of the library's ten sample pictures."""
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(gt.__file__).parent / "samples"
-        made = gt.generate_bank(samples, Path(folder) / "bank", "icgan-cifar10-32", quality=QUALITY, progress=False)
+        made = gt.generate_bank(samples, Path(folder) / "bank", "icgan-cifar10-32", image_format="jpeg", quality=QUALITY, progress=False)
         return made.bytes / made.images / 1000
 
 

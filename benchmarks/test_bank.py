@@ -19,7 +19,8 @@ from torchvision.transforms import v2
 
 import gentransforms as gt
 from benchmarks.bank_generators import Free, Same, smooth_images
-from gentransforms.bank.format.manifest import FORMAT, FORMAT_VERSION, create_manifest, hash_keys, hash_settings
+from gentransforms.bank.format.facts import describe_bank
+from gentransforms.bank.format.manifest import create_manifest, hash_keys, hash_manifest
 from gentransforms.bank.format.unit import Row, plan_units, write_unit
 from gentransforms.bank.generate.encode import Encoding
 
@@ -107,14 +108,12 @@ def test_bank_loader(benchmark: Any, both: tuple[gt.Bank, Path], kind: str) -> N
 def fake_bank(path: Path, sources: int, variants: int, unit_size: int = 1000) -> Path:
     """A bank of that many rows, whose images are 100 bytes that are none."""
     keys = [f"n{i // 1000:08d}/image_{i:08d}.JPEG" for i in range(sources)]
-    settings = {
-        "generator": {"class": "Free", "fingerprint": "0", "config": {}, "preserves_geometry": False}, "base_seed": 0, "variants": variants,
-        "image_format": "jpeg", "quality": 90, "batch_size": 64, "unit_size": unit_size, "threads": 1, "device": "cpu",
-        "image_size": [224, 224], "max_attempts": 5, "min_similarity": None,
-        "source": {"count": sources, "keys": hash_keys(keys), "key_type": "str", "inputs": []},
-    }  # fmt: skip
-    create_manifest(path, {"format": FORMAT, "format_version": FORMAT_VERSION, "settings": settings, "info": {}})
-    facts = {"settings": hash_settings(settings), "failed": [], "rejected": [], "retried": 0}
+    generator = {"class": "Free", "fingerprint": "0", "config": {}, "preserves_geometry": False, "image_size": [224, 224]}
+    source = {"count": sources, "keys": hash_keys(keys), "key_type": "str", "inputs": [], "decides": {}}
+    config = gt.BankConfig(variants=variants, unit_size=unit_size, image_format="jpeg", quality=90, threads=1)
+    manifest = describe_bank(config, generator, source, device="cpu", encoder="torchvision", info={})
+    create_manifest(path, manifest)
+    facts = {"settings": hash_manifest(manifest), "failed": [], "rejected": [], "retried": 0}
     for unit in plan_units(sources, unit_size):
         rows = [Row(keys[i], v, 0, 0, b"\xff" * 100) for i in range(unit.start, unit.stop) for v in range(variants)]
         write_unit(path, unit, rows, "str", facts)

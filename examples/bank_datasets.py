@@ -81,6 +81,6 @@ def train(dataset: datasets.Dataset, bank: Path) -> None:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         dataset, bank = photos(), Path(folder, "bank")
-        made = gt.generate_bank(dataset, bank, "icgan-cifar10-32", key="name", variants=4, progress=False)
+        made = gt.generate_bank(gt.open_source(dataset, key="name"), bank, "icgan-cifar10-32", variants=4, progress=False)
         print(f"bank: {made.images} variants")
         train(dataset, bank)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gentransforms.audit.result import Audit
     from gentransforms.audit.run import audit_bank, audit_generator
+    from gentransforms.bank.config import BankConfig
     from gentransforms.bank.generate.run import generate_bank, plan_bank
     from gentransforms.bank.reader import Bank
     from gentransforms.errors import GentransformsError
@@ -31,6 +32,7 @@ __all__ = [
     "Audit",
     "Bank",
     "BankAugment",
+    "BankConfig",
     "ControlNetVariation",
     "GenerativeAugment",
     "GentransformsError",
@@ -53,6 +55,7 @@ _MODULES = {
     "Audit": "audit.result",
     "Bank": "bank.reader",
     "BankAugment": "transforms.bank",
+    "BankConfig": "bank.config",
     "ControlNetVariation": "generators.diffusion.controlnet",
     "GenerativeAugment": "transforms.generative",
     "GentransformsError": "errors",

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
 import gentransforms as gt
-from gentransforms.bank.format.manifest import FORMAT, FORMAT_VERSION, create_manifest, hash_keys, hash_settings
+from gentransforms.bank.format.manifest import FORMAT, FORMAT_VERSION, create_manifest, hash_keys, hash_manifest
 from gentransforms.bank.format.unit import Row, Unit, plan_units, write_unit
 
 SIZE = (4, 6)
@@ -55,15 +55,20 @@ def manifest_of(
     keys: Sequence[str | int], variants: int = 3, unit_size: int = 4, size: tuple[int, int] = SIZE, preserves_geometry: bool = False
 ) -> dict[str, Any]:
     settings = {
-        "generator": {"class": "Painter", "fingerprint": "0" * 32, "config": {}, "preserves_geometry": preserves_geometry},
-        "base_seed": BASE_SEED, "variants": variants, "image_format": "png", "quality": 90, "batch_size": 2, "unit_size": unit_size,
-        "threads": 1, "device": "cpu", "image_size": list(size), "max_attempts": 5, "min_similarity": None,
-        "source": {
-            "count": len(keys), "keys": hash_keys(keys), "inputs": [],
-            "key_type": "str" if isinstance(next(iter(keys), ""), str) else "int",
-        },
+        "variants": variants, "base_seed": BASE_SEED, "batch_size": 2, "unit_size": unit_size, "image_format": "png", "quality": None,
+        "min_similarity": None, "max_attempts": 5, "threads": 1,
     }  # fmt: skip
-    return {"format": FORMAT, "format_version": FORMAT_VERSION, "settings": settings, "info": {"created": "now"}}
+    generator = {
+        "class": "Painter", "fingerprint": "0" * 32, "config": {}, "preserves_geometry": preserves_geometry, "image_size": list(size),
+    }  # fmt: skip
+    source = {
+        "count": len(keys), "keys": hash_keys(keys), "key_type": "str" if isinstance(next(iter(keys), ""), str) else "int", "inputs": [],
+        "decides": {},
+    }  # fmt: skip
+    return {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "settings": settings, "generator": generator, "source": source,
+        "device": "cpu", "encoder": "torchvision", "info": {"created": "now"},
+    }  # fmt: skip
 
 
 def rows_of_unit(
@@ -101,7 +106,7 @@ def make_bank(
     failed, rejected = failed or {}, rejected or {}
     manifest = manifest_of(keys, variants, unit_size, size, preserves_geometry)
     create_manifest(path, manifest)
-    key_type = manifest["settings"]["source"]["key_type"]
+    key_type = manifest["source"]["key_type"]
     painted = image or functools.partial(_png_of_size, size)
     for number, unit in enumerate(plan_units(len(keys), unit_size)):
         if only is not None and number not in only:
@@ -109,7 +114,7 @@ def make_bank(
         rows = rows_of_unit(unit, keys, variants, painted, [*failed, *rejected])
         own = {keys[i]: {"index": i} if indexed else {} for i in range(unit.start, unit.stop)}
         facts = {
-            "settings": hash_settings(manifest["settings"]),
+            "settings": hash_manifest(manifest),
             "failed": [{"key": key, "reason": text, **own[key]} for key, text in failed.items() if key in own],
             "rejected": [
                 {"key": key, "variant": v, "attempts": 5, "reason": text, **own[key]} for (key, v), text in rejected.items() if key in own

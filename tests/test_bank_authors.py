@@ -85,7 +85,7 @@ class TestImportBank:
     def test_the_manifest_claims_no_generator_and_no_seed(self, folder: Path, photos: Path, tmp_path: Path) -> None:
         import_bank(folder, photos, tmp_path / "bank")
         bank = gt.Bank.open(tmp_path / "bank")
-        assert bank.settings["generator"]["class"] == "imported"
+        assert bank.manifest["generator"]["class"] == "imported"
         assert bank.settings["base_seed"] is None
         assert bank.settings["image_format"] == "jpeg"
         assert bank.manifest["info"]["imported_from"] == str(folder)

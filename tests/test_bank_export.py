@@ -226,7 +226,7 @@ class TestOpenedExport:
         photos = [torch.full((3, 8, 8), 20 * i, dtype=torch.uint8) for i in range(5)]
         generate_bank(photos, tmp_path / "bank", FakeGenerator(8), variants=2, progress=False)
         folder = exported(tmp_path, tmp_path / "bank")
-        with pytest.raises(BankError, match="is the export of a bank, which is not added to"):
+        with pytest.raises(BankError, match="is the export of a bank, which cannot be added to"):
             generate_bank(photos, folder, FakeGenerator(8), variants=2, progress=False)
 
     def test_has_no_revisions(self, tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ class TestBankCard:
     def test_says_all_that_is_needed(self, tmp_path: Path) -> None:
         photos = [torch.full((3, 8, 8), 20 * i, dtype=torch.uint8) for i in range(3)]
         generator = FakeGenerator(8)
-        generate_bank(photos, tmp_path / "bank", generator, variants=2, base_seed=77, quality=85, progress=False)
+        generate_bank(photos, tmp_path / "bank", generator, variants=2, base_seed=77, image_format="jpeg", quality=85, progress=False)
         folder = exported(tmp_path, tmp_path / "bank", license="cc-by-nc-4.0", description="Of my cat.", repo_id="me/cats")
         head, text = self.parts((folder / "README.md").read_text())
         assert head["license"] == "cc-by-nc-4.0"
@@ -368,8 +368,9 @@ class TestBankCard:
             'gt.Bank.open("me/cats")', 'datasets.load_dataset("me/cats", split="train")',
         ):  # fmt: skip
             assert needed in text, needed
-        settings = json.loads(text.split("```json\n")[1].split("```")[0])
-        assert settings == gt.Bank.open(tmp_path / "bank").settings
+        shown, manifest = json.loads(text.split("```json\n")[1].split("```")[0]), gt.Bank.open(tmp_path / "bank").manifest
+        assert set(shown) == {"settings", "generator", "source", "device", "encoder"}
+        assert all(shown[name] == manifest[name] for name in shown)
 
     def test_how_to_load_is_code_that_runs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         make_bank(tmp_path / "bank")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
+import importlib.metadata
 import io
 import json
 import os
+import pickle
+import signal
 import stat
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +30,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 import gentransforms as gt
+from gentransforms.bank import Local
 from gentransforms.bank.format.manifest import MANIFEST
 from gentransforms.bank.format.unit import Unit, list_units
 from gentransforms.bank.generate.run import Summary, generate_bank, plan_bank
@@ -203,7 +209,7 @@ class TestBatches:
         assert [given["labels"].tolist() for given in generator.given] == [[0, 1, 2], [3, 4, 5]]
         assert generator.given[1]["prompts"] == [f"a photo of number {i}" for i in (3, 4, 5)]
         assert generator.given[1]["masks"].shape == (3, 4, 4)
-        assert json.loads((tmp_path / MANIFEST).read_text())["settings"]["source"]["inputs"] == ["labels", "prompts", "masks"]
+        assert json.loads((tmp_path / MANIFEST).read_text())["source"]["inputs"] == ["labels", "prompts", "masks"]
 
     def test_inputs_that_no_one_takes_stay_behind(self, tmp_path: Path) -> None:
         generator = Batches((8, 8), inputs=("labels",))
@@ -234,7 +240,7 @@ class TestShards:
 
     def test_the_number_of_workers_changes_no_byte(self, tmp_path: Path) -> None:
         for workers in (1, 4):
-            fill(tmp_path / str(workers), Photos(9), tiny_icgan(), workers=workers)
+            fill(tmp_path / str(workers), Photos(9), tiny_icgan(), engine=Local(workers=workers))
         assert contents(tmp_path / "1") == contents(tmp_path / "4")
 
     @pytest.mark.parametrize("shard", ["3/3", "-1/3", "1", "a/b", "0/0", (0, 1, 2)])
@@ -277,10 +283,11 @@ class TestResume:
 
     def test_a_lost_manifest_is_written_anew(self, tmp_path: Path) -> None:
         fill(tmp_path)
-        settings = json.loads((tmp_path / MANIFEST).read_text())["settings"]
+        manifest = json.loads((tmp_path / MANIFEST).read_text())
         (tmp_path / MANIFEST).unlink()
         assert fill(tmp_path).images == 0
-        assert json.loads((tmp_path / MANIFEST).read_text())["settings"] == settings
+        again = json.loads((tmp_path / MANIFEST).read_text())
+        assert {**again, "info": None} == {**manifest, "info": None}
 
     def test_a_lost_manifest_is_not_replaced_by_another(self, tmp_path: Path) -> None:
         fill(tmp_path)
@@ -396,15 +403,15 @@ class TestResume:
             fill(tmp_path)
 
     def test_the_loser_of_a_race_takes_the_winners_threads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from gentransforms.bank.generate import settings
+        from gentransforms.bank.generate import begin
 
-        original = settings.create_manifest
+        original = begin.create_manifest
 
         def lose(directory: Path, manifest: Any) -> bool:
             original(directory, manifest | {"settings": manifest["settings"] | {"threads": 2}})
             return original(directory, manifest)
 
-        monkeypatch.setattr(settings, "create_manifest", lose)
+        monkeypatch.setattr(begin, "create_manifest", lose)
         assert fill(tmp_path).complete
         assert json.loads((tmp_path / MANIFEST).read_text())["settings"]["threads"] == 2
         monkeypatch.undo()
@@ -436,11 +443,149 @@ class TestResume:
         assert set(used) == {2}
         assert torch.get_num_threads() == 1, "put back"
 
+    def test_the_format_too_where_the_call_leaves_it_open(self, tmp_path: Path) -> None:
+        options = {"variants": 2, "progress": False}
+        gt.generate_bank(Photos(), tmp_path, FakeGenerator(), image_format="jpeg", quality=70, **options)  # type: ignore[arg-type]
+        (tmp_path / Unit(0, 10).file).unlink()
+        gt.generate_bank(Photos(), tmp_path, FakeGenerator(), **options)  # type: ignore[arg-type]
+        assert {PIL.Image.open(io.BytesIO(row["image"]["bytes"])).format for row in table(tmp_path)} == {"JPEG"}
+        with pytest.raises(BankError, match='image_format: the bank has "jpeg", this call "png"'):
+            gt.generate_bank(Photos(), tmp_path, FakeGenerator(), image_format="png", **options)  # type: ignore[arg-type]
+
+
+class TestManifest:
+    def test_says_each_thing_in_one_place(self, tmp_path: Path) -> None:
+        generator = FakeGenerator(16)
+        fill(tmp_path, Photos(10, inputs=("labels",)), generator, threads=2, min_similarity=None)
+        manifest = json.loads((tmp_path / MANIFEST).read_text())
+        expected = gt.BankConfig(variants=3, unit_size=4, image_format="png", threads=2)
+        assert manifest["settings"] == dataclasses.asdict(expected)
+        assert manifest["generator"] == {
+            "class": "FakeGenerator", "fingerprint": generator.fingerprint(), "config": generator.config, "preserves_geometry": False,
+            "image_size": [16, 16],
+        }  # fmt: skip
+        source = manifest["source"]
+        assert (source.pop("count"), source.pop("key_type"), source.pop("inputs"), source.pop("decides")) == (10, "str", [], {})
+        assert list(source) == ["keys"]
+        assert (manifest["device"], manifest["encoder"]) == ("cpu", "torchvision")
+        assert set(manifest["info"]) == {"created", "versions", "samples", "source", "generator_name"}
+        assert manifest["info"]["versions"]["torch"] == importlib.metadata.version("torch")
+
+    def test_the_default_is_png_for_small_images_and_jpeg_for_large(self, tmp_path: Path) -> None:
+        for size, expected in ((64, "PNG"), (72, "JPEG")):
+            gt.generate_bank(Photos(2), tmp_path / expected, FakeGenerator(size), variants=1, progress=False)
+            assert {PIL.Image.open(io.BytesIO(row["image"]["bytes"])).format for row in table(tmp_path / expected)} == {expected}
+
+    def test_a_config_is_the_same_as_its_settings_by_name(self, tmp_path: Path) -> None:
+        config = gt.BankConfig(variants=2, base_seed=5, image_format="png")
+        gt.generate_bank(Photos(), tmp_path / "a", FakeGenerator(), config, unit_size=3, progress=False)
+        gt.generate_bank(
+            Photos(), tmp_path / "b", FakeGenerator(), variants=2, base_seed=5, image_format="png", unit_size=3, progress=False
+        )
+        assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+    def test_weights_are_hashed_once_in_a_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        hashed: list[object] = []
+        original = FakeGenerator.fingerprint
+        monkeypatch.setattr(FakeGenerator, "fingerprint", lambda self: (hashed.append(self), original(self))[1])
+        for runs in (1, 2):
+            fill(tmp_path)
+            assert len(hashed) == runs
+
+    def test_versions_are_looked_up_package_by_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """All distributions together take 0.2 s."""
+        from importlib import metadata
+
+        from gentransforms.bank.generate import begin
+
+        begin._package_versions.cache_clear()
+        monkeypatch.setattr(metadata, "distributions", lambda *_, **__: pytest.fail("looked at every package installed"))
+        fill(tmp_path)
+        begin._package_versions.cache_clear()
+
+
+class Backwards:
+    """A user's engine: the last unit first, one after the other, noting what it was given."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Any] = []
+
+    def make_units(self, job: Any, units: Any, *, on_images: Any, stopped: Any) -> Any:
+        self.jobs.append(job)
+        for unit in reversed(units):
+            if stopped():
+                return
+            yield from Local(workers=1).make_units(pickle.loads(pickle.dumps(job)), [unit], on_images=on_images, stopped=stopped)
+
+
+class TestEngines:
+    def test_a_users_engine_makes_the_same_bytes(self, tmp_path: Path) -> None:
+        fill(tmp_path / "local", Photos(10, broken=[3]), tiny_icgan())
+        engine = Backwards()
+        summary = fill(tmp_path / "bank", Photos(10, broken=[3]), tiny_icgan(), engine=engine)
+        assert contents(tmp_path / "bank") == contents(tmp_path / "local")
+        assert (summary.images, summary.units_done, summary.complete, len(summary.failed)) == (27, 3, True, 1)
+        (job,) = engine.jobs
+        assert (job.directory, job.device, job.config.variants, len(job.source)) == (tmp_path / "bank", "cpu", 3, 10)
+
+    def test_it_gets_what_is_missing_alone(self, tmp_path: Path) -> None:
+        given: list[Any] = []
+
+        class Noting:
+            def make_units(self, job: Any, units: Any, *, on_images: Any, stopped: Any) -> list[Any]:
+                given.append(list(units))
+                return []  # any iterable will do
+
+        fill(tmp_path, shard="1/3")
+        assert not fill(tmp_path, engine=Noting()).complete
+        assert given == [[Unit(0, 4), Unit(8, 10)]]
+
+    def test_it_is_told_of_ctrl_c_and_ended(self, tmp_path: Path) -> None:
+        ended: list[bool] = []
+
+        class Interrupted:
+            def make_units(self, job: Any, units: Any, *, on_images: Any, stopped: Any) -> Any:
+                try:
+                    for report in Local().make_units(job, units, on_images=on_images, stopped=stopped):
+                        os.kill(os.getpid(), signal.SIGINT)
+                        time.sleep(0.01)
+                        assert stopped()
+                        yield report
+                        return
+                finally:
+                    ended.append(True)
+
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                fill(tmp_path, engine=Interrupted())
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert ended == [True]
+
+    def test_a_device_of_its_own_is_the_banks(self, tmp_path: Path) -> None:
+        class Elsewhere(Backwards):
+            device = "cuda"
+
+            def make_units(self, job: Any, units: Any, *, on_images: Any, stopped: Any) -> Any:
+                self.jobs.append(job)
+                return iter(())
+
+        engine = Elsewhere()
+        fill(tmp_path, engine=engine)
+        assert (engine.jobs[0].device, engine.jobs[0].config.threads) == ("cuda", None)
+        assert json.loads((tmp_path / MANIFEST).read_text())["device"] == "cuda"
+
+    @pytest.mark.parametrize("workers", [0, -1, 1.5, "two", True])
+    def test_workers_out_of_range(self, workers: Any) -> None:
+        with pytest.raises(ConfigError, match=r"workers=.*expected a positive integer"):
+            Local(workers=workers)
+
 
 class TestDirectories:
     def test_other_peoples_files_are_left_alone(self, tmp_path: Path) -> None:
         (tmp_path / "holiday.jpg").write_bytes(b"x")
-        with pytest.raises(BankError, match=r"holds other files \(holiday\.jpg, …\): expected a directory, new, empty or a bank's"):
+        with pytest.raises(BankError, match=r"holds other files \(holiday\.jpg, …\): expected a directory that is new, empty or a bank's"):
             fill(tmp_path)
 
     def test_a_file_is_no_directory(self, tmp_path: Path) -> None:
@@ -593,7 +738,7 @@ class TestStops:
 
         monkeypatch.setattr(threading.Thread, "start", start)
         with pytest.raises(RuntimeError, match="can't start new thread"):
-            fill(tmp_path, workers=2)
+            fill(tmp_path, engine=Local(workers=2))
         monkeypatch.undo()
         for thread in started[:2]:
             thread.join(10)
@@ -659,8 +804,8 @@ class TestBadGenerators:
         "wrong",
         [
             {"variants": 0}, {"variants": True}, {"batch_size": 0}, {"unit_size": 0}, {"unit_size": 1.5}, {"quality": 0}, {"quality": 101},
-            {"image_format": "gif"}, {"max_attempts": 0}, {"base_seed": "a"}, {"min_similarity": 2}, {"threads": 0}, {"workers": 0},
-            {"engine": "dask"},
+            {"image_format": "gif"}, {"max_attempts": 0}, {"base_seed": "a"}, {"min_similarity": 2}, {"threads": 0},
+            {"threads": True}, {"engine": "dask"}, {"engine": Local}, {"engine": 3}, {"config": {"variants": 3}},
         ],
         ids=str,
     )  # fmt: skip
@@ -673,7 +818,7 @@ class TestBadGenerators:
         fill(tmp_path, [torch.rand(3, 32, 32)], "icgan-cifar10-32", variants=1)
         manifest = json.loads((tmp_path / MANIFEST).read_text())
         assert manifest["info"]["generator_name"] == "icgan-cifar10-32"
-        assert manifest["settings"]["generator"]["fingerprint"] == gt.load_generator("icgan-cifar10-32").fingerprint()
+        assert manifest["generator"]["fingerprint"] == gt.load_generator("icgan-cifar10-32").fingerprint()
 
 
 class TestPlanBank:
@@ -723,8 +868,8 @@ class TestPlanBank:
             plan_bank(Photos(4, broken=range(4)), tmp_path / "bank", FakeGenerator(), seconds=0.01)
 
     def test_unknown_arguments(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="unknown argument 'varaints'"):
-            plan_bank(Photos(), tmp_path / "bank", FakeGenerator(), varaints=3)
+        with pytest.raises(ConfigError, match=r"unknown setting 'varaints': expected one of variants, base_seed, .*open_source"):
+            plan_bank(Photos(), tmp_path / "bank", FakeGenerator(), varaints=3)  # type: ignore[call-arg]
 
 
 class TestProgress:

@@ -12,6 +12,7 @@ from bank_sources import Deadly, Photos
 from PIL import Image
 from small_generators import tiny_icgan
 
+from gentransforms.bank import Ray
 from gentransforms.bank.generate.run import generate_bank
 from gentransforms.errors import ConfigError, GeneratorError
 from gentransforms.testing import FakeGenerator
@@ -49,7 +50,7 @@ def contents(path: Path) -> dict[str, bytes]:
 class TestRay:
     def test_makes_the_same_bytes_with_two_actors(self, tmp_path: Path) -> None:
         generate_bank(Photos(18), tmp_path / "local", tiny_icgan(), **OPTIONS)
-        summary = generate_bank(Photos(18, broken=[3]), tmp_path / "ray", tiny_icgan(), engine="ray", actors=2, cpus_per_actor=1, **OPTIONS)
+        summary = generate_bank(Photos(18, broken=[3]), tmp_path / "ray", tiny_icgan(), engine=Ray(actors=2, cpus=1), **OPTIONS)
         assert (summary.images, summary.units_done, summary.complete) == (51, 5, True)
         assert [entry["key"] for entry in summary.failed] == ["photo-000003.jpg"]
         local, ours = contents(tmp_path / "local"), contents(tmp_path / "ray")
@@ -61,7 +62,7 @@ class TestRay:
     def test_a_killed_actor_is_started_again(self, tmp_path: Path) -> None:
         flag = tmp_path / "killed"
         source = Deadly(18, 10, str(flag))  # not one of those that are looked at before the run
-        summary = generate_bank(source, tmp_path / "ray", tiny_icgan(), engine="ray", actors=2, cpus_per_actor=1, **OPTIONS)
+        summary = generate_bank(source, tmp_path / "ray", tiny_icgan(), engine=Ray(actors=2, cpus=1), **OPTIONS)
         assert flag.exists(), "nothing was killed"
         assert summary.complete
         generate_bank(source, tmp_path / "local", tiny_icgan(), **OPTIONS)
@@ -73,36 +74,54 @@ class TestRay:
         (tmp_path / "photos").mkdir()
         for i in range(4):
             Image.new("RGB", (16, 16), (50 * i, 0, 0)).save(tmp_path / "photos" / f"{i}.png")
-        summary = generate_bank("photos", "bank", FakeGenerator(), engine="ray", actors=1, cpus_per_actor=1, **OPTIONS)
+        summary = generate_bank("photos", "bank", FakeGenerator(), engine=Ray(actors=1, cpus=1), **OPTIONS)
         assert (summary.images, summary.complete, summary.failed) == (12, True, ())
         assert len(list((tmp_path / "bank").glob("unit-*.arrow"))) == 1
 
     def test_resumes_what_the_local_engine_began(self, tmp_path: Path) -> None:
         generate_bank(Photos(12), tmp_path, FakeGenerator(), shard="0/2", **OPTIONS)
-        summary = generate_bank(Photos(12), tmp_path, FakeGenerator(), engine="ray", actors=1, cpus_per_actor=1, **OPTIONS)
+        summary = generate_bank(Photos(12), tmp_path, FakeGenerator(), engine=Ray(actors=1, cpus=1), **OPTIONS)
         assert (summary.images, summary.complete) == (12, True)
 
     def test_more_than_the_cluster_has(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"3 actors with 1 CPUs each: the Ray cluster has 2"):
-            generate_bank(Photos(4), tmp_path, FakeGenerator(), engine="ray", actors=3, cpus_per_actor=1, **OPTIONS)
+            generate_bank(Photos(4), tmp_path, FakeGenerator(), engine=Ray(actors=3, cpus=1), **OPTIONS)
         with pytest.raises(ConfigError, match=r"1 actors with 1 GPUs each: the Ray cluster has 0"):
-            generate_bank(Photos(4), tmp_path / "gpus", FakeGenerator(), engine="ray", gpus_per_actor=1, **OPTIONS)
+            generate_bank(Photos(4), tmp_path / "gpus", FakeGenerator(), engine=Ray(gpus=1), **OPTIONS)
 
     def test_errors_of_the_generator_are_the_users_own(self, tmp_path: Path) -> None:
         from bank_sources import Breaking
 
         with pytest.raises(GeneratorError, match=r"Breaking\.sample returned shape"):
-            generate_bank(Photos(4), tmp_path, Breaking(), engine="ray", actors=1, cpus_per_actor=1, **OPTIONS)
+            generate_bank(Photos(4), tmp_path, Breaking(), engine=Ray(actors=1, cpus=1), **OPTIONS)
 
-    def test_gpus_or_cpus(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"cpus_per_actor=1: Ray's actors are placed by their GPUs or by their CPUs"):
-            generate_bank(Photos(4), tmp_path / "a", FakeGenerator(), engine="ray", actors=1, gpus_per_actor=1, cpus_per_actor=1, **OPTIONS)
+    def test_the_name_stands_for_the_defaults(self, tmp_path: Path) -> None:
+        assert generate_bank(Photos(4), tmp_path, FakeGenerator(), engine="ray", **OPTIONS).images == 12
+
+    def test_a_cluster_that_is_used_otherwise_is_left_as_it_was(self, tmp_path: Path) -> None:
+        import logging
+
+        import ray.data
+
+        context, logger = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
+        before = context.enable_progress_bars, logger.level
+        generate_bank(Photos(4), tmp_path, FakeGenerator(), engine=Ray(actors=1, cpus=1), **OPTIONS)
+        assert (context.enable_progress_bars, logger.level) == before
+
+
+class TestOptions:
+    def test_gpus_or_cpus(self) -> None:
+        with pytest.raises(ConfigError, match=r"cpus=1: Ray's actors are placed by their GPUs or by their CPUs"):
+            Ray(actors=1, gpus=1, cpus=1)
+
+    @pytest.mark.parametrize("wrong", [{"actors": 0}, {"actors": 1.5}, {"gpus": -1}, {"cpus": "two"}, {"workers": 0}], ids=str)
+    def test_numbers_out_of_range(self, wrong: dict[str, Any]) -> None:
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))}=.*expected"):
+            Ray(**wrong)
 
     def test_gpus_mean_cuda_wherever_the_generator_is_here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from gentransforms.bank.generate import ray as engine
-
         jobs: list[Any] = []
-        monkeypatch.setattr(engine, "make_units_on_ray", lambda job, *_, **__: (jobs.append(job), (yield from ()))[1])
-        generate_bank(Photos(4), tmp_path, FakeGenerator(), engine="ray", actors=1, gpus_per_actor=1, **OPTIONS)
-        assert (jobs[0].settings["device"], jobs[0].settings["threads"]) == ("cuda", None)
+        monkeypatch.setattr(Ray, "make_units", lambda _self, job, *_, **__: (jobs.append(job), iter(()))[1])
+        generate_bank(Photos(4), tmp_path, FakeGenerator(), engine=Ray(actors=1, gpus=1), **OPTIONS)
+        assert (jobs[0].device, jobs[0].config.threads) == ("cuda", None)
         assert jobs[0].generator.device.type == "cpu"

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from gentransforms.bank.format import images as segments
-from gentransforms.bank.format.manifest import MANIFEST, create_manifest, hash_settings
+from gentransforms.bank.format.manifest import MANIFEST, create_manifest, hash_manifest
 from gentransforms.bank.format.unit import Row, Unit, list_units, unit_schema, write_unit
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
@@ -172,17 +172,26 @@ class TestOpenRefuses:
             Bank.open(tmp_path)
 
     @pytest.mark.parametrize(
-        ("name", "value"),
+        ("section", "name", "value"),
         [
-            ("variants", 0), ("variants", "3"), ("unit_size", 0), ("image_size", [4]), ("image_size", [4, 0]), ("image_size", "4x6"),
-            ("base_seed", "5"), ("source", {"count": 10, "keys": "", "key_type": "float"}), ("source", None), ("generator", "ICGAN"),
+            ("settings", "variants", 0), ("settings", "variants", "3"), ("settings", "unit_size", 0), ("settings", "base_seed", "5"),
+            ("generator", "image_size", [4]), ("generator", "image_size", [4, 0]), ("generator", "image_size", "4x6"),
+            ("generator", "class", None), ("generator", "preserves_geometry", 1),
+            ("source", "key_type", "float"), ("source", "count", -1), ("source", "keys", None),
         ],
     )  # fmt: skip
-    def test_settings_changed_by_hand(self, tmp_path: Path, name: str, value: Any) -> None:
+    def test_a_manifest_edited_by_hand(self, tmp_path: Path, section: str, name: str, value: Any) -> None:
         manifest = manifest_of(KEYS)
-        manifest["settings"][name] = value
+        manifest[section][name] = value
         create_manifest(tmp_path, manifest)
-        with pytest.raises(BankError, match=rf"bank\.json: settings {name}.*put the original"):
+        with pytest.raises(BankError, match=rf"bank\.json: {section} {name} .*put the original"):
+            Bank.open(tmp_path)
+
+    @pytest.mark.parametrize("section", ["settings", "generator", "source", "info"])
+    def test_a_manifest_that_lacks_a_section(self, tmp_path: Path, section: str) -> None:
+        make_bank(tmp_path)
+        edit_json(tmp_path / MANIFEST, **{section: None})
+        with pytest.raises(BankError, match=rf"bank\.json: lacks {section}"):
             Bank.open(tmp_path)
 
     def test_an_unfinished_bank_unless_told(self, tmp_path: Path) -> None:
@@ -532,7 +541,7 @@ class TestSize:
         create_manifest(tmp_path, manifest)
         for start in range(0, len(keys), 1000):
             rows = [Row(key, 0, 0, 0, png(1, 1)) for key in keys[start : start + 1000]]
-            write_unit(tmp_path, Unit(start, start + 1000), rows, "str", {"settings": hash_settings(manifest["settings"])})
+            write_unit(tmp_path, Unit(start, start + 1000), rows, "str", {"settings": hash_manifest(manifest)})
         code = (
             "import sys, time; from gentransforms.bank.reader import Bank\n"
             "def size(): return int(open('/proc/self/status').read().split('VmRSS:')[1].split()[0]) / 1024\n"

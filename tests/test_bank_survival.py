@@ -191,7 +191,7 @@ class TestInterrupted:
         assert len(list_units(tmp_path)) == 20
 
     def test_the_first_asks_and_the_second_raises(self) -> None:
-        from gentransforms.bank.generate.stopping import stoppable
+        from gentransforms.bank.generate.progress import stoppable
 
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
         said: list[str] = []

@@ -20,7 +20,7 @@ import torch
 from small_banks import BASE_SEED, KEYS, edit_json, encoded, make_bank, pixels, png
 
 import gentransforms as gt
-from gentransforms.bank.format.manifest import MANIFEST, hash_settings
+from gentransforms.bank.format.manifest import MANIFEST, hash_manifest
 from gentransforms.bank.format.unit import Row, Unit, plan_units, unit_schema
 from gentransforms.bank.reader import Bank
 from gentransforms.bank.verify import checker as verify
@@ -507,11 +507,11 @@ class TestAdvice:
         elif kind == "manifest":
             (path / MANIFEST).unlink()
         else:
-            settings = json.loads((path / MANIFEST).read_text())["settings"]
-            settings["source"]["keys"] = "0" * 32
-            edit_json(path / MANIFEST, settings=settings)
+            manifest = json.loads((path / MANIFEST).read_text())
+            manifest["source"]["keys"] = "0" * 32
+            edit_json(path / MANIFEST, source=manifest["source"])
             for unit in (FIRST, MIDDLE, LAST):
-                edit_json(path / unit.sidecar, settings=hash_settings(settings))
+                edit_json(path / unit.sidecar, settings=hash_manifest(manifest))
         before = sorted(file.name for file in path.glob("unit-*"))
         report = verify_bank(path, repair=True)
         assert [problem.kind for problem in report.problems] == [kind]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import io
 import json
@@ -17,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import PIL.Image
@@ -31,10 +32,14 @@ from torchvision.transforms.v2 import functional as TF
 from typer.testing import CliRunner
 
 import gentransforms as gt
+from gentransforms import sources
+from gentransforms.bank import Local, Ray
 from gentransforms.bank import importing as authors
+from gentransforms.bank.config import BankConfig
 from gentransforms.bank.format.unit import Unit, list_units
 from gentransforms.bank.generate import pipeline, progress
 from gentransforms.bank.generate import run as generate
+from gentransforms.bank.generate.plan import Estimate, Plan
 from gentransforms.bank.share import export
 from gentransforms.bank.verify.checker import verify_bank
 from gentransforms.cli.main import app
@@ -115,7 +120,7 @@ class TestGenerate:
         assert sorted(bank.keys) == keys_of(photos)
         assert (len(bank), bank.variants, bank.image_size) == (14, 2, (32, 32))
         assert bank.manifest["info"]["generator_name"] == BUNDLED
-        assert bank.settings["generator"]["fingerprint"] == gt.load_generator(BUNDLED).fingerprint()
+        assert bank.manifest["generator"]["fingerprint"] == gt.load_generator(BUNDLED).fingerprint()
         assert verify_bank(tmp_path / "bank").ok
 
     def test_a_parquet_file(self, tiny: str, tmp_path: Path) -> None:
@@ -139,7 +144,7 @@ class TestGenerate:
         gt.ICGAN(network, TINY["feature_extractor"]).save_pretrained(tmp_path / "generator")
         make(photos, tmp_path / "bank", str(tmp_path / "generator"))
         bank, generator = gt.Bank.open(tmp_path / "bank"), gt.load_generator(tmp_path / "generator")
-        assert bank.settings["source"]["inputs"] == ["labels"]
+        assert bank.manifest["source"]["inputs"] == ["labels"]
         for key in (bank.keys[0], bank.keys[-1]):
             square = TF.center_crop(TF.pil_to_tensor(PIL.Image.open(photos / key)), [36, 36])
             image = TF.resize(square.float() / 255, [32, 32], antialias=True)[None]
@@ -168,12 +173,12 @@ class TestGenerate:
 
     def test_options_of_the_generator(self, photos: Path, tiny: str, tmp_path: Path) -> None:
         make(photos, tmp_path / "bank", tiny, "--option", "truncation=0.5")
-        assert gt.Bank.open(tmp_path / "bank").settings["generator"]["config"]["truncation"] == 0.5
+        assert gt.Bank.open(tmp_path / "bank").manifest["generator"]["config"]["truncation"] == 0.5
 
     def test_dtype_is_that_of_torch(self, photos: Path, tiny: str, tmp_path: Path) -> None:
         make(photos, tmp_path / "bank", tiny, "--option", "dtype=float64")
         expected = gt.load_generator(tiny, dtype=torch.float64).fingerprint()
-        assert gt.Bank.open(tmp_path / "bank").settings["generator"]["fingerprint"] == expected
+        assert gt.Bank.open(tmp_path / "bank").manifest["generator"]["fingerprint"] == expected
 
     def test_the_name_is_told_whatever_the_class_keeps(
         self, photos: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -372,6 +377,7 @@ class TestRefused:
             ("--threads 0", ["--threads"]),
             ("--workers 0", ["--workers"]),
             ("--actors 0", ["--actors"]),
+            ("--engine ray --gpus 1 --cpus 1", ["cpus=1", "leave it out"]),
             ("--option truncation", ["--option truncation"]),
             ("--option colour=1", ["colour"]),
             ("--option dtype=blue", ["dtype='blue'", "torch.bfloat16"]),
@@ -413,8 +419,8 @@ class TestRefused:
 class TestOptions:
     """Each argument of the function is an option of the same name."""
 
-    # What is no option: the two arguments of the command, and what cannot be written on a command line.
-    NOT = ("source", "path", "inputs_getter")
+    # What is no option: the two arguments of the command, and what holds options of its own.
+    NOT = ("source", "path", "config", "settings")
 
     def command(self, *names: str) -> Any:
         command: Any = typer.main.get_command(app)
@@ -426,8 +432,9 @@ class TestOptions:
         return {option.removeprefix("--") for parameter in self.command(*names).params for option in parameter.opts}
 
     def test_of_generate_bank(self) -> None:
-        arguments = {name.replace("_", "-") for name in inspect.signature(generate.generate_bank).parameters if name not in self.NOT}
-        assert arguments <= self.options("generate")
+        functions = (generate.generate_bank, BankConfig, Local, Ray, gt.open_source)
+        arguments = {name.replace("_", "-") for function in functions for name in inspect.signature(function).parameters}
+        assert arguments - {*self.NOT, "inputs-getter"} <= self.options("generate")
 
     def test_of_the_other_functions(self) -> None:
         for names, function, aside in (
@@ -441,28 +448,42 @@ class TestOptions:
 
     def test_defaults_are_the_functions(self) -> None:
         defaults = {parameter.name: parameter.default for parameter in self.command("generate").params}
-        for name, parameter in inspect.signature(generate.generate_bank).parameters.items():
-            if name not in (*self.NOT, "generator"):
-                found = defaults[name]
-                assert getattr(found, "value", found) == parameter.default, name
+        for function in (generate.generate_bank, BankConfig, Local, Ray):
+            for name, parameter in inspect.signature(function).parameters.items():
+                if name not in (*self.NOT, "generator"):
+                    found = defaults[name]
+                    assert getattr(found, "value", found) == parameter.default, name
 
-    def test_every_one_reaches_it(self, photos: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        given: dict[str, Any] = {
-            "variants": 4, "base_seed": -3, "batch_size": 5, "unit_size": 6, "image_format": "webp", "quality": 77, "min_similarity": 0.25,
-            "max_attempts": 8, "shard": "1/2", "retry_failed": True, "key": "name", "image_column": "shot",
-            "columns": {"labels": "kind", "prompts": "caption"}, "split": "test", "threads": 3, "workers": 2, "progress": False,
-            "engine": "ray", "actors": 2, "gpus_per_actor": 0.5, "cpus_per_actor": 1.5,
-        }  # fmt: skip
-        assert given.keys() == inspect.signature(generate.generate_bank).parameters.keys() - {*self.NOT, "generator"}
-        calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    def test_settings_are_described_as_in_python(self) -> None:
+        described = {parameter.name: parameter.help for parameter in self.command("generate").params}
+        text = " ".join((inspect.getdoc(BankConfig) or "").split())
+        for field in dataclasses.fields(BankConfig):
+            assert f"{field.name}: {described[field.name]}" in text
 
-        def record(*args: Any, **kwargs: Any) -> generate.Summary:
+    SETTINGS: ClassVar = {
+        "variants": 4, "base_seed": -3, "batch_size": 5, "unit_size": 6, "image_format": "webp", "quality": 77, "min_similarity": 0.25,
+        "max_attempts": 8, "threads": 3,
+    }  # fmt: skip
+    SOURCE: ClassVar = {
+        "key": "name", "image_column": "shot", "columns": {"labels": "kind", "prompts": "caption"}, "split": "test",
+    }  # fmt: skip
+    RUN: ClassVar = {"shard": "1/2", "retry_failed": True, "progress": False}
+    ENGINE: ClassVar = {"actors": 2, "cpus": 1.5, "workers": 2}
+
+    @pytest.mark.parametrize("plan", [False, True])
+    def test_every_one_reaches_it(self, photos: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: bool) -> None:
+        calls: list[tuple[Any, ...]] = []
+
+        def record(*args: Any, **kwargs: Any) -> Any:
             calls.append((args, kwargs))
-            return generate.Summary(str(tmp_path), 1, 1, 0, 0, 0, 1.0, 0.0, (), ())
+            nothing = Plan(tmp_path, 1, 1, (), ()), Estimate(1, 1.0, 1.0)
+            return nothing if plan else generate.Summary(str(tmp_path), 1, 1, 0, 0, 0, 1.0, 0.0, (), ())
 
-        monkeypatch.setattr(generate, "generate_bank", record)
-        arguments: list[object] = []
-        for name, value in given.items():
+        monkeypatch.setattr(generate, "plan_bank" if plan else "generate_bank", record)
+        monkeypatch.setattr(sources, "open_source", lambda *args, **kwargs: (args, kwargs))
+        assert self.SETTINGS.keys() == {field.name for field in dataclasses.fields(BankConfig)}
+        arguments: list[object] = ["--engine", "ray", *(["--plan", "--seconds", 3] if plan else [])]
+        for name, value in (self.SETTINGS | self.SOURCE | self.RUN | self.ENGINE).items():
             option = f"--{name.replace('_', '-')}"
             if isinstance(value, bool):
                 arguments.append(option if value else f"--no-{option[2:]}")
@@ -471,10 +492,20 @@ class TestOptions:
             else:
                 arguments += [option, value]
         run("generate", photos, tmp_path / "bank", "--generator", tiny, *arguments)
-        (((source, bank, generator), kwargs),) = calls
-        assert (source, bank) == (str(photos), tmp_path / "bank")
+        (((source, bank, generator, config), kwargs),) = calls
+        assert (source, bank, config) == (((str(photos),), self.SOURCE), tmp_path / "bank", BankConfig(**self.SETTINGS))
         assert generator.fingerprint() == gt.load_generator(tiny).fingerprint()
-        assert kwargs == given
+        expected = {**self.RUN, "engine": Ray(**self.ENGINE)}
+        if plan:
+            expected.pop("progress")
+            expected["seconds"] = 3.0
+        assert kwargs == expected
+
+    def test_of_one_engine_alone(self, photos: Path, tiny: str, tmp_path: Path) -> None:
+        for option in ("actors", "gpus", "cpus"):
+            message = refused("generate", photos, tmp_path / "bank", "--generator", tiny, f"--{option}", 1)
+            assert f"--{option}" in message
+            assert "--engine ray" in message
 
     @pytest.mark.parametrize("command", ["generate", "bank", "bank info", "bank verify", "bank export", "bank push", "bank import"])
     def test_help(self, command: str) -> None:
@@ -492,7 +523,7 @@ class TestOptions:
     def test_help_of_generate_says_what_happens(self) -> None:
         text = " ".join(run("generate", "--help").stdout.split())
         for words in (
-            "the same command again goes on where it was", "Ctrl-C finishes the unit in flight", "a second Ctrl-C stops at once",
+            "the same command again resumes", "Ctrl-C finishes the unit in flight", "a second Ctrl-C stops at once",
             "Exit code 1 if a source could not be read", "[default: icgan-cifar10-32]", "--shard $SLURM_ARRAY_TASK_ID",
         ):  # fmt: skip
             assert words in text
@@ -505,8 +536,7 @@ class TestUnitSizeOnClusters:
     SCRIPT = (Path(__file__).parents[1] / "examples" / "slurm" / "generate.sbatch").read_text(encoding="utf-8")
 
     def test_the_rate_below_which_the_default_is_too_large(self) -> None:
-        defaults = inspect.signature(generate.generate_bank).parameters
-        images = defaults["unit_size"].default * int(re.search(r"--variants (\d+)", self.SCRIPT)[1])  # type: ignore[index]
+        images = BankConfig().unit_size * int(re.search(r"--variants (\d+)", self.SCRIPT)[1])  # type: ignore[index]
         seconds = int(re.search(r"--signal=INT@(\d+)\n", self.SCRIPT)[1])  # type: ignore[index]
         rate = float(re.search(r"slower than ([\d.]+) images per second", " ".join(self.SCRIPT.split()))[1])  # type: ignore[index]
         assert rate == pytest.approx(images / seconds, abs=0.05)

@@ -16,7 +16,8 @@ import pytest
 import gentransforms as gt
 
 EXPECTED = {
-    "ICGAN", "Audit", "Bank", "BankAugment", "ControlNetVariation", "GenerativeAugment", "GentransformsError", "ImageGenerator",
+    "ICGAN", "Audit", "Bank", "BankAugment", "BankConfig", "ControlNetVariation", "GenerativeAugment", "GentransformsError",
+    "ImageGenerator",
     "StableDiffusionVariation", "TwoViews", "audit_bank", "audit_generator", "derive_seeds", "generate_bank",
     "list_pretrained", "load_generator",
     "open_source", "plan_bank", "with_keys",

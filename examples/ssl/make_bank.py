@@ -44,7 +44,8 @@ def make_bank(settings: Settings, generator: str | gt.ImageGenerator, variants: 
     source = open_images(settings.data.train, settings.data.image_column, settings.data.label_column)
     rows = training_rows(source, settings)[0].tolist()
     keys = [source.keys[row] for row in rows]
-    return generate_bank(Rows(source, rows), settings.generative.bank, generator, variants=variants, key=keys, progress=progress, **options)
+    opened = gt.open_source(Rows(source, rows), key=keys)
+    return generate_bank(opened, settings.generative.bank, generator, variants=variants, progress=progress, **options)
 
 
 def main() -> None:

@@ -1,1 +1,27 @@
-"""Banks: directories of pre-generated variants, for generators too slow to run in the training loop."""
+"""Banks: directories of variants that were generated beforehand. Here are the engines that fill them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gentransforms.bank.generate.engines.local import Engine, Local
+    from gentransforms.bank.generate.engines.ray import Ray
+    from gentransforms.bank.generate.pipeline import Job, UnitReport
+
+__all__ = ["Engine", "Job", "Local", "Ray", "UnitReport"]
+
+_MODULES = {"Engine": "engines.local", "Local": "engines.local", "Ray": "engines.ray", "Job": "pipeline", "UnitReport": "pipeline"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name when it is first used: the command line reads the settings of a bank without importing torch."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.generate.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

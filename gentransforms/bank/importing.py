@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import os
@@ -14,10 +15,12 @@ from typing import Any
 
 import PIL.Image
 
+from gentransforms.bank.config import BankConfig
+from gentransforms.bank.format.facts import describe_bank, describe_source
 from gentransforms.bank.format.locking import remove_partials
-from gentransforms.bank.format.manifest import hash_keys, hash_settings
+from gentransforms.bank.format.manifest import hash_manifest
 from gentransforms.bank.format.unit import Row, Unit, is_done, plan_units, write_unit
-from gentransforms.bank.generate.settings import enter_directory
+from gentransforms.bank.generate.begin import begin_bank
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.sources import open_source
 from gentransforms.sources.decode import SUFFIXES
@@ -89,19 +92,18 @@ def import_bank(
         )
     _check_sources(folder, found, opened.keys, stems, variants)
     size, image_format = _first(folder, found)
-    settings = {
-        "generator": {"class": "imported", "fingerprint": "unknown", "config": {}, "preserves_geometry": False},
-        "base_seed": None, "variants": variants, "image_format": image_format, "quality": None, "encoder": None, "batch_size": None,
-        "unit_size": unit_size, "threads": None, "device": None, "image_size": size, "max_attempts": None, "min_similarity": None,
-        "source": {"count": len(opened.keys), "keys": hash_keys(opened.keys), "key_type": opened.key_type, "inputs": []},
-    }  # fmt: skip
+    settings: dict[str, Any] = {field.name: None for field in dataclasses.fields(BankConfig)}
+    settings |= {"variants": variants, "image_format": image_format, "unit_size": unit_size}
+    generator = {"class": "imported", "fingerprint": "unknown", "config": {}, "preserves_geometry": False, "image_size": size}
     info = {"source": dict(opened.description), "generator_name": None, "imported_from": str(folder)}
-    enter_directory(directory, settings, info, opened)
+    described = describe_source(opened) | {"inputs": [], "decides": {}}  # the keys alone say whose variants the files are
+    call = describe_bank(settings, generator, described, device=None, encoder=None, info=info)
+    manifest = begin_bank(directory, lambda _there: call, opened)
     remove_partials(directory)
     with ThreadPoolExecutor(workers) as pool:
         for unit in plan_units(len(opened.keys), unit_size):
             if not is_done(directory, unit):
-                _copy(folder, directory, unit, opened.keys, found, settings, pool)
+                _copy(folder, directory, unit, opened.keys, found, manifest, pool)
     images = sum(len(tails) for tails in found.values())
     missing = len(opened.keys) * variants - images
     examples: list[tuple[str | int, int]] = []
@@ -206,9 +208,9 @@ def _look(data: bytes) -> tuple[list[int], str]:
 
 
 def _copy(
-    folder: Path, directory: Path, unit: Unit, keys: Sequence[str | int], found: _Tails, settings: dict[str, Any], pool: ThreadPoolExecutor
+    folder: Path, directory: Path, unit: Unit, keys: Sequence[str | int], found: _Tails, manifest: dict[str, Any], pool: ThreadPoolExecutor
 ) -> None:
-    size = settings["image_size"]
+    size = manifest["generator"]["image_size"]
     files = [(i, stem, tail) for i in range(unit.start, unit.stop) for stem in [_stem(keys[i])] for tail in found.get(stem, ())]
     files.sort(key=lambda file: (file[0], _number(file[2])))
 
@@ -233,7 +235,7 @@ def _copy(
         more = f" (and {len(problems) - 1} more of its neighbours have such faults)" if len(problems) > 1 else ""
         raise BankError(f"{folder}: {problems[0]}{more}: mend or remove it, then import again")
     present = {(i, _number(tail)) for i, _, tail in files}
-    lacking = [(i, n) for i in range(unit.start, unit.stop) for n in range(settings["variants"]) if (i, n) not in present]
+    lacking = [(i, n) for i in range(unit.start, unit.stop) for n in range(manifest["settings"]["variants"]) if (i, n) not in present]
     rejected = [{"key": keys[i], "index": i, "variant": n, "attempts": 0, "reason": "no such file was imported"} for i, n in lacking]
-    facts = {"settings": hash_settings(settings), "failed": [], "rejected": rejected, "retried": 0}
-    write_unit(directory, unit, rows, settings["source"]["key_type"], facts)
+    facts = {"settings": hash_manifest(manifest), "failed": [], "rejected": rejected, "retried": 0}
+    write_unit(directory, unit, rows, manifest["source"]["key_type"], facts)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import Tensor
 
-from gentransforms.bank.format.facts import Facts, facts_of
+from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.images import ADVICE, Images, decode_rgb, map_file
 from gentransforms.bank.format.index import Index, Rows
-from gentransforms.bank.format.manifest import MANIFEST, hash_settings, is_export, read_manifest
+from gentransforms.bank.format.manifest import MANIFEST, hash_json, is_export, read_manifest
 from gentransforms.bank.format.unit import Unit, read_sidecar, unit_schema
 from gentransforms.bank.share.opening import Exported, exported_rows, repository_rows
 from gentransforms.bank.verify.checker import BankReport, unit_faults, verify_bank
@@ -83,7 +83,7 @@ class Bank:
             reopen: a function and its arguments that give the same bank in another process.
         """
         self.path, self.manifest = path, manifest
-        self._facts = facts_of(manifest, str(path / MANIFEST))
+        self._facts = Facts.read(manifest, str(path / MANIFEST))
         self._index = Index(batches, self._facts.variants)
         self._images = Images(batches)
         self._batches = [batch for _, batch in batches]
@@ -319,10 +319,10 @@ def _open_directory(directory: Path, partial: bool, names: Sequence[str] | None 
     """Open a bank in a directory; `names` and `digest` are what a first opening found, when it is opened again."""
     directory = directory.absolute()  # where another process, in another directory, finds it
     manifest = read_manifest(directory)
-    found = hash_settings(manifest)
+    found = hash_json(manifest)
     if digest is not None and found != digest:
         raise BankError(f"{directory / MANIFEST}: has changed since this bank was opened: open it again where you opened it first")
-    facts = facts_of(manifest, str(directory / MANIFEST))
+    facts = Facts.read(manifest, str(directory / MANIFEST))
     planned = facts.units()
     pinned = None if names is None else set(names)
     units = [unit for unit in planned if pinned is None or unit.name in pinned]

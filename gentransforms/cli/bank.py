@@ -45,15 +45,15 @@ def info(
         }  # fmt: skip
         typer.echo(json.dumps({**opened.manifest, "state": state}, indent=2))
         return
-    settings, made = opened.settings, opened.manifest["info"]
+    settings, generator, source, made = (opened.manifest[name] for name in ("settings", "generator", "source", "info"))
     quality = settings.get("quality")
     lines = {
         "bank": f"{opened.path} ({f'unfinished, {opened.missing_units} units are missing' if opened.missing_units else 'whole'})",
         "images": f"{len(opened)} of {len(opened.keys)} keys, {opened.image_size[0]} x {opened.image_size[1]} pixels",
-        "sources": f"{settings['source']['count']}, {settings['variants']} variants of each asked for",
+        "sources": f"{source['count']}, {settings['variants']} variants of each asked for",
         "failed": f"{len(opened.failed)} sources, {len(opened.rejected)} variants rejected",
-        "generator": f"{settings['generator']['class']} {made.get('generator_name') or ''}".strip(),
-        "fingerprint": settings["generator"]["fingerprint"],
+        "generator": f"{generator['class']} {made.get('generator_name') or ''}".strip(),
+        "fingerprint": generator["fingerprint"],
         "base seed": "unknown" if settings["base_seed"] is None else settings["base_seed"],
         "encoding": f"{settings['image_format']}" + ("" if quality is None else f", quality {quality}"),
         "created": made.get("created"),

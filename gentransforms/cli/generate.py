@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gentransforms.bank.config import BankConfig
 from gentransforms.cli.augment import DEFAULT_GENERATOR, open_generator
-from gentransforms.cli.options import Generator, Option, parse_options
+from gentransforms.cli.options import Generator, Option, parse_options, with_settings
 from gentransforms.cli.plain import Failure, WrongCall, one_line
 
 if TYPE_CHECKING:
+    from gentransforms.bank import Engine
     from gentransforms.bank.generate.plan import Estimate, Plan
     from gentransforms.bank.generate.run import Summary
 
@@ -22,54 +24,40 @@ __all__ = ["generate"]
 _SHOWN = 100  # of the sources that failed, a line each
 
 
-class _Format(StrEnum):
-    jpeg, webp, png = "jpeg", "webp", "png"
-
-
 class _Engine(StrEnum):
     local, ray = "local", "ray"
 
 
+@with_settings
 def generate(
     source: Annotated[str, typer.Argument(help="Folder of images, Parquet file(s), or Hugging Face data set.", show_default=False)],
-    bank: Annotated[Path, typer.Argument(help="Directory of the bank; made if absent, resumed if it is one.", show_default=False)],
+    bank: Annotated[Path, typer.Argument(help="Directory of the bank; created, or resumed if there is one.", show_default=False)],
     generator: Generator = DEFAULT_GENERATOR,
-    variants: Annotated[int, typer.Option(min=1, help="Images made of each source.")] = 10,
-    base_seed: Annotated[int, typer.Option(help="Chooses the whole family of seeds.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Largest number of images generated at once; a setting of the bank.")] = 64,
-    unit_size: Annotated[int, typer.Option(min=1, help="Sources made and written together; a setting of the bank.")] = 100,
-    image_format: Annotated[_Format, typer.Option(help="How images are encoded.")] = _Format.jpeg,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")] = 90,
-    min_similarity: Annotated[
-        float | None,
-        typer.Option(min=-1, max=1, help="Try variants again that are less like their source (cosine of the generator's features)."),
-    ] = None,
-    max_attempts: Annotated[int, typer.Option(min=1, help="How often a variant is tried before it is given up.")] = 5,
-    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only every N-th unit, I from 0 to N-1: for a job array.")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make units again whose sources could not all be read.")] = False,
-    key: Annotated[str | None, typer.Option(help="Column that names the sources; the row number by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where the generator runs; by default cuda where there is one.")] = None,
+    option: Option = None,
+    key: Annotated[str | None, typer.Option(help="Column of the sources' keys; by default the row number.")] = None,
     image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option(metavar="INPUT=COLUMN", help="Where labels, masks or prompts stand, such as prompts=caption.", show_default=False),
+        typer.Option(metavar="INPUT=COLUMN", help="Column of labels, masks or prompts, such as prompts=caption.", show_default=False),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Of a Hugging Face data set; train by default.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of torch on the CPU; a setting of the bank.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads that read and encode.")] = None,
-    engine: Annotated[_Engine, typer.Option(help="This machine, or the actors of a Ray cluster.")] = _Engine.local,
-    actors: Annotated[int | None, typer.Option(min=1, help="Ray actors.")] = None,
-    gpus_per_actor: Annotated[float | None, typer.Option(min=0, help="GPUs of each Ray actor.")] = None,
-    cpus_per_actor: Annotated[float | None, typer.Option(min=0, help="CPUs of each Ray actor.")] = None,
-    device: Annotated[str | None, typer.Option(help="Where the generator runs; cuda where there is one, by default.")] = None,
-    option: Option = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say what would be done, with bytes and hours from a timed sample.")] = False,
+    split: Annotated[str | None, typer.Option(help="Split of a Hugging Face data set; by default train.")] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only every N-th unit, I from 0 to N-1: for a job array.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Generate units again whose sources could not all be read.")] = False,
+    engine: Annotated[_Engine, typer.Option(help="This process, or the actors of a Ray cluster.")] = _Engine.local,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that read and encode; by default one per core, at most 8.")] = None,
+    actors: Annotated[int | None, typer.Option(min=1, help="Number of Ray actors.")] = None,
+    gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of each Ray actor.")] = None,
+    cpus: Annotated[float | None, typer.Option(min=0, help="CPUs of each Ray actor.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Write nothing; estimate bytes and hours from a timed sample.")] = False,
     seconds: Annotated[float, typer.Option(min=0, help="How long --plan times its sample.")] = 10.0,
-    summary: Annotated[Path | None, typer.Option(help="JSON file to write, of what was done.", show_default=False)] = None,
-    progress: Annotated[bool, typer.Option(help="Tell of it on the way: a bar on a terminal, else a line every 30 seconds.")] = True,
+    summary: Annotated[Path | None, typer.Option(help="JSON file to write, with what was done.", show_default=False)] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress: a bar on a terminal, else a line every 30 seconds.")] = True,
+    **settings: Any,
 ) -> None:
-    """Make variants of every source image and keep them in a bank.
+    """Generate variants of every source image and keep them in a bank.
 
-    Whatever stops it, the same command again goes on where it was. Ctrl-C finishes the unit in flight; a second Ctrl-C
+    Whatever stops it, the same command again resumes. Ctrl-C finishes the unit in flight; a second Ctrl-C
     stops at once; both exit with 130. Exit code 1 if a source could not be read (the others are made), or if a unit is not
     there at the end.
 
@@ -80,25 +68,33 @@ def generate(
       gentransforms generate photos bank --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT
     """
     from gentransforms.bank.generate.run import generate_bank, plan_bank
+    from gentransforms.sources import open_source
 
     if summary is not None and (summary.is_dir() or not summary.parent.is_dir()):  # not after hours of work
         raise WrongCall(f"--summary {summary}: expected the name of a file in a folder that exists")
+    chosen = _open_engine(engine.value, workers=workers, actors=actors, gpus=gpus, cpus=cpus)
+    parsed = _parse_columns(columns)
     loaded = open_generator(generator, device or _device(), parse_options(option), inputs=True)
-    arguments: dict[str, Any] = {
-        "variants": variants, "base_seed": base_seed, "batch_size": batch_size, "unit_size": unit_size, "image_format": image_format.value,
-        "quality": quality, "min_similarity": min_similarity, "max_attempts": max_attempts, "shard": shard, "retry_failed": retry_failed,
-        "key": key, "image_column": image_column, "columns": _pairs(columns), "split": split, "threads": threads, "workers": workers,
-    }  # fmt: skip
+    opened = open_source(source, key=key, image_column=image_column, columns=parsed, split=split)
+    config = BankConfig(**{name: value.value if isinstance(value, Enum) else value for name, value in settings.items()})
     if plan:
-        _print_plan(*plan_bank(source, bank, loaded, seconds=seconds, **arguments))
+        _print_plan(*plan_bank(opened, bank, loaded, config, seconds=seconds, shard=shard, engine=chosen, retry_failed=retry_failed))
         return
-    done = generate_bank(
-        source, bank, loaded, progress=progress, engine=engine.value, actors=actors, gpus_per_actor=gpus_per_actor,
-        cpus_per_actor=cpus_per_actor, **arguments,
-    )  # fmt: skip
+    done = generate_bank(opened, bank, loaded, config, shard=shard, engine=chosen, retry_failed=retry_failed, progress=progress)
     if summary is not None:
         summary.write_text(json.dumps(done.to_dict(), indent=2) + "\n")
     _report(done)
+
+
+def _open_engine(name: str, workers: int | None, **of_ray: float | None) -> Engine:
+    from gentransforms.bank import Local, Ray
+
+    if name == "ray":
+        return Ray(workers=workers, **of_ray)  # type: ignore[arg-type]
+    given = [option for option, value in of_ray.items() if value is not None]
+    if given:
+        raise WrongCall(f"--{given[0]}: is an option of Ray: add --engine ray, or leave it out")
+    return Local(workers)
 
 
 def _print_plan(plan: Plan, estimate: Estimate) -> None:
@@ -139,7 +135,7 @@ def _report(done: Summary) -> None:
         raise Failure(f"{what} could not be read{more}: mend them and run with --retry-failed, or leave them; the rest is made")
 
 
-def _pairs(given: list[str] | None) -> dict[str, str] | None:
+def _parse_columns(given: list[str] | None) -> dict[str, str] | None:
     pairs = {}
     for text in given or ():
         name, equals, column = text.partition("=")

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
-from collections.abc import Sequence
-from typing import Annotated, Any
+import re
+import typing
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Annotated, Any, Optional, TypeVar
 
 import typer
 
+from gentransforms.bank.config import BankConfig
 from gentransforms.cli.plain import WrongCall
 
-__all__ = ["Device", "Generator", "MaxBatchSize", "Option", "Seed", "parse_options"]
+__all__ = ["Device", "Generator", "MaxBatchSize", "Option", "Seed", "parse_options", "with_settings"]
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 Generator = Annotated[str, typer.Option(help="Bundled name, folder or Hub repository of the generator.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of all that is random; the same seed gives the same picture.")]
@@ -48,3 +56,34 @@ def parse_options(given: Sequence[str] | None) -> dict[str, Any]:
         except ValueError:
             options[name] = value
     return options
+
+
+def with_settings(command: Command) -> Command:
+    """Give a command whose last parameter is ``**settings`` an option for each field of `BankConfig`.
+
+    An option has the name, type, default, range and description of its field.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    assert len(own) < len(signature.parameters), "a command that takes settings has **settings"
+    options = [_setting_parameter(field) for field in dataclasses.fields(BankConfig)]
+    command.__signature__ = signature.replace(parameters=[*own[:3], *options, *own[3:]])  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *options)} | {"return": None}
+    return command
+
+
+def _setting_parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
+    kind: Any = typing.get_type_hints(BankConfig)[field.name]
+    choices = field.metadata.get("choices")
+    if choices:
+        kind = Optional[Enum(field.name, {choice: choice for choice in choices}, type=str)]  # noqa: UP045  # of a class made here
+    bounds = {option: field.metadata[name] for option, name in (("min", "least"), ("max", "most")) if name in field.metadata}
+    option = typer.Option(help=_setting_help()[field.name], **bounds)
+    return inspect.Parameter(field.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=field.default, annotation=Annotated[kind, option])
+
+
+def _setting_help() -> dict[str, str]:
+    """Return what the docstring of `BankConfig` says of each field."""
+    arguments = re.search(r"Args:\n(.*?)\n\n", inspect.getdoc(BankConfig) or "", re.DOTALL)
+    pairs = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", arguments[1] if arguments else "", re.MULTILINE)
+    return {field.name: "" for field in dataclasses.fields(BankConfig)} | {name: re.sub(r"\s+", " ", text) for name, text in pairs}

@@ -1,34 +1,39 @@
-"""What a reader needs of a bank's manifest, checked."""
+"""What a bank's manifest says: written when the bank is begun, and read, with checks, by everybody else."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gentransforms.bank.format.manifest import hash_settings
+from gentransforms.bank.config import BankConfig
+from gentransforms.bank.format.manifest import FORMAT, FORMAT_VERSION, hash_keys, hash_manifest
 from gentransforms.bank.format.unit import Unit, plan_units
 from gentransforms.errors import BankError
+from gentransforms.generators.base import ImageGenerator
+from gentransforms.sources.base import ImageSource
 
-__all__ = ["Facts", "facts_of"]
+__all__ = ["Facts", "describe_bank", "describe_generator", "describe_source"]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The settings that a reader needs.
+    """What a reader needs of a manifest.
 
     Attributes:
-        count: of sources.
+        count: number of sources.
         unit_size: sources in a unit.
-        variants: asked for, of each source.
+        variants: of each source, as asked for.
         key_type: ``"str"`` or ``"int"``.
-        base_seed: of all seeds; None for images that others made, whose seeds are not known.
+        base_seed: of all seeds; None for images that were made elsewhere, whose seeds are not known.
         image_size: (h, w) of every image.
-        keys_digest: of the list of sources.
+        keys_digest: digest of the list of sources.
         generator: name of the class that made the images.
         preserves_geometry: whether it keeps the layout of an image.
-        digest: of all settings; each sidecar repeats it.
+        digest: of everything that must agree between runs; each sidecar repeats it.
     """
 
     count: int
@@ -42,41 +47,90 @@ class Facts:
     preserves_geometry: bool
     digest: str
 
+    @classmethod
+    def read(cls, manifest: Mapping[str, Any], where: str) -> Facts:
+        """Return the facts of a manifest; `where` names it in errors.
+
+        Raises:
+            BankError: naming the entry that is missing or of another type.
+        """
+
+        def get(section: str, name: str, kind: type, least: float = 0) -> Any:
+            entries = manifest.get(section)
+            value = entries.get(name) if isinstance(entries, Mapping) else None
+            if type(value) is not kind or (type(value) is int and value < least):
+                raise BankError(f"{where}: {section} {name} is {value!r}: the file was edited by hand; put the original back")
+            return value
+
+        size, key_type = get("generator", "image_size", list), get("source", "key_type", str)
+        if len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
+            raise BankError(f"{where}: generator image_size is {size!r}: expected [height, width]; put the original file back")
+        if key_type not in ("str", "int"):
+            raise BankError(f"{where}: source key_type is {key_type!r}: expected 'str' or 'int'; put the original file back")
+        seeded = manifest["settings"].get("base_seed", 0) is not None
+        return cls(
+            count=get("source", "count", int),
+            unit_size=get("settings", "unit_size", int, least=1),
+            variants=get("settings", "variants", int, least=1),
+            key_type=key_type,
+            base_seed=get("settings", "base_seed", int, least=-math.inf) if seeded else None,
+            image_size=(size[0], size[1]),
+            keys_digest=get("source", "keys", str),
+            generator=get("generator", "class", str),
+            preserves_geometry=get("generator", "preserves_geometry", bool),
+            digest=hash_manifest(manifest),
+        )
+
     def units(self) -> list[Unit]:
         """Return the units of the finished bank."""
         return plan_units(self.count, self.unit_size)
 
 
-def facts_of(manifest: Mapping[str, Any], where: str) -> Facts:
-    """Return the facts of a manifest.
+def describe_bank(
+    config: BankConfig | Mapping[str, Any],
+    generator: Mapping[str, Any],
+    source: Mapping[str, Any],
+    *,
+    device: str | None,
+    encoder: str | None,
+    info: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the manifest of a bank, JSON-able.
 
-    Raises:
-        BankError: naming the setting that is missing or of another type.
+    Args:
+        config: settings, resolved.
+        generator: of `describe_generator`.
+        source: of `describe_source`.
+        device: type of the device on which the generator runs, such as ``"cuda"``.
+        encoder: whose encoder makes the bytes, such as ``"torchvision"``.
+        info: what is good to know, and need not agree between runs.
     """
-    settings = manifest["settings"]
+    settings = dataclasses.asdict(config) if isinstance(config, BankConfig) else dict(config)
+    manifest = {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "settings": settings, "generator": generator, "source": source,
+        "device": device, "encoder": encoder, "info": info,
+    }  # fmt: skip
+    plain: dict[str, Any] = json.loads(json.dumps(manifest))  # tuples become lists, as in the file: they are compared as such
+    return plain
 
-    def get(*path: str, kind: type, least: float = 0) -> Any:
-        value: Any = settings
-        for name in path:
-            value = value.get(name) if isinstance(value, Mapping) else None
-        if type(value) is not kind or (type(value) is int and value < least):
-            raise BankError(f"{where}: settings {'.'.join(path)} is {value!r}: the file was changed by hand; put the original back")
-        return value
 
-    size, key_type = get("image_size", kind=list), get("source", "key_type", kind=str)
-    if len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
-        raise BankError(f"{where}: settings image_size is {size!r}: expected [height, width]; put the original file back")
-    if key_type not in ("str", "int"):
-        raise BankError(f"{where}: settings source.key_type is {key_type!r}: expected 'str' or 'int'; put the original file back")
-    return Facts(
-        count=get("source", "count", kind=int),
-        unit_size=get("unit_size", kind=int, least=1),
-        variants=get("variants", kind=int, least=1),
-        key_type=key_type,
-        base_seed=None if settings.get("base_seed", 0) is None else get("base_seed", kind=int, least=-math.inf),
-        image_size=(size[0], size[1]),
-        keys_digest=get("source", "keys", kind=str),
-        generator=get("generator", "class", kind=str),
-        preserves_geometry=get("generator", "preserves_geometry", kind=bool),
-        digest=hash_settings(settings),
-    )
+def describe_generator(generator: ImageGenerator) -> dict[str, Any]:
+    """Return what a manifest says of a generator. Hashes all of its weights: call it once in a run."""
+    return {
+        "class": type(generator).__name__,
+        "fingerprint": generator.fingerprint(),
+        "config": generator.config,
+        "preserves_geometry": generator.preserves_geometry,
+        "image_size": list(generator.image_size),
+    }
+
+
+def describe_source(source: ImageSource) -> dict[str, Any]:
+    """Return what a manifest says of a source, as far as it decides the images."""
+    return {
+        "count": len(source.keys),
+        "keys": hash_keys(source.keys),
+        "key_type": source.key_type,
+        "inputs": list(source.inputs),
+        "decides": source.description.get("decides", {}),
+    }

@@ -13,17 +13,24 @@ from gentransforms.bank.format.unit import list_units
 from gentransforms.errors import BankError
 
 __all__ = [
-    "FORMAT", "FORMAT_VERSION", "MANIFEST", "check_manifest", "create_manifest", "hash_keys", "hash_settings", "is_export", "read_manifest",
+    "AGREED", "FORMAT", "FORMAT_VERSION", "MANIFEST", "check_manifest", "create_manifest", "hash_json", "hash_keys", "hash_manifest",
+    "is_export", "read_manifest",
 ]  # fmt: skip
 
 FORMAT, FORMAT_VERSION, MANIFEST = "gentransforms-bank", 1, "bank.json"
-# What a manifest says beside "format" and "format_version": "settings" decide the bytes and must agree between runs; "info" does not.
-_SEALED = ("settings", "info")
+# What decides the bytes of a bank, and must agree between runs. The rest of a manifest, "info", need not.
+AGREED = ("settings", "generator", "source", "device", "encoder")
+_SECTIONS = ("settings", "generator", "source", "info")
 
 
-def hash_settings(settings: Mapping[str, Any]) -> str:
-    """Return 32 hexadecimal digits that name the settings of a bank; each sidecar repeats them."""
-    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()
+def hash_manifest(manifest: Mapping[str, Any]) -> str:
+    """Return 32 hexadecimal digits of all of a manifest that must agree between runs; each sidecar repeats them."""
+    return hash_json({name: manifest.get(name) for name in AGREED})
+
+
+def hash_json(value: Any) -> str:
+    """Return the BLAKE2b hash of a JSON-able value in 32 hexadecimal digits."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -59,7 +66,7 @@ def check_manifest(manifest: Any, where: str) -> dict[str, Any]:
         raise BankError(f"{where}: format version {version!r}: expected {FORMAT_VERSION}; read it with the version that wrote it")
     if version > FORMAT_VERSION:
         raise BankError(f"{where}: format version {version} is newer than this library reads ({FORMAT_VERSION}): upgrade gentransforms")
-    lacking = [name for name in _SEALED if not isinstance(manifest.get(name), dict)]
+    lacking = [name for name in _SECTIONS if not isinstance(manifest.get(name), dict)]
     if lacking:
         raise BankError(f"{where}: lacks {', '.join(lacking)}: delete it and run generate with the settings of this bank again")
     return manifest

@@ -13,11 +13,8 @@ import torch
 import torchvision.io  # noqa: F401  # registers the operators
 from torch import Tensor
 
-from gentransforms.errors import ConfigError
+__all__ = ["Encoding", "to_uint8"]
 
-__all__ = ["FORMATS", "Encoding", "to_uint8"]
-
-FORMATS = ("jpeg", "webp", "png")
 _local = threading.local()
 
 
@@ -27,10 +24,7 @@ class Encoding:
 
     Args:
         image_format: ``"jpeg"``, ``"webp"`` or ``"png"``.
-        quality: from 1 to 100; of JPEG and WebP. PNG loses nothing and ignores it.
-
-    Raises:
-        ConfigError: if one is outside that.
+        quality: of JPEG and WebP, from 1 to 100; None for PNG, which is lossless.
 
     Example:
         >>> import torch
@@ -38,18 +32,12 @@ class Encoding:
         b'PNG'
     """
 
-    image_format: str = "jpeg"
-    quality: int = 90
-
-    def __post_init__(self) -> None:
-        if self.image_format not in FORMATS:
-            raise ConfigError(f"image_format={self.image_format!r}: expected one of {', '.join(map(repr, FORMATS))}")
-        if type(self.quality) is not int or not 1 <= self.quality <= 100:
-            raise ConfigError(f"quality={self.quality!r}: expected an integer from 1 to 100")
+    image_format: str
+    quality: int | None = None
 
     @property
     def encoder(self) -> str:
-        """Whose encoder it is, ``"torchvision"`` or ``"pillow"``; their bytes differ, so it is a setting of a bank."""
+        """Which library encodes, ``"torchvision"`` or ``"pillow"``: their bytes differ, so the manifest names it."""
         return "pillow" if _operator(self.image_format) is None else "torchvision"
 
     def encode(self, image: Tensor) -> bytes:
@@ -60,7 +48,7 @@ class Encoding:
             return encoded.numpy().tobytes()
         picture = PIL.Image.merge("RGB", [PIL.Image.fromarray(plane) for plane in pixels])
         buffer = io.BytesIO()
-        picture.save(buffer, self.image_format, **({} if self.image_format == "png" else {"quality": self.quality}))
+        picture.save(buffer, self.image_format, **({} if self.quality is None else {"quality": self.quality}))
         return buffer.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Make units on this machine: reading, generating, encoding and writing at the same time, with bounded memory."""
+"""Generate units in this process: reading, generating, encoding and writing at the same time, with bounded memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentransforms.bank.format.manifest import hash_settings
+from gentransforms.bank.config import BankConfig
 from gentransforms.bank.format.unit import Row, Unit, write_unit
 from gentransforms.bank.generate.encode import Encoding
-from gentransforms.bank.generate.variants import Made, Recipe, make_block
+from gentransforms.bank.generate.marks import read_sample
+from gentransforms.bank.generate.variants import Made, make_block
 from gentransforms.errors import SourceError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.images import centre, check_range, resize, rows_of, to_unit
 from gentransforms.sources.base import ImageSource
-from gentransforms.sources.marks import read_sample
 
 __all__ = ["BlockOfSources", "Job", "UnitReport", "default_workers", "make_units", "new_buffer", "read_block"]
 
@@ -34,27 +34,45 @@ _AHEAD, _ENCODING, _WRITING = 2, 3, 2
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that making a unit needs, whichever process or machine makes it."""
+    """Everything that generating units takes, in whichever process or on whichever machine that is done. Can be pickled.
+
+    Attributes:
+        directory: of the bank.
+        source: of the images.
+        generator: in eval mode, frozen.
+        config: the settings of the bank.
+        device: type of the device on which the generator has to run, such as ``"cuda"``.
+        digest: of the manifest; the sidecar of each unit repeats it.
+        replace: whether units that are there already are written again.
+    """
 
     directory: Path
     source: ImageSource
     generator: ImageGenerator
-    recipe: Recipe
-    encoding: Encoding
-    settings: Mapping[str, Any]
-    workers: int | None = None  # as many as there are cores where the units are made
+    config: BankConfig
+    device: str
+    digest: str
     replace: bool = False
 
     @property
-    def threads(self) -> int | None:
-        """Torch's threads, on the CPU: they decide the last bits of a convolution, and so are a setting."""
-        threads = self.settings.get("threads")
-        return None if threads is None else int(threads)
+    def encoding(self) -> Encoding:
+        """How images are encoded."""
+        return Encoding(self.config.image_format or "png", self.config.quality)
 
 
 @dataclass
 class UnitReport:
-    """What came of a unit."""
+    """What became of a unit.
+
+    Attributes:
+        unit: the range of sources.
+        written: whether it was written; False if another process had written it meanwhile.
+        images: number of its rows.
+        bytes: of its encoded images.
+        retried: variants that took more than one attempt.
+        failed: sources that could not be read: dicts of ``key``, ``index`` and ``reason``.
+        rejected: variants of which every attempt was rejected: dicts of ``key``, ``index``, ``variant``, ``attempts``, ``reason``.
+    """
 
     unit: Unit
     written: bool = False
@@ -66,24 +84,30 @@ class UnitReport:
 
 
 def make_units(
-    job: Job, units: Sequence[Unit], *, on_images: Callable[[int], object] | None = None, stopped: Callable[[], bool] | None = None
+    job: Job,
+    units: Sequence[Unit],
+    *,
+    workers: int | None = None,
+    on_images: Callable[[int], object] | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> Generator[UnitReport, None, None]:
-    """Make units and write them; yields a report as each is on disk.
+    """Generate units and write them; yields a report as each is on disk.
 
     Args:
-        job: what to make of what.
+        job: what to generate from what.
         units: in the order in which they are made.
-        on_images: called with the number of images made, batch by batch.
-        stopped: asked before each unit; once it says True, no unit is begun.
+        workers: threads that read, and as many that encode; by default as many as this process has cores, at most 8.
+        on_images: called with the number of images generated, batch by batch.
+        stopped: asked before each unit; once it returns True, no further unit is begun.
 
     Raises:
         BankError: if the disk is full, or memory runs out.
         GeneratorError: if the generator breaks its contract.
     """
-    threads, workers = torch.get_num_threads(), job.workers or default_workers()
+    threads, workers = torch.get_num_threads(), workers or default_workers()
     with _pool(workers, "read") as readers, _pool(workers, "encode") as encoders, _pool(1, "write") as writer:
-        if job.threads is not None:
-            torch.set_num_threads(job.threads)
+        if job.config.threads is not None:
+            torch.set_num_threads(job.config.threads)
         writing: deque[Future[UnitReport]] = deque()
         try:
             for unit, blocks in _read_ahead(job, units, readers):
@@ -144,7 +168,7 @@ def _make_unit(
         if all(reasons):
             offset += len(block.keys)
             continue
-        for batch in make_block(job.generator, job.recipe, block.keys, images, inputs):
+        for batch in make_block(job.generator, job.config, block.keys, images, inputs):
             kept = [made for made in batch if not reasons[made.source]]
             batches.append([replace(made, source=made.source + offset, image=None) for made in kept])
             # A few tasks for each thread: one for each image would cost a tenth of the encoding.
@@ -183,16 +207,16 @@ def _write(
         rows.append(Row(key, made.variant, made.seed, made.attempt, image))
     report.images = len(rows)
     facts = {
-        "settings": hash_settings(job.settings), "failed": failed, "rejected": report.rejected, "retried": report.retried,
+        "settings": job.digest, "failed": failed, "rejected": report.rejected, "retried": report.retried,
         "seconds": round(seconds, 3),
     }  # fmt: skip
-    report.written = write_unit(job.directory, unit, rows, job.settings["source"]["key_type"], facts, replace=job.replace)
+    report.written = write_unit(job.directory, unit, rows, job.source.key_type, facts, replace=job.replace)
     return report
 
 
 def _read_ahead(job: Job, units: Sequence[Unit], readers: ThreadPoolExecutor) -> Iterator[tuple[Unit, Iterator[BlockOfSources]]]:
     """Yield each unit with its blocks, of which the next ones are being read already, those of the next unit too."""
-    size = job.recipe.batch_size
+    size = job.config.batch_size
     ranges = ((u, range(start, min(start + size, u.stop))) for u in units for start in range(u.start, u.stop, size))
     ahead: deque[tuple[Unit, BlockOfSources]] = deque()
     # Used again and again: getting fresh memory of this size from the system costs more than filling it.

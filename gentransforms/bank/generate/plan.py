@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from gentransforms.bank.format.manifest import hash_settings
-from gentransforms.bank.format.unit import Unit, is_done, plan_units, read_sidecar
+from gentransforms.bank.format.facts import Facts
+from gentransforms.bank.format.unit import Unit, is_done, read_sidecar
 from gentransforms.bank.generate.pipeline import Job, default_workers, new_buffer, read_block
 from gentransforms.bank.generate.variants import make_block
 from gentransforms.errors import BankError, ConfigError
@@ -55,31 +54,30 @@ class Estimate:
     bytes_per_image: float
 
 
-def make_plan(directory: Path, settings: Mapping[str, Any], shard: tuple[int, int] = (0, 1), retry_failed: bool = False) -> Plan:
+def make_plan(directory: Path, facts: Facts, shard: tuple[int, int] = (0, 1), retry_failed: bool = False) -> Plan:
     """Return the plan of a run; every n-th unit belongs to a shard.
 
     Args:
         directory: of the bank; need not exist.
-        settings: of the bank.
+        facts: of its manifest.
         shard: (i, n).
-        retry_failed: count units with sources that could not be read as left.
+        retry_failed: whether units with sources that could not be read count as left.
 
     Raises:
         BankError: if a unit that is there was made with other settings, naming it.
     """
-    sources, digest = settings["source"]["count"], hash_settings(settings)
-    units = tuple(plan_units(sources, settings["unit_size"])[shard[0] :: shard[1]])
+    units = tuple(facts.units()[shard[0] :: shard[1]])
     left = []
     for unit in units:
         sidecar = read_sidecar(directory, unit) if is_done(directory, unit) else None
-        if sidecar is not None and sidecar.get("settings") != digest:
+        if sidecar is not None and sidecar.get("settings") != facts.digest:
             raise BankError(
                 f"{directory / unit.file}: was made with other settings than this bank's (on other machines?): "
                 f"remove it and {unit.sidecar}, and run the same command again"
             )
         if sidecar is None or (retry_failed and sidecar.get("failed")):
             left.append(unit)
-    return Plan(directory, sources, settings["variants"], units, tuple(left))
+    return Plan(directory, facts.count, facts.variants, units, tuple(left))
 
 
 def parse_shard(shard: str | tuple[int, int] | None) -> tuple[int, int]:
@@ -104,8 +102,14 @@ def parse_shard(shard: str | tuple[int, int] | None) -> tuple[int, int]:
     return index, count
 
 
-def estimate(job: Job, plan: Plan, seconds: float = 10.0) -> Estimate:
+def estimate(job: Job, plan: Plan, seconds: float = 10.0, workers: int | None = None) -> Estimate:
     """Time real batches of the first units that are left, for about `seconds`; the first batch only warms up.
+
+    Args:
+        job: what to generate from what.
+        plan: which units there are.
+        seconds: how long to time.
+        workers: threads that read and encode; by default as many as this process has cores, at most 8.
 
     Raises:
         BankError: if no image comes of the sources tried.
@@ -115,10 +119,10 @@ def estimate(job: Job, plan: Plan, seconds: float = 10.0) -> Estimate:
         raise ConfigError(f"{plan.directory}: this shard has nothing to do: there are fewer units than shards")
     images = size = 0
     spent, threads = 0.0, torch.get_num_threads()
-    if job.threads is not None:
-        torch.set_num_threads(job.threads)
+    if job.config.threads is not None:
+        torch.set_num_threads(job.config.threads)
     try:
-        batches = _sample(job, plan)
+        batches = _sample(job, plan, workers or default_workers())
         next(batches, None)
         while not images or spent < seconds:
             begun = time.perf_counter()
@@ -137,15 +141,15 @@ def estimate(job: Job, plan: Plan, seconds: float = 10.0) -> Estimate:
     return Estimate(images, images / spent, size / images)
 
 
-def _sample(job: Job, plan: Plan) -> Iterator[list[bytes]]:
+def _sample(job: Job, plan: Plan, workers: int) -> Iterator[list[bytes]]:
     """Yield the encoded images of batches; at least two, the first sources' again if there are too few."""
-    with ThreadPoolExecutor(job.workers or default_workers()) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         for unit in (plan.left or plan.units) * 2:
-            for start in range(unit.start, unit.stop, job.recipe.batch_size):
-                places = range(start, min(start + job.recipe.batch_size, unit.stop))
+            for start in range(unit.start, unit.stop, job.config.batch_size):
+                places = range(start, min(start + job.config.batch_size, unit.stop))
                 block = read_block(job, places, pool, new_buffer(job, len(places)))
                 images, inputs, reasons = block.wait()
                 if all(reasons):
                     continue
-                for batch in make_block(job.generator, job.recipe, block.keys, images, inputs):
+                for batch in make_block(job.generator, job.config, block.keys, images, inputs):
                     yield list(pool.map(job.encoding.encode, [made.image for made in batch if made.image is not None]))

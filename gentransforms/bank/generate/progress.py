@@ -1,17 +1,21 @@
-"""How a run tells of itself: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress display of a bank run, a bar on a terminal and plain lines elsewhere; and Ctrl-C, which asks it for an orderly end."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import signal
 import sys
+import threading
 import time
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
 from typing import Any
 
 from gentransforms.bank.generate.pipeline import UnitReport
 from gentransforms.bank.generate.plan import Plan
 
-__all__ = ["Progress", "duration"]
+__all__ = ["Progress", "duration", "stoppable"]
 
 
 class Progress:
@@ -80,6 +84,39 @@ class Progress:
     def _note(self) -> str:
         counts = {"failed": self.failed, "rejected": self.rejected}
         return "".join(f", {count} {name}" for name, count in counts.items() if count)
+
+
+@contextlib.contextmanager
+def stoppable(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether Ctrl-C was pressed; a second one raises KeyboardInterrupt.
+
+    Does nothing outside the main thread, or where Ctrl-C is handled already.
+
+    Args:
+        say: called with a line for the user at the first Ctrl-C.
+
+    Example:
+        >>> with stoppable(print) as stopped:
+        ...     stopped()
+        False
+    """
+    asked = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield asked.is_set
+        return
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+        with contextlib.suppress(Exception):  # whatever becomes of the line, the run ends as asked
+            say("stopping after the unit in flight; Ctrl-C again stops at once, and the same call resumes either way")
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def duration(seconds: float) -> str:

@@ -11,44 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gentransforms.errors import BankError, ConfigError
+from gentransforms.bank.config import BankConfig
+from gentransforms.errors import BankError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.held import check_inputs, check_output, is_out_of_memory, no_autocast
 from gentransforms.seeding import derive_seeds
 
-__all__ = ["Made", "Recipe", "make_block"]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What decides the variants of a source, beside the generator.
-
-    Args:
-        base_seed: of `gentransforms.derive_seeds`.
-        variants: of each source.
-        batch_size: largest number of images that the generator makes at once.
-        max_attempts: how often a variant is tried before it is given up.
-        min_similarity: smallest cosine between a variant's instance feature and its source's; None for any.
-
-    Raises:
-        ConfigError: if one is not as described.
-    """
-
-    base_seed: int = 0
-    variants: int = 10
-    batch_size: int = 64
-    max_attempts: int = 5
-    min_similarity: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("variants", "batch_size", "max_attempts"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: expected a positive integer")
-        if type(self.base_seed) is not int:
-            raise ConfigError(f"base_seed={self.base_seed!r}: expected an integer")
-        least = self.min_similarity
-        if least is not None and (isinstance(least, bool) or not isinstance(least, int | float) or not -1 <= least <= 1):
-            raise ConfigError(f"min_similarity={least!r}: expected a cosine from -1 to 1, or None for no gate")
+__all__ = ["Made", "make_block"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +36,7 @@ class Made:
 
 
 def make_block(
-    generator: ImageGenerator, recipe: Recipe, keys: Sequence[str | int], images: Tensor, inputs: Mapping[str, Any]
+    generator: ImageGenerator, config: BankConfig, keys: Sequence[str | int], images: Tensor, inputs: Mapping[str, Any]
 ) -> Iterator[list[Made]]:
     """Make all variants of some sources; yields them batch by batch, in order of source, then variant.
 
@@ -76,7 +45,7 @@ def make_block(
 
     Args:
         generator: in eval mode.
-        recipe: the settings.
+        config: the settings.
         keys: of the sources.
         images: (B, 3, H, W) float32 in [0, 1] on the CPU, at the generator's size.
         inputs: one value per source for each name of ``generator.inputs`` that is given.
@@ -88,44 +57,44 @@ def make_block(
     Example:
         >>> import torch
         >>> from gentransforms.testing import FakeGenerator
-        >>> batches = make_block(FakeGenerator(8), Recipe(variants=3, batch_size=4), ["a", "b"], torch.rand(2, 3, 8, 8), {})
+        >>> batches = make_block(FakeGenerator(8), BankConfig(variants=3, batch_size=4), ["a", "b"], torch.rand(2, 3, 8, 8), {})
         >>> [[(made.source, made.variant) for made in batch] for batch in batches]
         [[(0, 0), (0, 1), (0, 2), (1, 0)], [(1, 1), (1, 2)]]
     """
     check_inputs(generator, inputs)
-    block = _Block(generator, recipe, keys, inputs)
-    with torch.no_grad(), no_autocast(generator.device), _advice(recipe.batch_size):
+    block = _Block(generator, config, keys, inputs)
+    with torch.no_grad(), no_autocast(generator.device), _advice(config.batch_size):
         block.encode(images)
-    rows = len(keys) * recipe.variants
-    for start in range(0, rows, recipe.batch_size):
-        with torch.no_grad(), no_autocast(generator.device), _advice(recipe.batch_size):
-            batch = block.make(range(start, min(start + recipe.batch_size, rows)))
+    rows = len(keys) * config.variants
+    for start in range(0, rows, config.batch_size):
+        with torch.no_grad(), no_autocast(generator.device), _advice(config.batch_size):
+            batch = block.make(range(start, min(start + config.batch_size, rows)))
         yield batch
 
 
 class _Block:
     """The sources of a block, encoded, and what is drawn from them."""
 
-    def __init__(self, generator: ImageGenerator, recipe: Recipe, keys: Sequence[str | int], inputs: Mapping[str, Any]) -> None:
-        self.generator, self.recipe, self.keys = generator, recipe, keys
+    def __init__(self, generator: ImageGenerator, config: BankConfig, keys: Sequence[str | int], inputs: Mapping[str, Any]) -> None:
+        self.generator, self.config, self.keys = generator, config, keys
         self.inputs = {name: v.to(generator.device) if isinstance(v, Tensor) else v for name, v in inputs.items()}
         self.condition: Mapping[str, Tensor] = {}
 
     def encode(self, images: Tensor) -> None:
         self.condition = self.generator.encode(images.to(self.generator.device), **self.inputs)
-        if self.recipe.min_similarity is not None:
+        if self.config.min_similarity is not None:
             self.features = self._features(self.condition)
 
     def make(self, rows: range) -> list[Made]:
         """Return the variants of these rows, row = source * variants + variant."""
-        sources, variants = [row // self.recipe.variants for row in rows], [row % self.recipe.variants for row in rows]
+        sources, variants = [row // self.config.variants for row in rows], [row % self.config.variants for row in rows]
         made: list[Made | None] = [None] * len(rows)
         reasons = [""] * len(rows)
         left = list(range(len(rows)))
-        for attempt in range(self.recipe.max_attempts):
-            numbers = [variants[i] + attempt * self.recipe.variants for i in left]
+        for attempt in range(self.config.max_attempts):
+            numbers = [variants[i] + attempt * self.config.variants for i in left]
             places = [sources[i] for i in left]
-            seeds = derive_seeds(self.recipe.base_seed, [self.keys[s] for s in places], numbers)
+            seeds = derive_seeds(self.config.base_seed, [self.keys[s] for s in places], numbers)
             pixels, refused = self._sample(places, seeds)
             for i, seed, image, reason in zip(left, seeds.tolist(), pixels, refused, strict=True):
                 reasons[i] = reason
@@ -134,7 +103,7 @@ class _Block:
             left = [i for i in left if made[i] is None]
             if not left:
                 break
-        return [m or Made(s, v, -1, self.recipe.max_attempts, None, r) for m, s, v, r in zip(made, sources, variants, reasons, strict=True)]
+        return [m or Made(s, v, -1, self.config.max_attempts, None, r) for m, s, v, r in zip(made, sources, variants, reasons, strict=True)]
 
     def _sample(self, places: Sequence[int], seeds: Tensor) -> tuple[Tensor, list[str]]:
         """Return images on the CPU, one for each place and seed, and why each is refused: empty where it is not."""
@@ -143,7 +112,7 @@ class _Block:
         check_output(generator, images, len(seeds))
         finite = _finite(images)
         reasons = ["" if ok else "the generator made NaN or infinity" for ok in finite.tolist()]
-        least = self.recipe.min_similarity
+        least = self.config.min_similarity
         if least is not None:
             clean = torch.where(finite[:, None, None, None], images, 0.0)
             given = {name: v[index] if isinstance(v, Tensor) else [v[i] for i in places] for name, v in self.inputs.items()}

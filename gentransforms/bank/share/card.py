@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from gentransforms.bank.format.manifest import AGREED
 from gentransforms.hub.client import is_repository
 from gentransforms.hub.datasets import card_metadata
 from gentransforms.hub.models import bundled_names
@@ -28,12 +29,12 @@ def bank_card(
         repo_id: where the bank will be on the Hub.
 
     Example:
-        >>> settings = {"generator": {"class": "ICGAN", "fingerprint": "0f"}, "source": {"count": 2}, "variants": 10, "base_seed": 0}
-        >>> "They are **synthetic**" in bank_card({"settings": settings, "info": {}}, 20)
+        >>> generator = {"class": "ICGAN", "fingerprint": "0f"}
+        >>> manifest = {"generator": generator, "source": {"count": 2}, "settings": {"variants": 10, "base_seed": 0}, "info": {}}
+        >>> "They are **synthetic**" in bank_card(manifest, 20)
         True
     """
-    settings, info = manifest["settings"], manifest["info"]
-    generator, source = settings["generator"], settings["source"]
+    settings, generator, source, info = (manifest[name] for name in ("settings", "generator", "source", "info"))
     given = str(info.get("generator_name") or "")
     # A path of the machine where it was made tells nobody anything.
     name = given if given in bundled_names() or is_repository(given) else generator["class"]
@@ -44,7 +45,7 @@ def bank_card(
     )  # fmt: skip
     facts = {
         "Images": f"{rows:,}, up to {settings['variants']} variants of each of {source['count']:,} source images",
-        "Size": " x ".join(map(str, settings.get("image_size", []))) + " pixels",
+        "Size": " x ".join(map(str, generator.get("image_size", []))) + " pixels",
         "Generator": f"`{generator['class']}`" + (f", `{name}`" if name != generator["class"] else ""),
         "Fingerprint": f"`{generator['fingerprint']}`",
         "Seeds": _seeds(settings),
@@ -63,7 +64,7 @@ def bank_card(
         "augment = gt.BankAugment(bank, p=0.5)  # of samples that carry their key: see gt.with_keys\n```\n",
         f'Or as an ordinary data set: `datasets.load_dataset("{where}", split="train")`.\n',
         "Each row: `key` (the source image), `variant`, `seed`, `attempt` (0 unless the variant was tried again) and `image`.\n",
-        f"## Settings\n\n```json\n{json.dumps(settings, indent=2)}\n```",
+        f"## Settings\n\n```json\n{json.dumps({name: manifest.get(name) for name in AGREED}, indent=2)}\n```",
     ]
     return "\n".join(lines) + "\n"
 

@@ -110,7 +110,7 @@ def _write(directory: Path, number: int, count: int, batches: list[Any], bank: B
 
     name = f"data/train-{number:05d}-of-{count:05d}.parquet"
     # The images are compressed already.
-    with pq.ParquetWriter(directory / name, unit_schema(bank.settings["source"]["key_type"]), compression="none") as writer:
+    with pq.ParquetWriter(directory / name, unit_schema(bank.manifest["source"]["key_type"]), compression="none") as writer:
         for batch in batches:
             writer.write_table(pa.Table.from_batches([batch]), row_group_size=_GROUP)
     path = directory / name

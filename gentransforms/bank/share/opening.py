@@ -87,7 +87,7 @@ def _open(folder: Path, manifest: dict[str, Any], where: str, cached: Sequence[s
             raise BankError(f"{where}: {entry['file']} {found}: fetch it whole, or export the bank again")
     if not cached or not all(Path(file).is_file() for file in cached):
         cached = _through_datasets([str(folder / entry["file"]) for entry in files], where)
-    schema = unit_schema(manifest["settings"]["source"]["key_type"])
+    schema = unit_schema(manifest["source"]["key_type"])
     batches = [(Path(file).name, batch) for file in cached for batch in map_file(file, schema)]
     rows, expected = sum(batch.num_rows for _, batch in batches), sum(entry["rows"] for entry in files)
     if rows != expected:

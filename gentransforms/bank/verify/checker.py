@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from gentransforms.bank.format.facts import Facts, facts_of
+from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.images import map_file
 from gentransforms.bank.format.manifest import hash_keys, is_export, read_manifest
 from gentransforms.bank.format.unit import Unit, list_units, read_sidecar, unit_schema
@@ -149,7 +149,7 @@ class _Check:
 
     def _facts(self) -> Facts | None:
         try:
-            return facts_of(read_manifest(self.directory), str(self.directory / "bank.json"))
+            return Facts.read(read_manifest(self.directory), str(self.directory / "bank.json"))
         except BankError as error:
             self.problems.append(Problem("", "manifest", str(error)))
             return None

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gentransforms.bank.format.facts import Facts, facts_of
+from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.manifest import MANIFEST, hash_keys, read_manifest
 from gentransforms.bank.format.unit import Unit, unit_schema
 from gentransforms.bank.share.opening import exported_files
@@ -54,7 +54,7 @@ class _Check:
     def run(self, pool: ThreadPoolExecutor, on_progress: Callable[[int, int], None] | None) -> None:
         try:
             manifest = read_manifest(self.directory)
-            facts = facts_of(manifest, str(self.directory / MANIFEST))
+            facts = Facts.read(manifest, str(self.directory / MANIFEST))
             files = exported_files(manifest, str(self.directory / MANIFEST))
         except BankError as error:
             self.problems.append(Problem("", "manifest", str(error)))

@@ -1,0 +1,161 @@
+"""Begin a bank, or resume one: its manifest is created once, and compared by every later run."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import json
+import platform
+import warnings
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gentransforms.bank.format.manifest import AGREED, MANIFEST, create_manifest, hash_manifest, is_export, read_manifest
+from gentransforms.bank.format.unit import list_units, read_sidecar
+from gentransforms.bank.generate.marks import changed_sample, sample_marks
+from gentransforms.errors import BankError
+from gentransforms.sources.base import ImageSource
+
+__all__ = ["begin_bank", "compare_bank", "differences"]
+
+# Files that a directory may hold and still be a new bank's.
+_HARMLESS = ("lost+found",)
+_PACKAGES = ("gentransforms", "torch", "torchvision", "numpy", "pillow", "pyarrow", "diffusers", "transformers")
+
+# A manifest, given the settings of the bank that is there, from which those are taken that the call leaves open.
+Describe = Callable[[Mapping[str, Any] | None], dict[str, Any]]
+
+
+def begin_bank(directory: Path, describe: Describe, source: ImageSource) -> dict[str, Any]:
+    """Return the manifest of the bank in `directory`, which is created if there is none.
+
+    Args:
+        directory: of the bank.
+        describe: returns the manifest of this call, given the settings of the bank that is there, or None.
+        source: a few of its samples are compared with those that the bank was begun with.
+
+    Raises:
+        BankError: if a bank of other settings is there, naming what differs, or the directory holds something else.
+    """
+    if (directory / MANIFEST).exists():
+        return compare_bank(directory, describe, source)
+    manifest = describe(None)
+    _check_empty(directory, manifest)
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    manifest["info"] = {"created": created, "versions": _versions(manifest["device"]), "samples": sample_marks(source), **manifest["info"]}
+    if create_manifest(directory, manifest):
+        return manifest
+    return compare_bank(directory, describe, source)  # another process was faster
+
+
+def compare_bank(directory: Path, describe: Describe, source: ImageSource) -> dict[str, Any]:
+    """Return the manifest of the bank that is there, if it agrees with this call; arguments and errors as of `begin_bank`."""
+    if is_export(directory):
+        raise BankError(f"{directory}: is the export of a bank, which cannot be added to: give the bank's directory, or a new one")
+    manifest = read_manifest(directory)
+    call = describe(manifest["settings"])
+    found = differences(manifest, call)
+    if found:
+        raise BankError(
+            f"{directory}: this bank was made with other settings ({'; '.join(found)}): "
+            "give the bank's, or another directory for a new bank"
+        )
+    changed = changed_sample(source, manifest["info"].get("samples", ()))
+    if changed:
+        raise BankError(
+            f"{directory}: the source is not what this bank was begun with: {changed}. "
+            "Give the same images, or another directory for a new bank"
+        )
+    _compare_versions(directory, manifest["info"].get("versions", {}), _versions(manifest.get("device")))
+    return manifest
+
+
+def differences(bank: Mapping[str, Any], call: Mapping[str, Any]) -> list[str]:
+    """Return in what two manifests differ that must agree, each as ``name: the bank has A, this call B``.
+
+    Example:
+        >>> bank = {"settings": {"variants": 10}, "generator": {"class": "ICGAN"}}
+        >>> differences(bank, {"settings": {"variants": 4}, "generator": {"class": "ICGAN"}})
+        ['variants: the bank has 10, this call 4']
+    """
+    found = []
+    for section in AGREED:
+        old, new = bank.get(section), call.get(section)
+        if section == "settings" and isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += _differences("", old, new)
+        else:
+            found += _differences("", {section: old}, {section: new})
+    return found
+
+
+def _differences(prefix: str, bank: Mapping[str, Any], call: Mapping[str, Any]) -> list[str]:
+    found = []
+    for name in dict.fromkeys([*bank, *call]):
+        old, new = bank.get(name), call.get(name)
+        if old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += _differences(f"{prefix}{name} ", old, new)
+        else:
+            found.append(f"{prefix}{name}: the bank has {_short(old)}, this call {_short(new)}")
+    return found
+
+
+def _check_empty(directory: Path, manifest: Mapping[str, Any]) -> None:
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise BankError(f"{directory}: is a file: expected a directory that is new, empty or a bank's")
+    units = list_units(directory)
+    for unit in units:  # the manifest was lost: the units say whose they are
+        sidecar = read_sidecar(directory, unit)
+        if sidecar is None:
+            raise BankError(f"{directory}: {MANIFEST} is missing, and so is {unit.sidecar}: put one of them back, or remove {unit.file}")
+        if sidecar.get("settings") != hash_manifest(manifest):
+            raise BankError(
+                f"{directory}: {MANIFEST} is missing, and {unit.file} was made with other settings than these: "
+                "give the bank's, or another directory for a new bank"
+            )
+    if units:
+        return
+    others = [path.name for path in directory.iterdir() if not path.name.startswith(".") and path.name not in _HARMLESS]
+    if others:
+        raise BankError(f"{directory}: holds other files ({sorted(others)[0]}, …): expected a directory that is new, empty or a bank's")
+
+
+def _compare_versions(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    changed = [f"{name} {old[name]} -> {version}" for name, version in new.items() if name in old and old[name] != version]
+    if changed:
+        warnings.warn(
+            f"{directory}: was begun with other versions ({', '.join(changed)}): new images may differ from old ones in the last bits",
+            stacklevel=4,
+        )
+
+
+def _versions(device: str | None) -> dict[str, str]:
+    """What may change the last bits, beside the settings: packages, and the kind of processor."""
+    versions = {"python": platform.python_version()} | _package_versions()
+    if device == "cpu":
+        versions["cpu"] = torch.backends.cpu.get_cpu_capability()
+    elif device == "cuda" and torch.cuda.is_available():
+        versions["gpu"] = torch.cuda.get_device_name()
+    return versions
+
+
+@functools.cache
+def _package_versions() -> dict[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
