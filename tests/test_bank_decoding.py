@@ -1,15 +1,11 @@
-"""Any image file becomes upright RGB pixels in bounded memory, or one line on what is wrong with it."""
+"""Any image file becomes upright RGB pixels, or one line on what is wrong with it."""
 
 from __future__ import annotations
 
 import errno
 import io
 import os
-import subprocess
-import sys
-import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +18,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gentransforms.errors import SourceError
-from gentransforms.sources import decode as decoding
 from gentransforms.sources.decode import (
     NOT_AN_IMAGE,
     SUFFIXES,
+    Orientation,
     check_folder,
     decode_image,
     decode_mask,
+    decode_oriented,
     is_of_the_machine,
     one_line,
     rgb_image,
+    turn_mask,
 )
 
 ORIENTATION = 0x0112
@@ -142,7 +140,7 @@ class TestModes:
     def test_sixteen_bits_with_a_transparent_value(self) -> None:
         values = numpy.full((4, 4), 1000, numpy.uint16)
         values[0] = 2000
-        found = decode_image(encoded(PIL.Image.fromarray(values), "PNG", transparency=1000))
+        found = decode_image(encoded(PIL.Image.fromarray(values), "PNG", transparency=1000), white_level=65535)
         assert found[0].tolist() == [[8] * 4, *[[255] * 4] * 3]
 
     @pytest.mark.parametrize("top", [1.0, 255.0, 65535.0])
@@ -290,7 +288,7 @@ class TestDamage:
             (b"not an image", NOT_AN_IMAGE),
             (b"\0" * 1000, NOT_AN_IMAGE),
             (b"<svg xmlns='http://www.w3.org/2000/svg'/>", NOT_AN_IMAGE),
-            (b"\xff\xd8\xff", "damaged: "),
+            (b"\xff\xd8\xff", NOT_AN_IMAGE),
             (b"\x89PNG\r\n\x1a\n", NOT_AN_IMAGE),
         ],
     )
@@ -387,156 +385,69 @@ class TestDamage:
 
 
 # Not getrusage, whose peak a process has from the one that started it.
-MEASURE = """
-import sys, warnings
-import torch
-from pathlib import Path
-from gentransforms.sources.decode import decode_image
-warnings.simplefilter("error")
-peak = lambda: int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) // 1024
-before = peak()
-image = decode_image(Path(sys.argv[1]))
-print(*image.shape, int(image.min()), int(image.max()), peak() - before)
-"""
-
-
-def measured(path: Path) -> tuple[list[int], list[int], int]:
-    """The shape and range of a decoded file, and the megabytes by which that raised the peak of a fresh process."""
-    printed = subprocess.run([sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True)
-    assert printed.stderr == ""
-    *shape, low, high, peak = map(int, printed.stdout.split())
-    return shape, [low, high], peak
-
-
 class TestLargeImages:
-    """Memory is bounded, whatever the size."""
+    """Images of more pixels than Pillow's limit are refused; nothing of the process is changed."""
 
-    def test_a_jpeg_of_20000_pixels(self, tmp_path: Path) -> None:
-        with PIL.Image.new("L", (20_000, 20_000), 77) as image:
-            image.save(tmp_path / "a.jpg")
-        shape, values, peak = measured(tmp_path / "a.jpg")
-        assert shape == [3, 5000, 5000]
-        assert values == [77, 77]
-        assert peak < 500  # its 4 x 10^8 grey pixels would take 400 MB, and 1,600 more as RGB
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+    def test_the_limit_is_pillows(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = encoded(PIL.Image.fromarray(smooth()), kind)
+        whole = decode_image(data)
+        assert whole.shape == (3, 40, 56)
+        for limit in (40 * 56, None):
+            monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", limit)
+            assert torch.equal(decode_image(data), whole)
 
-    def test_a_png_within_the_limit(self, tmp_path: Path) -> None:
-        assert PIL.Image.MAX_IMAGE_PIXELS < 9500**2 < 2 * PIL.Image.MAX_IMAGE_PIXELS  # where Pillow warns
-        with PIL.Image.new("P", (9500, 9500), 1) as image:
-            image.putpalette([0, 0, 0, 9, 9, 9])
-            image.save(tmp_path / "a.png", compress_level=1)
-        shape, values, peak = measured(tmp_path / "a.png")
-        assert shape == [3, 4750, 4750]
-        assert values == [9, 9]
-        assert peak < 400  # 90 MB of pixels, and three of the 22.6 x 10^6 that are left; whole as RGB they would take 360 more
+    @pytest.mark.parametrize("limit", [40 * 56 - 1, 40 * 56 // 2 - 1])  # where Pillow warns, and where it refuses
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+    def test_more_is_refused(self, kind: str, limit: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        path = tmp_path / "a"
+        path.write_bytes(encoded(PIL.Image.fromarray(smooth()).convert("L"), kind))
+        monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", limit)
+        for decode in (decode_image, decode_mask):
+            for action in ("error", "ignore"):
+                with warnings.catch_warnings():
+                    warnings.simplefilter(action, PIL.Image.DecompressionBombWarning)  # type: ignore[arg-type]
+                    with pytest.raises(SourceError, match=r"^too large: .*(2240|56 x 40) pixels.* limit of") as raised:
+                        decode(path)
+                assert "save a smaller copy, or raise PIL.Image.MAX_IMAGE_PIXELS" in str(raised.value)
 
-    def test_a_png_of_20000_pixels_is_refused(self, tmp_path: Path) -> None:
-        with PIL.Image.new("1", (20_000, 20_000)) as image:
-            image.save(tmp_path / "a.png")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            with pytest.raises(SourceError, match=r"^too large: Image size \(400000000 pixels\) exceeds limit of 178956970 pixels$"):
-                decode_image(tmp_path / "a.png")
-            with pytest.raises(SourceError, match=r"^too large: "):
-                decode_mask(tmp_path / "a.png")
+    def test_an_image_in_memory_has_no_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 10)
+        assert torch.equal(decode_image(PIL.Image.fromarray(noise())), chw(noise()))
 
-    def test_a_progressive_jpeg_beyond_the_limit_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        picture = PIL.Image.fromarray(smooth())
-        monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
-        assert decode_image(encoded(picture, "JPEG")).shape == (3, 40, 56)
-        with pytest.raises(SourceError, match="too large: a progressive JPEG of 56 x 40 pixels"):
-            decode_image(encoded(picture, "JPEG", progressive=True))
-        monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", None)
-        assert decode_image(encoded(picture, "JPEG", progressive=True)).shape == (3, 40, 56)
-
-    @pytest.mark.parametrize(("limit", "factor"), [(24 * 32 // 4, 2), (24 * 32 // 4 - 1, 3), (100, 3), (24 * 32, 1)])
-    def test_reduced_by_whole_blocks(self, limit: int, factor: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        pixels = noise()
-        monkeypatch.setattr(decoding, "_LARGE", limit)
-        monkeypatch.setattr(decoding, "_STRIP", 64)
-        found = decode_image(encoded(PIL.Image.fromarray(pixels), "PNG")).permute(1, 2, 0).numpy()
-        height, width = -(-24 // factor), -(-32 // factor)
-        assert found.shape == (height, width, 3)
-        for y in range(height):
-            for x in range(width):
-                block = pixels[y * factor : (y + 1) * factor, x * factor : (x + 1) * factor].astype(float)
-                assert numpy.abs(found[y, x] - block.mean((0, 1))).max() <= 0.6  # Pillow's own rounding
-
-    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I", "I;16", "F"])
-    def test_reduced_in_any_mode(self, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        if mode in ("I", "I;16", "F"):
-            values = noise(channels=1).astype({"I": numpy.int32, "I;16": numpy.uint16, "F": numpy.float32}[mode])
-            image = PIL.Image.fromarray(values * (1 if mode == "F" else 257))
-        else:
-            image = PIL.Image.fromarray(noise(channels=4)).convert(mode)
-        assert image.mode == mode
-        whole = decode_image(image).float()
-        expected = torch.nn.functional.avg_pool2d(whole, 2)
-        monkeypatch.setattr(decoding, "_LARGE", 24 * 32 // 4)
-        monkeypatch.setattr(decoding, "_STRIP", 64)
-        found = decode_image(image)
-        assert found.shape == (3, 12, 16)
-        assert (found - expected).abs().max() <= 0.51
-
-    def test_turned_and_reduced(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        exif = PIL.Image.Exif()
-        exif[ORIENTATION] = 6
-        data = encoded(PIL.Image.fromarray(noise()), "PNG", exif=exif)
-        expected = torch.nn.functional.avg_pool2d(decode_image(data).float(), 2)
-        monkeypatch.setattr(decoding, "_LARGE", 24 * 32 // 4)
-        assert (decode_image(data) - expected).abs().max() <= 0.51
-
-    @pytest.mark.parametrize(("limit", "size"), [(320 * 480, (320, 480)), (320 * 480 - 1, (160, 240)), (8000, (40, 60)), (600, (20, 30))])
-    def test_jpeg_by_its_own_scale(self, limit: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-        data = encoded(PIL.Image.fromarray(smooth(320, 480)), "JPEG", quality=95)
-        monkeypatch.setattr(decoding, "_LARGE", limit)
-        found = decode_image(data)
-        assert found.shape == (3, *size)
-        expected = torch.nn.functional.adaptive_avg_pool2d(chw(smooth(320, 480)).float(), size)
-        assert (found - expected).abs().max() <= 6
-
-    def test_wide_jpeg(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(decoding, "_LARGE", 1000)
-        assert decode_image(encoded(PIL.Image.new("RGB", (60_000, 1), "red"), "JPEG")).shape[1] == 1
-
-    def test_one_large_image_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(decoding, "_LARGE", 100)
-        inside, most, lock = 0, 0, threading.Lock()
-        original = decoding._reduced
-
-        def counted(*args: Any) -> Any:
-            nonlocal inside, most
-            with lock:
-                inside += 1
-                most = max(most, inside)
-            try:
-                return original(*args)
-            finally:
-                with lock:
-                    inside -= 1
-
-        monkeypatch.setattr(decoding, "_reduced", counted)
-        data = encoded(PIL.Image.fromarray(noise(200, 200)), "PNG")
-        with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(decode_image, [data] * 40))
-        assert most == 1
-        assert all(torch.equal(image, found[0]) for image in found)
-
-    def test_no_warning_among_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 24 * 32 - 1)
-        data = encoded(PIL.Image.fromarray(noise()), "PNG")
-        with pytest.warns(PIL.Image.DecompressionBombWarning):
-            PIL.Image.open(io.BytesIO(data))
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            with ThreadPoolExecutor(8) as pool:
-                found = list(pool.map(decode_image, [data] * 64))
-        assert caught == []
-        assert all(torch.equal(image, chw(noise())) for image in found)
-
-    def test_the_users_limit_stays(self) -> None:
-        before = PIL.Image.MAX_IMAGE_PIXELS
+    def test_settings_of_the_process_stay(self) -> None:
+        before = PIL.Image.MAX_IMAGE_PIXELS, list(warnings.filters)
         decode_image(encoded(PIL.Image.fromarray(noise()), "PNG"))
-        assert before == PIL.Image.MAX_IMAGE_PIXELS
+        with pytest.raises(SourceError):
+            decode_image(b"damaged")
+        assert before == (PIL.Image.MAX_IMAGE_PIXELS, list(warnings.filters))
+
+
+class TestWhiteLevel:
+    """Grey images of 10 to 14 bits in 16."""
+
+    @pytest.mark.parametrize("bits", [10, 12, 14])
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+    def test_a_level_that_is_given(self, kind: str, bits: int) -> None:
+        white = (1 << bits) - 1
+        values = numpy.linspace(0, white, 256).round().astype(numpy.uint16).reshape(16, 16)
+        data = encoded(PIL.Image.fromarray(values), kind)
+        found = decode_image(data, white_level=white)
+        assert (found[0].numpy() == numpy.rint(values * (255 / white))).all()
+        with pytest.warns(UserWarning, match=rf"no more than {bits} of them .*if white is {white}, give white_level={white}"):
+            assert decode_image(data).max() == round(white * 255 / 65535)
+
+    def test_no_warning_where_nothing_is_odd(self) -> None:
+        for values in (numpy.array([[0, 1 << 14]], numpy.uint16), numpy.zeros((2, 2), numpy.uint16), numpy.array([[255]], numpy.uint8)):
+            decode_image(encoded(PIL.Image.fromarray(values), "PNG"))
+        dark = encoded(PIL.Image.fromarray(numpy.array([[5, 900]], numpy.uint16)), "PNG")
+        assert decode_image(dark, white_level=65535)[0].tolist() == [[0, 4]]
+
+    def test_values_above_are_white(self) -> None:
+        data = encoded(PIL.Image.fromarray(numpy.array([[512, 2000]], numpy.uint16)), "PNG")
+        assert decode_image(data, white_level=1023)[0].tolist() == [[128, 255]]
+        floats = encoded(PIL.Image.fromarray(numpy.array([[0.0, 2.0]], numpy.float32)), "TIFF")
+        assert decode_image(floats, white_level=2.0)[0].tolist() == [[0, 255]]
 
 
 class TestDecodeMask:
@@ -574,10 +485,24 @@ class TestDecodeMask:
         found = decode_mask(encoded(PIL.Image.fromarray(noise(channels=1)), "PNG", exif=exif))
         assert torch.equal(found, torch.from_numpy(noise(channels=1)).rot90(2).int())
 
-    def test_large_ones_keep_every_other_pixel(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(decoding, "_LARGE", 24 * 32 // 4)
-        found = decode_mask(encoded(PIL.Image.fromarray(noise(channels=1)), "PNG"))
-        assert torch.equal(found, torch.from_numpy(noise(channels=1)[::2, ::2].copy()).int())
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+    @pytest.mark.parametrize("code", range(1, 9))
+    def test_turned_with_its_image(self, code: int, kind: str) -> None:
+        exif = PIL.Image.Exif()
+        exif[ORIENTATION] = code
+        pixels = noise(channels=1)
+        image, orientation = decode_oriented(encoded(PIL.Image.fromarray(pixels), kind, exif=exif))
+        assert orientation == Orientation((24, 32), code)
+        assert torch.equal(decode_mask(encoded(PIL.Image.fromarray(pixels), "PNG"), orientation), image[0].int())
+        assert torch.equal(turn_mask(torch.from_numpy(pixels), orientation), image[0])
+        # A mask with the same tag was turned by it, and is not turned twice.
+        assert torch.equal(decode_mask(encoded(PIL.Image.fromarray(pixels), kind, exif=exif), orientation), image[0].int())
+
+    def test_another_size_names_both(self) -> None:
+        mask = PIL.Image.fromarray(noise(channels=1))
+        for orientation in (Orientation((32, 24), 1), Orientation((32, 24), 6), Orientation((1, 1), 3)):
+            with pytest.raises(SourceError, match=f"32 x 24 pixels, and its image is .*{orientation.size[1]} x {orientation.size[0]}"):
+                decode_mask(mask, orientation)
 
     @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
     def test_colours_are_refused(self, mode: str) -> None:

@@ -9,7 +9,8 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,14 @@ def tensor(seed: int) -> torch.Tensor:
     return torch.from_numpy(pixels(seed)).permute(2, 0, 1)
 
 
+def mask_array(classes: list[list[int]], dtype: Any = numpy.uint8) -> Any:
+    """The classes again and again, in the size of the pictures."""
+    return numpy.resize(numpy.array(classes, dtype), (6, 8))
+
+
 def mask_png(classes: list[list[int]]) -> bytes:
     file = io.BytesIO()
-    PIL.Image.fromarray(numpy.array(classes, numpy.uint8)).save(file, "PNG")
+    PIL.Image.fromarray(mask_array(classes)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -194,6 +200,32 @@ class TestImageFolder:
         with pytest.raises(ConfigError, match=r"no images in this folder or its subfolders \(looked for .*\.webp\)"):
             ImageFolderSource(tmp_path)
 
+    def test_formats_that_cannot_be_read_are_told(self, tmp_path: Path) -> None:
+        fill(tmp_path, "a/x.png", "a/y.HEIC", "b/z.heic", "b/z.cr2", "notes.txt", ".hidden/q.heic")
+        with pytest.warns(UserWarning, match=r"2 \.heic, 1 \.cr2 cannot be read .*'a/y\.HEIC': convert to JPEG or PNG"):
+            source = open_source(tmp_path)
+        assert source.keys == ["a/x.png"]
+        (tmp_path / "a" / "x.png").unlink()
+        with pytest.raises(ConfigError, match=r"no images in this folder .*: 2 \.heic, 1 \.cr2 cannot be read"):
+            open_source(tmp_path)
+
+    def test_a_folder_of_splits_is_refused(self, tmp_path: Path) -> None:
+        fill(tmp_path, "train/cat/x.png", "val/cat/y.png")
+        with pytest.raises(ConfigError, match=r"holds the splits 'train', 'val': give the folder of one of them, such as .*train"):
+            open_source(tmp_path)
+        assert open_source(tmp_path / "train").keys == ["cat/x.png"]
+        fill(tmp_path, "car/z.png")
+        assert len(open_source(tmp_path)) == 3  # classes, one of which is called train
+
+    def test_white_level(self, tmp_path: Path) -> None:
+        PIL.Image.fromarray(numpy.full((4, 4), 4095, numpy.uint16)).save(tmp_path / "a.png")
+        source = open_source(tmp_path, white_level=4095)
+        assert source.read(0).image.unique().tolist() == [255]
+        assert source.description["decides"] == {"kind": "image folder", "white_level": 4095}
+        for wrong in (0, -1, "255", True):
+            with pytest.raises(ConfigError, match=r"white_level=.*: expected a positive number"):
+                open_source(tmp_path, white_level=wrong)  # type: ignore[arg-type]
+
     def test_listing_looks_at_no_single_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fill(tmp_path, *(f"{i % 3}/{i}.png" for i in range(60)))
         looked = []
@@ -242,7 +274,7 @@ class TestMetadataFile:
         assert set(source.inputs) == {"labels", "prompts", "masks"}
         sample = source.read(1)
         assert torch.equal(sample.image, tensor(1))
-        assert {**sample.inputs, "masks": sample.inputs["masks"].tolist()} == {"labels": 7, "prompts": "a bird", "masks": [[3, 4]]}
+        assert {**sample.inputs, "masks": sample.inputs["masks"][:1, :2].tolist()} == {"labels": 7, "prompts": "a bird", "masks": [[3, 4]]}
         assert source.description["metadata"] == f"metadata.{kind}"
 
     @pytest.mark.parametrize("kind", ["jsonl", "csv"])
@@ -292,6 +324,7 @@ class TestMetadataFile:
             ('{"file_name": "a.png"}\n{"label": 3}\n', "a row names no image: found None"),
             ('{"file_name": "../a.png"}\n', "expected a path inside the folder"),
             ('{"file_name": "/etc/a.png"}\n', "expected a path inside the folder"),
+            ('{"file_name": "https://example.org/a.png"}\n', "'https://example.org/a.png', an address: .*download them first"),
         ],
     )
     def test_what_is_refused(self, text: str, words: str, tmp_path: Path) -> None:
@@ -335,7 +368,7 @@ class TestParquet:
         assert torch.equal(sample.image, tensor(2))
         assert sample.inputs["labels"] == 7
         assert sample.inputs["prompts"] == "c"
-        assert sample.inputs["masks"].tolist() == [[2, 3]]
+        assert sample.inputs["masks"].tolist() == mask_array([[2, 3]]).tolist()
 
     def test_no_inputs(self, tmp_path: Path) -> None:
         source = open_source(parquet(tmp_path / "a.parquet", image=[png(0)]))
@@ -380,11 +413,88 @@ class TestParquet:
     def test_hub_layout_and_split(self, tmp_path: Path) -> None:
         for i, name in enumerate(["test-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"]):
             parquet(tmp_path / "data" / f"{name}.parquet", image=[png(i)], label=[i])
-        assert len(open_source(tmp_path)) == 3
-        source = open_source(tmp_path, split="train")
-        assert [source.read(i).inputs["labels"] for i in range(2)] == [1, 2]
-        with pytest.raises(ConfigError, match=r"split='valid': no file of this split: there are test-00000"):
+        for source in (open_source(tmp_path), open_source(tmp_path, split="train")):
+            assert [source.read(i).inputs["labels"] for i in range(len(source))] == [1, 2]
+        assert open_source(tmp_path, split="test").read(0).inputs == {"labels": 0}
+        with pytest.raises(ConfigError, match=r"split='valid': .* holds 'train', 'test'"):
             open_source(tmp_path, split="valid")
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ("train.parquet", "test.parquet"),
+            ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "validation-00000-of-00001.parquet"),
+            ("data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"),
+            ("train/b.parquet", "train/a.parquet", "test/a.parquet"),
+            ("my_training_set.parquet", "my-dev-set.parquet", "eval.parquet"),
+            ("b-1.parquet", "a.parquet", "b-0.parquet"),
+            ("data/small-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"),
+            ("a.parquet", "data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"),
+        ],
+    )
+    def test_splits_are_those_of_datasets(self, names: tuple[str, ...], tmp_path: Path) -> None:
+        for i, name in enumerate(names):
+            parquet(tmp_path / "d" / name, image=[png(i), png(i)], label=[10 * i, 10 * i + 1])
+        reference = datasets.load_dataset(str(tmp_path / "d"), cache_dir=str(tmp_path / "cache"))
+        for split, rows in reference.items():
+            source = open_source(tmp_path / "d", split=str(split))
+            assert [sample.inputs["labels"] for sample in source.read_range(0, len(source))] == rows["label"]  # type: ignore[union-attr]
+        assert open_source(tmp_path / "d").keys == range(len(reference["train"]))
+
+    def test_several_splits_and_none_is_train(self, tmp_path: Path) -> None:
+        for name in ("small", "big"):
+            parquet(tmp_path / "data" / f"{name}-00000-of-00001.parquet", image=[png(0)])
+        with pytest.raises(ConfigError, match=r"holds the splits 'big', 'small': choose one with split="):
+            open_source(tmp_path)
+        (tmp_path / "data" / "small-00000-of-00001.parquet").unlink()
+        assert len(open_source(tmp_path)) == 1  # the only one
+
+    def test_configurations(self, tmp_path: Path) -> None:
+        for i, name in enumerate(("x", "y")):
+            parquet(tmp_path / name / "1.parquet", image=[png(0)], label=[i])
+        configs = "".join(f"- config_name: {name}\n  data_files: {folder}/*.parquet\n" for name, folder in (("one", "x"), ("two", "y")))
+        (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+        assert open_source(tmp_path, config="two").read(0).inputs == {"labels": 1}
+        assert open_source(tmp_path, config="two").description["decides"]["config"] == "two"
+        with pytest.raises(ConfigError, match=r"\['one', 'two'\].*choose one with config="):
+            open_source(tmp_path)
+        with pytest.raises(ConfigError, match="config='three'"):
+            open_source(tmp_path, config="three")
+
+    def test_one_file_has_no_splits(self, tmp_path: Path) -> None:
+        path = parquet(tmp_path / "train.parquet", image=[png(0)])
+        for option in ("split", "config"):
+            with pytest.raises(ConfigError, match=f"{option}='train': .* is one file"):
+                open_source(path, **{option: "train"})  # type: ignore[arg-type]
+
+    def test_nothing_is_left_behind(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        open_source(parquet(tmp_path / "d" / "train.parquet", image=[png(0)]).parent)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["d"]
+
+    def test_a_column_of_addresses(self, tmp_path: Path) -> None:
+        path = parquet(tmp_path / "a.parquet", url=["https://example.org/a.jpg"], caption=["x"])
+        with pytest.raises(ConfigError, match=r"'url' .*addresses.*download them first"):
+            open_source(path)
+        with pytest.raises(ConfigError, match=r"image_column='url': .*addresses.*download them first"):
+            open_source(path, image_column="url")
+        kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        values = [{"bytes": None, "path": "https://example.org/a.jpg"}, {"bytes": png(1), "path": "https://example.org/b.jpg"}]
+        source = open_source(parquet(tmp_path / "b.parquet", image=pa.array(values, kind)))
+        with pytest.raises(SourceError, match=r"'https://example.org/a.jpg' is an address.*download them first"):
+            source.read(0)
+        assert torch.equal(source.read(1).image, tensor(1))
+
+    def test_white_level(self, tmp_path: Path) -> None:
+        file = io.BytesIO()
+        PIL.Image.fromarray(numpy.full((4, 4), 1023, numpy.uint16)).save(file, "PNG")
+        path = parquet(tmp_path / "a.parquet", image=[file.getvalue()])
+        source = open_source(path, white_level=1023)
+        assert source.read(0).image.unique().tolist() == [255]
+        assert source.description["decides"]["white_level"] == 1023
+        with pytest.warns(UserWarning, match="give white_level=1023"):
+            assert open_source(path).read(0).image.unique().tolist() == [4]
 
     @pytest.mark.parametrize("rows_per_group", [1, 3, 1 << 20])
     def test_row_groups(self, rows_per_group: int, tmp_path: Path) -> None:
@@ -544,6 +654,12 @@ class TestParquet:
             assert sample.inputs == {"labels": table["label"][i].as_py()}
 
 
+def numbers(reader: parquet_rows.RowReader, places: Iterable[int]) -> list[int]:
+    """The numbers of single rows."""
+    found = [row for place in places for row in reader.read_range(place, place + 1)]
+    return [row["number"] for row in found if isinstance(row, dict)]
+
+
 class TestRowReader:
     """Rows in order are read once, and few are held."""
 
@@ -569,7 +685,7 @@ class TestRowReader:
 
     def test_each_row_group_is_begun_once(self, tmp_path: Path, begun: list[int]) -> None:
         reader = self.reader(tmp_path, 1000, 100, 300)
-        assert [reader.read(i)["number"] for i in range(1000)] == list(range(1000))
+        assert numbers(reader, range(1000)) == list(range(1000))
         assert begun == [0, 1, 2, 3]
 
     def test_memory_is_bounded_within_a_row_group(self, tmp_path: Path, begun: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -578,8 +694,8 @@ class TestRowReader:
         reader = self.reader(tmp_path, 1000, 10_000, 1 << 20)  # 10 MB in one row group
         most = 0
         for i in range(1000):
-            assert reader.read(i)["number"] == i
-            most = max(most, sum(len(row["image"]) for row, _ in reader._kept.values()))
+            assert numbers(reader, [i]) == [i]
+            most = max(most, sum(batch.nbytes for _, batch in reader._kept))
         assert begun == [0]
         assert 300_000 < most <= 900_000
 
@@ -596,7 +712,7 @@ parquet_rows._KEPT_BYTES = 10_000_000
 peak = lambda: int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) // 1024
 before = peak()
 reader = parquet_rows.RowReader([(Path(sys.argv[1]), [15_000])], ["image", "number"])
-assert [reader.read(i)["number"] for i in range(15_000)] == list(range(15_000))
+assert [row["number"] for row in reader.read_range(0, 15_000)] == list(range(15_000))
 print(peak() - before)
 """
         command = [sys.executable, "-c", code, str(tmp_path / "a.parquet")]
@@ -604,26 +720,26 @@ print(peak() - before)
 
     def test_threads_out_of_step(self, tmp_path: Path, begun: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(parquet_rows, "_BATCH_BYTES", 1)  # a row a batch
-        monkeypatch.setattr(parquet_rows, "_KEPT_BYTES", 1)  # no more rows than the fewest
+        monkeypatch.setattr(parquet_rows, "_KEPT_BYTES", 70_000)
         reader = self.reader(tmp_path, 500, 1000, 100)
         with ThreadPoolExecutor(8) as pool:
             for start in range(0, 500, 30):  # across the ends of row groups too
                 places = numpy.random.default_rng(start).permutation(range(start, min(500, start + 30))).tolist()
-                assert [row["number"] for row in pool.map(reader.read, places)] == places
+                assert [number for found in pool.map(lambda place: numbers(reader, [place]), places) for number in found] == places
         assert begun == [0, 1, 2, 3, 4]
 
     def test_going_back_begins_again(self, tmp_path: Path, begun: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(parquet_rows, "_BATCH_BYTES", 1)
         monkeypatch.setattr(parquet_rows, "_KEPT_BYTES", 1)
         reader = self.reader(tmp_path, 200, 1000, 200)
-        assert [reader.read(i)["number"] for i in (199, 150, 0)] == [199, 150, 0]
-        assert begun == [0, 0]
+        assert numbers(reader, (199, 150, 199, 0)) == [199, 150, 199, 0]
+        assert begun == [0, 0, 0]
 
     def test_few_files_are_open(self, tmp_path: Path) -> None:
         for i in range(20):
             parquet(tmp_path / f"{i:02}.parquet", number=[i])
         reader = parquet_rows.RowReader([(path, [1]) for path in sorted(tmp_path.iterdir())], ["number"])
-        assert [reader.read(i)["number"] for i in range(20)] == list(range(20))
+        assert numbers(reader, range(20)) == list(range(20))
         held = [handle.readlink() for handle in Path("/proc/self/fd").iterdir() if handle.is_symlink()]
         assert 1 <= len([path for path in held if path.parent == tmp_path]) <= 4
 
@@ -688,25 +804,31 @@ class TestMapStyle:
             "image": picture(0),
             "caption": "a cat",
             "text": "other",
-            "mask": PIL.Image.fromarray(numpy.array([[1, 2]], numpy.uint8)),
+            "mask": PIL.Image.fromarray(mask_array([[1, 2]])),
             "n": 1,
         }
         source = open_source([sample])
         assert set(source.inputs) == {"prompts", "masks"}
         assert source.read(0).inputs["prompts"] == "a cat"
-        assert source.read(0).inputs["masks"].tolist() == [[1, 2]]
+        assert source.read(0).inputs["masks"].tolist() == mask_array([[1, 2]]).tolist()
         assert open_source([sample], columns={"prompts": "text", "labels": "n"}).read(0).inputs["prompts"] == "text".replace(
             "text", "other"
         )
 
     @pytest.mark.parametrize(
         "mask",
-        [torch.tensor([[1, 2]]), torch.tensor([[[1, 2]]]), tv_tensors.Mask(torch.tensor([[1, 2]])), numpy.array([[1, 2]], numpy.int64)],
+        [
+            torch.from_numpy(mask_array([[1, 2]])),
+            torch.from_numpy(mask_array([[1, 2]]))[None],
+            tv_tensors.Mask(torch.from_numpy(mask_array([[1, 2]]))),
+            mask_array([[1, 2]], numpy.int64),
+        ],
     )
     def test_masks(self, mask: Any) -> None:
-        found = open_source([{"image": picture(0), "masks": mask}]).read(0).inputs["masks"]
-        assert type(found) is torch.Tensor
-        assert found.tolist() == [[1, 2]]
+        for image in (picture(0), tensor(0)):
+            found = open_source([{"image": image, "masks": mask}]).read(0).inputs["masks"]
+            assert type(found) is torch.Tensor
+            assert found.tolist() == mask_array([[1, 2]]).tolist()
 
     def test_image_column(self) -> None:
         source = open_source([{"image": picture(0), "other": picture(1)}], image_column="other")
@@ -717,11 +839,11 @@ class TestMapStyle:
             open_source([(picture(0), 1)], image_column="no")
 
     def test_inputs_getter(self) -> None:
-        samples = [(picture(0), "x", PIL.Image.fromarray(numpy.array([[4]], numpy.uint8))), (picture(0), None, None)]
+        samples = [(picture(0), "x", PIL.Image.fromarray(mask_array([[4]]))), (picture(0), None, None)]
         source = open_source(samples, inputs_getter=lambda sample: {"prompts": sample[1], "masks": sample[2], "depth": 0.5})
         assert source.inputs == ("prompts", "masks", "depth")
         found = source.read(0).inputs
-        assert (found["prompts"], found["masks"].tolist(), found["depth"]) == ("x", [[4]], 0.5)
+        assert (found["prompts"], found["masks"].unique().tolist(), found["depth"]) == ("x", [4], 0.5)
         with pytest.raises(SourceError, match="prompts: missing"):
             source.read(1)
         with pytest.raises(ConfigError, match=r"columns=.*: inputs_getter says what the inputs are"):
@@ -940,7 +1062,7 @@ class TestHuggingFace:
         sample = source.read(1)
         assert torch.equal(sample.image, tensor(1))
         assert sample.inputs["labels"] == 1
-        assert sample.inputs["masks"].tolist() == [[1]]
+        assert sample.inputs["masks"].tolist() == mask_array([[1]]).tolist()
         assert open_source(self.data()).keys == range(3)
 
     def test_the_users_data_set_is_left_alone(self) -> None:
@@ -985,7 +1107,7 @@ class TestHuggingFace:
     def test_columns(self) -> None:
         source = open_source(self.data(), columns={"prompts": "id"}, image_column="mask")
         assert source.inputs == ("prompts", "labels")
-        assert source.read(2).image.shape == (3, 1, 1)
+        assert source.read(2).image.shape == (3, 6, 8)
         with pytest.raises(ConfigError, match="does not hold strings"):
             open_source(self.data(), columns={"prompts": "label"})
         with pytest.raises(ConfigError, match="key='no': no such column: the data set has 'id', 'label'"):
@@ -1018,13 +1140,41 @@ class TestHuggingFace:
             open_source(tmp_path)
 
     def test_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked = []
-        monkeypatch.setattr(datasets, "load_dataset", lambda name, split: (asked.append((name, split)), self.data())[1])
+        asked: list[Any] = []
+
+        def load(path: str, /, split: str, **options: Any) -> Any:
+            asked.append((path, split, options))
+            return self.data()
+
+        monkeypatch.setattr(datasets, "load_dataset", load)
         source = open_source("org/name", key="id")
         assert source.keys == ["x", "y", "z"]
         assert source.description["name"] == "org/name"
         open_source("org/name", split="test")
-        assert asked == [("org/name", "train"), ("org/name", "test")]
+        options = {"config": "large", "revision": "v2", "token": "hf_secret"}
+        source = open_source("org/name", **options)  # type: ignore[arg-type]
+        expected = {"name": "large", "revision": "v2", "token": "hf_secret"}
+        assert asked == [("org/name", "train", {}), ("org/name", "test", {}), ("org/name", "train", expected)]
+        assert (source.description["decides"]["config"], source.description["decides"]["revision"]) == ("large", "v2")
+        assert "hf_secret" not in json.dumps(source.description)
+
+    def test_several_image_columns(self) -> None:
+        features = {name: datasets.Image() for name in ("left", "right", "mask")}
+        rows = {name: [{"bytes": mask_png([[1]]) if name == "mask" else png(i), "path": None}] for i, name in enumerate(features)}
+        data = datasets.Dataset.from_dict(rows, datasets.Features(features))
+        with pytest.raises(ConfigError, match=r"'left', 'right' may be the image: say which with image_column="):
+            open_source(data)
+        assert torch.equal(open_source(data, image_column="right").read(0).image, tensor(1))
+
+    def test_a_column_of_addresses(self) -> None:
+        data = datasets.Dataset.from_dict({"image_url": ["https://example.org/a.jpg"], "n": [1]})
+        with pytest.raises(ConfigError, match=r"'image_url' holds addresses, such as 'https://example.org/a.jpg': .*download them first"):
+            open_source(data)
+
+    def test_a_lone_split(self) -> None:
+        assert len(open_source(datasets.DatasetDict({"test": self.data()}))) == 3
+        with pytest.raises(ConfigError, match="split='train': expected one of 'a', 'b'"):
+            open_source({"a": self.data(), "b": self.data()})
 
     def test_by_a_name_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(name: str, split: str) -> None:
@@ -1040,6 +1190,92 @@ class TestHuggingFace:
         monkeypatch.setitem(sys.modules, "datasets", None)
         with pytest.raises(ConfigError, match=r"need datasets .*pip install 'gentransforms\[bank\]'"):
             open_source("org/name")
+
+
+class TestShards:
+    """Tar files in the format of WebDataset."""
+
+    @staticmethod
+    def shard(path: Path, start: int, count: int) -> Path:
+        with tarfile.open(path, "w") as file:
+            for i in range(start, start + count):
+                for suffix, data in (("png", png(i)), ("cls", str(i % 3).encode()), ("txt", f"photo {i}".encode())):
+                    info = tarfile.TarInfo(f"{i:03}.{suffix}")
+                    info.size = len(data)
+                    file.addfile(info, io.BytesIO(data))
+        return path
+
+    def test_folder_and_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        (tmp_path / "shards").mkdir()
+        paths = [self.shard(tmp_path / "shards" / f"{i}.tar", 3 * i, 3) for i in range(2)]
+        source = open_source(tmp_path / "shards")
+        assert source.keys == [f"{i:03}" for i in range(6)]
+        sample = source.read(4)
+        assert torch.equal(sample.image, tensor(4))
+        assert sample.inputs == {"labels": 1, "prompts": "photo 4"}
+        assert open_source(paths[1]).keys == ["003", "004", "005"]
+        with pytest.raises(ConfigError, match="split='test'"):
+            open_source(tmp_path / "shards", split="test")
+
+    def test_damage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        (tmp_path / "a.tar").write_bytes(b"no tar")
+        with pytest.raises(ConfigError, match="cannot be loaded as tar shards"):
+            open_source(tmp_path / "a.tar")
+
+
+class TestMasks:
+    """A mask has the size of its image as stored, and is turned with it."""
+
+    @pytest.fixture
+    def stored(self) -> Any:
+        return numpy.random.default_rng(0).integers(0, 256, (6, 8), numpy.uint8)
+
+    @staticmethod
+    def photo(values: Any, code: int, kind: str = "PNG") -> bytes:
+        """A grey image whose pixels are its mask's."""
+        exif, file = PIL.Image.Exif(), io.BytesIO()
+        exif[0x0112] = code
+        PIL.Image.fromarray(values).save(file, kind, exif=exif)
+        return file.getvalue()
+
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+    @pytest.mark.parametrize("code", range(1, 9))
+    def test_turned_with_its_image(self, code: int, kind: str, stored: Any, tmp_path: Path) -> None:
+        photo = self.photo(stored, code, kind)
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "x.png").write_bytes(photo)
+        (tmp_path / "folder" / "m.png").write_bytes(mask_png(stored))
+        (tmp_path / "folder" / "metadata.csv").write_text("file_name,mask\nx.png,m.png\n")
+        for source in (
+            open_source(tmp_path / "folder"),
+            open_source(parquet(tmp_path / "a.parquet", image=[photo], mask=[mask_png(stored)])),
+            open_source([{"image": PIL.Image.open(io.BytesIO(photo)) if kind == "PNG" else photo, "mask": torch.from_numpy(stored)}]),
+            open_source([(photo, stored)], inputs_getter=lambda sample: {"masks": sample[1]}),
+        ):
+            sample = source.read(0)
+            assert torch.equal(sample.image[0].int(), sample.inputs["masks"].int())
+
+    @pytest.mark.parametrize("code", [1, 3, 6, 8])
+    def test_a_mask_with_an_orientation_of_its_own(self, code: int, stored: Any) -> None:
+        source = open_source([{"image": self.photo(stored, code), "mask": self.photo(stored, code)}])
+        sample = source.read(0)
+        assert torch.equal(sample.image[0].int(), sample.inputs["masks"])
+        turned = self.photo(numpy.rot90(stored, 1 if code == 6 else 0).copy(), 6 if code == 6 else 3)
+        if code == 1:  # the same size, and a tag that turns it
+            assert torch.equal(
+                open_source([{"image": self.photo(stored, 1), "mask": turned}]).read(0).inputs["masks"],
+                torch.from_numpy(stored).rot90(2).int(),
+            )
+
+    @pytest.mark.parametrize("size", [(8, 6), (3, 4), (6, 7), (1, 1)])
+    def test_another_size_is_a_failed_source(self, size: tuple[int, int], stored: Any) -> None:
+        mask = PIL.Image.fromarray(numpy.zeros(size, numpy.uint8))
+        for value in (mask, torch.zeros(size, dtype=torch.int64)):
+            for photo in (self.photo(stored, 6), self.photo(stored, 1), tensor(0)):
+                with pytest.raises(SourceError, match=f"masks: {size[1]} x {size[0]} pixels, and its image is .*8 x 6"):
+                    open_source([{"image": photo, "mask": value}]).read(0)
 
 
 class TestOpenSource:

@@ -2,56 +2,70 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gentransforms.errors import ConfigError
 from gentransforms.sources.base import ImageSource, SourceSample
-from gentransforms.sources.decode import one_line
+from gentransforms.sources.hugging_face import load_from_disk, load_from_hub, load_shards
 from gentransforms.sources.keys import Key
+from gentransforms.sources.parquet_files import holds_parquet
 
 __all__ = ["ImageSource", "SourceSample", "open_source"]
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_OF_THE_HUB = ("config", "revision", "token")
 
 
 def open_source(
     source: Any,
     *,
-    key: Key | None = None,
+    split: str | None = None,
     image_column: str | None = None,
     columns: Mapping[str, str] | None = None,
-    split: str | None = None,
+    key: Key | None = None,
     inputs_getter: Callable[[Any], Mapping[str, Any]] | None = None,
+    white_level: float | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    token: str | None = None,
 ) -> ImageSource:
-    """Return the source that fits: of a folder of images, Parquet files, a Hugging Face data set or any map-style data set.
+    """Return an `ImageSource` of a folder of images, Parquet files, tar shards, a Hugging Face data set or a map-style data set.
 
     Args:
-        source: a folder of images; a ``.parquet`` file or a folder of such; a folder that `datasets` wrote with
-            ``save_to_disk``; the name of a data set on the Hub, ``"org/name"``; an object with ``len`` and an index, as
-            the data sets of torchvision and `datasets` are; or an `ImageSource`, which is returned.
+        source: a folder of images; a ``.parquet`` file or a folder of them; a ``.tar`` file or a folder of them, in the format of
+            WebDataset; a folder that `datasets` wrote with ``save_to_disk``; the name of a data set on the Hub, ``"org/name"``;
+            an object with ``len`` and an index, as the data sets of torchvision and `datasets` are; or an `ImageSource`, which
+            is returned.
+        split: of a Hugging Face data set or a folder of Parquet files; ``"train"`` by default, or of files the only one.
+        image_column: where the image is, if it cannot be found.
+        columns: where inputs of the generator are: ``{"prompts": "caption"}``.
         key: the column that holds the keys; for objects also a function from the index to the key, or a list of keys.
-            By default relative paths for a folder of images, else row numbers.
-        image_column: where the image stands, if it cannot be found.
-        columns: where inputs of the generator stand: ``{"prompts": "caption"}``.
-        split: of a Hugging Face data set; ``"train"`` by default.
+            By default relative paths for a folder of images, the names in tar shards, else row numbers.
         inputs_getter: for objects, a function from a sample to its inputs: ``lambda sample: {"labels": sample[1]}``.
+        white_level: the value of white in grey images of more than 8 bits, such as 1023 for 10 bits; 65535 by default.
+        config: the configuration of a data set that has several.
+        revision: of a data set on the Hub: a branch, tag or commit.
+        token: for a private data set on the Hub; by default what ``hf auth login`` stored.
 
     Raises:
-        ConfigError: if nothing that can be read is there, it holds no images, keys are not unique, or an option does not
-            apply to it.
+        ConfigError: if there is nothing that can be read, it holds no images, keys are not unique, or an option does not apply.
 
     Example:
         >>> import torch
         >>> source = open_source([(torch.zeros(3, 8, 8), 5), (torch.ones(3, 8, 8), 6)])
-        >>> source.keys, source.inputs, source.read(1).inputs
+        >>> source.keys, source.inputs, next(source.read_range(1, 2)).inputs
         (range(0, 2), ('labels',), {'labels': 6})
     """
-    options = {"key": key, "image_column": image_column, "columns": columns, "split": split, "inputs_getter": inputs_getter}
+    options = {
+        "split": split, "image_column": image_column, "columns": columns, "key": key, "inputs_getter": inputs_getter,
+        "white_level": white_level, "config": config, "revision": revision, "token": token,
+    }  # fmt: skip
+    if white_level is not None and (isinstance(white_level, bool) or not isinstance(white_level, int | float) or not white_level > 0):
+        raise ConfigError(f"white_level={white_level!r}: expected a positive number, such as 1023 for 10 bits")
     if isinstance(source, ImageSource):
         _only(options, (), "an ImageSource")
         return source
@@ -64,46 +78,60 @@ def _open_path(source: str, options: Mapping[str, Any]) -> ImageSource:
     path = Path(source).expanduser()
     if not source or not path.exists():
         if _HUB_NAME.fullmatch(source):
-            return _open_object(_load_dataset(source, options["split"] or "train"), {**options, "split": None}, name=source)
+            loaded = load_from_hub(source, options["split"] or "train", **{name: options[name] for name in _OF_THE_HUB})
+            return _open_object(loaded, _without(options, "split", *_OF_THE_HUB), name=source, fixed=_given(options, "config", "revision"))
         raise ConfigError(
-            f"source={source!r}: no such file or folder: expected a folder of images, a .parquet file or a folder of them, a folder that "
-            "datasets' save_to_disk wrote, or the name of a Hugging Face data set, 'org/name'"
+            f"source={source!r}: no such file or folder: expected a folder of images, a .parquet file or a folder of them, tar shards, a "
+            "folder that datasets' save_to_disk wrote, or the name of a Hugging Face data set, 'org/name'"
         )
     if path.is_file():
-        if path.suffix.lower() != ".parquet":
-            raise ConfigError(f"source={source!r}: expected a folder of images or a .parquet file")
-        return _open_parquet(path, options)
+        if path.suffix.lower() == ".parquet":
+            return _open_parquet(path, options)
+        if path.suffix.lower() == ".tar":
+            return _open_shards([path], options, source)
+        raise ConfigError(f"source={source!r}: expected a folder of images or a .parquet file, or a .tar file of WebDataset")
     if (path / "bank.json").exists():
         raise ConfigError(f"source={source!r}: is a bank: expected what banks are made from, such as a folder of images")
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
-        return _open_object(_load_from_disk(path), options, name=source)
-    if any(file.name != "metadata.parquet" for folder in (path, path / "data") for file in folder.glob("*.parquet")):
+        return _open_object(load_from_disk(path), options, name=source)
+    if holds_parquet(path):
         return _open_parquet(path, options)
+    if shards := sorted(file for file in path.iterdir() if file.suffix.lower() == ".tar"):
+        return _open_shards(shards, options, source)
     from gentransforms.sources.folder import ImageFolderSource
 
     if options["key"] is not None:
         raise ConfigError(f"key={options['key']!r}: the keys of an image folder are its paths; for others, pass a data set object")
-    return ImageFolderSource(path, **_only(options, ("image_column", "columns"), "a folder of images"))
+    return ImageFolderSource(path, **_only(options, ("image_column", "columns", "white_level"), "a folder of images"))
 
 
 def _open_parquet(path: Path, options: Mapping[str, Any]) -> ImageSource:
     from gentransforms.sources.parquet import ParquetSource
 
-    return ParquetSource(path, **_only(options, ("key", "image_column", "columns", "split"), "Parquet files"))
+    allowed = ("key", "image_column", "columns", "split", "white_level", "config")
+    return ParquetSource(path, **_only(options, allowed, "Parquet files"))
 
 
-def _open_object(source: Any, options: Mapping[str, Any], name: str | None = None) -> ImageSource:
+def _open_shards(paths: Sequence[Path], options: Mapping[str, Any], name: str) -> ImageSource:
+    loaded = load_shards(paths)
+    return _open_object(loaded, {**options, "key": "__key__" if options["key"] is None else options["key"]}, name=name)
+
+
+def _open_object(source: Any, options: Mapping[str, Any], name: str | None = None, fixed: Mapping[str, Any] | None = None) -> ImageSource:
     from gentransforms.sources.map_style import MapStyleSource
 
     if isinstance(source, Mapping):  # a DatasetDict too
         splits = ", ".join(map(repr, source))
-        split = options["split"] or "train"
+        split = options["split"] or (next(iter(source)) if len(source) == 1 else "train")
         if split not in source:
             raise ConfigError(f"split={split!r}: expected one of {splits}")
         source = source[split]
     elif options["split"] is not None:
         raise ConfigError(f"split={options['split']!r}: this data set has no splits: leave it out")
-    return MapStyleSource(source, name=name, **_only({**options, "split": None}, ("key", "image_column", "columns", "inputs_getter"), ""))
+    allowed = ("key", "image_column", "columns", "inputs_getter", "white_level")
+    opened = MapStyleSource(source, name=name, **_only(_without(options, "split"), allowed, "a data set object"))
+    opened.description["decides"] |= fixed or {}
+    return opened
 
 
 def _only(options: Mapping[str, Any], allowed: Collection[str], what: str) -> dict[str, Any]:
@@ -113,26 +141,9 @@ def _only(options: Mapping[str, Any], allowed: Collection[str], what: str) -> di
     return {name: options[name] for name in allowed}
 
 
-def _load_dataset(name: str, split: str) -> Any:
-    datasets = _datasets()
-    try:
-        return datasets.load_dataset(name, split=split)
-    except Exception as error:  # of the client, the network or the data set's own files
-        raise ConfigError(
-            f"source={name!r}: no such folder, and as a Hugging Face data set it cannot be loaded: {one_line(error)}"
-        ) from error
+def _without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: None if name in names else value for name, value in options.items()}
 
 
-def _load_from_disk(path: Path) -> Any:
-    datasets = _datasets()
-    try:
-        return datasets.load_from_disk(str(path))
-    except Exception as error:
-        raise ConfigError(f"source={str(path)!r}: a data set of save_to_disk that cannot be loaded: {one_line(error)}") from error
-
-
-def _datasets() -> Any:
-    try:
-        return importlib.import_module("datasets")
-    except ImportError as error:
-        raise ConfigError(f"Hugging Face data sets need datasets ({error}): install it with pip install 'gentransforms[bank]'") from error
+def _given(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: options[name] for name in names if options[name] is not None}

@@ -1,30 +1,28 @@
-"""Pixels of any image file: upright, RGB, transparency on white, in bounded memory; or one line on what is wrong with it."""
+"""Pixels of any image file: upright, RGB, transparency on white; or one line on what is wrong with it."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import io
-import math
 import os
 import stat
-import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import PIL.Image
 import torch
-from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from gentransforms.errors import SourceError
 
 __all__ = [
-    "NOT_AN_IMAGE", "SUFFIXES", "Encoded", "check_folder", "decode_image", "decode_mask", "is_of_the_machine", "one_line", "rgb_image",
+    "DOWNLOAD", "NOT_AN_IMAGE", "SUFFIXES", "Encoded", "Orientation", "check_folder", "decode_image", "decode_mask", "decode_oriented",
+    "find_file", "is_of_the_machine", "one_line", "rgb_image", "turn_mask",
 ]  # fmt: skip
 
 Encoded = bytes | bytearray | memoryview | str | Path | PIL.Image.Image
@@ -35,15 +33,11 @@ SUFFIXES = frozenset({
     ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".pbm", ".pcx",
     ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp",
 })  # fmt: skip
+DOWNLOAD = "download them first, for example with img2dataset, and give the folder"
 NOT_AN_IMAGE = "not an image, or of a kind that cannot be read"
 
-# Larger images are reduced, one at a time. Above what cameras give and far above what any generator sees; in Pillow's
-# four bytes a pixel 134 MB, which each decoding thread may need at once.
-_LARGE = 1 << 25
-_STRIP = 1 << 22  # pixels of a large image that are converted at once
 _FILE_BYTES = 1 << 30
 _REASON = 200
-_turns = threading.Lock()
 
 _ORIENTATION = 0x0112
 _TO_UPRIGHT = {
@@ -57,17 +51,27 @@ _OF_THE_MACHINE = frozenset({
 })  # fmt: skip
 
 
-def decode_image(data: Encoded) -> Tensor:
-    """Return any image as uint8 (3, H, W): upright by its EXIF orientation, transparency on white, grey of 16 bits scaled.
+class Orientation(NamedTuple):
+    """How an image was stored: (height, width) of the file, and the EXIF code that turns it upright; 1 for none."""
 
-    Of an image of more than 2^25 pixels a smaller one is returned, averaged over whole blocks of pixels; so a JPEG of any
-    size can be read. Others may have as many pixels as Pillow's own limit (`PIL.Image.MAX_IMAGE_PIXELS`, twice) allows.
+    size: tuple[int, int]
+    code: int = 1
+
+
+def decode_image(data: Encoded, white_level: float | None = None) -> Tensor:
+    """Return any image as uint8 (3, H, W): upright by its EXIF orientation, transparency on white, grey of 16 bits scaled.
 
     Args:
         data: an encoded image (JPEG, PNG, WebP, TIFF, GIF, …), the path of one, or a PIL image of any mode.
+        white_level: the value of white in grey images of more than 8 bits, 1023 for 10 bits; by default 65535, and of images of
+            floats whichever of 1, 255 and 65535 fits.
 
     Raises:
-        SourceError: if it cannot be read as an image, with the reason in one line.
+        SourceError: if it cannot be read as an image, with the reason in one line; also if it has more pixels than
+            `PIL.Image.MAX_IMAGE_PIXELS`.
+
+    Warns:
+        UserWarning: if a grey image of 16 bits uses 14 or fewer of them and no `white_level` is given: it would be dark.
 
     Example:
         >>> import PIL.Image
@@ -78,9 +82,28 @@ def decode_image(data: Encoded) -> Tensor:
         ...
         gentransforms.errors.SourceError: the file is empty
     """
+    return decode_oriented(data, white_level)[0]
+
+
+def decode_oriented(data: Encoded, white_level: float | None = None) -> tuple[Tensor, Orientation]:
+    """Return an image as `decode_image` does, and how it was stored: a mask of it is turned alike.
+
+    Example:
+        >>> import PIL.Image
+        >>> decode_oriented(PIL.Image.new("L", (4, 2)))[1]
+        Orientation(size=(2, 4), code=1)
+    """
     with _reasons():
-        pixels: Tensor = TF.pil_to_tensor(_rgb(data))
-        return pixels.contiguous()
+        rgb, orientation, top = _rgb(data, white_level)
+        pixels: Tensor = TF.pil_to_tensor(rgb)
+    if top is not None and 0 < top < 1 << 14:
+        bits = max(8, top.bit_length() + top.bit_length() % 2)
+        warnings.warn(
+            f"a grey image of 16 bits uses no more than {bits} of them and will be dark: if white is {(1 << bits) - 1}, "
+            f"give white_level={(1 << bits) - 1}; if 65535, give white_level=65535",
+            stacklevel=2,
+        )
+    return pixels.contiguous(), orientation
 
 
 def rgb_image(data: Encoded) -> PIL.Image.Image:
@@ -95,16 +118,18 @@ def rgb_image(data: Encoded) -> PIL.Image.Image:
         (255, 255, 255)
     """
     with _reasons():
-        return _rgb(data)
+        return _rgb(data, None)[0]
 
 
-def decode_mask(data: Encoded) -> Tensor:
+def decode_mask(data: Encoded, image: Orientation | None = None) -> Tensor:
     """Return a mask as int32 (H, W): the values of a grey image, the palette's numbers of a palette image; 0 and 1 of 1 bit.
 
-    Of a mask of more than 2^25 pixels, every second, third, … pixel.
+    Args:
+        data: as of `decode_image`.
+        image: whose mask it is; the mask is then turned as by `turn_mask`, unless it has an EXIF orientation of its own.
 
     Raises:
-        SourceError: if it cannot be read, or holds colours.
+        SourceError: if it cannot be read, holds colours, or has another size than its image.
 
     Example:
         >>> import PIL.Image
@@ -112,14 +137,53 @@ def decode_mask(data: Encoded) -> Tensor:
         tensor([[7, 7]], dtype=torch.int32)
     """
     with _reasons():
-        image = _opened(data)
-        if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;"):
-            raise SourceError(f"a mask in mode {image.mode}: expected one channel of whole numbers, such as mode L or P")
-        with _turn(image):
-            image.load()
-            factor = _factor(image)
-            values = np.asarray(_upright(image, image))[::factor, ::factor].astype(np.int32)
-        return torch.from_numpy(values)
+        mask = _opened(data)
+        if mask.mode not in ("1", "L", "P", "I") and not mask.mode.startswith("I;"):
+            raise SourceError(f"a mask in mode {mask.mode}: expected one channel of whole numbers, such as mode L or P")
+        code, turn = _load(mask)
+        values = torch.from_numpy(np.asarray(_turned(mask, turn)).astype(np.int32))
+    if image is None:
+        return values
+    upright = image.size if image.code < 5 else image.size[::-1]
+    return turn_mask(values, image if code == 1 else Orientation(upright))
+
+
+def turn_mask(mask: Tensor, image: Orientation) -> Tensor:
+    """Return a mask (H, W) of the size of its image as stored, turned upright as the image is.
+
+    Raises:
+        SourceError: if it has another size, naming both.
+
+    Example:
+        >>> turn_mask(torch.tensor([[1, 2]]), Orientation((1, 2), 6))
+        tensor([[1],
+                [2]])
+    """
+    if tuple(mask.shape) != image.size:
+        stored = "stored with " if image.code > 1 else ""
+        raise SourceError(
+            f"{mask.shape[1]} x {mask.shape[0]} pixels, and its image is {stored}{image.size[1]} x {image.size[0]}: "
+            "expected a mask of the same size" + (", which is turned with its image" if image.code > 1 else "")
+        )
+    if image.code >= 5:
+        mask = mask.T
+    flipped = {2: [1], 3: [0, 1], 4: [0], 6: [1], 7: [0, 1], 8: [0]}.get(image.code)
+    return mask.flip(flipped) if flipped else mask.contiguous()
+
+
+def find_file(path: str | Path, folder: Path | None = None) -> Path:
+    """Return the path of a file that a data set names, relative to its folder.
+
+    Raises:
+        SourceError: if it is an address, such as ``https://…``.
+
+    Example:
+        >>> find_file("images/cat.png", Path("photos")).as_posix()
+        'photos/images/cat.png'
+    """
+    if "://" in str(path):
+        raise SourceError(f"{str(path)!r} is an address: images are not downloaded here: {DOWNLOAD}")
+    return Path(path) if folder is None else folder / path
 
 
 def one_line(error: BaseException) -> str:
@@ -189,7 +253,7 @@ def _reasons() -> Iterator[None]:
     except PIL.UnidentifiedImageError as error:
         raise SourceError(NOT_AN_IMAGE) from error
     except PIL.Image.DecompressionBombError as error:
-        raise SourceError(f"too large: {one_line(error).partition(',')[0]}") from error
+        raise SourceError(_too_large(one_line(error).partition(",")[0])) from error
     except Exception as error:
         if is_of_the_machine(error):
             raise
@@ -209,16 +273,18 @@ def _opened(data: Encoded) -> PIL.Image.Image:
     content = bytes(data) if isinstance(data, bytes | bytearray | memoryview) else _content(Path(data))
     if not content:
         raise SourceError("the file is empty")
-    if content[:3] == b"\xff\xd8\xff":
-        # Not through PIL.Image.open, whose limit does not know that a JPEG can be decoded at a smaller scale.
-        image = JpegImageFile(io.BytesIO(content))
-        limit = PIL.Image.MAX_IMAGE_PIXELS
-        if image.info.get("progressive") and limit is not None and image.width * image.height > 2 * limit:
-            # Its coefficients are all held before the first pixel, at any scale.
-            raise SourceError(f"too large: a progressive JPEG of {image.width} x {image.height} pixels; save it as a baseline JPEG")
-        return image
-    _hush_size_warning()
-    return PIL.Image.open(io.BytesIO(content))
+    try:
+        image = PIL.Image.open(io.BytesIO(content))
+    except PIL.Image.DecompressionBombWarning as error:  # where warnings are errors
+        raise SourceError(_too_large(one_line(error).partition(",")[0])) from error
+    limit = PIL.Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise SourceError(_too_large(f"{image.width} x {image.height} pixels exceed the limit of {limit}"))
+    return image
+
+
+def _too_large(reason: str) -> str:
+    return f"too large: {reason}: save a smaller copy, or raise PIL.Image.MAX_IMAGE_PIXELS"
 
 
 def _content(path: Path) -> bytes:
@@ -230,47 +296,37 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _hush_size_warning() -> None:
-    """Keep Pillow from warning of images that are large: those are reduced here.
-
-    For good, because warnings.catch_warnings is not safe among threads, and makes warnings that are shown once show again.
-    Pillow's error, at twice the size, stays. Looked for each time: leaving someone's catch_warnings takes it away.
-    """
-    if ("ignore", None, PIL.Image.DecompressionBombWarning, None, 0) not in warnings.filters:
-        warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+def _load(image: PIL.Image.Image) -> tuple[int, int]:
+    """Load an image; return the EXIF code of how it was stored, and of how it is still to be turned: a TIFF turns itself."""
+    stored = _orientation(image) if image.format == "TIFF" else None
+    image.load()
+    turn = _orientation(image)
+    return turn if stored is None else stored, turn
 
 
-def _turn(image: PIL.Image.Image) -> contextlib.AbstractContextManager[object]:
-    """Large images wait for each other, so that threads do not multiply the peak."""
-    return _turns if image.width * image.height > _LARGE else contextlib.nullcontext()
+def _orientation(image: PIL.Image.Image) -> int:
+    try:
+        code = image.getexif().get(_ORIENTATION, 1)
+    except Exception as error:  # damaged EXIF data say nothing of the pixels
+        if is_of_the_machine(error):
+            raise
+        return 1
+    return code if code in _TO_UPRIGHT else 1
 
 
-def _factor(image: PIL.Image.Image) -> int:
-    return math.ceil(math.sqrt(image.width * image.height / _LARGE))
+def _turned(image: PIL.Image.Image, code: int) -> PIL.Image.Image:
+    return image.transpose(_TO_UPRIGHT[code]) if code in _TO_UPRIGHT else image
 
 
-def _rgb(data: Encoded) -> PIL.Image.Image:
+def _rgb(data: Encoded, white_level: float | None) -> tuple[PIL.Image.Image, Orientation, int | None]:
+    """Return an image as RGB, how it was stored, and the largest value of a grey one whose white was assumed to be 65535."""
     image = _opened(data)
-    with _turn(image):
-        if image is not data and isinstance(image, JpegImageFile) and (factor := _factor(image)) > 1:
-            scale = min(8, 1 << (factor - 1).bit_length())
-            image.draft(None, (max(1, image.width // scale), max(1, image.height // scale)))
-        image.load()
-        white = _white(image)
-        rgb = _to_rgb(image, white) if (factor := _factor(image)) == 1 else _reduced(image, factor, white)
-        # After loading: a TIFF turns itself, and then has no orientation left.
-        return _upright(image, rgb)
-
-
-def _reduced(image: PIL.Image.Image, factor: int, white: float) -> PIL.Image.Image:
-    """Return the image averaged over blocks of factor x factor pixels, converted strip by strip."""
-    width, height = image.size
-    small = PIL.Image.new("RGB", (-(-width // factor), -(-height // factor)))
-    step = factor * max(1, _STRIP // (width * factor))
-    for top in range(0, height, step):
-        strip = image.crop((0, top, width, min(top + step, height)))
-        small.paste(_to_rgb(strip, white).reduce(factor), (0, top // factor))
-    return small
+    code, turn = _load(image)
+    grey = image.mode == "I" or image.mode.startswith("I;")
+    top = int(np.asarray(image).max()) if grey and white_level is None else None
+    rgb = _turned(_to_rgb(image, _white(image) if white_level is None else white_level), turn)
+    size = (rgb.height, rgb.width)
+    return rgb, Orientation(size if code < 5 else size[::-1], code), top
 
 
 def _to_rgb(image: PIL.Image.Image, white: float) -> PIL.Image.Image:
@@ -306,14 +362,3 @@ def _grey(image: PIL.Image.Image, white: float) -> PIL.Image.Image:
     if isinstance(transparent, int):
         grey[values == transparent] = 255
     return PIL.Image.fromarray(grey)
-
-
-def _upright(source: PIL.Image.Image, image: PIL.Image.Image) -> PIL.Image.Image:
-    """Return `image` turned as the EXIF data of `source` say."""
-    try:
-        turn = _TO_UPRIGHT.get(source.getexif().get(_ORIENTATION, 1))
-    except Exception as error:  # damaged EXIF data say nothing of the pixels
-        if is_of_the_machine(error):
-            raise
-        return image
-    return image if turn is None else image.transpose(turn)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+import warnings
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gentransforms.errors import ConfigError, SourceError
 from gentransforms.sources.base import ImageSource, SourceSample
-from gentransforms.sources.decode import SUFFIXES, check_folder, decode_image, one_line
-from gentransforms.sources.inputs import choose_columns, input_value, integer
+from gentransforms.sources.decode import SUFFIXES, check_folder, decode_oriented, one_line
+from gentransforms.sources.inputs import input_value
+from gentransforms.sources.metadata import METADATA_NAMES, find_metadata, folder_order, read_metadata
 
 if TYPE_CHECKING:
     from typing import Self
 
 __all__ = ["ImageFolderSource"]
 
-_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+# Formats of photographs and pictures that Pillow does not read by itself.
+_UNREADABLE = frozenset({
+    ".arw", ".cr2", ".cr3", ".dng", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".nef", ".nrw", ".orf", ".pef", ".psd", ".raf", ".raw",
+    ".rw2", ".srw", ".svg", ".xcf",
+})  # fmt: skip
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"})
 
 
 class ImageFolderSource(ImageSource):
@@ -35,9 +42,13 @@ class ImageFolderSource(ImageSource):
         root: the folder.
         image_column: the column of the metadata file that names the images.
         columns: columns of the metadata file that hold inputs, ``{"prompts": "caption"}``; usual names are found.
+        white_level: of grey images of more than 8 bits, if not 65535.
 
     Raises:
-        ConfigError: if there is no such folder, it holds no images, or the metadata file does not fit.
+        ConfigError: if there is no such folder, it holds no images or several splits, or the metadata file does not fit.
+
+    Warns:
+        UserWarning: if there are pictures of formats that cannot be read, such as ``.heic``.
 
     Example:
         >>> from pathlib import Path
@@ -47,27 +58,40 @@ class ImageFolderSource(ImageSource):
         (['airplane.png', 'automobile.png'], torch.Size([3, 32, 32]))
     """
 
-    def __init__(self, root: str | Path, *, image_column: str | None = None, columns: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        image_column: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        white_level: float | None = None,
+    ) -> None:
+        self._white_level = white_level
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise ConfigError(f"{self.root}: no such folder: expected a folder of images")
         self._labels: dict[str, int] = {}
         self._carried: dict[str, list[Any]] = {}
         description: dict[str, Any] = {"kind": "image folder", "path": str(root)}
-        metadata = _metadata_file(self.root, image_column or "file_name")
+        decides: dict[str, Any] = {"kind": "image folder"} | ({} if white_level is None else {"white_level": white_level})
+        metadata = find_metadata(self.root, image_column or "file_name")
         if metadata is not None:
-            keys, self._carried, chosen = _carried(metadata, image_column or "file_name", columns)
-            decides = {"kind": "image folder", "image_column": image_column or "file_name", "columns": chosen}
+            keys, self._carried, chosen = read_metadata(metadata, image_column or "file_name", columns)
+            decides |= {"image_column": image_column or "file_name", "columns": chosen}
             super().__init__(keys, inputs=self._carried, description=description | {"metadata": metadata.name, "decides": decides})
             return
         if columns or image_column:
             name, value = ("columns", columns) if columns else ("image_column", image_column)
-            raise ConfigError(f"{name}={value!r}: {self.root} has no {' or '.join(_METADATA)} with such a column")
-        keys = _images_in(self.root)
+            raise ConfigError(f"{name}={value!r}: {self.root} has no {' or '.join(METADATA_NAMES)} with such a column")
+        keys, unreadable = _images_in(self.root)
+        skipped = _tell_unreadable(unreadable)
         if not keys:
-            raise ConfigError(f"{self.root}: no images in this folder or its subfolders (looked for {', '.join(sorted(SUFFIXES))})")
+            found = f": {skipped}" if skipped else f" (looked for {', '.join(sorted(SUFFIXES))})"
+            raise ConfigError(f"{self.root}: no images in this folder or its subfolders{found}")
+        if skipped:
+            warnings.warn(f"{self.root}: {skipped}", stacklevel=3)
+        _refuse_splits(self.root, keys)
         in_classes = all("/" in key for key in keys)
-        decides = {"kind": "image folder"}
         if in_classes:
             # Not all subfolders: one without images, such as a bank that is put there, must not change the labels.
             self._labels = {name: i for i, name in enumerate(sorted({key.partition("/")[0] for key in keys}))}
@@ -83,11 +107,11 @@ class ImageFolderSource(ImageSource):
 
     def _read(self, index: int) -> SourceSample:
         key = str(self.keys[index])
-        image = decode_image(self.root / key)
+        image, stored = decode_oriented(self.root / key, self._white_level)
         inputs: dict[str, Any] = {}
         for name in self.inputs:
             value = self._carried[name][index] if name in self._carried else self._labels[key.partition("/")[0]]
-            inputs[name] = input_value(name, value, self.root)
+            inputs[name] = input_value(name, value, stored, self.root)
         return SourceSample(image, inputs)
 
     def select(self, names: Collection[str]) -> Self:
@@ -97,12 +121,13 @@ class ImageFolderSource(ImageSource):
         return fewer
 
 
-def _images_in(root: Path) -> list[str]:
-    """Return the paths of all images below a folder, sorted.
+def _images_in(root: Path) -> tuple[list[str], list[str]]:
+    """Return the paths of all images below a folder, sorted, and of those of formats that cannot be read.
 
     What an entry is comes from the listing itself, so that millions of files are not looked at one by one.
     """
     names_in: dict[str, list[str]] = {}
+    unreadable: list[str] = []
     stack: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]
     while stack:
         folder, above = stack.pop()
@@ -117,8 +142,11 @@ def _images_in(root: Path) -> list[str]:
                 if name.startswith("."):
                     continue
                 if not _is_folder(entry):
-                    if name[name.rfind(".") :].lower() in SUFFIXES:
+                    suffix = name[name.rfind(".") :].lower()
+                    if suffix in SUFFIXES:
                         names.append(name)
+                    elif suffix in _UNREADABLE:
+                        unreadable.append(f"{folder}/{name}" if folder else name)
                     continue
                 real = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}{os.sep}{name}"
                 if real in above:
@@ -126,8 +154,25 @@ def _images_in(root: Path) -> list[str]:
                 stack.append((f"{folder}/{name}" if folder else name, (*above, real)))
         if names:
             names_in[folder] = sorted(names)
-    folders = sorted(names_in, key=_order)
-    return [f"{folder}/{name}" if folder else name for folder in folders for name in names_in[folder]]
+    folders = sorted(names_in, key=folder_order)
+    return [f"{folder}/{name}" if folder else name for folder in folders for name in names_in[folder]], unreadable
+
+
+def _tell_unreadable(paths: Sequence[str]) -> str:
+    """Return how many files of which formats are left out, and what to do; empty if there are none."""
+    if not paths:
+        return ""
+    counts = Counter(path[path.rfind(".") :].lower() for path in paths)
+    found = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common())
+    return f"{found} cannot be read and {'is' if len(paths) == 1 else 'are'} left out, such as {min(paths)!r}: convert to JPEG or PNG"
+
+
+def _refuse_splits(root: Path, keys: Sequence[str]) -> None:
+    """Refuse a folder of splits: its images would be mixed, and the splits taken for classes."""
+    first = {key.partition("/")[0] for key in keys}
+    if len(first) > 1 and first <= _SPLITS and all("/" in key for key in keys):
+        splits = ", ".join(map(repr, sorted(first)))
+        raise ConfigError(f"{root}: holds the splits {splits}: give the folder of one of them, such as {str(root / min(first))!r}")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -135,87 +180,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads to itself
         return False
-
-
-def _order(folder: str) -> tuple[str, str]:
-    """As torchvision goes through folders: class by class, then by the whole path."""
-    return folder.partition("/")[0], folder
-
-
-def _metadata_file(root: Path, image_column: str) -> Path | None:
-    """The metadata file, if there is one that names images; data sets come with others of this name."""
-    for path in (root / name for name in _METADATA):
-        if path.is_file() and image_column in next(_records(path), {}):
-            return path
-    return None
-
-
-def _carried(path: Path, image_column: str, columns: Mapping[str, str] | None) -> tuple[list[str], dict[str, list[Any]], dict[str, str]]:
-    """Return the keys that a metadata file names, a list of values for each input it holds, and the column of each."""
-    rows = [(_key(path, row.get(image_column)), row) for row in _records(path)]
-    rows.sort(key=lambda pair: (_order(pair[0].rpartition("/")[0]), pair[0]))
-    names = dict.fromkeys(name for _, row in rows for name in row if isinstance(name, str) and name != image_column)
-    values = {column: [row.get(column) for _, row in rows] for column in names}
-    if path.suffix == ".csv":
-        values |= {column: numbers for column, texts in values.items() if (numbers := _numbers(texts)) is not None}
-    chosen = choose_columns(values, columns, lambda name, column: _usable(name, values[column]), path.name)
-    return [key for key, _ in rows], {name: values[column] for name, column in chosen.items()}, chosen
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        yield from _parsed(path)
-    except (OSError, ValueError, csv.Error) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{path}: cannot be read: {one_line(error)}") from error
-
-
-def _parsed(path: Path) -> Iterator[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
-        return
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if path.suffix == ".csv":
-            yield from csv.DictReader(file)
-            return
-        for number, line in enumerate(file, start=1):
-            if line.isspace():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise ConfigError(f"{path}, line {number}: not JSON: {error}") from error
-            if not isinstance(record, dict):
-                raise ConfigError(f"{path}, line {number}: expected a JSON object with the name of an image")
-            yield record
-
-
-def _key(path: Path, name: Any) -> str:
-    if not isinstance(name, str) or not name:
-        raise ConfigError(f"{path}: a row names no image: found {name!r}")
-    key = PurePosixPath(name)
-    if key.is_absolute() or ".." in key.parts:
-        raise ConfigError(f"{path}: names {name!r}: expected a path inside the folder")
-    return str(key)
-
-
-def _numbers(texts: list[Any]) -> list[int | None] | None:
-    """A column of a CSV file as integers, where empty ones are missing; None if some are not."""
-    try:
-        return [int(text) if text else None for text in texts]
-    except (TypeError, ValueError):
-        return None
-
-
-def _usable(name: str, values: list[Any]) -> bool:
-    there = [value for value in values if value is not None]
-    if not there:
-        return False
-    return all(integer(v) is not None if name == "labels" else isinstance(v, str) for v in there) or name not in _CHECKED
-
-
-_CHECKED = ("labels", "prompts", "masks")

@@ -13,12 +13,16 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError, SourceError
-from gentransforms.sources.decode import decode_mask
+from gentransforms.sources.decode import Orientation, decode_mask, find_file, turn_mask
 
 __all__ = ["choose_columns", "input_value", "integer"]
 
 # Where each input is looked for, unless the user says where it stands.
-_COLUMNS = {"labels": ("labels", "label"), "prompts": ("prompts", "prompt", "caption", "text"), "masks": ("masks", "mask")}
+_COLUMNS = {
+    "labels": ("labels", "label", "cls"),
+    "prompts": ("prompts", "prompt", "caption", "text", "txt"),
+    "masks": ("masks", "mask"),
+}
 
 
 def choose_columns(
@@ -54,20 +58,21 @@ def choose_columns(
     return chosen
 
 
-def input_value(name: str, value: Any, folder: Path | None = None) -> Any:
+def input_value(name: str, value: Any, image: Orientation, folder: Path | None = None) -> Any:
     """Return an input of one image: a label as int, a prompt as str, a mask as an integer tensor (H, W); others as they are.
 
     Args:
         name: of the input.
         value: as it was found; of a mask also a PIL image, an encoded one, or its path.
+        image: how its image was stored: a mask must have that size, and is turned upright with it.
         folder: to which paths of masks are relative.
 
     Raises:
-        SourceError: if there is none, or it is something else.
+        SourceError: if there is none, it is something else, or a mask has another size than its image.
 
     Example:
         >>> import numpy as np
-        >>> input_value("labels", np.int64(3))
+        >>> input_value("labels", np.int64(3), Orientation((32, 32)))
         3
     """
     if value is None:
@@ -81,7 +86,7 @@ def input_value(name: str, value: Any, folder: Path | None = None) -> Any:
         raise SourceError(f"prompts: {value!r}: expected a string")
     if name == "masks":
         try:
-            return _mask(value, folder)
+            return _mask(value, image, folder)
         except SourceError as error:
             raise SourceError(f"masks: {error}") from error
     return value
@@ -106,7 +111,7 @@ def integer(value: Any) -> int | None:
 _KINDS = {"labels": "integers", "prompts": "strings", "masks": "images"}
 
 
-def _mask(value: Any, folder: Path | None) -> Tensor:
+def _mask(value: Any, image: Orientation, folder: Path | None) -> Tensor:
     if isinstance(value, np.ndarray):
         value = torch.as_tensor(value)
     if isinstance(value, Tensor):
@@ -114,11 +119,11 @@ def _mask(value: Any, folder: Path | None) -> Tensor:
         mask = mask[0] if mask.ndim == 3 and mask.shape[0] == 1 else mask
         if mask.ndim != 2 or mask.is_floating_point() or mask.is_complex():
             raise SourceError(f"shape {tuple(value.shape)}, dtype {value.dtype}: expected (H, W), integers")
-        return mask
+        return turn_mask(mask, image)
     if isinstance(value, Mapping):  # as `datasets` keeps images
         value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
     if isinstance(value, str | Path):
-        value = Path(value) if folder is None else folder / value
+        value = find_file(value, folder)
     if not isinstance(value, bytes | Path | PIL.Image.Image):
         raise SourceError(f"a {type(value).__name__}: expected an image")
-    return decode_mask(value)
+    return decode_mask(value, image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torchvision.datasets import DatasetFolder
 
 from gentransforms.errors import ConfigError, SourceError
 from gentransforms.sources.base import ImageSource, SourceSample
-from gentransforms.sources.decode import check_folder, decode_image, is_of_the_machine, one_line
+from gentransforms.sources.decode import DOWNLOAD, Orientation, check_folder, decode_oriented, find_file, is_of_the_machine, one_line
 from gentransforms.sources.inputs import choose_columns, input_value, integer
 from gentransforms.sources.keyed import KeyedDataset
 from gentransforms.sources.keys import Key, Keyed, keys_of
@@ -43,6 +43,7 @@ class MapStyleSource(ImageSource):
         image_column: the entry of a dict that is the image.
         columns: entries of a dict that are inputs: ``{"prompts": "caption"}``; usual names are found.
         inputs_getter: a function from a sample to its inputs, for others: ``lambda sample: {"labels": sample[2]}``.
+        white_level: of grey images of more than 8 bits that it decodes, if not 65535.
         name: what the data set is called, for the bank's manifest.
 
     Raises:
@@ -64,8 +65,10 @@ class MapStyleSource(ImageSource):
         image_column: str | None = None,
         columns: Mapping[str, str] | None = None,
         inputs_getter: Callable[[Any], Mapping[str, Any]] | None = None,
+        white_level: float | None = None,
         name: str | None = None,
     ) -> None:
+        self._white_level = white_level
         keys = keys_of(dataset, key)
         self._key_last = isinstance(dataset, Keyed)
         if isinstance(dataset, KeyedDataset) and dataset.transform is None:
@@ -78,10 +81,16 @@ class MapStyleSource(ImageSource):
         features = _features(dataset)
         if features is not None:
             self._dataset = _undecoded(dataset)
-            self._image_column = image_column or _image_feature(features)
+            self._image_column = image_column or _image_feature(features, (columns or {}).values() if isinstance(columns, Mapping) else ())
         index, sample = self._first_sample(len(keys))
         inputs = self._inputs_in(sample, columns, features)
         if self._image_in(sample) is None and self._image_column is None:
+            address = next((name for name, value in _items(sample) if isinstance(value, str) and "://" in value), None)
+            if address is not None:
+                raise ConfigError(
+                    f"no image in the samples of this {type(dataset).__name__}: {address!r} holds addresses, such as "
+                    f"{dict(_items(sample))[address]!r}: images are not downloaded here: {DOWNLOAD}"
+                )
             raise ConfigError(
                 f"no image in the samples of this {type(dataset).__name__}: found {_outline(sample)}; say where with image_column="
             )
@@ -95,6 +104,7 @@ class MapStyleSource(ImageSource):
             "columns": dict(self._columns),
             "split": None if split is None else str(split),
             "inputs_getter": _called(inputs_getter),
+            **({} if white_level is None else {"white_level": white_level}),
         }
         super().__init__(keys, inputs=inputs, description=description | ({"name": name} if name else {}) | {"decides": decides})
 
@@ -103,9 +113,9 @@ class MapStyleSource(ImageSource):
         value = self._image_in(sample)
         if value is None:
             raise SourceError(f"no image in the sample: found {_outline(sample)}")
-        image = _pixels(value)
+        image, stored = _pixels(value, self._white_level)
         found = self._inputs_of(sample)
-        return SourceSample(image, {name: input_value(name, found.get(name)) for name in self.inputs})
+        return SourceSample(image, {name: input_value(name, found.get(name), stored) for name in self.inputs})
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
@@ -129,7 +139,7 @@ class MapStyleSource(ImageSource):
         if failure is not None:
             return
         try:
-            first, second = (_pixels(self._image_in(of)) for of in (sample, again))
+            first, second = (_pixels(self._image_in(of), self._white_level)[0] for of in (sample, again))
         except SourceError:  # said when it is read for the bank
             return
         if first.shape != second.shape or not torch.equal(first.nan_to_num(), second.nan_to_num()):
@@ -217,8 +227,11 @@ def _called(function: Any) -> str | None:
 
 def _entry(sample: Any, image: Any) -> Any:
     """The name of the entry of a dict that is the image."""
-    found = sample.items() if isinstance(sample, Mapping) else ()
-    return next((name for name, value in found if value is image and isinstance(name, str)), None)
+    return next((name for name, value in _items(sample) if value is image and isinstance(name, str)), None)
+
+
+def _items(sample: Any) -> Collection[tuple[Any, Any]]:
+    return sample.items() if isinstance(sample, Mapping) else list(enumerate(sample)) if isinstance(sample, tuple | list) else []
 
 
 def _features(dataset: Any) -> Mapping[str, Any] | None:
@@ -240,9 +253,12 @@ def _undecoded(dataset: Any) -> Any:
     return dataset
 
 
-def _image_feature(features: Mapping[str, Any]) -> str | None:
-    names = [name for name, feature in features.items() if type(feature).__name__ == "Image" and name not in ("masks", "mask")]
-    return next((name for name in _IMAGE_NAMES if name in names), next(iter(names), None))
+def _image_feature(features: Mapping[str, Any], taken: Collection[str | None]) -> str | None:
+    names = [name for name, feature in features.items() if type(feature).__name__ == "Image" and name not in ("masks", "mask", *taken)]
+    usual = next((name for name in _IMAGE_NAMES if name in names), None)
+    if usual is None and len(names) > 1:
+        raise ConfigError(f"any of the columns {', '.join(map(repr, names))} may be the image: say which with image_column=")
+    return usual or next(iter(names), None)
 
 
 def _usable_feature(name: str, feature: Any) -> bool:
@@ -280,23 +296,23 @@ def _is_stored(value: Any) -> bool:
     return isinstance(value, Mapping) and value.keys() == {"bytes", "path"}
 
 
-def _pixels(value: Any) -> Tensor:
+def _pixels(value: Any, white_level: float | None) -> tuple[Tensor, Orientation]:
     if isinstance(value, Tensor):
         image = value.as_subclass(Tensor).detach()
         if image.ndim != 3 or image.shape[0] not in (1, 3) or not image.numel():
             raise SourceError(f"an image of shape {tuple(image.shape)}: expected (C, H, W) with C 1 or 3")
         if image.dtype != torch.uint8 and not image.is_floating_point():
             raise SourceError(f"an image of dtype {image.dtype}: expected uint8 or floating; use v2.ToDtype(torch.uint8, scale=True)")
-        return image.cpu()
+        return image.cpu(), Orientation((image.shape[1], image.shape[2]))
     if isinstance(value, Mapping):
         if value.get("bytes") is None and value.get("path") is None:
             raise SourceError("no image in this row")
-        value = Path(value["path"]) if value.get("bytes") is None else value["bytes"]
+        value = find_file(value["path"]) if value.get("bytes") is None else value["bytes"]
     if value is None:
         raise SourceError("no image in this row")
     if not isinstance(value, bytes | str | Path | PIL.Image.Image):
         raise SourceError(f"the image is a {type(value).__name__}: expected a PIL image, a tensor (C, H, W) or an encoded image")
-    return decode_image(value)
+    return decode_oriented(find_file(value) if isinstance(value, str) else value, white_level)
 
 
 def _usable(name: str, value: Any) -> bool:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gentransforms.errors import ConfigError, SourceError
 from gentransforms.sources.arrow import arrow
 from gentransforms.sources.base import ImageSource, SourceSample
-from gentransforms.sources.decode import decode_image, one_line
+from gentransforms.sources.decode import DOWNLOAD, decode_oriented, find_file, one_line
 from gentransforms.sources.inputs import choose_columns, input_value
 from gentransforms.sources.keys import Keys
+from gentransforms.sources.parquet_files import find_files
 from gentransforms.sources.parquet_rows import RowReader
 
 if TYPE_CHECKING:
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ParquetSource"]
 
+_ADDRESSES = ("image_url", "img_url", "url", "uri", "image_uri")
+_ARE_ADDRESSES = f"seems to hold addresses, and images are not downloaded here: {DOWNLOAD}"
+
 
 class ParquetSource(ImageSource):
-    """The rows of a Parquet file, or of all those in a folder in order of their names; read as they are needed.
+    """The rows of a Parquet file, or of the files of one split in a folder, sorted by name; read as they are needed.
 
     The image column is one that is marked as such for Hugging Face `datasets`, else a struct with ``bytes``, else one of
     bytes. Labels, prompts and masks come from columns of those names.
@@ -32,10 +36,12 @@ class ParquetSource(ImageSource):
         key: the column of the keys; the row number by default.
         image_column: which it is, if it cannot be told.
         columns: where inputs stand: ``{"prompts": "caption"}``; usual names are found.
-        split: take only the files of that name, ``train.parquet`` or ``train-00000-of-00002.parquet``.
+        split: of a folder, as `datasets` finds them: ``"train"`` by default, or the only one.
+        config: of a folder whose README.md lists several.
+        white_level: of grey images of more than 8 bits, if not 65535.
 
     Raises:
-        ConfigError: if there are no such files or columns, or keys are not unique.
+        ConfigError: if there are no such files or columns, several columns may be the image, or keys are not unique.
 
     Example:
         >>> import tempfile, pyarrow, pyarrow.parquet
@@ -56,8 +62,11 @@ class ParquetSource(ImageSource):
         image_column: str | None = None,
         columns: Mapping[str, str] | None = None,
         split: str | None = None,
+        config: str | None = None,
+        white_level: float | None = None,
     ) -> None:
-        self._files = _files(Path(path).expanduser(), split)
+        self._white_level = white_level
+        self._files = find_files(Path(path).expanduser(), split, config)
         parts = [_open(file) for file in self._files]
         schema = parts[0].schema_arrow
         for name, column in (("key", key), ("image_column", image_column)):
@@ -70,6 +79,7 @@ class ParquetSource(ImageSource):
         if image_column is not None and not _holds_images(schema.field(image_column).type):
             raise ConfigError(
                 f"image_column={image_column!r}: of type {schema.field(image_column).type}: expected bytes, or a struct with bytes"
+                f"{f'; it {_ARE_ADDRESSES}' if image_column.lower() in _ADDRESSES else ''}"
             )
         for file, part in zip(self._files, parts, strict=True):
             _check_alike(file, part.schema_arrow, schema, (self._image, *self._columns.values(), *([key] if key else [])))
@@ -78,24 +88,43 @@ class ParquetSource(ImageSource):
         for part in parts:
             part.close()
         description = {"kind": "parquet", "path": str(path), "files": len(parts), "image_column": self._image, "key": key}
-        decides = {"kind": "parquet", "key": key, "image_column": self._image, "columns": dict(self._columns), "split": split}
+        decides: dict[str, Any] = {
+            "kind": "parquet",
+            "key": key,
+            "image_column": self._image,
+            "columns": dict(self._columns),
+            "split": split,
+        }
+        decides |= {name: value for name, value in {"config": config, "white_level": white_level}.items() if value is not None}
         super().__init__(keys, inputs=self._columns, description=description | ({"split": split} if split else {}) | {"decides": decides})
         self._rows = self._reader()
 
-    def read(self, index: int) -> SourceSample:
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        row = self._rows.read(index)
+    def read_range(self, start: int, stop: int) -> Iterator[SourceSample | SourceError]:
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"rows {start} to {stop} of {len(self)}")
+        for row in self._rows.read_range(start, stop):
+            try:
+                yield row if isinstance(row, SourceError) else self._sample(row)
+            except SourceError as error:
+                yield error
+
+    def _sample(self, row: Mapping[str, Any]) -> SourceSample:
         folder = self._files[0].parent
         value = row[self._image]
         if isinstance(value, Mapping):
             path = value.get("path")
             value = value.get("bytes")
-            value = folder / path if value is None and path else value
+            value = find_file(path, folder) if value is None and path else value
         if value is None:
             raise SourceError("no image in this row")
-        inputs = {name: input_value(name, row[self._columns[name]], folder) for name in self.inputs}
-        return SourceSample(decode_image(value), inputs)
+        image, stored = decode_oriented(value, self._white_level)
+        return SourceSample(image, {name: input_value(name, row[self._columns[name]], stored, folder) for name in self.inputs})
+
+    def read(self, index: int) -> SourceSample:
+        (sample,) = self.read_range(index, index + 1)
+        if isinstance(sample, SourceError):
+            raise sample
+        return sample
 
     def select(self, names: Collection[str]) -> Self:
         fewer = super().select(names)
@@ -104,19 +133,6 @@ class ParquetSource(ImageSource):
 
     def _reader(self) -> RowReader:
         return RowReader(list(zip(self._files, self._counts, strict=True)), [self._image, *(self._columns[name] for name in self.inputs)])
-
-
-def _files(path: Path, split: str | None) -> list[Path]:
-    found = [path] if path.is_file() else sorted(path.glob("*.parquet")) or sorted(path.rglob("*.parquet"))
-    files = [file for file in found if not file.name.startswith(".")]
-    if not files:
-        raise ConfigError(f"{path}: expected a .parquet file, or a folder that holds some")
-    if split is None:
-        return files
-    of_split = [file for file in files if split in (file.stem, file.stem.partition("-")[0], file.parent.name)]
-    if not of_split:
-        raise ConfigError(f"split={split!r}: no file of this split: there are {', '.join(file.name for file in files[:5])}")
-    return of_split
 
 
 def _open(path: Path) -> Any:
@@ -161,6 +177,9 @@ def _the_image(kinds: Sequence[Sequence[str]], taken: Collection[Any], file: Pat
                 raise ConfigError(f"{file}: any of the columns {', '.join(map(repr, free))} may be the image: say which with image_column=")
         if free:
             return free[0]
+    addresses = [name for name in names if name.lower() in _ADDRESSES]
+    if addresses:
+        raise ConfigError(f"{file}: no column of images, and {addresses[0]!r} {_ARE_ADDRESSES}")
     raise ConfigError(
         f"{file}: no column of images among {', '.join(map(repr, names))}: expected one of bytes; say which with image_column="
     )
