@@ -23,6 +23,7 @@ from pathlib import Path
 import kornia.augmentation as K
 import torch
 from checkpoints import atomic_save
+from einops import rearrange
 from images import load_images, load_labels
 from rich.progress import track
 from shared import settle_precision
@@ -63,9 +64,9 @@ class Judge(nn.Module):
     @torch.no_grad()
     def start_from_patches(self, images: Tensor) -> None:
         """Set the first layer to the whitening of 2x2 patches of `images` (N, 3, R, R) in [0, 1], and its negative."""
-        patches = F.unfold(((images - 0.5) * 4), 2).transpose(1, 2).flatten(0, 1)
+        patches = rearrange(F.unfold((images - 0.5) * 4, 2), "b pixels places -> (b places) pixels")
         values, vectors = torch.linalg.eigh(torch.cov(patches.T))
-        kernels = (vectors / (values + 1e-2).sqrt()).T.reshape(12, 3, 2, 2)
+        kernels = rearrange(vectors / (values + 1e-2).sqrt(), "(c h w) n -> n c h w", c=3, h=2)
         self.whiten.weight.copy_(torch.cat([kernels, -kernels]))
 
 

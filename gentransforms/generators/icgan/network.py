@@ -7,6 +7,7 @@ Source: Brock et al., "BigGAN" (ICLR 2019), appendix B; Casanova et al., "Instan
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -107,9 +108,9 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = torch.split(F.conv2d(x, self.in_weight), self.widths, dim=1)
         key, value = F.max_pool2d(key, 2), F.max_pool2d(value, 2)
-        query, key, value = (t.flatten(2).transpose(1, 2) for t in (query, key, value))
+        query, key, value = (rearrange(t, "b c h w -> b (h w) c") for t in (query, key, value))
         h = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        h = h.transpose(1, 2).reshape(len(x), self.widths[2], *x.shape[-2:])
+        h = rearrange(h, "b (h w) c -> b c h w", h=x.shape[-2])
         return x + F.conv2d(h, self.out_weight)
 
 
