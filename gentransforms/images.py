@@ -8,16 +8,18 @@ import PIL.Image
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
 from gentransforms.errors import ImageError
 
-__all__ = ["Image", "centre", "check_range", "count_of", "fit", "from_unit", "resize", "restore", "rows_of", "to_unit"]
+__all__ = [
+    "Image", "RangeCheck", "centre", "check_range", "count_of", "fit", "frame", "from_unit", "resize", "restore", "rows_of", "to_unit",
+]  # fmt: skip
 
 Image = Tensor | PIL.Image.Image
 _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TOLERANCE = 1e-3  # half precision and interpolation overshoot by less; a normalised image by far more
+_OVERSHOOT = 0.5  # of bicubic and Lanczos resampling, at most; a normalised image mostly goes further
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL and torchvision
 
 
@@ -37,7 +39,8 @@ def rows_of(image: Image) -> Tensor:
     """
     if isinstance(image, PIL.Image.Image):
         if image.mode not in ("RGB", "L"):
-            raise ImageError(f"PIL image in mode {image.mode!r}: expected 'RGB' or 'L'; use image.convert('RGB')")
+            advice = _MODE_ADVICE.get(image.mode.split(";")[0], "use image.convert('RGB')")
+            raise ImageError(f"PIL image in mode {image.mode!r}: expected 'RGB' or 'L'; {advice}")
         if 0 in image.size:
             raise ImageError(f"PIL image of size {image.size}: expected at least 1 x 1 pixel")
         pixels: Tensor = TF.pil_to_tensor(image)
@@ -46,16 +49,15 @@ def rows_of(image: Image) -> Tensor:
     shape = tuple(tensor.shape)
     if tensor.ndim < 3:
         raise ImageError(
-            f"image tensor of shape {shape}: expected (…, C, H, W); a sample's first plain tensor is its image: "
-            "put the image first, or make it a tv_tensors.Image"
+            f"image tensor of shape {shape}: expected (…, C, H, W); of a grey image (H, W) use image.unsqueeze(0); a sample's first plain "
+            "tensor is its image: put the image first, or make it a tv_tensors.Image"
         )
     if tensor.shape[-3] not in (1, 3):
-        hint = "; it looks like (H, W, C): use image.permute(2, 0, 1)" if shape[-1] in (1, 3) else ""
-        raise ImageError(f"image tensor of shape {shape}: expected 1 or 3 channels in dimension -3{hint}")
+        raise ImageError(f"image tensor of shape {shape}: expected 1 or 3 channels in dimension -3{_channel_advice(shape)}")
     if 0 in shape[-2:]:
         raise ImageError(f"image tensor of shape {shape}: expected at least 1 x 1 pixel")
     if tensor.dtype not in _DTYPES:
-        raise ImageError(f"image tensor of dtype {tensor.dtype}: expected uint8 or floating; use v2.ToDtype(torch.uint8, scale=True)")
+        raise ImageError(f"image tensor of dtype {tensor.dtype}: expected uint8, or floating in [0, 1]; {_dtype_advice(tensor.dtype)}")
     return tensor.flatten(0, -4) if tensor.ndim > 3 else tensor[None]
 
 
@@ -81,7 +83,7 @@ def check_range(rows: Tensor) -> None:
         >>> check_range(torch.tensor([2.0]).expand(1, 3, 4, 4))
         Traceback (most recent call last):
         ...
-        gentransforms.errors.ImageError: floating image with values from 2 to 2: expected the range [0, 1]; ...
+        gentransforms.errors.ImageError: floating image with values from 2 to 2: expected the range [0, 1]; use image / 255
     """
     if rows.dtype == torch.uint8 or rows.numel() == 0 or rows.is_meta:
         return
@@ -89,11 +91,40 @@ def check_range(rows: Tensor) -> None:
     if low >= -_TOLERANCE and high <= 1 + _TOLERANCE:
         return
     if low != low:
-        raise ImageError("floating image with NaN values: expected finite values in [0, 1]; mend or drop it before this transform")
-    raise ImageError(
-        f"floating image with values from {low:g} to {high:g}: expected the range [0, 1]; "
-        "divide by 255, or put this transform before v2.Normalize"
-    )
+        raise ImageError("floating image with NaN values: expected finite values in [0, 1]; fix or drop it before this transform")
+    if low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
+        advice = "bicubic and Lanczos interpolation overshoot: use image.clamp(0, 1) after them; v2.Normalize belongs after this transform"
+    elif low < 0:
+        advice = "v2.Normalize belongs after this transform"
+    elif high <= 255:
+        advice = "use image / 255"
+    else:
+        advice = "divide by the largest value its format allows, such as 65535 of 16 bits"
+    raise ImageError(f"floating image with values from {low:g} to {high:g}: expected the range [0, 1]; {advice}")
+
+
+class RangeCheck:
+    """Calls `check_range` on images of the CPU always, on those of another device at the first call only, for the sync.
+
+    A copy or a pickle begins anew.
+
+    Example:
+        >>> import torch
+        >>> RangeCheck()([torch.rand(2, 3, 4, 4)])
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def __call__(self, images: Sequence[Tensor]) -> None:
+        """Raise `ImageError` if floating images (N, C, H, W) leave [0, 1]."""
+        for rows in images:
+            if rows.device.type == "cpu" or str(rows.device) not in self._seen:
+                check_range(rows)
+        self._seen |= {str(rows.device) for rows in images if rows.device.type != "cpu" and rows.is_floating_point() and len(rows)}
+
+    def __reduce__(self) -> tuple[type[RangeCheck], tuple[()]]:
+        return RangeCheck, ()
 
 
 def to_unit(rows: Tensor) -> Tensor:
@@ -173,19 +204,74 @@ def centre(images: Tensor, shape: Sequence[int]) -> Tensor:
     return images[..., top : top + crop_h, left : left + crop_w]
 
 
-def restore(rows: Tensor, like: Image) -> Image:
-    """Return rows (N, C, H, W) with the structure of `like`: PIL, tv_tensor or tensor, its leading dimensions.
+def frame(rows: Tensor, size: Sequence[int], generator_size: Sequence[int], preserves_geometry: bool) -> Tensor:
+    """Return rows (N, C, H, W) at `size` (h, w), own dtype: the part of each image that a generated one shows.
+
+    So that both kinds look alike in one batch: the whole image where the generator keeps geometry, else its centre
+    rectangle of the generator's aspect ratio.
 
     Example:
         >>> import torch
-        >>> from torchvision import tv_tensors
-        >>> type(restore(torch.zeros(1, 3, 4, 4), tv_tensors.Image(torch.zeros(3, 8, 8)))).__name__
+        >>> frame(torch.zeros(2, 3, 8, 6), (4, 4), (16, 16), False).shape
+        torch.Size([2, 3, 4, 4])
+    """
+    if tuple(rows.shape[-2:]) == tuple(size):
+        return rows
+    seen = rows if preserves_geometry else centre(rows, generator_size)
+    return from_unit(resize(to_unit(seen), size), like=rows)
+
+
+def restore(rows: Tensor, like: Image) -> Image:
+    """Return rows (N, C, H, W) as what `like` is: PIL or tensor, its type and leading dimensions, channels_last or not.
+
+    Of a tensor subclass, `tv_tensors.Image` among them, the result is of the same class, with its attributes.
+
+    Example:
+        >>> import torch
+        >>>         >>> type(restore(torch.zeros(1, 3, 4, 4), tv_tensors.Image(torch.zeros(3, 8, 8)))).__name__
         'Image'
     """
     if isinstance(like, PIL.Image.Image):
         picture: PIL.Image.Image = TF.to_pil_image(rows[0])
         return picture
-    tensor: Tensor = rows.reshape(*like.shape[:-2], *rows.shape[-2:])
-    if isinstance(like, tv_tensors.TVTensor):
-        tensor = tv_tensors.wrap(tensor, like=like)
+    if _is_channels_last(like.as_subclass(Tensor)):
+        rows = rows.contiguous(memory_format=torch.channels_last)
+    tensor: Tensor = rows.reshape(*like.shape[:-3], *rows.shape[-3:])
+    if type(like) is not Tensor:
+        tensor = tensor.as_subclass(type(like))
+        tensor.__dict__.update(like.__dict__)
     return tensor
+
+
+def _is_channels_last(image: Tensor) -> bool:
+    rows = image.flatten(0, -4) if image.ndim > 3 else image[None]
+    return not image.is_contiguous() and rows.is_contiguous(memory_format=torch.channels_last)
+
+
+_SIXTEEN_BITS = "PIL.Image.fromarray((numpy.asarray(image) // 257).astype('uint8'))"
+# By mode, less what stands after its semicolon. PIL's own conversion of these would clip their values, or is not there.
+_MODE_ADVICE = {
+    "I": f"of 16-bit values use {_SIXTEEN_BITS}, as convert() would clip them",
+    "F": "scale its values; of [0, 1] use PIL.Image.fromarray((numpy.asarray(image) * 255).round().astype('uint8'))",
+    "La": "use image.convert('LA').convert('RGB')",
+}
+
+
+def _channel_advice(shape: tuple[int, ...]) -> str:
+    channels, last = shape[-3], shape[-1]
+    if channels not in (2, 4) and last in (1, 3):
+        return "; it looks like (H, W, C): use image.movedim(-1, -3)"
+    advice = []
+    if channels in (2, 4):
+        advice.append(f"; to leave out an alpha channel use image[..., :{channels - 1}, :, :]")
+    if len(shape) == 3:
+        advice.append("; of grey images (N, H, W) use image.unsqueeze(-3)")
+    return "".join(advice)
+
+
+def _dtype_advice(dtype: torch.dtype) -> str:
+    if dtype == torch.bool:
+        return "use image.to(torch.uint8) * 255"
+    if dtype.is_complex:
+        return "use image.abs(), scaled to [0, 1]"
+    return "of values up to 255 use image.to(torch.uint8), of 16-bit values image / 65535"

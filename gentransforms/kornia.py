@@ -11,22 +11,25 @@ from torch import Tensor
 
 from gentransforms.errors import ImageError
 from gentransforms.generators.base import ImageGenerator
-from gentransforms.images import fit, from_unit, resize, rows_of, to_unit
-from gentransforms.transforms.frozen import FrozenGenerator
-from gentransforms.transforms.replace import probability
+from gentransforms.generators.held import HoldsGenerator
+from gentransforms.images import RangeCheck, fit, from_unit, resize, restore, rows_of, to_unit
+from gentransforms.surroundings import isolate
+from gentransforms.transforms.arguments import check_p
+from gentransforms.transforms.replace import draw_selection, scatter, take
 
 __all__ = ["RandomGenerative"]
 
 
-class RandomGenerative(FrozenGenerator, IntensityAugmentationBase2D):
+class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
     """Replace each image, with probability `p`, by a new image of the same content.
 
-    Unlike kornia's own augmentations it runs on the chosen images only. ``_params`` of a call hold its coins
+    Unlike kornia's own augmentations it runs on the chosen images only. ``_params`` of a call hold its selection
     (``batch_prob``) and seeds; given back as ``params=``, they make the same images again.
 
     Args:
-        generator: makes the images; frozen, so pass a copy of one in training.
+        generator: makes the images; held and frozen as by `gentransforms.GenerativeAugment`.
         p: probability, for each image.
+        same_on_batch: one selection and one seed for the whole batch; also where a container sets it.
         max_batch_size: largest number of images generated at once.
         keepdim: return (C, H, W) for (C, H, W), as in every kornia augmentation.
 
@@ -48,22 +51,43 @@ class RandomGenerative(FrozenGenerator, IntensityAugmentationBase2D):
         True
     """
 
-    def __init__(self, generator: ImageGenerator, p: float = 0.5, *, max_batch_size: int | None = None, keepdim: bool = False) -> None:
-        super().__init__(p=probability(p), keepdim=keepdim)
-        self._freeze(generator, max_batch_size)
+    def __init__(
+        self,
+        generator: ImageGenerator,
+        p: float = 0.5,
+        *,
+        same_on_batch: bool = False,
+        max_batch_size: int | None = None,
+        keepdim: bool = False,
+    ) -> None:
+        super().__init__(p=check_p(p), same_on_batch=same_on_batch, keepdim=keepdim)
+        self._hold(generator, max_batch_size)
+        self._check_range = RangeCheck()
+
+    # As for the torchvision transforms: the generator stays out of the graph of a model that is compiled.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, input: Tensor, params: dict[str, Tensor] | None = None, **kwargs: Any) -> Tensor:
+        """Return the batch (B, C, H, W) with the chosen images replaced."""
+        with isolate():
+            output: Tensor = super().forward(input, params=params, **kwargs)
+        return output
 
     def set_rng_device_and_dtype(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Keep the random numbers on the CPU: coins are then read without a device sync, alike on every device."""
+        """Keep the random numbers on the CPU: the selection is then read without a device sync, alike on every device."""
         super().set_rng_device_and_dtype(torch.device("cpu"), dtype)
 
     def forward_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """Draw a coin and a seed for each image, as many whatever p is: ``batch_prob`` (B,) and ``seeds`` (B,) int64."""
+        """Draw a selection and a seed for each image, as many numbers whatever p is: ``batch_prob`` (B,), ``seeds`` (B,) int64."""
         # Written out here, because kornia before 0.9 draws parameters for the chosen images only.
-        coins = torch.rand(batch_shape[0], device="cpu") < self.p
+        cpu, count = torch.device("cpu"), batch_shape[0]
+        drawn = min(count, 1) if self.same_on_batch else count
+        chosen = draw_selection(drawn, self.p)
         if self.p_batch < 1:
-            coins = coins & (torch.rand(1, device="cpu") < self.p_batch)
-        seeds = torch.randint(2**63 - 1, (batch_shape[0],), device="cpu")
-        return {"seeds": seeds, "batch_prob": coins.to(self.dtype), "forward_input_shape": torch.tensor(batch_shape, device="cpu")}
+            chosen = chosen & draw_selection(1, self.p_batch)
+        seeds = torch.randint(2**63 - 1, (drawn,), dtype=torch.int64, device=cpu)
+        if self.same_on_batch:
+            chosen, seeds = chosen.repeat(count), seeds.repeat(count)
+        return {"seeds": seeds, "batch_prob": chosen.to(self.dtype), "forward_input_shape": torch.tensor(batch_shape, device=cpu)}
 
     def transform_inputs(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None, **kwargs: Any
@@ -78,18 +102,18 @@ class RandomGenerative(FrozenGenerator, IntensityAugmentationBase2D):
         self, input: Tensor, params: Mapping[str, Tensor], flags: Mapping[str, Any], transform: Tensor | None = None
     ) -> Tensor:
         """Return the batch (B, C, H, W) with the chosen images replaced."""
-        self._check_range([rows_of(input)])
+        rows = rows_of(input)
+        self._check_range([rows])
         chosen = params["batch_prob"].cpu() > 0.5
-        index = chosen.nonzero().squeeze(1)
-        if not len(index):
+        if not chosen.any():
             return input
-        self._check_process()
-        where = index.to(input.device, non_blocking=True)
-        source = input[where]
+        source = take(rows, chosen)
         views = fit(to_unit(source), self.generator.image_size, self.generator.preserves_geometry)
-        made, finite = self._generate(views, params["seeds"].cpu()[index], {})
-        new = from_unit(resize(made, input.shape[-2:]), like=input)
-        return input.index_copy(0, where, torch.where(finite.to(input.device)[:, None, None, None], new, source))
+        made, finite = self._generate(views, params["seeds"].cpu()[chosen], {})
+        new = from_unit(resize(made, rows.shape[-2:]), like=rows)
+        output = restore(scatter(rows, chosen, torch.where(finite.to(rows.device)[:, None, None, None], new, source)), input)
+        assert isinstance(output, Tensor)
+        return output
 
     def transform_masks(self, input: Any, *args: Any, **kwargs: Any) -> Any:
         """Return masks as they are, if the generator keeps geometry."""

@@ -129,7 +129,7 @@ class TestPages:
 
     def test_the_error_of_a_forked_worker_is_quoted_as_raised(self) -> None:
         quoted = next(b.code for b in blocks(ROOT / "docs" / "where.md") if b.language == "text")
-        source = (ROOT / "gentransforms" / "frozen.py").read_text()
+        source = (ROOT / "gentransforms" / "generators" / "held.py").read_text()
         raised = "".join(re.findall(r'"(.*?)"', source[source.index("raise DeviceError(") :].partition("\n            )\n")[0]))
         assert " ".join(quoted.split()) == "DeviceError: " + raised.replace("{device}", "cuda:0")
 

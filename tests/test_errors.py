@@ -75,14 +75,14 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], tuple[str, ...]]] = {
         ("inputs_getter", "labels=[1]", "expected one value for each of 2 images"),
     ),
     "normalised image": (lambda: _augment()(IMAGE - 2), errors.ImageError, ("from -2 to -2", "expected the range [0, 1]", "Normalize")),
-    "NaN": (lambda: _augment()(IMAGE * float("nan")), errors.ImageError, ("NaN", "expected finite", "mend or drop")),
+    "NaN": (lambda: _augment()(IMAGE * float("nan")), errors.ImageError, ("NaN", "expected finite", "fix or drop")),
     "PIL mode": (lambda: _augment()(PIL.Image.new("RGBA", (8, 8))), errors.ImageError, ("'RGBA'", "expected", "convert('RGB')")),
     "channels": (
         lambda: _augment()(torch.zeros(8, 8, 3)),
         errors.ImageError,
-        ("(8, 8, 3)", "expected 1 or 3", "permute(2, 0, 1)"),
+        ("(8, 8, 3)", "expected 1 or 3", "image.movedim(-1, -3)"),
     ),
-    "dtype": (lambda: _augment()(IMAGE.long()), errors.ImageError, ("torch.int64", "expected uint8 or floating", "ToDtype")),
+    "dtype": (lambda: _augment()(IMAGE.long()), errors.ImageError, ("torch.int64", "expected uint8, or floating", "image.to(torch.uint8)")),
     "boxes": (lambda: _augment()(IMAGE, BOXES), errors.ImageError, ("BoundingBoxes", "FakeGenerator", "ControlNetVariation")),
     "boxes resized": (
         lambda: _augment(generator=FakeGenerator(preserves_geometry=True), output_size="generator")(IMAGE, BOXES),

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "gentransforms"
 # From the bottom up. A module may import those of lower layers, and of its own; a package's name covers its modules.
 LAYERS = (
     ("errors",),
-    ("seeding", "images", "hub"),
+    ("seeding", "images", "surroundings", "hub"),
     ("generators",),
     ("sources",),
     ("bank.config", "bank.format", "bank.selection"),
@@ -25,7 +25,7 @@ LAYERS = (
     ("cli",),
 )
 # Within a layer these know nothing of each other.
-APART = (("seeding", "images", "hub"), ("bank.generate", "bank.verify"), ("bank.generate", "bank.share"))
+APART = (("seeding", "images", "surroundings", "hub"), ("bank.generate", "bank.verify"), ("bank.generate", "bank.share"))
 
 Graph = Mapping[str, set[str]]
 

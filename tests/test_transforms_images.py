@@ -18,7 +18,6 @@ import gentransforms as gt
 from gentransforms.errors import ImageError
 from gentransforms.images import check_range
 from gentransforms.testing import FakeGenerator, check_transform
-from gentransforms.transforms import frozen
 
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BOXES = tv_tensors.BoundingBoxes(torch.tensor([[1, 2, 5, 6]]), format="XYXY", canvas_size=(10, 14))
@@ -205,10 +204,15 @@ class TestSamples:
         assert result[0] is plain
 
     @pytest.mark.parametrize("sample", ["text", {"a": 1}, [], None])
+    @pytest.mark.filterwarnings("ignore:.*found no image")
     def test_a_sample_without_images_passes(self, sample: Any) -> None:
         generator = Flat()
         state = torch.get_rng_state()
-        assert gt.GenerativeAugment(generator, p=1.0)(sample) == sample
+        augment = gt.GenerativeAugment(generator, p=1.0)
+        assert augment(sample) == sample
+        result, mask = augment(sample, return_mask=True)
+        assert result == sample
+        assert (mask.shape, mask.dtype) == ((0,), torch.bool)
         assert generator.calls == 0
         assert torch.get_rng_state().equal(state)
 
@@ -333,7 +337,7 @@ class TestChecks:
 
     def test_each_cpu_tensor_of_a_sample_is_checked_in_every_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
         checked: list[int] = []
-        monkeypatch.setattr(frozen, "check_range", lambda rows: (checked.append(len(rows)), check_range(rows)))
+        monkeypatch.setattr("gentransforms.images.check_range", lambda rows: (checked.append(len(rows)), check_range(rows)))
         augment = gt.GenerativeAugment(Flat(), p=0.5)
         for _ in range(3):
             augment([tv_tensors.Image(pixels(4, 3, 8, 8)), tv_tensors.Image(pixels(3, 8, 8))])
@@ -341,7 +345,7 @@ class TestChecks:
 
     def test_another_device_is_checked_at_its_first_call_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
         checked: list[int] = []
-        monkeypatch.setattr(frozen, "check_range", lambda rows: checked.append(len(rows)))
+        monkeypatch.setattr("gentransforms.images.check_range", lambda rows: checked.append(len(rows)))
         augment = gt.GenerativeAugment(FakeGenerator().to("meta"), p=1.0)
         batch = torch.zeros(4, 3, 8, 8, device="meta")
         augment(batch.byte())  # says nothing about floating images

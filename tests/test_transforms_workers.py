@@ -102,7 +102,7 @@ class TestForkedWorkers:
     def test_what_was_unpickled_in_another_process_belongs_there(self) -> None:
         # As in a spawned worker, where CUDA works: the process is noted anew.
         augment = gt.GenerativeAugment(OnCuda(), 1.0)
-        augment._process = -1
+        augment._held._process = -1
         augment.generator.reported = torch.device("cuda:0")
         assert refuses(augment)
         assert not refuses(pickle.loads(pickle.dumps(augment)))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from gentransforms.errors import ConfigError, GeneratorError
 from gentransforms.generators.base import ImageGenerator
-from gentransforms.generators.held import no_autocast
+from gentransforms.surroundings import isolate
 
 __all__ = ["Encoder", "load_encoder"]
 
@@ -45,7 +45,7 @@ class Encoder:
         Raises:
             GeneratorError: if the function returns anything else than one row of numbers for each image.
         """
-        with no_autocast(self.device):
+        with isolate(self.device):
             features = self.function(images.to(self.device))
         if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != len(images) or not features.is_floating_point():
             shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__

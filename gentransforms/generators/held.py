@@ -1,20 +1,187 @@
-"""Run a generator on a batch as the transforms need it: in micro-batches, checked, whatever surrounds the call."""
+"""A frozen generator: held by a module without being registered in it, and run on a batch in micro-batches."""
 
 from __future__ import annotations
 
-import contextlib
+import copy
+import itertools
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gentransforms.errors import GeneratorError, MissingInputError
+from gentransforms.errors import ConfigError, DeviceError, GeneratorError, MissingInputError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.seeding import check_seeds
+from gentransforms.surroundings import isolate
 
-__all__ = ["check_inputs", "check_output", "generate", "is_out_of_memory", "no_autocast"]
+__all__ = ["HeldGenerator", "HoldsGenerator", "check_inputs", "check_output", "generate", "is_out_of_memory"]
+
+
+class HeldGenerator:
+    """A generator that is frozen for good, and no part of the module that holds it.
+
+    Being no `nn.Module` itself, it hides the generator from everything that walks a model: ``apply``, ``parameters``,
+    ``state_dict``, optimisers, averaged copies, distributed wrappers. Holding changes the generator: it is put into eval
+    mode and takes no gradients.
+
+    A deep copy holds a generator of its own whose weights share memory until one of the two is moved. A pickle carries
+    the generator, and nothing of what happened in this process.
+
+    Args:
+        generator: the one to hold.
+
+    Attributes:
+        nonfinite: how many images held NaN or infinity: a tensor on the generator's device, so that counting costs no sync.
+
+    Raises:
+        ConfigError: if `generator` is no `ImageGenerator`.
+        GeneratorError: if it does not say its size, or whether it keeps geometry.
+
+    Example:
+        >>> import copy, torch
+        >>> from gentransforms.testing import FakeGenerator
+        >>> held = HeldGenerator(FakeGenerator())
+        >>> held.generator.training
+        False
+        >>> copy.deepcopy(held).generator.strength.data_ptr() == held.generator.strength.data_ptr()
+        True
+    """
+
+    nonfinite: Tensor
+
+    def __init__(self, generator: ImageGenerator) -> None:
+        _check_generator(generator)
+        with isolate():
+            _leave_inference_mode(generator)
+            self.generator = generator.eval().requires_grad_(False)
+        self._forget()
+
+    def run(
+        self, images: Tensor, seeds: Tensor, inputs: Mapping[str, Any], max_batch_size: int | None
+    ) -> tuple[Tensor, Tensor, int | None]:
+        """Return what `generate` does, in eval mode; count what is not finite, and warn of it once.
+
+        Raises:
+            DeviceError: with a CUDA generator in a forked process.
+        """
+        generator, device = self.generator, self.generator.device
+        if device.type == "cuda" and os.getpid() != self._process:
+            raise DeviceError(
+                f"the generator is on {device} and this is a forked process (a DataLoader worker?), where CUDA does not work: "
+                "apply the transform to batches in the main process, or read pre-generated variants from a bank"
+            )
+        if images.is_meta and device.type != "meta":  # no pixels: the shape of the result is all there is
+            made = torch.empty(len(images), 3, *generator.image_size, dtype=torch.float32, device="meta")
+            return made, torch.empty(len(images), dtype=torch.bool, device="meta"), max_batch_size
+        if _any_training(generator):  # somebody called generator.train(), which only he who has it can
+            generator.eval()
+        made, finite, size = generate(generator, images, seeds, inputs, max_batch_size)
+        with isolate():
+            bad = (~finite).sum()
+            if self.nonfinite.device != bad.device:  # the first call, or the generator was moved
+                self.nonfinite = self.nonfinite.to(bad.device)
+            self.nonfinite += bad
+        self._warn_of_nonfinite(bad, len(images))
+        return made, finite, size
+
+    def follow(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Move the generator to the device to which `fn`, as `nn.Module._apply` has it, takes a tensor; to no other dtype.
+
+        A device without data (``meta``) is not followed, and ``to_empty`` moves the weights with their values.
+        """
+        here = self.generator.device
+        if here.type == "meta":
+            return
+        with isolate(), torch.no_grad():
+            there = fn(torch.empty(0, dtype=torch.float32, device=here))
+        if there.is_meta:
+            return
+        if there.device != here:
+            self.generator.to(there.device)
+            self._process = os.getpid()  # moved in this process, so usable in it
+        elif here.type == "cpu" and there.is_shared():  # type: ignore[no-untyped-call]
+            self.generator.share_memory()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HeldGenerator:
+        for tensor in itertools.chain(self.generator.parameters(), self.generator.buffers()):
+            if id(tensor) not in memo and type(tensor) in (Tensor, nn.Parameter):
+                memo[id(tensor)] = _share(tensor)
+        other = HeldGenerator.__new__(HeldGenerator)
+        other.__dict__.update(self.__dict__)
+        other.generator, other.nonfinite = copy.deepcopy(self.generator, memo), self.nonfinite.clone()
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"generator": self.generator}  # the process and its counts left out, so that equal transforms have equal pickles
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.generator = state["generator"]
+        self._forget()  # unpickled (spawn, forkserver) rather than forked
+
+    def _forget(self) -> None:
+        self._process, self._called, self._warned = os.getpid(), False, False
+        with isolate():
+            self.nonfinite = torch.zeros((), dtype=torch.int64)  # goes where the first images are made
+
+    def _warn_of_nonfinite(self, bad: Tensor, count: int) -> None:
+        # On an accelerator in the first call only, because reading the number waits for the device.
+        look = not self._warned and not bad.is_meta and (bad.device.type == "cpu" or not self._called)
+        self._called = True
+        if not look or not (found := int(bad)):
+            return
+        self._warned = True
+        half = "; float16 overflows where bfloat16 does not" if self.generator.dtype == torch.float16 else ""
+        warnings.warn(
+            f"{found} of {count} images that {type(self.generator).__name__} generated hold NaN or infinity: they keep their source; "
+            f"nonfinite_count says how many there are{half}",
+            stacklevel=2,
+        )
+
+
+class HoldsGenerator(nn.Module):
+    """A mixin for modules that hold a generator: `generator` is an attribute, but not a submodule.
+
+    It follows the module to another device. Call `_hold` in the constructor.
+    """
+
+    _held: HeldGenerator
+    max_batch_size: int | None
+
+    def _hold(self, generator: ImageGenerator, max_batch_size: int | None) -> None:
+        if max_batch_size is not None and not (type(max_batch_size) is int and max_batch_size > 0):
+            raise ConfigError(f"max_batch_size={max_batch_size!r}: expected a positive integer or None")
+        self.__dict__["_held"] = HeldGenerator(generator)
+        self.max_batch_size = max_batch_size
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # nn.Module would register a module before it looks for a property.
+        if name == "generator":
+            self.__dict__["_held"] = HeldGenerator(value)
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def generator(self) -> ImageGenerator:
+        """The generator: frozen, in eval mode, and no part of this module's parameters or state."""
+        return self._held.generator
+
+    @property
+    def nonfinite_count(self) -> int:
+        """How many generated images held NaN or infinity and were replaced by their source, so far in this process."""
+        return int(self._held.nonfinite)
+
+    def _generate(self, images: Tensor, seeds: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return (B, 3, *image_size) float32 images on the generator's device and (B,) bool: which are finite."""
+        made, finite, self.max_batch_size = self._held.run(images, seeds, inputs, self.max_batch_size)
+        return made, finite
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._held.follow(fn)
+        return self
 
 
 def generate(
@@ -52,7 +219,7 @@ def generate(
         stop = min(start + size, len(images))
         rows = slice(start, stop)
         try:
-            with torch.no_grad(), no_autocast(generator.device):
+            with isolate(generator.device), torch.no_grad():
                 made = generator(images[rows], seeds[rows], **{name: value[rows] for name, value in inputs.items()})
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error) or stop - start == 1:
@@ -73,19 +240,11 @@ def generate(
             f"set max_batch_size={size} to start there",
             stacklevel=2,
         )
-    parts = parts or [torch.empty(0, 3, *generator.image_size, device=generator.device)]
-    made = parts[0] if len(parts) == 1 else torch.cat(parts)
-    finite = made.isfinite().flatten(1).all(dim=1)
-    return made.clamp(0, 1), finite, max_batch_size
-
-
-def no_autocast(device: torch.device) -> contextlib.ExitStack:
-    """Disable autocast for the CPU and for `device`: a surrounding one would change the generator's arithmetic."""
-    stack = contextlib.ExitStack()
-    for kind in {"cpu", device.type}:
-        if torch.amp.is_autocast_available(kind):
-            stack.enter_context(torch.autocast(kind, enabled=False))
-    return stack
+    parts = parts or [torch.empty(0, 3, *generator.image_size, dtype=torch.float32, device=generator.device)]
+    with isolate():  # results are ordinary tensors, under inference mode too
+        made = parts[0] if len(parts) == 1 else torch.cat(parts)
+        finite = made.isfinite().flatten(1).all(dim=1)
+        return made.clamp(0, 1), finite, max_batch_size
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -126,3 +285,53 @@ def check_output(generator: ImageGenerator, made: object, count: int) -> None:
         raise GeneratorError(f"{name}.sample returned dtype {made.dtype}: expected torch.float32, whatever the weights' dtype")
     if made.device != generator.device:
         raise GeneratorError(f"{name}.sample returned a tensor on {made.device}: expected {generator.device}, where its weights are")
+
+
+def _check_generator(generator: object) -> None:
+    if not isinstance(generator, ImageGenerator):
+        if isinstance(original := getattr(generator, "_orig_mod", None), ImageGenerator):
+            raise ConfigError(
+                f"generator=torch.compile({type(original).__name__}): expected the ImageGenerator itself; compile its networks in "
+                "place, and pass it as it is: for network in generator.children(): network.compile()"
+            )
+        hint = "; GenerativeAugment.from_pretrained takes a name" if isinstance(generator, str) else ""
+        found = type(generator).__name__ if isinstance(generator, nn.Module) else repr(generator)
+        raise ConfigError(f"generator={found}: expected an ImageGenerator{hint}")
+    size, keeps = getattr(generator, "image_size", None), getattr(generator, "preserves_geometry", None)
+    if not (isinstance(size, tuple | list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
+        raise GeneratorError(f"{type(generator).__name__}.image_size is {size!r}: expected (height, width) in pixels")
+    if not isinstance(keeps, bool):
+        raise GeneratorError(f"{type(generator).__name__}.preserves_geometry is {keeps!r}: expected True or False")
+
+
+def _any_training(module: nn.Module) -> bool:
+    """Whether a module or a part of it is in training mode; a bare walk, because this is asked in every call."""
+    stack: list[nn.Module | None] = [module]
+    while stack:
+        if (part := stack.pop()) is not None:
+            if part.training:
+                return True
+            stack.extend(part._modules.values())
+    return False
+
+
+def _leave_inference_mode(module: nn.Module) -> None:
+    """Replace weights made under inference mode, which cannot be moved or changed outside of it, by copies."""
+    copies: dict[int, Tensor] = {}
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_inference():
+                    if id(tensor) not in copies:
+                        new = tensor.detach().clone()
+                        copies[id(tensor)] = nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
+                    tensors[name] = copies[id(tensor)]  # type: ignore[assignment]
+
+
+def _share(tensor: Tensor) -> Tensor:
+    """Return another tensor, or parameter, of the same memory."""
+    shared = tensor.detach()
+    if isinstance(tensor, nn.Parameter):
+        shared = nn.Parameter(shared, requires_grad=tensor.requires_grad)
+    shared.__dict__.update(tensor.__dict__)
+    return shared

@@ -9,7 +9,8 @@ from typing import Any, SupportsIndex
 import torch.utils.data
 
 from gentransforms.errors import ConfigError
-from gentransforms.sources.keys import Key, Keyed, RowKey, keys_of
+from gentransforms.sources.keys import Key, Keyed, keys_of
+from gentransforms.sources.sample_keys import mark_key
 
 __all__ = ["KeyedDataset", "with_keys"]
 
@@ -19,8 +20,9 @@ def with_keys(dataset: Any, key: Key | None = None, transform: Callable[[Any], A
 
     A tuple ``(image, label)`` becomes ``(image, label, key)``, a list likewise; a dict gets the entry ``"key"``; a bare image
     becomes ``(image, key)``. The keys are those of a bank made from the same data set: of a torchvision ImageFolder the
-    paths relative to its root, as `gentransforms.generate_bank` has of the folder; of others the row numbers. Keys that are
-    numbers come as a subclass of int, by which `gentransforms.BankAugment` tells them from labels.
+    paths relative to its root, as `gentransforms.generate_bank` has of the folder; of others the row numbers. They come as
+    subclasses of str and int, and batches of numbers as a subclass of tensor, by which `gentransforms.BankAugment` tells
+    them from labels.
 
     Args:
         dataset: any map-style data set: one with ``len`` and an index.
@@ -75,7 +77,7 @@ class KeyedDataset(Keyed, torch.utils.data.Dataset[Any]):
 
     def _keyed(self, sample: Any, place: int) -> Any:
         name = self.keys[place]
-        key = name if isinstance(name, str) else RowKey(name)
+        key = mark_key(name)
         if isinstance(sample, Mapping):
             if "key" in sample and sample["key"] != key:
                 raise ConfigError(

@@ -18,17 +18,13 @@ from torch import Tensor
 from gentransforms.errors import ConfigError
 from gentransforms.sources.inputs import integer
 
-__all__ = ["Key", "Keyed", "Keys", "RowKey", "as_keys", "check_keys", "keys_of"]
+__all__ = ["Key", "Keyed", "Keys", "as_keys", "check_keys", "keys_of"]
 
 Keys = Sequence[str] | Sequence[int]
 # What a user may say of the keys: how to make one of an index, the column that holds them, or all of them.
 Key = Callable[[int], str | int] | str | Sequence[str | int]
 
 _SHOWN = 3
-
-
-class RowKey(int):
-    """A key that is a number, marked as one, so that a label is not taken for it. Equal to the number, and collated like it."""
 
 
 class Keyed:

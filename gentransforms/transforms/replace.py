@@ -1,124 +1,184 @@
-"""What transforms that replace images share: their arguments, what may stand beside an image, and putting the new ones in place."""
+"""The base of the transforms that replace images: which they replace, what they refuse, and how new images take their place."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Real
-from typing import Any
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import PIL.Image
+import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
-from gentransforms.errors import ConfigError, ImageError
-from gentransforms.images import Image, centre, from_unit, resize, restore, rows_of, to_unit
+from gentransforms.images import Image, RangeCheck, frame, from_unit, resize, restore, rows_of, to_unit
+from gentransforms.surroundings import isolate
+from gentransforms.transforms.arguments import check_output_size, check_p
+from gentransforms.transforms.samples import check_companions, describe_leaves, find_images
 
-__all__ = ["check_companions", "framed", "images_in", "output_size_of", "probability", "scatter", "take"]
+__all__ = ["Origin", "ReplaceImages", "draw_selection"]
 
 
-def probability(p: object) -> float:
-    """Return `p` as a float.
+class Origin(NamedTuple):
+    """Where new images come from: its name in messages, its (h, w), and whether it keeps the layout of an image."""
 
-    Raises:
-        ConfigError: if it is not a number in [0, 1].
+    name: str
+    image_size: tuple[int, int]
+    preserves_geometry: bool
 
-    Example:
-        >>> probability(1)
-        1.0
+
+class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no annotations
+    """Replace each image of a sample, with probability `p`, by a new one; what is new is said by a subclass.
+
+    A subclass implements `origin`, `make_params` (what is drawn) and `_make_images` (what is made), and `_draw` where what
+    is drawn depends on the whole sample. `GenerativeAugment` and `BankAugment` are the two there are.
     """
-    if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= float(p) <= 1:
-        raise ConfigError(f"p={p!r}: expected a number in [0, 1]")
-    return float(p)
 
+    _needs_transform_list: Callable[[list[Any]], list[bool]]
+    _transformed_types = (tv_tensors.Image, v2._utils.is_pure_tensor, PIL.Image.Image)
+    _sizes: tuple[str, ...] = ("input", "generator")
+    _warned_without_image: bool
 
-def output_size_of(size: object, names: Sequence[str] = ("input", "generator")) -> str | tuple[int, int]:
-    """Return `size` if it is one of `names`, or two positive integers.
+    def __init__(self, p: float, output_size: str | tuple[int, int]) -> None:
+        super().__init__()
+        self.p = check_p(p)
+        self.output_size = check_output_size(output_size, self._sizes)
+        self._check_range = RangeCheck()
+        self._forget()
 
-    Raises:
-        ConfigError: otherwise.
+    @property
+    @abstractmethod
+    def origin(self) -> Origin:
+        """Where the new images come from."""
 
-    Example:
-        >>> output_size_of([32, 48])
-        (32, 48)
-    """
-    if isinstance(size, str) and size in names:
-        return size
-    if isinstance(size, tuple | list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size):
-        return size[0], size[1]
-    known = ", ".join(f'"{name}"' for name in names)
-    raise ConfigError(f"output_size={size!r}: expected {known} or (height, width) in pixels")
+    @abstractmethod
+    def make_params(self, flat_inputs: list[Any], p: float | None = None) -> dict[str, Any]:
+        """Draw what decides the new images: ``chosen`` (N,) bool, on the CPU, and what else the subclass needs."""
 
+    @abstractmethod
+    def _make_images(self, rows: list[Tensor], params: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return which images are replaced, (N,) bool on the CPU, the new ones, and which of these are finite (None: all).
 
-def check_companions(flat: Sequence[Any], generator: str, preserves_geometry: bool, output_size: str | tuple[int, int]) -> None:
-    """Refuse, by name, what stands beside the images of a sample and would become wrong.
+        Args:
+            rows: the images, each (n, C, H, W), N in all.
+            params: what was drawn.
+        """
 
-    Args:
-        flat: the leaves of the sample.
-        generator: name of what makes the new images.
-        preserves_geometry: whether it keeps the layout of an image.
-        output_size: ``"input"``, or whatever changes the size.
+    def _draw(self, sample: Any, images: list[Image], p: float) -> dict[str, Any]:
+        return self._make_params(images, p)
 
-    Raises:
-        ImageError: for a video; for boxes, masks and key points of a layout or size that changes.
+    def _make_params(self, images: list[Image], p: float) -> dict[str, Any]:
+        # A subclass of the user's may have torchvision's signature.
+        return self.make_params(images) if p == self.p else self.make_params(images, p=p)
 
-    Example:
-        >>> check_companions(["a label"], "ICGAN", False, "input")
-    """
-    for inpt in flat:
-        if isinstance(inpt, tv_tensors.Video):
-            raise ImageError("the sample holds a tv_tensors.Video: expected images; frames would not agree with each other")
-        if not isinstance(inpt, tv_tensors.BoundingBoxes | tv_tensors.Mask | tv_tensors.KeyPoints):
-            continue
-        kind = f"tv_tensors.{type(inpt).__name__}"
-        if not preserves_geometry:
-            raise ImageError(
-                f"the sample holds {kind} and {generator} does not keep the layout of an image "
-                "(preserves_geometry=False), so they would be wrong: use a generator that does, such as ControlNetVariation"
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        """Refuse, by name, what would become wrong."""
+        check_companions(flat_inputs, self.origin.name, self.origin.preserves_geometry, self.output_size)
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Apply drawn parameters to one image or batch."""
+        with isolate():
+            return self._replace([inpt], [rows_of(inpt)], params)[0][0]
+
+    # A generator in the graph of a model that is compiled would be compiled with it, for minutes, and gain nothing.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, *inputs: Any, p: float | None = None, return_mask: bool = False) -> Any:
+        """Return the sample with some of its images replaced.
+
+        Args:
+            inputs: the sample, or its parts.
+            p: probability for this call; the transform's own by default.
+            return_mask: return ``(sample, mask)``; the mask, (N,) bool on the CPU, says which of the sample's N images were
+                replaced. (One whose new image is not finite keeps its source and counts as replaced: to know it would
+                cost a device sync.)
+        """
+        p = self.p if p is None else check_p(p)
+        sample = inputs if len(inputs) > 1 else inputs[0]
+        flat, spec = tree_flatten(sample)
+        self.check_inputs(flat)
+        places, images = find_images(sample, flat, self._needs_transform_list(flat))
+        if images:
+            with isolate():  # before the getters are called, so that an image of a wrong kind is what the message is about
+                rows = [rows_of(image) for image in images]
+            params = self._draw(sample, images, p)
+            with isolate():
+                outputs, mask = self._replace(images, rows, params)
+            for i, output in zip(places, outputs, strict=True):
+                flat[i] = output
+            result = tree_unflatten(flat, spec)
+        else:
+            self._warn_without_image(flat)
+            result, mask = sample, torch.zeros(0, dtype=torch.bool, device="cpu")
+        return (result, mask) if return_mask else result
+
+    def _replace(self, images: list[Image], rows: list[Tensor], params: dict[str, Any]) -> tuple[list[Image], Tensor]:
+        self._check_range(rows)
+        chosen, made, finite = self._make_images(rows, params)
+        parts = torch.split(chosen, [len(row) for row in rows])
+        counts = [int(part.sum()) for part in parts]
+        new = torch.split(made, counts)
+        good = [None] * len(rows) if finite is None else torch.split(finite, counts)
+        return [self._scatter(*piece) for piece in zip(images, rows, parts, new, good, strict=True)], chosen
+
+    def _scatter(self, image: Image, rows: Tensor, chosen: Tensor, made: Tensor, finite: Tensor | None) -> Image:
+        """Return `image` with its chosen rows replaced by those of `made` that are finite."""
+        base, size = self._frame(rows)
+        if not len(made):
+            return image if base is rows else restore(base, image)
+        made = made.to(rows.device, non_blocking=True)
+        if made.dtype == rows.dtype == torch.uint8 and rows.shape[1] == 3 and made.shape[-2:] == size:
+            new = made
+        else:
+            new = from_unit(resize(to_unit(made), size), like=rows)
+        if finite is not None:
+            new = torch.where(finite.to(rows.device)[:, None, None, None], new, take(base, chosen))
+        return restore(scatter(base, chosen, new), image)
+
+    def _frame(self, rows: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Return the rows as those that stay come out, and the size of the new ones."""
+        if self.output_size == "input":
+            return rows, (rows.shape[-2], rows.shape[-1])
+        _, image_size, preserves_geometry = self.origin
+        size = image_size if isinstance(self.output_size, str) else self.output_size
+        return frame(rows, size, image_size, preserves_geometry), size
+
+    def _warn_without_image(self, flat: list[Any]) -> None:
+        if flat and not self._warned_without_image:
+            self._warned_without_image = True
+            warnings.warn(
+                f"{type(self).__name__} found no image in a sample and returned it as it was: it holds {describe_leaves(flat)}; expected "
+                "a PIL image, a tensor or a tv_tensors.Image, alone or in tuples, lists and dicts",
+                stacklevel=3,
             )
-        if output_size != "input":
-            raise ImageError(
-                f"the sample holds {kind}, which output_size={output_size!r} would make wrong: "
-                'use output_size="input" and a v2.Resize after it'
-            )
+
+    def _forget(self) -> None:
+        """Begin anew with what happened in this process, which a copy or a pickle does not carry."""
+        self._warned_without_image = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        del state["_warned_without_image"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._forget()
 
 
-def images_in(flat: Sequence[Any], needed: Sequence[bool]) -> tuple[list[int], list[Image], list[Tensor]]:
-    """Return the places of the images in a flattened sample, the images, and each as rows (N, C, H, W).
+def draw_selection(count: int, p: float) -> Tensor:
+    """Return which of `count` images are selected with probability `p`: (count,) bool, from torch's default CPU RNG.
 
-    Called before a getter is, so that an image of a wrong kind is refused before the getter speaks of what it does not know.
-
-    Args:
-        flat: the leaves of the sample.
-        needed: which of them are to be transformed, as torchvision decides it.
-
-    Raises:
-        ImageError: if one is of another kind.
-
-    Example:
-        >>> import torch
-        >>> places, images, rows = images_in(["text", torch.zeros(3, 4, 4)], [False, True])
-        >>> places, rows[0].shape
-        ([1], torch.Size([1, 3, 4, 4]))
-    """
-    places = [i for i, wanted in enumerate(needed) if wanted]
-    images = [flat[i] for i in places]
-    return places, images, [rows_of(image) for image in images]
-
-
-def framed(rows: Tensor, size: Sequence[int], generator_size: Sequence[int], preserves_geometry: bool) -> Tensor:
-    """Return rows (N, C, H, W) at `size` (h, w), own dtype: the part of each image that a generated one shows.
-
-    So that both kinds look alike in one batch: the whole image where the generator keeps geometry, else its centre
-    rectangle of the generator's aspect ratio.
+    As many numbers are drawn whatever p and the selection are, so that p does not shift the random stream; float32 and on
+    the CPU whatever torch's defaults are.
 
     Example:
-        >>> import torch
-        >>> framed(torch.zeros(2, 3, 8, 6), (4, 4), (16, 16), False).shape
-        torch.Size([2, 3, 4, 4])
+        >>> draw_selection(3, 1.0).tolist()
+        [True, True, True]
     """
-    if tuple(rows.shape[-2:]) == tuple(size):
-        return rows
-    seen = rows if preserves_geometry else centre(rows, generator_size)
-    return from_unit(resize(to_unit(seen), size), like=rows)
+    return torch.rand(count, dtype=torch.float32, device=torch.device("cpu")) < p
 
 
 def take(rows: Tensor, chosen: Tensor) -> Tensor:
@@ -134,15 +194,14 @@ def take(rows: Tensor, chosen: Tensor) -> Tensor:
     return rows[chosen.nonzero().squeeze(1).to(rows.device, non_blocking=True)]
 
 
-def scatter(base: Tensor, image: Image, chosen: Tensor, new: Tensor) -> Image:
-    """Return `base` (N, C, h, w) with its chosen rows replaced by `new`, with the structure of `image`.
+def scatter(base: Tensor, chosen: Tensor, new: Tensor) -> Tensor:
+    """Return `base` (N, C, h, w) with its chosen rows replaced by `new`, in the memory layout of `base`.
 
     Example:
         >>> import torch
-        >>> scatter(torch.zeros(2, 1, 1, 1), torch.zeros(2, 1, 1, 1), torch.tensor([False, True]), torch.ones(1, 1, 1, 1)).flatten()
+        >>> scatter(torch.zeros(2, 1, 1, 1), torch.tensor([False, True]), torch.ones(1, 1, 1, 1)).flatten()
         tensor([0., 1.])
     """
-    if len(new) == len(base):
-        return restore(new, image)
-    index = chosen.nonzero().squeeze(1).to(base.device, non_blocking=True)
-    return restore(base.index_copy(0, index, new), image)
+    if len(new) < len(base):
+        return base.index_copy(0, chosen.nonzero().squeeze(1).to(base.device, non_blocking=True), new)
+    return new

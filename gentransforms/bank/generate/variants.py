@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from gentransforms.bank.config import BankConfig
 from gentransforms.errors import BankError
 from gentransforms.generators.base import ImageGenerator
-from gentransforms.generators.held import check_inputs, check_output, is_out_of_memory, no_autocast
+from gentransforms.generators.held import check_inputs, check_output, is_out_of_memory
 from gentransforms.seeding import derive_seeds
+from gentransforms.surroundings import isolate
 
 __all__ = ["Made", "make_block"]
 
@@ -63,11 +64,11 @@ def make_block(
     """
     check_inputs(generator, inputs)
     block = _Block(generator, config, keys, inputs)
-    with torch.no_grad(), no_autocast(generator.device), _advice(config.batch_size):
+    with isolate(generator.device), torch.no_grad(), _advice(config.batch_size):
         block.encode(images)
     rows = len(keys) * config.variants
     for start in range(0, rows, config.batch_size):
-        with torch.no_grad(), no_autocast(generator.device), _advice(config.batch_size):
+        with isolate(generator.device), torch.no_grad(), _advice(config.batch_size):
             batch = block.make(range(start, min(start + config.batch_size, rows)))
         yield batch
 

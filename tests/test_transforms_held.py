@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from datasets.fingerprint import Hasher
 from small_generators import Flat, Hungry, NotFinite, Returning, tiny_icgan
 from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import gentransforms as gt
-from gentransforms.errors import GeneratorError
+from gentransforms.errors import ConfigError, GeneratorError
 from gentransforms.testing import FakeGenerator
-from gentransforms.transforms.frozen import FrozenGenerator
 
 BATCH = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 KEYS = [11, 12, 13, 14, 15, 16]
@@ -26,6 +26,20 @@ KEYS = [11, 12, 13, 14, 15, 16]
 
 def fixed_seeds(sample: Any) -> list[int]:
     return KEYS
+
+
+class _Elsewhere:
+    """What a function makes of a tensor, as far as a generator that follows is concerned."""
+
+    is_meta = False
+
+    def __init__(self, device: torch.device, tensor: Tensor) -> None:
+        assert tensor.numel() == 0
+        self.device = device
+
+
+def tensors_of(augment: gt.GenerativeAugment) -> list[Tensor]:
+    return [*augment.generator.parameters(), *augment.generator.buffers()]
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
@@ -53,27 +67,46 @@ class Holder(nn.Module):
         return loss
 
 
+def held_weights(augment: gt.GenerativeAugment) -> dict[str, Tensor]:
+    return weights_of(augment.generator)
+
+
 class TestTraining:
     @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
     def test_the_model_learns_and_the_generator_does_not(self, optimizer: type[torch.optim.Optimizer]) -> None:
         holder = Holder()
         steps = optimizer(holder.parameters(), lr=0.1, weight_decay=0.1)
-        frozen, learning = weights_of(holder.augment), weights_of(holder.encoder)
+        frozen, learning = held_weights(holder.augment), weights_of(holder.encoder)
         holder.train()
         for _ in range(2):
             steps.zero_grad()
             holder.training_step(BATCH).backward()
             steps.step()
-        assert same(weights_of(holder.augment), frozen)
+        assert same(held_weights(holder.augment), frozen)
         assert not any(new.equal(learning[name]) for name, new in holder.encoder.named_parameters() if name != "0.bias")
-        assert all(parameter.grad is None for parameter in holder.augment.parameters())
+        assert all(parameter.grad is None for parameter in holder.augment.generator.parameters())
 
-    def test_its_parameters_are_listed_without_gradient(self) -> None:
+    def test_nothing_that_walks_the_model_sees_it(self) -> None:
         holder = Holder()
-        named = {name: p for name, p in holder.named_parameters() if name.startswith("augment.generator.")}
-        assert len(named) == len(list(holder.augment.generator.parameters())) > 0
-        assert not any(parameter.requires_grad for parameter in named.values())
-        assert holder.augment.generator in set(holder.modules())
+        assert len(list(holder.augment.generator.parameters())) > 0
+        assert not any(parameter.requires_grad for parameter in holder.augment.generator.parameters())
+        for found in (holder.augment.parameters(), holder.augment.buffers(), holder.augment.children()):
+            assert list(found) == []
+        assert all(name.startswith("encoder.") for name, _ in (*holder.named_parameters(), *holder.named_buffers()))
+        inside = set(holder.augment.generator.modules())
+        assert not inside & set(holder.modules())
+        seen: list[nn.Module] = []
+        holder.apply(seen.append)
+        assert not inside & set(seen)
+
+    def test_another_may_be_assigned(self) -> None:
+        augment, other = gt.GenerativeAugment(tiny_icgan()), FakeGenerator().train()
+        augment.generator = other
+        assert augment.generator is other
+        assert not other.training
+        assert list(augment.children()) == []
+        with pytest.raises(ConfigError, match="expected an ImageGenerator"):
+            augment.generator = nn.Identity()
 
     def test_freezing_changes_the_generator_passed_in(self) -> None:
         generator = tiny_icgan().train().requires_grad_(True)
@@ -171,31 +204,12 @@ class TestCheckpoints:
                 parameter.add_(1)
         path = tmp_path / "model.pt"
         torch.save(saved.state_dict(), path)
-        before = weights_of(other.augment)
+        before = held_weights(other.augment)
         result = other.load_state_dict(torch.load(path, weights_only=True), strict=True)
         assert (result.missing_keys, result.unexpected_keys) == ([], [])
         assert same(weights_of(other.encoder), weights_of(saved.encoder))
-        assert same(weights_of(other.augment), before)
+        assert same(held_weights(other.augment), before)
         assert other.augment.load_state_dict({}, strict=True) == ([], [])
-
-    def test_a_checkpoint_with_generator_weights_neither_fails_nor_overwrites(self) -> None:
-        holder = Holder()
-        state = dict(holder.state_dict())
-        # Of this generator with other values, of one with other shapes, and of one with other names.
-        for name, tensor in holder.augment.generator.state_dict().items():
-            state[f"augment.generator.{name}"] = torch.zeros_like(tensor)
-        first = next(name for name in state if name.startswith("augment.generator."))
-        state[first] = torch.zeros(2, 9)
-        state["augment.generator.a.layer.of.another"] = torch.zeros(3)
-        state["nested.views.generative.generator.strength"] = torch.tensor(9.0)
-        before = weights_of(holder.augment), weights_of(holder.nested)
-        expected, keys = holder.augment(BATCH), set(state)
-        result = holder.load_state_dict(state, strict=True)
-        assert (result.missing_keys, result.unexpected_keys) == ([], [])
-        assert same(weights_of(holder.augment), before[0])
-        assert same(weights_of(holder.nested), before[1])
-        assert holder.augment(BATCH).equal(expected)
-        assert set(state) == keys  # the user's checkpoint is as it was
 
     def test_what_the_model_itself_misses_still_fails(self) -> None:
         holder = Holder()
@@ -209,10 +223,10 @@ class TestCheckpoints:
 
     def test_loading_by_assignment(self) -> None:
         holder = Holder()
-        before = weights_of(holder.augment)
+        before = held_weights(holder.augment)
         holder.load_state_dict(Holder().state_dict(), strict=True, assign=True)
-        assert same(weights_of(holder.augment), before)
-        assert not any(parameter.requires_grad for parameter in holder.augment.parameters())
+        assert same(held_weights(holder.augment), before)
+        assert not any(parameter.requires_grad for parameter in holder.augment.generator.parameters())
 
     def test_the_generator_itself_can_still_be_saved(self, tmp_path: Path) -> None:
         holder = Holder()
@@ -228,19 +242,71 @@ class TestMovingAndCopying:
         holder = Holder()
         expected = holder.augment(BATCH)
         holder.to(dtype)
-        assert holder.augment.generator.dtype == dtype
+        assert holder.encoder[0].weight.dtype == dtype
+        assert holder.augment.generator.dtype == torch.float32
         for image in (BATCH, BATCH.half(), (BATCH * 255).byte()):
             result = holder.augment(image)
             assert result.dtype == image.dtype
-        tolerance = 1e-4 if dtype == torch.float64 else 0.1
-        torch.testing.assert_close(holder.augment(BATCH), expected, atol=tolerance, rtol=0)
+        assert holder.augment(BATCH).equal(expected)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+    def test_the_generator_itself_in_another_dtype(self, dtype: torch.dtype) -> None:
+        augment = gt.GenerativeAugment(tiny_icgan(), 1.0, seeds_getter=fixed_seeds)
+        expected = augment(BATCH)
+        augment.generator.to(dtype)
+        torch.testing.assert_close(augment(BATCH), expected, atol=1e-4 if dtype == torch.float64 else 0.1, rtol=0)
+        assert augment.nonfinite_count == 0
+
+    @pytest.mark.parametrize("move", [lambda m: m.to("meta"), lambda m: m.to_empty(device="meta"), lambda m: m.to_empty(device="cpu")])
+    def test_it_does_not_go_where_its_values_would_be_lost(self, move: Any) -> None:
+        holder = Holder()
+        expected = holder.augment(BATCH)
+        move(holder)
+        assert holder.augment.generator.device.type == "cpu"
+        assert holder.augment(BATCH).equal(expected)
         assert holder.augment.nonfinite_count == 0
 
-    def test_to_a_device(self) -> None:
+    @pytest.mark.parametrize(
+        "change",
+        [lambda m: m.half(), lambda m: m.double(), lambda m: m.bfloat16(), lambda m: m.cpu(), lambda m: m.type(torch.float64)],
+        ids=["half", "double", "bfloat16", "cpu", "type"],
+    )
+    def test_every_way_to_cast_leaves_it_alone(self, change: Any) -> None:
         holder = Holder()
-        holder.to("meta")
-        assert all(tensor.is_meta for tensor in (*holder.augment.parameters(), *holder.augment.buffers()))
-        assert holder.augment.generator.device.type == "meta"
+        before = held_weights(holder.augment)
+        change(holder)
+        assert same(held_weights(holder.augment), before)
+
+    def test_it_follows_to_another_device(self) -> None:
+        # No second device with data is at hand: the probe says where it would go, and `to` is asked for just that.
+        moved: list[Any] = []
+
+        class Elsewhere(FakeGenerator):
+            def to(self, *args: Any, **options: Any) -> Any:
+                moved.append((args, options))
+                return self
+
+        augment = gt.GenerativeAugment(Elsewhere())
+        there = torch.device("cuda:7")
+        augment._held.follow(lambda tensor: _Elsewhere(there, tensor))
+        assert moved == [((there,), {})]
+
+    @pytest.mark.gpu
+    @pytest.mark.parametrize("move", [lambda m: m.cuda(), lambda m: m.to("cuda", torch.bfloat16), lambda m: m.to_empty(device="cuda")])
+    def test_it_follows_to_cuda_and_back(self, move: Any) -> None:
+        augment = gt.GenerativeAugment(tiny_icgan(), 1.0, seeds_getter=fixed_seeds)
+        expected = augment(BATCH)
+        move(augment)
+        assert (augment.generator.device.type, augment.generator.dtype) == ("cuda", torch.float32)
+        torch.testing.assert_close(augment(BATCH), expected, atol=1e-3, rtol=0)
+        assert augment._held.nonfinite.is_cuda
+        augment.cpu()
+        assert augment(BATCH).equal(expected)
+
+    def test_share_memory(self) -> None:
+        augment = gt.GenerativeAugment(FakeGenerator(), 1.0)
+        nn.ModuleList([augment]).share_memory()
+        assert augment.generator.strength.is_shared()
 
     @pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))], ids=["deepcopy", "pickle"])
     def test_copies_are_whole_and_their_own(self, copied: Any) -> None:
@@ -252,14 +318,47 @@ class TestMovingAndCopying:
         assert other.augment.seeds_getter is fixed_seeds
         assert other.augment(BATCH).equal(holder.augment(BATCH))
         assert other.state_dict().keys() == holder.state_dict().keys()
-        assert not any(parameter.requires_grad for parameter in other.augment.parameters())
+        assert not any(parameter.requires_grad for parameter in other.augment.generator.parameters())
         other.train()
         assert not other.augment.generator.training
-        with torch.no_grad():
-            for parameter in other.augment.parameters():
-                parameter.zero_()
-        assert not other.augment(BATCH).equal(holder.augment(BATCH))
 
+    def test_a_deep_copy_shares_the_weights_until_one_is_moved(self) -> None:
+        holder = Holder()
+        other, expected = copy.deepcopy(holder), holder.augment(BATCH)
+        pairs = list(zip(tensors_of(holder.augment), tensors_of(other.augment), strict=True))
+        assert pairs
+        assert all(a is not b and a.data_ptr() == b.data_ptr() for a, b in pairs)
+        other.augment.generator.double()  # does to the tensors what moving does
+        pairs = list(zip(tensors_of(holder.augment), tensors_of(other.augment), strict=True))
+        assert not any(a.data_ptr() == b.data_ptr() for a, b in pairs if a.is_floating_point())
+        assert (holder.augment.generator.dtype, other.augment.generator.dtype) == (torch.float32, torch.float64)
+        assert holder.augment(BATCH).equal(expected)
+        with torch.no_grad():
+            for parameter in other.augment.generator.parameters():
+                parameter.zero_()
+        assert holder.augment(BATCH).equal(expected)
+
+    def test_tied_weights_stay_tied_in_a_copy(self) -> None:
+        generator = FakeGenerator()
+        generator.other = generator.strength
+        copied = copy.deepcopy(gt.GenerativeAugment(generator)).generator
+        assert copied.other is copied.strength is not generator.strength
+
+    def test_a_pickle_has_weights_of_its_own_and_nothing_of_this_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        augment = gt.GenerativeAugment(FakeGenerator(), 0.5)
+        # What `datasets.Dataset.map` finds its cache by.
+        fresh = Hasher.hash(augment)
+        monkeypatch.setattr("os.getpid", lambda: 12345)
+        other = gt.GenerativeAugment(FakeGenerator(), 0.5)
+        with pytest.warns(UserWarning, match="no image"):
+            other("text")
+        assert Hasher.hash(other) == fresh
+        assert Hasher.hash(gt.GenerativeAugment(FakeGenerator(), 0.6)) != fresh
+        again = pickle.loads(pickle.dumps(augment))
+        assert again.generator.strength.data_ptr() != augment.generator.strength.data_ptr()
+        assert again.nonfinite_count == 0
+
+    @pytest.mark.filterwarnings("ignore:.*NaN or infinity")
     def test_a_copy_counts_for_itself(self) -> None:
         augment = gt.GenerativeAugment(NotFinite(bad=(12,)), 1.0, seeds_getter=fixed_seeds)
         augment(BATCH)
@@ -282,8 +381,11 @@ class TestMovingAndCopying:
         assert both.state_dict() == {}
         assert both.load_state_dict({}, strict=True) == ([], [])
 
-    def test_the_mixin_serves_every_transform_that_holds_a_generator(self) -> None:
-        assert issubclass(gt.GenerativeAugment, FrozenGenerator)
+    def test_a_pickle_counts_from_zero(self) -> None:
+        augment = gt.GenerativeAugment(NotFinite(bad=(12,)), 1.0, seeds_getter=fixed_seeds)
+        with pytest.warns(UserWarning, match="NaN or infinity"):
+            augment(BATCH)
+        assert pickle.loads(pickle.dumps(augment)).nonfinite_count == 0
 
 
 class TestDevices:
@@ -308,10 +410,16 @@ class TestDevices:
             assert type(result) is type(images)
 
     def test_the_non_finite_are_counted_without_reading(self) -> None:
-        augment = gt.GenerativeAugment(FakeGenerator(), 1.0)
-        augment.to("meta")
+        augment = gt.GenerativeAugment(FakeGenerator().to("meta"), 1.0)
         augment(BATCH.to("meta"))
-        assert augment._nonfinite.is_meta
+        assert augment._held.nonfinite.is_meta
+
+    def test_images_without_data_give_the_shape_of_the_result(self) -> None:
+        augment = gt.GenerativeAugment(tiny_icgan(), 1.0, output_size=(20, 24))
+        result = augment(BATCH.to("meta"))
+        assert result.is_meta
+        assert result.shape == (6, 3, 20, 24)
+        assert augment.nonfinite_count == 0
 
     @pytest.mark.gpu
     @pytest.mark.parametrize("where", ["cpu", "cuda"])
@@ -371,7 +479,23 @@ class TestOutOfMemory:
             gt.GenerativeAugment(Returning(lambda images: images[:, :1]), 1.0)(BATCH)
 
 
+@pytest.mark.filterwarnings("ignore:.*NaN or infinity")
 class TestNonFinite:
+    def test_is_warned_of_once(self) -> None:
+        augment = gt.GenerativeAugment(NotFinite(bad=(12, 16)), 1.0, seeds_getter=fixed_seeds)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(3):
+                augment(BATCH)
+        assert len(caught) == 1
+        for part in ("2 of 6 images", "NotFinite", "keep their source", "nonfinite_count"):
+            assert part in str(caught[0].message)
+
+    def test_half_precision_is_told_of_bfloat16(self) -> None:
+        augment = gt.GenerativeAugment(NotFinite(bad=(12,)).half(), 1.0, seeds_getter=fixed_seeds)
+        with pytest.warns(UserWarning, match="bfloat16"):
+            augment(BATCH)
+
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64])
     @pytest.mark.parametrize("channels", [1, 3])

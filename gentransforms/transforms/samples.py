@@ -1,0 +1,106 @@
+"""What is in a sample: its images, what may stand beside them, and what was there where no image is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from gentransforms.errors import ImageError
+from gentransforms.images import Image
+
+__all__ = ["check_companions", "describe_leaves", "find_images"]
+
+
+def find_images(sample: Any, flat: Sequence[Any], needed: Sequence[bool]) -> tuple[list[int], list[Image]]:
+    """Return the places of the images in a flattened sample, and the images.
+
+    They are what torchvision takes for them: PIL images and `tv_tensors.Image`, or else the first plain tensor. A list of
+    nothing but plain tensors that agree in all but height and width is one batch of views: each of them is an image.
+
+    Args:
+        sample: as it came.
+        flat: its leaves.
+        needed: which of them are to be transformed, as torchvision decides it.
+
+    Example:
+        >>> import torch
+        >>> views = [torch.zeros(4, 3, 8, 8), torch.zeros(4, 3, 6, 6), torch.zeros(4, 3, 6, 6)]
+        >>> find_images(views, views, [True, False, False])[0]
+        [0, 1, 2]
+    """
+    places = list(range(len(flat))) if _are_views(sample) else [i for i, wanted in enumerate(needed) if wanted]
+    # A parameter comes back as a plain tensor, chosen or not.
+    images = [flat[i].as_subclass(Tensor) if isinstance(flat[i], nn.Parameter) else flat[i] for i in places]
+    return places, images
+
+
+def check_companions(flat: Sequence[Any], generator: str, preserves_geometry: bool, output_size: str | tuple[int, int]) -> None:
+    """Refuse, by name, what stands beside the images of a sample and would become wrong.
+
+    Args:
+        flat: the leaves of the sample.
+        generator: name of what makes the new images.
+        preserves_geometry: whether it keeps the layout of an image.
+        output_size: ``"input"``, or whatever changes the size.
+
+    Raises:
+        ImageError: for a video; for boxes, masks and key points of a layout or size that changes.
+
+    Example:
+        >>> check_companions(["a label"], "ICGAN", False, "input")
+    """
+    for inpt in flat:
+        if isinstance(inpt, tv_tensors.Video):
+            raise ImageError("the sample holds a tv_tensors.Video: expected images; frames would not agree with each other")
+        if not isinstance(inpt, tv_tensors.BoundingBoxes | tv_tensors.Mask | tv_tensors.KeyPoints):
+            continue
+        kind = f"tv_tensors.{type(inpt).__name__}"
+        if not preserves_geometry:
+            raise ImageError(
+                f"the sample holds {kind} and {generator} does not keep the layout of an image "
+                "(preserves_geometry=False), so they would be wrong: use a generator that does, such as ControlNetVariation"
+            )
+        if output_size != "input":
+            raise ImageError(
+                f"the sample holds {kind}, which output_size={output_size!r} would make wrong: "
+                'use output_size="input" and a v2.Resize after it'
+            )
+
+
+def describe_leaves(flat: Sequence[Any]) -> str:
+    """Return what a sample without an image holds, and how to turn that into one.
+
+    Example:
+        >>> import numpy as np
+        >>> describe_leaves([np.zeros((4, 4, 3), np.uint8), 7])
+        'a NumPy array (4, 4, 3) of uint8 (use v2.ToImage() before), an int'
+    """
+    named = list(dict.fromkeys(map(_describe, flat)))
+    return ", ".join(named[:6]) + (", …" if len(named) > 6 else "")
+
+
+def _are_views(sample: Any) -> bool:
+    if type(sample) is not list or len(sample) < 2 or not all(v2._utils.is_pure_tensor(view) and view.ndim > 2 for view in sample):
+        return False
+    first = sample[0]
+    return all((view.shape[:-2], view.dtype, view.device) == (first.shape[:-2], first.dtype, first.device) for view in sample)
+
+
+def _describe(leaf: Any) -> str:
+    name = type(leaf).__name__
+    if isinstance(leaf, np.ndarray):
+        return f"a NumPy array {leaf.shape} of {leaf.dtype} (use v2.ToImage() before)"
+    if isinstance(leaf, PIL.Image.Image | Tensor):  # a mask or boxes
+        return f"a {name} {tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf.size}"
+    if isinstance(leaf, Mapping):
+        return f"a {name}, which is looked into if it is a plain dict (use dict(sample) before)"
+    if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+        return f"a {name}, which is not looked into (pass its image alone)"
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
