@@ -32,6 +32,21 @@ def load(name: str, cls: str = "", **options: Any) -> dict[str, Any]:
     return {"class": type(generator).__name__, "fingerprint": generator.fingerprint()}
 
 
+def class_name(name: str, **options: Any) -> str:
+    """Return the name of the class that `load_generator` would pick."""
+    from gentransforms.generators.registry import class_of
+    from gentransforms.hub.models import Source
+
+    return class_of(Source(name, **options)).__name__
+
+
+def download(name: str, cache_dir: Path) -> None:
+    """Download a whole repository, as the command ``hf download`` does."""
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(name, cache_dir=cache_dir)
+
+
 def push(folder: str, repo_id: str, **options: Any) -> str:
     """Load the generator of a folder and push it to the Hub."""
     import gentransforms as gt
@@ -55,7 +70,7 @@ def read_bank(name: str, revision: str | None = None, *, token: str | None = Non
     return {
         "keys": bank.keys,
         "rows": [(key, v, bank.read([key], [v], decode=False)[0]) for key in bank.keys for v in bank.variants_of(key)],
-        "columns": [batch.select(["key", "variant", "seed", "draw"]).to_pylist() for batch in bank.batches()],
+        "columns": [batch.select(["key", "variant", "seed", "attempt"]).to_pylist() for batch in bank.batches()],
         "failed": bank.failed, "rejected": bank.rejected, "settings": bank.settings, "path": str(bank.path), "length": len(bank),
     }  # fmt: skip
 

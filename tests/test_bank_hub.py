@@ -214,7 +214,7 @@ class TestPrivate:
         assert site.hub.repos["datasets/org/private"].private
         with pytest.raises(
             BankError,
-            match=r"^'org/private': no such directory, and no such data set on the Hub, or it is private: check",
+            match=r"^org/private: no such directory, and no such data set on the Hub, or it is private: check",
         ):
             site.read("org/private")
         assert site.read("org/private", token=TOKEN)["rows"] == ROWS
@@ -300,7 +300,7 @@ class TestNoBank:
     """What a name may stand for besides a bank."""
 
     def test_no_repository(self, site: Site) -> None:
-        with pytest.raises(BankError, match="'org/nothing': no such directory, and no such data set on the Hub, or it is private"):
+        with pytest.raises(BankError, match="org/nothing: no such directory, and no such data set on the Hub, or it is private"):
             site.read("org/nothing")
 
     def test_a_model_is_no_data_set(self, site: Site) -> None:

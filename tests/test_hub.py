@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import hub_client
+import huggingface_hub
 import pytest
 from hub_server import TOKEN, Hub, Repo
 
 import gentransforms as gt
 from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.generators.registry import class_of
 from gentransforms.hub import models as hub_module
 
 TINY: dict[str, Any] = {
@@ -36,6 +38,10 @@ class Site:
     def load(self, name: str, *, offline: bool = False, **options: Any) -> dict[str, Any]:
         process = self.offline if offline else self.online
         return process.submit(hub_client.load, name, **options).result()
+
+    def class_name(self, name: str, *, offline: bool = False, **options: Any) -> str:
+        process = self.offline if offline else self.online
+        return process.submit(hub_client.class_name, name, **options).result()
 
     def push(self, repo_id: str, **options: Any) -> str:
         return self.online.submit(hub_client.push, str(self.folder), repo_id, **options).result()
@@ -247,3 +253,109 @@ class TestSource:
         for load in (gt.load_generator, gt.ICGAN.from_pretrained):
             with pytest.raises(ConfigError, match=f"revision='main': '{site.folder}' is a folder"):
                 load(site.folder, revision="main")
+
+
+# What stands in a file that is damaged, and a word of what is said of it.
+DAMAGE: dict[str, tuple[bytes, str]] = {
+    "truncated": (b'{"format": "gentransforms", "format_ver', "is not JSON"),
+    "empty": (b"", "is not JSON"),
+    "no text": (b"\xff\xfe{}", "is not JSON"),
+    "not JSON": (b"<html>Sign in</html>", "is not JSON"),
+    "a list": (b"[1, 2]", "holds a list"),
+    "a string": (b'"gentransforms"', "holds a str"),
+}
+INDEX = b'{"_class_name": "StableUnCLIPImg2ImgPipeline", "_diffusers_version": "0.35.0"}'
+OTHERS = b'{"_class_name": "UNet2DConditionModel", "sample_size": 8}'
+
+
+class TestWhichGenerator:
+    """A diffusers pipeline is taken for one of others only where it is known that no config of ours is beside it."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        (tmp_path / "model_index.json").write_bytes(INDEX)
+        return tmp_path
+
+    @pytest.fixture
+    def repo(self, site: Site, request: pytest.FixtureRequest) -> str:
+        name = f"which/{request.node.originalname.removeprefix('test_').replace('_', '-')}"
+        site.hub.repos[name] = Repo()
+        site.hub.repos[name].commit({"model_index.json": INDEX})
+        return name
+
+    @pytest.mark.parametrize("config", [None, OTHERS])
+    def test_folder_of_others(self, folder: Path, config: bytes | None) -> None:
+        if config is not None:
+            (folder / "config.json").write_bytes(config)
+        assert hub_module.own_config(hub_module.Source(folder)) is None
+        assert class_of(hub_module.Source(folder)) is gt.StableDiffusionVariation
+
+    @pytest.mark.parametrize("name", ["config.json", "model_index.json"])
+    @pytest.mark.parametrize("damage", DAMAGE)
+    def test_damaged_file(self, folder: Path, name: str, damage: str) -> None:
+        content, words = DAMAGE[damage]
+        (folder / name).write_bytes(content)
+        with pytest.raises(WeightsError, match=rf"(?s){folder}: {name} {words}"):
+            gt.load_generator(folder)
+
+    @pytest.mark.parametrize("damage", DAMAGE)
+    def test_damaged_file_by_class(self, folder: Path, damage: str) -> None:
+        (folder / "config.json").write_bytes(DAMAGE[damage][0])
+        with pytest.raises(WeightsError, match=rf"(?s){folder}: config.json {DAMAGE[damage][1]}"):
+            gt.StableDiffusionVariation.from_pretrained(folder)
+
+    def test_not_a_file(self, folder: Path) -> None:
+        (folder / "config.json").symlink_to(folder / "gone.json")
+        with pytest.raises(WeightsError, match=rf"{folder}: 'config.json' is not a file"):
+            gt.load_generator(folder)
+        (folder / "config.json").unlink()
+        (folder / "config.json").mkdir()
+        with pytest.raises(WeightsError, match=rf"{folder}: 'config.json' is not a file"):
+            gt.load_generator(folder)
+
+    @pytest.mark.parametrize("method", ["read_text", "lstat"])
+    def test_unreadable_file(self, folder: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+        (folder / "config.json").write_bytes(OTHERS)
+        real = getattr(Path, method)
+
+        def refuse(path: Path, *args: Any, **options: Any) -> Any:
+            if path.name == "config.json":
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path, *args, **options)
+
+        monkeypatch.setattr(Path, method, refuse)
+        with pytest.raises(WeightsError, match=rf"{folder}: '?config.json'? cannot be read: Permission denied"):
+            gt.load_generator(folder)
+
+    @pytest.mark.parametrize("damage", DAMAGE)
+    def test_damaged_file_on_the_hub(self, site: Site, repo: str, tmp_path: Path, damage: str) -> None:
+        site.hub.repos[repo].commit({"config.json": DAMAGE[damage][0]})
+        with pytest.raises(WeightsError, match=rf"(?s){repo}: config.json {DAMAGE[damage][1]}"):
+            site.class_name(repo, cache_dir=tmp_path)
+
+    def test_repository_of_others(self, site: Site, repo: str, tmp_path: Path) -> None:
+        """Known without a network too, once it was asked."""
+        with pytest.raises(WeightsError, match=rf"{repo}: 'config\.json' is not in the local cache"):
+            site.class_name(repo, cache_dir=tmp_path, offline=True)
+        for options in ({}, {"offline": True}, {"local_files_only": True}):
+            assert site.class_name(repo, cache_dir=tmp_path, **options) == "StableDiffusionVariation"
+
+    def test_repository_of_others_downloaded_whole(self, site: Site, repo: str, tmp_path: Path) -> None:
+        site.online.submit(hub_client.download, repo, tmp_path).result()
+        if not hasattr(huggingface_hub, "get_cached_repo_tree"):
+            pytest.skip("this huggingface_hub keeps no list of what a repository holds")
+        assert site.class_name(repo, cache_dir=tmp_path, offline=True) == "StableDiffusionVariation"
+
+    def test_only_the_index_is_in_the_cache(self, site: Site, model: str, tmp_path: Path) -> None:
+        """Of a generator that was saved by us: what diffusers alone downloads does not show it."""
+        commit = site.hub.repos[model].commit({"model_index.json": INDEX})
+        snapshot = tmp_path / f"models--{model.replace('/', '--')}" / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        (snapshot / "model_index.json").write_bytes(INDEX)
+        with pytest.raises(WeightsError, match=rf"{model}: 'config\.json' at revision '{commit}' is not in the local cache"):
+            site.class_name(model, cache_dir=tmp_path, revision=commit, offline=True)
+        assert site.class_name(model, cache_dir=tmp_path, revision=commit) == "ICGAN"
+
+    def test_server_in_trouble(self, site: Site, repo: str, tmp_path: Path) -> None:
+        with site.hub.that(answer="503"), pytest.raises(WeightsError, match=rf"{repo}: 'config\.json' .*could not be fetched"):
+            site.class_name(repo, cache_dir=tmp_path)

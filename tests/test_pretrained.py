@@ -18,6 +18,7 @@ from torch import Tensor
 import gentransforms as gt
 from gentransforms.errors import ConfigError, GentransformsError, WeightsError
 from gentransforms.hub import models as hub
+from gentransforms.hub.client import sha256
 from gentransforms.seeding import sample_noise
 from gentransforms.testing import FakeGenerator
 
@@ -71,7 +72,7 @@ def folder(original: dict[str, bytes], tmp_path: Path) -> Path:
 def describe(folder: Path, **changes: Any) -> None:
     """Change entries of config.json; its SHA-256 becomes that of the weights as they are."""
     path = folder / hub.CONFIG_FILE
-    changes = {"weights_sha256": hub.sha256(folder / hub.WEIGHTS_FILE)} | changes
+    changes = {"weights_sha256": sha256(folder / hub.WEIGHTS_FILE)} | changes
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
@@ -101,7 +102,7 @@ class TestRoundTrip:
         assert {k: description[k] for k in ("format", "format_version", "class")} == {
             "format": "gentransforms", "format_version": 1, "class": "ICGAN",
         }  # fmt: skip
-        assert description["weights_sha256"] == hub.sha256(folder / "model.safetensors")
+        assert description["weights_sha256"] == sha256(folder / "model.safetensors")
 
     def test_files_are_as_readable_as_any(self, generator: gt.ICGAN, tmp_path: Path) -> None:
         generator.save_pretrained(tmp_path / "saved")

@@ -21,7 +21,7 @@ from gentransforms.bank.share.opening import Exported, exported_rows, repository
 from gentransforms.bank.verify.checker import BankReport, unit_faults, verify_bank
 from gentransforms.bank.verify.rows import entries
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
-from gentransforms.hub import models as hub
+from gentransforms.hub.client import is_repository
 from gentransforms.sources.keys import as_keys
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Bank:
             ConfigError: if a revision is given for a directory.
         """
         directory = Path(path_or_repo)
-        if not directory.exists() and hub.is_repository(str(path_or_repo)):
+        if not directory.exists() and is_repository(str(path_or_repo)):
             return _open_repository(str(path_or_repo), revision)
         if revision is not None:
             raise ConfigError(f"revision={revision!r}: {str(directory)!r} is a directory on this machine and has no revisions")

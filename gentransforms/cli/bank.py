@@ -33,7 +33,7 @@ def info(
       gentransforms bank info bank
     """
     from gentransforms.bank.reader import Bank
-    from gentransforms.hub.models import is_repository
+    from gentransforms.hub.client import is_repository
 
     if not is_repository(bank):
         _check_there(Path(bank))

@@ -18,6 +18,7 @@ from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.card import model_card
 from gentransforms.generators.identity import describe_argument, fingerprint, named_weights, to_json
 from gentransforms.hub import models as hub
+from gentransforms.hub.client import sha256, upload
 from gentransforms.seeding import check_seeds
 
 __all__ = ["FORMAT_VERSION", "ImageGenerator"]
@@ -186,7 +187,7 @@ class ImageGenerator(nn.Module, ABC):
         umask = os.umask(0)
         os.umask(umask)
         (directory / hub.WEIGHTS_FILE).chmod(0o666 & ~umask)
-        description |= {"weights_sha256": hub.sha256(directory / hub.WEIGHTS_FILE), "config": config}
+        description |= {"weights_sha256": sha256(directory / hub.WEIGHTS_FILE), "config": config}
         (directory / hub.CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
         (directory / hub.CARD_FILE).write_text(text)
 
@@ -199,7 +200,7 @@ class ImageGenerator(nn.Module, ABC):
             card: as in `save_pretrained`.
             options: ``private``, ``token``, ``revision``, ``commit_message``.
         """
-        return hub.upload(lambda directory: self.save_pretrained(directory, dtype=dtype, card=card), repo_id, **options)
+        return upload(lambda directory: self.save_pretrained(directory, dtype=dtype, card=card), repo_id, **options)
 
     @classmethod
     def from_pretrained(

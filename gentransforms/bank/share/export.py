@@ -12,7 +12,8 @@ from gentransforms.bank.format.manifest import MANIFEST
 from gentransforms.bank.format.unit import unit_schema
 from gentransforms.bank.share.card import bank_card
 from gentransforms.errors import BankError, ConfigError
-from gentransforms.hub import models as hub
+from gentransforms.hub.client import DATASET, sha256, upload
+from gentransforms.hub.models import CARD_FILE
 from gentransforms.sources.arrow import arrow
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def export_bank(
         files = [_write(directory, i, len(shards), batches, bank) for i, batches in enumerate(shards)]
         info = {**bank.manifest["info"], "failed": bank.failed, "rejected": bank.rejected, "files": files}
         card = bank_card(bank.manifest, len(bank), license=license, description=description, repo_id=repo_id)
-        (directory / hub.CARD_FILE).write_text(card)
+        (directory / CARD_FILE).write_text(card)
         (directory / MANIFEST).write_text(json.dumps({**bank.manifest, "info": info}, indent=2) + "\n")
     except BaseException as error:
         _clear(directory, made)
@@ -92,7 +93,7 @@ def push_bank(bank: Bank, repo_id: str, *, license: str | None = None, descripti
         export_bank(bank, directory, license=license, description=description, repo_id=repo_id)
 
     # Files of an earlier bank would be rows of this one.
-    return hub.upload(save, repo_id, repo_type="dataset", replace="data/*.parquet", **options)
+    return upload(save, repo_id, DATASET, replace="data/*.parquet", **options)
 
 
 def _check_whole(bank: Bank) -> None:
@@ -113,13 +114,13 @@ def _write(directory: Path, number: int, count: int, batches: list[Any], bank: B
         for batch in batches:
             writer.write_table(pa.Table.from_batches([batch]), row_group_size=_GROUP)
     path = directory / name
-    return {"file": name, "rows": sum(batch.num_rows for batch in batches), "bytes": path.stat().st_size, "sha256": hub.sha256(path)}
+    return {"file": name, "rows": sum(batch.num_rows for batch in batches), "bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def _clear(directory: Path, made: bool) -> None:
     shutil.rmtree(directory / "data", ignore_errors=True)
     with contextlib.suppress(OSError):
-        for name in (MANIFEST, hub.CARD_FILE):
+        for name in (MANIFEST, CARD_FILE):
             (directory / name).unlink(missing_ok=True)
         if made:
             directory.rmdir()

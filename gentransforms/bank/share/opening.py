@@ -14,7 +14,7 @@ from gentransforms.bank.format.images import map_file
 from gentransforms.bank.format.manifest import MANIFEST, check_manifest, read_manifest
 from gentransforms.bank.format.unit import unit_schema
 from gentransforms.errors import BankError, ConfigError
-from gentransforms.hub import models as hub
+from gentransforms.hub import datasets as hub
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,7 +51,7 @@ def repository_rows(repo_id: str, revision: str | None, cached: Sequence[str] = 
     Raises:
         BankError: if there is none, or it cannot be fetched.
     """
-    path = hub.dataset_file(repo_id, MANIFEST, revision)
+    path = hub.fetch_file(repo_id, MANIFEST, revision)
     where = f"{repo_id}/{MANIFEST}"
     try:
         manifest = check_manifest(json.loads(path.read_text()), where)
@@ -59,7 +59,7 @@ def repository_rows(repo_id: str, revision: str | None, cached: Sequence[str] = 
         raise BankError(f"{where}: not JSON ({error}): push the bank again") from error
     commit = path.parent.name  # of the cache's snapshot
     # Not `datasets` itself, which without a network takes whatever revision it had last.
-    folder = hub.dataset_folder(repo_id, [MANIFEST, *(entry["file"] for entry in exported_files(manifest, where))], commit)
+    folder = hub.fetch_folder(repo_id, [MANIFEST, *(entry["file"] for entry in exported_files(manifest, where))], commit)
     return _open(folder, manifest, repo_id, cached), commit
 
 

@@ -17,7 +17,7 @@ from gentransforms.bank.verify.repair import remove_units
 from gentransforms.bank.verify.report import BankReport, Problem, damaged_units
 from gentransforms.bank.verify.rows import Contents, check_images, check_rows
 from gentransforms.errors import BankError, ConfigError
-from gentransforms.hub import models as hub
+from gentransforms.hub.client import sha256
 
 __all__ = ["BankReport", "Problem", "unit_faults", "verify_bank"]
 
@@ -170,7 +170,7 @@ class _Check:
         yield from faults
         if sidecar is not None and not any(kind == "size" for kind, _ in faults):
             try:
-                intact = hub.sha256(path) == sidecar.get("sha256")
+                intact = sha256(path) == sidecar.get("sha256")
             except OSError as error:
                 yield "arrow", f"{unit.file} cannot be read ({error.strerror or error})"
                 return

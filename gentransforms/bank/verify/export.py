@@ -14,7 +14,7 @@ from gentransforms.bank.share.opening import exported_files
 from gentransforms.bank.verify.report import BankReport, Problem
 from gentransforms.bank.verify.rows import Contents, check_images, check_rows, entries
 from gentransforms.errors import BankError
-from gentransforms.hub import models as hub
+from gentransforms.hub.client import sha256
 from gentransforms.sources.arrow import arrow
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class _Check:
         if size != entry["bytes"]:
             yield "size", f"has {size:,} bytes, expected {entry['bytes']:,}: fetch it whole, or export the bank again"
             return
-        if hub.sha256(path) != entry["sha256"]:
+        if sha256(path) != entry["sha256"]:
             yield "checksum", "has other bytes than were written: its SHA-256 differs from that in bank.json: fetch it again"
             return
         before = self.rows

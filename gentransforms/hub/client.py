@@ -1,0 +1,168 @@
+"""What models and data sets on the Hub share: one translation of the client's errors, uploads, checksums."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gentransforms.errors import BankError, GentransformsError, WeightsError
+
+__all__ = ["DATASET", "MODEL", "Kind", "bars_on_a_terminal", "hub_errors", "is_repository", "sha256", "upload"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of repository: the Hub's name for it, the error its troubles raise, and the words they are told in."""
+
+    repo_type: str | None
+    error: type[GentransformsError]
+    no_file: str
+    no_repository: str
+    no_network: str
+
+
+MODEL = Kind(
+    None, WeightsError,
+    no_file="the repository has no file {what}",
+    no_repository="no such repository on the Hub, or it is private: check the name, or pass token=",
+    no_network="check the network, or drop local_files_only / HF_HUB_OFFLINE",
+)  # fmt: skip
+DATASET = Kind(
+    "dataset", BankError,
+    no_file="the data set has no file {what}: it is no bank that push_to_hub wrote",
+    no_repository="no such directory, and no such data set on the Hub, or it is private: check the name, or log in",
+    no_network="check the network",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def hub_errors(kind: Kind, repo_id: str, what: str, revision: str | None = None) -> Iterator[None]:
+    """Make our errors, each one sentence, of what the Hub's client raises inside when it reads.
+
+    Args:
+        kind: of the repository.
+        repo_id: ``"organisation/name"``.
+        what: is fetched, such as ``"'config.json'"``.
+        revision: that was asked for.
+    """
+    from huggingface_hub import errors as hf
+
+    at = f"{what} at revision {revision!r}" if revision else what
+    try:
+        yield
+    except hf.RevisionNotFoundError as error:
+        raise kind.error(f"{repo_id}: the Hub has no such revision: {revision!r}") from error
+    except hf.LocalEntryNotFoundError as error:
+        raise kind.error(f"{repo_id}: {at} is not in the local cache and could not be fetched; {kind.no_network}") from error
+    except hf.EntryNotFoundError as error:
+        raise kind.error(f"{repo_id}: {kind.no_file.format(what=at)}") from error
+    except (hf.RepositoryNotFoundError, hf.HFValidationError) as error:
+        raise kind.error(f"{repo_id}: {kind.no_repository}") from error
+    except _request_errors() as error:
+        raise kind.error(f"{repo_id}: {at} could not be fetched: {_one_line(error)}") from error
+
+
+def upload(
+    save: Callable[[Path], None],
+    repo_id: str,
+    kind: Kind = MODEL,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    replace: str | None = None,
+) -> str:
+    """Make the repository if absent, upload what `save` writes into a folder, and return the commit's address.
+
+    The Hub is asked for the repository and the branch first: `save` may write for hours.
+
+    Args:
+        save: called with an empty folder.
+        repo_id: ``"organisation/name"``.
+        kind: of the repository.
+        private: whether a new repository is.
+        token: of the Hub, instead of the one logged in with.
+        revision: branch.
+        commit_message: of the commit.
+        replace: a pattern of files that are removed where the folder has none of that name.
+
+    Raises:
+        WeightsError, BankError: if the Hub refuses a model, a data set.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as directory, bars_on_a_terminal():
+        with _upload_errors(kind, repo_id):
+            api.create_repo(repo_id, repo_type=kind.repo_type, private=private, exist_ok=True)
+            if revision is not None:
+                api.repo_info(repo_id, repo_type=kind.repo_type, revision=revision)
+        save(Path(directory))
+        with _upload_errors(kind, repo_id):
+            commit = api.upload_folder(
+                repo_id=repo_id, repo_type=kind.repo_type, folder_path=directory, revision=revision,
+                commit_message=commit_message or "Upload with gentransforms", delete_patterns=replace,
+            )  # fmt: skip
+    return str(commit.commit_url)
+
+
+@contextlib.contextmanager
+def bars_on_a_terminal() -> Iterator[None]:
+    """Show the progress bars of the Hub's client on a terminal only."""
+    utils: Any = importlib.import_module("huggingface_hub.utils")
+    if sys.stderr.isatty() or utils.are_progress_bars_disabled():
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name can be that of a repository, ``"organisation/name"``.
+
+    Example:
+        >>> is_repository("org/name"), is_repository("./folder"), is_repository("C:/folder")
+        (True, False, False)
+    """
+    parts = name.split("/")
+    return len(parts) == 2 and all(parts) and not name.startswith((".", "~")) and "\\" not in name and ":" not in name
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _upload_errors(kind: Kind, repo_id: str) -> Iterator[None]:
+    try:
+        yield
+    except _request_errors() as error:
+        raise kind.error(f"{repo_id}: the upload failed: {_one_line(error)}") from error
+
+
+def _request_errors() -> tuple[type[Exception], ...]:
+    """Return what the Hub's client raises, whichever HTTP library it uses: requests, httpx and httpx2 were, each in its time."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # The bases are that library's errors, for a connection that breaks; ValueError is for a name or a card the Hub refuses.
+    return (*HfHubHTTPError.__bases__, OSError, ValueError)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
