@@ -9,7 +9,7 @@ INSTALL = install -e '.[all]' $(if $(CONSTRAINTS),-c $(CONSTRAINTS),--upgrade)
 IMAGES ?=
 VARIANTS ?= 7
 
-.PHONY: help setup demo test newest bench recipe docs clean
+.PHONY: help setup demo test newest constraints bench recipe docs clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -39,6 +39,11 @@ newest:  ## the same tests with the newest version of every dependency, in .venv
 	rm -f .venv-newest/.installed
 	$(MAKE) test VENV=.venv-newest CONSTRAINTS=
 
+constraints:  ## constraints.txt of what .venv-newest has; CONTRIBUTING.md says when
+	grep '^#' constraints.txt > constraints.new
+	.venv-newest/bin/python -m pip list --format=freeze --exclude pip --exclude gentransforms >> constraints.new
+	mv constraints.new constraints.txt
+
 bench: setup  ## the table of ratios of benchmarks/
 	$(BIN)/python -m benchmarks.report
 
@@ -54,4 +59,4 @@ docs: setup  ## the documentation site, in site/
 	$(BIN)/mkdocs build --strict
 
 clean:  ## forget the environments and what was made
-	rm -rf .venv .venv-newest demo recipe site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-newest demo dist recipe site .pytest_cache .mypy_cache .ruff_cache
