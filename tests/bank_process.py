@@ -46,8 +46,12 @@ def fill(path: str, seconds: float = 0.0, shard: str | None = None, ready: Any =
     generate_bank(Photos(COUNT), path, Slow.by(seconds), shard=shard, progress=False, **OPTIONS)
 
 
-def fill_and_fall_asleep(path: str, batches: int, seconds: float, flag: str) -> None:
-    """Fill the bank; after some batches one takes so many seconds, and the flag, a file, is made when it begins."""
+def fill_and_fall_asleep(path: str, batches: int, seconds: float, flag: str, printed: str) -> None:
+    """Fill the bank; after some batches one takes so many seconds, and the flag, a file, is made when it begins.
+
+    `printed` is the file that standard error goes to.
+    """
+    os.dup2(os.open(printed, os.O_WRONLY | os.O_CREAT), 2)
     from bank_sources import Photos, Slow
 
     from gentransforms.bank.generate.run import generate_bank

@@ -579,7 +579,7 @@ class TestLoops:
         assert epoch(dataset).equal(first)
         assert epoch(dataset).equal(second)
 
-    @pytest.mark.parametrize("context", ["spawn", "forkserver"])
+    @pytest.mark.parametrize("context", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
     def test_in_workers_that_open_the_bank_again(self, numbered: Bank, context: str) -> None:
         images = epoch(Photos(by_position(numbered, 1.0)), context, workers=1)
         assert all(is_variant(image, i % 10) for i, image in enumerate(images))

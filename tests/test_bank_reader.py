@@ -497,7 +497,7 @@ class TestCopies:
 
 
 class TestLoaders:
-    @pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
+    @pytest.mark.parametrize("context", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
     def test_workers_read_what_the_main_process_opened(self, path: Path, context: str) -> None:
         bank = Bank.open(path)
         bank.read(KEYS, [0] * 10)  # used before
@@ -509,7 +509,7 @@ class TestLoaders:
         assert bank.read(KEYS[:1], [0])[0].equal(pixels(0, 0))
 
     def test_two_ddp_processes_read_disjoint_rows(self, path: Path, tmp_path: Path) -> None:
-        torch.multiprocessing.spawn(_ddp_process, (2, str(path), str(tmp_path)), nprocs=2)
+        torch.multiprocessing.start_processes(_ddp_process, (2, str(path), str(tmp_path)), nprocs=2, start_method="forkserver")
         seen = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
         assert sorted(torch.cat([index for index, _ in seen]).tolist()) == list(range(30))
         assert not set(seen[0][0].tolist()) & set(seen[1][0].tolist())

@@ -169,7 +169,7 @@ class TestTransform:
     def test_the_contract_of_transforms(self) -> None:
         check_transform(gt.GenerativeAugment(fast(num_inference_steps=1, image_size=16), p=0.5))
 
-    @pytest.mark.parametrize("context", ["fork", "spawn"])
+    @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
     def test_in_workers_of_a_loader(self, context: str) -> None:
         augment = gt.GenerativeAugment(fast(), p=1, seeds_getter=seed_of, inputs_getter=prompts_of)
         expected = [sample["image"] for sample in (Photos(augment)[i] for i in range(4))]
