@@ -16,6 +16,8 @@ OPTIONS: dict[str, Any] = {"variants": VARIANTS, "unit_size": UNIT_SIZE, "batch_
 # Moments at which a process can die: the function that it then calls, by name.
 MOMENTS = ("before the file", "half the file", "before the sync", "before the sidecar", "before the unit", "after the unit", "manifest")
 
+# What each process that comes from the server of multiprocessing has imported already.
+PRELOADED = ["torch", "torchvision.transforms.v2", "pandas", "pyarrow", "gentransforms.bank.generate.run", "gentransforms.bank.reader"]
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 

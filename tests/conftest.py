@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from bank_process import PRELOADED
 from hypothesis import settings
 
 # The same examples in each run, and no limit of time on one: the machine may be busy.
@@ -22,7 +23,6 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 # Processes that have torch and the bank's modules imported already: seconds less for each. Here, because the first of them, in
 # whatever test, starts the server that all of them come from.
-PRELOADED = ["torch", "torchvision.transforms.v2", "pandas", "pyarrow", "gentransforms.bank.generate.run", "gentransforms.bank.reader"]
 multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
 
 

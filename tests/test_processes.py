@@ -6,7 +6,7 @@ import multiprocessing
 import sys
 from typing import Any
 
-from conftest import PRELOADED
+from bank_process import PRELOADED
 
 
 def tell_modules(queue: Any) -> None:
