@@ -723,9 +723,32 @@ class TestStops:
                     raise OSError(errno.ESTALE, "Stale file handle")
                 return super().read(index)
 
-        with pytest.raises(BankError, match=r"'photo-000006.jpg' cannot be reached \(Stale file handle\): mend it and run"):
+        with pytest.raises(BankError, match=r"'photo-000006.jpg' cannot be reached \(Stale file handle\): fix that and run"):
             fill(tmp_path, Gone())
         assert fill(tmp_path).failed == ()
+
+    @pytest.mark.parametrize("count", [-1, 1])
+    def test_a_source_that_yields_too_few_or_too_many(self, tmp_path: Path, count: int) -> None:
+        class Miscounting(Photos):
+            def read_range(self, start: int, stop: int) -> Any:
+                yield from super().read_range(start, stop + count if stop == 8 else stop)
+
+        with pytest.raises(BankError, match=r"Miscounting\.read_range\(\d, 8\) yielded \d samples: expected \d"):
+            fill(tmp_path, Miscounting())
+
+    @pytest.mark.parametrize("workers", [1, 3, 50])
+    def test_each_thread_reads_a_range(self, tmp_path: Path, workers: int) -> None:
+        ranges: list[tuple[int, int]] = []
+
+        class Noting(Photos):
+            def read_range(self, start: int, stop: int) -> Any:
+                ranges.append((start, stop))
+                return super().read_range(start, stop)
+
+        fill(tmp_path, Noting(20), unit_size=20, batch_size=10, engine=Local(workers=workers))
+        read = [pair for pair in ranges if pair not in {(0, 1), (10, 11), (19, 20)} or workers == 50]
+        assert sorted(set(range(20))) == sorted({place for start, stop in read for place in range(start, stop)})
+        assert max(stop - start for start, stop in read) == -(-10 // workers)
 
     def test_no_more_threads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         original, started = threading.Thread.start, []

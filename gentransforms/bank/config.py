@@ -16,7 +16,7 @@ IMAGE_FORMATS = ("jpeg", "webp", "png")
 _QUALITY = 90
 # What may be None, and is then chosen when a bank is begun.
 _LEFT_OPEN = ("image_format", "quality", "threads")
-# A JPEG of 32 x 32 pixels at quality 90 is 36.5 dB from what was generated, and hardly smaller than a PNG.
+# A JPEG of 32 x 32 pixels at quality 90 is 36.5 dB from what was generated; a PNG takes 2.2 kB instead of 1.1.
 _PNG_UP_TO = 64
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from gentransforms.errors import BankError, SourceError
-from gentransforms.sources.base import ImageSource, SourceSample
+from gentransforms.bank.generate.reading import read_samples
+from gentransforms.errors import SourceError
+from gentransforms.sources.base import ImageSource
 
-__all__ = ["changed_sample", "read_sample", "sample_marks"]
+__all__ = ["changed_sample", "sample_marks"]
 
 # Decoders of other versions differ by a grey level here and there; another image differs in its mean colour by more.
 _TOLERANCE = 2.0
@@ -45,25 +46,9 @@ def changed_sample(source: ImageSource, marks: Sequence[Mapping[str, Any]]) -> s
     return ""
 
 
-def read_sample(source: ImageSource, place: int) -> SourceSample:
-    """Return a source's sample.
-
-    Raises:
-        SourceError: for what is wrong with this one sample.
-        BankError: if it cannot be reached: of a disk or network that is gone, all that follow would fail.
-    """
-    try:
-        return source.read(place)
-    except OSError as error:
-        raise BankError(
-            f"the source {source.keys[place]!r} cannot be reached ({error.strerror or error}): mend it and run the same command again"
-        ) from error
-
-
 def _mark(source: ImageSource, place: int) -> dict[str, Any] | None:
-    try:
-        sample = read_sample(source, place)
-    except (SourceError, ValueError):
+    (sample,) = read_samples(source, range(place, place + 1))
+    if isinstance(sample, SourceError):
         return None
     image = sample.image.float() * (1 if not sample.image.is_floating_point() else 255)
     mean = [round(value, 1) for value in image.flatten(1).mean(1).tolist()]

@@ -19,14 +19,12 @@ from torch import Tensor
 from gentransforms.bank.config import BankConfig
 from gentransforms.bank.format.unit import Row, Unit, write_unit
 from gentransforms.bank.generate.encode import Encoding
-from gentransforms.bank.generate.marks import read_sample
+from gentransforms.bank.generate.reading import BlockOfSources, new_buffer, read_block
 from gentransforms.bank.generate.variants import Made, make_block
-from gentransforms.errors import SourceError
 from gentransforms.generators.base import ImageGenerator
-from gentransforms.images import centre, check_range, resize, rows_of, to_unit
 from gentransforms.sources.base import ImageSource
 
-__all__ = ["BlockOfSources", "Job", "UnitReport", "default_workers", "make_units", "new_buffer", "read_block"]
+__all__ = ["Job", "UnitReport", "default_workers", "make_units"]
 
 # Blocks of sources read ahead, batches waiting for the encoder, units waiting for the disk.
 _AHEAD, _ENCODING, _WRITING = 2, 3, 2
@@ -110,7 +108,7 @@ def make_units(
             torch.set_num_threads(job.config.threads)
         writing: deque[Future[UnitReport]] = deque()
         try:
-            for unit, blocks in _read_ahead(job, units, readers):
+            for unit, blocks in _read_ahead(job, units, readers, workers):
                 if stopped is not None and stopped():
                     break
                 work = _make_unit(job, unit, blocks, encoders, workers, on_images)
@@ -126,26 +124,6 @@ def make_units(
             raise
         finally:
             torch.set_num_threads(threads)
-
-
-@dataclass
-class BlockOfSources:
-    """Some sources, on their way from the disk into a tensor."""
-
-    keys: Sequence[str | int]
-    images: Tensor
-    samples: list[Future[dict[str, Any] | str]]
-
-    def wait(self) -> tuple[Tensor, dict[str, Any], list[str]]:
-        """Return images (B, 3, h, w) in [0, 1], their inputs, and why each could not be read: empty where it could.
-
-        A source that failed keeps its place with a grey image, so that the batches of its neighbours stay the same.
-        """
-        samples = [sample.result() for sample in self.samples]
-        good = next((s for s in samples if not isinstance(s, str)), {})
-        filled = [good if isinstance(s, str) else s for s in samples]
-        reasons = [s if isinstance(s, str) else "" for s in samples]
-        return self.images, {name: _collate([inputs[name] for inputs in filled]) for name in good}, reasons
 
 
 def _make_unit(
@@ -214,7 +192,9 @@ def _write(
     return report
 
 
-def _read_ahead(job: Job, units: Sequence[Unit], readers: ThreadPoolExecutor) -> Iterator[tuple[Unit, Iterator[BlockOfSources]]]:
+def _read_ahead(
+    job: Job, units: Sequence[Unit], readers: ThreadPoolExecutor, threads: int
+) -> Iterator[tuple[Unit, Iterator[BlockOfSources]]]:
     """Yield each unit with its blocks, of which the next ones are being read already, those of the next unit too."""
     size = job.config.batch_size
     ranges = ((u, range(start, min(start + size, u.stop))) for u in units for start in range(u.start, u.stop, size))
@@ -225,8 +205,8 @@ def _read_ahead(job: Job, units: Sequence[Unit], readers: ThreadPoolExecutor) ->
     def fill() -> None:
         while len(ahead) <= _AHEAD and (following := next(ranges, None)) is not None:
             unit, places = following
-            buffer = buffers.pop() if buffers else new_buffer(job, size)
-            ahead.append((unit, read_block(job, places, readers, buffer)))
+            buffer = buffers.pop() if buffers else new_buffer(job.generator, size)
+            ahead.append((unit, read_block(job.source, job.generator, places, readers, threads, buffer)))
 
     def of(unit: Unit) -> Iterator[BlockOfSources]:
         while ahead and ahead[0][0] == unit:
@@ -240,50 +220,8 @@ def _read_ahead(job: Job, units: Sequence[Unit], readers: ThreadPoolExecutor) ->
         yield unit, of(unit)
 
 
-def new_buffer(job: Job, count: int) -> Tensor:
-    """Return memory for `count` sources at the generator's size, whatever torch's defaults are set to."""
-    return torch.empty(count, 3, *job.generator.image_size, dtype=torch.float32, device="cpu")
-
-
-def read_block(job: Job, places: range, readers: ThreadPoolExecutor, buffer: Tensor) -> BlockOfSources:
-    """Begin to read the sources at these places into the first rows of a buffer (B, 3, h, w) float32."""
-    images = buffer[: len(places)]
-    samples = [readers.submit(_read, job, place, slot) for place, slot in zip(places, images, strict=True)]
-    return BlockOfSources(job.source.keys[places.start : places.stop], images, samples)
-
-
-def _read(job: Job, place: int, slot: Tensor) -> dict[str, Any] | str:
-    """Put a source at the generator's size into `slot`, (3, h, w) in [0, 1]; return its inputs, or why it cannot be read."""
-    generator = job.generator
-    try:
-        sample = read_sample(job.source, place)
-        rows = rows_of(sample.image)
-        if len(rows) != 1:
-            raise SourceError(f"{len(rows)} images of shape {tuple(sample.image.shape)}: expected one, (C, H, W)")
-        check_range(rows)
-    except (SourceError, ValueError) as error:
-        slot.fill_(0.5)
-        return str(error) or type(error).__name__
-    if not generator.preserves_geometry:  # before the conversion to float, which would quadruple what is cut away
-        rows = centre(rows, generator.image_size)
-    if rows.dtype == torch.uint8 and rows.shape[-2:] == slot.shape[-2:]:
-        slot.copy_(rows[0]).div_(255)  # as to_unit does, without its copies
-    else:
-        slot.copy_(resize(to_unit(rows), generator.image_size)[0])
-    return {name: value for name, value in sample.inputs.items() if name in generator.inputs}
-
-
 def _encode(encoding: Encoding, images: Sequence[Tensor | None]) -> list[bytes | None]:
     return [None if image is None else encoding.encode(image) for image in images]
-
-
-def _collate(values: list[Any]) -> Any:
-    """Return one tensor of numbers or of tensors of one shape, else the list."""
-    if all(isinstance(v, Tensor) for v in values) and len({v.shape for v in values}) == 1:
-        return torch.stack(values)
-    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        return torch.tensor(values, device="cpu")
-    return values
 
 
 class _pool(ThreadPoolExecutor):

@@ -12,7 +12,8 @@ import torch
 
 from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.unit import Unit, is_done, read_sidecar
-from gentransforms.bank.generate.pipeline import Job, default_workers, new_buffer, read_block
+from gentransforms.bank.generate.pipeline import Job, default_workers
+from gentransforms.bank.generate.reading import new_buffer, read_block
 from gentransforms.bank.generate.variants import make_block
 from gentransforms.errors import BankError, ConfigError
 
@@ -147,7 +148,7 @@ def _sample(job: Job, plan: Plan, workers: int) -> Iterator[list[bytes]]:
         for unit in (plan.left or plan.units) * 2:
             for start in range(unit.start, unit.stop, job.config.batch_size):
                 places = range(start, min(start + job.config.batch_size, unit.stop))
-                block = read_block(job, places, pool, new_buffer(job, len(places)))
+                block = read_block(job.source, job.generator, places, pool, workers, new_buffer(job.generator, len(places)))
                 images, inputs, reasons = block.wait()
                 if all(reasons):
                     continue

@@ -1,0 +1,128 @@
+"""From sources on a disk to batches in memory: read ahead by several threads, at the generator's size, failures kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentransforms.errors import BankError, SourceError
+from gentransforms.generators.base import ImageGenerator
+from gentransforms.images import centre, check_range, resize, rows_of, to_unit
+from gentransforms.sources import ImageSource, SourceSample
+
+__all__ = ["BlockOfSources", "new_buffer", "read_block", "read_samples"]
+
+
+@dataclass
+class BlockOfSources:
+    """Some sources, on their way from the disk into a tensor."""
+
+    keys: Sequence[str | int]
+    images: Tensor
+    parts: list[Future[list[dict[str, Any] | str]]]
+
+    def wait(self) -> tuple[Tensor, dict[str, Any], list[str]]:
+        """Return images (B, 3, h, w) in [0, 1], their inputs, and why each could not be read: empty where it could.
+
+        A source that failed keeps its place with a grey image, so that the batches of its neighbours stay the same.
+        """
+        samples = [sample for part in self.parts for sample in part.result()]
+        good = next((s for s in samples if not isinstance(s, str)), {})
+        filled = [good if isinstance(s, str) else s for s in samples]
+        reasons = [s if isinstance(s, str) else "" for s in samples]
+        return self.images, {name: _collate([inputs[name] for inputs in filled]) for name in good}, reasons
+
+
+def new_buffer(generator: ImageGenerator, count: int) -> Tensor:
+    """Return memory for `count` sources at the generator's size, whatever torch's defaults are set to."""
+    return torch.empty(count, 3, *generator.image_size, dtype=torch.float32, device="cpu")
+
+
+def read_block(
+    source: ImageSource, generator: ImageGenerator, places: range, readers: ThreadPoolExecutor, threads: int, buffer: Tensor
+) -> BlockOfSources:
+    """Begin to read the sources at these places into the first rows of a buffer (B, 3, h, w) float32.
+
+    Each of the `threads` reads a range of them.
+    """
+    images, size = buffer[: len(places)], -(-len(places) // threads)
+    parts = [
+        readers.submit(_read_part, source, generator, places[start : start + size], images[start : start + size])
+        for start in range(0, len(places), size)
+    ]
+    return BlockOfSources(source.keys[places.start : places.stop], images, parts)
+
+
+def read_samples(source: ImageSource, places: range) -> Iterator[SourceSample | SourceError]:
+    """Yield the samples of a range of places, each as `ImageSource.read_range` yields it.
+
+    Raises:
+        BankError: if the source cannot be reached: with a disk or network that is gone, all that follow would fail; or if it
+            yields fewer or more samples than it was asked for.
+    """
+    samples, count = iter(source.read_range(places.start, places.stop)), 0
+    while True:
+        try:
+            sample = next(samples, None)
+        except OSError as error:
+            key = source.keys[min(places.start + count, places.stop - 1)]
+            raise BankError(
+                f"the source {key!r} cannot be reached ({error.strerror or error}): fix that and run the same command again"
+            ) from error
+        if sample is None:
+            break
+        count += 1
+        yield sample
+    if count != len(places):
+        raise BankError(
+            f"{type(source).__name__}.read_range({places.start}, {places.stop}) yielded {count} samples: expected {len(places)}, "
+            "a SourceError in the place of each that cannot be read"
+        )
+
+
+def _read_part(source: ImageSource, generator: ImageGenerator, places: range, slots: Tensor) -> list[dict[str, Any] | str]:
+    """Put sources at the generator's size into `slots`, (N, 3, h, w) in [0, 1]; return inputs, or why one cannot be read."""
+    found: list[dict[str, Any] | str] = []
+    for sample in read_samples(source, places):
+        if len(found) == len(places):
+            continue  # too many: the count is refused at the end
+        slot = slots[len(found)]
+        error = sample if isinstance(sample, SourceError) else _fit(sample.image, generator, slot)
+        if error is None and isinstance(sample, SourceSample):
+            found.append({name: value for name, value in sample.inputs.items() if name in generator.inputs})
+        else:
+            slot.fill_(0.5)
+            found.append(str(error) or type(error).__name__)
+    return found
+
+
+def _fit(image: Tensor, generator: ImageGenerator, slot: Tensor) -> Exception | None:
+    """Put an image at the generator's size into `slot`; return what is wrong with it, if anything."""
+    try:
+        rows = rows_of(image)
+        if len(rows) != 1:
+            return SourceError(f"{len(rows)} images of shape {tuple(image.shape)}: expected one, (C, H, W)")
+        check_range(rows)
+    except ValueError as error:
+        return error
+    if not generator.preserves_geometry:  # before the conversion to float, which would quadruple what is cut away
+        rows = centre(rows, generator.image_size)
+    if rows.dtype == torch.uint8 and rows.shape[-2:] == slot.shape[-2:]:
+        slot.copy_(rows[0]).div_(255)  # as to_unit does, without its copies
+    else:
+        slot.copy_(resize(to_unit(rows), generator.image_size)[0])
+    return None
+
+
+def _collate(values: list[Any]) -> Any:
+    """Return one tensor of numbers or of tensors of one shape, else the list."""
+    if all(isinstance(v, Tensor) for v in values) and len({v.shape for v in values}) == 1:
+        return torch.stack(values)
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        return torch.tensor(values, device="cpu")
+    return values
