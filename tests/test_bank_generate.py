@@ -50,7 +50,7 @@ def fill(path: Path, source: Any = None, generator: Any = None, **options: Any) 
 def table(path: Path) -> list[dict[str, Any]]:
     """All rows of a bank, unit by unit, read with pyarrow alone."""
     rows: list[dict[str, Any]] = []
-    for unit in sorted(path.glob("*.arrow")):
+    for unit in sorted(path.glob("unit-*.arrow")):
         with pa.memory_map(str(unit)) as file:
             rows += pa.ipc.open_stream(file).read_all().to_pylist()
     return rows
@@ -58,7 +58,7 @@ def table(path: Path) -> list[dict[str, Any]]:
 
 def contents(path: Path) -> dict[str, bytes]:
     """The bytes of every unit."""
-    return {unit.name: unit.read_bytes() for unit in path.glob("*.arrow")}
+    return {unit.name: unit.read_bytes() for unit in path.glob("unit-*.arrow")}
 
 
 def picture(row: Mapping[str, Any]) -> Any:

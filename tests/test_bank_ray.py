@@ -43,7 +43,7 @@ def cluster() -> Iterator[None]:
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    return {unit.name: unit.read_bytes() for unit in path.glob("*.arrow")}
+    return {unit.name: unit.read_bytes() for unit in path.glob("unit-*.arrow")}
 
 
 @pytest.mark.usefixtures("cluster", "one_thread")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-import gc
+import dataclasses
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -27,6 +29,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from gentransforms.bank.format import images as segments
+from gentransforms.bank.format.facts import Facts
+from gentransforms.bank.format.index import INDEX, Index, save_index, write_index
+from gentransforms.bank.format.lookup import LookupBuilder
 from gentransforms.bank.format.manifest import MANIFEST, create_manifest, hash_manifest
 from gentransforms.bank.format.unit import Row, Unit, list_units, unit_schema, write_unit
 from gentransforms.bank.reader import Bank
@@ -42,19 +47,25 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished bank of 10 sources and 3 variants, in units of 4 sources."""
-    return make_bank(tmp_path_factory.mktemp("bank") / "bank")
+    path = make_bank(tmp_path_factory.mktemp("bank") / "bank")
+    assert write_index(path)
+    return path
 
 
-@pytest.fixture(scope="module")
-def bank(path: Path) -> Bank:
-    return Bank.open(path)
+@pytest.fixture(scope="module", params=["index", "sidecars"])
+def bank(request: pytest.FixtureRequest, path: Path, tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    """The same bank, opened from its index, and from the sidecars of its units."""
+    return Bank.open(path if request.param == "index" else make_bank(tmp_path_factory.mktemp("bank") / "bank"))
 
 
-@pytest.fixture(scope="module")
-def gappy(tmp_path_factory: pytest.TempPathFactory) -> Bank:
+@pytest.fixture(scope="module", params=["index", "sidecars"])
+def gappy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bank:
     """A bank in which the first source failed, the third has variant 1 only, and the last none."""
     rejected = {(KEYS[2], 0): "not similar", (KEYS[2], 2): "not similar", **{(KEYS[9], v): "not finite" for v in range(3)}}
-    return Bank.open(make_bank(tmp_path_factory.mktemp("bank") / "gappy", failed={KEYS[0]: "truncated"}, rejected=rejected))
+    path = make_bank(tmp_path_factory.mktemp("bank") / "gappy", failed={KEYS[0]: "truncated"}, rejected=rejected)
+    if request.param == "index":
+        assert write_index(path)
+    return Bank.open(path)
 
 
 def everything(bank: Bank) -> Tensor:
@@ -63,7 +74,8 @@ def everything(bank: Bank) -> Tensor:
 
 
 class TestOpen:
-    def test_what_it_says_of_itself(self, path: Path, bank: Bank) -> None:
+    def test_what_it_says_of_itself(self, path: Path) -> None:
+        bank = Bank.open(path)
         assert len(bank) == 30
         assert bank.keys == KEYS
         assert (bank.variants, bank.image_size, bank.preserves_geometry, bank.generator_name) == (3, SIZE, False, "Painter")
@@ -137,20 +149,6 @@ class TestOpen:
         (tmp_path / f".{Unit(0, 4).file}.host.1.partial").write_bytes(b"half")
         (tmp_path / "README.md").write_text("a card")
         assert len(Bank.open(tmp_path)) == 30
-
-    def test_the_garbage_collector_goes_on(self, path: Path, tmp_path: Path) -> None:
-        assert gc.isenabled()
-        Bank.open(path)
-        assert gc.isenabled()
-        with pytest.raises(BankError):
-            Bank.open(tmp_path)
-        assert gc.isenabled()
-        gc.disable()
-        try:
-            Bank.open(path)
-            assert not gc.isenabled()
-        finally:
-            gc.enable()
 
 
 class TestOpenRefuses:
@@ -316,11 +314,76 @@ class TestManyUnits:
         printed = subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
         assert printed.stdout.strip() == "True"
 
-    def test_the_mapping_stays_valid_when_the_files_are_gone(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("indexed", [True, False])
+    def test_at_most_64_are_mapped_at_a_time(self, tmp_path: Path, indexed: bool) -> None:
+        make_bank(tmp_path, keys=list(range(150)), variants=1, unit_size=1)
+        assert write_index(tmp_path) or not indexed
+        if not indexed:
+            (tmp_path / INDEX).unlink()
+        bank = Bank.open(tmp_path)
+
+        def count() -> int:
+            return sum(f"{tmp_path}/unit-" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+        assert count() == 0, "they are mapped when they are read"
+        assert bank.read(bank.keys, [0] * 150)[:, 0, 0, 0].tolist() == list(range(150))
+        assert count() == 64
+        assert bank.read([0], [0])[0].equal(pixels(0, 0)), "one that was let go is mapped again"
+        bank.read([3, 0, 3, 0], [0] * 4)
+        assert count() == 64
+        del bank
+        assert count() == 0
+
+    def test_what_was_read_once_stays_when_the_files_are_gone(self, tmp_path: Path) -> None:
         bank = Bank.open(make_bank(tmp_path))
+        bank.read([KEYS[0], KEYS[4]], [0, 0])
         for unit in list_units(tmp_path):
             (tmp_path / unit.file).unlink()
-        assert everything(bank).equal(torch.stack([pixels(i, v) for i in range(10) for v in range(3)]))
+        assert bank.read(KEYS[:8], [2] * 8).equal(torch.stack([pixels(i, 2) for i in range(8)]))
+        with pytest.raises(BankError, match=rf"{Unit(8, 10).file}: is gone since the bank was opened .*verify"):
+            bank.read(KEYS[8:], [2] * 2)
+
+    def test_a_unit_that_changed_since_is_noticed(self, tmp_path: Path) -> None:
+        """Whatever another run puts there, an image is that of its key and variant, or an error."""
+        bank = Bank.open(make_bank(tmp_path / "bank"))
+        make_bank(tmp_path / "other", keys=[key.replace("dogs", "fish") for key in KEYS])
+        for unit in list_units(tmp_path / "bank")[:2]:
+            shutil.copy(tmp_path / "other" / unit.file, tmp_path / "bank" / unit.file)
+        with pytest.raises(BankError, match=rf"{Unit(0, 4).file}: row 2 is not variant 2 of key '{KEYS[0]}'.*open the bank again"):
+            bank.read([KEYS[0]], [2])
+        assert bank.read([KEYS[1]], [2])[0].equal(pixels(1, 2))
+        (tmp_path / "bank" / Unit(8, 10).file).write_bytes(b"short")
+        with pytest.raises(BankError, match=rf"{Unit(8, 10).file}: has 5 bytes, expected"):
+            bank.read([KEYS[9]], [0])
+
+    def test_100_000_units_open_from_an_index(self) -> None:
+        """More than Linux lets a process map (65,530); of their files, only those that are read need more than a name."""
+        with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+            self.open_many(Path(folder), 100_000)
+
+    def open_many(self, tmp_path: Path, count: int) -> None:
+        keys = [f"photos/{i}.jpg" for i in range(count)]
+        manifest = manifest_of(keys, 1, 1)
+        create_manifest(tmp_path, manifest)
+        facts = Facts.read(manifest, "")
+        first, last = facts.units()[0], facts.units()[-1]
+        for unit in facts.units()[1:-1]:
+            os.mknod(f"{tmp_path}/{unit.file}")
+        for unit in (first, last):
+            rows = [Row(keys[unit.start], 0, 0, 0, png(unit.start, 0))]
+            assert write_unit(tmp_path, unit, rows, "str", {"settings": facts.digest})
+        builder = LookupBuilder(1, integer_keys=False)
+        builder.add("all", 0, [pa.record_batch([keys, [0] * count], schema=pa.schema([("key", pa.string()), ("variant", pa.int32())]))])
+        lookup = dataclasses.replace(
+            builder.build(), files=[unit.file for unit in facts.units()], file_starts=np.arange(count + 1),
+            file_sizes=np.full(count, (tmp_path / last.file).stat().st_size),
+        )  # fmt: skip
+        save_index(tmp_path, facts, Index(lookup))
+        bank = Bank.open(tmp_path)
+        assert (len(bank), bank.keys) == (count, keys)
+        assert bank.read([keys[-1]], [0])[0].equal(pixels(count - 1, 0))
+        assert keys[70_000] in bank
+        assert "photos/100000.jpg" not in bank
 
 
 class TestRead:

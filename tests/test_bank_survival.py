@@ -31,12 +31,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def units(path: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in path.glob("*.arrow")}
+    return {file.name: file.read_bytes() for file in path.glob("unit-*.arrow")}
 
 
 def rows(path: Path) -> list[tuple[str, int]]:
     found = []
-    for file in sorted(path.glob("*.arrow")):
+    for file in sorted(path.glob("unit-*.arrow")):
         table = pa.ipc.open_stream(file.read_bytes()).read_all()
         found += list(zip(table["key"].to_pylist(), table["variant"].to_pylist(), strict=True))
     return found

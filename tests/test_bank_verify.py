@@ -24,7 +24,7 @@ from gentransforms.bank.format.manifest import MANIFEST, hash_manifest
 from gentransforms.bank.format.unit import Row, Unit, plan_units, unit_schema
 from gentransforms.bank.reader import Bank
 from gentransforms.bank.verify import checker as verify
-from gentransforms.bank.verify.checker import BankReport, Problem, unit_faults, verify_bank
+from gentransforms.bank.verify.checker import BankReport, Problem, find_faults, verify_bank
 from gentransforms.bank.verify.repair import remove_units
 from gentransforms.bank.verify.report import damaged_units
 from gentransforms.errors import BankError, ConfigError
@@ -538,8 +538,8 @@ class TestReport:
 
 class TestUnitFaults:
     def test_none_in_a_sound_unit(self) -> None:
-        assert unit_faults(FIRST, {"unit": FIRST.name, "bytes": 7, "settings": "s"}, 7, "s") == []
-        assert unit_faults(FIRST, {"unit": FIRST.name, "bytes": 7, "settings": "other"}, 7, None) == []
+        assert find_faults(FIRST, {"unit": FIRST.name, "bytes": 7, "settings": "s"}, 7, "s") == []
+        assert find_faults(FIRST, {"unit": FIRST.name, "bytes": 7, "settings": "other"}, 7, None) == []
 
     @pytest.mark.parametrize(
         ("sidecar", "kind"),
@@ -551,4 +551,4 @@ class TestUnitFaults:
         ],
     )
     def test_each_entry_counts(self, sidecar: dict[str, Any], kind: str) -> None:
-        assert [fault[0] for fault in unit_faults(FIRST, sidecar, 7, "s")] == [kind]
+        assert [fault[0] for fault in find_faults(FIRST, sidecar, 7, "s")] == [kind]

@@ -17,6 +17,7 @@ import PIL.Image
 
 from gentransforms.bank.config import BankConfig
 from gentransforms.bank.format.facts import describe_bank, describe_source
+from gentransforms.bank.format.index import write_index
 from gentransforms.bank.format.locking import remove_partials
 from gentransforms.bank.format.manifest import hash_manifest
 from gentransforms.bank.format.unit import Row, Unit, is_done, plan_units, write_unit
@@ -104,6 +105,7 @@ def import_bank(
         for unit in plan_units(len(opened.keys), unit_size):
             if not is_done(directory, unit):
                 _copy(folder, directory, unit, opened.keys, found, manifest, pool)
+    write_index(directory)
     images = sum(len(tails) for tails in found.values())
     missing = len(opened.keys) * variants - images
     examples: list[tuple[str | int, int]] = []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
+import functools
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from gentransforms.bank.format.facts import Facts
-from gentransforms.bank.format.images import ADVICE, Images, decode_rgb, map_file
-from gentransforms.bank.format.index import Index, Rows
+from gentransforms.bank.format.images import Images, decode_rgb, map_file
+from gentransforms.bank.format.index import Index, build_index, list_sizes, read_index
+from gentransforms.bank.format.lookup import Lookup, Numbers
 from gentransforms.bank.format.manifest import MANIFEST, hash_json, is_export, read_manifest
-from gentransforms.bank.format.unit import Unit, read_sidecar, unit_schema
+from gentransforms.bank.format.unit import ADVICE, unit_schema
 from gentransforms.bank.share.opening import Exported, exported_rows, repository_rows
-from gentransforms.bank.verify.checker import BankReport, unit_faults, verify_bank
-from gentransforms.bank.verify.rows import entries
+from gentransforms.bank.verify.checker import BankReport, verify_bank
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
 from gentransforms.hub.client import is_repository
 from gentransforms.sources.keys import as_keys
@@ -62,32 +62,28 @@ class Bank:
     def __init__(
         self,
         manifest: dict[str, Any],
-        batches: Sequence[tuple[str, pa.RecordBatch]],
+        index: Index,
+        load: Callable[[int], list[pa.RecordBatch]],
         *,
         path: Path,
-        failed: Sequence[dict[str, Any]] = (),
-        rejected: Sequence[dict[str, Any]] = (),
         missing_units: int = 0,
         reopen: tuple[Callable[..., Bank], tuple[Any, ...]] | None = None,
     ) -> None:
         """Take a bank that was found somewhere.
 
         Args:
-            manifest: checked by `layout.check_manifest`.
-            batches: the rows of the units in source order, of the schema of `layout.unit_schema`, each with a name that an
-                error can give.
+            manifest: checked by `check_manifest`.
+            index: of its files.
+            load: maps the rows of the file of a number, with the columns of `unit_schema`.
             path: where it is.
-            failed: of those units.
-            rejected: of those units.
             missing_units: how many units are not there.
             reopen: a function and its arguments that give the same bank in another process.
         """
         self.path, self.manifest = path, manifest
         self._facts = Facts.read(manifest, str(path / MANIFEST))
-        self._index = Index(batches, self._facts.variants)
-        self._images = Images(batches)
-        self._batches = [batch for _, batch in batches]
-        self.failed, self.rejected = list(failed), list(rejected)
+        self._lookup, self._load = index.lookup, load
+        self._images = Images(index.lookup, load)
+        self.failed, self.rejected = index.failed, index.rejected
         self.missing_units, self._reopen = missing_units, reopen
 
     @classmethod
@@ -112,18 +108,19 @@ class Bank:
         return _open_export(directory) if is_export(directory) else _open_directory(directory, partial)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._lookup)
 
     def __contains__(self, key: object) -> bool:
         try:
-            return as_keys([key], "key")[0] in self._index
+            return self._lookup.find_key(as_keys([key], "key")[0]) >= 0
         except ConfigError:
             return False
 
-    @property
+    @functools.cached_property
     def keys(self) -> list[str | int]:
         """The sources that have images, each once, in the source's order; all str or all int."""
-        return self._index.keys
+        keys: list[str | int] = self._lookup.keys.to_pylist()
+        return keys
 
     @property
     def variants(self) -> int:
@@ -157,7 +154,7 @@ class Bank:
         Raises:
             ConfigError: if `key` is neither str nor int.
         """
-        return self._index.variants_of(as_keys([key], "key")[0])
+        return self._lookup.variants_of(as_keys([key], "key")[0])
 
     @overload
     def read(self, keys: Any, variants: Any, decode: Literal[True] = True) -> Tensor: ...
@@ -182,7 +179,7 @@ class Bank:
         names, numbers = as_keys(keys, "keys"), _variants(variants)
         if len(names) != len(numbers):
             raise ConfigError(f"keys has {len(names)} entries and variants has {len(numbers)}: expected equal lengths, paired")
-        rows = self._index.find(names, numbers)
+        rows = self._lookup.find_rows(names, numbers)
         absent = [i for i, row in enumerate(rows.tolist()) if row < 0]
         if absent:
             more = f" (and {len(absent) - 1} more of these {len(names)} are not there)" if len(absent) > 1 else ""
@@ -192,7 +189,7 @@ class Bank:
 
     def why_absent(self, key: str | int, variant: int) -> str:
         """Return in one sentence why the bank has no image for a pair, and what to do."""
-        there = self._index.variants_of(key)
+        there = self._lookup.variants_of(key)
         if there and not 0 <= variant < self.variants:
             return f"key {key!r} has no variant {variant}: this bank was made with variants 0 to {self.variants - 1}"
         drawn = next((e for e in self.rejected if e["key"] == key and type(e["key"]) is type(key) and e.get("variant") == variant), None)
@@ -212,8 +209,9 @@ class Bank:
         return f"key {key!r} is not in this bank{self._hint(key)}"
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield all rows in order, as memory-mapped record batches of the schema of `layout.unit_schema`."""
-        yield from self._batches
+        """Yield all rows in order, as memory-mapped record batches with the columns of `unit_schema`."""
+        for number in range(len(self._lookup.files)):
+            yield from self._load(number)
 
     def verify(
         self,
@@ -256,7 +254,7 @@ class Bank:
         assert self._reopen is not None, "a bank that is sent to another process says how to open it there"
         return self._reopen
 
-    def _decode(self, rows: Rows, data: list[bytearray]) -> Tensor:
+    def _decode(self, rows: Numbers, data: list[bytearray]) -> Tensor:
         images = torch.empty((len(data), 3, *self.image_size), dtype=torch.uint8, device=torch.device("cpu"))
         for i, one in enumerate(data):
             try:
@@ -264,11 +262,10 @@ class Bank:
                 if image.shape != images.shape[1:]:
                     raise BankError(f"it is {image.shape[1]} x {image.shape[2]} pixels")
             except BankError as error:
-                row = int(rows[i])
-                key, variant = self._index.at(row)
+                file, place = (int(n) for (n,) in self._lookup.locate(rows[i : i + 1]))
                 raise BankError(
-                    f"{self.path / self._images.file_of(row)}: variant {variant} of key {key!r} does not decode to {self.image_size[0]} x "
-                    f"{self.image_size[1]} pixels ({error}): {ADVICE}"
+                    f"{self.path / self._lookup.files[file]}: variant {self._lookup.variants[rows[i]]} of key {self._lookup.key(place)!r} "
+                    f"does not decode to {self.image_size[0]} x {self.image_size[1]} pixels ({error}): {ADVICE}"
                 ) from error
             images[i] = image
         return images
@@ -277,7 +274,7 @@ class Bank:
         kind = self._facts.key_type
         if type(key).__name__ != kind:
             twin: str | int | None = str(key) if kind == "str" else int(key) if str(key).removeprefix("-").isdecimal() else None
-            there = f"; {twin!r} is" if twin is not None and twin in self._index else ""
+            there = f"; {twin!r} is" if twin is not None and self._lookup.find_key(twin) >= 0 else ""
             return f", whose keys are {kind}: {key!r} is {type(key).__name__}, and '1' and 1 differ{there}"
         if self.missing_units:
             return f", of which {self.missing_units:,} units are not made yet"
@@ -298,23 +295,9 @@ def _open_repository(repo_id: str, revision: str | None, cached: Sequence[str] =
 
 
 def _opened(opened: Exported, reopen: tuple[Any, tuple[Any, ...]]) -> Bank:
-    failed, rejected = (entries(opened.manifest["info"], name) for name in ("failed", "rejected"))
-    return Bank(opened.manifest, opened.batches, path=opened.folder, failed=failed, rejected=rejected, reopen=reopen)
+    return Bank(opened.manifest, opened.index, opened.load, path=opened.folder, reopen=reopen)
 
 
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep the garbage collector from looking again and again at what a growing index holds: a quarter of the time of opening."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_no_collection()
 def _open_directory(directory: Path, partial: bool, names: Sequence[str] | None = None, digest: str | None = None) -> Bank:
     """Open a bank in a directory; `names` and `digest` are what a first opening found, when it is opened again."""
     directory = directory.absolute()  # where another process, in another directory, finds it
@@ -323,54 +306,60 @@ def _open_directory(directory: Path, partial: bool, names: Sequence[str] | None 
     if digest is not None and found != digest:
         raise BankError(f"{directory / MANIFEST}: has changed since this bank was opened: open it again where you opened it first")
     facts = Facts.read(manifest, str(directory / MANIFEST))
+    index, missing = (_map_index(directory, facts), 0) if names is None else (None, 0)
+    if index is None:
+        index, missing = _read_units(directory, facts, partial, names)
+    reopen = (_open_directory, (directory, False, index.lookup.files if missing else None, found))
+    return Bank(manifest, index, _Loader(directory, facts, index.lookup), path=directory, missing_units=missing, reopen=reopen)
+
+
+def _map_index(directory: Path, facts: Facts) -> Index | None:
+    """Return what the index of a bank says, if it has one and all its units are there."""
+    try:
+        index = read_index(directory, facts)
+    except FileNotFoundError:
+        return None
+    except BankError as error:
+        warnings.warn(f"{error}: the bank is opened without it, which takes longer; {ADVICE}", stacklevel=5)
+        return None
+    with os.scandir(directory) as entries:  # their names alone: their sizes are checked when they are read
+        there = sum(1 for entry in entries if entry.name.startswith("unit-") and entry.name.endswith(".arrow"))
+    return index if there == len(index.lookup.files) else None
+
+
+def _read_units(directory: Path, facts: Facts, partial: bool, names: Sequence[str] | None) -> tuple[Index, int]:
+    """Return the index of the units that are there, and how many are missing; of those `names` alone if they are given."""
+    sizes = list_sizes(directory)
     planned = facts.units()
     pinned = None if names is None else set(names)
-    units = [unit for unit in planned if pinned is None or unit.name in pinned]
-    there = _units_there(directory, units, facts)
+    wanted = [unit for unit in planned if pinned is None or unit.file in pinned]
+    there = [unit for unit in wanted if unit.file in sizes]
     missing = len(planned) - len(there)
-    if len(there) < len(units) and not partial:
-        gone = sum(unit.stop - unit.start for unit in planned if unit not in there) * facts.variants
+    if len(there) < len(wanted) and not partial:
+        gone = sum(unit.stop - unit.start for unit in set(planned) - set(there)) * facts.variants
         raise BankError(
             f"{directory}: unfinished: {missing:,} of {len(planned):,} units are missing, {gone:,} of {facts.count * facts.variants:,} "
             "images: run generate with the settings of this bank again to finish it, or open it with partial=True"
         )
-    schema = unit_schema(facts.key_type)
-    batches, failed, rejected = [], [], []
-    for unit, sidecar in there.items():
-        own = map_file(f"{directory}/{unit.file}", schema)
-        rows = sum(batch.num_rows for batch in own)
-        if rows != sidecar.get("rows"):
-            raise BankError(f"{directory / unit.file}: has {rows} rows, and its sidecar says {sidecar.get('rows')}: {ADVICE}")
-        batches += [(unit.file, batch) for batch in own]
-        failed += entries(sidecar, "failed")
-        rejected += entries(sidecar, "rejected")
-    reopen = (_open_directory, (directory, False, [unit.name for unit in there] if missing else None, found))
-    return Bank(manifest, batches, path=directory, failed=failed, rejected=rejected, missing_units=missing, reopen=reopen)
+    return build_index(directory, facts, there, sizes), missing
 
 
-def _units_there(directory: Path, units: Sequence[Unit], facts: Facts) -> dict[Unit, dict[str, Any]]:
-    """Return the units whose file is there, with their sidecars.
+class _Loader:
+    """Maps the units of a bank, by their numbers in its lookup."""
 
-    Raises:
-        BankError: if one of them is damaged, or of other settings; a run that was interrupted leaves none such.
-    """
-    with os.scandir(directory) as entries_there:
-        sizes = {entry.name: entry.stat().st_size for entry in entries_there if entry.name.endswith(".arrow")}
-    there = {}
-    for unit in units:
-        size = sizes.get(unit.file)
-        if size is None:
-            continue
-        sidecar = read_sidecar(directory, unit)
-        faults = unit_faults(unit, sidecar, size, facts.digest)
-        if faults:
-            others = next((text for kind, text in faults if kind == "settings"), None)
-            if others is not None:  # it is no damaged one, and no repair removes it
-                raise BankError(f"{directory}: {others}")
-            raise BankError(f"{directory / unit.file}: damaged: {faults[0][1]}; {ADVICE}")
-        assert sidecar is not None
-        there[unit] = sidecar
-    return there
+    def __init__(self, directory: Path, facts: Facts, lookup: Lookup) -> None:
+        self._directory, self._lookup, self._schema = directory, lookup, unit_schema(facts.key_type)
+
+    def __call__(self, number: int) -> list[pa.RecordBatch]:
+        path = self._directory / self._lookup.files[number]
+        expected = int(self._lookup.file_sizes[number])
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise BankError(f"{path}: is gone since the bank was opened ({error.strerror}): {ADVICE}") from error
+        if size != expected:
+            raise BankError(f"{path}: has {size:,} bytes, expected {expected:,}: it is damaged, or was made again meanwhile; {ADVICE}")
+        return map_file(path, self._schema)
 
 
 def _variants(variants: Any) -> list[int]:

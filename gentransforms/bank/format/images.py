@@ -1,10 +1,11 @@
-"""Read one unit of a bank: map its file, reach into its images, decode them."""
+"""Read the files of a bank: map them, reach into their images, decode these."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +16,24 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode
 
+from gentransforms.bank.format.lookup import Lookup, Numbers, view_numbers
+from gentransforms.bank.format.unit import ADVICE
 from gentransforms.errors import BankError
 from gentransforms.sources.arrow import arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ADVICE", "Images", "decode_rgb", "map_file"]
+__all__ = ["MAPPED_AT_ONCE", "Images", "MappedFile", "decode_rgb", "map_file"]
 
-# What to do about a damaged unit.
-ADVICE = "`gentransforms bank verify` says what is damaged, and with --repair lets generate make it again"
+# Linux allows a process 65,530 mappings; a bank may have more files than that.
+MAPPED_AT_ONCE = 64
 
 
 def map_file(path: str | Path, schema: pa.Schema) -> list[pa.RecordBatch]:
-    """Return the rows of a unit, memory-mapped: nothing but the file's structure is read.
+    """Return the rows of a file, memory-mapped: nothing but the file's structure is read.
 
-    The mapping lives as long as the batches do; the file itself is closed, so that a bank of any number of units needs
-    no file descriptors.
+    The mapping lives as long as the batches do; the file itself is closed, so that no file descriptor is kept.
 
     Raises:
         BankError: if the file cannot be read, or is not the Arrow stream of a unit.
@@ -48,46 +50,77 @@ def map_file(path: str | Path, schema: pa.Schema) -> list[pa.RecordBatch]:
         raise BankError(f"{path}: cannot be read as an Arrow stream ({reason}): {ADVICE}") from error
 
 
-class Images:
-    """The encoded images of the rows of many batches, numbered through.
+class MappedFile:
+    """The rows of one file, numbered from 0: keys, variants and encoded images as views of mapped memory.
 
     Args:
-        batches: each with the name of the file it is from.
+        batches: of the file.
     """
 
-    def __init__(self, batches: Sequence[tuple[str, pa.RecordBatch]]) -> None:
-        self._files = [name for name, _ in batches]
-        counts = [batch.num_rows for _, batch in batches]
-        self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
-        self._offsets: list[npt.NDArray[np.int32]] = []
-        self._data: list[memoryview] = []
-        for _, batch in batches:
-            column = batch.column("image").field("bytes")
-            _, offsets, data = column.buffers()
-            view = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
-            self._offsets.append(view)
-            self._data.append(memoryview(data if data is not None else b""))
+    def __init__(self, batches: Sequence[pa.RecordBatch]) -> None:
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)], dtype=np.int64).tolist()
+        self._keys = [_view_column(batch.column("key")) for batch in batches]
+        self._variants = [view_numbers(batch.column("variant"), np.int32) for batch in batches]
+        self._images = [_view_column(batch.column("image").field("bytes")) for batch in batches]
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def read(self, rows: npt.NDArray[np.int64]) -> list[bytearray]:
-        """Return the bytes of those rows, each a copy of its own."""
-        segments = np.searchsorted(self._starts, rows, side="right") - 1
-        places = rows - self._starts[segments]
-        found = []
-        for segment, place in zip(segments.tolist(), places.tolist(), strict=True):
-            offsets = self._offsets[segment]
-            found.append(bytearray(self._data[segment][offsets[place] : offsets[place + 1]]))
+    def image(self, row: int) -> bytearray:
+        """Return the bytes of an image, a copy of its own."""
+        segment, place = self._find(row)
+        offsets, data = self._images[segment]
+        return bytearray(data[offsets[place] : offsets[place + 1]])
+
+    def holds(self, row: int, key: bytes | int, variant: int) -> bool:
+        """Whether a row is of this key, a str as UTF-8, and variant."""
+        segment, place = self._find(row)
+        offsets, data = self._keys[segment]
+        there = (bytes(data[offsets[place] : offsets[place + 1]]) if isinstance(key, bytes) else offsets[place]) == key
+        return bool(there and self._variants[segment][place] == variant)
+
+    def _find(self, row: int) -> tuple[int, int]:
+        segment = 0
+        while row >= self._starts[segment + 1]:  # there are few: of 16 MB each
+            segment += 1
+        return segment, row - self._starts[segment]
+
+
+class Images:
+    """The encoded images of all rows of a bank, whose files are mapped when they are read, at most 64 at a time.
+
+    Safe in threads and after a fork: the files that are mapped stand in a `functools.lru_cache`, which holds no lock while
+    one is opened.
+
+    Args:
+        lookup: of the bank.
+        load: maps the file of a number.
+    """
+
+    def __init__(self, lookup: Lookup, load: Callable[[int], list[pa.RecordBatch]]) -> None:
+        self._lookup = lookup
+        # Not a method: it would keep this object, and what it maps, until the garbage collector comes.
+        self._file = functools.lru_cache(MAPPED_AT_ONCE)(lambda number: MappedFile(load(number)))
+
+    def read(self, rows: Numbers) -> list[bytearray]:
+        """Return the bytes of those rows, each a copy of its own.
+
+        Raises:
+            BankError: if a file is not the one that the bank was opened with.
+        """
+        lookup = self._lookup
+        files, keys = lookup.locate(rows)
+        found = [bytearray()] * len(rows)
+        for i in np.argsort(files, kind="stable").tolist():
+            number, row, key = int(files[i]), int(rows[i]), lookup.raw_key(int(keys[i]))
+            file, place = self._file(number), row - int(lookup.file_starts[number])
+            if not file.holds(place, key, int(lookup.variants[row])):
+                raise BankError(
+                    f"{lookup.files[number]}: row {place} is not variant {lookup.variants[row]} of key {lookup.key(int(keys[i]))!r}: it "
+                    f"was replaced after the bank was opened, or after its index was written; open the bank again; {ADVICE}"
+                )
+            found[i] = file.image(place)
         return found
-
-    def one(self, row: int) -> bytearray:
-        """Return the bytes of one row, a copy of its own."""
-        return self.read(np.asarray([row], dtype=np.int64))[0]
-
-    def file_of(self, row: int) -> str:
-        """Return the name of the file that holds a row."""
-        return self._files[int(np.searchsorted(self._starts, row, side="right")) - 1]
 
 
 def decode_rgb(data: bytearray) -> Tensor:
@@ -109,6 +142,15 @@ def decode_rgb(data: bytearray) -> Tensor:
     except (OSError, ValueError, SyntaxError, EOFError, PIL.Image.DecompressionBombError) as error:
         raise BankError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _view_column(column: pa.Array) -> tuple[npt.NDArray[Any], memoryview]:
+    """Return a column of str or bytes as offsets and data; one of int as its numbers, and nothing."""
+    if column.type == arrow().int64():
+        return view_numbers(column, np.int64), memoryview(b"")
+    _, offsets, data = column.buffers()
+    view = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    return view, memoryview(data if data is not None else b"")
 
 
 def _torchvision_decoder() -> Any:

@@ -1,133 +1,256 @@
-"""Which rows of a bank are whose: built without a loop over rows."""
+"""The index of a finished bank, ``index.arrow``: all that opening it needs, in one file that is mapped and not read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+import base64
+import functools
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gentransforms.bank.format.images import ADVICE
+from gentransforms.bank.format.facts import Facts
+from gentransforms.bank.format.images import map_file
+from gentransforms.bank.format.locking import Partial, explain_write_error, locked, sync_directory
+from gentransforms.bank.format.lookup import Lookup, LookupBuilder, Numbers, view_numbers
+from gentransforms.bank.format.manifest import MANIFEST, read_manifest
+from gentransforms.bank.format.unit import ADVICE, INDEX, Unit, find_faults, list_entries, read_sidecar, unit_schema
 from gentransforms.errors import BankError
+from gentransforms.sources.arrow import arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Index"]
+__all__ = [
+    "INDEX", "MARK", "Index", "build_index", "decode_marks", "encode_marks", "list_sizes", "read_index", "save_index", "write_index",
+]  # fmt: skip
 
-Rows = npt.NDArray[np.int64]
-Number = TypeVar("Number", np.int32, np.int64)
+MARK = 48  # bytes: 4 x 4 mean colours
+_VERSION = 1
 
 
+@dataclass(frozen=True)
 class Index:
-    """From (key, variant) to the number of a row; rows are sorted by source, then variant.
+    """What opening a bank needs: where its rows are, and what has none.
 
-    Args:
-        batches: of all units in order, each with the name of the file it is from.
-        variants: asked for, of each source.
-
-    Raises:
-        BankError: if the rows are not those of a bank.
+    Attributes:
+        lookup: of its rows.
+        failed: sources that could not be read.
+        rejected: variants of which every attempt was refused.
     """
 
-    def __init__(self, batches: Sequence[tuple[str, pa.RecordBatch]], variants: int) -> None:
-        keys: list[str | int] = []
-        starts: list[npt.NDArray[np.int64]] = []
-        before = 0
-        for name, batch in batches:
-            names, begins = _runs(name, batch.column("key"))
-            if keys and names[0] == keys[-1]:  # one key's rows in two batches
-                names, begins = names[1:], begins[1:]
-            keys += names
-            begins += before
-            starts.append(begins)
-            before += batch.num_rows
-        self.keys = keys
-        self._starts = np.concatenate([*starts, [before]]).astype(np.int64)
-        self._variants = np.concatenate([_variants(name, batch) for name, batch in batches] or [np.empty(0, np.int32)])
-        self._places = dict(zip(keys, range(len(keys)), strict=True))
-        self._check(batches, variants)
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._places
-
-    def variants_of(self, key: str | int) -> list[int]:
-        """Return the variants that a key has, in order; none for an unknown key."""
-        place = self._places.get(key)
-        if place is None:
-            return []
-        found: list[int] = self._variants[self._starts[place] : self._starts[place + 1]].tolist()
-        return found
-
-    def find(self, keys: Sequence[str | int], variants: Sequence[int]) -> Rows:
-        """Return the number of the row of each pair, -1 where there is none."""
-        get = self._places.get
-        places = np.fromiter((get(key, -1) for key in keys), np.int64, len(keys))
-        wanted = np.asarray(variants, dtype=np.int64)
-        rows = np.full(len(places), -1, dtype=np.int64)
-        if not len(self):
-            return rows
-        first, stop = self._starts[places], self._starts[places + 1]
-        guess = first + wanted  # right for a key that has all its variants
-        inside = (places >= 0) & (wanted >= 0) & (guess < stop)
-        hit = inside & (self._variants[np.where(inside, guess, 0)] == wanted)
-        rows[hit] = guess[hit]
-        for i in np.flatnonzero((places >= 0) & ~hit).tolist():
-            own = self._variants[first[i] : stop[i]]
-            place = int(np.searchsorted(own, wanted[i]))
-            if place < len(own) and own[place] == wanted[i]:
-                rows[i] = first[i] + place
-        return rows
-
-    def at(self, row: int) -> tuple[str | int, int]:
-        """Return key and variant of a row."""
-        place = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self.keys[place], int(self._variants[row])
-
-    def _check(self, batches: Sequence[tuple[str, pa.RecordBatch]], variants: int) -> None:
-        if len(self._places) != len(self.keys):
-            seen: set[str | int] = set()
-            twice = next(key for key in self.keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise BankError(f"key {twice!r} has rows in two places: the bank is damaged; {ADVICE}")
-        grows = np.diff(self._variants) > 0
-        grows[self._starts[1:-1] - 1] = True  # from one key to the next
-        fits = (self._variants >= 0) & (self._variants < variants)
-        wrong = np.flatnonzero(~fits).tolist() or (np.flatnonzero(~grows) + 1).tolist()
-        if wrong:
-            key, variant = self.at(wrong[0])
-            name = batches[int(np.searchsorted(np.cumsum([batch.num_rows for _, batch in batches]), wrong[0], side="right"))][0]
-            raise BankError(f"{name}: variant {variant} of key {key!r} is twice, out of order, or not one of {variants}; {ADVICE}")
+    lookup: Lookup
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _runs(name: str, column: pa.Array) -> tuple[list[str | int], npt.NDArray[np.int64]]:
-    """Return the keys of a batch, each once for its run of rows, and where the runs begin."""
-    import pyarrow.compute as pc
+def write_index(directory: str | Path) -> bool:
+    """Write the index of a bank if all its units are there; return whether it has one now.
 
+    Any number of processes may do so at once, and others may write units meanwhile: an index that units were changed
+    under is not written.
+
+    Raises:
+        BankError: if the bank is damaged, or its directory cannot be written.
+    """
+    directory = Path(directory)
+    facts = Facts.read(read_manifest(directory), str(directory / MANIFEST))
+    units = facts.units()
+    while True:
+        sizes = list_sizes(directory)
+        if not all(unit.file in sizes for unit in units):
+            return False
+        try:
+            read_index(directory, facts)
+        except (BankError, FileNotFoundError):
+            pass
+        else:
+            return True
+        unchanged = functools.partial(_matches, directory, _stamp(directory))
+        if save_index(directory, facts, build_index(directory, facts, units, sizes), unchanged):
+            return True
+
+
+def save_index(directory: Path, facts: Facts, index: Index, still_true: Callable[[], bool] = lambda: True) -> bool:
+    """Write an index that was built; return whether it was.
+
+    Args:
+        directory: of the bank.
+        facts: of its manifest.
+        index: of all its units.
+        still_true: asked while the bank's lock is held, when no unit can be put in its place; if not, nothing is written.
+
+    Raises:
+        BankError: if the directory cannot be written.
+    """
+    batch = _to_arrow(index, facts)
     try:
-        column.validate(full=True)  # offsets that point elsewhere would crash the process
-    except ValueError as error:
-        raise BankError(f"{name}: its keys are damaged ({error}): {ADVICE}") from error
-    if column.null_count:
-        raise BankError(f"{name}: has rows without a key: {ADVICE}")
-    runs = pc.run_end_encode(column, run_end_type="int64")
-    begins = np.zeros(len(runs.values), dtype=np.int64)
-    begins[1:] = _numbers(runs.run_ends, np.int64)[:-1]
-    return runs.values.to_pylist(), begins
+        with Partial(directory / INDEX) as partial:
+            with arrow().ipc.new_stream(partial.file, batch.schema) as stream:
+                stream.write_batch(batch)
+            partial.finish()
+            with locked(directory):
+                if not still_true():
+                    return False
+                partial.publish()
+                sync_directory(directory)
+    except OSError as error:
+        raise explain_write_error(error, directory) from error
+    return True
 
 
-def _variants(name: str, batch: pa.RecordBatch) -> npt.NDArray[np.int32]:
-    column = batch.column("variant")
-    if column.null_count:
-        raise BankError(f"{name}: has rows without a variant: {ADVICE}")
-    return _numbers(column, np.int32)
+def read_index(directory: Path, facts: Facts) -> Index:
+    """Map the index of a bank.
+
+    Raises:
+        FileNotFoundError: if it has none.
+        BankError: if it is damaged, or not of this bank as its manifest describes it.
+    """
+    path, pa = directory / INDEX, arrow()
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    try:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+            schema, batch = stream.schema, stream.read_next_batch()
+        about = json.loads((schema.metadata or {}).get(b"gentransforms", b"{}"))
+        if about != _describe(facts):
+            raise BankError(f"{path}: is not of this bank as {MANIFEST} describes it")
+        if not schema.equals(_schema(facts.key_type), check_metadata=False) or batch.num_rows != 1:
+            raise BankError(f"{path}: is damaged: it holds other columns than an index")
+        batch.validate()
+        return _from_arrow(batch, facts)
+    except (pa.ArrowException, OSError, EOFError, StopIteration, ValueError, KeyError) as error:
+        raise BankError(f"{path}: is damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
 
 
-def _numbers(column: pa.Array, dtype: type[Number]) -> npt.NDArray[Number]:
-    """Return a column of integers without nulls as a view; `to_numpy` would import pandas, which takes half a second."""
-    if not len(column):
-        return np.empty(0, dtype)
-    return np.frombuffer(column.buffers()[1], dtype)[column.offset : column.offset + len(column)]
+def build_index(directory: Path, facts: Facts, units: Sequence[Unit], sizes: Mapping[str, int]) -> Index:
+    """Return the index of those units, from their sidecars and rows; one after the other, none of which stays mapped.
+
+    Args:
+        directory: of the bank.
+        facts: of its manifest.
+        units: that are there.
+        sizes: of their files in bytes, by name.
+
+    Raises:
+        BankError: if one of them is damaged, or of other settings; a run that was interrupted leaves none such.
+    """
+    schema = unit_schema(facts.key_type)
+    builder = LookupBuilder(facts.variants, facts.key_type == "int")
+    failed, rejected = list[dict[str, Any]](), list[dict[str, Any]]()
+    for unit in units:
+        sidecar, size = read_sidecar(directory, unit), sizes[unit.file]
+        faults = find_faults(unit, sidecar, size, facts.digest)
+        if faults:
+            others = next((text for kind, text in faults if kind == "settings"), None)
+            if others is not None:  # it is no damaged one, and no repair removes it
+                raise BankError(f"{directory}: {others}")
+            raise BankError(f"{directory / unit.file}: damaged: {faults[0][1]}; {ADVICE}")
+        assert sidecar is not None
+        batches = map_file(f"{directory}/{unit.file}", schema)
+        rows = sum(batch.num_rows for batch in batches)
+        if rows != sidecar.get("rows"):
+            raise BankError(f"{directory / unit.file}: has {rows} rows, and its sidecar says {sidecar.get('rows')}: {ADVICE}")
+        builder.add(unit.file, size, batches, decode_marks(sidecar))
+        failed += list_entries(sidecar, "failed")
+        rejected += list_entries(sidecar, "rejected")
+    return Index(builder.build(), failed, rejected)
+
+
+def list_sizes(directory: Path) -> dict[str, int]:
+    """Return the size of each Arrow file in a directory, in bytes, by name."""
+    with os.scandir(directory) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(".arrow")}
+
+
+def encode_marks(marks: Sequence[bytes]) -> str:
+    """Return what a sidecar says as ``marks``: those of the unit's sources that have rows, in order, 48 bytes each."""
+    return base64.b64encode(b"".join(marks)).decode()
+
+
+def decode_marks(sidecar: Mapping[str, Any]) -> bytes | None:
+    """Return the marks of a unit's sources, one after the other; None if its sidecar has none."""
+    try:
+        return base64.b64decode(sidecar["marks"], validate=True)
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _stamp(directory: Path) -> dict[str, tuple[int, int]]:
+    """Return which files the units are, and when they were written."""
+    with os.scandir(directory) as entries:
+        return {entry.name: (entry.inode(), entry.stat().st_mtime_ns) for entry in entries if entry.name.startswith("unit-")}
+
+
+def _matches(directory: Path, stamp: Mapping[str, tuple[int, int]]) -> bool:
+    return _stamp(directory) == stamp
+
+
+def _describe(facts: Facts) -> dict[str, Any]:
+    return {"version": _VERSION, "settings": facts.digest, "units": len(facts.units())}
+
+
+def _schema(key_type: str) -> Any:
+    pa = arrow()
+    text = key_type == "str"
+    columns = {
+        "file": pa.string(), "file_start": pa.int64(), "file_size": pa.int64(), "key": pa.large_string() if text else pa.int64(),
+        "start": pa.int64(), "variant": pa.int32(), "hash": pa.uint32() if text else pa.int64(), "order": pa.int32(),
+        "mark": pa.binary(MARK), "failed": pa.string(), "rejected": pa.string(),
+    }  # fmt: skip
+    # One row, in which each column is a list: so columns of any lengths stand in one file, and each is one piece of memory.
+    return pa.schema([pa.field(name, pa.large_list(kind)) for name, kind in columns.items()])
+
+
+def _to_arrow(index: Index, facts: Facts) -> Any:
+    pa, lookup, schema = arrow(), index.lookup, _schema(facts.key_type)
+    marks = b"" if lookup.marks is None else lookup.marks.tobytes()
+    values = {
+        "file": lookup.files, "file_start": lookup.file_starts, "file_size": lookup.file_sizes, "key": lookup.keys,
+        "start": lookup.starts, "variant": lookup.variants, "hash": lookup.hashes, "order": lookup.order,
+        "mark": pa.Array.from_buffers(pa.binary(MARK), len(marks) // MARK, [None, pa.py_buffer(marks)]),
+        "failed": [json.dumps(entry) for entry in index.failed], "rejected": [json.dumps(entry) for entry in index.rejected],
+    }  # fmt: skip
+    columns = []
+    for column in schema:
+        given = values[column.name]
+        array = given if isinstance(given, pa.Array) else pa.array(given, column.type.value_type)
+        columns.append(pa.LargeListArray.from_arrays(pa.array([0, len(array)], pa.int64()), array, type=column.type))
+    metadata = {"gentransforms": json.dumps(_describe(facts))}
+    return pa.RecordBatch.from_arrays(columns, schema=schema.with_metadata(metadata))
+
+
+def _from_arrow(batch: pa.RecordBatch, facts: Facts) -> Index:
+    values = {name: batch.column(name).flatten() for name in batch.schema.names}
+    for name, column in values.items():
+        if column.null_count:
+            raise ValueError(f"its column {name} has gaps")
+        if name in ("file", "key", "failed", "rejected"):
+            column.validate(full=True)  # offsets that point elsewhere would crash the process
+    numbers = {
+        name: view_numbers(values[name], values[name].type.to_pandas_dtype())
+        for name in ("file_start", "file_size", "start", "variant", "hash", "order")
+    }
+    files, keys, marks = values["file"], values["key"], values["mark"]
+    lookup = Lookup(
+        files=files.to_pylist(), file_starts=numbers["file_start"], file_sizes=numbers["file_size"], keys=keys, starts=numbers["start"],
+        variants=numbers["variant"], hashes=numbers["hash"], order=numbers["order"],
+        marks=np.frombuffer(marks.buffers()[1], np.uint8).reshape(-1, MARK)[marks.offset :][: len(marks)] if len(marks) else None,
+    )  # fmt: skip
+    count, rows = len(keys), len(lookup)
+    lengths = (len(lookup.starts) - 1, len(lookup.hashes), len(lookup.order), count if lookup.marks is None else len(marks))
+    fits = lengths == (count,) * 4 and len(files) == len(lookup.file_sizes) == len(lookup.file_starts) - 1 == len(facts.units())
+    if not fits or not all(_is_ordered(bounds, rows) for bounds in (lookup.starts, lookup.file_starts)):
+        raise ValueError("its columns do not fit each other")
+    if count and not 0 <= int(lookup.order.min()) <= int(lookup.order.max()) < count:
+        raise ValueError("it points to keys that are not there")
+    failed, rejected = ([json.loads(entry) for entry in values[name].to_pylist()] for name in ("failed", "rejected"))
+    return Index(lookup, failed, rejected)
+
+
+def _is_ordered(bounds: Numbers, rows: int) -> bool:
+    return bool(bounds[0] == 0 and bounds[-1] == rows and (bounds[1:] >= bounds[:-1]).all())

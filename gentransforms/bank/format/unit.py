@@ -12,8 +12,14 @@ from typing import Any, BinaryIO
 from gentransforms.bank.format.locking import Partial, explain_write_error, locked, sync_directory, write_json
 from gentransforms.sources.arrow import arrow
 
-__all__ = ["Row", "Unit", "is_done", "list_units", "plan_units", "read_sidecar", "unit_schema", "write_unit"]
+__all__ = [
+    "ADVICE", "INDEX", "Row", "Unit", "find_faults", "is_done", "list_entries", "list_units", "plan_units", "read_sidecar", "unit_schema",
+    "write_unit",
+]  # fmt: skip
 
+INDEX = "index.arrow"
+# What to do about a damaged unit.
+ADVICE = "`gentransforms bank verify` says what is damaged, and with --repair lets generate make it again"
 # Of the images of a record batch, which bounds the memory of writing. Arrow itself allows 2 GiB.
 _BATCH_BYTES = 16 << 20
 
@@ -104,6 +110,47 @@ def read_sidecar(directory: Path, unit: Unit) -> dict[str, Any] | None:
     return sidecar if isinstance(sidecar, dict) else None
 
 
+def list_entries(sidecar: Mapping[str, Any], *names: str) -> list[dict[str, Any]]:
+    """Return the well-formed entries of the lists ``failed`` and ``rejected`` of a sidecar, whichever are asked for."""
+    lists = [sidecar.get(name) for name in names]
+    return [
+        entry
+        for one in lists
+        if isinstance(one, list)
+        for entry in one
+        if isinstance(entry, dict) and isinstance(entry.get("key"), str | int)
+    ]
+
+
+def find_faults(unit: Unit, sidecar: Mapping[str, Any] | None, size: int, settings: str | None) -> list[tuple[str, str]]:
+    """Return what is wrong with a unit's file by its sidecar alone, as (kind, text).
+
+    Args:
+        unit: whose.
+        sidecar: as read; None if it could not be.
+        size: of the Arrow file in bytes.
+        settings: hash of the bank's settings; None if unknown.
+
+    Example:
+        >>> find_faults(Unit(0, 2), None, 100, None)
+        [('sidecar', 'unit-000000000-000000002.json is missing or cannot be read')]
+    """
+    if sidecar is None:
+        return [("sidecar", f"{unit.sidecar} is missing or cannot be read")]
+    faults = []
+    if sidecar.get("unit") != unit.name:
+        faults.append(("sidecar", f"{unit.sidecar} describes {sidecar.get('unit')!r}"))
+    if settings is not None and sidecar.get("settings") != settings:
+        faults.append((
+            "settings", f"{unit.file} was made with other settings than the bank's, by another run or with other threads: "
+            "move its two files out and run generate again, or put the right bank.json back",
+        ))  # fmt: skip
+    if (said := sidecar.get("bytes")) != size:
+        shown = f"{said:,}" if type(said) is int else repr(said)
+        faults.append(("size", f"{unit.file} has {size:,} bytes, and its sidecar says {shown}"))
+    return faults
+
+
 def is_done(directory: Path, unit: Unit, settings: str | None = None) -> bool:
     """Whether a unit is there, whole: its file as long as its sidecar says; and, if given, made with those settings."""
     try:
@@ -143,6 +190,7 @@ def write_unit(directory: Path, unit: Unit, rows: Sequence[Row], key_type: str, 
                 # Of two processes that make the same unit, the first one's file stays: the bytes are the same, and may be in use.
                 if not replace and is_done(directory, unit, facts.get("settings")):
                     return False
+                (directory / INDEX).unlink(missing_ok=True)  # whatever it says of this unit, it will be wrong
                 write_json(directory / unit.sidecar, sidecar)
                 partial.publish()
                 sync_directory(directory)

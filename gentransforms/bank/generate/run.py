@@ -14,6 +14,7 @@ import torch
 
 from gentransforms.bank.config import BankConfig, BankSettings, build_config
 from gentransforms.bank.format.facts import Facts, describe_bank, describe_generator, describe_source
+from gentransforms.bank.format.index import write_index
 from gentransforms.bank.format.locking import remove_partials
 from gentransforms.bank.format.manifest import MANIFEST, hash_manifest
 from gentransforms.bank.format.unit import read_sidecar
@@ -134,6 +135,7 @@ def generate_bank(
         seconds = time.perf_counter() - begun
         if stopped() and len(reports) < len(plan.left):
             raise KeyboardInterrupt
+    write_index(run.directory)  # if the bank is complete now
     return _summary(run.directory, plan, reports, seconds)
 
 

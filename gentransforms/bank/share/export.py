@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +16,10 @@ from gentransforms.bank.share.card import bank_card
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.hub.client import DATASET, sha256, upload
 from gentransforms.hub.models import CARD_FILE
-from gentransforms.sources.arrow import arrow
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from gentransforms.bank.reader import Bank
 
 __all__ = ["export_bank", "push_bank"]
@@ -58,10 +61,10 @@ def export_bank(
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise BankError(f"{directory}: is there already: expected a new or empty directory")
     made = not directory.exists()
-    shards = _shards(bank, shard_bytes)
+    shards, batches = _plan_shards(bank, shard_bytes), bank.batches()
     try:
         (directory / "data").mkdir(parents=True)
-        files = [_write(directory, i, len(shards), batches, bank) for i, batches in enumerate(shards)]
+        files = [_write(directory, i, len(shards), itertools.islice(batches, count), bank) for i, count in enumerate(shards)]
         info = {**bank.manifest["info"], "failed": bank.failed, "rejected": bank.rejected, "files": files}
         card = bank_card(bank.manifest, len(bank), license=license, description=description, repo_id=repo_id)
         (directory / CARD_FILE).write_text(card)
@@ -103,18 +106,20 @@ def _check_whole(bank: Bank) -> None:
         raise BankError(f"{bank.path}: has no images, since none of its sources gave one: there is nothing to share")
 
 
-def _write(directory: Path, number: int, count: int, batches: list[Any], bank: Bank) -> dict[str, Any]:
+def _write(directory: Path, number: int, count: int, batches: Iterable[pa.RecordBatch], bank: Bank) -> dict[str, Any]:
     """Write a Parquet file; return what the manifest says of it."""
-    pa = arrow()
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    rows = 0
     name = f"data/train-{number:05d}-of-{count:05d}.parquet"
     # The images are compressed already.
     with pq.ParquetWriter(directory / name, unit_schema(bank.manifest["source"]["key_type"]), compression="none") as writer:
         for batch in batches:
             writer.write_table(pa.Table.from_batches([batch]), row_group_size=_GROUP)
+            rows += batch.num_rows
     path = directory / name
-    return {"file": name, "rows": sum(batch.num_rows for batch in batches), "bytes": path.stat().st_size, "sha256": sha256(path)}
+    return {"file": name, "rows": rows, "bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def _clear(directory: Path, made: bool) -> None:
@@ -126,14 +131,13 @@ def _clear(directory: Path, made: bool) -> None:
             directory.rmdir()
 
 
-def _shards(bank: Bank, size: int) -> list[list[Any]]:
-    """The bank's record batches, a list for each file."""
-    shards: list[list[Any]] = [[]]
-    used = 0
+def _plan_shards(bank: Bank, size: int) -> list[int]:
+    """Return how many of the bank's record batches each Parquet file takes."""
+    counts, used = [0], 0
     for batch in bank.batches():
         if used and used + batch.nbytes > size:
-            shards.append([])
+            counts.append(0)
             used = 0
-        shards[-1].append(batch)
+        counts[-1] += 1
         used += batch.nbytes
-    return shards
+    return counts

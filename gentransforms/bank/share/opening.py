@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.images import map_file
+from gentransforms.bank.format.index import Index
+from gentransforms.bank.format.lookup import LookupBuilder
 from gentransforms.bank.format.manifest import MANIFEST, check_manifest, read_manifest
-from gentransforms.bank.format.unit import unit_schema
+from gentransforms.bank.format.unit import list_entries, unit_schema
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.hub import datasets as hub
 
@@ -24,16 +27,27 @@ __all__ = ["Exported", "exported_files", "exported_rows", "repository_rows"]
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported bank, open: its folder, and its rows as `datasets` keeps them for memory-mapping."""
+    """An exported bank, open: its folder, and its rows as `datasets` keeps them for memory-mapping.
+
+    Attributes:
+        folder: of the export.
+        manifest: of the export.
+        index: of its rows.
+        cached: the Arrow files that `datasets` made of the Parquet files.
+    """
 
     folder: Path
     manifest: dict[str, Any]
-    batches: list[tuple[str, pa.RecordBatch]]
+    index: Index
     cached: tuple[str, ...]
+
+    def load(self, number: int) -> list[pa.RecordBatch]:
+        """Return the rows of one of the cached files, memory-mapped."""
+        return map_file(self.cached[number], unit_schema("int" if self.index.lookup.integer_keys else "str"))
 
 
 def exported_rows(directory: Path, cached: Sequence[str] = ()) -> Exported:
-    """Return an exported bank, its record batches memory-mapped from the cache of `datasets`.
+    """Return an exported bank, with its rows in the cache of `datasets`.
 
     Args:
         directory: of the export.
@@ -87,12 +101,15 @@ def _open(folder: Path, manifest: dict[str, Any], where: str, cached: Sequence[s
             raise BankError(f"{where}: {entry['file']} {found}: fetch it whole, or export the bank again")
     if not cached or not all(Path(file).is_file() for file in cached):
         cached = _through_datasets([str(folder / entry["file"]) for entry in files], where)
-    schema = unit_schema(manifest["source"]["key_type"])
-    batches = [(Path(file).name, batch) for file in cached for batch in map_file(file, schema)]
-    rows, expected = sum(batch.num_rows for _, batch in batches), sum(entry["rows"] for entry in files)
+    facts = Facts.read(manifest, f"{where}/{MANIFEST}")
+    builder = LookupBuilder(facts.variants, facts.key_type == "int")
+    for file in cached:
+        builder.add(Path(file).name, Path(file).stat().st_size, map_file(file, unit_schema(facts.key_type)))
+    index = Index(builder.build(), *(list_entries(manifest["info"], name) for name in ("failed", "rejected")))
+    rows, expected = len(index.lookup), sum(entry["rows"] for entry in files)
     if rows != expected:
         raise BankError(f"{where}: has {rows:,} rows, expected {expected:,}: remove {Path(cached[0]).parent} and open it again")
-    return Exported(folder, manifest, batches, tuple(cached))
+    return Exported(folder, manifest, index, tuple(cached))
 
 
 def _through_datasets(files: list[str], where: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.images import map_file
 from gentransforms.bank.format.manifest import hash_keys, is_export, read_manifest
-from gentransforms.bank.format.unit import Unit, list_units, read_sidecar, unit_schema
+from gentransforms.bank.format.unit import Unit, find_faults, list_units, read_sidecar, unit_schema
 from gentransforms.bank.verify.export import verify_export
 from gentransforms.bank.verify.repair import remove_units
 from gentransforms.bank.verify.report import BankReport, Problem, damaged_units
@@ -19,7 +19,7 @@ from gentransforms.bank.verify.rows import Contents, check_images, check_rows
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.hub.client import sha256
 
-__all__ = ["BankReport", "Problem", "unit_faults", "verify_bank"]
+__all__ = ["BankReport", "Problem", "verify_bank"]
 
 
 def verify_bank(
@@ -75,34 +75,6 @@ def verify_bank(
         path=str(directory), units=check.units, rows=check.rows, images=check.images,
         partials=sum(1 for _ in directory.glob(".*.partial")), problems=check.problems, removed=removed,
     )  # fmt: skip
-
-
-def unit_faults(unit: Unit, sidecar: dict[str, Any] | None, size: int, digest: str | None) -> list[tuple[str, str]]:
-    """Return what is wrong with a unit's file by its sidecar alone, as (kind, text).
-
-    Args:
-        unit: whose.
-        sidecar: as read; None if it could not be.
-        size: of the Arrow file in bytes.
-        digest: of the bank's settings; None if unknown.
-
-    Example:
-        >>> unit_faults(Unit(0, 2), None, 100, None)
-        [('sidecar', 'unit-000000000-000000002.json is missing or cannot be read')]
-    """
-    if sidecar is None:
-        return [("sidecar", f"{unit.sidecar} is missing or cannot be read")]
-    faults = []
-    if sidecar.get("unit") != unit.name:
-        faults.append(("sidecar", f"{unit.sidecar} describes {sidecar.get('unit')!r}"))
-    if digest is not None and sidecar.get("settings") != digest:
-        faults.append((
-            "settings", f"{unit.file} was made with other settings than the bank's, by another run or with other threads: "
-            "move its two files out and run generate again, or put the right bank.json back",
-        ))  # fmt: skip
-    if sidecar.get("bytes") != size:
-        faults.append(("size", f"{unit.file} has {size:,} bytes, and its sidecar says {_shown(sidecar.get('bytes'))}"))
-    return faults
 
 
 class _Check:
@@ -166,7 +138,7 @@ class _Check:
         # Only now: generate, which may be at work, puts the sidecar in its place before the unit.
         sidecar = read_sidecar(self.directory, unit)
         self.units += 1
-        faults = unit_faults(unit, sidecar, size, None if facts is None else facts.digest)
+        faults = find_faults(unit, sidecar, size, None if facts is None else facts.digest)
         yield from faults
         if sidecar is not None and not any(kind == "size" for kind, _ in faults):
             try:
@@ -217,7 +189,3 @@ class _Check:
         if self.decode:
             yield from check_images(batches, contents, facts.image_size, pool)
             self.images += len(contents.keys)
-
-
-def _shown(value: object) -> str:
-    return f"{value:,}" if type(value) is int else repr(value)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.manifest import MANIFEST, hash_keys, read_manifest
-from gentransforms.bank.format.unit import Unit, unit_schema
+from gentransforms.bank.format.unit import Unit, list_entries, unit_schema
 from gentransforms.bank.share.opening import exported_files
 from gentransforms.bank.verify.report import BankReport, Problem
-from gentransforms.bank.verify.rows import Contents, check_images, check_rows, entries
+from gentransforms.bank.verify.rows import Contents, check_images, check_rows
 from gentransforms.errors import BankError
 from gentransforms.hub.client import sha256
 from gentransforms.sources.arrow import arrow
@@ -74,7 +74,7 @@ class _Check:
             self.problems.append(Problem("", "keys", "the keys of the rows are not those of the source, or in another order"))
 
     def without_rows(self, info: dict[str, Any]) -> None:
-        self.failed, self.rejected = entries(info, "failed"), entries(info, "rejected")
+        self.failed, self.rejected = list_entries(info, "failed"), list_entries(info, "rejected")
         self.at = {entry["index"]: entry["key"] for entry in [*self.rejected, *self.failed] if type(entry.get("index")) is int}
 
     def file(self, entry: dict[str, Any], facts: Facts, pool: ThreadPoolExecutor) -> Iterator[tuple[str, str]]:

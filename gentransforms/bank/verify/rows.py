@@ -10,8 +10,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from gentransforms.bank.format.facts import Facts
-from gentransforms.bank.format.images import Images, decode_rgb
-from gentransforms.bank.format.unit import Unit
+from gentransforms.bank.format.images import MappedFile, decode_rgb
+from gentransforms.bank.format.unit import Unit, list_entries
 from gentransforms.errors import BankError
 from gentransforms.seeding import derive_seeds
 
@@ -48,25 +48,13 @@ class Contents:
         """
         named = list(dict.fromkeys(self.keys))
         known = set(named)
-        others = {entry["key"]: entry.get("index") for entry in entries(sidecar, "failed", "rejected") if entry["key"] not in known}
+        others = {entry["key"]: entry.get("index") for entry in list_entries(sidecar, "failed", "rejected") if entry["key"] not in known}
         placed = sorted((index, key) for key, index in others.items() if type(index) is int)
         if len(placed) < len(others):
             return None
         for index, key in placed:
             named.insert(index - unit.start, key)
         return named
-
-
-def entries(sidecar: Mapping[str, Any], *names: str) -> list[dict[str, Any]]:
-    """Return the well-formed entries of lists in a sidecar."""
-    lists = [sidecar.get(name) for name in names]
-    return [
-        entry
-        for one in lists
-        if isinstance(one, list)
-        for entry in one
-        if isinstance(entry, dict) and isinstance(entry.get("key"), str | int)
-    ]
 
 
 def check_rows(contents: Contents, unit: Unit, sidecar: Mapping[str, Any], facts: Facts) -> Iterator[tuple[str, str]]:
@@ -97,7 +85,7 @@ def check_images(
     batches: Sequence[pa.RecordBatch], contents: Contents, size: tuple[int, int], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[str, str]]:
     """Yield which images of a unit do not decode to (h, w) `size`, as (kind, text)."""
-    images = Images([("", batch) for batch in batches])
+    images = MappedFile(batches)
     bad = 0
     for texts in pool.map(lambda start: _decode(images, contents, start, size), range(0, len(images), _CHUNK)):
         for text in texts:
@@ -127,8 +115,8 @@ def _check_complete(
     pairs: Mapping[tuple[str | int, int], int], unit: Unit, sidecar: Mapping[str, Any], facts: Facts
 ) -> Iterator[tuple[str, str]]:
     """Every source of the unit has each variant as a row, or recorded as rejected, or is recorded as failed itself."""
-    failed = {entry["key"] for entry in entries(sidecar, "failed")}
-    accounted = {*pairs, *((entry["key"], entry.get("variant")) for entry in entries(sidecar, "rejected"))}
+    failed = {entry["key"] for entry in list_entries(sidecar, "failed")}
+    accounted = {*pairs, *((entry["key"], entry.get("variant")) for entry in list_entries(sidecar, "rejected"))}
     sources = dict.fromkeys(key for key, _ in accounted)
     both = [key for key in sources if key in failed]
     if both:
@@ -148,13 +136,13 @@ def _first(found: Sequence[Any], text: str) -> str:
     return text.format(found[0]) + more
 
 
-def _decode(images: Images, contents: Contents, start: int, size: tuple[int, int]) -> list[str]:
+def _decode(images: MappedFile, contents: Contents, start: int, size: tuple[int, int]) -> list[str]:
     """Return what is wrong with the images from `start` on."""
     wrong = []
     for row in range(start, min(start + _CHUNK, len(images))):
         text = ""
         try:
-            shape = tuple(decode_rgb(images.one(row)).shape)
+            shape = tuple(decode_rgb(images.image(row)).shape)
             if shape[1:] != size:
                 text = f"is {shape[1]} x {shape[2]} pixels, expected {size[0]} x {size[1]}"
         except BankError as error:
