@@ -100,6 +100,15 @@ class TestImageFolder:
             assert sample.inputs == {"labels": label}
             assert torch.equal(sample.image, torch.from_numpy(numpy.array(image)).permute(2, 0, 1))
 
+    def test_labels_without_reading(self, tmp_path: Path) -> None:
+        source = ImageFolderSource(fill(tmp_path / "classes", *self.NAMES))
+        assert source.labels == [sample.inputs["labels"] for sample in source.read_range(0, 6)]  # type: ignore[union-attr]
+        assert source.classes == ["a", "a-b", "b"]
+        assert (ImageFolderSource(fill(tmp_path / "flat", "x.png")).labels, source.select([]).labels) == (None, source.labels)
+        (fill(tmp_path / "file", "a.png", "b.png") / "metadata.csv").write_text("file_name,label\na.png,7\nb.png,\n")
+        source = ImageFolderSource(tmp_path / "file")
+        assert (source.labels, source.classes) == ([7, None], [])
+
     def test_labels_count_only_folders_with_images(self, tmp_path: Path) -> None:
         reference = ImageFolder(fill(tmp_path, "b/x.png", "d/x.png"))
         before = ImageFolderSource(tmp_path)

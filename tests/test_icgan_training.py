@@ -278,7 +278,7 @@ class TestImages:
         assert images.load_images("torchvision:CIFAR10:/data", 32).shape == (2, 3, 32, 32)
 
     def test_empty(self, tmp_path: Path) -> None:
-        with pytest.raises(SystemExit, match="no images found"):
+        with pytest.raises(SystemExit, match="no images"):
             example("images").load_images(str(tmp_path), 32)
 
 

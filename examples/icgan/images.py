@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import inspect
-import io
 import json
-from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+import gentransforms as gt
+from gentransforms.sources import ImageSource
+from gentransforms.sources.folder import ImageFolderSource
 
 
 def load_images(source: str, size: int, limit: int | None = None) -> Tensor:
     """Return every image of `source`, or the first `limit`, as uint8 (N, 3, size, size): centre square, then resized.
 
-    `source` is a folder (read recursively, sorted by path), a ``.parquet`` file with a column ``image`` or ``img`` (bytes, or
-    a struct with ``bytes``), or ``torchvision:NAME:ROOT``, for example ``torchvision:CIFAR10:/data``; its test images are
-    ``torchvision:CIFAR10:/data:test``.
+    `source` is whatever `gentransforms.open_source` takes, such as a folder or a ``.parquet`` file, or
+    ``torchvision:NAME:ROOT``, for example ``torchvision:CIFAR10:/data``; its test images are ``torchvision:CIFAR10:/data:test``.
     """
-    rows = [_square(image, size) for image in _first(_decode(source), limit)]
-    if not rows:
-        raise SystemExit(f"no images found in {source!r}: expected files ending in {', '.join(sorted(SUFFIXES))}")
+    opened = _open(source).select([])
+    rows = []
+    for key, sample in zip(opened.keys, opened.read_range(0, len(opened) if limit is None else min(limit, len(opened))), strict=False):
+        if isinstance(sample, gt.GentransformsError):
+            raise SystemExit(f"image {key!r} of {source!r} cannot be read: {sample}")
+        rows.append(_square(sample.image, size))
     return torch.stack(rows)
 
 
@@ -51,15 +51,17 @@ def load_labels(source: str) -> tuple[Tensor, list[str]]:
         about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
         names = about.get("info", {}).get("features", {}).get("label", {}).get("names")
         return labels, names or [str(i) for i in range(int(labels.max()) + 1)]
-    folders = [path.relative_to(source).parts[:-1] for path in _files(source)]
-    if not all(folders):
+    opened = _open(source)
+    if not isinstance(opened, ImageFolderSource) or not opened.classes:
         raise SystemExit(f"{source!r} has images outside a class folder: expected one subfolder per class")
-    names = sorted({folder[0] for folder in folders})
-    return torch.tensor([names.index(folder[0]) for folder in folders]), names
+    return torch.tensor(opened.labels), opened.classes
 
 
-def _files(folder: str) -> list[Path]:
-    return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+def _open(source: str) -> ImageSource:
+    try:
+        return gt.open_source(_torchvision(source) if source.startswith("torchvision:") else source)
+    except gt.GentransformsError as error:
+        raise SystemExit(f"{source!r}: {error}") from error
 
 
 def _torchvision(source: str) -> Any:
@@ -70,35 +72,9 @@ def _torchvision(source: str) -> Any:
     return kind(root, train=split == "train") if "train" in parameters else kind(root, split=split) if "split" in parameters else kind(root)
 
 
-def _first(images: Iterable[Image.Image], limit: int | None) -> Iterator[Image.Image]:
-    for i, image in enumerate(images):
-        if limit is not None and i >= limit:
-            return
-        yield image
-
-
-def _decode(source: str) -> Iterator[Image.Image]:
-    if source.startswith("torchvision:"):
-        dataset = _torchvision(source)
-        yield from (dataset[i][0] for i in range(len(dataset)))
-    elif source.endswith(".parquet"):
-        import pyarrow.parquet as pq
-
-        file = pq.ParquetFile(source)
-        column = next((name for name in ("image", "img") if name in file.schema_arrow.names), None)
-        if column is None:
-            raise SystemExit(f"{source}: no column 'image' or 'img', only {file.schema_arrow.names}")
-        for batch in file.iter_batches(columns=[column]):
-            for cell in batch.column(0).to_pylist():
-                yield Image.open(io.BytesIO(cell["bytes"] if isinstance(cell, dict) else cell))
-    else:
-        for path in _files(source):
-            yield Image.open(path)
-
-
-def _square(image: Image.Image, size: int) -> Tensor:
-    tensor = F.pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))
-    if tensor.shape[-2:] == (size, size):
-        return tensor
-    tensor = F.center_crop(tensor, [min(tensor.shape[-2:])])
-    return F.resize(tensor, [size, size], v2.InterpolationMode.BICUBIC, antialias=True)
+def _square(image: Tensor, size: int) -> Tensor:
+    image = F.to_dtype(image.expand(3, -1, -1), torch.uint8, scale=True)
+    if image.shape[-2:] == (size, size):
+        return image
+    image = F.center_crop(image, [min(image.shape[-2:])])
+    return F.resize(image, [size, size], v2.InterpolationMode.BICUBIC, antialias=True)

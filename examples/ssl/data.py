@@ -8,8 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import datasets
+from torchvision.transforms.v2 import functional as F
 
-from gentransforms.sources.decode import SUFFIXES, Encoded, rgb_image
+import gentransforms as gt
+from gentransforms.sources import ImageSource
+from gentransforms.sources.folder import ImageFolderSource
 
 
 class Source:
@@ -31,12 +33,8 @@ class Source:
         classes: names of the classes.
     """
 
-    def __init__(
-        self, name: str, keys: Sequence[Any], read: Callable[[int], Encoded], labels: Sequence[int] | None, classes: Sequence[str]
-    ) -> None:
-        if not len(keys):
-            raise SystemExit(f"no images found in {name!r}")
-        self.name, self.keys, self._read, self.classes = name, keys, read, list(classes)
+    def __init__(self, name: str, images: ImageSource, labels: Sequence[int] | None, classes: Sequence[str]) -> None:
+        self.name, self.images, self.keys, self.classes = name, images.select([]), images.keys, list(classes)
         self.labels = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
 
     def __len__(self) -> int:
@@ -48,21 +46,25 @@ class Source:
         Raises:
             OSError: if it cannot be decoded.
         """
-        try:
-            return rgb_image(self._read(row))
-        except Exception as error:  # Pillow's plugins raise many kinds
-            raise OSError(f"image {self.keys[row]!r} of {self.name} cannot be read: {error}") from error
+        (sample,) = self.images.read_range(row, row + 1)
+        if isinstance(sample, gt.GentransformsError):
+            raise OSError(f"image {self.keys[row]!r} of {self.name} cannot be read: {sample}") from sample
+        image = F.to_dtype(sample.image.expand(3, -1, -1), torch.uint8, scale=True)
+        return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
 
 def open_images(name: str, image_column: str | None = None, label_column: str | None = None) -> Source:
     """Open ``photos/`` (a subfolder per class, or none), ``x.parquet``, ``torchvision:NAME:ROOT[:SPLIT]``, ``inaturalist:ROOT:SPLIT``."""
-    if name.startswith("torchvision:"):
-        return _torchvision(name)
-    if name.startswith("inaturalist:"):
-        return _inaturalist(name)
-    if not Path(name).exists():
-        raise SystemExit(f"{name!r} does not exist: expected an image folder, a .parquet file or torchvision:NAME:ROOT")
-    return _parquet(name, image_column, label_column) if name.endswith(".parquet") else _folder(name)
+    try:
+        if name.startswith("torchvision:"):
+            return _torchvision(name)
+        if name.startswith("inaturalist:"):
+            return _inaturalist(name)
+        if not Path(name).exists():
+            raise SystemExit(f"{name!r} does not exist: expected an image folder, a .parquet file or torchvision:NAME:ROOT")
+        return _parquet(name, image_column, label_column) if name.endswith(".parquet") else _folder(name)
+    except gt.GentransformsError as error:
+        raise SystemExit(f"{name!r}: {error}") from error
 
 
 def refuse_other_classes(train: Source, test: Source) -> None:
@@ -97,22 +99,21 @@ def split_rows(count: int, limit: int | None, holdout: int) -> tuple[Tensor, Ten
 
 
 def _folder(name: str) -> Source:
-    root = Path(name)
-    files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
-    folders = [file.split("/")[0] if "/" in file else None for file in files]
-    read = partial(_path, root, files)
-    if None in folders:
-        stray = [file for file, folder in zip(files, folders, strict=True) if folder is None]
-        if len(stray) < len(files):
-            warnings.warn(
-                f"{name!r}: {len(stray)} of {len(files)} images lie in no subfolder, for example {stray[0]!r}, so none has a label: "
-                "move them away, or into the folder of their class",
-                stacklevel=2,
-            )
-        return Source(name, files, read, None, [])
-    classes = sorted(set(folders))  # type: ignore[type-var]
-    numbers = {folder: i for i, folder in enumerate(classes)}
-    return Source(name, files, read, [numbers[folder] for folder in folders], classes)
+    images = gt.open_source(name)
+    if not isinstance(images, ImageFolderSource):
+        raise SystemExit(f"{name!r}: expected a folder of images; of Parquet files, name one")
+    labels = images.labels
+    if labels is None and (inside := sum("/" in str(key) for key in images.keys)):
+        stray = next(key for key in images.keys if "/" not in str(key))
+        warnings.warn(
+            f"{name!r}: {len(images) - inside} of {len(images)} images lie in no subfolder, for example {stray!r}, so none has a label: "
+            "move them away, or into the folder of their class",
+            stacklevel=2,
+        )
+    if labels is not None and None in labels:
+        raise SystemExit(f"{name!r}: image {images.keys[labels.index(None)]!r} has no label in the metadata file")
+    classes = images.classes or [str(i) for i in range(max(labels or [-1]) + 1)]
+    return Source(name, images, labels, classes)
 
 
 def _parquet(name: str, image_column: str | None, label_column: str | None) -> Source:
@@ -124,14 +125,13 @@ def _parquet(name: str, image_column: str | None, label_column: str | None) -> S
     for option, column in {"data.image_column": image, "data.label_column": label}.items():
         if column not in schema.names and (column is not None or option == "data.image_column"):
             raise SystemExit(f"{name}: no column {column!r} ({option}), only {schema.names}")
+    # In memory: training reads the rows in any order, for which Parquet is no format.
     table = pq.read_table(name, columns=[image] if label is None else [image, label])
-    cells = table.column(image)
     labels = None if label is None else table.column(label).to_pylist()
     about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     names = about.get("info", {}).get("features", {}).get(label, {}).get("names")
     classes = names or ([] if labels is None else [str(i) for i in range(max(labels, default=-1) + 1)])
-
-    return Source(name, range(len(table)), partial(_cell, cells), labels, classes)
+    return Source(name, gt.open_source(_Cells(table.column(image))), labels, classes)
 
 
 def _torchvision(name: str) -> Source:
@@ -165,7 +165,7 @@ def _torchvision(name: str) -> Source:
         labels = [int(dataset[i][1]) for i in range(len(dataset))]
     classes = getattr(dataset, "classes", None) or [str(i) for i in range(int(max(labels)) + 1)]
     classes = [", ".join(c) if isinstance(c, tuple) else str(c) for c in classes]
-    return Source(name, range(len(dataset)), partial(_image, dataset), labels, classes)
+    return Source(name, gt.open_source(dataset), labels, classes)
 
 
 def _inaturalist(name: str) -> Source:
@@ -183,18 +183,30 @@ def _inaturalist(name: str) -> Source:
     labels = [category[entry["id"]] for entry in content["images"]]
     names = {entry["id"]: entry["name"] for entry in content.get("categories", [])}
     classes = [names.get(i, str(i)) for i in range(max(labels, default=-1) + 1)]
-    return Source(name, files, partial(_path, Path(root), files), labels, classes)
+    return Source(name, gt.open_source(_Files(Path(root), files), key=files), labels, classes)
 
 
-# How an image is read, as functions of the module: workers that are spawned get them pickled.
-def _path(root: Path, files: list[str], row: int) -> Path:
-    return root / files[row]
+class _Cells:
+    """The encoded images of an Arrow column, as a data set."""
+
+    def __init__(self, cells: Any) -> None:
+        self.cells = cells
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.cells[row].as_py()
 
 
-def _cell(cells: Any, row: int) -> bytes:
-    cell = cells[row].as_py()
-    return cell["bytes"] if isinstance(cell, dict) else cell
+class _Files:
+    """Image files of a list, as a data set."""
 
+    def __init__(self, root: Path, files: list[str]) -> None:
+        self.root, self.files = root, files
 
-def _image(dataset: Any, row: int) -> Any:
-    return dataset[row][0]
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, row: int) -> bytes:
+        return (self.root / self.files[row]).read_bytes()

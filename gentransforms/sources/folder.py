@@ -120,6 +120,18 @@ class ImageFolderSource(ImageSource):
             fewer.description["decides"].pop("folders", None)
         return fewer
 
+    @property
+    def labels(self) -> list[int | None] | None:
+        """Every image's label, without reading the images; None where there are none, and for an image that has none."""
+        if "labels" in self._carried:
+            return list(self._carried["labels"])
+        return [self._labels[str(key).partition("/")[0]] for key in self.keys] if self._labels else None
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes in the order of their labels; empty unless they are subfolders."""
+        return list(self._labels)
+
 
 def _images_in(root: Path) -> tuple[list[str], list[str]]:
     """Return the paths of all images below a folder, sorted, and of those of formats that cannot be read.
