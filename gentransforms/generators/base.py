@@ -189,7 +189,7 @@ class ImageGenerator(nn.Module, ABC):
         (directory / hub.WEIGHTS_FILE).chmod(0o666 & ~umask)
         description |= {"weights_sha256": sha256(directory / hub.WEIGHTS_FILE), "config": config}
         (directory / hub.CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
-        (directory / hub.CARD_FILE).write_text(text)
+        (directory / hub.CARD_FILE).write_text(text, encoding="utf-8")
 
     def push_to_hub(self, repo_id: str, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None, **options: Any) -> str:
         """Save, then upload to the Hub repository `repo_id`, with a model card; return the address of the commit.

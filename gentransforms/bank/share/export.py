@@ -67,7 +67,7 @@ def export_bank(
         files = [_write(directory, i, len(shards), itertools.islice(batches, count), bank) for i, count in enumerate(shards)]
         info = {**bank.manifest["info"], "failed": bank.failed, "rejected": bank.rejected, "files": files}
         card = bank_card(bank.manifest, len(bank), license=license, description=description, repo_id=repo_id)
-        (directory / CARD_FILE).write_text(card)
+        (directory / CARD_FILE).write_text(card, encoding="utf-8")
         (directory / MANIFEST).write_text(json.dumps({**bank.manifest, "info": info}, indent=2) + "\n")
     except BaseException as error:
         _clear(directory, made)

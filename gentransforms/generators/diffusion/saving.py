@@ -74,7 +74,7 @@ def write(
     if adapter is not None:
         _write_adapter(adapter, directory / IP_ADAPTER_FILE[1] / IP_ADAPTER_FILE[2], dtype)
     (directory / hub.CONFIG_FILE).write_text(text + "\n")
-    (directory / hub.CARD_FILE).write_text(page)
+    (directory / hub.CARD_FILE).write_text(page, encoding="utf-8")
 
 
 def _write_adapter(source: Path, target: Path, dtype: torch.dtype | None) -> None:
