@@ -25,14 +25,17 @@ import pyarrow as pa
 import pytest
 import torch
 from bank_sources import Batches, Photos
+from small_banks import manifest_of
 from small_generators import Flat, Hungry, NotFinite, grey_of, tiny_icgan
 from torch import Tensor
 from torchvision import tv_tensors
 
 import gentransforms as gt
 from gentransforms.bank import Local
+from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.manifest import MANIFEST
 from gentransforms.bank.format.unit import Unit, list_units
+from gentransforms.bank.generate.plan import make_plan
 from gentransforms.bank.generate.run import Summary, generate_bank, plan_bank
 from gentransforms.errors import BankError, ConfigError, GeneratorError, MissingInputError
 from gentransforms.sources.base import SourceSample
@@ -704,6 +707,46 @@ class TestAttempts:
         assert (strict.images, len(strict.rejected)) == (0, 12), "no variant is its source"
 
 
+class TestNothingFinite:
+    """A generator that makes nothing but NaN must not fill a bank of no images."""
+
+    class Broken(FakeGenerator):
+        until = 10**9
+
+        def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+            images = super().sample(condition, seeds)
+            return images * float("nan") if self.calls <= self.until else images
+
+    @pytest.mark.parametrize("unit_size", [1, 4, 100])
+    def test_stops_early_and_writes_nothing(self, tmp_path: Path, unit_size: int) -> None:
+        generator = self.Broken()
+        with pytest.raises(GeneratorError, match=r"Broken made NaN or infinity .* first 8 sources, 2 attempts each.*dtype"):
+            fill(tmp_path, Photos(100), generator, unit_size=unit_size, max_attempts=2, batch_size=3)
+        assert list_units(tmp_path) == [], "so that a generator that was put right begins anew"
+        assert generator.calls <= 8 * 2
+
+    def test_a_few_bad_sources_at_the_beginning_are_theirs(self, tmp_path: Path) -> None:
+        generator = self.Broken()
+        generator.until = 7
+        summary = fill(tmp_path, Photos(10), generator, unit_size=1, max_attempts=1)
+        assert (summary.images, len(summary.rejected), summary.units_done, summary.complete) == (9, 21, 10, True)
+
+    def test_too_few_sources_to_tell(self, tmp_path: Path) -> None:
+        summary = fill(tmp_path, Photos(5), self.Broken())
+        assert (summary.images, summary.rows, len(summary.rejected), summary.units_done) == (0, 0, 15, 2)
+        assert not summary.complete
+
+    def test_every_source_fails(self, tmp_path: Path) -> None:
+        summary = fill(tmp_path, Photos(10, broken=range(10)))
+        assert (summary.rows, len(summary.failed), summary.units_done) == (0, 10, 3)
+        assert not summary.complete
+        summary = fill(tmp_path, Photos(10), retry_failed=True)
+        assert (summary.rows, summary.complete) == (30, True)
+
+    def test_a_shard_without_units_is_complete(self, tmp_path: Path) -> None:
+        assert fill(tmp_path, Photos(4), shard="1/2").complete
+
+
 class TestStops:
     def test_units_that_are_finished_are_kept(self, tmp_path: Path) -> None:
         class Failing(FakeGenerator):
@@ -893,6 +936,25 @@ class TestPlanBank:
     def test_unknown_arguments(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"unknown setting 'varaints': expected one of variants, base_seed, .*open_source"):
             plan_bank(Photos(), tmp_path / "bank", FakeGenerator(), varaints=3)  # type: ignore[call-arg]
+
+
+class TestVeryManyUnits:
+    def test_the_plan_warns_and_says_which_size_helps(self, tmp_path: Path) -> None:
+        manifest = manifest_of([], unit_size=1)
+        manifest["source"]["count"] = 123_456
+        with pytest.warns(UserWarning, match=r"123,456 units of two files each.*unit_size=3 gives at most 50,000"):
+            plan = make_plan(tmp_path, Facts.read(manifest, "bank.json"))
+        assert len(plan.left) == 123_456
+        manifest["settings"]["unit_size"] = 3
+        assert len(make_plan(tmp_path, Facts.read(manifest, "bank.json")).left) == 41_152
+
+    def test_a_run_that_begins_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from gentransforms.bank.generate import plan
+
+        monkeypatch.setattr(plan, "_MANY", 5)
+        with pytest.warns(UserWarning, match=r"10 units .*unit_size=2"):
+            fill(tmp_path, unit_size=1)
+        fill(tmp_path, unit_size=1)  # too late to be changed: nothing is said
 
 
 class TestProgress:

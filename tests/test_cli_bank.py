@@ -213,9 +213,11 @@ class TestGenerate:
         assert summary["images_per_second"] > 0
 
     def test_rejected_variants_are_told(self, photos: Path, tiny: str, tmp_path: Path) -> None:
-        result = make(photos, tmp_path / "bank", tiny, "--min-similarity", 1, "--max-attempts", 2)
+        result = make(photos, tmp_path / "bank", tiny, "--min-similarity", 1, "--max-attempts", 2, code=1)
         assert result.stdout.startswith("0 images made")
-        assert re.fullmatch(r"Warning: 21 variants were given up; the first: similarity .*, below min_similarity=1\.0\n", result.stderr)
+        first, last = result.stderr.splitlines()
+        assert re.fullmatch(r"Warning: 21 variants were given up; the first: similarity .*, below min_similarity=1\.0", first)
+        assert re.fullmatch(r"Error: there is not one image in 4 units, .*; the first: cats/1\.png: similarity .*", last)
 
 
 class TestFailedSources:
@@ -250,12 +252,36 @@ class TestFailedSources:
 
     def test_very_many_are_counted(self, monkeypatch: pytest.MonkeyPatch, photos: Path, tiny: str, tmp_path: Path) -> None:
         failed = tuple({"key": i, "index": i, "reason": "two\nlines"} for i in range(250))
-        done = generate.Summary(str(tmp_path), 1, 1, 0, 0, 0, 1.0, 0.0, failed, ())
+        done = generate.Summary(str(tmp_path), 1, 1, 0, 0, 0, 1.0, 0.0, failed, (), 5)
         monkeypatch.setattr(generate, "generate_bank", lambda *_, **__: done)
         lines = make(photos, tmp_path / "bank", tiny, code=1).stderr.splitlines()
         assert lines[:2] == ["failed: 0: two lines", "failed: 1: two lines"]
         assert len(lines) == 101
         assert lines[-1].startswith("Error: 250 sources could not be read (150 more are in the sidecars): ")
+
+
+class TestNothingMade:
+    """Exit code 1, and what is wrong in one line."""
+
+    def test_every_source_fails(self, photos: Path, tiny: str, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(photos, tmp_path / "photos"))
+        for file in folder.rglob("*.png"):
+            file.write_bytes(b"")
+        result = make(folder, tmp_path / "bank", tiny, "--summary", tmp_path / "summary.json", code=1)
+        assert "there is not one image in 4 units" in result.stderr
+        assert "cats/1.png: the file is empty" in result.stderr.splitlines()[-1]
+        assert json.loads((tmp_path / "summary.json").read_text())["complete"] is False
+
+    def test_a_generator_of_nan(self, photos: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        original = gt.ICGAN.sample
+        monkeypatch.setattr(gt.ICGAN, "sample", lambda *args: original(*args) * float("nan"))
+        folder = Path(shutil.copytree(photos, tmp_path / "photos"))
+        for i in range(7, 12):
+            (folder / "dogs" / f"{i}.png").write_bytes(photo(i))
+        message = make(folder, tmp_path / "bank", tiny, code=1).stderr
+        assert message.startswith("Error: ICGAN made NaN or infinity in every image of the first 8 sources, 5 attempts each")
+        assert message.count("\n") == 1
+        assert list_units(tmp_path / "bank") == []
 
 
 class TestUnitsThatAreNotThere:
@@ -279,7 +305,7 @@ class TestUnitsThatAreNotThere:
 
     def test_come_before_sources_that_failed(self, monkeypatch: pytest.MonkeyPatch, photos: Path, tiny: str, tmp_path: Path) -> None:
         failed = ({"key": 0, "index": 0, "reason": "cut"},)
-        done = generate.Summary(str(tmp_path), 4, 3, 0, 0, 0, 1.0, 0.0, failed, ())
+        done = generate.Summary(str(tmp_path), 4, 3, 0, 0, 0, 1.0, 0.0, failed, (), 5)
         monkeypatch.setattr(generate, "generate_bank", lambda *_, **__: done)
         first, last = make(photos, tmp_path / "bank", tiny, code=1).stderr.splitlines()
         assert first == "failed: 0: cut"
@@ -420,7 +446,7 @@ class TestOptions:
     """Each argument of the function is an option of the same name."""
 
     # What is no option: the two arguments of the command, and what holds options of its own.
-    NOT = ("source", "path", "config", "settings")
+    NOT = ("source", "path", "settings")
 
     def command(self, *names: str) -> Any:
         command: Any = typer.main.get_command(app)
@@ -434,7 +460,8 @@ class TestOptions:
     def test_of_generate_bank(self) -> None:
         functions = (generate.generate_bank, BankConfig, Local, Ray, gt.open_source)
         arguments = {name.replace("_", "-") for function in functions for name in inspect.signature(function).parameters}
-        assert arguments - {*self.NOT, "inputs-getter"} <= self.options("generate")
+        # A function cannot be written on a command line, and a token on it would be seen by others.
+        assert arguments - {*self.NOT, "inputs-getter", "token"} <= self.options("generate")
 
     def test_of_the_other_functions(self) -> None:
         for names, function, aside in (
@@ -465,7 +492,8 @@ class TestOptions:
         "max_attempts": 8, "threads": 3,
     }  # fmt: skip
     SOURCE: ClassVar = {
-        "key": "name", "image_column": "shot", "columns": {"labels": "kind", "prompts": "caption"}, "split": "test",
+        "key": "name", "image_column": "shot", "columns": {"labels": "kind", "prompts": "caption"}, "split": "test", "config": "small",
+        "revision": "v1", "white_level": 1023.0,
     }  # fmt: skip
     RUN: ClassVar = {"shard": "1/2", "retry_failed": True, "progress": False}
     ENGINE: ClassVar = {"actors": 2, "cpus": 1.5, "workers": 2}
@@ -477,7 +505,7 @@ class TestOptions:
         def record(*args: Any, **kwargs: Any) -> Any:
             calls.append((args, kwargs))
             nothing = Plan(tmp_path, 1, 1, (), ()), Estimate(1, 1.0, 1.0)
-            return nothing if plan else generate.Summary(str(tmp_path), 1, 1, 0, 0, 0, 1.0, 0.0, (), ())
+            return nothing if plan else generate.Summary(str(tmp_path), 1, 1, 0, 0, 0, 1.0, 0.0, (), (), 5)
 
         monkeypatch.setattr(generate, "plan_bank" if plan else "generate_bank", record)
         monkeypatch.setattr(sources, "open_source", lambda *args, **kwargs: (args, kwargs))

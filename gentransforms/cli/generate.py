@@ -30,7 +30,7 @@ class _Engine(StrEnum):
 
 @with_settings
 def generate(
-    source: Annotated[str, typer.Argument(help="Folder of images, Parquet file(s), or Hugging Face data set.", show_default=False)],
+    source: Annotated[str, typer.Argument(help="Folder of images, Parquet or tar files, or Hugging Face data set.", show_default=False)],
     bank: Annotated[Path, typer.Argument(help="Directory of the bank; created, or resumed if there is one.", show_default=False)],
     generator: Generator = DEFAULT_GENERATOR,
     device: Annotated[str | None, typer.Option(help="Where the generator runs; by default cuda where there is one.")] = None,
@@ -41,7 +41,12 @@ def generate(
         list[str] | None,
         typer.Option(metavar="INPUT=COLUMN", help="Column of labels, masks or prompts, such as prompts=caption.", show_default=False),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a Hugging Face data set; by default train.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data set; by default train.")] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration of a Hugging Face data set that has several.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a data set on the Hub.")] = None,
+    white_level: Annotated[
+        float | None, typer.Option(help="Value of white in grey images of more than 8 bits, such as 1023; by default 65535.")
+    ] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only every N-th unit, I from 0 to N-1: for a job array.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Generate units again whose sources could not all be read.")] = False,
     engine: Annotated[_Engine, typer.Option(help="This process, or the actors of a Ray cluster.")] = _Engine.local,
@@ -58,8 +63,8 @@ def generate(
     """Generate variants of every source image and keep them in a bank.
 
     Whatever stops it, the same command again resumes. Ctrl-C finishes the unit in flight; a second Ctrl-C
-    stops at once; both exit with 130. Exit code 1 if a source could not be read (the others are made), or if a unit is not
-    there at the end.
+    stops at once; both exit with 130. Exit code 1 if a source could not be read (the others are made), if no image could be
+    made, or if a unit is not there at the end.
 
     \b
     Examples:
@@ -75,12 +80,14 @@ def generate(
     chosen = _open_engine(engine.value, workers=workers, actors=actors, gpus=gpus, cpus=cpus)
     parsed = _parse_columns(columns)
     loaded = open_generator(generator, device or _device(), parse_options(option), inputs=True)
-    opened = open_source(source, key=key, image_column=image_column, columns=parsed, split=split)
-    config = BankConfig(**{name: value.value if isinstance(value, Enum) else value for name, value in settings.items()})
+    opened = open_source(
+        source, key=key, image_column=image_column, columns=parsed, split=split, config=config, revision=revision, white_level=white_level
+    )
+    built = BankConfig(**{name: value.value if isinstance(value, Enum) else value for name, value in settings.items()})
     if plan:
-        _print_plan(*plan_bank(opened, bank, loaded, config, seconds=seconds, shard=shard, engine=chosen, retry_failed=retry_failed))
+        _print_plan(*plan_bank(opened, bank, loaded, built, seconds=seconds, shard=shard, engine=chosen, retry_failed=retry_failed))
         return
-    done = generate_bank(opened, bank, loaded, config, shard=shard, engine=chosen, retry_failed=retry_failed, progress=progress)
+    done = generate_bank(opened, bank, loaded, built, shard=shard, engine=chosen, retry_failed=retry_failed, progress=progress)
     if summary is not None:
         summary.write_text(json.dumps(done.to_dict(), indent=2) + "\n")
     _report(done)
@@ -124,15 +131,23 @@ def _report(done: Summary) -> None:
         typer.echo(f"Warning: {len(done.rejected)} variants were given up; the first: {done.rejected[0]['reason']}", err=True)
     for entry in done.failed[:_SHOWN]:
         typer.echo(one_line(f"failed: {entry['key']}: {entry['reason']}"), err=True)
-    if not done.complete:
+    if done.units_done < done.units:
         raise Failure(
             f"{done.units - done.units_done} of {done.units} units are not there, though nothing failed: {done.path} has to be one "
             "directory for all that fill it; on Ray nodes, for example, it is not shared; see to that and run the same command again"
         )
+    if done.units and not done.rows:
+        what = "every source" if done.failed and not done.rejected else "every variant" if done.rejected else "everything"
+        raise Failure(f"there is not one image in {done.units} units, because {what} failed{_first_reason(done)}")
     if done.failed:
         more = f" ({len(done.failed) - _SHOWN} more are in the sidecars)" if len(done.failed) > _SHOWN else ""
         what = "1 source" if len(done.failed) == 1 else f"{len(done.failed)} sources"
         raise Failure(f"{what} could not be read{more}: mend them and run with --retry-failed, or leave them; the rest is made")
+
+
+def _first_reason(done: Summary) -> str:
+    entries = done.rejected or done.failed
+    return f"; the first: {entries[0]['key']}: {entries[0]['reason']}" if entries else ""
 
 
 def _parse_columns(given: list[str] | None) -> dict[str, str] | None:

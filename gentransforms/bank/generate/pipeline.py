@@ -20,7 +20,8 @@ from gentransforms.bank.config import BankConfig
 from gentransforms.bank.format.unit import Row, Unit, write_unit
 from gentransforms.bank.generate.encode import Encoding
 from gentransforms.bank.generate.reading import BlockOfSources, new_buffer, read_block
-from gentransforms.bank.generate.variants import Made, make_block
+from gentransforms.bank.generate.variants import NOT_FINITE, Made, make_block
+from gentransforms.errors import GeneratorError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.sources.base import ImageSource
 
@@ -28,6 +29,8 @@ __all__ = ["Job", "UnitReport", "default_workers", "make_units"]
 
 # Blocks of sources read ahead, batches waiting for the encoder, units waiting for the disk.
 _AHEAD, _ENCODING, _WRITING = 2, 3, 2
+# Sources without a finite image, one after the other, that say that it is the generator's fault.
+_ENOUGH = 8
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,11 @@ def make_units(
 
     Raises:
         BankError: if the disk is full, or memory runs out.
-        GeneratorError: if the generator breaks its contract.
+        GeneratorError: if the generator breaks its contract, or makes nothing but NaN or infinity.
     """
     threads, workers = torch.get_num_threads(), workers or default_workers()
+    guard = _Guard(job)
+    held: list[tuple[Any, ...]] = []  # units without an image, until there is one: they may not be the sources' fault
     with _pool(workers, "read") as readers, _pool(workers, "encode") as encoders, _pool(1, "write") as writer:
         if job.config.threads is not None:
             torch.set_num_threads(job.config.threads)
@@ -111,10 +116,13 @@ def make_units(
             for unit, blocks in _read_ahead(job, units, readers, workers):
                 if stopped is not None and stopped():
                     break
-                work = _make_unit(job, unit, blocks, encoders, workers, on_images)
-                writing.append(writer.submit(_write, job, unit, *work))
+                held.append((unit, *_make_unit(job, unit, blocks, encoders, workers, guard, on_images)))
+                if guard.passed:
+                    writing += [writer.submit(_write, job, *work) for work in held]
+                    held = []
                 while len(writing) > _WRITING or (writing and writing[0].done()):
                     yield writing.popleft().result()
+            writing += [writer.submit(_write, job, *work) for work in held]
             while writing:
                 yield writing.popleft().result()
         except Exception:
@@ -132,6 +140,7 @@ def _make_unit(
     blocks: Iterator[BlockOfSources],
     encoders: ThreadPoolExecutor,
     workers: int,
+    guard: _Guard,
     on_images: Callable[[int], object] | None,
 ) -> tuple[list[list[Made]], list[list[Future[list[bytes | None]]]], list[dict[str, Any]], float]:
     begun = time.perf_counter()
@@ -148,6 +157,7 @@ def _make_unit(
             continue
         for batch in make_block(job.generator, job.config, block.keys, images, inputs):
             kept = [made for made in batch if not reasons[made.source]]
+            guard.check(kept, unit.start + offset)
             batches.append([replace(made, source=made.source + offset, image=None) for made in kept])
             # A few tasks for each thread: one for each image would cost a tenth of the encoding.
             size = max(1, len(kept) // (4 * workers))
@@ -160,6 +170,27 @@ def _make_unit(
                 on_images(sum(made.image is not None for made in kept))
         offset += len(block.keys)
     return batches, encoded, failed, time.perf_counter() - begun
+
+
+class _Guard:
+    """Stops a run whose generator makes nothing but NaN or infinity, before a bank is filled with nothing."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.passed = job, False
+        self.sources: set[int] = set()
+
+    def check(self, batch: Sequence[Made], start: int) -> None:
+        """Look at a batch; its sources count from `start`."""
+        if self.passed:
+            return
+        self.sources |= {start + made.source for made in batch}
+        self.passed = any(made.image is not None or made.reason != NOT_FINITE for made in batch)
+        if not self.passed and len(self.sources) >= _ENOUGH:
+            raise GeneratorError(
+                f"{type(self.job.generator).__name__} made NaN or infinity in every image of the first {len(self.sources)} sources, "
+                f"{self.job.config.max_attempts} attempts each: nothing of them was written. Check its weights and its dtype: float16 "
+                "overflows in some networks, where bfloat16 and float32 do not"
+            )
 
 
 def _write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from gentransforms.bank.generate.variants import make_block
 from gentransforms.errors import BankError, ConfigError
 
 __all__ = ["Estimate", "Plan", "estimate", "make_plan", "parse_shard"]
+
+_MANY = 50_000  # units; a directory then holds twice as many files
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Estimate:
 
 
 def make_plan(directory: Path, facts: Facts, shard: tuple[int, int] = (0, 1), retry_failed: bool = False) -> Plan:
-    """Return the plan of a run; every n-th unit belongs to a shard.
+    """Return the plan of a run; every n-th unit belongs to a shard. Warns of very many units.
 
     Args:
         directory: of the bank; need not exist.
@@ -78,6 +81,12 @@ def make_plan(directory: Path, facts: Facts, shard: tuple[int, int] = (0, 1), re
             )
         if sidecar is None or (retry_failed and sidecar.get("failed")):
             left.append(unit)
+    if facts.count > _MANY * facts.unit_size and len(left) == len(units):  # while that can still be changed
+        warnings.warn(
+            f"{directory}: {-(-facts.count // facts.unit_size):,} units of two files each: listing, copying and opening so many takes "
+            f"long; unit_size={-(-facts.count // _MANY)} gives at most {_MANY:,}",
+            stacklevel=4,
+        )
     return Plan(directory, facts.count, facts.variants, units, tuple(left))
 
 

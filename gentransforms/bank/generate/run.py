@@ -44,7 +44,8 @@ class Summary:
         retried: of these, tried more than once.
         seconds, images_per_second, bytes: of this run.
         failed: sources of the bank or shard that could not be read: dicts of ``key`` and ``reason``.
-        rejected: variants of which every attempt was refused: dicts of ``key``, ``variant``, ``attempts``, ``reason``.
+        rejected: variants of which every attempt was rejected: dicts of ``key``, ``variant``, ``attempts``, ``reason``.
+        rows: images that the bank or shard holds now.
     """
 
     path: str
@@ -57,11 +58,12 @@ class Summary:
     images_per_second: float
     failed: tuple[dict[str, Any], ...]
     rejected: tuple[dict[str, Any], ...]
+    rows: int
 
     @property
     def complete(self) -> bool:
-        """Whether all units are on disk."""
-        return self.units_done == self.units
+        """Whether all units are on disk, and hold at least one image."""
+        return self.units_done == self.units and (self.rows > 0 or not self.units)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-able values."""
@@ -105,6 +107,7 @@ def generate_bank(
     Raises:
         ConfigError: if an argument or setting is not as described, or the source holds nothing.
         BankError: if a bank of other settings is there, the disk is full or memory runs out.
+        GeneratorError: if the generator breaks its contract, or makes nothing but NaN or infinity.
         MissingInputError: if the generator needs labels, masks or prompts that the source does not carry.
         KeyboardInterrupt: after Ctrl-C, once the unit in flight is written; at a second Ctrl-C at once.
 
@@ -283,4 +286,5 @@ def _summary(directory: Path, plan: Plan, reports: Sequence[UnitReport], seconds
         images_per_second=round(images / max(seconds, 1e-9), 2),
         failed=tuple(entry for sidecar in sidecars for entry in sidecar.get("failed", [])),
         rejected=tuple(entry for sidecar in sidecars for entry in sidecar.get("rejected", [])),
+        rows=sum(sidecar.get("rows", 0) for sidecar in sidecars),
     )

@@ -18,7 +18,9 @@ from gentransforms.generators.held import check_inputs, check_output, is_out_of_
 from gentransforms.seeding import derive_seeds
 from gentransforms.surroundings import isolate
 
-__all__ = ["Made", "make_block"]
+__all__ = ["NOT_FINITE", "Made", "make_block"]
+
+NOT_FINITE = "the generator made NaN or infinity"
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class _Block:
         images = generator.sample({name: value[index] for name, value in self.condition.items()}, seeds)
         check_output(generator, images, len(seeds))
         finite = _finite(images)
-        reasons = ["" if ok else "the generator made NaN or infinity" for ok in finite.tolist()]
+        reasons = ["" if ok else NOT_FINITE for ok in finite.tolist()]
         least = self.config.min_similarity
         if least is not None:
             clean = torch.where(finite[:, None, None, None], images, 0.0)
