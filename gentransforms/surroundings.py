@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import nn
 
-__all__ = ["isolate"]
+__all__ = ["isolate", "isolate_loading"]
 
 
 @contextlib.contextmanager
@@ -67,3 +69,39 @@ class _Float32Default:
 
 
 _FLOAT32 = _Float32Default()
+
+
+@contextlib.contextmanager
+def isolate_loading() -> Iterator[None]:
+    """Run a block that loads a model as `isolate` does, and out of any empty-weights context.
+
+    Such a context (accelerate's ``init_empty_weights``, transformers' own) puts every parameter that is registered on the
+    meta device; to a generator loaded inside it, real weights are given all the same.
+
+    Example:
+        >>> import torch
+        >>> with torch.device("meta"), isolate_loading():
+        ...     torch.nn.Linear(1, 1).weight.is_meta
+        False
+    """
+    patched = {name: getattr(nn.Module, name) for name in ("register_parameter", "register_buffer")}
+    with isolate():
+        try:
+            for name, function in patched.items():
+                setattr(nn.Module, name, _unwrap(function, name))
+            yield
+        finally:
+            for name, function in patched.items():
+                setattr(nn.Module, name, function)
+
+
+def _unwrap(function: Any, name: str) -> Any:
+    """Return torch's own method of that name, around which an empty-weights context made a closure."""
+    while function.__module__ != nn.Module.__module__:
+        inside = [cell.cell_contents for cell in function.__closure__ or ()]
+        inner = next((f for f in inside if getattr(f, "__module__", None) == nn.Module.__module__ and f.__name__ == name), None)
+        inner = inner or next((f for f in inside if name.removeprefix("register_") in getattr(f, "__name__", "")), None)
+        if inner is None:
+            return function
+        function = inner
+    return function

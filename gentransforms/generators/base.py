@@ -20,6 +20,7 @@ from gentransforms.generators.identity import describe_argument, fingerprint, na
 from gentransforms.hub import models as hub
 from gentransforms.hub.client import sha256, upload
 from gentransforms.seeding import check_seeds
+from gentransforms.surroundings import isolate_loading
 
 __all__ = ["FORMAT_VERSION", "ImageGenerator"]
 
@@ -203,6 +204,7 @@ class ImageGenerator(nn.Module, ABC):
         return upload(lambda directory: self.save_pretrained(directory, dtype=dtype, card=card), repo_id, **options)
 
     @classmethod
+    @isolate_loading()
     def from_pretrained(
         cls: type[G],
         name_or_path: str | Path,

@@ -29,6 +29,7 @@ from gentransforms.errors import ConfigError, MissingInputError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.registry import load_generator
 from gentransforms.sources import ImageSource, open_source
+from gentransforms.surroundings import isolate
 
 __all__ = ["Summary", "generate_bank", "plan_bank"]
 
@@ -70,6 +71,7 @@ class Summary:
         return dataclasses.asdict(self) | {"complete": self.complete, "failed": list(self.failed), "rejected": list(self.rejected)}
 
 
+@isolate()
 def generate_bank(
     source: Any,
     path: str | Path,

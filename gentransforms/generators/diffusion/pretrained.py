@@ -14,6 +14,7 @@ from gentransforms.generators.diffusion import loading, saving
 from gentransforms.generators.diffusion.base import DiffusionGenerator
 from gentransforms.generators.diffusion.options import PRESETS
 from gentransforms.hub import models as hub
+from gentransforms.surroundings import isolate_loading
 
 __all__ = ["PretrainedDiffusion"]
 
@@ -26,6 +27,7 @@ class PretrainedDiffusion(DiffusionGenerator):
     _adapter_file: Path | None = None
 
     @classmethod
+    @isolate_loading()
     def from_pretrained(
         cls: type[G],
         name_or_path: str | Path,

@@ -20,6 +20,7 @@ from gentransforms.generators.identity import named_weights
 from gentransforms.hub import models as hub
 from gentransforms.images import fit
 from gentransforms.seeding import check_seeds, sample_truncated_noise
+from gentransforms.surroundings import isolate_loading
 
 __all__ = ["ICGAN"]
 
@@ -156,6 +157,7 @@ class ICGAN(ImageGenerator):
         return labels.long()  # bytes would index as a mask
 
     @classmethod
+    @isolate_loading()
     def from_pretrained(cls, name_or_path: str | Path, *, features: str | Path | None = None, **options: Any) -> ICGAN:
         """Load a generator; see `ImageGenerator.from_pretrained`.
 

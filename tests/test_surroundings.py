@@ -1,0 +1,283 @@
+"""What surrounds a call or a loading does not leak into it: default dtype and device, inference mode, empty-weights contexts."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_diffusion
+import torch
+from kornia.augmentation import AugmentationSequential
+from small_banks import SIZE, make_bank
+from small_generators import NotFinite, tiny_icgan
+from torch import nn
+
+import gentransforms as gt
+from gentransforms.kornia import RandomGenerative
+from gentransforms.surroundings import isolate, isolate_loading
+from gentransforms.testing import FakeGenerator
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+BATCH = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def default_device(kind: str) -> Iterator[None]:
+    torch.set_default_device(kind)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+def empty_weights(include_buffers: bool) -> AbstractContextManager[Any]:
+    import accelerate
+
+    context: AbstractContextManager[Any] = accelerate.init_empty_weights(include_buffers=include_buffers)
+    return context
+
+
+def lightning_precision(name: str) -> AbstractContextManager[Any]:
+    from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
+
+    plugin: Any = DoublePrecision() if name == "64-true" else HalfPrecision(name)
+    return plugin.forward_context()  # type: ignore[no-any-return]
+
+
+CALLS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "bfloat16 by default": lambda: default_dtype(torch.bfloat16),
+    "float64 by default": lambda: default_dtype(torch.float64),
+    "meta by default": lambda: default_device("meta"),
+    "torch.device(meta)": lambda: torch.device("meta"),
+    "inference_mode": torch.inference_mode,
+    "no_grad": torch.no_grad,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "bf16-true": lambda: lightning_precision("bf16-true"),
+    "16-true": lambda: lightning_precision("16-true"),
+    "64-true": lambda: lightning_precision("64-true"),
+}
+LOADINGS = CALLS | {
+    "init_empty_weights": lambda: empty_weights(False),
+    "init_empty_weights with buffers": lambda: empty_weights(True),
+}
+
+
+@pytest.fixture(params=CALLS)
+def around_call(request: pytest.FixtureRequest) -> Callable[[], AbstractContextManager[Any]]:
+    return CALLS[request.param]
+
+
+@pytest.fixture(params=LOADINGS)
+def around_loading(request: pytest.FixtureRequest) -> Callable[[], AbstractContextManager[Any]]:
+    return LOADINGS[request.param]
+
+
+class TestIsolate:
+    def test_everything_at_once_and_back(self) -> None:
+        with default_dtype(torch.float64), torch.device("meta"), torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            with isolate():
+                assert torch.zeros(1).dtype == torch.float32
+                assert torch.zeros(1).device.type == "cpu"
+                assert not torch.zeros(1).is_inference()
+                assert not torch.is_autocast_enabled("cpu")
+                assert not torch.is_grad_enabled()
+            assert torch.get_default_dtype() == torch.float64
+            assert torch.zeros(1).is_meta
+            assert torch.is_inference_mode_enabled()
+            assert torch.is_autocast_enabled("cpu")
+
+    @pytest.mark.parametrize("enabled", [True, False])
+    def test_gradients_stay_as_they_are(self, enabled: bool) -> None:
+        with torch.set_grad_enabled(enabled), isolate():
+            assert torch.is_grad_enabled() == enabled
+
+    def test_the_default_dtype_comes_back_after_an_error(self) -> None:
+        with default_dtype(torch.float64):
+            with pytest.raises(KeyError), isolate():
+                raise KeyError
+            assert torch.get_default_dtype() == torch.float64
+
+    def test_the_default_dtype_comes_back_whoever_leaves_first(self) -> None:
+        entered, leave, seen = threading.Event(), threading.Event(), []
+
+        def other() -> None:
+            with isolate():
+                entered.set()
+                leave.wait(10)
+                seen.append(torch.get_default_dtype())
+
+        with default_dtype(torch.float64):
+            thread = threading.Thread(target=other)
+            with isolate():
+                thread.start()
+                assert entered.wait(10)
+            assert torch.get_default_dtype() == torch.float32  # as long as the other is inside
+            leave.set()
+            thread.join()
+            assert seen == [torch.float32]
+            assert torch.get_default_dtype() == torch.float64
+
+    def test_empty_weights_go_on_afterwards(self) -> None:
+        before = nn.Module.register_parameter
+        with empty_weights(False):
+            assert nn.Linear(1, 1).weight.is_meta
+            with isolate_loading():
+                assert not nn.Linear(1, 1).weight.is_meta
+            assert nn.Linear(1, 1).weight.is_meta
+        assert nn.Module.register_parameter is before
+
+
+class TestLoading:
+    def same(self, generator: gt.ImageGenerator, expected: gt.ImageGenerator) -> None:
+        assert generator.dtype == torch.float32
+        assert generator.device.type == "cpu"
+        assert not any(t.is_meta or t.is_inference() for t in (*generator.parameters(), *generator.buffers()))
+        assert generator.fingerprint() == expected.fingerprint()
+
+    def test_the_bundled_generator(self, around_loading: Callable[[], AbstractContextManager[Any]]) -> None:
+        expected = gt.load_generator("icgan-cifar10-32")
+        with around_loading():
+            loaded, augment = gt.load_generator("icgan-cifar10-32"), gt.GenerativeAugment.from_pretrained("icgan-cifar10-32", p=1.0)
+        self.same(loaded, expected)
+        self.same(augment.generator, expected)
+        seeds = torch.arange(6)
+        assert loaded(BATCH, seeds).equal(expected(BATCH, seeds))
+        assert not augment(BATCH).equal(BATCH)
+
+    def test_a_users_own(self, around_loading: Callable[[], AbstractContextManager[Any]], tmp_path: Path) -> None:
+        tiny_icgan().save_pretrained(tmp_path)
+        with around_loading():
+            loaded = gt.ICGAN.from_pretrained(tmp_path)
+        self.same(loaded, gt.ICGAN.from_pretrained(tmp_path))
+
+    def test_a_diffusion_repository(self, around_loading: Callable[[], AbstractContextManager[Any]], tmp_path: Path) -> None:
+        tiny_diffusion.unclip().save_pretrained(tmp_path)
+        expected = gt.load_generator(tmp_path, num_inference_steps=1)
+        with around_loading():
+            loaded = gt.load_generator(tmp_path, num_inference_steps=1)
+        self.same(loaded, expected)
+
+    def test_built_under_inference_mode(self) -> None:
+        with torch.inference_mode():
+            augment = gt.GenerativeAugment(tiny_icgan(), 1.0, seeds_getter=lambda sample: list(range(6)))
+            built = gt.GenerativeAugment(FakeGenerator(), 1.0)
+        assert augment(BATCH).equal(gt.GenerativeAugment(tiny_icgan(), 1.0, seeds_getter=lambda sample: list(range(6)))(BATCH))
+        assert not built(BATCH).equal(BATCH)
+        assert built.generator.double().dtype == torch.float64  # weights of inference mode cannot be moved
+
+
+def transforms(folder: Path) -> dict[str, Callable[[], Any]]:
+    return {
+        "online": lambda: gt.GenerativeAugment(tiny_icgan(), 0.5),
+        "at another size": lambda: gt.GenerativeAugment(tiny_icgan(), 0.5, output_size=(20, 24), max_batch_size=2),
+        "seeds": lambda: gt.GenerativeAugment(tiny_icgan(), 0.5, seeds_getter=lambda sample: list(range(6))),
+        "kornia": lambda: RandomGenerative(tiny_icgan(), 0.5),
+        "kornia in a sequence": lambda: AugmentationSequential(RandomGenerative(tiny_icgan(), 0.5), data_keys=["input"]),
+        "bank": lambda: gt.BankAugment(folder, 0.5, keys_getter=lambda sample: list(range(6))),
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bank(tmp_path_factory.mktemp("bank") / "bank", keys=list(range(10)))
+
+
+class TestCalls:
+    @pytest.mark.parametrize("kind", transforms(Path()))
+    def test_selection_seeds_and_images_stay_the_same(
+        self, kind: str, around_call: Callable[[], AbstractContextManager[Any]], folder: Path
+    ) -> None:
+        augment = transforms(folder)[kind]()
+        torch.manual_seed(0)
+        expected, following = augment(BATCH), torch.rand(1)
+        torch.manual_seed(0)
+        with around_call():
+            within = augment(BATCH)
+        assert torch.rand(1).equal(following)
+        assert not within.is_inference()
+        assert within.equal(expected)
+        torch.manual_seed(0)
+        assert augment(BATCH).equal(expected)  # nothing of it stays behind
+
+    @pytest.mark.parametrize("cls", [gt.GenerativeAugment, RandomGenerative])
+    def test_built_inside(self, cls: Any, around_call: Callable[[], AbstractContextManager[Any]]) -> None:
+        torch.manual_seed(0)
+        expected = cls(FakeGenerator(), 0.5)(BATCH)
+        generator = FakeGenerator()
+        with around_call():
+            augment = cls(generator, 0.5)
+        torch.manual_seed(0)
+        assert augment(BATCH).equal(expected)
+
+    def test_what_was_drawn_has_its_own_dtypes(self, around_call: Callable[[], AbstractContextManager[Any]], folder: Path) -> None:
+        for augment in (gt.GenerativeAugment(FakeGenerator(), 0.5), gt.BankAugment(folder, 0.5)):
+            torch.manual_seed(0)
+            expected = augment.make_params([BATCH])
+            torch.manual_seed(0)
+            with around_call():
+                params = augment.make_params([BATCH])
+            for name, value in expected.items():
+                if isinstance(value, torch.Tensor):
+                    assert params[name].equal(value)
+                    assert (params[name].dtype, params[name].device) == (value.dtype, value.device)
+
+    def test_inputs_have_their_own_dtypes(self, around_call: Callable[[], AbstractContextManager[Any]]) -> None:
+        given: list[Any] = []
+
+        class Noting(FakeGenerator):
+            inputs = ("labels", "weights")
+
+            def encode(self, images: Any, **inputs: Any) -> Any:
+                given.append(inputs)
+                return super().encode(images)
+
+        values = {"labels": list(range(6)), "weights": [1 / 3] * 6}
+        augment = gt.GenerativeAugment(Noting(), 1.0, inputs_getter=lambda sample: values)
+        with around_call():
+            augment(BATCH)
+        assert (given[0]["labels"].dtype, given[0]["weights"].dtype) == (torch.int64, torch.float32)
+        assert given[0]["weights"].tolist() == pytest.approx(values["weights"], abs=1e-7)
+        assert given[0]["labels"].device.type == "cpu"
+
+    def test_the_count_of_the_non_finite(self, around_call: Callable[[], AbstractContextManager[Any]]) -> None:
+        augment = gt.GenerativeAugment(NotFinite(bad=(12,)), 1.0, seeds_getter=lambda sample: list(range(10, 16)))
+        with around_call(), pytest.warns(UserWarning, match="NaN or infinity"):
+            augment(BATCH)
+        augment(BATCH)
+        with around_call():
+            augment(BATCH)
+        assert augment.nonfinite_count == 3
+
+    def test_a_bank_filled_inside(self, around_call: Callable[[], AbstractContextManager[Any]], tmp_path: Path) -> None:
+        photos = [torch.full((3, *SIZE), 20 * i, dtype=torch.uint8) for i in range(4)]
+        options: Any = {"variants": 2, "progress": False}
+        gt.generate_bank(photos, tmp_path / "plain", tiny_icgan(), **options)
+        with around_call():
+            gt.generate_bank(photos, tmp_path / "inside", tiny_icgan(), **options)
+        plain, inside = (gt.Bank.open(tmp_path / name) for name in ("plain", "inside"))
+        rows = [(key, v) for key in plain.keys for v in range(2)]
+        keys, variants = [k for k, _ in rows], [v for _, v in rows]
+        assert inside.read(keys, variants).equal(plain.read(keys, variants))
+
+    def test_results_can_be_trained_on_after_inference_mode(self) -> None:
+        with torch.inference_mode():
+            images = gt.GenerativeAugment(FakeGenerator(), 1.0)(BATCH)
+        layer = nn.Conv2d(3, 1, 3)
+        layer(images).sum().backward()
+        assert layer.weight.grad is not None
