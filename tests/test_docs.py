@@ -111,7 +111,7 @@ class TestPages:
                 # Empty lines before it, so that a traceback shows the line of the page.
                 exec(compile("\n" * line + code, str(page), "exec", dont_inherit=True), module.__dict__)
             elif language == "bash":
-                for command in code.splitlines():
+                for command in code.replace("\\\n", " ").splitlines():
                     _run_command(shlex.split(command, comments=True), monkeypatch)
 
     @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -204,7 +204,7 @@ class TestReadme:
 
     def commands(self, language: str = "bash") -> list[list[str]]:
         fences = re.findall(rf"^```{language}\n(.*?)^```$", (FOLDER / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-        return [shlex.split(line) for block in fences for line in block.splitlines() if line]
+        return [shlex.split(line) for block in fences for line in block.replace("\\\n", " ").splitlines() if line]
 
     @pytest.fixture
     def place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
