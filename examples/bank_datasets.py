@@ -1,9 +1,9 @@
-"""A bank with Hugging Face `datasets`: views are made by `with_transform`, and a column holds the key of each image.
+"""A bank with Hugging Face `datasets`: `with_transform` makes the views, and a column holds the key of each image.
 
     python examples/bank_datasets.py
 
-The bank is made from the data set object, so its keys are those of the column, whatever the rows are later sorted or filtered
-to. Needs `pip install datasets`.
+The bank is made from the data set object with the keys of that column, so the rows can be sorted or filtered afterwards. Needs
+`pip install datasets`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torchvision.transforms import v2
 import gentransforms as gt
 
 
-def views_of(two: gt.TwoViews, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """From columns "image", "name" and "label" to columns "real", "generated" and "label", row by row."""
+def make_views(two: gt.TwoViews, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Turn the columns "image", "name" and "label" into "real", "generated" and "label", row by row."""
     pairs = [two({"image": i.convert("RGB"), "key": k}) for i, k in zip(columns["image"], columns["name"], strict=True)]
     real, generated = ([view["image"] for view in views] for views in zip(*pairs, strict=True))
     return {"real": real, "generated": generated, "label": columns["label"]}
@@ -50,7 +50,7 @@ def simclr_loss(a: Tensor, b: Tensor, temperature: float = 0.2) -> Tensor:
 
 
 def photos() -> datasets.Dataset:
-    """The library's ten sample pictures as a data set, each a bit wider than high."""
+    """The library's ten sample images as a data set, each image slightly wider than high."""
     files = sorted((Path(gt.__file__).parent / "samples").glob("*.png"))
     columns = {
         "image": [Image.open(file).convert("RGB").resize((64, 48)) for file in files],
@@ -61,13 +61,13 @@ def photos() -> datasets.Dataset:
 
 
 def train(dataset: datasets.Dataset, bank: Path) -> None:
-    """Take an epoch of two steps."""
+    """Train for one epoch of two steps."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     augment = gt.BankAugment(gt.Bank.open(bank), p=0.5, output_size="native")
     two = gt.TwoViews(augment, classic(32, jitter=0.8), classic(32, jitter=0.4))
-    # `partial`, not a lambda: spawned workers get it pickled.
-    loader = DataLoader(dataset.with_transform(partial(views_of, two)), batch_size=5, shuffle=True, num_workers=2)
+    # `partial`, not a lambda, so that it can be pickled for spawned workers.
+    loader = DataLoader(dataset.with_transform(partial(make_views, two)), batch_size=5, shuffle=True, num_workers=2)
     model = resnet18(num_classes=64).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     for step, batch in enumerate(loader):

@@ -1,9 +1,9 @@
-"""A bank in a loop of lightly: its views and its loss stay as they are, and the second view starts from a generated image.
+"""A bank in a lightly training loop: lightly's views and loss are unchanged, and the second view starts from a generated image.
 
     python examples/bank_lightly.py
 
-lightly's `MultiViewTransform` makes each view by a transform of its own. Here each gets the sample with its key; what comes
-before the classic part takes the image out of it, or one of its variants. Needs `pip install lightly`.
+lightly's `MultiViewTransform` makes each view with a separate transform. Here each of them receives the sample with its key, and
+first takes out the image or one of its variants. Needs `pip install lightly`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import gentransforms as gt
 
 
 class Views:
-    """From a sample (image, label, key) to ([view 0, view 1], label)."""
+    """Turn a sample (image, label, key) into ([view 0, view 1], label)."""
 
     def __init__(self, bank: gt.Bank, p: float, size: int) -> None:
         augment = gt.BankAugment(bank, p=p, output_size="native")
@@ -42,14 +42,14 @@ class Views:
 
 
 def make_photos(folder: Path) -> None:
-    """Write the library's ten sample pictures as a folder of classes, each a bit wider than high."""
+    """Write the library's ten sample images as a folder of classes, each image slightly wider than high."""
     for sample in (Path(gt.__file__).parent / "samples").glob("*.png"):
         (folder / sample.stem).mkdir(parents=True)
         Image.open(sample).convert("RGB").resize((64, 48)).save(folder / sample.stem / "0.png")
 
 
 def train(photos: Path, bank: Path) -> None:
-    """Take an epoch of two steps."""
+    """Train for one epoch of two steps."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dataset = gt.with_keys(ImageFolder(str(photos)), transform=Views(gt.Bank.open(bank), p=1.0, size=32))

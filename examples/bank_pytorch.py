@@ -1,9 +1,9 @@
-"""A bank in a plain PyTorch loop: the real and a generated view of each image, each with its own classic augmentation.
+"""A bank in a plain PyTorch loop: a real and a generated view of each image, each with its own classic augmentation.
 
     python examples/bank_pytorch.py
 
-Ten small photos and a bank of them are made in a temporary folder, then two SimCLR steps are taken. With data of your own, what
-is needed is a folder of images, and the bank that `gentransforms generate photos bank` makes of it.
+Writes ten small photos and their bank into a temporary folder and takes two SimCLR steps. For your own data you need a folder of
+images and a bank of them, made by `gentransforms generate photos bank`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ import gentransforms as gt
 
 
 class Views:
-    """From a sample (image, label, key) to (real view, generated view, label); a class, so that spawned workers find it."""
+    """Turn a sample (image, label, key) into (real view, generated view, label). A class, so that it can be pickled for workers."""
 
     def __init__(self, bank: gt.Bank, p: float, size: int) -> None:
-        # "native": a variant has the bank's size and a photo its own, and the random crop brings both to one.
+        # "native": variants keep the size they have in the bank; the random crop brings photos and variants to the same size.
         augment = gt.BankAugment(bank, p=p, output_size="native")
         self.two = gt.TwoViews(augment, classic(size, jitter=0.8), classic(size, jitter=0.4))
 
@@ -55,14 +55,14 @@ def simclr_loss(a: Tensor, b: Tensor, temperature: float = 0.2) -> Tensor:
 
 
 def make_photos(folder: Path) -> None:
-    """Write the library's ten sample pictures as a folder of classes, each a bit wider than high."""
+    """Write the library's ten sample images as a folder of classes, each image slightly wider than high."""
     for sample in (Path(gt.__file__).parent / "samples").glob("*.png"):
         (folder / sample.stem).mkdir(parents=True)
         Image.open(sample).convert("RGB").resize((64, 48)).save(folder / sample.stem / "0.png")
 
 
 def train(photos: Path, bank: Path) -> None:
-    """Take an epoch of two steps."""
+    """Train for one epoch of two steps."""
     torch.manual_seed(0)  # with several GPUs: plus the rank
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # The bank is opened once, before the workers start; they share its memory.

@@ -1,9 +1,9 @@
-"""A generator of your own in twenty lines: it needs no network, keeps the layout of the image, and passes the checks.
+"""A generator of your own in twenty lines. It needs no network, keeps the layout of the image, and passes the checks.
 
     python examples/custom_generator.py
 
 The Fourier phase of a photo holds its shapes, the amplitude its texture and colours. This generator keeps the phase and
-shakes the amplitude, so the objects stay where they are: boxes and masks remain right.
+perturbs the amplitude. Objects stay where they are, so boxes and masks remain valid.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FourierJitter(gt.ImageGenerator):
         """Return new images (B, 3, H, W)."""
         spectrum = condition["spectrum"]
         noise = sample_noise(seeds, spectrum.shape[1:]).to(spectrum.device)
-        noise[..., 0, 0] *= 0.2  # the mean colour: shake it less
+        noise[..., 0, 0] *= 0.2  # perturb the mean colour less
         made = torch.fft.irfft2(spectrum * (self.strength * noise).exp(), s=self.image_size)
         return made.clamp(0, 1)
 
@@ -46,14 +46,14 @@ if __name__ == "__main__":
     augment = gt.GenerativeAugment(generator, p=0.5)
     check_transform(augment)
 
-    # It keeps geometry, so boxes may stand beside the images; they pass untouched.
+    # It preserves geometry, so boxes can be passed along with the images; they are returned unchanged.
     image = tv_tensors.Image(torch.rand(3, 48, 80))
     boxes = tv_tensors.BoundingBoxes([[10, 10, 30, 30]], format="XYXY", canvas_size=(48, 80))
     image, same_boxes = augment(image, boxes)
     assert image.shape == (3, 48, 80)
     assert same_boxes is boxes
 
-    # Saved and loaded like any other; its class must have been defined (imported) before.
+    # It is saved and loaded like any other generator; to load it, its class must have been imported.
     generator.save_pretrained("fourier-jitter")
     again = gt.load_generator("fourier-jitter")
     assert isinstance(again, FourierJitter)

@@ -1,9 +1,9 @@
-"""Photos beside the new images that the bundled generator makes of them.
+"""Show photos next to new images that the bundled generator makes of them.
 
     python examples/quickstart.py                # ten sample photos -> augmentations.png
-    python examples/quickstart.py my_photos/     # your own, the first 20 in it or its subfolders
+    python examples/quickstart.py my_photos/     # your own: the first 20 in the folder and its subfolders
 
-One row a photo: the photo first, then six variants of it.
+Each row shows a photo, followed by six variants of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import gentransforms as gt
 VARIANTS = 6
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(gt.__file__).parent / "samples"
 
-# Any photos will do: the generator looks at the centre square, at its own size.
+# Photos of any size will do: the generator sees their centre square, resized.
 square = v2.Compose([v2.ToImage(), v2.Resize(32), v2.CenterCrop(32), v2.ToDtype(torch.float32, scale=True)])
 paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".png", ".jpg", ".jpeg"})[:20]
 if not paths:

@@ -1,12 +1,12 @@
-"""ControlNet for detection and segmentation: new images, and boxes and masks that stay right.
+"""ControlNet for detection and segmentation: new images with boxes and masks that remain valid.
 
     python examples/segmentation.py
     python examples/segmentation.py --base stable-diffusion-v1-5/stable-diffusion-v1-5 --controlnet lllyasviel/control_v11p_sd15_seg
 
-A small data set of images, boxes and masks, made here, goes through ControlNet, a crop and a flip. The masks drive the
+A small synthetic data set of images, boxes and masks passes through ControlNet, a crop and a flip. The masks control the
 ControlNet. All targets are checked, and segmentation.png shows source, control map and two augmented samples with their targets.
 
-Without --base the networks are tiny and their weights random: the targets are checked all the same, but the images are noise.
+Without --base, the networks are tiny with random weights. The targets are still checked, but the images are noise.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ def main() -> None:
         base, controlnet = tiny_networks()
         generator = gt.ControlNetVariation(base, controlnet=controlnet, **options)
 
-    def inputs_of(sample: dict[str, Any]) -> dict[str, Any]:
+    def get_inputs(sample: dict[str, Any]) -> dict[str, Any]:
         return {"masks": sample["mask"]} | ({"prompts": sample["prompt"]} if "prompts" in generator.inputs else {})
 
     augment = v2.Compose(
         [
-            gt.GenerativeAugment(generator, p=1.0, inputs_getter=inputs_of),
+            gt.GenerativeAugment(generator, p=1.0, inputs_getter=get_inputs),
             v2.RandomResizedCrop((HEIGHT, WIDTH), scale=(0.5, 1.0)),
             v2.RandomHorizontalFlip(),
         ]
@@ -96,11 +96,11 @@ def main() -> None:
         rows += [drawn(sample), control, *(drawn(one) for one in augmented)]
         print(f"control map on the mask's classes: {share:.1%} of pixels; {len(augmented)} augmented samples checked")
     save_image(torch.stack(rows), args.out, nrow=4)
-    print(f"{checked} boxes and masks right; wrote {args.out}")
+    print(f"{checked} boxes and masks are valid; wrote {args.out}")
 
 
 def check_targets(sample: dict[str, Any]) -> int:
-    """Return the number of objects in a sample whose box was held against their mask; raise if one is wrong."""
+    """Return the number of objects in a sample whose box was compared with their mask; exit if one does not fit."""
     count = 0
     for label, box in enumerate(sample["boxes"], start=1):
         mask = sample["mask"] == label
@@ -108,16 +108,16 @@ def check_targets(sample: dict[str, Any]) -> int:
             continue
         around = masks_to_boxes(mask[None])[0] + torch.tensor([0, 0, 1, 1])
         inside = (box[:2] - 1.5 <= around[:2]).all() and (around[2:] <= box[2:] + 1.5).all()
-        # The box of a crate is as tight after a crop as before; that of a ball that was cut may be wider than what is left.
+        # A crate's box stays tight after a crop; that of a ball that was cut may be larger than the rest of the ball.
         tight = label == 2 or (box - around).abs().max() <= 1.5
         if not (inside and tight):
-            raise SystemExit(f"the box of the {CLASSES[label]} is {box.tolist()}, its mask lies in {around.tolist()}")
+            raise SystemExit(f"the box of the {CLASSES[label]} is {box.tolist()}, but its mask lies in {around.tolist()}")
         count += 1
     return count
 
 
 def check_layout(control: Tensor, mask: Tensor) -> float:
-    """Return the share of pixels at which the control map (3, H, W) has the colour of the mask's class; raise if under 95%."""
+    """Return the share of pixels at which the control map (3, H, W) has the colour of the mask's class; exit if it is below 95%."""
     distance = (control[None] - torch.tensor(PALETTE)[:, :, None, None] / 255).abs().sum(1)
     share = (distance.argmin(0) == mask).float().mean().item()
     if share < 0.95:

@@ -1,8 +1,8 @@
-"""Generative augmentation in a plain training loop: in the training step, on the whole batch, on the GPU if there is one.
+"""Generative augmentation in a plain training loop: on whole batches, inside the training step, on the GPU if there is one.
 
     python examples/training_step.py
 
-The data are random pictures, so nothing is learnt: what counts is where the transform stands.
+The data are random images, so nothing is learnt; the example shows where the transform belongs.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import gentransforms as gt
 torch.manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"
 
-# The workers only load and collate. Pixels stay uint8 until they are on the device: four times fewer bytes to move.
+# The workers only load and collate. Images stay uint8 until they are on the device, which is a quarter of the bytes to copy.
 train_set = FakeData(size=64, image_size=(3, 32, 32), num_classes=10, transform=v2.PILToTensor())
 loader = DataLoader(train_set, batch_size=32, shuffle=True)
 
 augment = gt.GenerativeAugment.from_pretrained("icgan-cifar10-32", p=0.5, device=device)
-# Normalisation comes after it: a generator wants pixels, 0 to 255 or 0 to 1.
+# Normalise afterwards: a generator expects pixel values from 0 to 255 or from 0 to 1.
 prepare = v2.Compose([augment, v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3)])
 
 model = resnet18(num_classes=10).to(device)

@@ -1,9 +1,9 @@
-"""Two views for self-supervised learning, as in the paper: one of the real image, one of a generated image.
+"""Two views for self-supervised learning, as in the paper: one of the real image and one of a generated image.
 
     python examples/two_views.py
 
-One SimCLR step: both views get classic augmentation, the second one after it was generated. On batches the classic
-part is kornia's, because it draws for each image; torchvision's transforms draw once for a whole batch.
+Takes two SimCLR steps. Both views get classic augmentation, the second one after it has been generated. The classic
+augmentation is kornia's, which draws new parameters for each image of a batch; torchvision's transforms draw them once per batch.
 """
 
 from __future__ import annotations

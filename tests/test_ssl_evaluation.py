@@ -96,7 +96,7 @@ class TestOnlineProbe:
         head = torch.load(run / "run" / "last.ckpt", weights_only=True)["state_dict"]
         sets = [ssl("data").open_images(str(run / name)) for name in ("train", "test")]
         (bank, labels), (queries, expected) = (
-            ssl("frozen").features_of(backbone, [self.batch(source, settings)]) for source in sets
+            ssl("frozen").extract_features(backbone, [self.batch(source, settings)]) for source in sets
         )  # fmt: skip
         guesses = ssl("probes").knn(queries, bank, labels, 2, settings.probe.k, settings.probe.temperature)
         logged = ssl("learning_curves").scalars(run / "run", "probe/knn")
@@ -143,10 +143,10 @@ class TestBackbones:
             ssl("frozen").load_backbone(path)
         with pytest.raises(SystemExit, match="does not hold the weights of resnet50"):
             ssl("frozen").load_backbone(path, ssl("config").BackboneSettings(name="resnet50"))
-        with pytest.raises(SystemExit, match=r"is not of a run of train\.py"):
+        with pytest.raises(SystemExit, match=r"does not come from train\.py"):
             ssl("frozen").load_run(path)
         path.write_bytes(path.read_bytes()[:-1000])
-        with pytest.raises(SystemExit, match="cannot be read, perhaps copied in part"):
+        with pytest.raises(SystemExit, match="cannot be read: it is truncated"):
             ssl("frozen").load_backbone(path)
 
     def test_missing_or_no_weights(self, run: Path, tmp_path: Path) -> None:

@@ -132,11 +132,11 @@ class TestMiniature:
         assert len(json.loads((place / "runs" / "results.json").read_text())) == 4
 
         # what was measured otherwise does not come into the same table
-        with pytest.raises(SystemExit, match=r"measured with another probe_epochs \(2, now 3\)"):
+        with pytest.raises(SystemExit, match=r"evaluated with different probe_epochs \(2, now 3\)"):
             self.reproduce(monkeypatch, place, "--probe-epochs", "3", seeds=("2",))
-        with pytest.raises(SystemExit, match=r"measured with another k \(3, now 2\)"):
+        with pytest.raises(SystemExit, match=r"evaluated with different k \(3, now 2\)"):
             self.reproduce(monkeypatch, place, "probe.k=2", seeds=("2",))
-        with pytest.raises(SystemExit, match="measured with another test_images"):
+        with pytest.raises(SystemExit, match="evaluated with different test_images"):
             self.reproduce(monkeypatch, place, "data.test=toy/train", seeds=("2",))
         assert not (place / "runs" / "simclr-baseline-seed2").exists()
 
@@ -195,7 +195,7 @@ class TestRefusedBeforeTraining:
         assert not (tmp_path / "runs").exists()
 
     def test_runs_that_would_be_measured_differently(self, tmp_path: Path) -> None:
-        with pytest.raises(SystemExit, match=r"a and b would be measured with another k \(200 and 20\): one table needs one measure"):
+        with pytest.raises(SystemExit, match=r"a and b would be evaluated with different k \(200 and 20\)"):
             ssl("reproduce").refuse_other_measures([{"k": 200, "probe": "cached"}, {"k": 20, "probe": "cached"}], ["a", "b"], tmp_path)
 
 

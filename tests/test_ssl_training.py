@@ -361,7 +361,7 @@ class TestRefused:
         run(chosen, tmp_path)
         whole = (tmp_path / "last.ckpt").read_bytes()
         (tmp_path / "last.ckpt").write_bytes(whole[:-500])
-        with pytest.raises(SystemExit, match="is broken, perhaps copied in part"):
+        with pytest.raises(SystemExit, match="is truncated"):
             ssl("train").train(chosen, tmp_path, quiet=True)
         assert (tmp_path / "last.ckpt").read_bytes() == whole[:-500]
 
@@ -406,7 +406,7 @@ class SignalAfter(L.Callback):
 
 
 class TestSLURM:
-    """A job that is told of its end is queued again, and goes on from its last checkpoint, exactly, or from the start."""
+    """A job near its time limit is requeued, and continues exactly from its last checkpoint, or from the start."""
 
     @pytest.fixture
     def job(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -464,7 +464,7 @@ class TestSLURM:
         ssl("slurm").requeue_at_signal()
         (job.parent / "bin" / "scontrol").write_text("#!/bin/sh\nexit 3\n")
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert "job 1 could not be queued again" in capsys.readouterr().err
+        assert "job 1 could not be requeued" in capsys.readouterr().err
 
     def test_probe_takes_no_checkpoint_of_another_program(self, job: Path, photos: Path, tmp_path: Path) -> None:
         run(settings(photos, "cifar10-small/simclr-baseline", "trainer.epochs=1"), tmp_path / "run")

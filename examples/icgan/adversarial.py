@@ -1,8 +1,9 @@
-"""Step 2: the instance-conditioned GAN on the frozen encoder's features.
+"""Stage 2: the instance-conditioned GAN on the frozen encoder's features.
 
 Source: Casanova et al., "Instance-Conditioned GAN" (NeurIPS 2021), section 3.1: for an instance i with feature f_i, the
-discriminator's real image is drawn from the nearest neighbours of f_i; the generator gets f_i. Hinge loss. Added: the
-distance of a generated image's own feature from f_i, and optional small discriminators on the encoder's maps.
+discriminator's real image is drawn from the nearest neighbours of f_i, and the generator is given f_i. The loss is the hinge
+loss. In addition, a consistency loss measures the distance of a generated image's own feature from f_i, and optional small
+discriminators look at the encoder's feature maps.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
     mean, whitening = whiten(features, s.shared_dim_feat)
     centred = F.normalize(features - mean, dim=1)
     neighbours = nearest_neighbours(centred, max(s.neighbours, s.finish_neighbours))
-    # The critic sees whitened features: raw ones are nearly parallel, and spectral norm would keep them so.
+    # The critic is given whitened features: raw ones are nearly parallel, and spectral norm would not let it amplify differences.
     hints = (features - mean) @ whitening.T / 4
     generator = Generator(config)
     start_from_whitening(generator, mean, whitening)
@@ -62,7 +63,7 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
     task = progress.add_task("generator", total=s.steps, completed=start)
     mixed = {"device_type": device.type, "dtype": getattr(torch, settings.precision), "enabled": settings.precision != "float32"}
     for step in range(start, s.steps):
-        # A stream of its own, so that the steps of encoder and generator never draw the same numbers.
+        # Another seed than the encoder's, so that the two stages never draw the same random numbers.
         seed_step(settings.seed + 1, step)
         k, consistency = s.neighbours, s.consistency
         if s.finish_from is not None and step >= s.finish_from:
@@ -76,7 +77,7 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
         z = torch.randn(s.batch_size, config.z_dim).to(device)
         with torch.autocast(**mixed):
             fake = generator(z, f).float()
-            maps = critic.look(fake)  # once: the critic's step takes them detached, the generator's with their graph
+            maps = critic.look(fake)  # computed once: the critic's step uses them detached, the generator's with their graph
             seen = [torch.cat(pair).detach() for pair in zip(critic.look(real), maps, strict=True)]
             logits = critic(augment(torch.cat([real, fake.detach()])), seen, torch.cat([hint, hint]))
         on_real, on_fake = logits.float().chunk(2)
@@ -100,7 +101,7 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
         if done % settings.log_every == 0:
             for name, value in {"D": loss_D, "G": loss_G, "feature_distance": distance}.items():
                 writer.add_scalar(f"generator/{name}", value.item(), done)
-        # Before the checkpoint: a run killed between the two makes its snapshot again.
+        # Before the checkpoint, so that a run killed in between writes its snapshot again.
         if done % settings.sample_every == 0 or done == s.steps:
             ready = with_statistics(average, features, s.batch_size)
             save_grid(ready, images, features, out / "samples" / f"{done:07d}.png")
@@ -123,21 +124,21 @@ class Critic(nn.Module):
         super().__init__()
         self.pixels = Discriminator(width, resolution, hint_dim)
         self.heads = FeatureHeads(list(encoder.widths), hint_dim) if feature_heads else None
-        self._encoder = [encoder]  # in a list: frozen, and not in this module's state
+        self._encoder = [encoder]  # in a list, so that it is not part of this module's state
 
     def look(self, images: Tensor) -> list[Tensor]:
         """Return the encoder's maps of images (B, 3, R, R) in [-1, 1]."""
         return self._encoder[0].maps((images + 1).contiguous(memory_format=torch.channels_last) / 2)
 
     def forward(self, augmented: Tensor, maps: list[Tensor], hint: Tensor) -> Tensor:
-        """Judge images in [-1, 1], by their augmented pixels and their maps, against hints (B, D)."""
+        """Score images in [-1, 1], given as augmented pixels and feature maps, with hints (B, D)."""
         logits = self.pixels(augmented.contiguous(memory_format=torch.channels_last), hint)[:, None]
         return logits if self.heads is None else torch.cat([logits, self.heads(maps, hint)], dim=1)
 
 
 @torch.no_grad()
 def start_from_whitening(generator: Generator, mean: Tensor, whitening: Tensor) -> None:
-    """Let the untrained generator's conditions vary as widely as its latent vector, so that it hears both at once."""
+    """Make the untrained generator's conditions vary as widely as its latent vector, so that it uses both from the start."""
     layer = generator.shared_feat
     layer.weight[: len(whitening)] = whitening
     layer.bias[: len(whitening)] = -whitening @ mean

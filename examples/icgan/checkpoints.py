@@ -1,4 +1,4 @@
-"""Exact resume: atomic checkpoints, and randomness that depends on the step alone."""
+"""Exact resume: atomic checkpoints, and random numbers that depend on the step alone."""
 
 from __future__ import annotations
 

@@ -2,12 +2,12 @@
 
     python examples/icgan/classifier.py --train train.parquet --test test.parquet --out runs/judge
 
-On CIFAR-10 27 minutes on 2 CPU cores. It shares nothing with the generator's encoder: other architecture, other
-objective, other run. Labels are used here and in evaluate.py only, never to train a generator. OUT/classifier.pt holds
-the weights and OUT/classifier.json the accuracy on the test images.
+On CIFAR-10 this takes 27 minutes on two CPU cores. The classifier shares nothing with the generator's encoder: architecture,
+objective and training run all differ. Labels are used here and in evaluate.py only, never to train a generator.
+OUT/classifier.pt holds the weights and OUT/classifier.json the accuracy on the test images.
 
 Architecture and schedule: after Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (2024), shortened: a frozen
-whitening of 2x2 patches, then convolution pairs with pooling, begun as identities; SGD with Nesterov momentum, label
+whitening of 2x2 patches, then convolution pairs with pooling, initialised as identities; SGD with Nesterov momentum, label
 smoothing; at test time the mean over an image and its mirror image.
 """
 
@@ -34,7 +34,7 @@ from torch.nn import functional as F
 class Judge(nn.Module):
     """A compact convolutional classifier: images (B, 3, R, R) in [0, 1], R at least 16, to features and logits.
 
-    It is trained, and later judges, in `precision`, ``"bfloat16"`` or ``"float32"``, so that it says the same on every machine.
+    It is trained, and later judges, in `precision`, ``"bfloat16"`` or ``"float32"``, so that its predictions do not depend on the machine.
     """
 
     names: list[str]
@@ -72,7 +72,7 @@ class Judge(nn.Module):
 
 def _pair(inputs: int, outputs: int) -> nn.Sequential:
     first, second = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-    for conv in (first, second):  # the first channels pass their input on; the others start random
+    for conv in (first, second):  # the first channels pass on their input; the others are initialised at random
         nn.init.dirac_(conv.weight[: conv.in_channels].data)
     norms = [nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)]
     return nn.Sequential(first, nn.MaxPool2d(2), norms[0], nn.GELU(), second, norms[1], nn.GELU())
@@ -100,7 +100,7 @@ def train_judge(
     batch_size, peak = min(500, len(images)), 0.5
     per_epoch = len(images) // batch_size
     parameters = [p for p in judge.parameters() if p.requires_grad]
-    # Decay would shrink the gains of the norms, which unlike the weights before them set the scale of what follows.
+    # No decay for the norms: unlike the weights before them, their gains set the scale of what follows.
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 1e-3},
         {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},

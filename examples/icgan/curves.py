@@ -1,10 +1,10 @@
-"""What training time buys, and what limits: figures of the snapshots that train.py leaves, one line per run.
+"""Plot quality over training time, measured on the snapshots of train.py, with one line per run.
 
     python examples/icgan/curves.py --run "G_ch 24=runs/cifar10" --run "G_ch 12=runs/narrow" \
         --judge runs/judge --test test.parquet --x steps --out capacity
 
-Every snapshot makes `--variants` images of each of the first `--limit` test images, with the same seeds; classifier.py's
-classifier judges them. Writes OUT.json and OUT.png; with --losses also the training losses of the first run.
+Every snapshot makes `--variants` images of each of `--limit` test images, with the same seeds, and the classifier of
+classifier.py evaluates them. Writes OUT.json and OUT.png, and with --losses also the training losses of the first run.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def draw_losses(run: Path, path: Path) -> None:
 
 
 def scalars(folder: Path, name: str) -> dict[int, float]:
-    """Return the values of one curve by step; where a resumed run went over a step again, the later value."""
+    """Return the values of one curve by step; if a resumed run repeated a step, the later value."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False)
     events.Reload()
     return {p.step: p.value for p in sorted(events.Scalars(name), key=lambda p: (p.step, p.wall_time))}

@@ -1,7 +1,7 @@
-"""Step 1: a self-supervised encoder of the training images, the source of the instance features.
+"""Stage 1: a self-supervised encoder of the training images, which provides the instance features.
 
-SimCLR (Chen et al., ICML 2020) with the decoupled loss (Yeh et al., ECCV 2022) and small local crops beside the two
-global views (multi-crop; Caron et al., "SwAV", NeurIPS 2020): smaller views cost less, and more of them teach more per second.
+SimCLR (Chen et al., ICML 2020) with the decoupled loss (Yeh et al., ECCV 2022) and small local crops in addition to the two
+global views (multi-crop; Caron et al., "SwAV", NeurIPS 2020). Small views are cheap, so the encoder learns more per second.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def train_encoder(images: Tensor, settings: Settings, out: Path, progress: Progr
 def decoupled_contrastive_loss(projections: Tensor, views: int, temperature: float) -> Tensor:
     """InfoNCE over several views, without the positives in the denominator.
 
-    `projections` (views * N, D): rows i, i + N, … are views of one image, the global views first. Each row is drawn to
-    its image's two global views, a global one to the local ones also (mean over these positives), and pushed from all
+    `projections` (views * N, D): rows i, i + N, … are views of one image, the global views first. Each row is attracted by
+    its image's two global views, a global one also by the local ones (mean over these positives), and repelled by all
     views of other images. For two views this is the decoupled contrastive loss of Yeh et al. (ECCV 2022).
     """
     z = F.normalize(projections, dim=1)

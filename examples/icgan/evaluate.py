@@ -1,11 +1,11 @@
-"""Measure a generator on labelled images: does it keep the class, does it vary, does it copy?
+"""Evaluate a generator on labelled images: do variants keep the class, do they differ, are they copies?
 
     python examples/icgan/classifier.py --train train.parquet --test test.parquet --out runs/judge
     python examples/icgan/evaluate.py --generator icgan-cifar10-32 --judge runs/judge \
         --train train.parquet --test test.parquet --out runs/evaluation
 
-Every distance is Euclidean, in the features of the classifier that classifier.py trained on the real training images;
-"same class" is the mean distance between two different real test images of the source's class. All seeds are fixed.
+All distances are Euclidean, in the features of the classifier that classifier.py trained on the real training images.
+"Same class" is the mean distance between two different real test images of the source's class. All seeds are fixed.
 Writes evaluation.json, evaluation.md, variants.png, nearest.png and, by class, classes.png into OUT.
 """
 
@@ -38,21 +38,21 @@ import gentransforms as gt
 # What each figure means, in the order of the report.
 MEANING = {
     "images": "generated images",
-    "label_agreement": "share that the classifier assigns to the source's class (aim 0.70)",
+    "label_agreement": "share of variants that the classifier assigns to the source's class (aim 0.70)",
     "label_agreement_interval": "half the 95% interval of the agreement, over sources",
     "diversity": "mean distance between two variants of one source, over same class (aim 0.5 to 1.1)",
     "distance_from_source": "mean distance of a variant from its source, over same class (aim 0.6 or more)",
-    "frechet_distance": "between the first variants and the real training images",
-    "frechet_distance_real": "the same with the real test images for the variants: the floor",
+    "frechet_distance": "distance between the first variants and the real training images",
+    "frechet_distance_real": "the same with real test images instead of variants: the lower limit",
     "precision": "share of the first variants within the support of as many real training images (3 nearest neighbours)",
     "recall": "share of these training images within the support of the first variants",
-    "precision_real": "the same with real test images for generated ones: the ceiling",
-    "recall_real": "the same with real test images for generated ones: the ceiling",
+    "precision_real": "the same with real test images instead of variants: the upper limit",
+    "recall_real": "the same with real test images instead of variants: the upper limit",
     "nearest_training_ratio": "first variants' median distance to the nearest training image, over that of real test images",
     "encoder_knn_accuracy": "20-NN accuracy of the generator's own encoder on real test images",
     "encoder_neighbour_agreement": "share of the 4 nearest training images, by that encoder, of the test image's class",
     "classifier_accuracy": "of the classifier on real test images",
-    "images_per_second": "generated, encoding included",
+    "images_per_second": "generated images, including encoding",
 }
 
 
@@ -65,9 +65,9 @@ def main() -> None:
     parser.add_argument("--test", required=True, help="labelled images to generate from")
     parser.add_argument("--out", required=True, type=Path, help="folder for the report")
     parser.add_argument("--variants", type=int, default=4, help="generated images of each test image")
-    parser.add_argument("--limit", type=int, help="only so many test images, for a quick look")
+    parser.add_argument("--limit", type=int, help="number of test images, for a quick look")
     parser.add_argument("--seed", type=int, default=0, help="base seed of the generated images")
-    parser.add_argument("--batch-size", type=int, default=250, help="generated at once")
+    parser.add_argument("--batch-size", type=int, default=250, help="images generated at once")
     parser.add_argument("--device", default="cpu", help="cuda, mps or cpu")
     args = parser.parse_args()
     if args.variants < 2:
@@ -87,7 +87,7 @@ def main() -> None:
     figures, predicted, closest = measure(judge, train, sources, expected, made)
     figures["images_per_second"] = predicted.numel() / seconds
     if figures["classifier_accuracy"] < 0.9:
-        print(f"the classifier is right on {figures['classifier_accuracy']:.1%} of the real images: a judge should reach 90%")
+        print(f"the classifier is right on {figures['classifier_accuracy']:.1%} of the real images: it should reach 90%")
     agrees = (predicted == expected[:, None]).float().mean(dim=1)
     per_class = {"label_agreement": agrees}
     if not generator.inputs and "features" in generator.encode(sources[:2].to(generator.device).float() / 255):
@@ -113,7 +113,7 @@ def main() -> None:
 def generate(generator: gt.ImageGenerator, images: Tensor, labels: Tensor, variants: int, seed: int, batch_size: int = 250) -> Tensor:
     """Return uint8 (N, V, 3, H, W): variants of images (N, 3, H, W), a function of the generator, the images and the seed.
 
-    `labels` (N,) reach the generators that ask for class labels, and no others.
+    `labels` (N,) are passed to generators with class labels only.
     """
     needed = (lambda sample: {"labels": sample[2]}) if "labels" in generator.inputs else None
     augment = gt.GenerativeAugment(generator, p=1.0, seeds_getter=lambda sample: sample[1], inputs_getter=needed)
@@ -136,7 +136,9 @@ def refuse_too_few(labels: Tensor) -> None:
     """Exit if distances within a class, or to the third nearest image, would have nothing to measure."""
     rarest = min(labels.unique(return_counts=True)[1].tolist(), default=0)
     if len(labels) < 4 or rarest < 2:
-        raise SystemExit(f"{len(labels)} test images, {rarest} of the rarest class: expected 4 or more, 2 of each; give more by --limit")
+        raise SystemExit(
+            f"{len(labels)} test images, {rarest} of the rarest class: expected at least 4, and 2 of each class; raise --limit"
+        )
 
 
 def measure(judge: Judge, train: Tensor, sources: Tensor, expected: Tensor, made: Tensor) -> tuple[dict[str, float], Tensor, Tensor]:
@@ -170,12 +172,12 @@ def measure(judge: Judge, train: Tensor, sources: Tensor, expected: Tensor, made
 
 
 def encoder_votes(generator: gt.ImageGenerator, train: Tensor, labels: Tensor, sources: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (N,) whether the generator's own encoder tells each source's class, and (N,) the share of its 4 nearest that do."""
+    """Return (N,) whether the generator's encoder recognises each source's class, and (N,) how many of its 4 nearest share it."""
     bank, queries = (
         torch.cat([generator.encode(b.to(generator.device).float() / 255)["features"].float().cpu() for b in x.split(500)])
         for x in (train, sources)
     )
-    # Features lie in a narrow cone; from their mean, as train.py sees them, they differ.
+    # Features lie in a narrow cone; like train.py, compare them relative to their mean.
     mean = bank.mean(dim=0)
     return knn_vote(queries - mean, expected, bank - mean, labels, k=20)[0], knn_vote(queries - mean, expected, bank - mean, labels, k=4)[1]
 

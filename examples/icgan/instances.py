@@ -1,4 +1,4 @@
-"""Instance features of the training images: what the generator is conditioned on, and whose neighbours are its real images."""
+"""Instance features of the training images: the generator is conditioned on them, and their neighbours are its real images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The networks as they train: a BigGAN generator under the released names, and its discriminator.
+"""The networks during training: a BigGAN generator with the parameter names of the released models, and its discriminator.
 
 Source: Brock et al., "BigGAN" (ICLR 2019); Casanova et al., "Instance-Conditioned GAN" (NeurIPS 2021); Miyato and
 Koyama, "cGANs with projection discriminator" (ICLR 2018). The library's own network is the folded form of `Generator`.

@@ -1,4 +1,4 @@
-"""The pictures of evaluate.py: grids to look at, one row of columns per source."""
+"""The pictures of evaluate.py: grids with one row per source."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torchvision.utils import save_image
 
 
 def variants_picture(sources: Tensor, labels: Tensor, made: Tensor, path: Path, per_class: int = 2) -> None:
-    """Write, for the first sources of each class, a row: the source, then its variants. Not picked by quality."""
+    """Write, for the first sources of each class, a row with the source and its variants. They are not selected by quality."""
     rows = _first_of_each(labels, per_class)
     _write(torch.cat([sources[rows, None], made[rows]], dim=1), path)
 
 
 def nearest_picture(sources: Tensor, labels: Tensor, made: Tensor, train: Tensor, closest: Tensor, path: Path, per_class: int = 2) -> None:
-    """Write rows of: the source, a variant, the training image nearest to it in features, the one nearest in pixels."""
+    """Write rows with the source, a variant, and the training images nearest to the variant in features and in pixels."""
     rows = _first_of_each(labels, per_class)
     pixels = train.flatten(1).float()
     in_pixels = torch.stack([_closest(pixels, image) for image in made[rows, 0]])
@@ -26,7 +26,7 @@ def nearest_picture(sources: Tensor, labels: Tensor, made: Tensor, train: Tensor
 
 
 def classes_picture(classes: dict[str, dict[str, float]], path: Path) -> None:
-    """Write label agreement over the encoder's k-NN accuracy, a point per class: where the encoder fails, variants do."""
+    """Write label agreement over the encoder's k-NN accuracy, one point per class."""
     figure, ax = plt.subplots(figsize=(4.8, 4.2), layout="constrained")
     for name, values in classes.items():
         x, y = values["encoder_knn_accuracy"], values["label_agreement"]
@@ -41,7 +41,7 @@ def classes_picture(classes: dict[str, dict[str, float]], path: Path) -> None:
 
 
 def _closest(pixels: Tensor, image: Tensor) -> Tensor:
-    """Return the row of pixels (N, 3 * H * W) nearest to image (3, H, W) or to its mirror image, which training shows too."""
+    """Return the row of pixels (N, 3 * H * W) nearest to image (3, H, W) or to its mirror image, since training flips images."""
     distances = [(pixels - x.flatten().float()).square().mean(1) for x in (image, image.flip(2))]
     return torch.minimum(*distances).argmin()
 

@@ -1,4 +1,4 @@
-"""What a run leaves: the averaged generator with settled statistics, grids to look at, and folders that load."""
+"""The results of a run: the averaged generator with standing statistics, sample grids, and folders that can be loaded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def with_statistics(average: Generator, features: Tensor, batch_size: int, batch
 
 @torch.no_grad()
 def save_grid(generator: Generator, images: Tensor, features: Tensor, path: Path, sources: int = 12, variants: int = 8) -> None:
-    """Write a picture: one row a source, the source first, then its variants (z truncated as the library does)."""
+    """Write a grid with one row per source: the source, then its variants, with z truncated as in the library."""
     rng = torch.Generator().manual_seed(1)
     rows = torch.arange(0, len(images), max(1, len(images) // sources), device=features.device)[:sources]
     z = nn.init.trunc_normal_(torch.empty(len(rows) * variants, generator.config.z_dim), 0, 1, -1.4, 1.4, generator=rng)

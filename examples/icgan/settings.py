@@ -11,7 +11,7 @@ from shared import fill_in, flatten, read_layers
 
 @dataclass
 class EncoderSettings:
-    """SimCLR with multi-crop on a SmallResNet; sides of the views are shares of the resolution, scales are shares of the area."""
+    """SimCLR with multi-crop on a SmallResNet. Sides of the views are fractions of the resolution, scales are fractions of the area."""
 
     widths: list[int] = field(default_factory=lambda: [64, 128, 256])
     blocks: list[int] = field(default_factory=lambda: [1, 1, 1])
@@ -34,7 +34,7 @@ class EncoderSettings:
 class GeneratorSettings:
     """IC-GAN (Casanova et al., NeurIPS 2021) with the BigGAN generator of the library.
 
-    From step `finish_from` on, `finish_neighbours` and `finish_consistency` take the place of `neighbours` and `consistency`.
+    From step `finish_from` on, `finish_neighbours` and `finish_consistency` replace `neighbours` and `consistency`.
     """
 
     G_ch: int = 24
@@ -60,7 +60,7 @@ class GeneratorSettings:
 
 @dataclass
 class Settings:
-    """Everything that decides a run, besides the images themselves.
+    """Everything that determines a run, besides the images.
 
     `precision` is ``float32``, ``bfloat16`` or ``auto``: bfloat16 where the device computes in it, else float32
     (common/precision.py).

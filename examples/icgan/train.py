@@ -3,8 +3,8 @@
     python examples/icgan/train.py --data photos/ --out runs/photos
     python examples/icgan/train.py --config examples/icgan/cifar10.yaml --data train.parquet --out runs/cifar10
 
-Any setting (settings.py) can be given as name=value: generator.steps=500 device=cuda. Killed, the same command goes on
-where it stopped. The result, OUT/pretrained, loads with gentransforms.ICGAN.from_pretrained.
+Any setting in settings.py can be given as name=value: generator.steps=500 device=cuda. If the run is interrupted, the same
+command resumes it where it stopped. The result, OUT/pretrained, loads with gentransforms.ICGAN.from_pretrained.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from settings import Settings, load_settings
 from shared import flatten, read_record, refuse_another_run, settle_precision, write_record
 from torch import Tensor
 
-# What may change between the parts of one run.
+# Settings that may change when a run is resumed.
 FREE = {"device", "checkpoint_every", "sample_every", "log_every", "generator.steps"}
 
 
@@ -34,13 +34,13 @@ def open_run(out: Path, settings: Settings, images: Tensor) -> None:
 
 
 def main() -> None:
-    """Parse the command line and run both steps."""
+    """Parse the command line and run both stages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="image folder, .parquet file or torchvision:NAME:ROOT")
     parser.add_argument("--out", required=True, type=Path, help="folder for checkpoints, samples, curves and the result")
     parser.add_argument("--config", type=Path, help="YAML file of settings")
-    parser.add_argument("--card", type=Path, help="YAML file of model card sections: title, license, training_data, limits, …")
-    parser.add_argument("--only", choices=["encoder", "generator"], help="stop after this step")
+    parser.add_argument("--card", type=Path, help="YAML file with the sections of the model card: title, license, training_data, limits, …")
+    parser.add_argument("--only", choices=["encoder", "generator"], help="stop after this stage")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings, for example generator.steps=500")
     args = parser.parse_args()
     settings = load_settings(args.config, args.overrides)

@@ -1,4 +1,4 @@
-"""Numbers on the command line that must be of use."""
+"""Types of command line arguments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 
 def positive(text: str) -> int:
-    """Return a whole number of 1 or more, for argparse, which names the option if it is none."""
+    """Return a whole number of 1 or more; argparse names the option if it is not one."""
     try:
         number = int(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The networks that are trained: images (B, 3, H, W) in [0, 1] to features (B, width)."""
+"""The networks to train: they map images (B, 3, H, W) in [0, 1] to features (B, width)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module):
-    """A ResNet without its classifier; normalises its input, so that a checkpoint is complete.
+    """A ResNet without its classifier. It normalises its input, so that a checkpoint is self-contained.
 
     Shape: images (B, 3, H, W) floating in [0, 1]; returns (B, width). `maps` returns what is pooled: (B, width, h, w).
     """
@@ -38,7 +38,7 @@ class Backbone(nn.Module):
 def build_backbone(s: BackboneSettings) -> Backbone:
     """Return an untrained backbone."""
     if s.name == "small":
-        # The layers of the generator's encoder, with fresh weights; its own scaling of the input is left out.
+        # The layers of the generator's encoder with new weights, without its scaling of the input.
         small = SmallResNet(s.widths, s.blocks)
         return Backbone(nn.Sequential(small.stem, *small.stages), s.widths[-1]).to(memory_format=torch.channels_last)
     resnet = {"resnet18": models.resnet18, "resnet50": models.resnet50}[s.name](zero_init_residual=True)
@@ -49,6 +49,6 @@ def build_backbone(s: BackboneSettings) -> Backbone:
     width = resnet.fc.in_features
     names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
     trunk = nn.Sequential()
-    for name in names:  # under torchvision's names, so that weights go from one to the other
+    for name in names:  # with torchvision's names, so that weights can be exchanged
         trunk.add_module(name, getattr(resnet, name))
     return Backbone(trunk, width).to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""BYOL (Grill et al., NeurIPS 2020): each view predicts what a moving average of the network makes of the other."""
+"""BYOL (Grill et al., NeurIPS 2020): each view predicts the moving average network's output for the other."""
 
 from __future__ import annotations
 

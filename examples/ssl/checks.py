@@ -1,4 +1,4 @@
-"""Which values of the settings are of use: choices, ranges, and what needs what."""
+"""Checks of the values of settings: choices, ranges, and settings that require others."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from shared import fill_in, flatten, read_layers
 class DataSettings:
     """Images: a folder, ``.parquet``, ``torchvision:NAME:ROOT[:SPLIT]`` or ``inaturalist:ROOT:SPLIT`` (data.py).
 
-    `holdout` training images, evenly spaced, are taken out for choosing settings, then `limit` of the others are trained on.
+    `holdout` training images, evenly spaced, are set aside for choosing settings; training uses `limit` of the others.
     """
 
     train: str = ""
@@ -52,7 +52,7 @@ class ViewSettings:
     flip_p: float = 0.5
 
 
-# The three pairs of views of the paper; a file names one and may change single values of it.
+# The paper's three pairs of views; a file names one of them and may change single values.
 _WEAK = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
 _ASYMMETRIC = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
 PRESETS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
@@ -64,7 +64,7 @@ PRESETS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
 
 @dataclass
 class AugmentationSettings:
-    """Both views, and what a generated image gets instead, if anything else: `generated`, over its view's values."""
+    """Both views. `generated` is the augmentation of generated images, if it differs; unset values are those of the second view."""
 
     preset: str = "symmetric"
     interpolation: str = "bicubic"
@@ -75,9 +75,9 @@ class AugmentationSettings:
 
 @dataclass
 class GenerativeSettings:
-    """Where generated images come from: ``none``, a ``bank``, or a generator ``online``, on the device, inside the step.
+    """Where generated images come from: ``none``, a ``bank``, or a generator on the device in each step (``online``).
 
-    `p` is the probability for each image and step that its view is generated; with `p_end`, p goes there from epoch to epoch.
+    `p` is the probability that a view is generated, for each image and step; with `p_end` it changes linearly over the epochs.
     """
 
     source: str = "none"
@@ -171,7 +171,7 @@ METHODS: dict[str, type[MethodSettings]] = {kind.name: kind for kind in _KINDS}
 
 @dataclass
 class OptimizerSettings:
-    """The learning rate is base_lr x images per step / 256; warm-up and cosine go by step (optimizers.py)."""
+    """The learning rate is base_lr x images per step / 256; warm-up and cosine are per step (optimizers.py)."""
 
     name: str = "lars"
     base_lr: float = 0.3
@@ -208,7 +208,7 @@ class TrainerSettings:
 
 @dataclass
 class ProbeSettings:
-    """Watching the training: every so many epochs weighted k-NN and the online linear layer on the test images."""
+    """Every so many epochs, weighted k-NN and the online linear layer are evaluated on the test images."""
 
     every: int = 5
     images: int = 50_000
@@ -219,7 +219,7 @@ class ProbeSettings:
 
 @dataclass
 class Settings:
-    """Everything that decides a run, besides the images themselves."""
+    """Everything that determines a run, besides the images."""
 
     seed: int = 0
     data: DataSettings = field(default_factory=DataSettings)

@@ -1,17 +1,17 @@
-"""Measure a frozen backbone: linear probe with the paper's settings, and weighted k-NN, each with a 95% interval.
+"""Evaluate a frozen backbone: linear probe with the paper's settings and weighted k-NN, each with a 95% interval.
 
     python examples/ssl/evaluate.py runs/simclr --train data/imagenet/train --test data/imagenet/val --devices 4
     python examples/ssl/evaluate.py runs/simclr --train inaturalist:data/inat:train --test inaturalist:data/inat:val --devices 4
     python examples/ssl/evaluate.py runs/small --train train.parquet --test test.parquet --limit 10000 --cached
 
-The checkpoint is a run of train.py, weights under torchvision's names with --backbone, or encoder:GENERATOR: the frozen
-encoder that a generator brings along, which is what its images could teach if they taught no more than that one knows.
+The checkpoint is a run of train.py, weights with torchvision's names and --backbone, or encoder:GENERATOR for the frozen encoder
+of a generator, to compare with what its images could teach.
 --train and --test are a folder with a subfolder per class, a .parquet file, torchvision:NAME:ROOT[:SPLIT] (CIFAR10,
 CIFAR100, Food101, Places365, …) or inaturalist:ROOT:SPLIT. Writes OUT (by default evaluation.json beside the checkpoint).
 
 The paper's linear probe: LARS, lr 0.1 per 256 images, no decay, 512 images on each of 4 GPUs, no warm-up, cosine, 100
-epochs (Places365: 45), random resized crop and flip; killed, the same command goes on after its
-last whole epoch. --cached trains on the features of whole images instead, made once.
+epochs (Places365: 45), random resized crop and flip. If it is interrupted, the same command resumes after the last complete
+epoch. --cached trains on features of whole images instead, which are extracted once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from arguments import positive
 from backbones import Backbone
 from config import BackboneSettings
 from data import Source, open_images, refuse_other_classes, split_rows
-from frozen import GeneratorsEncoder, features_of, load_backbone, load_generator
+from frozen import GeneratorsEncoder, extract_features, load_backbone, load_generator
 from lightning.pytorch.utilities import rank_zero_only
 from linear_probe import Features, ProbeCrops, ProbeOptions, linear_probe
 from loading import WholeImages, load_into_memory, whole_loader
@@ -53,15 +53,15 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return accuracy, interval and number of test images for each method; `train` and `test` are sources and rows of them.
 
-    `keep` gets what is found so far after each method: the linear probe may have taken days. In `folder` it goes on where
-    a killed one stopped; delete that when the results are safe.
+    `keep` is called with the results so far after each method, since the linear probe may have taken days. In `folder` an
+    interrupted probe resumes; delete it when the results have been saved.
     """
     classes = len(train[0].classes)
     refuse_other_classes(train[0], test[0])
-    # Each set once in memory, where it goes there at all.
+    # Each set is loaded into memory once, if at all.
     sets = [_whole(*part, options) for part in (train, test)]
     loaders = [whole_loader(images, 500 if options.in_memory else 128, options.workers) for images in sets]
-    features = [features_of(backbone, loader, _device(options)) for loader in loaders] if options.cached else []
+    features = [extract_features(backbone, loader, _device(options)) for loader in loaders] if options.cached else []
     found: dict[str, Any] = {}
     if "linear" in methods:
         if options.cached:
@@ -72,12 +72,12 @@ def evaluate(
         accuracy, count = linear_probe(backbone, probe_sets[0], probe_sets[1], classes, options, resume)
         found["linear"] = _report(round(accuracy * count), count)
         keep(found)
-    # After the linear probe, which may start a process for each device: one of them suffices for the neighbours.
+    # After the linear probe, which may start one process per device; a single one computes k-NN.
     if "knn" in methods and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         device = _device(options)
-        features = features or [features_of(backbone, loader, device) for loader in loaders]
+        features = features or [extract_features(backbone, loader, device) for loader in loaders]
         if device != "cpu" and 3 * features[0][0].nbytes > torch.cuda.mem_get_info(device)[0]:
-            device = "cpu"  # neighbours, their normalised copy, and similarities
+            device = "cpu"  # the neighbours, their normalised copy, and the similarities
         (bank, labels), (queries, expected) = [tuple(part.to(device) for part in parts) for parts in features]
         right = int((knn(queries, bank, labels, classes, options.k, options.temperature) == expected).sum())
         found["knn"] = _report(right, len(expected))
@@ -92,7 +92,7 @@ def _device(options: ProbeOptions) -> str:
 
 
 def _images(source: Source, rows: Tensor) -> str:
-    """Return a hash of which images these are, and of their labels."""
+    """Return a hash of the images' keys and labels."""
     assert source.labels is not None, "refused before"
     named = "\n".join([source.name, *(repr(source.keys[row]) for row in rows.tolist())])
     return hashlib.sha256(named.encode() + source.labels[rows].numpy().tobytes()).hexdigest()
@@ -103,7 +103,7 @@ def _whole(source: Source, rows: Tensor, options: ProbeOptions) -> Dataset[Any]:
 
 
 def _standardised(parts: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """Scale every feature by the mean and deviation of the training images: the layer stays linear, its steps become even."""
+    """Standardise the features by the training images' mean and deviation; the layer stays linear and is easier to train."""
     mean, deviation = parts[0][0].mean(dim=0), parts[0][0].std(dim=0).clamp(min=1e-6)
     return [((features - mean) / deviation, labels) for features, labels in parts]
 
@@ -124,15 +124,15 @@ def main() -> None:
     """Parse the command line, evaluate and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="folder of a run, .ckpt, weights under torchvision's names, or encoder:GENERATOR")
-    parser.add_argument("--train", required=True, help="labelled images for the linear layer and the neighbours")
-    parser.add_argument("--test", required=True, help="labelled images to measure on")
+    parser.add_argument("--train", required=True, help="labelled images for the linear layer and k-NN")
+    parser.add_argument("--test", required=True, help="labelled images to evaluate on")
     parser.add_argument("--out", type=Path, help="JSON file of the report")
     parser.add_argument("--methods", nargs="+", choices=["linear", "knn"], default=["linear", "knn"])
-    parser.add_argument("--limit", type=positive, help="only so many training images, evenly spaced")
-    parser.add_argument("--backbone", choices=["resnet18", "resnet50"], help="of a file of weights")
-    parser.add_argument("--stem", choices=["imagenet", "cifar"], default="imagenet", help="of a file of weights")
-    parser.add_argument("--cached", action="store_true", help="train on features of whole images, made once")
-    parser.add_argument("--image-size", type=positive, help="pixels; by default as pretrained")
+    parser.add_argument("--limit", type=positive, help="number of training images, evenly spaced")
+    parser.add_argument("--backbone", choices=["resnet18", "resnet50"], help="architecture of a file of weights")
+    parser.add_argument("--stem", choices=["imagenet", "cifar"], default="imagenet", help="architecture of a file of weights")
+    parser.add_argument("--cached", action="store_true", help="train on features of whole images, extracted once")
+    parser.add_argument("--image-size", type=positive, help="pixels; default: as in pretraining")
     parser.add_argument("--image-column", help="of a .parquet file")
     parser.add_argument("--label-column", help="of a .parquet file")
     for name, kind in FREELY.items():

@@ -1,4 +1,4 @@
-"""Trained backbones as they come out: loaded from any checkpoint, frozen, and what they make of images."""
+"""Frozen backbones: loading them from checkpoints, and extracting their features."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import gentransforms as gt
 
 
 class GeneratorsEncoder(nn.Module):
-    """What a generator sees of an image, as a backbone: images (B, 3, S, S) in [0, 1] to features (B, width), flat.
+    """The encoder of a generator as a backbone: images (B, 3, S, S) in [0, 1] to flattened features (B, width).
 
-    `condition` names one of the encoder's tensors; by default its features, else the first.
+    `condition` names one of the encoder's tensors; the default is its features, or else the first tensor.
     """
 
     def __init__(self, generator: gt.ImageGenerator, condition: str | None = None) -> None:
@@ -38,7 +38,7 @@ class GeneratorsEncoder(nn.Module):
 
 
 def load_generator(name: str, option: str) -> gt.ImageGenerator:
-    """Return a generator: bundled name, folder or repository; errors show it behind `option`, as the user wrote it."""
+    """Return a generator: bundled name, folder or repository; error messages show it after `option`, as the user wrote it."""
     try:
         return gt.load_generator(name)
     except gt.GentransformsError as error:
@@ -49,13 +49,13 @@ def load_backbone(path: str | Path, backbone: BackboneSettings | None = None) ->
     """Return the frozen backbone of a run, and the run's settings.
 
     `path` is the folder of a run or its ``.ckpt``; or a file of weights under torchvision's names (``.pth``,
-    ``.safetensors``), which needs `backbone` to say of what, and whose classifier is left out.
+    ``.safetensors``), for which `backbone` gives the architecture; its classifier is ignored.
     """
     file, content = _read(Path(path))
     if "settings" in content:
         return _of_run(file, content)
     if backbone is None:
-        raise SystemExit(f"{str(file)!r} does not say which network it is of: give --backbone, for example resnet50")
+        raise SystemExit(f"{str(file)!r} does not tell its architecture: give --backbone, for example resnet50")
     content = content.get("state_dict", content.get("model", content))
     weights = {
         f"trunk.{name.removeprefix('module.')}": w for name, w in content.items() if not name.removeprefix("module.").startswith("fc.")
@@ -64,10 +64,10 @@ def load_backbone(path: str | Path, backbone: BackboneSettings | None = None) ->
 
 
 def load_run(path: str | Path) -> tuple[Backbone, Settings]:
-    """Return the frozen backbone of a run, the folder or its ``.ckpt``, and the run's settings."""
+    """Return the frozen backbone and the settings of a run, given its folder or ``.ckpt``."""
     file, content = _read(Path(path))
     if "settings" not in content:
-        raise SystemExit(f"{str(file)!r} is not of a run of train.py: expected the folder of one, or its .ckpt")
+        raise SystemExit(f"{str(file)!r} does not come from train.py: expected the folder of a run, or its .ckpt")
     return _of_run(file, content)
 
 
@@ -79,7 +79,7 @@ def _read(path: Path) -> tuple[Path, dict[str, Any]]:
     try:
         content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise SystemExit(f"{str(file)!r} cannot be read, perhaps copied in part, or more than weights: bring it back whole") from error
+        raise SystemExit(f"{str(file)!r} cannot be read: it is truncated, or holds more than weights; copy it again") from error
     if not isinstance(content, dict):
         raise SystemExit(f"{str(file)!r} holds a {type(content).__name__}: expected a dictionary of weights")
     return file, content
@@ -101,7 +101,7 @@ def _frozen(s: BackboneSettings, weights: dict[str, Tensor], file: Path) -> Back
 
 
 @torch.no_grad()
-def features_of(backbone: nn.Module, batches: Iterable[dict[str, Tensor]], device: str = "cpu") -> tuple[Tensor, Tensor]:
+def extract_features(backbone: nn.Module, batches: Iterable[dict[str, Tensor]], device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Return features (N, width) float32 and labels (N,) int64 of a loader of whole images."""
     backbone.to(device)
     features, labels = [], []

@@ -1,4 +1,4 @@
-"""The curves of runs: read from TensorBoard's files, drawn a panel per method, a line per arm, a band over seeds."""
+"""The curves of runs, read from TensorBoard's files and drawn with a panel per method, a line per arm and a band over seeds."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ TITLES = {"simclr": "SimCLR", "simsiam": "SimSiam", "byol": "BYOL", "mocov2plus"
 
 
 def scalars(run: Path, name: str) -> dict[int, float]:
-    """Return the values of one curve by step; where a resumed run went over a step again, the later value."""
+    """Return the values of one curve by step; if a resumed run repeated a step, the later value."""
     points = []
-    # File by file: a folder is read in the order of names, and what comes late in it would be left out.
+    # File by file: TensorBoard reads a folder in the order of names and drops events with earlier steps.
     for file in (run / "tensorboard").glob("events.out.tfevents.*"):
         events = EventAccumulator(str(file), size_guidance={"scalars": 0}, purge_orphaned_data=False)
         events.Reload()
@@ -39,7 +39,7 @@ def draw_curves(runs: list[dict[str, Any]], path: Path, name: str = "probe/knn",
             ax.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color=f"C{i}", alpha=0.2, linewidth=0)
         ax.set(title=TITLES.get(method, method), xlabel="step")
         ax.grid(alpha=0.3)
-        if ax.lines:  # a run shorter than the probes' first look has no curve
+        if ax.lines:  # a run that is too short for a probe has no curve
             ax.legend(title="arm (seeds)")
     axes[0][0].set(ylabel=label)
     figure.savefig(path, dpi=80)

@@ -1,4 +1,4 @@
-"""A linear layer on a frozen backbone, trained as the paper does, on one device or several; killed, it goes on."""
+"""A linear layer on a frozen backbone with the paper's settings, on one device or several, with resume."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def linear_probe(
 ) -> tuple[float, int]:  # fmt: skip
     """Train the linear layer; return its accuracy after the last epoch and the number of test images.
 
-    `resume` is a folder, in which every epoch is saved, and a name of the training images: a killed probe of the same
-    backbone, options and images goes on from there.
+    `resume` is a folder, in which every epoch is saved, and a hash of the training images: an interrupted probe with the same
+    backbone, options and images resumes there.
     """
     folder, images = resume or (None, "")
     L.seed_everything(options.seed, verbose=False)
@@ -66,7 +66,7 @@ def linear_probe(
         precision=options.precision, max_epochs=options.epochs, use_distributed_sampler=False, logger=False,  # type: ignore[arg-type]
         enable_model_summary=False, enable_progress_bar=False, num_sanity_val_steps=0, limit_val_batches=0,
         enable_checkpointing=folder is not None, callbacks=checkpoint, plugins=environments(),  # type: ignore[arg-type]
-        # Never the current folder: Lightning goes on with checkpoints that its handler for SLURM left in it, whatever they are of.
+        # Never the current folder: Lightning loads any checkpoint there that its handler for SLURM has saved.
         default_root_dir=folder or Path(tempfile.gettempdir(), "no-such-probe"),
     )  # fmt: skip
     module = LinearProbe(backbone, classes, options, "" if folder is None else _identity(backbone, options, images))
@@ -91,7 +91,7 @@ class LinearProbe(L.LightningModule):
         nn.init.zeros_(self.layer.bias)
         self.accuracy = MulticlassAccuracy(classes, average="micro")
         crop = [device_crop(ViewSettings(), options.image_size, "bicubic")] if options.in_memory else []
-        # In a tuple: neither trained nor saved with the layer.
+        # In a tuple, so that they are neither trained nor saved.
         self._frozen = (backbone, nn.Sequential(*crop, K.RandomHorizontalFlip()))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ class Features(MemoryImages):
 
 
 class ProbeCrops(Dataset[Any]):
-    """Random resized crops of images that are read anew in every epoch; flips follow on the device."""
+    """Random resized crops of images that are read again in every epoch; the device flips them."""
 
     def __init__(self, source: Source, rows: Tensor, size: int) -> None:
         self.source, self.rows, self.labels = source, rows.tolist(), labels_of(source)[rows]
@@ -161,7 +161,7 @@ class ProbeCrops(Dataset[Any]):
 
 
 def _identity(backbone: nn.Module, options: ProbeOptions, images: str) -> str:
-    """Return a hash of what a linear layer is trained on: weights, images, options but those of the machine."""
+    """Return a hash of what the linear layer depends on: weights, images, and all options but those of the machine."""
     found = hashlib.sha256(json.dumps([images, asdict(replace(options, workers=0, accelerator="", k=0, temperature=0.0))]).encode())
     for tensor in backbone.state_dict().values():
         found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())

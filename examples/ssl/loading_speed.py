@@ -1,10 +1,10 @@
-"""Images per second that the workers read and crop, without and with a bank: a training step must not ask for more.
+"""Images per second that the workers read and crop, with and without a bank: an upper limit for the training.
 
     python examples/ssl/loading_speed.py --config examples/ssl/configs/imagenet/simclr-icgan.yaml --out loading.json \
         data.train=data/imagenet/train generative.bank=banks/imagenet-icgan data.workers=2
 
-Of the loader alone, no network. A bank of files costs its images' decoding on top, which hides behind the step while the
-workers keep up: with R images a second for a worker and steps of S seconds for B images, B / (R S) workers suffice.
+Measures the loader alone, without a network. With a bank, the workers decode its images in addition, which costs no time as long
+as they keep up: if a worker reads R images per second and a step of B images takes S seconds, B / (R S) workers are enough.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from train import training_data
 
 
 def images_per_second(settings: Settings, batches: int) -> float:
-    """Return the rate of the training loader after its first batch, with which its workers start."""
+    """Return the rate of the training loader after its first batch, which includes the start of the workers."""
     source = open_images(settings.data.train, settings.data.image_column, settings.data.label_column)
     dataset, _, keys = training_data(source, settings)
     order = EpochBatches(len(keys), settings.trainer.batch_size, settings.seed, lambda: 0)

@@ -1,10 +1,10 @@
-"""Make the bank of the images that a recipe trains on.
+"""Generate the bank for the images that a recipe trains on.
 
     python examples/ssl/make_bank.py --config examples/ssl/configs/cifar10-small/simclr-icgan.yaml \
         --generator icgan-cifar10-32 data.train=train.parquet generative.bank=banks/cifar10
 
-Exactly the rows that the settings choose (data.limit, data.holdout), under the keys that training looks for. For all images
-of a folder or a Parquet file the command `gentransforms generate` makes the same, on many machines if you like.
+The bank covers exactly the rows that the settings select (data.limit, data.holdout), with the keys that training expects. For all
+images of a folder or a Parquet file, `gentransforms generate` makes the same bank, on several machines if you like.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Rows:
 
 
 def make_bank(settings: Settings, generator: str | gt.ImageGenerator, variants: int, progress: bool = True, **options: Any) -> Summary:
-    """Make, or finish, the bank that the settings name."""
+    """Generate or complete the bank named in the settings."""
     if settings.generative.bank is None:
         raise SystemExit("generative.bank is not set: expected the folder for the bank")
     source = open_images(settings.data.train, settings.data.image_column, settings.data.label_column)

@@ -1,8 +1,8 @@
-"""A toy data set for trying the whole chain offline: variants of the ten sample photos, a class for each.
+"""A toy data set for trying the recipes offline: variants of the ten sample photos, one class per photo.
 
     python examples/ssl/miniature.py toy --train 40 --test 20
 
-Writes toy/train/CLASS/*.png and toy/test/CLASS/*.png. Good for seeing that everything runs; nothing can be concluded from it.
+Writes toy/train/CLASS/*.png and toy/test/CLASS/*.png. It shows that everything runs; the results mean nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A second network that follows the first: the target of BYOL, the key encoder of MoCo."""
+"""A moving average of the network: the target of BYOL, the key encoder of MoCo."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 
 class MomentumPretraining(Pretraining):
-    """Keeps a moving average of backbone and projector; call `follow` when both are built."""
+    """Keep a moving average of backbone and projector. Subclasses call `follow` after building both."""
 
     def __init__(self, settings: Settings, *args: Any, **kwargs: Any) -> None:
         super().__init__(settings, *args, **kwargs)

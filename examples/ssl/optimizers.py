@@ -1,4 +1,4 @@
-"""Optimisers, what they leave alone, and the learning rate at every step."""
+"""Optimisers, their parameter groups, and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import nn
 
 
 class LARS(lars.LARS):
-    """LARS (You et al., 2017) as lightly has it, with two things that the paper's runs need and lightly's lacks.
+    """lightly's LARS (You et al., 2017) with two additions that the paper's runs need.
 
-    `clip` bounds the local rate by 1 (that is, the local rate divided by lr), so that LARS only ever slows a layer down.
-    And a group is scaled unless it says ``"scaled": False``: lightly takes no weight decay for "not scaled", under which
-    the linear probe (LARS without decay) would be plain SGD.
+    `clip` limits the local rate, divided by lr, to 1, so that LARS never speeds a layer up. And a group is scaled unless it
+    has ``"scaled": False``: lightly does not scale groups without weight decay, which would turn the linear probe (LARS
+    without decay) into plain SGD.
     """
 
     def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float, eta: float, clip: bool) -> None:
@@ -26,7 +26,7 @@ class LARS(lars.LARS):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Scale the gradients, then leave the momentum to lightly."""
+        """Scale the gradients; lightly applies the momentum."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -37,7 +37,7 @@ class LARS(lars.LARS):
             gradients = [p.grad for p in weights]
             decay, eps = group["weight_decay"], group["eps"]
             if weights and group.get("scaled", True):
-                # On tensors throughout: reading a norm would wait for the device at every layer.
+                # On tensors throughout: reading a norm would synchronise with the device at every layer.
                 of_weights, of_gradients = torch.stack(torch._foreach_norm(weights)), torch.stack(torch._foreach_norm(gradients))
                 rates = group["trust_coefficient"] * of_weights / (of_gradients + decay * of_weights + eps)
                 if self.clip:
@@ -87,7 +87,7 @@ def build_schedule(
 ) -> CosineWarmupScheduler:
     """Return linear warm-up, from `start_lr` at the first step to `lr` at the last of it, then a cosine to `final_lr`.
 
-    lightly's schedule leaves its start value out, at its first step it is one step further; so it is told to start one earlier.
+    lightly's schedule is one step ahead: its first step does not have the start value. So it is told to start one step earlier.
     """
     warmup_steps = min(warmup_steps, total_steps)
     start = start_lr / lr

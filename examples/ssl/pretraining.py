@@ -1,4 +1,4 @@
-"""What all methods share: two views of a batch, a loss, an optimiser with its schedule, and a linear layer that watches."""
+"""The base of all methods: two views of a batch, a loss, an optimiser with its schedule, and an online linear layer."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from views import TwoClassicViews, device_crop
 
 
 class Pretraining(L.LightningModule, ABC):
-    """A method's base: it adds its heads, lists them in `heads`, and turns two views into features and a loss.
+    """Base class of the methods. A method adds its heads, lists them in `heads`, and turns two views into features and a loss.
 
     Args:
-        settings: of the run.
+        settings: the settings of the run.
         classes: number of classes for the online linear layer; 0 without labels.
         generative: makes generated images on the device; None where there are none, or the loader brings them.
     """
@@ -42,17 +42,17 @@ class Pretraining(L.LightningModule, ABC):
 
     @abstractmethod
     def heads(self) -> list[nn.Module]:
-        """Return what is trained besides the backbone."""
+        """Return the modules to train in addition to the backbone."""
 
     @abstractmethod
     def step(self, view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of the real view (B, width) and the loss of views (B, 3, S, S)."""
 
     def after_step(self, step: int, total: int) -> None:
-        """Do what follows optimiser step number `step`, from 0 on, such as moving a momentum network."""
+        """Run after optimiser step `step`, counted from 0, for example to update a momentum network."""
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        # All random numbers of a batch follow from the seed and its number: a resumed run draws what an uninterrupted one would.
+        # The random numbers of a batch depend on the seed and its number alone, so that a resumed run draws the same ones.
         torch.manual_seed(seed_of(self.settings.seed, self.batches_done, self.global_rank, 1))
         self.batches_done += 1
         with torch.autocast(self.device.type, enabled=False):
@@ -77,7 +77,7 @@ class Pretraining(L.LightningModule, ABC):
         else:
             first, second = batch["first"].float() / 255, batch["second"].float() / 255
             made1, made2 = batch["made1"], batch["made2"]
-            if generative is not None:  # images from files come cropped, generated ones do not
+            if generative is not None:  # images from files are already cropped, generated ones are not
                 squares = batch["squares"].float() / 255
                 second, made2 = _replace(second, *generative(squares, rows, p), crops[1])
                 if g.both_views:
@@ -85,7 +85,7 @@ class Pretraining(L.LightningModule, ABC):
         return (*classic(first, second, made1, made2), made2)
 
     def transfer_batch_to_device(self, batch: dict[str, Tensor], device: torch.device, dataloader_idx: int) -> dict[str, Tensor]:
-        """Move all but what is read on the CPU: back again it would have to be waited for."""
+        """Move everything but the tensors that are read on the CPU: reading them on the device would synchronise with it."""
         stay = {name: batch.pop(name) for name in ("rows", "made1", "made2") if name in batch}
         return super().transfer_batch_to_device(batch, device, dataloader_idx) | stay
 
@@ -133,7 +133,7 @@ class Pretraining(L.LightningModule, ABC):
         self.batches_done = checkpoint["batches_done"]
 
     def _watch(self, features: Tensor, labels: Tensor) -> Tensor | float:
-        """Return the loss of the linear layer, through which nothing reaches the backbone."""
+        """Return the loss of the linear layer, which does not reach the backbone."""
         if self.probe is None:
             return 0.0
         loss = F.cross_entropy(self.probe(features.detach()).float(), labels)

@@ -1,4 +1,4 @@
-"""How good the features are: weighted k-NN and the online linear layer during pretraining, and intervals for accuracies."""
+"""Quality of the features: weighted k-NN and an online linear layer during pretraining, and intervals for accuracies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 
 class OnlineProbe(L.Callback):
-    """Logs ``probe/knn`` and ``probe/linear``, accuracies on the second validation loader; the first holds the neighbours."""
+    """Logs ``probe/knn`` and ``probe/linear``, accuracies on the second validation loader; the first one provides the neighbours."""
 
     def __init__(self, settings: ProbeSettings, classes: int) -> None:
         self.settings, self.classes = settings, classes
@@ -57,10 +57,10 @@ class OnlineProbe(L.Callback):
 
 
 def knn(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: int, temperature: float) -> Tensor:
-    """Return (B,) the classes that the k most similar of bank (N, D) vote for, each with weight exp(cosine / temperature)."""
+    """Return (B,) the class chosen by the k most similar rows of bank (N, D), each with weight exp(cosine / temperature)."""
     queries, bank = F.normalize(queries.float(), dim=1), F.normalize(bank.float(), dim=1)
     k = min(k, len(bank))
-    # A few at a time: the votes take queries x k x classes numbers.
+    # In parts: the votes take queries x k x classes numbers.
     size = max(1, 20_000_000 // (k * classes))
     return torch.cat([knn_predict(part, bank.T, labels, classes, k, temperature)[:, 0] for part in queries.split(size)])
 
@@ -79,8 +79,8 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean over seeds and half its 95% interval (Student's t); None for a single seed, of which nothing is known."""
+    """Return the mean over seeds and half its 95% interval (Student's t); None for a single seed."""
     if len(values) < 2:
         return statistics.fmean(values), None
-    t = _T[min(len(values) - 1, len(_T)) - 1]  # of more than ten the tenth: an interval a little too wide
+    t = _T[min(len(values) - 1, len(_T)) - 1]  # for more than ten degrees of freedom, a slightly wide interval
     return statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values))

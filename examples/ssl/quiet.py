@@ -1,4 +1,4 @@
-"""Lightning without its advertising: what it tells of hardware and loaders is left out, its warnings stay."""
+"""Silence Lightning's messages about hardware and loaders; its warnings remain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 
 
 def hush() -> None:
-    """Keep Lightning's notes off the terminal (lightly brings a second package of it), and lines of code out of warnings."""
+    """Hide Lightning's messages (lightly installs a second copy of it), and print warnings without source lines."""
     warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
     for name in ("lightning", "lightning.fabric", "lightning.pytorch", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)

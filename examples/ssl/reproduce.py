@@ -1,13 +1,13 @@
-"""Run an experiment: methods x generators x seeds, each trained and measured once, and one table of all.
+"""Run an experiment: train and evaluate methods x generators x seeds, and write one table of all runs.
 
     python examples/ssl/reproduce.py --configs examples/ssl/configs/cifar10-small --methods simclr byol \
         --generators baseline icgan --seeds 0 1 2 --make-bank icgan-cifar10-32 --out runs/cifar10-small \
         data.train=train.parquet data.test=test.parquet generative.bank=banks/cifar10-small
 
-A run is CONFIGS/METHOD-GENERATOR.yaml with a seed and the name=value arguments. What is done is skipped, what was cut off
-goes on; the table holds all runs of OUT, so that other commands may add methods, arms and seeds, also at the same time.
-Writes results.json, results.md and curves.png into OUT: means over seeds with 95% intervals (Student's t); for a single
-seed the interval is that of the test images.
+A run is CONFIGS/METHOD-GENERATOR.yaml with a seed and the name=value arguments. Finished runs are skipped, interrupted ones are
+resumed. The table holds all runs in OUT, so that other commands can add methods, arms and seeds, even at the same time. Writes
+results.json, results.md and curves.png into OUT: means over seeds with 95% intervals (Student's t); for a single seed, the
+interval is over the test images.
 """
 
 from __future__ import annotations
@@ -45,18 +45,21 @@ import gentransforms as gt
 
 
 def main() -> None:
-    """Parse the command line, run what is not done, and report."""
+    """Parse the command line, run what is missing, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", type=Path, required=True, help="folder of METHOD-GENERATOR.yaml files")
     parser.add_argument("--methods", nargs="+", required=True)
     parser.add_argument("--generators", nargs="+", default=["baseline", "icgan"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--make-bank", metavar="GENERATOR", help="make missing banks with this generator")
-    parser.add_argument("--variants", type=positive, default=10, help="in a bank that is made")
-    parser.add_argument("--encoder", metavar="GENERATOR", help="compare the features with those of its encoder")
+    parser.add_argument("--make-bank", metavar="GENERATOR", help="generate missing banks with this generator")
+    parser.add_argument("--variants", type=positive, default=10, help="variants per image of a generated bank")
+    parser.add_argument("--encoder", metavar="GENERATOR", help="compare the features with those of this generator's encoder")
     parser.add_argument(
-        "--probe", choices=["cached", "paper"], default="cached", help="features made once, SGD; or the paper's linear probe"
+        "--probe",
+        choices=["cached", "paper"],
+        default="cached",
+        help="cached: features extracted once, SGD; paper: the paper's linear probe",
     )
     parser.add_argument("--probe-epochs", type=positive, default=100)
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings of all runs, for example trainer.epochs=5")
@@ -67,9 +70,9 @@ def main() -> None:
         for seed in args.seeds for method in args.methods for generator in args.generators
     ]  # fmt: skip
     refuse_others(plan, args.out)
-    opened = functools.cache(open_images)  # a walk through ImageNet's folders takes minutes
-    images = [images_of(settings, opened) for *_, settings in plan]
-    measures = [measure_of(settings, test, args) for (*_, settings), (_, test) in zip(plan, images, strict=True)]
+    opened = functools.cache(open_images)  # listing ImageNet's folders takes minutes
+    images = [open_run_images(settings, opened) for *_, settings in plan]
+    measures = [describe_measure(settings, test, args) for (*_, settings), (_, test) in zip(plan, images, strict=True)]
     folders = [run_folder(args.out, *path) for *path, _ in plan]
     refuse_other_measures(measures, [folder.name for folder in folders], args.out)
     encoder = load_generator(args.encoder, "--encoder ") if args.encoder else None
@@ -86,22 +89,22 @@ def run(
     name: dict[str, Any], settings: Settings, folder: Path, args: argparse.Namespace, images: tuple[Source, Source],
     encoder: gt.ImageGenerator | None,
 ) -> None:  # fmt: skip
-    """Train and measure one run; its ``result.json`` is written last, and so says that it is done.
+    """Train and evaluate one run. Its ``result.json`` is written last and marks the run as finished.
 
-    `images` are those to train and to measure on; the features are compared with those of `encoder`, a generator.
+    `images` are the sources to train and to evaluate on. The features are compared with the encoder of the generator `encoder`.
     """
     bank = settings.generative.bank
     if settings.generative.source == "bank" and args.make_bank:
-        make_bank(settings, args.make_bank, args.variants, progress=False)  # of a finished bank nothing is left to do
+        make_bank(settings, args.make_bank, args.variants, progress=False)  # returns at once if the bank is complete
     t = settings.trainer
     if t.devices * t.nodes == 1:
         train(settings, folder, quiet=True)
-    else:  # one process per device: Lightning starts a script again, which must be that of the training alone
+    else:  # one process per device: Lightning runs the script again in each of them, so it must be train.py
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(settings)))
         script = Path(__file__).with_name("train.py")
         if subprocess.run([sys.executable, script, "--config", folder / "config.yaml", "--out", folder]).returncode:
-            raise SystemExit(f"{folder}: the training failed, for the reason above; the same command goes on")
+            raise SystemExit(f"{folder}: the training failed, for the reason above; run the same command again to continue")
     data, (source, test) = settings.data, images
     rows, held = training_rows(source, settings)
     test_rows = held if data.test_on_holdout else torch.arange(len(test))
@@ -118,29 +121,29 @@ def run(
     found["training"] = json.loads((folder / "training.json").read_text())
     found["p"], found["bank"] = (settings.generative.p, bank) if settings.generative.source != "none" else (0.0, None)
     if encoder is not None:
-        # Ten times as many images as features, else CKA says more of their number than of the features.
+        # Ten times as many images as features, since CKA is biased upwards for few images.
         found["encoder"] = compare([folder], encoder, test, max(2000, 10 * backbone.width))
     (folder / "result.partial").write_text(json.dumps(found, indent=2) + "\n")
     (folder / "result.partial").replace(folder / "result.json")
     shutil.rmtree(folder / "linear", ignore_errors=True)
 
 
-def images_of(settings: Settings, opened: Callable[..., Source]) -> tuple[Source, Source]:
-    """Return the images to train and to measure on; exit, before anything is trained, if a run could not be measured."""
+def open_run_images(settings: Settings, opened: Callable[..., Source]) -> tuple[Source, Source]:
+    """Return the images to train and to evaluate on; exit before training if a run could not be evaluated."""
     data = settings.data
     if data.test is None and not data.test_on_holdout:
-        raise SystemExit("data.test is not set: expected labelled images to measure on, or data.test_on_holdout=true")
+        raise SystemExit("data.test is not set: expected labelled images to evaluate on, or data.test_on_holdout=true")
     train = opened(data.train, data.image_column, data.label_column)
     test = train if data.test_on_holdout else opened(str(data.test), data.image_column, data.label_column)
     refuse_other_classes(train, test)
     return train, test
 
 
-def measure_of(settings: Settings, test: Source, args: argparse.Namespace) -> dict[str, Any]:
-    """Return what a run is measured with, the same for all of a table."""
+def describe_measure(settings: Settings, test: Source, args: argparse.Namespace) -> dict[str, Any]:
+    """Return what a run is evaluated with, which must be the same for all runs of a table."""
     data = settings.data
-    assert test.labels is not None, "images_of refuses them"
-    labels = hashlib.sha256(test.labels.numpy().tobytes()).hexdigest()  # of the images, wherever they lie
+    assert test.labels is not None, "open_run_images refuses them"
+    labels = hashlib.sha256(test.labels.numpy().tobytes()).hexdigest()  # of the images, wherever they are stored
     return {
         "probe": args.probe, "probe_epochs": args.probe_epochs, "test_images": len(test), "test_labels_sha256": labels,
         "on_holdout": data.test_on_holdout, "limit": data.limit, "holdout": data.holdout, "image_size": data.image_size,
@@ -149,36 +152,38 @@ def measure_of(settings: Settings, test: Source, args: argparse.Namespace) -> di
 
 
 def refuse_other_measures(measures: list[dict[str, Any]], names: list[Any], out: Path) -> None:
-    """Exit if the runs, planned or finished, are not all measured with the same: they do not belong into one table."""
+    """Exit if the planned and finished runs are not all evaluated in the same way, and so do not belong in one table."""
     measure = measures[0]
     for other, name in zip(measures, names, strict=True):
         differing = [f"{key} ({measure[key]!r} and {value!r})" for key, value in other.items() if measure[key] != value]
         if differing:
-            raise SystemExit(f"{names[0]} and {name} would be measured with another {', '.join(differing)}: one table needs one measure")
+            raise SystemExit(
+                f"{names[0]} and {name} would be evaluated with different {', '.join(differing)}: the runs of a table need the same"
+            )
     for run in finished(out):
         before = run.get("measure", {})
         changed = [f"{name} ({before.get(name)!r}, now {value!r})" for name, value in measure.items() if before.get(name) != value]
         if changed:
             raise SystemExit(
-                f"{run['folder']} was measured with another {', '.join(changed)}: choose another --out, or delete the result.json of "
-                "every run there to measure them again; their training stays"
+                f"{run['folder']} was evaluated with different {', '.join(changed)}: choose another --out, or delete the result.json of "
+                "every run there to evaluate them again; their training is kept"
             )
 
 
 def finished(out: Path) -> list[dict[str, Any]]:
-    """Return all runs of a folder that are done, of this command or another, in the order of methods, arms and seeds."""
+    """Return all finished runs in a folder, ordered by method, arm and seed."""
     runs = [json.loads(path.read_text()) | {"folder": str(path.parent)} for path in out.glob("*/result.json")]
     methods = list(TITLES)
     return sorted(runs, key=lambda r: (methods.index(r["method"]), r["generator"] != "baseline", r["generator"], r["seed"]))
 
 
 def run_folder(out: Path, method: str, generator: str, seed: int) -> Path:
-    """Return where a run lives."""
+    """Return the folder of a run."""
     return out / f"{method}-{generator}-seed{seed}"
 
 
 def refuse_others(plan: list[tuple[str, str, int, Settings]], out: Path) -> None:
-    """Exit, before anything runs, if a folder holds a run of other settings than it is to have."""
+    """Exit, before anything runs, if the folder of a planned run holds a run with other settings."""
     for method, generator, seed, settings in plan:
         # With auto a run keeps the precision that it began with.
         free = {*FREE, "keys_sha256", *(["trainer.precision"] if settings.trainer.precision == "auto" else [])}
@@ -218,7 +223,7 @@ def table(runs: list[dict[str, Any]]) -> str:
         rows.append(row)
     note = (
         "Accuracy in percent on the test images. Intervals are 95%: over seeds (Student's t) where there are several, else over the "
-        "test images (Wilson), which leaves the variation between trainings out; gains are paired by seed.\n"
+        "test images (Wilson), without the variation between training runs; gains are paired by seed.\n"
     )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n\n" + note
 

@@ -1,10 +1,10 @@
-"""Beyond classification: what a frozen backbone knows of where things are. A segmentation head on its last maps, mean IoU.
+"""Train a segmentation head on the last feature maps of a frozen backbone and measure its mean IoU.
 
     python examples/ssl/segment.py runs/simclr
     python examples/ssl/segment.py runs/simclr-imagenet --data torchvision:VOCSegmentation:data/voc --epochs 30
 
-Without --data on a small synthetic set: discs, squares and triangles of random colours and sizes on noise, the colour of no
-help. The head is torchvision's FCN head; the backbone never changes. The interval is a bootstrap over test images.
+Without --data, the images are synthetic: discs, squares and triangles of random colours and sizes on noise, so that colour does
+not give the class away. The head is torchvision's FCN head; the backbone is frozen. The interval is a bootstrap over test images.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Does the backbone merely copy the generator's encoder? Linear CKA and orthogonal Procrustes distance between features.
+"""Does the backbone merely copy the generator's encoder? Compares features by linear CKA and orthogonal Procrustes distance.
 
     python examples/ssl/similarity.py runs/baseline runs/icgan --generator icgan-cifar10-32 --data test.parquet --out similarity.json
 
-For each checkpoint, and for an untrained backbone of the same kind: the similarity of its features with the encoder's on the
-same images. If training on generated views copied the encoder, its run would stand well above the baseline's.
+Compares the features of each checkpoint, and of an untrained backbone of the same architecture, with those of the encoder on the
+same images. If training on generated views copied the encoder, its run would score far higher than the baseline.
 
 Sources: Kornblith et al., "Similarity of Neural Network Representations Revisited" (ICML 2019); Ding et al., "Grounding
 Representation Similarity with Statistical Testing" (NeurIPS 2021).
@@ -19,7 +19,7 @@ import torch
 from arguments import positive
 from backbones import build_backbone
 from data import Source, open_images, spaced
-from frozen import GeneratorsEncoder, features_of, load_generator, load_run
+from frozen import GeneratorsEncoder, extract_features, load_generator, load_run
 from loading import WholeImages, load_into_memory, whole_loader
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -30,8 +30,8 @@ import gentransforms as gt
 def linear_cka(x: Tensor, y: Tensor) -> float:
     """Return the linear centred kernel alignment of features (N, D) and (N, E) of the same images: 0 to 1, 1 for rotations.
 
-    With few images it is too high: 2,000 of unrelated 2,048 features give 0.5.
-    Take ten times as many images as features.
+    It is biased upwards for few images: 2,000 images with 2,048 unrelated features give 0.5. Use ten times as many images as
+    features.
     """
     x, y = _centred(x), _centred(y)
     cross = torch.linalg.matrix_norm(y.T @ x) ** 2
@@ -60,8 +60,8 @@ def compare(
         size = settings.data.image_size
         images: Dataset[Tensor] = load_into_memory(source, rows, size)[0] if settings.data.in_memory else WholeImages(source, rows, size)
         if size not in theirs:
-            theirs[size] = features_of(encoder, whole_loader(images, 100, 0), str(generator.device))[0]
-        own, _ = features_of(backbone, whole_loader(images, 100, 0))
+            theirs[size] = extract_features(encoder, whole_loader(images, 100, 0), str(generator.device))[0]
+        own, _ = extract_features(backbone, whole_loader(images, 100, 0))
         values = {"linear_cka": linear_cka(own, theirs[size]), "procrustes_distance": procrustes_distance(own, theirs[size])}
         found["untrained" if path is None else str(path)] = {name: round(value, 4) for name, value in values.items()}
     return found

@@ -1,4 +1,4 @@
-"""SimSiam (Chen and He, CVPR 2021): each view predicts the other; what is predicted gets no gradient."""
+"""SimSiam (Chen and He, CVPR 2021): each view predicts the other, whose output gets no gradient."""
 
 from __future__ import annotations
 

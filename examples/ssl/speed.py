@@ -1,11 +1,11 @@
-"""Seconds per step: this recipe's SimCLR against lightly's own loop, and what a bank or an online generator adds.
+"""Seconds per step of SimCLR: this recipe compared with lightly's own loop, and the cost of a bank or an online generator.
 
     python examples/ssl/speed.py --data train.parquet --backbone small --out speed.json
     python examples/ssl/speed.py --data train.parquet --backbone resnet18 --batch-size 128 --steps 5 --out speed.json
 
-All on one device in one process, each the median over steps after two to warm up, the arms in turns so that a busy machine
-treats them alike. lightly's loop is the one of its documentation: SimCLRTransform on PIL images in a loader, the same
-backbone, projector, loss, optimiser and precision.
+Everything runs on one device in one process. Each figure is the median over steps, after two warm-up steps; the arms take turns,
+so that other load on the machine affects them equally. lightly's loop is the one from its documentation: SimCLRTransform on PIL
+images in a loader, with the same backbone, projector, loss, optimiser and precision.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WARMUP = 2
 
 
 class Stopwatch(L.Callback):
-    """Takes the time at which every batch begins, loading included."""
+    """Records the time at the end of each batch, so that loading is included."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -92,7 +92,7 @@ class Transformed(Dataset[Any]):
     def __init__(self, settings: Settings, transform: Any) -> None:
         source = open_images(settings.data.train)
         self.images = [source.read(row) for row in range(min(len(source), settings.data.limit or len(source)))]
-        # lightly normalises in its transform, our backbones themselves.
+        # lightly normalises in its transform, our backbones normalise by themselves.
         transform.transforms = [_without_normalisation(view) for view in transform.transforms]
         self.transform = transform
 
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=positive, default=256)
     parser.add_argument("--steps", type=positive, default=10, help="timed steps in every round")
     parser.add_argument("--rounds", type=positive, default=3)
-    parser.add_argument("--workers", type=int, default=2, help="of lightly's loader; it is tried without, too")
+    parser.add_argument("--workers", type=int, default=2, help="of lightly's loader; it is also measured without workers")
     parser.add_argument("--device", default="auto", help="cpu or gpu")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the report")
     args = parser.parse_args()

@@ -3,9 +3,9 @@
     python examples/ssl/train.py --config examples/ssl/configs/cifar10/simclr-icgan.yaml --out runs/simclr-icgan \
         data.train=train.parquet data.test=test.parquet generative.bank=banks/cifar10
 
-Any setting (config.py) can be given as name=value. Killed, the same command goes on where it stopped: the loss curve is
-that of an uninterrupted run. OUT/last.ckpt is the checkpoint, which evaluate.py, segment.py and similarity.py take;
-OUT/tensorboard holds the curves; labels are used by the probes alone.
+Any setting in config.py can be given as name=value. If the run is interrupted, the same command resumes it, and its loss curve is
+the same as that of an uninterrupted run. OUT/last.ckpt is the checkpoint for evaluate.py, segment.py and similarity.py;
+OUT/tensorboard holds the curves. Labels are used by the probes alone.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from slurm import environments, requeue_at_signal
 from torch import Tensor
 from torch.utils.data import Dataset
 
-# What may change between the parts of one run.
+# Settings that may change when a run is resumed.
 FREE = (
     "data.train", "data.test", "data.workers", "trainer.accelerator", "trainer.compile", "trainer.log_every", "trainer.checkpoint_every",
 )  # fmt: skip
 
 
 def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), quiet: bool = False) -> dict[str, Any]:
-    """Train, or go on training, in `out`; return what is written to ``out/training.json``."""
+    """Start or resume a run in `out`; return the contents of ``out/training.json``."""
     requeue_at_signal()
     settings = settle(settings, out)
     trainer = build_trainer(settings, out, callbacks, quiet)
@@ -63,8 +63,8 @@ def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), q
     if probe_loaders:
         trainer.callbacks.append(OnlineProbe(settings.probe, classes))  # type: ignore[attr-defined]
     last = out / "last.ckpt"
-    if last.exists() and not zipfile.is_zipfile(last):  # as torch writes it, with a directory at the end
-        raise SystemExit(f"{last} is broken, perhaps copied in part: delete it to begin anew, or bring it back whole")
+    if last.exists() and not zipfile.is_zipfile(last):  # torch writes zip files, whose directory is at the end
+        raise SystemExit(f"{last} is truncated: copy it again, or delete it to start the run from the beginning")
     trainer.fit(
         module, train_loader(dataset, batches, settings.data.workers), probe_loaders or None,
         ckpt_path=last if last.exists() else None, weights_only=True,
@@ -81,7 +81,7 @@ def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), q
 
 
 def training_data(source: Source, settings: Settings) -> tuple[Dataset[Any], Generative | None, list[Any]]:
-    """Return the training images, what makes generated ones on the device, and the images' keys."""
+    """Return the training images, the source of generated ones on the device, and the images' keys."""
     g, data = settings.generative, settings.data
     rows, _ = training_rows(source, settings)
     if data.in_memory:
@@ -100,13 +100,13 @@ def training_data(source: Source, settings: Settings) -> tuple[Dataset[Any], Gen
         seen, read = load_into_memory(source, rows[some], 64)
         warn_of_strangers(bank, [source.keys[row] for row in read.tolist()], seen.images)
         variants = RowVariants(bank, keys)
-    # Images for the generator are brought in its own size, so that batches stack; the crop of a view follows on the device.
+    # Images for the generator come in its own size, so that they can be batched; the view is cropped on the device.
     size = None if online is None else max(online.augment.generator.image_size)
     return FileViews(source, rows, settings, variants, partial(p_at, g, settings.trainer.epochs), size), online, keys
 
 
 def probe_data(source: Source, settings: Settings, trainer: L.Trainer, train: Dataset[Any]) -> list[Any]:
-    """Return the loaders of the probes: neighbours from the training images, and the test images (or those held out)."""
+    """Return the loaders of the probes: training images as neighbours, and the test images (or the held-out ones)."""
     data = settings.data
     rows, held = training_rows(source, settings)
     if data.test_on_holdout:
@@ -118,7 +118,7 @@ def probe_data(source: Source, settings: Settings, trainer: L.Trainer, train: Da
         test_rows = torch.arange(len(test))
     refuse_other_classes(source, test)
     size = 500 if data.in_memory else 128
-    # Each device takes its share, the neighbours equal ones, which can be gathered.
+    # Each device takes its share; the shares of neighbours are equal, so that they can be gathered.
     rank, world = trainer.global_rank, trainer.world_size
     places = spaced(len(train), settings.probe.images)  # type: ignore[arg-type]
     places = places[: len(places) // world * world][rank::world]
@@ -130,13 +130,13 @@ def probe_data(source: Source, settings: Settings, trainer: L.Trainer, train: Da
 
 
 def whole_images(source: Source, rows: Tensor, settings: Settings) -> Dataset[Any]:
-    """Return unaugmented images, as the probes see them."""
+    """Return unaugmented images for the probes."""
     size = settings.data.image_size
     return load_into_memory(source, rows, size)[0] if settings.data.in_memory else WholeImages(source, rows, size)
 
 
 def build_trainer(settings: Settings, out: Path, callbacks: Sequence[L.Callback], quiet: bool) -> L.Trainer:
-    """Return Lightning's trainer; under SLURM it takes ranks and nodes from there, srun starts one process per device."""
+    """Return Lightning's trainer. Under SLURM it takes ranks and nodes from srun, which starts one process per device."""
     t = settings.trainer
     many = t.devices * t.nodes > 1
     return L.Trainer(
@@ -147,7 +147,7 @@ def build_trainer(settings: Settings, out: Path, callbacks: Sequence[L.Callback]
         callbacks=[Clock(), Checkpoints(out / "last.ckpt", t.checkpoint_every), *callbacks], enable_checkpointing=False,
         enable_progress_bar=not quiet, enable_model_summary=False,
         plugins=environments(),
-        default_root_dir=out,  # not the current folder: Lightning goes on with what its own handler for SLURM left there, of any run
+        default_root_dir=out,  # not the current folder: Lightning loads any checkpoint there that its handler for SLURM has saved
     )  # fmt: skip
 
 
@@ -171,7 +171,7 @@ class Checkpoints(L.Callback):
 
 
 class Clock(L.Callback):
-    """Counts the seconds of training, over all parts of a run."""
+    """Counts the seconds of training, including those before a resume."""
 
     def __init__(self) -> None:
         self.before, self.began = 0.0, time.perf_counter()
@@ -205,7 +205,7 @@ def settle(settings: Settings, out: Path) -> Settings:
 def open_run(out: Path, settings: Settings, keys: Sequence[Any]) -> None:
     """Write ``settings.yaml``, with a hash of the training images' keys; exit if the folder holds a run of other settings."""
     record = flatten(settings) | {"keys_sha256": hashlib.sha256("\n".join(map(repr, keys)).encode()).hexdigest()}
-    if any(out.glob("*.ckpt")):  # without one there is nothing that other settings could spoil
+    if any(out.glob("*.ckpt")):  # a run without a checkpoint starts from the beginning
         refuse_another_run(out, record, FREE)
     write_record(out, record)
 

@@ -1,4 +1,4 @@
-"""Classic augmentation, each image with numbers of its own, by kornia on whole batches where the training runs."""
+"""Classic augmentation by kornia, on whole batches on the training device, with random parameters of its own for each image."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torchvision.transforms import v2
 class View(nn.Module):
     """One view: images (B, 3, H, W) float in [0, 1] to (B, 3, size, size) float in [0, 1].
 
-    `crop` may be left out (False) where the images were cropped when they were read.
+    `crop=False` leaves out the crop, for images that the workers have already cropped.
     """
 
     def __init__(self, s: ViewSettings, size: int, interpolation: str = "bicubic", crop: bool = True) -> None:
         super().__init__()
         self.crop = device_crop(s, size, interpolation) if crop else nn.Identity()
-        # A tenth of the side, odd: SimCLR's. Below 30 pixels it would be one pixel, so 3 at least.
+        # SimCLR's kernel: a tenth of the side, odd. At least 3, since images below 30 pixels would get a kernel of 1.
         kernel = max(3, size // 10 // 2 * 2 + 1)
         self.rest = nn.Sequential(
             K.ColorJitter(s.brightness, s.contrast, s.saturation, s.hue, p=s.jitter_p),
@@ -30,24 +30,24 @@ class View(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        # Bicubic interpolation overshoots, and kornia's colours expect [0, 1].
+        # Bicubic interpolation overshoots, and kornia's colour transforms expect [0, 1].
         return self.rest(self.crop(images).clamp(0, 1)).clamp(0, 1)
 
 
 def device_crop(s: ViewSettings, size: int, interpolation: str) -> nn.Module:
-    """Return a random resized crop for batches; one gather for all images, not a loop over them."""
+    """Return a random resized crop for batches, which resamples all images at once."""
     return K.RandomResizedCrop(
         (size, size), scale=(s.crop_scale[0], s.crop_scale[1]), resample=interpolation.upper(), cropping_mode="resample"
     )
 
 
 def worker_crop(s: ViewSettings, size: int, interpolation: str) -> v2.Transform:
-    """Return the same crop for single images of any size, antialiased, for the workers that read them."""
+    """Return the same crop, antialiased, for single images of any size in the workers."""
     return v2.RandomResizedCrop(size, scale=tuple(s.crop_scale), interpolation=v2.InterpolationMode(interpolation), antialias=True)
 
 
 class TwoClassicViews(nn.Module):
-    """Both views of a batch, and the milder one for generated images where the settings have one."""
+    """Both views of a batch, with a separate augmentation of generated images if the settings have one."""
 
     def __init__(self, s: AugmentationSettings, size: int, crop: bool) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class TwoClassicViews(nn.Module):
         self.generated = None if s.generated is None else View(s.generated, size, s.interpolation, crop)
 
     def forward(self, first: Tensor, second: Tensor, made1: Tensor, made2: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the views of the images that each starts from; made (B,) bool, on the CPU, says which of them are generated."""
+        """Return both views; made1 and made2 (B,) bool, on the CPU, tell which of the images are generated."""
         return self._one(self.view1, first, made1), self._one(self.view2, second, made2)
 
     def _one(self, view: nn.Module, images: Tensor, made: Tensor) -> Tensor:
