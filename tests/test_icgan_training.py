@@ -244,8 +244,13 @@ class TestSettings:
     def test_numbers_that_yaml_reads_as_text(self) -> None:
         assert settings("generator.steps=2e4").generator.steps == 20_000
 
-    def test_shipped_file(self) -> None:
-        example("settings").load_settings(FOLDER / "cifar10.yaml", [])
+    def test_shipped_files(self) -> None:
+        cpu, gpu = (example("settings").load_settings(FOLDER / f"cifar10{suffix}.yaml", []) for suffix in ("", "-gpu"))
+        assert (cpu.device, gpu.device, gpu.precision) == ("cpu", "cuda", "auto")
+        # the same networks, so that either run makes the bundled weights
+        for name in ("G_ch", "dim_z", "shared_dim_feat", "G_attn", "D_ch"):
+            assert getattr(cpu.generator, name) == getattr(gpu.generator, name)
+        assert (cpu.encoder.widths, cpu.encoder.feature_stages) == (gpu.encoder.widths, gpu.encoder.feature_stages)
 
 
 class TestImages:

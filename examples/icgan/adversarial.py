@@ -49,8 +49,9 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
     critic = Critic(encoder, hints.shape[1], s.D_ch, settings.resolution, s.feature_heads).to(device, memory_format=torch.channels_last)
     augment = _diffaugment(s.diffaugment)
     average = copy.deepcopy(generator).requires_grad_(False)
-    optimizer_G = torch.optim.Adam(generator.parameters(), lr=s.learning_rate_G, betas=(0.0, 0.999))
-    optimizer_D = torch.optim.Adam(critic.parameters(), lr=s.learning_rate_D, betas=(0.0, 0.999))
+    fused = device.type == "cuda"
+    optimizer_G = torch.optim.Adam(generator.parameters(), lr=s.learning_rate_G, betas=(0.0, 0.999), fused=fused)
+    optimizer_D = torch.optim.Adam(critic.parameters(), lr=s.learning_rate_D, betas=(0.0, 0.999), fused=fused)
     parts = {"generator": generator, "critic": critic, "average": average, "optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
     path, start, before = out / "generator.pt", 0, 0.0
     if path.exists():
@@ -58,6 +59,9 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
         start, before = state["step"], state["seconds"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
+    if settings.compile:  # in place: the names of the weights stay
+        generator.compile()
+        critic.compile()
     began = time.perf_counter()
     writer = SummaryWriter(str(out / "tensorboard" / "generator"), purge_step=start)
     task = progress.add_task("generator", total=s.steps, completed=start)

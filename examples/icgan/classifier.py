@@ -131,12 +131,12 @@ def predict(judge: Judge, images: Tensor, batch_size: int = 500) -> tuple[Tensor
     labels, features = [], []
     device = judge.head.weight.device
     for batch in track(images.split(batch_size), "classifying"):
-        x = batch.to(device).float() / 255
+        x = batch.to(device, non_blocking=True).float() / 255
         with judge.autocast():
             f = (judge.features(x).float() + judge.features(x.flip(3)).float()) / 2
-        features.append(f.cpu())
-        labels.append(judge.head(f).argmax(1).cpu())
-    return torch.cat(labels), torch.cat(features)
+        features.append(f)
+        labels.append(judge.head(f).argmax(1))
+    return torch.cat(labels).cpu(), torch.cat(features).cpu()  # once, not at every batch: each would wait for the device
 
 
 def main() -> None:

@@ -117,7 +117,7 @@ def generate(generator: gt.ImageGenerator, images: Tensor, labels: Tensor, varia
     """
     needed = (lambda sample: {"labels": sample[2]}) if "labels" in generator.inputs else None
     augment = gt.GenerativeAugment(generator, p=1.0, seeds_getter=lambda sample: sample[1], inputs_getter=needed)
-    made = []
+    made, images = [], images.to(generator.device)
     for rows in track(torch.arange(len(images)).split(batch_size), "generating"):
         keys = rows.tolist()
         draws = [augment(images[rows], gt.derive_seeds(seed, keys, [v] * len(keys)), labels[rows])[0] for v in range(variants)]

@@ -39,7 +39,7 @@ class Weight(nn.Module):
         s = (v @ matrix.T @ u.T).squeeze()
         if self.training:
             self.u0.copy_(u)
-            self.sv0.fill_(s.detach())
+            self.sv0.copy_(s.detach())  # not fill_: that could read the number on the host
         return self.weight / s
 
 

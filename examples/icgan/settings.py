@@ -63,13 +63,14 @@ class Settings:
     """Everything that determines a run, besides the images.
 
     `precision` is ``float32``, ``bfloat16`` or ``auto``: bfloat16 where the device computes in it, else float32
-    (common/precision.py).
+    (common/precision.py). `compile` runs encoder, generator and discriminator through ``torch.compile``.
     """
 
     resolution: int = 32
     seed: int = 0
     precision: str = "auto"
     device: str = "cpu"
+    compile: bool = False
     checkpoint_every: int = 250
     sample_every: int = 500
     log_every: int = 20

@@ -180,7 +180,7 @@ class ResumableLoader(DataLoader[Any]):
 def train_loader(dataset: Dataset[Any], batches: EpochBatches, workers: int) -> ResumableLoader:
     """Return the loader of the training batches; images in memory need no workers."""
     if isinstance(dataset, MemoryImages):
-        return ResumableLoader(dataset, batch_sampler=batches, collate_fn=_as_is)
+        return ResumableLoader(dataset, batch_sampler=batches, collate_fn=_as_is, pin_memory=torch.cuda.is_available())
     return ResumableLoader(
         dataset, batch_sampler=batches, num_workers=workers, collate_fn=default_collate,
         persistent_workers=False, pin_memory=torch.cuda.is_available(),
@@ -190,7 +190,7 @@ def train_loader(dataset: Dataset[Any], batches: EpochBatches, workers: int) -> 
 def whole_loader(dataset: Dataset[Any], batch_size: int, workers: int) -> DataLoader[Any]:
     """Return the loader of unaugmented images, in order."""
     if isinstance(dataset, MemoryImages):
-        return DataLoader(dataset, batch_size, collate_fn=_as_is)
+        return DataLoader(dataset, batch_size, collate_fn=_as_is, pin_memory=torch.cuda.is_available())
     return DataLoader(dataset, batch_size, num_workers=workers, pin_memory=torch.cuda.is_available())
 
 

@@ -26,6 +26,7 @@ import torch
 from config import Settings, load_settings
 from data import Source, open_images, refuse_other_classes, spaced
 from generative import FromBank, Generative, Online, RowVariants, load_online, open_bank, p_at, warn_of_strangers
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from loading import EpochBatches, FileViews, MemoryImages, WholeImages, load_into_memory, train_loader, training_rows, whole_loader
@@ -139,12 +140,14 @@ def build_trainer(settings: Settings, out: Path, callbacks: Sequence[L.Callback]
     """Return Lightning's trainer. Under SLURM it takes ranks and nodes from srun, which starts one process per device."""
     t = settings.trainer
     many = t.devices * t.nodes > 1
+    # The bar shows numbers of the device; at every step it would wait for them.
+    bar = [] if quiet else [TQDMProgressBar(refresh_rate=t.log_every)]
     return L.Trainer(
         accelerator=t.accelerator, devices=t.devices, num_nodes=t.nodes, strategy="ddp" if many else "auto", precision=t.precision,  # type: ignore[arg-type]
         max_epochs=t.epochs, accumulate_grad_batches=t.accumulate, sync_batchnorm=t.sync_batchnorm and many, use_distributed_sampler=False,
         check_val_every_n_epoch=settings.probe.every, num_sanity_val_steps=0, log_every_n_steps=t.log_every,
         logger=TensorBoardLogger(out, name="tensorboard", version=""),
-        callbacks=[Clock(), Checkpoints(out / "last.ckpt", t.checkpoint_every), *callbacks], enable_checkpointing=False,
+        callbacks=[Clock(), Checkpoints(out / "last.ckpt", t.checkpoint_every), *bar, *callbacks], enable_checkpointing=False,
         enable_progress_bar=not quiet, enable_model_summary=False,
         plugins=environments(),
         default_root_dir=out,  # not the current folder: Lightning loads any checkpoint there that its handler for SLURM has saved

@@ -1,0 +1,108 @@
+"""Part 3: Stable Diffusion 2.1 unCLIP at full size, random weights, bfloat16, 512 pixels: ours beside the stock pipeline.
+
+10 steps with guidance at batches 1, 8 and 32, and 4 steps without guidance with the tiny VAE. Aims on an H100: 25 and 130 images
+per second, 60% of the measured ceiling, at least 1.3 times stock at the same batch. If one is missed, a profile says why.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import gentransforms as gt
+from benchmarks import full_size, gpu
+from benchmarks.gpu_diffusion import DRAFT, GUIDED
+from benchmarks.gpu_parts.context import Context, profile, run
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+
+
+@torch.no_grad()
+def main(context: Context) -> None:
+    """Measure the most telling cases first; every one is saved as soon as it is there."""
+    import stock
+    import tiny_diffusion
+
+    device, quick = context.device, context.quick
+    dtype, size = (torch.float32, 32) if quick else (torch.bfloat16, 512)
+    ceiling = gpu.matrix_ceiling(device, 512 if quick else 8192)
+    context.write(ceiling_tflops=round(ceiling, 1))
+    pipe = tiny_diffusion.unclip().to(device) if quick else full_size.build("unclip-small", device, dtype)
+    options = {"image_size": size, "channels_last": not quick}
+    guided = gt.StableDiffusionVariation.from_pipeline(pipe, **GUIDED, **options)
+    side, rows = guided.image_encoder.config.image_size, []
+
+    def ours(generator: Any, batch: int) -> Callable[[], Tensor]:
+        images, seeds = torch.rand(batch, 3, side, side, device=device), torch.arange(batch)
+        return lambda: generator(images, seeds)
+
+    def theirs(generator: Any, batch: int) -> Callable[[], Tensor]:
+        images, seeds = torch.rand(batch, 3, side, side, device=device, dtype=dtype), torch.arange(batch)
+        return lambda: stock.run(diffusers.StableUnCLIPImg2ImgPipeline, generator, seeds, image=images, prompt=[""] * batch)
+
+    def add(name: str, steps: str, call: Callable[[], Tensor], batch: int, flops: float) -> None:
+        if context.left() < (0 if quick else 8):
+            print(f"no time for {name}, {steps}, batch {batch}", flush=True)
+            return
+        try:
+            seconds = gpu.median_seconds(call, device, 0.05 if quick else 0.5)
+        except torch.OutOfMemoryError:
+            rows.append({"what": name, "steps": steps, "batch": batch, "failed": "out of memory"})
+        else:
+            tflops = batch * flops / seconds / 1e12
+            rows.append({
+                "what": name, "steps": steps, "batch": batch, "images_per_second": round(batch / seconds, 2),
+                "tflops": round(tflops, 3), "share_of_ceiling": round(tflops / ceiling, 3),
+            })  # fmt: skip
+        context.write(rows=rows, summary=summarise(rows))
+        print(rows[-1], flush=True)
+
+    batches = [1, 2] if quick else [1, 8, 32]
+    flops = count(ours(guided, 1))
+    for batch in reversed(batches):
+        add("ours", "10 guided", ours(guided, batch), batch, flops)
+        add("stock", "10 guided", theirs(guided, batch), batch, flops)
+    pipe.register_modules(vae=(pipe.vae if quick else full_size.tiny_vae().to(device, dtype)))
+    draft = gt.StableDiffusionVariation.from_pipeline(pipe, **DRAFT, **options)
+    add("ours, tiny VAE", "4 unguided", ours(draft, batches[-1]), batches[-1], count(ours(draft, 1)))
+    summary = summarise(rows)
+    aims = {"images_per_second": 25.0, "draft_images_per_second": 130.0, "share_of_ceiling": 0.6, "times_stock": 1.3}
+    missed = [name for name, aim in aims.items() if summary.get(name, 0) < aim]
+    context.write(missed=missed)
+    if missed and (quick or context.left() > 10):
+        profile(context, "unclip", ours(guided, batches[-1]))
+
+
+def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures that have an aim."""
+    found: dict[str, Any] = {}
+    guided = {(row["what"], row["batch"]): row for row in rows if row["steps"] == "10 guided" and "failed" not in row}
+    own = [row for (what, _), row in guided.items() if what == "ours"]
+    if own:
+        best = max(own, key=lambda row: row["images_per_second"])
+        found = {name: best[name] for name in ("batch", "images_per_second", "share_of_ceiling")}
+        ratios = [
+            row["images_per_second"] / guided["stock", batch]["images_per_second"]
+            for (what, batch), row in guided.items() if what == "ours" and ("stock", batch) in guided
+        ]  # fmt: skip
+        found |= {"times_stock": round(min(ratios), 2)} if ratios else {}
+    draft = [row["images_per_second"] for row in rows if row["steps"] == "4 unguided" and "failed" not in row]
+    return found | ({"draft_images_per_second": draft[0]} if draft else {})
+
+
+def count(call: Callable[[], Tensor]) -> int:
+    """Return the operations of a call (a multiply-add counts 2)."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+if __name__ == "__main__":
+    run(main, __doc__)
