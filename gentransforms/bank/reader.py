@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ from gentransforms.bank.format.index import Index, build_index, list_sizes, read
 from gentransforms.bank.format.lookup import Lookup, Numbers
 from gentransforms.bank.format.manifest import MANIFEST, hash_json, is_export, read_manifest
 from gentransforms.bank.format.unit import ADVICE, unit_schema
-from gentransforms.bank.share.opening import Exported, exported_rows, repository_rows
+from gentransforms.bank.share.opening import Exported, open_export, open_repository
 from gentransforms.bank.verify.checker import BankReport, verify_bank
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
 from gentransforms.hub.client import is_repository
@@ -121,6 +123,24 @@ class Bank:
         """The sources that have images, each once, in the source's order; all str or all int."""
         keys: list[str | int] = self._lookup.keys.to_pylist()
         return keys
+
+    @property
+    def integer_keys(self) -> bool:
+        """Whether keys are int; otherwise they are str. A bank without images has keys of its source's type."""
+        return self._lookup.integer_keys
+
+    @property
+    def marks(self) -> npt.NDArray[np.uint8] | None:
+        """The mark of each source in `keys`, (N, 48) uint8: its mean colours in 4 x 4 cells. None if the bank keeps none."""
+        return self._lookup.marks
+
+    def find_keys(self, keys: Any) -> npt.NDArray[np.int64]:
+        """Return the place of each key in `keys`, and -1 for those that are not there.
+
+        Raises:
+            ConfigError: if one is neither str nor int.
+        """
+        return self._lookup.find_keys(as_keys(keys, "keys"))
 
     @property
     def variants(self) -> int:
@@ -285,12 +305,12 @@ class Bank:
 def _open_export(directory: Path, cached: Sequence[str] = ()) -> Bank:
     """Open an export; `cached` are the files of a first opening, when it is opened again."""
     directory = directory.absolute()
-    opened = exported_rows(directory, cached)
+    opened = open_export(directory, cached)
     return _opened(opened, (_open_export, (directory, opened.cached)))
 
 
 def _open_repository(repo_id: str, revision: str | None, cached: Sequence[str] = ()) -> Bank:
-    opened, commit = repository_rows(repo_id, revision, cached)
+    opened, commit = open_repository(repo_id, revision, cached)
     return _opened(opened, (_open_repository, (repo_id, commit, opened.cached)))
 
 

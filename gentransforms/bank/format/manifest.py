@@ -14,7 +14,7 @@ from gentransforms.errors import BankError
 
 __all__ = [
     "AGREED", "FORMAT", "FORMAT_VERSION", "MANIFEST", "check_manifest", "create_manifest", "hash_json", "hash_keys", "hash_manifest",
-    "is_export", "read_manifest",
+    "is_export", "list_exported_files", "read_manifest",
 ]  # fmt: skip
 
 FORMAT, FORMAT_VERSION, MANIFEST = "gentransforms-bank", 1, "bank.json"
@@ -89,6 +89,20 @@ def is_export(directory: Path) -> bool:
     """Whether a directory holds a bank as `export_bank` wrote it, or what is left of one."""
     data = directory / "data"
     return any(data.glob("train-*.parquet")) or (data.is_dir() and not list_units(directory))
+
+
+def list_exported_files(manifest: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """Return what the manifest of an export says of its Parquet files: ``file``, ``rows``, ``bytes``, ``sha256`` of each.
+
+    Raises:
+        BankError: if it says nothing of them.
+    """
+    files = manifest["info"].get("files")
+    kinds = {"file": str, "rows": int, "bytes": int, "sha256": str}
+    whole = isinstance(files, list) and all(isinstance(f, dict) and all(type(f.get(n)) is k for n, k in kinds.items()) for f in files)
+    if not files or not whole:
+        raise BankError(f"{where}: names no Parquet files, so it is not the manifest of an exported bank: export or push the bank again")
+    return list(files)
 
 
 def _absent(directory: Path) -> str:

@@ -14,7 +14,7 @@ from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.images import map_file
 from gentransforms.bank.format.index import Index
 from gentransforms.bank.format.lookup import LookupBuilder
-from gentransforms.bank.format.manifest import MANIFEST, check_manifest, read_manifest
+from gentransforms.bank.format.manifest import MANIFEST, check_manifest, list_exported_files, read_manifest
 from gentransforms.bank.format.unit import list_entries, unit_schema
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.hub import datasets as hub
@@ -22,7 +22,7 @@ from gentransforms.hub import datasets as hub
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Exported", "exported_files", "exported_rows", "repository_rows"]
+__all__ = ["Exported", "open_export", "open_repository"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Exported:
         return map_file(self.cached[number], unit_schema("int" if self.index.lookup.integer_keys else "str"))
 
 
-def exported_rows(directory: Path, cached: Sequence[str] = ()) -> Exported:
+def open_export(directory: Path, cached: Sequence[str] = ()) -> Exported:
     """Return an exported bank, with its rows in the cache of `datasets`.
 
     Args:
@@ -59,7 +59,7 @@ def exported_rows(directory: Path, cached: Sequence[str] = ()) -> Exported:
     return _open(directory, read_manifest(directory), str(directory), cached)
 
 
-def repository_rows(repo_id: str, revision: str | None, cached: Sequence[str] = ()) -> tuple[Exported, str]:
+def open_repository(repo_id: str, revision: str | None, cached: Sequence[str] = ()) -> tuple[Exported, str]:
     """Return a bank on the Hub, and the commit it is of; a commit that was fetched before is not asked for again.
 
     Raises:
@@ -73,26 +73,12 @@ def repository_rows(repo_id: str, revision: str | None, cached: Sequence[str] = 
         raise BankError(f"{where}: not JSON ({error}): push the bank again") from error
     commit = path.parent.name  # of the cache's snapshot
     # Not `datasets` itself, which without a network takes whatever revision it had last.
-    folder = hub.fetch_folder(repo_id, [MANIFEST, *(entry["file"] for entry in exported_files(manifest, where))], commit)
+    folder = hub.fetch_folder(repo_id, [MANIFEST, *(entry["file"] for entry in list_exported_files(manifest, where))], commit)
     return _open(folder, manifest, repo_id, cached), commit
 
 
-def exported_files(manifest: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    """Return what the manifest of an export says of its Parquet files: ``file``, ``rows``, ``bytes``, ``sha256`` of each.
-
-    Raises:
-        BankError: if it says nothing of them.
-    """
-    files = manifest["info"].get("files")
-    kinds = {"file": str, "rows": int, "bytes": int, "sha256": str}
-    whole = isinstance(files, list) and all(isinstance(f, dict) and all(type(f.get(n)) is k for n, k in kinds.items()) for f in files)
-    if not files or not whole:
-        raise BankError(f"{where}: names no Parquet files, so it is not the manifest of an exported bank: export or push the bank again")
-    return list(files)
-
-
 def _open(folder: Path, manifest: dict[str, Any], where: str, cached: Sequence[str]) -> Exported:
-    files = exported_files(manifest, f"{where}/{MANIFEST}")
+    files = list_exported_files(manifest, f"{where}/{MANIFEST}")
     for entry in files:
         path = folder / entry["file"]
         size = path.stat().st_size if path.is_file() else None

@@ -1,25 +1,33 @@
-"""Check a bank against its manifest and the sidecars of its units, down to each image."""
+"""Check a bank against its manifest and the sidecars of its units, or an export against its manifest, down to each image."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.images import map_file
-from gentransforms.bank.format.manifest import hash_keys, is_export, read_manifest
-from gentransforms.bank.format.unit import Unit, find_faults, list_units, read_sidecar, unit_schema
-from gentransforms.bank.verify.export import verify_export
-from gentransforms.bank.verify.repair import remove_units
+from gentransforms.bank.format.index import write_index
+from gentransforms.bank.format.manifest import MANIFEST, hash_keys, is_export, list_exported_files, read_manifest
+from gentransforms.bank.format.unit import Unit, find_faults, list_entries, list_units, read_sidecar, unit_schema
+from gentransforms.bank.verify.indexed import IndexCheck
+from gentransforms.bank.verify.repair import remove_index, remove_units
 from gentransforms.bank.verify.report import BankReport, Problem, damaged_units
-from gentransforms.bank.verify.rows import Contents, check_images, check_rows
+from gentransforms.bank.verify.rows import NO_ROWS, Contents, WithoutRows, check_images, check_rows
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.hub.client import sha256
+from gentransforms.sources.arrow import arrow
 
-__all__ = ["BankReport", "Problem", "verify_bank"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["BankReport", "Checker", "Problem", "verify_bank"]
+
+_ROWS = 1000  # of a Parquet file, read at once
+Fault = tuple[str, str]  # kind and text
 
 
 def verify_bank(
@@ -34,7 +42,7 @@ def verify_bank(
 
     Every unit: that it is there, as long as its sidecar says, of its SHA-256 and of the bank's settings; that its rows
     are each source's variants in order, none twice, with the seeds that follow from their keys; that every image
-    decodes to the bank's size.
+    decodes to the bank's size. The index, if there is one: that it says what the units say.
 
     An export is checked too: its files by the SHA-256 in ``bank.json``, its rows and images as those of units are.
 
@@ -44,7 +52,7 @@ def verify_bank(
         threads: that decode; None for one for each core, at most 8.
         repair: remove the files of damaged units, so that the next generate makes them again; each is checked once more before,
             since another process may have made it meanwhile. Units of other settings, or that do not belong to the bank, stay:
-            they may be another bank's good ones.
+            they may be another bank's good ones. An index that is wrong is removed, and built anew from sound units.
         on_progress: called with the units done and their number after each.
 
     Raises:
@@ -64,128 +72,277 @@ def verify_bank(
     if not directory.is_dir():
         raise BankError(f"{directory}: no such directory: expected a bank made by generate_bank or `gentransforms generate`")
     threads = threads or min(8, os.cpu_count() or 1)
-    if is_export(directory):
-        if repair:
-            raise ConfigError(f"repair=True: {directory} is an export, which no generate makes again: export the bank again")
-        return verify_export(directory, images, threads, on_progress)
-    check = _Check(directory, images, threads)
-    check.run(on_progress)
-    removed = remove_units(directory, damaged_units(check.problems), check.still_damaged) if repair else ()
+    if repair and is_export(directory):
+        raise ConfigError(f"repair=True: {directory} is an export, which no generate makes again: export the bank again")
+    with Checker(directory, images, threads) as checker:
+        if is_export(directory):
+            checker.check_export(on_progress)
+            return BankReport(str(directory), checker.files, checker.rows, checker.images, problems=checker.problems, exported=True)
+        checker.check_units(on_progress)
+        removed, rebuilt = (remove_units(directory, damaged_units(checker.problems), checker.check_again), False) if repair else ((), False)
+        if repair and any(problem.kind == "index" for problem in checker.problems):
+            remove_index(directory)
+            rebuilt = all(problem.kind == "index" for problem in checker.problems) and write_index(directory)
+        if rebuilt:
+            checker.problems.clear()
     return BankReport(
-        path=str(directory), units=check.units, rows=check.rows, images=check.images,
-        partials=sum(1 for _ in directory.glob(".*.partial")), problems=check.problems, removed=removed,
+        path=str(directory), units=checker.files, rows=checker.rows, images=checker.images,
+        partials=sum(1 for _ in directory.glob(".*.partial")), problems=checker.problems, removed=removed, index_rebuilt=rebuilt,
     )  # fmt: skip
 
 
-class _Check:
-    """One run over a bank; adds up as it goes."""
+class Checker:
+    """One run over the files of a bank, or of its export; adds up as it goes. Memory is bounded but for the keys.
+
+    Args:
+        directory: of the bank, or of its export.
+        decode: check that the images decode, too.
+        threads: that decode.
+
+    Attributes:
+        problems: what was found.
+        files, rows, images: how many were checked.
+    """
 
     def __init__(self, directory: Path, decode: bool, threads: int) -> None:
         self.directory, self.decode, self.threads = directory, decode, threads
         self.problems: list[Problem] = []
-        self.units = self.rows = self.images = 0
-        self.owner: dict[str | int, str] = {}  # which unit has a key
-        self.sources: list[str | int] | None = []  # all, in order; None once a place is unknown
-        self.facts: Facts | None = None
-        self.seen: dict[str, tuple[int, int, int]] = {}  # which file it was that was checked, by the unit's name
+        self.files = self.rows = self.images = 0
+        self._owners: dict[str | int, str] = {}  # which file has a key
+        self._sources: list[str | int] | None = []  # all so far, in order; None once a place is unknown
+        self._expect(None)
+        self._seen: dict[str, tuple[int, int, int]] = {}  # which file it was that was checked, by its unit's name
+        self._facts: Facts | None = None
+        self._manifest: dict[str, Any] = {}
+        try:
+            self._manifest = read_manifest(directory)
+            self._facts = Facts.read(self._manifest, str(directory / MANIFEST))
+        except BankError as error:
+            self.problems.append(Problem("", "manifest", str(error)))
 
-    def run(self, on_progress: Callable[[int, int], None] | None) -> None:
-        facts = self.facts = self._facts()
-        found = list_units(self.directory)
+    def __enter__(self) -> Checker:
+        self._pool = ThreadPoolExecutor(self.threads)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def check_units(self, on_progress: Callable[[int, int], None] | None = None) -> None:
+        """Check all units of a bank, and its index."""
+        facts, found = self._facts, list_units(self.directory)
         planned = found if facts is None else facts.units()
-        with ThreadPoolExecutor(self.threads) as pool:
-            for done, unit in enumerate(planned, 1):
-                for kind, text in self._unit(unit, facts, pool):
-                    self.problems.append(Problem(unit.name, kind, text))
-                if on_progress is not None:
-                    on_progress(done, len(planned))
-        if facts is None:
+        index = None if facts is None else IndexCheck(self.directory, facts)
+        for done, unit in enumerate(planned, 1):
+            self._add(unit.name, self._check_unit(unit, index))
+            if on_progress is not None:
+                on_progress(done, len(planned))
+        if facts is None or index is None:
             return
         for unit in sorted(set(found) - set(planned)):
             text = f"{unit.file} does not belong to this bank of {facts.count:,} sources in units of {facts.unit_size:,}: move it out"
-            self.problems.append(Problem(unit.name, "plan", text))
-        if not self.problems and self.sources is not None and hash_keys(self.sources) != facts.keys_digest:
-            self.problems.append(Problem("", "keys", "the keys of the rows are not those of the source, or in another order"))
+            self._add(unit.name, [("plan", text)])
+        if not self.problems:
+            self._check_order(facts)
+        if not self.problems:
+            self._add("", index.finish())
 
-    def still_damaged(self, name: str) -> bool:
-        """Check a unit alone once more; what is found takes the place of what was."""
-        assert self.facts is not None, "without a manifest nobody can say what is damaged"
-        unit = next(unit for unit in self.facts.units() if unit.name == name)
-        again = _Check(self.directory, self.decode, self.threads)
-        with ThreadPoolExecutor(self.threads) as pool:
-            found = [Problem(name, kind, text) for kind, text in again._unit(unit, self.facts, pool)]
-        if again.seen.get(name) == self.seen.get(name):  # the file is the same, so what it has in common with others is, too
+    def check_export(self, on_progress: Callable[[int, int], None] | None = None) -> None:
+        """Check all files of an export."""
+        facts = self._facts
+        try:
+            files = list_exported_files(self._manifest, str(self.directory / MANIFEST)) if facts is not None else []
+        except BankError as error:
+            self._add("", [("manifest", str(error))])
+            return
+        if facts is None:
+            return
+        self._expect(self._manifest["info"])
+        rest = NO_ROWS  # of a source that may go on in the next file
+        for done, entry in enumerate(files, 1):
+            rest = self._check_exported_file(entry, facts, rest)
+            if on_progress is not None:
+                on_progress(done, len(files))
+        strangers = {f"data/{path.name}" for path in (self.directory / "data").glob("*.parquet")} - {entry["file"] for entry in files}
+        for name in sorted(strangers):
+            self._add(name, [("plan", "does not belong to this bank: delete it")])
+        if all(problem.kind == "plan" for problem in self.problems):  # what follows from a missing or damaged file is no news
+            self._add("", self._check_rows("", rest, facts))
+            self._add("", self._check_rest(facts))
+            if not self.problems:
+                self._check_order(facts)
+
+    def check_again(self, name: str) -> bool:
+        """Check a unit alone once more, whether it is damaged; what is found takes the place of what was."""
+        assert self._facts is not None, "without a manifest nobody can say what is damaged"
+        unit = next(unit for unit in self._facts.units() if unit.name == name)
+        with Checker(self.directory, self.decode, self.threads) as again:
+            found = [Problem(name, kind, text) for kind, text in again._check_unit(unit, None)]
+        if again._seen.get(name) == self._seen.get(name):  # the file is the same, so what it has in common with others is, too
             found += [problem for problem in self.problems if problem.unit == name and problem.kind == "duplicate" and problem not in found]
         self.problems = [problem for problem in self.problems if problem.unit != name] + found
         return name in damaged_units(found)
 
-    def _facts(self) -> Facts | None:
-        try:
-            return Facts.read(read_manifest(self.directory), str(self.directory / "bank.json"))
-        except BankError as error:
-            self.problems.append(Problem("", "manifest", str(error)))
-            return None
+    def _add(self, name: str, faults: Iterable[Fault]) -> None:
+        for kind, text in faults:
+            self.problems.append(Problem(name, kind, text))
 
-    def _unit(self, unit: Unit, facts: Facts | None, pool: ThreadPoolExecutor) -> Iterator[tuple[str, str]]:
-        path = self.directory / unit.file
+    def _check_unit(self, unit: Unit, index: IndexCheck | None) -> Iterator[Fault]:
+        path, facts = self.directory / unit.file, self._facts
         try:
             state = path.stat()
         except OSError:
             yield "missing", f"{unit.file} is not there: run generate with the settings of this bank again"
             return
-        size = state.st_size
-        self.seen[unit.name] = (state.st_ino, state.st_mtime_ns, size)
+        self._seen[unit.name] = (state.st_ino, state.st_mtime_ns, state.st_size)
         # Only now: generate, which may be at work, puts the sidecar in its place before the unit.
         sidecar = read_sidecar(self.directory, unit)
-        self.units += 1
-        faults = find_faults(unit, sidecar, size, None if facts is None else facts.digest)
+        self.files += 1
+        faults = find_faults(unit, sidecar, state.st_size, None if facts is None else facts.digest)
         yield from faults
-        if sidecar is not None and not any(kind == "size" for kind, _ in faults):
+        kinds = {kind for kind, _ in faults}
+        if sidecar is not None and "size" not in kinds:
             try:
                 intact = sha256(path) == sidecar.get("sha256")
             except OSError as error:
                 yield "arrow", f"{unit.file} cannot be read ({error.strerror or error})"
                 return
             if not intact:
-                faults.append(("checksum", ""))
+                kinds.add("checksum")
                 yield "checksum", f"{unit.file} has other bytes than were written: its SHA-256 differs from its sidecar's"
         # What is known to be damaged is not parsed.
-        if facts is None or any(kind in ("size", "checksum", "settings") for kind, _ in faults):
-            self.sources = None
+        if facts is None or kinds & {"size", "checksum", "settings"}:
+            self._sources = None
             return
-        yield from self._contents(unit, path, sidecar or {}, facts, pool)
-
-    def _contents(
-        self, unit: Unit, path: Path, sidecar: dict[str, Any], facts: Facts, pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[str, str]]:
         try:
             batches = map_file(path, unit_schema(facts.key_type))
+            contents = NO_ROWS
             for batch in batches:
-                batch.validate(full=True)
-                for name in ("key", "variant", "seed", "attempt", "image"):
-                    if batch.column(name).null_count:
-                        raise BankError(f"{path}: has rows without {name}")
+                contents = contents.join(_read_rows(batch, str(path)))
         except (BankError, ValueError) as error:
-            self.sources = None
+            self._sources = None
             yield "arrow", str(error)
             return
-        contents = Contents.of(batches)
         self.rows += len(contents.keys)
-        yield from check_rows(contents, unit, sidecar, facts)
-        order = contents.sources(unit, sidecar)
-        if order is None or self.sources is None:
-            self.sources = None
-        else:
-            self.sources += order
-        shared: dict[str, list[str | int]] = {}
-        for key in dict.fromkeys(contents.keys):
-            other = self.owner.setdefault(key, unit.name)
-            if other != unit.name:
-                shared.setdefault(other, []).append(key)
-        for other, keys in shared.items():  # which of the two is right cannot be told: both are made again
-            text = f"has rows of key {keys[0]!r}" + (f" (and of {len(keys) - 1:,} more)" if len(keys) > 1 else "")
-            self.problems.append(Problem(other, "duplicate", f"{text}, and so has {unit.name}"))
-            yield "duplicate", f"{text}, and so has {other}"
+        if sidecar and sidecar.get("rows") != len(contents.keys):
+            yield "rows", f"has {len(contents.keys)} rows, and its sidecar says {sidecar.get('rows')}"
+        self._expect(sidecar)
+        yield from check_rows(contents, facts, self._without, unit.stop - unit.start)
+        yield from self._place(unit.name, contents.keys)
+        self._pass_those_without_rows(None)
+        if self._placeless - set(contents.keys):
+            self._sources = None
+        if index is not None and sidecar is not None:
+            index.check_unit(unit, state.st_size, contents, sidecar)
         if self.decode:
-            yield from check_images(batches, contents, facts.image_size, pool)
+            yield from check_images(batches, contents, facts.image_size, self._pool)
             self.images += len(contents.keys)
+
+    def _check_exported_file(self, entry: Mapping[str, Any], facts: Facts, rest: Contents) -> Contents:
+        """Check a file, and all sources that end in it; return the rows of one that may go on in the next."""
+        name, path = entry["file"], self.directory / entry["file"]
+        if not path.is_file():
+            self._add(name, [("missing", "is not there: fetch it, or export the bank again")])
+            return rest
+        self.files += 1
+        if (size := path.stat().st_size) != entry["bytes"]:
+            text = f"has {size:,} bytes, expected {entry['bytes']:,}: fetch it whole, or export the bank again"
+            self._add(name, [("size", text)])
+            return rest
+        if sha256(path) != entry["sha256"]:
+            text = "has other bytes than were written: its SHA-256 differs from that in bank.json: fetch it again"
+            self._add(name, [("checksum", text)])
+            return rest
+        rows = 0
+        try:
+            for batch in _read_parquet(path, unit_schema(facts.key_type)):
+                contents = _read_rows(batch, name)
+                rows += batch.num_rows
+                if self.decode:
+                    self._add(name, check_images([batch], contents, facts.image_size, self._pool))
+                    self.images += batch.num_rows
+                whole, rest = rest.join(contents).split_last_key()
+                self._add(name, self._check_rows(name, whole, facts))
+        except (BankError, ValueError, OSError) as error:  # pyarrow's errors are ValueErrors or OSErrors
+            self._add(name, [("arrow", f"cannot be read: {' '.join(str(error).split())}")])
+            return rest
+        self.rows += rows
+        if rows != entry["rows"]:
+            self._add(name, [("rows", f"has {rows:,} rows, and bank.json says {entry['rows']:,}")])
+        return rest
+
+    def _check_rows(self, name: str, contents: Contents, facts: Facts) -> Iterator[Fault]:
+        """Check all rows of some sources of an export."""
+        assert self._without is not None
+        yield from check_rows(contents, facts, self._without.among(set(contents.keys)), None)
+        yield from self._place(name, contents.keys)
+
+    def _check_rest(self, facts: Facts) -> Iterator[Fault]:
+        """Check the sources of an export that have no rows, once all others are known."""
+        assert self._without is not None
+        assert self._sources is not None
+        self._pass_those_without_rows(None)
+        unseen = {key for key, _ in self._without.rejected} - self._owners.keys()
+        yield from check_rows(NO_ROWS, facts, self._without.among(unseen), None)
+        placeless = self._placeless - self._owners.keys()
+        if (there := len(self._sources) + len(placeless)) != facts.count:
+            yield "rows", f"has {there:,} sources, failed ones counted, expected {facts.count:,}"
+        if placeless:
+            self._sources = None
+
+    def _check_order(self, facts: Facts) -> None:
+        if self._sources is not None and hash_keys(self._sources) != facts.keys_digest:
+            self._add("", [("keys", "the keys of the rows are not those of the source, or in another order")])
+
+    def _expect(self, stated: Mapping[str, Any] | None) -> None:
+        """Take in what a sidecar, or the manifest of an export, says of sources and variants without rows."""
+        failed, rejected = (list_entries(stated or {}, name) for name in ("failed", "rejected"))
+        self._without = None if stated is None else WithoutRows.read(failed, rejected)
+        self._places = {entry["index"]: entry["key"] for entry in [*rejected, *failed] if type(entry.get("index")) is int}
+        self._placeless = {entry["key"] for entry in [*rejected, *failed]} - set(self._places.values())
+
+    def _place(self, name: str, keys: Sequence[str | int]) -> Iterator[Fault]:
+        """Add the sources of these rows to the list of all; none may be there already."""
+        shared: dict[str, list[str | int]] = {}
+        for key in dict.fromkeys(keys):
+            if other := self._owners.setdefault(key, ""):
+                shared.setdefault(other, []).append(key)
+            else:
+                self._owners[key] = name
+            self._pass_those_without_rows(key)
+            if self._sources is not None:
+                self._sources.append(key)
+        for other, twice in shared.items():
+            text = f"has rows of key {twice[0]!r}" + (f" (and of {len(twice) - 1:,} more)" if len(twice) > 1 else "")
+            if other == name:
+                yield "duplicate", f"{text} in two places"
+                continue
+            # Which of the two is right cannot be told: both are made again.
+            self.problems.append(Problem(other, "duplicate", f"{text}, and so has {name}"))
+            yield "duplicate", f"{text}, and so has {other}"
+
+    def _pass_those_without_rows(self, key: str | int | None) -> None:
+        """Go on in the list of all sources as long as the next one is known to have no rows; `key` is the next that has."""
+        if self._sources is None:
+            return
+        while (there := self._places.get(len(self._sources))) is not None and there != key and there not in self._owners:
+            self._sources.append(there)
+
+
+def _read_rows(batch: pa.RecordBatch, where: str) -> Contents:
+    """Return the rows of a batch without their images, once it is known to be whole."""
+    batch.validate(full=True)
+    for name in batch.schema.names:
+        if batch.column(name).null_count:
+            raise BankError(f"{where}: has rows without {name}")
+    return Contents.read(batch)
+
+
+def _read_parquet(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    pa = arrow()
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        if not file.schema_arrow.equals(schema, check_metadata=False):
+            raise BankError(f"holds columns {', '.join(file.schema_arrow.names)}, not those of this bank")
+        for batch in file.iter_batches(_ROWS):
+            yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)

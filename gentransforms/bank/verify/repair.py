@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gentransforms.bank.format.locking import locked
+from gentransforms.bank.format.unit import INDEX
 from gentransforms.errors import BankError
 
-__all__ = ["remove_units"]
+__all__ = ["remove_index", "remove_units"]
 
 
 def remove_units(directory: Path, names: Sequence[str], damaged: Callable[[str], bool]) -> tuple[str, ...]:
@@ -33,9 +34,23 @@ def remove_units(directory: Path, names: Sequence[str], damaged: Callable[[str],
             with locked(directory):
                 if not damaged(name):
                     continue
+                (directory / INDEX).unlink(missing_ok=True)  # what it says will not be so
                 for suffix in (".arrow", ".json"):
                     (directory / f"{name}{suffix}").unlink(missing_ok=True)
                 removed.append(name)
         except OSError as error:
             raise BankError(f"{directory / name}: cannot be removed: {error.strerror or error}: fix it and repair again") from error
     return tuple(removed)
+
+
+def remove_index(directory: Path) -> None:
+    """Remove the index of a bank, which opens without it.
+
+    Raises:
+        BankError: if it cannot be removed.
+    """
+    try:
+        with locked(directory):
+            (directory / INDEX).unlink(missing_ok=True)
+    except OSError as error:
+        raise BankError(f"{directory / INDEX}: cannot be removed: {error.strerror or error}: fix it and repair again") from error

@@ -13,7 +13,7 @@ _SHOWN = 10  # of a kind
 
 # What `repair` leaves alone: there is nothing to remove, or removing could destroy what is good.
 _FOREIGN = ("settings", "plan", "keys")
-_NOT_REPAIRED = ("missing", "manifest", *_FOREIGN)
+_NOT_REPAIRED = ("missing", "manifest", "index", *_FOREIGN)
 
 
 class Problem(NamedTuple):
@@ -22,7 +22,7 @@ class Problem(NamedTuple):
     Attributes:
         unit: the name of the unit, or of an export's file; empty if it is the bank.
         kind: one word: manifest, missing, sidecar, settings, size, checksum, arrow, rows, order, duplicate, variant, seed, image,
-            plan or keys.
+            plan, keys or index.
         text: what was found, and what was expected.
     """
 
@@ -43,6 +43,7 @@ class BankReport:
         partials: files that a killed process left behind; they do no harm.
         problems: everything that is wrong.
         removed: names of the units that `repair` removed.
+        index_rebuilt: whether `repair` built the bank's index anew.
         exported: whether it is an export, made of Parquet files.
 
     Example:
@@ -59,6 +60,7 @@ class BankReport:
     partials: int = 0
     problems: list[Problem] | tuple[Problem, ...] = ()
     removed: tuple[str, ...] = ()
+    index_rebuilt: bool = False
     exported: bool = False
 
     @property
@@ -76,6 +78,8 @@ class BankReport:
             return "fetch what is damaged again, or export the bank again"
         if "manifest" in kinds:
             return "see to bank.json first, as it says above; --repair removes nothing without it"
+        if kinds == {"index"}:
+            return "build the index anew with --repair"
         steps = []
         if not kinds.isdisjoint(_FOREIGN):
             steps.append("units of other settings were put here (by another run, or with other threads): move them out, --repair does not")
@@ -97,6 +101,8 @@ class BankReport:
         lines.append(_count(len(self.problems), "problem") if self.problems else "no problem")
         if self.removed:
             lines.append(f"{_count(len(self.removed), 'unit')} removed: run generate with the settings of this bank again")
+        if self.index_rebuilt:
+            lines.append("the index was wrong, and was built anew")
         return "\n".join(lines)
 
 

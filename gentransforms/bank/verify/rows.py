@@ -1,4 +1,4 @@
-"""Check the rows of one unit: whose they are, their order, the seeds that follow from them, and their images."""
+"""Check rows: whose they are, their order, the seeds that follow from them, and their images."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.images import MappedFile, decode_rgb
-from gentransforms.bank.format.unit import Unit, list_entries
 from gentransforms.errors import BankError
 from gentransforms.seeding import derive_seeds
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Contents", "check_images", "check_rows"]
+__all__ = ["NO_ROWS", "Contents", "WithoutRows", "check_images", "check_rows"]
 
-_SHOWN = 10  # of the bad images of a unit
+_SHOWN = 10  # of the bad images of a file
 _CHUNK = 64  # images that a thread decodes at once
 
 
-@dataclass(frozen=True)
-class Contents:
-    """The rows of a unit without their images, column by column."""
+class Contents(NamedTuple):
+    """Rows without their images, column by column."""
 
     keys: list[str | int]
     variants: list[int]
@@ -34,57 +32,82 @@ class Contents:
     attempts: list[int]
 
     @classmethod
-    def of(cls, batches: Sequence[pa.RecordBatch]) -> Contents:
-        """Return those of validated batches."""
-        columns = (
-            [value for batch in batches for value in batch.column(name).to_pylist()] for name in ("key", "variant", "seed", "attempt")
-        )
-        return cls(*columns)
+    def read(cls, batch: pa.RecordBatch) -> Contents:
+        """Return those of a validated batch."""
+        return cls(*(batch.column(name).to_pylist() for name in ("key", "variant", "seed", "attempt")))
 
-    def sources(self, unit: Unit, sidecar: Mapping[str, Any]) -> list[str | int] | None:
-        """Return the keys of the unit's sources in order, or None if it is not known.
+    def join(self, other: Contents) -> Contents:
+        """Return these rows and, after them, those of `other`."""
+        columns: Any = zip(self, other, strict=True)
+        return Contents(*(mine + others for mine, others in columns))
 
-        A source without rows has its place where its entry in the sidecar gives its ``index``.
-        """
-        named = list(dict.fromkeys(self.keys))
-        known = set(named)
-        others = {entry["key"]: entry.get("index") for entry in list_entries(sidecar, "failed", "rejected") if entry["key"] not in known}
-        placed = sorted((index, key) for key, index in others.items() if type(index) is int)
-        if len(placed) < len(others):
-            return None
-        for index, key in placed:
-            named.insert(index - unit.start, key)
-        return named
+    def split_last_key(self) -> tuple[Contents, Contents]:
+        """Return the rows before those of the last key, and these."""
+        row = len(self.keys)
+        while row and self.keys[row - 1] == self.keys[-1]:
+            row -= 1
+        columns: tuple[Any, ...] = self
+        return Contents(*(column[:row] for column in columns)), Contents(*(column[row:] for column in columns))
 
 
-def check_rows(contents: Contents, unit: Unit, sidecar: Mapping[str, Any], facts: Facts) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with the rows of a unit, as (kind, text)."""
+NO_ROWS = Contents([], [], [], [])
+
+
+@dataclass(frozen=True)
+class WithoutRows:
+    """What a bank says of sources and variants that have no rows.
+
+    Attributes:
+        failed: keys of the sources that could not be read.
+        rejected: (key, variant) of which every attempt was refused.
+    """
+
+    failed: set[str | int]
+    rejected: set[tuple[str | int, Any]]
+
+    @classmethod
+    def read(cls, failed: Sequence[Mapping[str, Any]], rejected: Sequence[Mapping[str, Any]]) -> WithoutRows:
+        """Return those of entries as they stand in a sidecar."""
+        return cls({entry["key"] for entry in failed}, {(entry["key"], entry.get("variant")) for entry in rejected})
+
+    def among(self, keys: set[str | int]) -> WithoutRows:
+        """Return what is said of those keys alone."""
+        return WithoutRows(self.failed & keys, {pair for pair in self.rejected if pair[0] in keys})
+
+
+def check_rows(contents: Contents, facts: Facts, without: WithoutRows | None, count: int | None) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the rows of some sources, as (kind, text).
+
+    Args:
+        contents: all rows of these sources.
+        facts: of the bank.
+        without: those of these sources and their variants that have no rows; None if it is not known.
+        count: of these sources; None if it is not known.
+    """
     keys, variants = contents.keys, contents.variants
-    if sidecar and sidecar.get("rows") != len(keys):
-        yield "rows", f"has {len(keys)} rows, and its sidecar says {sidecar.get('rows')}"
     pairs = Counter(zip(keys, variants, strict=True))
-    twice = [pair for pair, count in pairs.items() if count > 1]
+    twice = [pair for pair, times in pairs.items() if times > 1]
     if twice:
         yield "duplicate", _first(twice, "has variant {0[1]} of key {0[0]!r} more than once")
     outside = [pair for pair in pairs if not 0 <= pair[1] < facts.variants]
     if outside:
         yield "variant", _first(outside, f"has variant {{0[1]}} of key {{0[0]!r}}, expected 0 to {facts.variants - 1}")
     runs = [(key, [variant for _, variant in run]) for key, run in groupby(zip(keys, variants, strict=True), key=lambda pair: pair[0])]
-    apart = [key for key, count in Counter(key for key, _ in runs).items() if count > 1]
+    apart = [key for key, times in Counter(key for key, _ in runs).items() if times > 1]
     if apart:
         yield "order", _first(apart, "rows of key {0!r} do not stand together")
     unsorted = [key for key, run in runs if run != sorted(run)]
     if unsorted:
         yield "order", _first(unsorted, "variants of key {0!r} are out of order")
     yield from _check_seeds(contents, facts)
-    if sidecar:
-        yield from _check_complete(pairs, unit, sidecar, facts)
+    if without is not None:
+        yield from _check_complete(pairs, facts, without, count)
 
 
 def check_images(
     batches: Sequence[pa.RecordBatch], contents: Contents, size: tuple[int, int], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[str, str]]:
-    """Yield which images of a unit do not decode to (h, w) `size`, as (kind, text)."""
+    """Yield which images of these rows do not decode to (h, w) `size`, as (kind, text)."""
     images = MappedFile(batches)
     bad = 0
     for texts in pool.map(lambda start: _decode(images, contents, start, size), range(0, len(images), _CHUNK)):
@@ -99,7 +122,7 @@ def check_images(
 def _check_seeds(contents: Contents, facts: Facts) -> Iterator[tuple[str, str]]:
     negative = [i for i, attempt in enumerate(contents.attempts) if attempt < 0]
     if negative:
-        yield "seed", _first([contents.keys[i] for i in negative], "a attempt of key {0!r} is negative")
+        yield "seed", _first([contents.keys[i] for i in negative], "an attempt of key {0!r} is negative")
         return
     if facts.base_seed is None:  # images that others made
         return
@@ -112,23 +135,22 @@ def _check_seeds(contents: Contents, facts: Facts) -> Iterator[tuple[str, str]]:
 
 
 def _check_complete(
-    pairs: Mapping[tuple[str | int, int], int], unit: Unit, sidecar: Mapping[str, Any], facts: Facts
+    pairs: Mapping[tuple[str | int, int], int], facts: Facts, without: WithoutRows, count: int | None
 ) -> Iterator[tuple[str, str]]:
-    """Every source of the unit has each variant as a row, or recorded as rejected, or is recorded as failed itself."""
-    failed = {entry["key"] for entry in list_entries(sidecar, "failed")}
-    accounted = {*pairs, *((entry["key"], entry.get("variant")) for entry in list_entries(sidecar, "rejected"))}
+    """Every source has each variant as a row, or recorded as rejected, or is recorded as failed itself."""
+    failed, accounted = without.failed, {*pairs, *without.rejected}
     sources = dict.fromkeys(key for key, _ in accounted)
     both = [key for key in sources if key in failed]
     if both:
-        yield "rows", _first(both, "has rows of key {0!r}, which its sidecar counts as failed")
+        yield "rows", _first(both, "has rows of key {0!r}, which is recorded as failed")
     lacking = [
         (key, variant) for key in sources if key not in failed for variant in range(facts.variants) if (key, variant) not in accounted
     ]
     if lacking:
         yield "rows", _first(lacking, "lacks variant {0[1]} of key {0[0]!r}, which was not rejected")
-    count = len({*sources, *failed})
-    if count != unit.stop - unit.start:
-        yield "rows", f"has {count} sources, failed ones counted, expected {unit.stop - unit.start}"
+    there = len({*sources, *failed})
+    if count is not None and there != count:
+        yield "rows", f"has {there} sources, failed ones counted, expected {count}"
 
 
 def _first(found: Sequence[Any], text: str) -> str:
