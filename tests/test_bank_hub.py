@@ -240,24 +240,62 @@ class TestPrivate:
         assert "\n" not in str(refused.value)
 
 
-def exports_of_a_push(folder: str, repo_id: str, **options: Any) -> tuple[int, str]:
-    """Push a bank, in a client's process; return how often it was exported, and how the push ended."""
+def watched_push(folder: str, repo_id: str, shard_bytes: int, stop_after: int = 99, **options: Any) -> tuple[list[list[str]], str]:
+    """Push a bank, in a client's process; return what lay in the folder as each file was written, and how the push ended."""
     from gentransforms.bank.share import export
 
-    original, exports = export.export_bank, list[Path]()
+    original, seen = export._write_files, list[list[str]]()
 
-    def noted(bank: Any, directory: Path, **how: Any) -> int:
-        exports.append(directory)
-        return original(bank, directory, **how)
+    def watched(bank: Any, directory: Path, _size: int, *how: Any) -> Iterator[Path]:
+        for path in original(bank, directory, shard_bytes, *how):
+            seen.append(sorted(file.name for file in directory.rglob("*") if file.is_file()))
+            yield path
+            if len(seen) == stop_after:
+                raise OSError(28, "No space left on device")
 
-    export.export_bank = noted
+    export._write_files = watched  # type: ignore[assignment]
     try:
         ended = hub_client.push_bank(folder, repo_id, **options)
     except BankError as error:
         ended = str(error)
     finally:
-        export.export_bank = original
-    return len(exports), ended
+        export._write_files = original
+    return seen, ended
+
+
+class TestPushOneByOne:
+    """A bank may be larger than the disk for temporary files, and than the patience of a network."""
+
+    PARTS = tuple(f"train-{i:05d}-of-00003.parquet" for i in range(3))
+
+    def puts(self, requests: list[Any]) -> int:
+        return sum(request.route.startswith("PUT /lfs/") for request in requests)
+
+    def test_the_disk_holds_one_file_at_a_time(self, site: Site) -> None:
+        seen, address = site.online.submit(watched_push, str(site.bank), "org/thin", 500, token=TOKEN).result()
+        assert seen == [[self.PARTS[0]], [self.PARTS[1]], [self.PARTS[2]], ["README.md"], ["README.md", "bank.json"]]
+        assert address.endswith(site.hub.repos["datasets/org/thin"].refs["main"])
+        assert site.read("org/thin")["rows"] == ROWS
+        assert len(site.hub.repos["datasets/org/thin"].commits) == 2, "the repository's first, and one of the push"
+
+    def test_an_interrupted_push_is_resumed(self, site: Site) -> None:
+        bank = make_bank(site.home / "bank-resumed", size=(5, 7))
+        _, ended = site.online.submit(watched_push, str(bank), "org/resumed", 500, 2, token=TOKEN).result()
+        assert "No space left on device: one Parquet file" in ended
+        assert "TMPDIR" in ended
+        repo = site.hub.repos["datasets/org/resumed"]
+        assert list(repo.commits[repo.refs["main"]]) == [".gitattributes"], "nobody sees half a bank"
+        with site.hub.recorded() as requests:
+            site.online.submit(watched_push, str(bank), "org/resumed", 500, token=TOKEN).result()
+        assert self.puts(requests) == len(self.PARTS) - 2, "the first two are there already"
+        assert site.read("org/resumed")["length"] == 30
+
+    def test_a_smaller_bank_leaves_none_of_the_old_files(self, site: Site) -> None:
+        site.online.submit(watched_push, str(site.bank), "org/smaller", 500, token=TOKEN).result()
+        site.push("org/smaller", make_bank(site.home / "bank-smaller", keys=KEYS[:2]), token=TOKEN)
+        repo = site.hub.repos["datasets/org/smaller"]
+        assert [name for name in repo.commits[repo.refs["main"]] if name.startswith("data/")] == ["data/train-00000-of-00001.parquet"]
+        assert site.read("org/smaller")["keys"] == KEYS[:2]
 
 
 class TestAskedFirst:
@@ -272,9 +310,9 @@ class TestAskedFirst:
         ],
     )
     def test_nothing_is_exported_in_vain(self, site: Site, repo_id: str, options: dict[str, Any]) -> None:
-        exports, ended = site.online.submit(exports_of_a_push, str(site.bank), repo_id, **options).result()
+        seen, ended = site.online.submit(watched_push, str(site.bank), repo_id, 500, **options).result()
         assert ended.startswith(f"{repo_id}: the upload failed: ")
-        assert exports == 0
+        assert seen == []
 
     def test_to_a_branch_that_is_there(self, site: Site) -> None:
         repo = site.add("org/branch")

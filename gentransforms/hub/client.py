@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import hashlib
 import importlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gentransforms.errors import BankError, GentransformsError, WeightsError
 
-__all__ = ["DATASET", "MODEL", "Kind", "bars_on_a_terminal", "hub_errors", "is_repository", "sha256", "upload"]
+__all__ = ["DATASET", "MODEL", "Kind", "bars_on_a_terminal", "hub_errors", "is_repository", "sha256", "upload", "upload_one_by_one"]
+
+_MESSAGE = "Upload with gentransforms"
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,6 @@ def upload(
     token: str | bool | None = None,
     revision: str | None = None,
     commit_message: str | None = None,
-    replace: str | None = None,
 ) -> str:
     """Make the repository if absent, upload what `save` writes into a folder, and return the commit's address.
 
@@ -92,26 +94,83 @@ def upload(
         token: of the Hub, instead of the one logged in with.
         revision: branch.
         commit_message: of the commit.
-        replace: a pattern of files that are removed where the folder has none of that name.
 
     Raises:
         WeightsError, BankError: if the Hub refuses a model, a data set.
     """
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
+    api = _open_repository(repo_id, kind, private, token, revision)
     with tempfile.TemporaryDirectory() as directory, bars_on_a_terminal():
-        with _upload_errors(kind, repo_id):
-            api.create_repo(repo_id, repo_type=kind.repo_type, private=private, exist_ok=True)
-            if revision is not None:
-                api.repo_info(repo_id, repo_type=kind.repo_type, revision=revision)
         save(Path(directory))
         with _upload_errors(kind, repo_id):
             commit = api.upload_folder(
-                repo_id=repo_id, repo_type=kind.repo_type, folder_path=directory, revision=revision,
-                commit_message=commit_message or "Upload with gentransforms", delete_patterns=replace,
-            )  # fmt: skip
+                repo_id=repo_id,
+                repo_type=kind.repo_type,
+                folder_path=directory,
+                revision=revision,
+                commit_message=commit_message or _MESSAGE,
+            )
     return str(commit.commit_url)
+
+
+def upload_one_by_one(
+    write: Callable[[Path], Iterable[Path]],
+    repo_id: str,
+    kind: Kind,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    replace: str | None = None,
+) -> str:
+    """Upload files as they are written, then commit them all; return the commit's address.
+
+    Each file is removed once it is uploaded, so that the disk holds one at a time. What the Hub has already, such as after a push
+    that was interrupted, is not uploaded again.
+
+    Args:
+        write: yields the path of each file that it has written into an empty folder.
+        repo_id: ``"organisation/name"``.
+        kind: of the repository.
+        private: whether a new repository is.
+        token: of the Hub, instead of the one logged in with.
+        revision: branch.
+        commit_message: of the commit.
+        replace: a pattern of files that are removed where none of that name was written.
+
+    Raises:
+        WeightsError, BankError: if the Hub refuses a model, a data set.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    api = _open_repository(repo_id, kind, private, token, revision)
+    where: dict[str, Any] = {"repo_id": repo_id, "repo_type": kind.repo_type, "revision": revision}
+    added: list[Any] = []
+    with tempfile.TemporaryDirectory() as directory, bars_on_a_terminal():
+        for path in write(Path(directory)):
+            with _upload_errors(kind, repo_id):
+                added.append(CommitOperationAdd(path.relative_to(directory).as_posix(), path))
+                api.preupload_lfs_files(additions=added[-1:], **where)
+            if added[-1]._is_uploaded:  # a small text is not: it goes with the commit
+                path.unlink()
+        with _upload_errors(kind, repo_id):
+            names = {addition.path_in_repo for addition in added}
+            there = set(api.list_repo_files(**where)) - names if replace is not None else set()
+            gone = [CommitOperationDelete(name) for name in sorted(there) if fnmatch.fnmatch(name, str(replace))]
+            commit = api.create_commit(operations=[*added, *gone], commit_message=commit_message or _MESSAGE, **where)
+    return str(commit.commit_url)
+
+
+def _open_repository(repo_id: str, kind: Kind, private: bool | None, token: str | bool | None, revision: str | None) -> Any:
+    """Make the repository if absent, see that its branch is there, and return the Hub's client."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    with _upload_errors(kind, repo_id), bars_on_a_terminal():
+        api.create_repo(repo_id, repo_type=kind.repo_type, private=private, exist_ok=True)
+        if revision is not None:
+            api.repo_info(repo_id, repo_type=kind.repo_type, revision=revision)
+    return api
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from gentransforms.bank.format.manifest import MANIFEST
 from gentransforms.bank.format.unit import unit_schema
 from gentransforms.bank.share.card import bank_card
 from gentransforms.errors import BankError, ConfigError
-from gentransforms.hub.client import DATASET, sha256, upload
+from gentransforms.hub.client import DATASET, sha256, upload_one_by_one
 from gentransforms.hub.models import CARD_FILE
 
 if TYPE_CHECKING:
@@ -26,13 +26,14 @@ __all__ = ["export_bank", "push_bank"]
 
 # Rows of a Parquet row group: what the Hub's viewer and a streaming reader fetch at once.
 _GROUP = 100
+_SHARD_BYTES = 500_000_000
 
 
 def export_bank(
     bank: Bank,
     directory: str | Path,
     *,
-    shard_bytes: int = 500_000_000,
+    shard_bytes: int = _SHARD_BYTES,
     license: str | None = None,
     description: str = "",
     repo_id: str | None = None,
@@ -61,24 +62,23 @@ def export_bank(
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise BankError(f"{directory}: is there already: expected a new or empty directory")
     made = not directory.exists()
-    shards, batches = _plan_shards(bank, shard_bytes), bank.batches()
     try:
-        (directory / "data").mkdir(parents=True)
-        files = [_write(directory, i, len(shards), itertools.islice(batches, count), bank) for i, count in enumerate(shards)]
-        info = {**bank.manifest["info"], "failed": bank.failed, "rejected": bank.rejected, "files": files}
-        card = bank_card(bank.manifest, len(bank), license=license, description=description, repo_id=repo_id)
-        (directory / CARD_FILE).write_text(card, encoding="utf-8")
-        (directory / MANIFEST).write_text(json.dumps({**bank.manifest, "info": info}, indent=2) + "\n")
+        directory.mkdir(parents=True, exist_ok=True)
+        written = list(_write_files(bank, directory, shard_bytes, license, description, repo_id))
     except BaseException as error:
         _clear(directory, made)
         if not isinstance(error, OSError):
             raise
         raise BankError(f"{directory}: cannot be written: {error.strerror or error}: nothing is left of it; export again") from error
-    return len(shards)
+    return sum(path.suffix == ".parquet" for path in written)
 
 
 def push_bank(bank: Bank, repo_id: str, *, license: str | None = None, description: str = "", **options: Any) -> str:
-    """Export a bank and upload it to the data set repository `repo_id`; return the address of the commit.
+    """Upload a bank to the data set repository `repo_id`, as `export_bank` writes it; return the address of the commit.
+
+    Each Parquet file, of about 500 MB, is written, uploaded and removed before the next; the disk holds one at a time. They become
+    visible together, in one commit at the end. A push that was interrupted is resumed by the same call: files that the Hub has
+    are not uploaded again.
 
     Args:
         bank: to share.
@@ -92,11 +92,17 @@ def push_bank(bank: Bank, repo_id: str, *, license: str | None = None, descripti
     """
     _check_whole(bank)  # before the repository is made
 
-    def save(directory: Path) -> None:
-        export_bank(bank, directory, license=license, description=description, repo_id=repo_id)
+    def write(directory: Path) -> Iterator[Path]:
+        try:
+            yield from _write_files(bank, directory, _SHARD_BYTES, license, description, repo_id)
+        except OSError as error:
+            raise BankError(
+                f"{directory}: cannot be written: {error.strerror or error}: one Parquet file of {_SHARD_BYTES // 1_000_000} MB at a time "
+                "has to fit there; free some space, or let TMPDIR name another directory, and push again"
+            ) from error
 
     # Files of an earlier bank would be rows of this one.
-    return upload(save, repo_id, DATASET, replace="data/*.parquet", **options)
+    return upload_one_by_one(write, repo_id, DATASET, replace="data/*.parquet", **options)
 
 
 def _check_whole(bank: Bank) -> None:
@@ -106,19 +112,35 @@ def _check_whole(bank: Bank) -> None:
         raise BankError(f"{bank.path}: has no images, since none of its sources gave one: there is nothing to share")
 
 
-def _write(directory: Path, number: int, count: int, batches: Iterable[pa.RecordBatch], bank: Bank) -> dict[str, Any]:
+def _write_files(
+    bank: Bank, directory: Path, shard_bytes: int, license: str | None, description: str, repo_id: str | None
+) -> Iterator[Path]:
+    """Write the files of an export one after the other, and yield each; equal banks give equal files."""
+    counts, batches = _plan_shards(bank, shard_bytes), bank.batches()
+    (directory / "data").mkdir()
+    files = []
+    for number, count in enumerate(counts):
+        name = f"data/train-{number:05d}-of-{len(counts):05d}.parquet"
+        files.append(_write_parquet(directory, name, itertools.islice(batches, count), bank))
+        yield directory / name
+    info = {**bank.manifest["info"], "failed": bank.failed, "rejected": bank.rejected, "files": files}
+    card = bank_card(bank.manifest, len(bank), license=license, description=description, repo_id=repo_id)
+    for name, text in {CARD_FILE: card, MANIFEST: json.dumps({**bank.manifest, "info": info}, indent=2) + "\n"}.items():
+        (directory / name).write_text(text, encoding="utf-8")
+        yield directory / name
+
+
+def _write_parquet(directory: Path, name: str, batches: Iterable[pa.RecordBatch], bank: Bank) -> dict[str, Any]:
     """Write a Parquet file; return what the manifest says of it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = 0
-    name = f"data/train-{number:05d}-of-{count:05d}.parquet"
+    rows, path = 0, directory / name
     # The images are compressed already.
-    with pq.ParquetWriter(directory / name, unit_schema(bank.manifest["source"]["key_type"]), compression="none") as writer:
+    with pq.ParquetWriter(path, unit_schema("int" if bank.integer_keys else "str"), compression="none") as writer:
         for batch in batches:
             writer.write_table(pa.Table.from_batches([batch]), row_group_size=_GROUP)
             rows += batch.num_rows
-    path = directory / name
     return {"file": name, "rows": rows, "bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
