@@ -28,6 +28,7 @@ from gentransforms.generators.icgan.architecture import BigGANConfig
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+FASTER = {"segmentation.py": ["--steps", "2"]}  # of an example, what makes seconds of it
 SLURM = ROOT / "examples" / "slurm" / "generate.sbatch"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Settings that make a training of seconds out of the one a page shows; later settings win. Widths: see ssl_example.
@@ -146,7 +147,7 @@ class TestExamples:
     def test_runs(self, path: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         if "lightly" in path.name:
             pytest.importorskip("lightly")
-        monkeypatch.setattr(sys, "argv", [str(path)])
+        monkeypatch.setattr(sys, "argv", [str(path), *FASTER.get(path.name, [])])
         runpy.run_path(str(path), run_name="__main__")
         assert capsys.readouterr().out
 
