@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -294,8 +295,11 @@ def _run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}: no such target"
             for name in (variable.partition("=")[0] for variable in variables):
                 assert f"$({name})" in makefile, f"make {target}: no variable {name}"
-        case ["pip", "install", "-e", "."]:
-            assert (ROOT / "pyproject.toml").is_file()
+        case ["pip", "install", "-e", target]:
+            extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+            named = re.fullmatch(r"\.(?:\[([\w,]+)\])?", target)
+            assert named, target
+            assert set((named[1] or "all").split(",")) <= set(extras), target
         case ["gentransforms", *arguments] if arguments[:2] == ["bank", "push"] or "ray" in arguments:
             _parse(arguments)  # to carry it out takes the Hub (test_bank_hub.py), or a cluster (test_bank_ray.py)
         case ["gentransforms", *arguments]:
