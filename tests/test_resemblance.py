@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bank_sources import structured_photos
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -28,13 +29,7 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.fixture(scope="module")
 def photos() -> list[Tensor]:
-    """Random images with structure at every scale, as CIFAR-10's have."""
-    rng = torch.Generator().manual_seed(0)
-    images = torch.zeros(120, 3, 32, 32)
-    for size in (2, 4, 8, 16, 32):
-        drawn = torch.randn(120, 3, size, size, generator=rng) + 2 * torch.randn(120, 1, size, size, generator=rng)
-        images += torch.nn.functional.interpolate(drawn, (32, 32), mode="bilinear") * 12 / (size / 2) ** 0.5
-    return list((images + 128).clamp(0, 255).to(torch.uint8))
+    return structured_photos(120)
 
 
 @pytest.fixture(scope="module")

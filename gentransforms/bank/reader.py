@@ -148,6 +148,11 @@ class Bank:
         return self._facts.variants
 
     @property
+    def source_count(self) -> int:
+        """How many images the bank was made from, or is to be made from, whether they could be read or not."""
+        return self._facts.count
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of every image."""
         return self._facts.image_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import torch.utils.data
@@ -27,7 +27,8 @@ def with_keys(dataset: Any, key: Key | None = None, transform: Callable[[Any], A
     Args:
         dataset: any map-style data set: one with ``len`` and an index.
         key: a function from the index to the key, the column of a Hugging Face data set, or the list of all keys.
-        transform: called with each sample, key included.
+        transform: called with each sample, key included. A `gentransforms.BankAugment` in it compares eight samples of
+            `dataset` with its bank now, and refuses keys that belong to other images.
 
     Raises:
         ConfigError: if two keys are equal, they are not all str or all int, or `dataset` is not map-style.
@@ -54,6 +55,10 @@ class KeyedDataset(Keyed, torch.utils.data.Dataset[Any]):
 
     def __init__(self, dataset: Any, keys: Sequence[str] | Sequence[int], transform: Callable[[Any], Any] | None = None) -> None:
         self.dataset, self.keys, self.transform = dataset, keys, transform
+        for part in _parts(transform):
+            check = getattr(part, "check_dataset", None)  # a BankAugment's, which a source must not know
+            if callable(check):
+                check(self)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -90,3 +95,12 @@ class KeyedDataset(Keyed, torch.utils.data.Dataset[Any]):
         else:
             keyed = (sample, key)
         return keyed if self.transform is None else self.transform(keyed)
+
+
+def _parts(transform: Any) -> Iterator[Any]:
+    """A transform and all those within it: torchvision's containers keep theirs in a list."""
+    yield transform
+    children = transform.children() if isinstance(transform, torch.nn.Module) else ()
+    inside = getattr(transform, "transforms", ())
+    for part in (*children, *(inside if isinstance(inside, list | tuple) else ())):
+        yield from _parts(part)

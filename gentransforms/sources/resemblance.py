@@ -39,7 +39,7 @@ def mark(image: Tensor) -> npt.NDArray[np.uint8]:
         array([7, 7, 7, 7, 7, 7], dtype=uint8)
     """
     scale = 255 if image.is_floating_point() else 1
-    means = F.adaptive_avg_pool2d(image.detach().to("cpu", torch.float32), _CELLS).nan_to_num() * scale
+    means = F.adaptive_avg_pool2d(image.detach().float(), _CELLS).cpu().nan_to_num() * scale
     rows = means.expand(3, -1, -1).permute(1, 2, 0).reshape(MARK_SIZE)
     return rows.round().clamp(0, 255).to(torch.uint8).numpy()
 

@@ -13,9 +13,11 @@ from torch import Tensor
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import ConfigError, MissingKeyError
 from gentransforms.images import Image, count_of
+from gentransforms.sources.keyed import KeyedDataset
 from gentransforms.sources.sample_keys import find_keys
 from gentransforms.transforms.getters import per_image_keys
 from gentransforms.transforms.replace import Origin, ReplaceImages, draw_selection
+from gentransforms.transforms.source_check import SourceCheck, check_dataset
 
 __all__ = ["BankAugment"]
 
@@ -40,12 +42,15 @@ class BankAugment(ReplaceImages):
         missing: for an image whose key has no variants: ``"error"``, or ``"source"`` to leave it as it is.
         output_size: ``"input"``, ``"generator"`` (the bank's) or (h, w), as for `GenerativeAugment`; ``"native"`` gives a
             variant at the bank's size and leaves every other image at its own, for a crop or resize that follows.
+        check_sources: compare the first images, eight or more, with what the bank keeps of its sources, and refuse keys that
+            belong to other images, as row numbers do after a data set was filtered or cut. Changed images pass: resized,
+            cropped, flipped, recoloured. False where they look nothing like their sources.
 
     Attributes:
         missing_count: how many images were to be replaced and had no variants, in this process.
 
     Raises:
-        ConfigError: if an argument, or what the getter returns, is not as described.
+        ConfigError: if an argument, or what the getter returns, is not as described; if keys belong to other images.
         MissingKeyError: if the bank has no variants of a key; whether it is selected or not, so that it is noticed at once.
         ImageError: if an image is of another kind or range, or stands beside a video, or beside boxes, masks or key
             points that the bank's images would make wrong.
@@ -78,7 +83,9 @@ class BankAugment(ReplaceImages):
         keys_getter: KeysGetter | Literal["last"] | None = None,
         missing: str = "error",
         output_size: str | tuple[int, int] = "input",
+        check_sources: bool = True,
     ) -> None:
+        self.check_sources = check_sources
         super().__init__(p, output_size)
         if keys_getter not in (None, "last") and not callable(keys_getter):
             raise ConfigError(f'keys_getter={keys_getter!r}: expected a function of the sample, "last", or None')
@@ -122,6 +129,8 @@ class BankAugment(ReplaceImages):
         return self._make_params(images, p) | {"keys": per_image_keys(keys, images)}
 
     def _make_images(self, rows: list[Tensor], params: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
+        if self.check_sources:
+            self._check.add(self.bank, params["keys"], rows)
         flags, keys, variants = [], [], []
         for chosen, uniform, key in zip(params["chosen"].tolist(), params["uniforms"].tolist(), params["keys"], strict=True):
             there = self.bank.variants_of(key)
@@ -153,13 +162,26 @@ class BankAugment(ReplaceImages):
             f'use output_size="generator" or a size (h, w), or apply it to single images, before a crop or resize'
         )
 
+    def check_dataset(self, dataset: KeyedDataset) -> None:
+        """Compare eight samples, spread over a data set, with what the bank keeps of its sources; `with_keys` does it.
+
+        Raises:
+            ConfigError: if its keys belong to other images.
+
+        Warns:
+            UserWarning: if its keys are row numbers, and its length is not that of the data set the bank was made from.
+        """
+        if self.check_sources:
+            check_dataset(self.bank, dataset)
+
     def _forget(self) -> None:
         super()._forget()
         self.missing_count = 0
+        self._check = SourceCheck()
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        del state["missing_count"]
+        del state["missing_count"], state["_check"]
         return state
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gentransforms.bank.config import BankConfig
+from gentransforms.bank.format.index import encode_marks
 from gentransforms.bank.format.unit import Row, Unit, write_unit
 from gentransforms.bank.generate.encode import Encoding
 from gentransforms.bank.generate.reading import BlockOfSources, new_buffer, read_block
@@ -142,14 +143,16 @@ def _make_unit(
     workers: int,
     guard: _Guard,
     on_images: Callable[[int], object] | None,
-) -> tuple[list[list[Made]], list[list[Future[list[bytes | None]]]], list[dict[str, Any]], float]:
+) -> tuple[list[list[Made]], list[list[Future[list[bytes | None]]]], list[dict[str, Any]], list[bytes], float]:
     begun = time.perf_counter()
     batches: list[list[Made]] = []
     encoded: list[list[Future[list[bytes | None]]]] = []
     failed: list[dict[str, Any]] = []
+    marks: list[bytes] = []
     offset = 0
     for block in blocks:
-        images, inputs, reasons = block.wait()
+        images, inputs, reasons, seen = block.wait()
+        marks += seen
         places = range(unit.start + offset, unit.stop)
         failed += [{"key": key, "index": i, "reason": text} for key, i, text in zip(block.keys, places, reasons, strict=False) if text]
         if all(reasons):
@@ -169,7 +172,7 @@ def _make_unit(
             if on_images is not None:
                 on_images(sum(made.image is not None for made in kept))
         offset += len(block.keys)
-    return batches, encoded, failed, time.perf_counter() - begun
+    return batches, encoded, failed, marks, time.perf_counter() - begun
 
 
 class _Guard:
@@ -199,11 +202,13 @@ def _write(
     batches: list[list[Made]],
     encoded: list[list[Future[list[bytes | None]]]],
     failed: list[dict[str, Any]],
+    marks: list[bytes],
     seconds: float,
 ) -> UnitReport:
     keys = job.source.keys[unit.start : unit.stop]
     report = UnitReport(unit, failed=failed)
     rows: list[Row] = []
+    sources: dict[int, None] = {}  # those that have rows, in order
     images = (image for batch in encoded for future in batch for image in future.result())
     for made, image in zip((m for batch in batches for m in batch), images, strict=True):
         key = keys[made.source]
@@ -214,10 +219,11 @@ def _write(
         report.retried += made.attempt > 0
         report.bytes += len(image)
         rows.append(Row(key, made.variant, made.seed, made.attempt, image))
+        sources[made.source] = None
     report.images = len(rows)
     facts = {
         "settings": job.digest, "failed": failed, "rejected": report.rejected, "retried": report.retried,
-        "seconds": round(seconds, 3),
+        "seconds": round(seconds, 3), "marks": encode_marks([marks[i] for i in sorted(sources)]),
     }  # fmt: skip
     report.written = write_unit(job.directory, unit, rows, job.source.key_type, facts, replace=job.replace)
     return report

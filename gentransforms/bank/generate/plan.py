@@ -158,7 +158,7 @@ def _sample(job: Job, plan: Plan, workers: int) -> Iterator[list[bytes]]:
             for start in range(unit.start, unit.stop, job.config.batch_size):
                 places = range(start, min(start + job.config.batch_size, unit.stop))
                 block = read_block(job.source, job.generator, places, pool, workers, new_buffer(job.generator, len(places)))
-                images, inputs, reasons = block.wait()
+                images, inputs, reasons, _ = block.wait()
                 if all(reasons):
                     continue
                 for batch in make_block(job.generator, job.config, block.keys, images, inputs):

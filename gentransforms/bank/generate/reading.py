@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,16 @@ from gentransforms.errors import BankError, SourceError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.images import centre, check_range, resize, rows_of, to_unit
 from gentransforms.sources import ImageSource, SourceSample
+from gentransforms.sources.resemblance import mark
 
 __all__ = ["BlockOfSources", "new_buffer", "read_block", "read_samples"]
+
+
+class _Read(NamedTuple):
+    """What is kept of a sample beside its image."""
+
+    inputs: dict[str, Any]
+    mark: bytes
 
 
 @dataclass
@@ -24,18 +32,19 @@ class BlockOfSources:
 
     keys: Sequence[str | int]
     images: Tensor
-    parts: list[Future[list[dict[str, Any] | str]]]
+    parts: list[Future[list[_Read | str]]]
 
-    def wait(self) -> tuple[Tensor, dict[str, Any], list[str]]:
-        """Return images (B, 3, h, w) in [0, 1], their inputs, and why each could not be read: empty where it could.
+    def wait(self) -> tuple[Tensor, dict[str, Any], list[str], list[bytes]]:
+        """Return images (B, 3, h, w) in [0, 1], their inputs, why each could not be read (empty where it could), and their marks.
 
         A source that failed keeps its place with a grey image, so that the batches of its neighbours stay the same.
         """
         samples = [sample for part in self.parts for sample in part.result()]
-        good = next((s for s in samples if not isinstance(s, str)), {})
-        filled = [good if isinstance(s, str) else s for s in samples]
+        good = next((s.inputs for s in samples if not isinstance(s, str)), {})
+        filled = [good if isinstance(s, str) else s.inputs for s in samples]
         reasons = [s if isinstance(s, str) else "" for s in samples]
-        return self.images, {name: _collate([inputs[name] for inputs in filled]) for name in good}, reasons
+        marks = [b"" if isinstance(s, str) else s.mark for s in samples]
+        return self.images, {name: _collate([inputs[name] for inputs in filled]) for name in good}, reasons, marks
 
 
 def new_buffer(generator: ImageGenerator, count: int) -> Tensor:
@@ -85,16 +94,17 @@ def read_samples(source: ImageSource, places: range) -> Iterator[SourceSample | 
         )
 
 
-def _read_part(source: ImageSource, generator: ImageGenerator, places: range, slots: Tensor) -> list[dict[str, Any] | str]:
+def _read_part(source: ImageSource, generator: ImageGenerator, places: range, slots: Tensor) -> list[_Read | str]:
     """Put sources at the generator's size into `slots`, (N, 3, h, w) in [0, 1]; return inputs, or why one cannot be read."""
-    found: list[dict[str, Any] | str] = []
+    found: list[_Read | str] = []
     for sample in read_samples(source, places):
         if len(found) == len(places):
             continue  # too many: the count is refused at the end
         slot = slots[len(found)]
         error = sample if isinstance(sample, SourceError) else _fit(sample.image, generator, slot)
         if error is None and isinstance(sample, SourceSample):
-            found.append({name: value for name, value in sample.inputs.items() if name in generator.inputs})
+            inputs = {name: value for name, value in sample.inputs.items() if name in generator.inputs}
+            found.append(_Read(inputs, mark(sample.image.reshape(sample.image.shape[-3:])).tobytes()))
         else:
             slot.fill_(0.5)
             found.append(str(error) or type(error).__name__)

@@ -1,0 +1,235 @@
+"""Images that ask a bank for variants under the keys of others are refused, wherever they come from."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from bank_sources import structured_photos
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from gentransforms.bank.generate.run import generate_bank
+from gentransforms.bank.reader import Bank
+from gentransforms.errors import ConfigError, SourceError
+from gentransforms.sources.base import ImageSource, SourceSample
+from gentransforms.sources.keyed import with_keys
+from gentransforms.sources.resemblance import mark
+from gentransforms.testing import FakeGenerator
+from gentransforms.transforms.bank import BankAugment
+from gentransforms.transforms.source_check import MOST
+
+COUNT = 100
+PHOTOS = structured_photos(COUNT)
+HEAVY = v2.Compose([
+    v2.RandomResizedCrop(32, (0.25, 1.0)), v2.RandomHorizontalFlip(), v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.8),
+    v2.RandomGrayscale(0.2),
+])  # fmt: skip
+CHANGES: dict[str, Callable[[Tensor], Any]] = {
+    "none": lambda image: image,
+    "size": v2.Resize(50),
+    "crop": v2.Compose([v2.RandomCrop(32, 4), v2.RandomHorizontalFlip()]),
+    "heavy": HEAVY,
+    "PIL": v2.ToPILImage(),
+    "float": v2.ToDtype(torch.float32, scale=True),
+    "tv_tensor": tv_tensors.Image,
+}
+
+
+class Photos(torch.utils.data.Dataset[Any]):
+    """Photos as a user's data set has them, with its own transform; counts how many are read."""
+
+    def __init__(self, photos: list[Tensor], change: Callable[[Tensor], Any] = lambda image: image) -> None:
+        self.photos, self.change, self.read = photos, change, 0
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> Any:
+        self.read += 1
+        return self.change(self.photos[index]), index % 7
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    folder = tmp_path_factory.mktemp("bank")
+    generate_bank(Photos(PHOTOS), folder, FakeGenerator(), variants=1, unit_size=30, batch_size=16, progress=False)
+    return Bank.open(folder)
+
+
+class TestMarks:
+    """A bank keeps a mark of each source that has images."""
+
+    def test_are_those_of_the_sources(self, bank: Bank) -> None:
+        assert bank.marks is not None
+        assert (bank.marks == np.stack([mark(photo) for photo in PHOTOS])).all()
+        assert bank.source_count == COUNT
+
+    def test_where_sources_failed(self, tmp_path: Path) -> None:
+        class Gaps(ImageSource):
+            def read(self, index: int) -> SourceSample:
+                if index in (0, 5, 6):
+                    raise SourceError("damaged")
+                return SourceSample(PHOTOS[index])
+
+        generate_bank(
+            Gaps([f"{i:02}" for i in range(12)]), tmp_path, FakeGenerator(), variants=2, unit_size=4, batch_size=3, progress=False
+        )
+        opened = Bank.open(tmp_path)
+        assert opened.marks is not None
+        assert (opened.marks == np.stack([mark(PHOTOS[int(key)]) for key in opened.keys])).all()
+        assert (len(opened.keys), opened.source_count) == (9, 12)
+
+
+class TestWithKeys:
+    """The data set is compared when it is built."""
+
+    @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+    def test_the_right_rows(self, change: Callable[[Tensor], Any], bank: Bank) -> None:
+        torch.manual_seed(0)
+        keyed = with_keys(Photos(PHOTOS, change), transform=BankAugment(bank, p=1.0))
+        assert keyed[3][-1] == 3
+
+    @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+    @pytest.mark.parametrize("shift", [1, 50])
+    def test_other_rows(self, change: Callable[[Tensor], Any], shift: int, bank: Bank) -> None:
+        torch.manual_seed(0)
+        rolled = Photos(PHOTOS[shift:] + PHOTOS[:shift], change)
+        with pytest.raises(ConfigError, match=r"the key \d+ looks like the bank's source \d+.*give with_keys\(\)"):
+            with_keys(rolled, transform=BankAugment(bank, p=1.0))
+
+    def test_the_example_is_right(self, bank: Bank) -> None:
+        with pytest.raises(ConfigError, match="the image with the key 0 looks like the bank's source 40"):
+            with_keys(Photos(PHOTOS[40:]), transform=BankAugment(bank))
+
+    def test_rows_left_out_in_the_middle(self, bank: Bank) -> None:
+        with pytest.raises(ConfigError, match="looks like the bank's source"):
+            with_keys(Photos(PHOTOS[:60] + PHOTOS[61:]), transform=BankAugment(bank))
+
+    def test_few_images(self, bank: Bank) -> None:
+        with pytest.raises(ConfigError, match="the key 0 looks like the bank's source 70"):
+            with_keys(Photos(PHOTOS[70:73]), transform=BankAugment(bank))
+
+    def test_keys_of_the_whole(self, bank: Bank) -> None:
+        part = Subset(Photos(PHOTOS), range(40, 70))
+        assert with_keys(part, transform=BankAugment(bank, p=1.0))[0][-1] == 40
+        assert with_keys(Photos(PHOTOS[40:]), key=list(range(40, COUNT)), transform=BankAugment(bank, p=1.0))[0][-1] == 40
+
+    def test_a_differing_length_warns(self, bank: Bank) -> None:
+        with pytest.warns(UserWarning, match="made from 100 images, and the data set has 60, whose keys are row numbers"):
+            with_keys(Photos(PHOTOS[:60]), transform=BankAugment(bank))
+
+    def test_within_other_transforms(self, bank: Bank) -> None:
+        for transform in (
+            v2.Compose([v2.Resize(16), BankAugment(bank)]),
+            v2.Compose([v2.RandomApply([BankAugment(bank)]), v2.Resize(16)]),
+        ):
+            with pytest.raises(ConfigError, match="looks like the bank's source"):
+                with_keys(Photos(PHOTOS[40:]), transform=transform)
+
+    def test_it_can_be_left_out(self, bank: Bank) -> None:
+        data = Photos(PHOTOS[40:])
+        with_keys(data, transform=BankAugment(bank, check_sources=False))
+        with_keys(data, transform=len)
+        assert data.read == 0
+
+    def test_eight_are_read_where_they_tell(self, bank: Bank) -> None:
+        data = Photos(PHOTOS)
+        with_keys(data, transform=BankAugment(bank))
+        assert data.read == 8
+
+    def test_random_states_stay(self, bank: Bank) -> None:
+        def change(image: Tensor) -> Tensor:
+            random.random()
+            np.random.random()  # noqa: NPY002
+            return HEAVY(image)
+
+        def drawn() -> tuple[Any, ...]:
+            return torch.rand(1).item(), np.random.random(), random.random()  # noqa: NPY002
+
+        draws = []
+        for transform in (None, BankAugment(bank)):
+            torch.manual_seed(3)
+            np.random.seed(3)  # noqa: NPY002
+            random.seed(3)
+            with_keys(Photos(PHOTOS, change), transform=transform)
+            draws.append(drawn())
+        assert draws[0] == draws[1]
+
+    def test_samples_that_cannot_be_read_are_for_later(self, bank: Bank) -> None:
+        def fail(image: Tensor) -> Tensor:
+            raise OSError("damaged")
+
+        with_keys(Photos(PHOTOS, fail), transform=BankAugment(bank))
+        with_keys([("no image", 1)] * COUNT, transform=BankAugment(bank))
+
+
+class TestBankAugment:
+    """Elsewhere the first images are compared."""
+
+    @staticmethod
+    def feed(augment: BankAugment, photos: list[Tensor], size: int, start: int = 0) -> int:
+        """Give images with the keys 0, 1, … in batches; return how many were taken before they were refused."""
+        for first in range(0, len(photos), size):
+            images = torch.stack(photos[first : first + size])
+            try:
+                augment({"image": images if size > 1 else images[0], "key": list(range(first, first + len(images)))})
+            except ConfigError:
+                return first + size
+        return len(photos)
+
+    @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+    @pytest.mark.parametrize("size", [1, 5, 40])
+    def test_other_images_are_refused_once_there_are_eight(self, size: int, p: float, bank: Bank) -> None:
+        taken = self.feed(BankAugment(bank, p=p), PHOTOS[50:], size)
+        assert taken == -(-8 // size) * size
+
+    @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+    def test_the_right_ones_are_not(self, change: Callable[[Tensor], Any], bank: Bank) -> None:
+        torch.manual_seed(0)
+        augment = BankAugment(bank, p=0.5)
+        for i, photo in enumerate(PHOTOS):
+            augment({"image": change(photo), "key": i})
+
+    def test_heavily_changed_others_are_refused_before_long(self, bank: Bank) -> None:
+        torch.manual_seed(0)
+        assert self.feed(BankAugment(bank), [HEAVY(photo) for photo in PHOTOS[30:]], 10) < MOST
+
+    def test_no_more_is_compared_once_it_is_sure(self, bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+        augment = BankAugment(bank)
+        self.feed(augment, PHOTOS[:10], 5)
+        monkeypatch.setattr("gentransforms.transforms.source_check.mark", lambda image: pytest.fail("compared again"))
+        self.feed(augment, PHOTOS, 10)
+
+    def test_what_never_tells_is_left(self, bank: Bank) -> None:
+        augment = BankAugment(bank)
+        self.feed(augment, [torch.zeros(3, 8, 8, dtype=torch.uint8)] * COUNT, 10)
+        assert augment._check.done
+
+    def test_a_key_counts_once(self, bank: Bank) -> None:
+        augment = BankAugment(bank)
+        for _ in range(20):
+            augment({"image": PHOTOS[50], "key": 0})
+
+    def test_it_can_be_switched_off(self, bank: Bank) -> None:
+        assert self.feed(BankAugment(bank, check_sources=False), PHOTOS[50:], 10) == 50
+
+    def test_a_copy_begins_anew(self, bank: Bank) -> None:
+        augment = BankAugment(bank)
+        self.feed(augment, PHOTOS[:20], 10)
+        assert augment._check.done
+        assert self.feed(pickle.loads(pickle.dumps(augment)), PHOTOS[50:], 10) == 10
+
+    def test_each_worker_compares(self, bank: Bank) -> None:
+        augment = BankAugment(bank)
+        keyed = with_keys(Photos(PHOTOS[50:]), transform=lambda sample: augment(sample))  # hidden from with_keys
+        with pytest.raises(ConfigError, match="looks like the bank's source"):
+            list(DataLoader(keyed, batch_size=10, num_workers=1, multiprocessing_context="fork"))
