@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "gentransforms"
 # From the bottom up. A module may import those of lower layers, and of its own; a package's name covers its modules.
 LAYERS = (
     ("errors",),
+    ("paths",),
     ("seeding", "images", "surroundings", "hub"),
     ("generators",),
     ("sources",),
@@ -134,7 +135,7 @@ class TestLayering:
         assert GRAPH["errors"] == set()
 
     def test_hub_knows_no_class(self) -> None:
-        assert {name for module in GRAPH if module.startswith("hub") for name in GRAPH[module]} == {"errors", "hub.client"}
+        assert {name for module in GRAPH if module.startswith("hub") for name in GRAPH[module]} == {"errors", "paths", "hub.client"}
 
     @pytest.mark.parametrize("module", [m for m in GRAPH if m.split(".")[0] in ("transforms", "kornia", "testing")])
     def test_transforms_know_no_concrete_generator(self, module: str) -> None:

@@ -13,6 +13,7 @@ from gentransforms.audit.evidence import Measure
 from gentransforms.audit.pictures import Pictures
 from gentransforms.bank.selection import parse_comparison
 from gentransforms.errors import ConfigError
+from gentransforms.paths import local_path
 
 __all__ = ["Audit"]
 
@@ -67,7 +68,7 @@ class Audit:
 
         from gentransforms.audit.report import render
 
-        path = Path(folder).expanduser()
+        path = local_path(folder, "folder")
         path.mkdir(parents=True, exist_ok=True)
         (path / "audit.json").write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
         pq.write_table(self.scores, path / "scores.parquet")

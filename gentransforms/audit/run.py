@@ -26,6 +26,7 @@ from gentransforms.bank.reader import Bank
 from gentransforms.errors import ConfigError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.registry import load_generator
+from gentransforms.paths import local_path
 from gentransforms.sources import ImageSource, open_source
 
 __all__ = ["audit_bank", "audit_generator"]
@@ -159,7 +160,7 @@ def _audit(
     seed: int,
     progress: bool,
 ) -> Audit:
-    folder = None if cache is None else Path(cache).expanduser()
+    folder = None if cache is None else local_path(cache, "cache")
     if classifier is not None and labels is None:
         raise ConfigError("classifier: judges labels, and there are none: give labels=")
     with show_progress(progress) as on_progress:

@@ -23,6 +23,7 @@ from gentransforms.bank.format.manifest import hash_manifest
 from gentransforms.bank.format.unit import Row, Unit, is_done, plan_units, write_unit
 from gentransforms.bank.generate.begin import begin_bank
 from gentransforms.errors import BankError, ConfigError
+from gentransforms.paths import local_path
 from gentransforms.sources import open_source
 from gentransforms.sources.decode import SUFFIXES
 
@@ -81,7 +82,7 @@ def import_bank(
     for name, number in {"variants": variants, "unit_size": unit_size, "workers": workers}.items():
         if type(number) is not int or number < 1:
             raise ConfigError(f"{name}={number!r}: expected a positive integer")
-    folder, directory = Path(variants_folder), Path(path)
+    folder, directory = local_path(variants_folder, "variants_folder"), local_path(path)
     opened = open_source(source)
     found = _found(folder)
     stems = {_stem(key) for key in opened.keys}

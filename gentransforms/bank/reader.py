@@ -24,6 +24,7 @@ from gentransforms.bank.share.opening import Exported, open_export, open_reposit
 from gentransforms.bank.verify.checker import BankReport, verify_bank
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
 from gentransforms.hub.client import is_repository
+from gentransforms.paths import local_path
 from gentransforms.sources.keys import as_keys
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Bank:
             BankError: if there is no bank, it is unfinished, damaged, or of another format version.
             ConfigError: if a revision is given for a directory.
         """
-        directory = Path(path_or_repo)
+        directory = local_path(path_or_repo, "path_or_repo")
         if not directory.exists() and is_repository(str(path_or_repo)):
             return _open_repository(str(path_or_repo), revision)
         if revision is not None:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gentransforms.errors import BankError, ConfigError
+from gentransforms.paths import local_path
 
 __all__ = ["Selection", "evaluate_expression", "parse_comparison"]
 
@@ -94,7 +95,7 @@ class Selection:
             "format": _FORMAT, "format_version": _FORMAT_VERSION, "bank": self.bank, "where": self.where,
             "rows": len(self.kept), "kept": int(self.kept.sum()), "mask": packed,
         }  # fmt: skip
-        Path(path).write_text(json.dumps(content, indent=2) + "\n")
+        local_path(path).write_text(json.dumps(content, indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Selection:
@@ -103,8 +104,9 @@ class Selection:
         Raises:
             BankError: if it cannot be read, or is none.
         """
+        file = local_path(path)
         try:
-            content = json.loads(Path(path).read_text())
+            content = json.loads(file.read_text())
             if content.get("format") != _FORMAT or content["format_version"] != _FORMAT_VERSION:
                 raise BankError(f"{path}: not a selection of this version: write one with `gentransforms bank select`")
             packed = np.frombuffer(zlib.decompress(base64.b64decode(content["mask"])), np.uint8)

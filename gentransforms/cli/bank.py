@@ -11,11 +11,12 @@ from typing import Annotated
 
 import typer
 
-from gentransforms.cli.plain import Failure, WrongCall
+from gentransforms.cli.plain import Failure, PathsExpanded, WrongCall
+from gentransforms.paths import local_path
 
 __all__ = ["app"]
 
-app = typer.Typer(rich_markup_mode=None, help="Look at banks, check them, share them.", no_args_is_help=True)
+app = PathsExpanded(rich_markup_mode=None, help="Look at banks, check them, share them.", no_args_is_help=True)
 
 _Bank = Annotated[Path, typer.Argument(help="Directory of the bank.", show_default=False)]
 
@@ -36,7 +37,7 @@ def info(
     from gentransforms.hub.client import is_repository
 
     if not is_repository(bank):
-        _check_there(Path(bank))
+        _check_there(local_path(bank, "BANK"))
     opened = Bank.open(bank, revision=revision, partial=True)
     if as_json:
         state = {

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from gentransforms.cli.plain import Failure, WrongCall
+from gentransforms.cli.plain import Failure, PathsExpanded, WrongCall
 
 __all__ = ["app"]
 
-app = typer.Typer(rich_markup_mode=None, help="Convert released weights into a folder that load_generator reads.")
+app = PathsExpanded(rich_markup_mode=None, help="Convert released weights into a folder that load_generator reads.")
 
 
 @app.callback()

@@ -13,13 +13,13 @@ from gentransforms.cli import bank, convert
 from gentransforms.cli.demo import demo
 from gentransforms.cli.generate import generate
 from gentransforms.cli.list import list_generators
-from gentransforms.cli.plain import PlainGroup
+from gentransforms.cli.plain import PathsExpanded, PlainGroup
 from gentransforms.cli.preview import preview
 
 __all__ = ["app", "run"]
 
 # Plain text throughout: Rich's boxes wrap, and would break a path in two.
-app = typer.Typer(
+app = PathsExpanded(
     cls=PlainGroup,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

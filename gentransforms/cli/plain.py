@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from gentransforms.errors import ConfigError, DeviceError, GentransformsError, ImageError, MissingInputError
+from gentransforms.paths import local_path
 
-__all__ = ["Failure", "PlainGroup", "WrongCall", "one_line"]
+__all__ = ["Failure", "PathsExpanded", "PlainGroup", "WrongCall", "one_line"]
 
 _TRACEBACK = "GENTRANSFORMS_TRACEBACK"
 
@@ -34,6 +37,33 @@ def one_line(text: str) -> str:
         '2 keys do not fit: missing a'
     """
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+class PathsExpanded(typer.Typer):
+    """A typer application whose commands get the paths among their arguments by the rule of `gentransforms.paths.local_path`."""
+
+    def command(self, *args: Any, **options: Any) -> Any:
+        """Register a command."""
+        register = super().command(*args, **options)
+
+        def decorate(function: Any) -> Any:
+            register(_with_local_paths(function))
+            return function
+
+        return decorate
+
+
+def _with_local_paths(function: Any) -> Any:
+    @functools.wraps(function)
+    def command(**arguments: Any) -> Any:
+        for name, value in arguments.items():
+            if isinstance(value, Path):
+                arguments[name] = local_path(value, name)
+            elif isinstance(value, list):
+                arguments[name] = [local_path(one, name) if isinstance(one, Path) else one for one in value]
+        return function(**arguments)
+
+    return command
 
 
 class PlainGroup(TyperGroup):

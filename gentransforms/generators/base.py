@@ -19,6 +19,7 @@ from gentransforms.generators.card import model_card
 from gentransforms.generators.identity import describe_argument, fingerprint, named_weights, to_json
 from gentransforms.hub import models as hub
 from gentransforms.hub.client import sha256, upload
+from gentransforms.paths import local_path
 from gentransforms.seeding import check_seeds
 from gentransforms.surroundings import isolate_loading
 
@@ -171,7 +172,7 @@ class ImageGenerator(nn.Module, ABC):
         """
         from safetensors.torch import save_file
 
-        directory = Path(directory)
+        directory = local_path(directory, "directory")
         description = {"format": "gentransforms", "format_version": FORMAT_VERSION, "class": type(self).__name__}
         for name, value in self._init_config.items():
             if isinstance(value, nn.Module) and isinstance(self.config.get(name), dict):

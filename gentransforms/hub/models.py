@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.hub.client import MODEL, hub_errors, is_repository, sha256
+from gentransforms.paths import local_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,10 +60,13 @@ class Source:
         local_files_only: bool = False,
     ) -> None:
         self.name = str(name_or_path)
-        self.folder: Path | None = Path(name_or_path)
-        self.options: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        self.folder: Path | None = local_path(name_or_path, "name_or_path") if self.name else Path()
+        cache = None if cache_dir is None else local_path(cache_dir, "cache_dir")
+        self.options: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache, "local_files_only": local_files_only}
         if not self.name or not _is_folder(self.folder):  # an empty path would be the working directory
             self.folder = BUNDLED / self.name if self.name in bundled_names() else None
+        elif self.name.startswith("~"):
+            self.name = str(self.folder)
         if self.folder is not None and revision is not None:
             raise ConfigError(f"revision={revision!r}: {self.name!r} is a folder on this machine and has no revisions")
         if self.folder is None and not is_repository(self.name):

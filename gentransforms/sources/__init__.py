@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gentransforms.errors import ConfigError
+from gentransforms.paths import local_path
 from gentransforms.sources.base import ImageSource, SourceSample
 from gentransforms.sources.hugging_face import load_from_disk, load_from_hub, load_shards
 from gentransforms.sources.keys import Key
@@ -75,7 +76,7 @@ def open_source(
 
 
 def _open_path(source: str, options: Mapping[str, Any]) -> ImageSource:
-    path = Path(source).expanduser()
+    path = local_path(source, "source") if source else Path()
     if not source or not path.exists():
         if _HUB_NAME.fullmatch(source):
             loaded = load_from_hub(source, options["split"] or "train", **{name: options[name] for name in _OF_THE_HUB})

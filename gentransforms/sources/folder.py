@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gentransforms.errors import ConfigError, SourceError
+from gentransforms.paths import local_path
 from gentransforms.sources.base import ImageSource, SourceSample
 from gentransforms.sources.decode import SUFFIXES, check_folder, decode_oriented, one_line
 from gentransforms.sources.inputs import input_value
@@ -67,7 +68,7 @@ class ImageFolderSource(ImageSource):
         white_level: float | None = None,
     ) -> None:
         self._white_level = white_level
-        self.root = Path(root).expanduser()
+        self.root = local_path(root, "root")
         if not self.root.is_dir():
             raise ConfigError(f"{self.root}: no such folder: expected a folder of images")
         self._labels: dict[str, int] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gentransforms.errors import ConfigError, SourceError
+from gentransforms.paths import local_path
 from gentransforms.sources.arrow import arrow
 from gentransforms.sources.base import ImageSource, SourceSample
 from gentransforms.sources.decode import DOWNLOAD, decode_oriented, find_file, one_line
@@ -66,7 +67,7 @@ class ParquetSource(ImageSource):
         white_level: float | None = None,
     ) -> None:
         self._white_level = white_level
-        self._files = find_files(Path(path).expanduser(), split, config)
+        self._files = find_files(local_path(path), split, config)
         parts = [_open(file) for file in self._files]
         schema = parts[0].schema_arrow
         for name, column in (("key", key), ("image_column", image_column)):

@@ -28,6 +28,7 @@ from gentransforms.bank.generate.progress import Progress, stoppable
 from gentransforms.errors import ConfigError, MissingInputError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.registry import load_generator
+from gentransforms.paths import local_path
 from gentransforms.sources import ImageSource, open_source
 from gentransforms.surroundings import isolate
 
@@ -233,6 +234,7 @@ def _open_run(
     retry_failed: bool,
 ) -> _Run:
     """Check everything before anything is written; what is quick to check comes first."""
+    directory = local_path(path, "path")
     part, chosen, built = parse_shard(shard), _open_engine(engine), build_config(config, settings)
     loaded = _load(generator)
     opened = open_source(source).select(loaded.inputs)
@@ -249,7 +251,7 @@ def _open_run(
         )
     device = getattr(chosen, "device", None) or loaded.device.type
     described = describe_generator(loaded), describe_source(opened)
-    return _Run(Path(path), opened, loaded, built, part, chosen, retry_failed, device, described)
+    return _Run(directory, opened, loaded, built, part, chosen, retry_failed, device, described)
 
 
 def _open_engine(engine: str | Engine) -> Engine:

@@ -16,6 +16,7 @@ from gentransforms.bank.share.card import bank_card
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.hub.client import DATASET, sha256, upload_one_by_one
 from gentransforms.hub.models import CARD_FILE
+from gentransforms.paths import local_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,7 +59,7 @@ def export_bank(
     if type(shard_bytes) is not int or shard_bytes < 1:
         raise ConfigError(f"shard_bytes={shard_bytes!r}: expected a positive integer")
     _check_whole(bank)
-    directory = Path(directory)
+    directory = local_path(directory, "directory")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise BankError(f"{directory}: is there already: expected a new or empty directory")
     made = not directory.exists()

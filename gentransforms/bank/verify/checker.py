@@ -19,6 +19,7 @@ from gentransforms.bank.verify.report import BankReport, Problem, damaged_units
 from gentransforms.bank.verify.rows import NO_ROWS, Contents, WithoutRows, check_images, check_rows
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.hub.client import sha256
+from gentransforms.paths import local_path
 from gentransforms.sources.arrow import arrow
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def verify_bank(
         >>> report.ok, report.problems[0].kind
         (False, 'manifest')
     """
-    directory = Path(path)
+    directory = local_path(path)
     if threads is not None and (type(threads) is not int or threads < 1):
         raise ConfigError(f"threads={threads!r}: expected a positive integer or None")
     if not directory.is_dir():

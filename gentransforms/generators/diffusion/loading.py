@@ -14,6 +14,7 @@ from torch import nn
 
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.hub import models as hub
+from gentransforms.paths import local_path
 
 __all__ = [
     "BASES", "add_ip_adapter", "add_lora", "load_part", "load_pipeline", "load_processor", "load_vae", "pipeline_class", "rebuild",
@@ -151,8 +152,8 @@ def add_lora(pipe: Any, choice: str | Sequence[str], **where: Any) -> None:
     parts: list[Any] = list(choice) if isinstance(choice, list | tuple) else [choice]
     if not 1 <= len(parts) <= 2 or not all(isinstance(part, str | Path) for part in parts):
         raise ConfigError(f"lora={choice!r}: expected a repository, folder or file, or (repo, weight_name)")
-    if len(parts) == 1 and Path(parts[0]).is_file():
-        parts = [Path(parts[0]).parent, Path(parts[0]).name]
+    if len(parts) == 1 and (file := local_path(parts[0], "lora")).is_file():
+        parts = [file.parent, file.name]
     repo, weight_name = (*parts, None)[:2]
     source = hub.Source(repo, **where)
     with _weights_errors(source):

@@ -14,6 +14,7 @@ from gentransforms.generators.diffusion import loading, saving
 from gentransforms.generators.diffusion.base import DiffusionGenerator
 from gentransforms.generators.diffusion.options import PRESETS
 from gentransforms.hub import models as hub
+from gentransforms.paths import local_path
 from gentransforms.surroundings import isolate_loading
 
 __all__ = ["PretrainedDiffusion"]
@@ -112,8 +113,9 @@ class PretrainedDiffusion(DiffusionGenerator):
         options = {name: value for name, value in self.config.items() if name != "components"} | self._saved_extra()
         if self.kind == "ip-adapter":
             options["ip_adapter"] = True
-        saving.write(self, Path(directory), options, dtype, card or {}, self._adapter_file)
-        self._save_parts(Path(directory), dtype)
+        directory = local_path(directory, "directory")
+        saving.write(self, directory, options, dtype, card or {}, self._adapter_file)
+        self._save_parts(directory, dtype)
 
     @classmethod
     def _check_options(cls, options: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from gentransforms.errors import ConversionError, WeightsError
 from gentransforms.generators.icgan.generator import ICGAN
 from gentransforms.generators.icgan.released import load_resnet50_features, read_released
+from gentransforms.paths import local_path
 
 __all__ = ["convert_icgan"]
 
@@ -35,5 +36,5 @@ def convert_icgan(source: str | Path, destination: str | Path, *, features: str 
         generator = ICGAN.from_released(state, config, extractor)
     except WeightsError as error:
         raise ConversionError(f"{source}: {error}") from error
-    generator.save_pretrained(destination, card={"title": Path(source).resolve().name, **_CARD})
+    generator.save_pretrained(destination, card={"title": local_path(source).resolve().name, **_CARD})
     return generator

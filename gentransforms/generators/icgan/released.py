@@ -18,13 +18,14 @@ from torch import Tensor
 from gentransforms.errors import ConversionError, GentransformsError
 from gentransforms.generators.icgan.architecture import BigGANConfig
 from gentransforms.generators.icgan.features import ResNet50Features
+from gentransforms.paths import local_path
 
 __all__ = ["load_resnet50_features", "read_released"]
 
 
 def read_released(source: str | Path) -> tuple[dict[str, Tensor], BigGANConfig]:
     """Return the state dict (without ``module.`` prefixes) and the architecture of a released folder."""
-    folder = Path(source)
+    folder = local_path(source, "source")
     records = sorted(folder.glob("state_dict_best*.pth"))
     if not records:
         raise ConversionError(f"{folder}: no state_dict_best*.pth found: expected the folder of a released IC-GAN")
@@ -52,7 +53,7 @@ def load_resnet50_features(path: str | Path) -> ResNet50Features:
     Raises:
         ConversionError: if the file cannot be read, or keys are missing, extra or misshapen.
     """
-    tensors = _tensors(Path(path))
+    tensors = _tensors(local_path(path, "features"))
     state = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     state = {name: t for name, t in state.items() if not name.startswith(("projection_head", "prototypes", "fc."))}
     extractor = ResNet50Features()
