@@ -300,6 +300,22 @@ class TestMissing:
             augment(GREY, KEYS[5])
 
 
+class TestCall:
+    def test_p_and_the_mask(self, numbered: Bank) -> None:
+        augment, batch = by_position(numbered, 0.5), torch.stack([GREY] * 10)
+        (images, _), mask = augment(batch, torch.arange(10), return_mask=True)
+        assert mask.tolist() == [changed(image) for image in images]
+        for p in (0.0, 1.0):
+            (images, _), mask = augment(batch, torch.arange(10), p=p, return_mask=True)
+            assert mask.tolist() == [bool(p)] * 10
+            assert [changed(image) for image in images] == [bool(p)] * 10
+        assert augment.p == 0.5
+
+    def test_what_is_missing_was_not_replaced(self, gappy: Bank) -> None:
+        (images, _), mask = by_position(gappy, 1.0, missing="source")(torch.stack([GREY] * 5), [0, 1, 9, 77, 3], return_mask=True)
+        assert mask.tolist() == [changed(image) for image in images] == [False, True, False, False, True]
+
+
 class TestChance:
     @pytest.mark.parametrize("p", [0.0, 0.2, 0.7, 1.0])
     def test_p_is_respected_image_by_image(self, numbered: Bank, p: float) -> None:

@@ -439,6 +439,41 @@ class TestInputsGetter:
             self.run(values)
 
 
+class TestCall:
+    """What is said in a call, for that call alone."""
+
+    @pytest.mark.parametrize("getter", [False, True])
+    def test_p(self, getter: bool) -> None:
+        options: dict[str, Any] = {"seeds_getter": lambda sample: list(range(8))} if getter else {}
+        augment = gt.GenerativeAugment(FakeGenerator(), 0.5, **options)
+        assert augment(BATCH, p=0.0).equal(BATCH)
+        assert not any(a.equal(b) for a, b in zip(augment(BATCH, p=1), BATCH, strict=True))
+        assert augment.p == 0.5
+        torch.manual_seed(0)
+        expected = gt.GenerativeAugment(FakeGenerator(), 0.2, **options)(BATCH)
+        torch.manual_seed(0)
+        assert augment(BATCH, p=0.2).equal(expected)
+
+    @pytest.mark.parametrize("p", [-0.1, 1.5, "often", True, float("nan")])
+    def test_p_is_checked(self, p: Any) -> None:
+        with pytest.raises(ConfigError, match=r"p=.*expected a number in \[0, 1\]"):
+            gt.GenerativeAugment(FakeGenerator())(BATCH, p=p)
+
+    @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+    def test_the_mask_says_which_images_are_new(self, p: float) -> None:
+        labels = torch.arange(8)
+        result, mask = gt.GenerativeAugment(FakeGenerator(), p)((BATCH, labels), return_mask=True)
+        assert (mask.dtype, mask.device.type) == (torch.bool, "cpu")
+        assert mask.tolist() == [not a.equal(b) for a, b in zip(result[0], BATCH, strict=True)]
+        assert result[1] is labels
+
+    def test_the_mask_of_several_images_and_of_one(self) -> None:
+        sample = [tv_tensors.Image(BATCH[:2]), PIL.Image.new("RGB", (8, 8)), tv_tensors.Image(BATCH[2])]
+        _, mask = gt.GenerativeAugment(FakeGenerator(), 1.0)(sample, return_mask=True)
+        assert mask.tolist() == [True] * 4
+        assert gt.GenerativeAugment(FakeGenerator(), 0.0)(BATCH[0], return_mask=True)[1].tolist() == [False]
+
+
 class TestStructure:
     def test_params_are_made_and_applied_separately(self) -> None:
         augment = gt.GenerativeAugment(FakeGenerator(), 0.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 from collections import namedtuple
 from typing import Any
 
@@ -254,6 +256,122 @@ class TestSamples:
         assert labels.tolist() == [0, 1, 2, 3]
         expected = torch.tensor([round(grey_of(seed) * 255) / 255 for seed in range(100, 104)]) * 2 - 1
         torch.testing.assert_close(images[:, 0, 0, 0], expected)
+
+
+class Photo(torch.Tensor):
+    """A tensor subclass with metadata, as MONAI's MetaTensor or fastai's TensorImage."""
+
+
+class Named(tv_tensors.Image):
+    """A subclass of torchvision's own, with an attribute."""
+
+
+class TestTypes:
+    @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+    @pytest.mark.parametrize("output_size", ["input", (6, 5)])
+    @pytest.mark.parametrize("kind", [Photo, Named, tv_tensors.Image])
+    @pytest.mark.parametrize("lead", [(), (6,)])
+    def test_a_subclass_comes_back_with_its_metadata(self, lead: tuple[int, ...], kind: Any, output_size: Any, p: float) -> None:
+        image = pixels(*lead, 3, 16, 16).as_subclass(kind)
+        image.spacing = (0.5, 0.5)
+        result = gt.GenerativeAugment(FakeGenerator(), p=p, output_size=output_size)(image)
+        assert type(result) is kind
+        assert result.spacing == (0.5, 0.5)
+        assert image.spacing == (0.5, 0.5)
+
+    @pytest.mark.parametrize("p", [0.0, 1.0])
+    def test_a_parameter_comes_back_as_a_plain_tensor(self, p: float) -> None:
+        image = torch.nn.Parameter(pixels(4, 3, 16, 16))
+        result = gt.GenerativeAugment(FakeGenerator(), p=p)(image)
+        assert type(result) is Tensor
+
+    @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+    @pytest.mark.parametrize("output_size", ["input", "generator", (6, 5)])
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+    def test_channels_last_stays_channels_last(self, dtype: torch.dtype, output_size: Any, p: float) -> None:
+        batch = pixels(8, 3, 10, 14, dtype=dtype).to(memory_format=torch.channels_last)
+        augment = gt.GenerativeAugment(FakeGenerator(), p=p, output_size=output_size)
+        assert augment(batch).is_contiguous(memory_format=torch.channels_last)
+        one = batch[0]  # as v2.functional.pil_to_tensor makes them
+        assert augment(one)[None].is_contiguous(memory_format=torch.channels_last)
+        grid = augment(batch.view(2, 4, 3, 10, 14))
+        assert grid.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+        assert augment(batch.contiguous()).is_contiguous()
+
+
+class TestViews:
+    def test_a_list_of_plain_tensors_is_one_batch_of_views(self) -> None:
+        views = [pixels(4, 3, 16, 16), pixels(4, 3, 16, 16), *(pixels(4, 3, 8, 8) for _ in range(6))]
+        generator = FakeGenerator()
+        result, mask = gt.GenerativeAugment(generator, p=1.0)(views, return_mask=True)
+        assert isinstance(result, list)
+        assert [view.shape for view in result] == [view.shape for view in views]
+        assert not any(new.equal(old) for new, old in zip(result, views, strict=True))
+        assert mask.tolist() == [True] * 32
+        assert generator.calls == 1
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            torch.arange(4),  # labels
+            torch.zeros(4, 10),  # scores
+            torch.zeros(4, 16, 16, dtype=torch.int64),  # masks
+            torch.zeros(4, 1, 16, 16),  # another number of channels
+            torch.zeros(4, 3, 16, 16, dtype=torch.uint8),
+            torch.zeros(3, 16, 16),
+            "text",
+        ],
+        ids=lambda other: f"{other.dtype}-{tuple(other.shape)}" if isinstance(other, Tensor) else other,
+    )
+    def test_a_list_of_anything_else_holds_one_image(self, other: Any) -> None:
+        image = pixels(4, 3, 16, 16)
+        result = always(count=4)([image, other])
+        assert not result[0].equal(image)
+        assert result[1] is other
+
+    def test_an_image_named_as_one_leaves_the_others_alone(self) -> None:
+        image, target = tv_tensors.Image(pixels(4, 3, 16, 16)), pixels(4, 3, 16, 16)
+        result = always(count=4)([image, target])
+        assert not result[0].equal(image)
+        assert result[1] is target
+
+
+@dataclasses.dataclass
+class Sample:
+    image: Any
+
+
+class TestWithoutImage:
+    @pytest.mark.parametrize(
+        ("sample", "parts"),
+        [
+            (np.zeros((8, 8, 3), np.uint8), ("NumPy array (8, 8, 3) of uint8", "v2.ToImage()")),
+            ({"image": np.zeros((8, 8)), "label": 3}, ("NumPy array (8, 8) of float64", "an int")),
+            (collections.UserDict(image=torch.zeros(3, 8, 8)), ("a UserDict", "dict(sample)")),
+            (type("Batch", (dict,), {})(image=torch.zeros(3, 8, 8)), ("a Batch", "dict(sample)")),
+            (Sample(torch.zeros(3, 8, 8)), ("a Sample", "not looked into")),
+            (("text", None), ("a str", "a NoneType")),
+        ],
+        ids=lambda value: type(value).__name__ if not isinstance(value, tuple) else "",
+    )
+    def test_is_told_once_with_what_was_there(self, sample: Any, parts: tuple[str, ...]) -> None:
+        augment = gt.GenerativeAugment(FakeGenerator(), p=1.0)
+        with pytest.warns(UserWarning, match="GenerativeAugment found no image") as caught:
+            assert [augment(sample) is sample for _ in range(3)] == [True] * 3
+        assert len(caught) == 1
+        for part in parts:
+            assert part in str(caught[0].message)
+
+    def test_an_empty_sample_is_none_of_our_business(self) -> None:
+        assert gt.GenerativeAugment(FakeGenerator())([]) == []
+        assert gt.GenerativeAugment(FakeGenerator())({}) == {}
+
+    def test_as_advised_for_arrays(self) -> None:
+        array = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        view = v2.Compose([v2.ToImage(), gt.GenerativeAugment(FakeGenerator(), p=0.0)])
+        np.testing.assert_array_equal(view(array).permute(1, 2, 0).numpy(), array)
+        view = v2.Compose([v2.ToImage(), gt.GenerativeAugment(FakeGenerator(), p=1.0)])
+        assert (view({"image": array, "label": 3})["image"].permute(1, 2, 0).numpy() != array).any()
 
 
 class TestSize:
