@@ -1,16 +1,16 @@
-"""The tree of errors that a user of the library may meet.
+"""The errors that the library raises for its users.
 
 GentransformsError
-├── ImageError          an image, or what stands beside it in a sample, cannot be used   (ValueError)
-├── GeneratorError      a generator broke its contract                                    (RuntimeError)
-├── ConfigError         a setting or configuration is wrong                               (ValueError)
-├── WeightsError        a weights file or repository is missing, damaged or of another kind (RuntimeError)
+├── ImageError          an image, or something that accompanies it in a sample, cannot be used (ValueError)
+├── GeneratorError      a generator broke its contract                                         (RuntimeError)
+├── ConfigError         a setting or configuration is invalid                                  (ValueError)
+├── WeightsError        a weights file or repository is missing, damaged or of another kind    (RuntimeError)
 │   └── ConversionError a released checkpoint does not match its own description
-├── MissingInputError   a generator needs something that was not given                    (RuntimeError)
-├── DeviceError         work was asked for where it cannot be done                        (RuntimeError)
-├── SourceError         a source image of a bank cannot be read                           (RuntimeError)
-└── BankError           a bank is missing, unfinished, damaged, or of other settings      (RuntimeError)
-    └── MissingKeyError a bank holds no image for a key or variant                        (LookupError)
+├── MissingInputError   a generator needs something that was not given                         (RuntimeError)
+├── DeviceError         the work cannot be done on this device or in this process              (RuntimeError)
+├── SourceError         a source image of a bank cannot be read                                (RuntimeError)
+└── BankError           a bank is missing, unfinished, damaged, or made with other settings    (RuntimeError)
+    └── MissingKeyError a bank holds no image for a key or variant                             (LookupError)
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ __all__ = [
 
 
 class GentransformsError(Exception):
-    """Base of every error this library raises for its users."""
+    """Base class of the errors that this library raises for its users."""
 
 
 class ImageError(GentransformsError, ValueError):
-    """An image, or what stands beside it in a sample, cannot be used."""
+    """An image, or something that accompanies it in a sample, cannot be used."""
 
 
 class GeneratorError(GentransformsError, RuntimeError):
@@ -43,7 +43,7 @@ class GeneratorError(GentransformsError, RuntimeError):
 
 
 class ConfigError(GentransformsError, ValueError):
-    """A setting, an option or a configuration is wrong."""
+    """A setting, an option or a configuration is invalid."""
 
 
 class WeightsError(GentransformsError, RuntimeError):
@@ -59,11 +59,11 @@ class MissingInputError(GentransformsError, RuntimeError):
 
 
 class DeviceError(GentransformsError, RuntimeError):
-    """Work was asked for where it cannot be done, such as CUDA in a forked worker."""
+    """The work cannot be done on this device or in this process, such as CUDA in a forked worker."""
 
 
 class SourceError(GentransformsError, RuntimeError):
-    """A source image of a bank cannot be read; its text is the reason that the bank records."""
+    """A source image of a bank cannot be read; the bank records the message as the reason."""
 
 
 class BankError(GentransformsError, RuntimeError):

@@ -1,4 +1,4 @@
-"""The image contract at the edge: what torchvision v2 takes, to and from (N, 3, H, W) float32 in [0, 1]."""
+"""Convert between what torchvision v2 accepts and (N, 3, H, W) float32 in [0, 1]."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = [
 Image = Tensor | PIL.Image.Image
 _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TOLERANCE = 1e-3  # half precision and interpolation overshoot by less; a normalised image by far more
-_OVERSHOOT = 0.5  # of bicubic and Lanczos resampling, at most; a normalised image mostly goes further
+_OVERSHOOT = 0.5  # the most that bicubic and Lanczos resampling overshoot; a normalised image usually exceeds it
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL and torchvision
 
 
 def rows_of(image: Image) -> Tensor:
-    """Return the images in `image` as rows: (N, C, H, W), C 1 or 3, own dtype and device; a view where possible.
+    """Return the images in `image` as rows (N, C, H, W), with C 1 or 3 and dtype and device unchanged; a view where possible.
 
     Args:
         image: PIL image in mode RGB or L, or a tensor (…, C, H, W), uint8 or floating.
@@ -49,8 +49,8 @@ def rows_of(image: Image) -> Tensor:
     shape = tuple(tensor.shape)
     if tensor.ndim < 3:
         raise ImageError(
-            f"image tensor of shape {shape}: expected (…, C, H, W); of a grey image (H, W) use image.unsqueeze(0); a sample's first plain "
-            "tensor is its image: put the image first, or make it a tv_tensors.Image"
+            f"image tensor of shape {shape}: expected (…, C, H, W); for a grey image (H, W) use image.unsqueeze(0); the first plain "
+            "tensor of a sample is taken as its image: put the image first, or make it a tv_tensors.Image"
         )
     if tensor.shape[-3] not in (1, 3):
         raise ImageError(f"image tensor of shape {shape}: expected 1 or 3 channels in dimension -3{_channel_advice(shape)}")
@@ -62,7 +62,7 @@ def rows_of(image: Image) -> Tensor:
 
 
 def count_of(images: Sequence[Image]) -> int:
-    """Return how many images there are in all, batches counted by their leading dimensions; converts nothing.
+    """Return the total number of images, counting batches by their leading dimensions; converts nothing.
 
     Example:
         >>> import torch
@@ -73,7 +73,7 @@ def count_of(images: Sequence[Image]) -> int:
 
 
 def check_range(rows: Tensor) -> None:
-    """Raise if a floating image holds NaN, infinity or values outside [0, 1]; one pass, and one device sync.
+    """Raise if a floating image holds NaN, infinity or values outside [0, 1]; takes one pass and one device sync.
 
     Raises:
         ImageError: naming the range found.
@@ -99,14 +99,14 @@ def check_range(rows: Tensor) -> None:
     elif high <= 255:
         advice = "use image / 255"
     else:
-        advice = "divide by the largest value its format allows, such as 65535 of 16 bits"
+        advice = "divide by the largest value its format allows, such as 65535 for 16 bits"
     raise ImageError(f"floating image with values from {low:g} to {high:g}: expected the range [0, 1]; {advice}")
 
 
 class RangeCheck:
-    """Calls `check_range` on images of the CPU always, on those of another device at the first call only, for the sync.
+    """Check the range of images: on the CPU at every call, on another device only at the first, because it costs a sync.
 
-    A copy or a pickle begins anew.
+    Copies and pickles start over.
 
     Example:
         >>> import torch
@@ -161,7 +161,7 @@ def from_unit(images: Tensor, like: Tensor) -> Tensor:
 
 
 def resize(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Return floating images (N, C, H, W) at `size` (h, w): bilinear, antialiased; the input itself where it fits.
+    """Resize floating images (N, C, H, W) to `size` (h, w): bilinear, antialiased; returns the input itself if it has that size.
 
     Example:
         >>> import torch
@@ -178,8 +178,8 @@ def resize(images: Tensor, size: Sequence[int]) -> Tensor:
 def fit(images: Tensor, size: Sequence[int], preserves_geometry: bool) -> Tensor:
     """Return images (N, C, H, W) as a generator of that size sees them: (N, C, *size).
 
-    The whole image resized where the generator keeps geometry; else its centre rectangle of the generator's aspect
-    ratio (the centre square, for square generators), resized.
+    If the generator keeps geometry, the whole image is resized; otherwise its centre rectangle with the generator's aspect
+    ratio (the centre square, for square generators).
 
     Example:
         >>> import torch
@@ -205,10 +205,10 @@ def centre(images: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def frame(rows: Tensor, size: Sequence[int], generator_size: Sequence[int], preserves_geometry: bool) -> Tensor:
-    """Return rows (N, C, H, W) at `size` (h, w), own dtype: the part of each image that a generated one shows.
+    """Return rows (N, C, H, W) at `size` (h, w), in their own dtype, cropped to the part that a generated image shows.
 
-    So that both kinds look alike in one batch: the whole image where the generator keeps geometry, else its centre
-    rectangle of the generator's aspect ratio.
+    This makes both kinds look alike in one batch: the whole image if the generator keeps geometry, otherwise its centre
+    rectangle with the generator's aspect ratio.
 
     Example:
         >>> import torch
@@ -222,13 +222,14 @@ def frame(rows: Tensor, size: Sequence[int], generator_size: Sequence[int], pres
 
 
 def restore(rows: Tensor, like: Image) -> Image:
-    """Return rows (N, C, H, W) as what `like` is: PIL or tensor, its type and leading dimensions, channels_last or not.
+    """Return rows (N, C, H, W) in the form of `like`: a PIL image, or a tensor with its type, leading dimensions and memory format.
 
-    Of a tensor subclass, `tv_tensors.Image` among them, the result is of the same class, with its attributes.
+    For a tensor subclass, such as `tv_tensors.Image`, the result has the same class and attributes.
 
     Example:
         >>> import torch
-        >>>         >>> type(restore(torch.zeros(1, 3, 4, 4), tv_tensors.Image(torch.zeros(3, 8, 8)))).__name__
+        >>> from torchvision import tv_tensors
+        >>> type(restore(torch.zeros(1, 3, 4, 4), tv_tensors.Image(torch.zeros(3, 8, 8)))).__name__
         'Image'
     """
     if isinstance(like, PIL.Image.Image):
@@ -249,10 +250,10 @@ def _is_channels_last(image: Tensor) -> bool:
 
 
 _SIXTEEN_BITS = "PIL.Image.fromarray((numpy.asarray(image) // 257).astype('uint8'))"
-# By mode, less what stands after its semicolon. PIL's own conversion of these would clip their values, or is not there.
+# By mode, without what follows its semicolon. PIL would clip the values of these when converting, or cannot convert them.
 _MODE_ADVICE = {
-    "I": f"of 16-bit values use {_SIXTEEN_BITS}, as convert() would clip them",
-    "F": "scale its values; of [0, 1] use PIL.Image.fromarray((numpy.asarray(image) * 255).round().astype('uint8'))",
+    "I": f"for 16-bit values use {_SIXTEEN_BITS}, because convert() would clip them",
+    "F": "scale its values; for [0, 1] use PIL.Image.fromarray((numpy.asarray(image) * 255).round().astype('uint8'))",
     "La": "use image.convert('LA').convert('RGB')",
 }
 
@@ -265,7 +266,7 @@ def _channel_advice(shape: tuple[int, ...]) -> str:
     if channels in (2, 4):
         advice.append(f"; to leave out an alpha channel use image[..., :{channels - 1}, :, :]")
     if len(shape) == 3:
-        advice.append("; of grey images (N, H, W) use image.unsqueeze(-3)")
+        advice.append("; for grey images (N, H, W) use image.unsqueeze(-3)")
     return "".join(advice)
 
 
@@ -274,4 +275,4 @@ def _dtype_advice(dtype: torch.dtype) -> str:
         return "use image.to(torch.uint8) * 255"
     if dtype.is_complex:
         return "use image.abs(), scaled to [0, 1]"
-    return "of values up to 255 use image.to(torch.uint8), of 16-bit values image / 65535"
+    return "for values up to 255 use image.to(torch.uint8), for 16-bit values image / 65535"

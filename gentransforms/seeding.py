@@ -1,4 +1,4 @@
-"""Seeds: one number per generated image, and everything random about that image comes from it alone."""
+"""Seeds: one number per generated image, which alone determines everything random about it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def derive_seeds(base_seed: int, keys: Sequence[str | int], variants: Sequence[i
     these three values alone and can be computed in any language. The keys ``"1"`` and ``1`` differ.
 
     Args:
-        base_seed: chooses the whole family of seeds.
+        base_seed: selects the whole family of seeds.
         keys: names of the source images, each str or int.
-        variants: number of the variant of each source, paired with `keys`.
+        variants: variant number of each source, paired with `keys`.
 
     Raises:
         ConfigError: if the lengths differ, or a value is neither int nor, for keys, str.
@@ -36,7 +36,7 @@ def derive_seeds(base_seed: int, keys: Sequence[str | int], variants: Sequence[i
         [2759295887014369787, 6040139011649288081, 63233464462989666]
     """
     if isinstance(keys, str | bytes):
-        raise ConfigError(f"keys={keys!r}: expected a list of keys; a lone one is [{keys!r}]")
+        raise ConfigError(f"keys={keys!r}: expected a list of keys; for a single key pass [{keys!r}]")
     if len(keys) != len(variants):
         raise ConfigError(f"keys has {len(keys)} entries and variants has {len(variants)}: expected equal lengths, paired")
     base = _integer("base_seed", base_seed)
@@ -49,7 +49,7 @@ def derive_seeds(base_seed: int, keys: Sequence[str | int], variants: Sequence[i
 
 
 def sample_noise(seeds: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return standard normal noise, row i drawn from seed i alone: (B, *shape) float32 on the CPU.
+    """Draw standard normal noise, row i from seed i alone: (B, *shape) float32 on the CPU.
 
     Args:
         seeds: (B,) int64 on the CPU.
@@ -68,9 +68,9 @@ def sample_noise(seeds: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def sample_truncated_noise(seeds: Tensor, shape: Sequence[int], bound: float) -> Tensor:
-    """Return normal noise truncated to [-bound, bound], row i drawn from seed i alone: (B, *shape) float32 on the CPU.
+    """Draw normal noise truncated to [-bound, bound], row i from seed i alone: (B, *shape) float32 on the CPU.
 
-    By inversion: a uniform number between the normal distribution's values at the bounds, sent through its inverse.
+    By inversion: uniform numbers between the normal distribution's values at the bounds are passed through its inverse.
 
     Raises:
         ConfigError: if `seeds` is not (B,) int64 on the CPU, or `bound` is not positive and finite.
@@ -90,14 +90,14 @@ def sample_truncated_noise(seeds: Tensor, shape: Sequence[int], bound: float) ->
 def seed_uniforms(seeds: Tensor) -> Tensor:
     """Return a number in [0, 1) for each seed, unrelated to the noise drawn from it: (B,) float64.
 
-    The SplitMix64 finaliser (Steele et al., OOPSLA 2014): the same on every device and in every batch.
+    Uses the SplitMix64 finaliser (Steele et al., OOPSLA 2014): the result is the same on every device and in every batch.
 
     Example:
         >>> import torch
         >>> seed_uniforms(torch.tensor([0, 1, 2])).round(decimals=3).tolist()
         [0.883, 0.567, 0.591]
     """
-    # int64 arithmetic wraps, as the algorithm wants; only the shifts need masks, to be logical.
+    # int64 arithmetic wraps around, as the algorithm requires; only the shifts need masks to make them logical.
     x = seeds + -7046029254386353131
     x = (x ^ (x >> 30 & (1 << 34) - 1)) * -4658895280553007687
     x = (x ^ (x >> 27 & (1 << 37) - 1)) * -7723592293110705685
@@ -140,7 +140,7 @@ def _rows(draw: Callable[..., Tensor], seeds: Tensor, shape: Sequence[int]) -> T
 
 
 def _integer(name: str, value: object) -> int:
-    # NumPy's bool is no bool, and older NumPy lets it pass as an index with a warning.
+    # NumPy's bool is not a bool, and older NumPy accepts it as an index with a warning.
     if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
         raise ConfigError(f"{name}: {value!r} is a bool, expected an int" + (" or str" if name == "keys" else ""))
     try:

@@ -17,12 +17,12 @@ __all__ = ["isolate", "isolate_loading"]
 def isolate(*devices: torch.device) -> Iterator[None]:
     """Run a block with torch's own defaults: float32, the CPU, no autocast, no inference mode.
 
-    Models are built, moved and called under all of these: Lightning's ``bf16-true`` sets the default dtype, transformers
-    builds a model on the meta device. None of them may change a generator's weights, its arithmetic or what is drawn.
+    Users build, move and call models under all of these: Lightning's ``bf16-true`` sets the default dtype, transformers
+    builds models on the meta device. None of them may change a generator's weights, its arithmetic or what is drawn.
     Gradients stay as they were, and are off where inference mode was on.
 
     Args:
-        devices: where the block computes, beside the CPU: their autocast is disabled too.
+        devices: where the block computes besides the CPU; their autocast is disabled too.
 
     Example:
         >>> import torch
@@ -44,10 +44,10 @@ def isolate(*devices: torch.device) -> Iterator[None]:
 
 
 class _Float32Default:
-    """Sets torch's default dtype to float32 while any thread is inside, and back after the last one has left.
+    """Set torch's default dtype to float32 while any thread is inside, and restore it when the last one leaves.
 
-    The default is one for the whole process, so threads that saved and restored it each on their own, as DataParallel's
-    would, could leave it changed.
+    The default is global to the process: if threads, such as DataParallel's, each saved and restored it on their own, they
+    could leave it changed.
     """
 
     def __init__(self) -> None:
@@ -73,10 +73,10 @@ _FLOAT32 = _Float32Default()
 
 @contextlib.contextmanager
 def isolate_loading() -> Iterator[None]:
-    """Run a block that loads a model as `isolate` does, and out of any empty-weights context.
+    """Run a block that loads a model as `isolate` does, and outside any empty-weights context.
 
-    Such a context (accelerate's ``init_empty_weights``, transformers' own) puts every parameter that is registered on the
-    meta device; to a generator loaded inside it, real weights are given all the same.
+    Such a context (accelerate's ``init_empty_weights``, transformers' own) puts every registered parameter on the meta
+    device; a generator loaded inside it gets real weights all the same.
 
     Example:
         >>> import torch
@@ -96,7 +96,7 @@ def isolate_loading() -> Iterator[None]:
 
 
 def _unwrap(function: Any, name: str) -> Any:
-    """Return torch's own method of that name, around which an empty-weights context made a closure."""
+    """Return torch's own method of that name, which an empty-weights context has wrapped in a closure."""
     while function.__module__ != nn.Module.__module__:
         inside = [cell.cell_contents for cell in function.__closure__ or ()]
         inner = next((f for f in inside if getattr(f, "__module__", None) == nn.Module.__module__ and f.__name__ == name), None)

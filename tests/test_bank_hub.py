@@ -349,7 +349,7 @@ class TestNoBank:
 
     def test_another_data_set(self, site: Site, name: str) -> None:
         site.add(name, {file: content for file, content in site.files.items() if file != "bank.json"})
-        with pytest.raises(BankError, match=rf"^{name}: the data set has no file 'bank\.json': it is no bank that push_to_hub wrote$"):
+        with pytest.raises(BankError, match=rf"^{name}: the data set has no file 'bank\.json': it is not a bank written by push_to_hub$"):
             site.read(name)
 
     @pytest.mark.parametrize(

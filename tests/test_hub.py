@@ -128,7 +128,7 @@ class TestDownload:
 
     def test_weights_of_another_commit(self, site: Site, model: str, tmp_path: Path) -> None:
         site.hub.repos[model].commit({"model.safetensors": site.files["model.safetensors"][:-4] + bytes(4)})
-        with pytest.raises(WeightsError, match=rf"{model}: model\.safetensors is damaged or not the file its config speaks of"):
+        with pytest.raises(WeightsError, match=rf"{model}: model\.safetensors is damaged or not the file its config describes"):
             site.load(model, cache_dir=tmp_path)
 
 

@@ -129,7 +129,7 @@ class TestRowsOf:
     def test_grey_images_without_a_channel(self) -> None:
         images = pixels(60, 28, 28)
         assert rows_of(advised(images)).shape == (60, 1, 28, 28)
-        assert "of grey images (N, H, W) use image.unsqueeze(-3)" in refusal(pixels(4, 28, 28))
+        assert "for grey images (N, H, W) use image.unsqueeze(-3)" in refusal(pixels(4, 28, 28))
         assert rows_of(advised(images[0])).shape == (1, 1, 28, 28)
 
     @pytest.mark.parametrize("shape", [(3, 0, 4), (3, 4, 0), (2, 3, 0, 0)])
@@ -146,7 +146,7 @@ class TestRowsOf:
         small = torch.arange(64).reshape(1, 8, 8) * 4
         assert advised(small.to(dtype)).equal(small.to(torch.uint8))
         large = torch.linspace(0, 32767, 64).reshape(1, 8, 8).to(dtype)
-        assert "of 16-bit values image / 65535" in refusal(large)
+        assert "for 16-bit values image / 65535" in refusal(large)
         torch.testing.assert_close(large / 65535, large.double().div(65535).float())
         check_range(rows_of(large / 65535))
 

@@ -165,8 +165,8 @@ class TestDamage:
     def test_truncated_weights(self, folder: Path, original: dict[str, bytes], size: int) -> None:
         (folder / "model.safetensors").write_bytes(original["model.safetensors"][:size])
         refused(folder, WeightsError, "model.safetensors is damaged", "SHA-256")
-        describe(folder)  # and with a config that speaks of the damaged file
-        refused(folder, WeightsError, "no whole safetensors file")
+        describe(folder)  # and with a config that describes the damaged file
+        refused(folder, WeightsError, "not a complete safetensors file")
 
     def test_one_changed_byte(self, folder: Path, original: dict[str, bytes]) -> None:
         content = bytearray(original["model.safetensors"])
@@ -182,10 +182,10 @@ class TestDamage:
         for content in (pickle.dumps(Bomb()), pickle.dumps({"network.weight": Bomb()})):
             (folder / "model.safetensors").write_bytes(content)
             describe(folder)
-            refused(folder, WeightsError, "no whole safetensors file")
+            refused(folder, WeightsError, "not a complete safetensors file")
         torch.save({"a": Bomb()}, folder / "model.safetensors")
         describe(folder)
-        refused(folder, WeightsError, "no whole safetensors file")
+        refused(folder, WeightsError, "not a complete safetensors file")
         assert not (tmp_path / "exploded").exists()
 
     def test_only_safetensors_is_read(self, folder: Path) -> None:

@@ -1,1 +1,1 @@
-"""What touches the Hugging Face Hub: models, data sets, and the client that both share."""
+"""Access to the Hugging Face Hub: models, data sets, and the client code that both share."""

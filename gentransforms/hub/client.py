@@ -1,4 +1,4 @@
-"""What models and data sets on the Hub share: one translation of the client's errors, uploads, checksums."""
+"""Code shared by models and data sets on the Hub: translation of the client's errors, uploads, checksums."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MESSAGE = "Upload with gentransforms"
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of repository: the Hub's name for it, the error its troubles raise, and the words they are told in."""
+    """A kind of repository: the Hub's name for it, the error class to raise, and the wording of the messages."""
 
     repo_type: str | None
     error: type[GentransformsError]
@@ -39,7 +39,7 @@ MODEL = Kind(
 )  # fmt: skip
 DATASET = Kind(
     "dataset", BankError,
-    no_file="the data set has no file {what}: it is no bank that push_to_hub wrote",
+    no_file="the data set has no file {what}: it is not a bank written by push_to_hub",
     no_repository="no such directory, and no such data set on the Hub, or it is private: check the name, or log in",
     no_network="check the network",
 )  # fmt: skip
@@ -47,13 +47,13 @@ DATASET = Kind(
 
 @contextlib.contextmanager
 def hub_errors(kind: Kind, repo_id: str, what: str, revision: str | None = None) -> Iterator[None]:
-    """Make our errors, each one sentence, of what the Hub's client raises inside when it reads.
+    """Translate what the Hub's client raises while reading into our errors, one sentence each.
 
     Args:
-        kind: of the repository.
+        kind: kind of the repository.
         repo_id: ``"organisation/name"``.
-        what: is fetched, such as ``"'config.json'"``.
-        revision: that was asked for.
+        what: what is fetched, such as ``"'config.json'"``.
+        revision: the requested revision.
     """
     from huggingface_hub import errors as hf
 
@@ -82,18 +82,18 @@ def upload(
     revision: str | None = None,
     commit_message: str | None = None,
 ) -> str:
-    """Make the repository if absent, upload what `save` writes into a folder, and return the commit's address.
+    """Create the repository if absent, upload what `save` writes into a folder, and return the commit's address.
 
-    The Hub is asked for the repository and the branch first: `save` may write for hours.
+    Repository and branch are checked first, because `save` may write for hours.
 
     Args:
         save: called with an empty folder.
         repo_id: ``"organisation/name"``.
-        kind: of the repository.
-        private: whether a new repository is.
-        token: of the Hub, instead of the one logged in with.
-        revision: branch.
-        commit_message: of the commit.
+        kind: kind of the repository.
+        private: whether a new repository is private.
+        token: Hub token to use instead of the stored login.
+        revision: branch to commit to.
+        commit_message: message of the commit.
 
     Raises:
         WeightsError, BankError: if the Hub refuses a model, a data set.
@@ -125,18 +125,18 @@ def upload_one_by_one(
 ) -> str:
     """Upload files as they are written, then commit them all; return the commit's address.
 
-    Each file is removed once it is uploaded, so that the disk holds one at a time. What the Hub has already, such as after a push
-    that was interrupted, is not uploaded again.
+    Each file is removed once it is uploaded, so that the disk holds one at a time. Files that the Hub already has, for example
+    after an interrupted push, are not uploaded again.
 
     Args:
         write: yields the path of each file that it has written into an empty folder.
         repo_id: ``"organisation/name"``.
-        kind: of the repository.
-        private: whether a new repository is.
-        token: of the Hub, instead of the one logged in with.
-        revision: branch.
-        commit_message: of the commit.
-        replace: a pattern of files that are removed where none of that name was written.
+        kind: kind of the repository.
+        private: whether a new repository is private.
+        token: Hub token to use instead of the stored login.
+        revision: branch to commit to.
+        commit_message: message of the commit.
+        replace: pattern of existing files to delete, unless a file of that name was written.
 
     Raises:
         WeightsError, BankError: if the Hub refuses a model, a data set.
@@ -162,7 +162,7 @@ def upload_one_by_one(
 
 
 def _open_repository(repo_id: str, kind: Kind, private: bool | None, token: str | bool | None, revision: str | None) -> Any:
-    """Make the repository if absent, see that its branch is there, and return the Hub's client."""
+    """Create the repository if absent, check that the branch exists, and return the Hub's client."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
@@ -175,7 +175,7 @@ def _open_repository(repo_id: str, kind: Kind, private: bool | None, token: str 
 
 @contextlib.contextmanager
 def bars_on_a_terminal() -> Iterator[None]:
-    """Show the progress bars of the Hub's client on a terminal only."""
+    """Show the Hub client's progress bars on a terminal only."""
     utils: Any = importlib.import_module("huggingface_hub.utils")
     if sys.stderr.isatty() or utils.are_progress_bars_disabled():
         yield
@@ -188,7 +188,7 @@ def bars_on_a_terminal() -> Iterator[None]:
 
 
 def is_repository(name: str) -> bool:
-    """Whether a name can be that of a repository, ``"organisation/name"``.
+    """Return whether `name` has the form of a repository, ``"organisation/name"``.
 
     Example:
         >>> is_repository("org/name"), is_repository("./folder"), is_repository("C:/folder")
@@ -216,10 +216,10 @@ def _upload_errors(kind: Kind, repo_id: str) -> Iterator[None]:
 
 
 def _request_errors() -> tuple[type[Exception], ...]:
-    """Return what the Hub's client raises, whichever HTTP library it uses: requests, httpx and httpx2 were, each in its time."""
+    """Return the exceptions of the Hub's client, whichever HTTP library its version uses: requests, httpx or httpx2."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    # The bases are that library's errors, for a connection that breaks; ValueError is for a name or a card the Hub refuses.
+    # The base classes are that library's connection errors; ValueError is for a name or a card that the Hub refuses.
     return (*HfHubHTTPError.__bases__, OSError, ValueError)
 
 

@@ -1,4 +1,4 @@
-"""Fetch the files of a bank that was pushed to the Hub, which there is a data set."""
+"""Fetch the files of a bank from the Hub, where it is a data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["card_metadata", "fetch_file", "fetch_folder"]
 
 
 def fetch_file(repo_id: str, filename: str, revision: str | None = None) -> Path:
-    """Return the local path of one file of a data set repository, downloaded first where needed.
+    """Return the local path of one file of a data set repository, downloading it if needed.
 
     Raises:
         BankError: if there is no such repository, revision or file, or it cannot be fetched.
@@ -26,12 +26,12 @@ def fetch_file(repo_id: str, filename: str, revision: str | None = None) -> Path
 
 
 def fetch_folder(repo_id: str, filenames: Sequence[str], revision: str) -> Path:
-    """Return a local folder with all those files of a data set repository, several downloaded at once where needed.
+    """Return a local folder with all these files of a data set repository, downloading several at once if needed.
 
     Args:
         repo_id: ``"organisation/name"``.
-        filenames: paths in it.
-        revision: a commit. What is there of it is not asked for again.
+        filenames: paths in the repository.
+        revision: a commit. Files that are in the cache are not requested again.
 
     Raises:
         BankError: if the repository lacks one of them, or they cannot be fetched.
@@ -53,7 +53,7 @@ def fetch_folder(repo_id: str, filenames: Sequence[str], revision: str) -> Path:
         with contextlib.suppress(LocalEntryNotFoundError):
             if not lacking(there := folder(local=True)):
                 return there
-        there = folder(local=False)  # without a network, what is in the cache: perhaps not all
+        there = folder(local=False)  # without a network this is what the cache holds, which may be incomplete
     if gone := lacking(there):
         raise BankError(
             f"{repo_id}: {gone[0]!r} at revision {revision!r} could not be fetched, and is not in the local cache: check the network; "
@@ -63,7 +63,7 @@ def fetch_folder(repo_id: str, filenames: Sequence[str], revision: str) -> Path:
 
 
 def card_metadata(**fields: Any) -> str:
-    """Return the YAML that the Hub reads at the head of a data set's card."""
+    """Return the YAML header of a data set card, which the Hub reads."""
     from huggingface_hub import DatasetCardData
 
     return str(DatasetCardData(**fields).to_yaml())

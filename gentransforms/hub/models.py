@@ -1,4 +1,4 @@
-"""Find, fetch and read the files of a generator; knows no class."""
+"""Find, fetch and read the files of a generator, whatever its class."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bundled_names() -> list[str]:
 
 
 class Source:
-    """Where a generator's files come from: a bundled name, a folder or a Hub repository.
+    """The place a generator's files come from: a bundled name, a folder or a Hub repository.
 
     Args:
         name_or_path: a folder that exists, else a bundled name, else a repository ``"organisation/name"``.
@@ -79,10 +79,10 @@ class Source:
         return self.name
 
     def file(self, filename: str) -> Path:
-        """Return the local path of one file, downloaded first where needed.
+        """Return the local path of one file, downloading it if needed.
 
         Raises:
-            WeightsError: if it does not exist or cannot be fetched, saying which and why.
+            WeightsError: if it does not exist or cannot be fetched, with the file and the reason.
         """
         if self.folder is not None:
             path = self._in_folder(self.folder, filename)
@@ -95,10 +95,10 @@ class Source:
             return Path(hf_hub_download(self.name, filename, **self.options))
 
     def find(self, filename: str) -> Path | None:
-        """Return the local path of one file, downloaded first where needed; None if it is known that there is none.
+        """Return the local path of one file, downloading it if needed; None if it is known not to exist.
 
         Raises:
-            WeightsError: if it cannot be fetched, which does not tell whether there is one.
+            WeightsError: if it cannot be fetched, so that it is unknown whether it exists.
         """
         if self.folder is not None:
             return self._in_folder(self.folder, filename)
@@ -122,11 +122,11 @@ class Source:
         except OSError as error:
             raise WeightsError(f"{self.name}: {filename!r} cannot be read: {error.strerror or error}") from error
         if not path.is_file():
-            raise WeightsError(f"{self.name}: {filename!r} is not a file that can be read: a folder, or a link that leads nowhere")
+            raise WeightsError(f"{self.name}: {filename!r} is not a file: it is a folder, or a broken link")
         return path
 
     def _is_absent_in_cache(self, filename: str) -> bool:
-        """Whether the cache knows that the repository has no such file: asked for before, or not in the list of a whole download."""
+        """Return whether the cache knows that the file does not exist: an earlier request failed, or a full listing lacks it."""
         import huggingface_hub as hf
 
         where = {"revision": self.options["revision"], "cache_dir": self.options["cache_dir"]}
@@ -149,10 +149,10 @@ def read_config(source: Source) -> dict[str, Any]:
 
 
 def own_config(source: Source) -> dict[str, Any] | None:
-    """Return the parsed ``config.json`` if it is one of ours; None if there is none, or it is of others.
+    """Return the parsed ``config.json`` if gentransforms wrote it; None if there is none, or another library wrote it.
 
     Raises:
-        WeightsError: if it cannot be fetched or read: another generator would be loaded without it.
+        WeightsError: if it cannot be fetched or read, because without it another generator would be loaded.
     """
     path = source.find(CONFIG_FILE)
     if path is None:
@@ -190,7 +190,7 @@ def _read_object(source: Source, path: Path) -> dict[str, Any]:
 
 
 def check_format(source: Source, description: Mapping[str, Any], newest: int) -> None:
-    """Raise unless `description` is a config of ours in a format we know.
+    """Raise unless `description` is a gentransforms config in a known format.
 
     Raises:
         WeightsError: naming what was found.
@@ -210,22 +210,22 @@ def read_weights(source: Source, expected_sha256: str | None) -> dict[str, Tenso
     """Return the tensors of ``model.safetensors``, on the CPU.
 
     Raises:
-        WeightsError: if the file is missing, is not the one the config speaks of, or is no whole safetensors file.
+        WeightsError: if the file is missing, differs from the one its config describes, or is not a complete safetensors file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = source.file(WEIGHTS_FILE)
     if expected_sha256 is not None and sha256(path) != expected_sha256:
-        raise WeightsError(f"{source}: {WEIGHTS_FILE} is damaged or not the file its config speaks of (SHA-256 differs): fetch it again")
+        raise WeightsError(f"{source}: {WEIGHTS_FILE} is damaged or not the file its config describes (SHA-256 differs): fetch it again")
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise WeightsError(f"{source}: {WEIGHTS_FILE} is no whole safetensors file ({error}): fetch it again") from error
+        raise WeightsError(f"{source}: {WEIGHTS_FILE} is not a complete safetensors file ({error}): fetch it again") from error
 
 
 def card_metadata(**fields: Any) -> str:
-    """Return the YAML that the Hub reads at the head of a model's card."""
+    """Return the YAML header of a model card, which the Hub reads."""
     from huggingface_hub import ModelCardData
 
     return str(ModelCardData(library_name="gentransforms", **fields).to_yaml())
@@ -234,5 +234,5 @@ def card_metadata(**fields: Any) -> str:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # no path at all, such as a name longer than the file system allows
+    except OSError:  # not a valid path, such as a name longer than the file system allows
         return False

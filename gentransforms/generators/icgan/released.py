@@ -72,7 +72,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise ConversionError(f"{path}: no whole safetensors file: {error}") from error
+            raise ConversionError(f"{path}: not a complete safetensors file: {error}") from error
     loaded = _load(path)
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
     if not isinstance(loaded, Mapping) or not all(isinstance(t, Tensor) for t in loaded.values()):
