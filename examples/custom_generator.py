@@ -30,13 +30,13 @@ class FourierJitter(gt.ImageGenerator):
     def encode(self, images: Tensor) -> dict[str, Tensor]:
         """Return the spectrum (B, 3, H, W // 2 + 1), computed once however many variants follow."""
         # Some builds of torch refuse the FFT of an empty batch.
-        return {"spectrum": torch.fft.rfft2(images) if len(images) else images.to(torch.complex64)}
+        return {"spectrum": torch.fft.rfft2(images) if len(images) else images + 0j}
 
     def sample(self, condition: dict[str, Tensor], seeds: Tensor) -> Tensor:
         """Return new images (B, 3, H, W)."""
         spectrum = condition["spectrum"]
         if not len(spectrum):
-            return torch.zeros(0, 3, *self.image_size, device=spectrum.device)
+            return spectrum.real
         noise = sample_noise(seeds, spectrum.shape[1:]).to(spectrum.device)
         noise[..., 0, 0] *= 0.2  # perturb the mean colour less
         made = torch.fft.irfft2(spectrum * (self.strength * noise).exp(), s=self.image_size)
