@@ -34,10 +34,10 @@ def load(name: str, cls: str = "", **options: Any) -> dict[str, Any]:
 
 def class_name(name: str, **options: Any) -> str:
     """Return the name of the class that `load_generator` would pick."""
-    from gentransforms.generators.registry import class_of
+    from gentransforms.generators.registry import find_class
     from gentransforms.hub.models import Source
 
-    return class_of(Source(name, **options)).__name__
+    return find_class(Source(name, **options)).__name__
 
 
 def download(name: str, cache_dir: Path) -> None:

@@ -471,7 +471,7 @@ class TestManifest:
         assert (source.pop("count"), source.pop("key_type"), source.pop("inputs"), source.pop("decides")) == (10, "str", [], {})
         assert list(source) == ["keys"]
         assert (manifest["device"], manifest["encoder"]) == ("cpu", "torchvision")
-        assert set(manifest["info"]) == {"created", "versions", "samples", "source", "generator_name"}
+        assert set(manifest["info"]) == {"created", "versions", "samples", "source", "generator_name", "execution"}
         assert manifest["info"]["versions"]["torch"] == importlib.metadata.version("torch")
 
     def test_the_default_is_png_for_small_images_and_jpeg_for_large(self, tmp_path: Path) -> None:

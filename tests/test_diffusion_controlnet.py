@@ -55,6 +55,9 @@ def red(images: Tensor) -> Tensor:
     return images[:, :1].expand(-1, 3, -1, -1)
 
 
+red.version = "1"  # type: ignore[attr-defined]
+
+
 class TestAgreement:
     @pairwise(scheduler=[None, "ddim", "dpm++"], guidance=[1.0, 7.5], size=SIZES, count=[1, 5])
     def test_stock(self, base: Any, net: Any, scheduler: str | None, guidance: float, size: tuple[int, int], count: int) -> None:

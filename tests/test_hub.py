@@ -15,7 +15,7 @@ from hub_server import TOKEN, Hub, Repo
 
 import gentransforms as gt
 from gentransforms.errors import ConfigError, WeightsError
-from gentransforms.generators.registry import class_of
+from gentransforms.generators.registry import find_class
 from gentransforms.hub import models as hub_module
 
 TINY: dict[str, Any] = {
@@ -288,7 +288,7 @@ class TestWhichGenerator:
         if config is not None:
             (folder / "config.json").write_bytes(config)
         assert hub_module.own_config(hub_module.Source(folder)) is None
-        assert class_of(hub_module.Source(folder)) is gt.StableDiffusionVariation
+        assert find_class(hub_module.Source(folder)) is gt.StableDiffusionVariation
 
     @pytest.mark.parametrize("name", ["config.json", "model_index.json"])
     @pytest.mark.parametrize("damage", DAMAGE)

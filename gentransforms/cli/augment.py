@@ -53,7 +53,7 @@ def open_generator(name: str, device: str, options: Mapping[str, Any] | None = N
     """
     import torch
 
-    from gentransforms.generators.registry import class_of
+    from gentransforms.generators.registry import check_option_names, find_class
     from gentransforms.hub import models as hub
 
     options = dict(options or {})
@@ -65,12 +65,13 @@ def open_generator(name: str, device: str, options: Mapping[str, Any] | None = N
         raise WrongCall(f"--device {device}: not a device of this machine ({str(error).splitlines()[0]})") from error
     try:
         source = hub.Source(name)
-        kind = class_of(source, "controlnet" in options)
+        kind = find_class(source, "controlnet" in options)
     except WeightsError as error:
         if _unreachable(error):
             raise
         raise WrongCall(f"--generator {error}; `gentransforms list` prints the known names") from error
     try:
+        check_option_names(kind, options)
         generator = kind.from_pretrained(name, device=device, **options)
     except ConfigError as error:
         if not options:

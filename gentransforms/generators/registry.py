@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gentransforms.errors import WeightsError
+from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.base import FORMAT_VERSION, ImageGenerator
 from gentransforms.hub import models as hub
 
-__all__ = ["PretrainedTable", "class_of", "list_pretrained", "load_generator"]
+__all__ = ["PretrainedTable", "check_option_names", "find_class", "list_pretrained", "load_generator"]
 
 # Our own classes, imported when a folder asks for them; users' classes register when they are defined.
 _OURS = {
@@ -65,7 +67,7 @@ def list_pretrained() -> PretrainedTable:
 
 
 def load_generator(name_or_path: str | Path, **options: Any) -> ImageGenerator:
-    """Load any saved generator, or a repository in diffusers layout, its class read from what is there.
+    """Load any saved generator or repository in diffusers layout, as the class that fits what is there.
 
     A diffusers repository becomes a `ControlNetVariation` if it holds a ControlNet or ``controlnet=`` is given, else a
     `StableDiffusionVariation`.
@@ -77,6 +79,7 @@ def load_generator(name_or_path: str | Path, **options: Any) -> ImageGenerator:
 
     Raises:
         WeightsError: if nothing is there, or its class is not known.
+        ConfigError: if an option is unknown, with those that the class takes.
 
     Example:
         >>> load_generator("icgan-cifar10-32").image_size
@@ -84,11 +87,27 @@ def load_generator(name_or_path: str | Path, **options: Any) -> ImageGenerator:
     """
     names = ("revision", "token", "cache_dir", "local_files_only")
     source = hub.Source(name_or_path, **{name: options[name] for name in names if name in options})
-    return class_of(source, "controlnet" in options).from_pretrained(name_or_path, **options)
+    kind = find_class(source, "controlnet" in options)
+    check_option_names(kind, options)
+    return kind.from_pretrained(name_or_path, **options)
 
 
-def class_of(source: hub.Source, controlled: bool = False) -> type[ImageGenerator]:
-    """Return the class of what is in a folder or repository.
+def check_option_names(kind: type[ImageGenerator], names: Iterable[str]) -> None:
+    """Raise unless a class's `from_pretrained` takes options of these names.
+
+    Raises:
+        ConfigError: with the names that it takes.
+    """
+    parameters = list(inspect.signature(kind.from_pretrained).parameters.values())
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return  # it checks them itself
+    known = sorted(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+    if unknown := sorted(set(names) - set(known)):
+        raise ConfigError(f"unknown option {unknown[0]!r} of {kind.__name__}: expected one of {', '.join(known)}")
+
+
+def find_class(source: hub.Source, controlled: bool = False) -> type[ImageGenerator]:
+    """Return the class that loads what is in a folder or repository.
 
     Args:
         source: where.

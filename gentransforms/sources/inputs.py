@@ -1,4 +1,4 @@
-"""What stands beside an image in a source: labels, prompts and masks, found by name and checked value by value."""
+"""What stands beside an image in a source: labels, prompts, masks and control maps, found by name and checked value by value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError, SourceError
-from gentransforms.sources.decode import Orientation, decode_mask, find_file, turn_mask
+from gentransforms.sources.decode import Orientation, decode_image, decode_mask, find_file, turn_mask
 
 __all__ = ["choose_columns", "input_value", "integer"]
 
@@ -22,6 +22,7 @@ _COLUMNS = {
     "labels": ("labels", "label", "cls"),
     "prompts": ("prompts", "prompt", "caption", "text", "txt"),
     "masks": ("masks", "mask"),
+    "control_maps": ("control_maps", "control_map"),
 }
 
 
@@ -59,11 +60,12 @@ def choose_columns(
 
 
 def input_value(name: str, value: Any, image: Orientation, folder: Path | None = None) -> Any:
-    """Return an input of one image: a label as int, a prompt as str, a mask as an integer tensor (H, W); others as they are.
+    """Return an input of one image: a label as int, a prompt as str, a mask as an integer tensor (H, W), a control map
+    as uint8 (3, H, W); others as they are.
 
     Args:
         name: of the input.
-        value: as it was found; of a mask also a PIL image, an encoded one, or its path.
+        value: as it was found; of a mask or a control map also a PIL image, an encoded one, or its path.
         image: how its image was stored: a mask must have that size, and is turned upright with it.
         folder: to which paths of masks are relative.
 
@@ -89,6 +91,11 @@ def input_value(name: str, value: Any, image: Orientation, folder: Path | None =
             return _mask(value, image, folder)
         except SourceError as error:
             raise SourceError(f"masks: {error}") from error
+    if name == "control_maps" and not isinstance(value, Tensor):
+        try:
+            return decode_image(_stored(value, folder))
+        except SourceError as error:
+            raise SourceError(f"control_maps: {error}") from error
     return value
 
 
@@ -108,7 +115,7 @@ def integer(value: Any) -> int | None:
         return None
 
 
-_KINDS = {"labels": "integers", "prompts": "strings", "masks": "images"}
+_KINDS = {"labels": "integers", "prompts": "strings", "masks": "images", "control_maps": "images"}
 
 
 def _mask(value: Any, image: Orientation, folder: Path | None) -> Tensor:
@@ -120,10 +127,15 @@ def _mask(value: Any, image: Orientation, folder: Path | None) -> Tensor:
         if mask.ndim != 2 or mask.is_floating_point() or mask.is_complex():
             raise SourceError(f"shape {tuple(value.shape)}, dtype {value.dtype}: expected (H, W), integers")
         return turn_mask(mask, image)
+    return decode_mask(_stored(value, folder), image)
+
+
+def _stored(value: Any, folder: Path | None) -> bytes | Path | PIL.Image.Image:
+    """Return a picture as it is stored, from what `datasets` and metadata files make of it."""
     if isinstance(value, Mapping):  # as `datasets` keeps images
         value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
     if isinstance(value, str | Path):
         value = find_file(value, folder)
     if not isinstance(value, bytes | Path | PIL.Image.Image):
         raise SourceError(f"a {type(value).__name__}: expected an image")
-    return decode_mask(value, image)
+    return value

@@ -115,11 +115,14 @@ def describe_bank(
 
 
 def describe_generator(generator: ImageGenerator) -> dict[str, Any]:
-    """Return what a manifest says of a generator. Hashes all of its weights: call it once in a run."""
+    """Return what a manifest says of a generator. Hashes all of its weights: call it once in a run.
+
+    Options that change images by rounding alone are left out: two runs with and without ``compile`` work on one bank.
+    """
     return {
         "class": type(generator).__name__,
         "fingerprint": generator.fingerprint(),
-        "config": generator.config,
+        "config": {name: value for name, value in generator.config.items() if name not in generator.execution_options},
         "preserves_geometry": generator.preserves_geometry,
         "image_size": list(generator.image_size),
     }

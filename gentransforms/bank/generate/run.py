@@ -210,7 +210,8 @@ class _Run:
         threads = torch.get_num_threads() if self.device == "cpu" else None
         config = config.resolve(self.generator.image_size, threads)
         encoder = Encoding(str(config.image_format)).encoder
-        info = {"source": dict(self.source.description), "generator_name": self.generator.name_or_path}
+        how = {name: value for name, value in self.generator.config.items() if name in self.generator.execution_options}
+        info = {"source": dict(self.source.description), "generator_name": self.generator.name_or_path, "execution": how}
         return describe_bank(config, *self.described, device=self.device, encoder=encoder, info=info)
 
     def plan(self, manifest: Mapping[str, Any]) -> Plan:

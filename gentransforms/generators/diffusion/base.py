@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,13 +10,15 @@ from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, ImageError
 from gentransforms.generators.base import ImageGenerator
-from gentransforms.generators.diffusion import appearance
+from gentransforms.generators.diffusion import appearance, fit, state
 from gentransforms.generators.diffusion.appearance import UNetInputs, rows_of, with_unconditional
+from gentransforms.generators.diffusion.describe import describe_part, describe_pipeline, networks_of
 from gentransforms.generators.diffusion.loading import rebuild
-from gentransforms.generators.diffusion.options import check_count, check_number, image_size, with_preset
+from gentransforms.generators.diffusion.options import check_count, check_number, image_size, keyword_options, with_preset
 from gentransforms.generators.diffusion.prompts import check_prompts, encode_prompts, takes_prompts
 from gentransforms.generators.diffusion.sampling import decode, denoise, draw, rngs_of
 from gentransforms.generators.diffusion.schedulers import build_scheduler, fresh
+from gentransforms.generators.identity import named_weights
 from gentransforms.seeding import check_seeds
 
 __all__ = ["DiffusionGenerator"]
@@ -37,23 +38,21 @@ class DiffusionGenerator(ImageGenerator):
     unet: Any
     vae: Any
     image_encoder: Any
-    _options: frozenset[str] = frozenset({
-        "num_inference_steps", "guidance_scale", "scheduler", "eta", "image_size", "prompt", "negative_prompt", "noise_level",
-        "ip_adapter_scale", "decode_batch_size", "channels_last", "compile",
-    })  # fmt: skip
+    execution_options = ("decode_batch_size", "channels_last", "compile")
+    _parts: frozenset[str] = frozenset()  # arguments of the constructor that are networks, not options
 
-    def __init__(self, pipe: Any, **options: Any) -> None:
+    def __init__(self, pipe: Any, options: Mapping[str, Any]) -> None:
         super().__init__()
-        unknown = sorted(options.keys() - self._options - {"preset"})
-        if unknown:
-            raise ConfigError(f"unknown option {unknown[0]!r} of {type(self).__name__}: expected one of {', '.join(sorted(self._options))}")
-        given = with_preset(options, self._options)
+        given = with_preset(options, self.option_names())
         self.pipe = rebuild(pipe)
         self.kind = appearance.kind_of(self.pipe)
         self.instance_feature = None if self.kind == "none" else "image_embeds"
         for name in sorted(self.pipe.components, key=lambda name: name != "unet"):  # first the UNet, whose dtype is the generator's
             if isinstance(self.pipe.components[name], nn.Module):
                 self.add_module(name, self.pipe.components[name])
+        state.check_networks(self._networks())
+        fit.check_parts(self.pipe, self.kind)
+        state.check_scheduler("scheduler", self.pipe.scheduler)
         steps, guidance = _DEFAULTS[type(self.pipe).__name__]
         self.num_inference_steps = check_count("num_inference_steps", given.get("num_inference_steps", steps))
         self.guidance_scale = check_number("guidance_scale", given.get("guidance_scale", guidance), 0)
@@ -73,33 +72,68 @@ class DiffusionGenerator(ImageGenerator):
         if given.get("ip_adapter_scale") is not None:
             if self.kind != "ip-adapter":
                 raise ConfigError(f"ip_adapter_scale={given['ip_adapter_scale']!r}: this generator has no IP-Adapter; give ip_adapter=")
-            self.pipe.set_ip_adapter_scale(check_number("ip_adapter_scale", given["ip_adapter_scale"], 0))
+            state.set_ip_adapter_scale(self.pipe, given["ip_adapter_scale"])
         self.inputs = (*(["prompts"] if takes_prompts(self.pipe) else []), *(["noise_levels"] if self.kind == "unclip" else []))
-        # What was given, without what the class itself set aside: written by save_pretrained and part of the fingerprint.
-        self.__dict__["_init_config"] = {name: value for name, value in given.items() if value is not None}
+        # How it runs, which no attribute holds; the other options are read from attributes, as they are now.
+        self.__dict__["_init_config"] = {name: True for name in ("channels_last", "compile") if given.get(name)}
         self._finish([self.unet])
 
     @classmethod
-    def from_pipeline(cls, pipe: Any, **options: Any) -> Any:
-        """Return a generator on the components of a loaded diffusers pipeline; they are shared with it, and frozen.
-
-        Args:
-            pipe: a pipeline of Stable Diffusion, with its IP-Adapter or LoRA loaded where one is wanted.
-            options: those of the class.
-
-        Raises:
-            WeightsError: if the pipeline is of a kind that the class cannot take.
-        """
-        return cls(pipe, **options)
+    def option_names(cls) -> frozenset[str]:
+        """Return the names of the options, keyword arguments of the constructor."""
+        return keyword_options(cls) - cls._parts
 
     @property
     def config(self) -> dict[str, Any]:
-        """The options given, with the configuration of every component: what, beside the weights, decides the images."""
-        options = dict(self._init_config)
-        if not isinstance(options.get("scheduler", ""), str):
-            options["scheduler"] = _plain(self.scheduler)
-        parts = {name: _plain(part) for name, part in self.pipe.components.items() if hasattr(part, "config")}
-        return options | {"components": parts}
+        """What decides the images beside the weights: the options, the configuration of every part, and their state.
+
+        ``components`` holds configurations, vocabularies and image statistics by the part's name; ``state`` what was set
+        in the networks by calls (active LoRAs and their scales, FreeU, tiling of the VAE), if there is any.
+
+        Raises:
+            ConfigError: if a part holds what cannot be described, such as an attention processor of unknown effect.
+        """
+        parts = {"components": describe_pipeline(self.pipe, self._described_parts())}
+        found = state.read_state(self._networks())
+        return self._options() | parts | ({"state": found} if found else {})
+
+    def _options(self) -> dict[str, Any]:
+        """Return the options as they are now, JSON-able: what `save_pretrained` writes."""
+        options = {
+            "num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale, "eta": self.eta,
+            "image_size": list(self.image_size), "prompt": self.prompt, "negative_prompt": self.negative_prompt,
+            "decode_batch_size": self.decode_batch_size, **self._init_config,
+        }  # fmt: skip
+        if self.kind == "unclip":
+            options["noise_level"] = self.noise_level
+        if self.kind == "ip-adapter":
+            options["ip_adapter_scale"] = state.ip_adapter_scale(self.unet)
+        if describe_part(self.scheduler) != describe_part(self.pipe.scheduler):
+            options["scheduler"] = describe_part(self.scheduler)
+        return {name: value for name, value in options.items() if value is not None}
+
+    def _described_parts(self) -> dict[str, Any]:
+        """Return the parts whose configuration decides images, where they are not those of the pipeline."""
+        return {"scheduler": self.scheduler}
+
+    def _networks(self) -> dict[str, nn.Module]:
+        """Return all networks by name, seen through torch.compile."""
+        return networks_of(dict(self.named_children()))
+
+    def _saved_weights(self) -> dict[str, Tensor]:
+        # Fused projections are copies of others.
+        fused = {
+            f"{path}.{name}."
+            for path, module in self.named_modules() if getattr(module, "fused_projections", False)
+            for name in ("to_qkv", "to_kv", "to_added_qkv")
+        }  # fmt: skip
+        fused = {name.replace("_orig_mod.", "") for name in fused}
+        return {name: t for name, t in named_weights(self).items() if name.rpartition(".")[0] + "." not in fused}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, nn.Module) and name in getattr(vars(self).get("pipe"), "components", ()):
+            setattr(self.pipe, name, value)  # one compiled, for example: encoding and saving go through the pipeline
 
     @property
     def guided(self) -> bool:
@@ -269,6 +303,7 @@ class DiffusionGenerator(ImageGenerator):
         """Freeze all networks and give them the memory format asked for; compile some."""
         self.eval().requires_grad_(False)
         self._upcast_vae()
+        fit.check_placement(self._networks())
         if self._init_config.get("channels_last"):
             self.to(memory_format=torch.channels_last)
         if self._init_config.get("compile"):
@@ -297,11 +332,3 @@ class DiffusionGenerator(ImageGenerator):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._upcast_vae()
         return self
-
-
-def _plain(part: Any) -> dict[str, Any]:
-    """The class and configuration of a component, without what names the place it was loaded from."""
-    config = part.config.to_dict() if hasattr(part.config, "to_dict") else dict(part.config)
-    forget = ("transformers_version", "dtype", "torch_dtype", "architectures")
-    kept = {name: value for name, value in config.items() if not name.startswith("_") and name not in forget}
-    return {"_class_name": type(part).__name__} | copy.deepcopy(kept)

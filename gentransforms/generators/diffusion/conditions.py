@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, GeneratorError, MissingInputError
+from gentransforms.generators.identity import describe_argument, hash_weights, named_weights
 from gentransforms.seeding import seed_uniforms
 
-__all__ = ["ADE20K", "canny_edges", "canny_magnitude", "check_thresholds", "colour_masks", "depth_maps", "draw_thresholds", "run_callable"]
+__all__ = [
+    "ADE20K", "canny_edges", "canny_magnitude", "check_thresholds", "colour_masks", "depth_maps", "describe", "draw_thresholds",
+    "given_maps", "run_callable",
+]  # fmt: skip
 
 # Colours of the 150 classes of ADE20K (Zhou et al., CVPR 2017) in the order of the benchmark, as its authors draw them and as
 # the released segmentation ControlNets were trained: six hexadecimal digits each.
@@ -139,7 +144,8 @@ def depth_maps(estimator: Any, processor: Any, images: Tensor) -> Tensor:
         torch.tensor(getattr(processor, name, None) or (0.5, 0.5, 0.5)).view(1, 3, 1, 1).to(pixels.device, non_blocking=True)
         for name in ("image_mean", "image_std")
     )
-    depth = estimator((pixels - mean) / std if getattr(processor, "do_normalize", True) else pixels).predicted_depth.float()
+    pixels = (pixels - mean) / std if getattr(processor, "do_normalize", True) else pixels
+    depth = estimator(pixels.to(estimator.dtype)).predicted_depth.float()
     if getattr(estimator.config, "depth_estimation_type", "relative") == "metric" or estimator.config.model_type in _METRIC:
         depth = 1 / depth.clamp_min(1e-3)  # from metres to nearness, which the others predict
     depth = F.interpolate(depth[:, None], images.shape[-2:], mode="bilinear", align_corners=False)
@@ -204,6 +210,70 @@ def colour_masks(masks: Any, palette: Tensor, size: Sequence[int], count: int) -
     black = (masks < 0) | (masks >= len(palette))
     colours = palette[masks.clamp(0, len(palette) - 1)].masked_fill(black[..., None], 0)
     return colours.movedim(-1, 1).float() / 255
+
+
+def given_maps(maps: Any, size: Sequence[int], count: int) -> Tensor:
+    """Return control maps that were made elsewhere, resized: (B, 3, *size) float32 in [0, 1], on the device they are on.
+
+    Args:
+        maps: (B, 1 or 3, H, W) uint8, or floating in [0, 1]; or a list of B maps (1 or 3, H, W) of any sizes.
+        size: (h, w) of the generator's images.
+        count: B.
+
+    Raises:
+        MissingInputError: if there are none.
+        ConfigError: if their count, shape or dtype is another, or (on the CPU) their values are out of range.
+    """
+    if maps is None:
+        raise MissingInputError(
+            "control_maps are missing: condition='maps' needs one for each image; give the transform "
+            "inputs_getter=lambda sample: {'control_maps': sample['map']}, or pass control_maps= to encode"
+        )
+    if len(maps) != count:
+        raise ConfigError(f"control_maps has {len(maps)} entries: expected {count}, one for each image")
+    if not isinstance(maps, Tensor):
+        return torch.cat([given_maps(m[None], size, 1) for m in maps]) if count else torch.zeros(0, 3, *size)
+    if maps.ndim != 4 or maps.shape[1] not in (1, 3) or not (maps.dtype == torch.uint8 or maps.is_floating_point()):
+        raise ConfigError(f"control_maps has shape {tuple(maps.shape)}, dtype {maps.dtype}: expected (B, 1 or 3, H, W), uint8 or floating")
+    values = maps.float() / 255 if maps.dtype == torch.uint8 else maps.float()
+    if maps.device.type == "cpu" and values.numel() and not (values.min() >= 0 and values.max() <= 1):
+        raise ConfigError(f"control_maps from {values.min():g} to {values.max():g}: expected [0, 1]; divide by 255, or give uint8")
+    if not count:
+        return values.new_zeros(0, 3, *size)
+    return F.interpolate(values, tuple(size), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1).expand(-1, 3, -1, -1)
+
+
+def describe(condition: Any) -> Any:
+    """Return what a configuration says of a condition: its name, or name and version of a function.
+
+    Raises:
+        ConfigError: if a function carries no version, or no name that others could import.
+
+    Example:
+        >>> def edges(images): ...
+        >>> edges.version = "2"
+        >>> describe(edges)["version"], describe("canny")
+        ('2', 'canny')
+    """
+    if isinstance(condition, str):
+        return condition
+    named = {}
+    if isinstance(condition, nn.Module):
+        digest = hashlib.blake2b(digest_size=16)
+        hash_weights(digest, named_weights(condition))
+        named = describe_argument(condition) | {"weights": digest.hexdigest()}
+    own = condition if hasattr(condition, "__qualname__") else type(condition)
+    name, version = getattr(condition, "name", f"{own.__module__}.{own.__qualname__}"), getattr(condition, "version", None)
+    if not named and version is None:
+        raise ConfigError(
+            f"condition={condition!r}: a function decides images, and no fingerprint covers its code: give it a version, "
+            "such as edges.version = '1', and raise it with every change"
+        )
+    if "<lambda>" in name:
+        raise ConfigError(
+            f"condition={condition!r}: a lambda has no name: define it with def, or give it one, such as edges.name = 'edges'"
+        )
+    return {"function": name, "version": version} | named
 
 
 def run_callable(function: Callable[[Tensor], Any], images: Tensor) -> Tensor:

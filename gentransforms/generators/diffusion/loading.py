@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import json
+import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import torch
 from torch import nn
 
 from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.generators.unreadable import explain
 from gentransforms.hub import models as hub
 from gentransforms.paths import local_path
 
@@ -53,36 +57,52 @@ def pipeline_class(source: hub.Source) -> str:
     return str(name)
 
 
-def load_pipeline(source: hub.Source, dtype: torch.dtype, **passed: Any) -> Any:
+def load_pipeline(source: hub.Source, dtype: torch.dtype, class_name: str | None = None, variant: str | None = None, **passed: Any) -> Any:
     """Return the pipeline of a repository or folder, without its safety checker, whatever format its weights have.
+
+    Args:
+        source: where.
+        dtype: to load in.
+        class_name: of the pipeline, instead of the one that the repository names.
+        variant: of the weight files; a part without such files is loaded from its plain ones.
+        passed: components that are there already.
 
     Raises:
         WeightsError: if something is missing, damaged or of another kind.
     """
     import diffusers
 
-    cls = getattr(diffusers, pipeline_class(source))
+    cls = getattr(diffusers, class_name or pipeline_class(source))
     if "safety_checker" in inspect.signature(cls.__init__).parameters:
         # It would look at each image through PIL; what is trained on is the user's choice.
         passed |= {"safety_checker": None, "requires_safety_checker": False}
     if "watermarker" in inspect.signature(cls.__init__).parameters:
         passed["add_watermarker"] = False
     _check_components(source, passed)
-    with _weights_errors(source):
-        pipe = cls.from_pretrained(_place(source), **_dtype(cls, dtype), **_options(source), **passed)
+    kind = {} if variant is None else {"variant": variant}
+    with _weights_errors(source, variant):
+        pipe = cls.from_pretrained(_place(source), **_dtype(cls, dtype), **_options(source), **kind, **passed)
     _check_whole(source, pipe)
     return pipe
 
 
-def load_part(cls: Any, source: hub.Source, dtype: torch.dtype, subfolder: str | None = None) -> Any:
+def load_part(cls: Any, source: hub.Source, dtype: torch.dtype, subfolder: str | None = None, variant: str | None = None) -> Any:
     """Return one model (a ControlNet, a VAE, a depth estimator) of a repository or folder.
+
+    With `variant`, from the weight files of that variant where there are any, else from the plain ones.
 
     Raises:
         WeightsError: as `load_pipeline`.
     """
-    with _weights_errors(source):
-        folder = {"subfolder": subfolder} if subfolder else {}
-        model = cls.from_pretrained(_place(source), **folder, **_dtype(cls, dtype), **_options(source))
+    folder = {"subfolder": subfolder} if subfolder else {}
+    load = functools.partial(cls.from_pretrained, _place(source), **folder, **_dtype(cls, dtype), **_options(source))
+    model = None
+    if variant is not None:
+        with contextlib.suppress(OSError):
+            model = load(variant=variant)
+    if model is None:
+        with _weights_errors(source, variant, subfolder):
+            model = load()
     _check_whole(source, model)
     return model
 
@@ -97,7 +117,7 @@ def load_processor(cls: Any, source: hub.Source, subfolder: str | None = None) -
         return cls.from_pretrained(_place(source), **({"subfolder": subfolder} if subfolder else {}), **_options(source))
 
 
-def load_vae(choice: Any, base: str, dtype: torch.dtype, **where: Any) -> nn.Module:
+def load_vae(choice: Any, base: str, dtype: torch.dtype, variant: str | None = None, **where: Any) -> nn.Module:
     """Return a VAE: a module as it is, ``"tiny"`` for the tiny autoencoder of the base, or one from a repository or folder."""
     import diffusers
 
@@ -111,12 +131,14 @@ def load_vae(choice: Any, base: str, dtype: torch.dtype, **where: Any) -> nn.Mod
         kind = json.loads(source.file("vae/config.json" if folder else "config.json").read_text()).get("_class_name")
     if kind not in ("AutoencoderKL", "AutoencoderTiny"):
         raise WeightsError(f"vae={choice!r}: {source} holds a {kind}: expected an AutoencoderKL or AutoencoderTiny")
-    vae: nn.Module = load_part(getattr(diffusers, kind), source, dtype, subfolder)
+    vae: nn.Module = load_part(getattr(diffusers, kind), source, dtype, subfolder, variant)
     return vae
 
 
-def add_ip_adapter(pipe: Any, choice: Sequence[str], **where: Any) -> None:
+def add_ip_adapter(pipe: Any, choice: Sequence[str], variant: str | None = None, **where: Any) -> None:
     """Load an IP-Adapter, (repo, subfolder, weight_name) and optionally the folder of its image encoder, into the pipeline.
+
+    The image encoder is loaded unless the pipeline has one, from its weight files of `variant` where there are any.
 
     Raises:
         ConfigError: if `choice` is something else, or the pipeline takes none.
@@ -132,9 +154,14 @@ def add_ip_adapter(pipe: Any, choice: Sequence[str], **where: Any) -> None:
     repo, subfolder, weight_name = choice[:3]
     source = hub.Source(repo, **where)
     source.file(f"{subfolder}/{weight_name}" if subfolder else weight_name)  # says well what is missing
+    if getattr(pipe, "image_encoder", None) is None:
+        from transformers import CLIPVisionModelWithProjection
+
+        place = choice[3] if len(choice) == 4 else "image_encoder"
+        folder = place if "/" in place or not subfolder else f"{subfolder}/{place}"
+        pipe.register_modules(image_encoder=load_part(CLIPVisionModelWithProjection, source, pipe.unet.dtype, folder, variant))
     with _weights_errors(source):
-        folder = {"image_encoder_folder": choice[3]} if len(choice) == 4 else {}
-        pipe.load_ip_adapter(_place(source), subfolder=subfolder, weight_name=weight_name, **folder, **_options(source))
+        pipe.load_ip_adapter(_place(source), subfolder=subfolder, weight_name=weight_name, **_options(source))
         pipe.image_encoder.to(pipe.unet.dtype)
 
 
@@ -163,7 +190,11 @@ def add_lora(pipe: Any, choice: str | Sequence[str], **where: Any) -> None:
 
 
 def rebuild(pipe: Any, **changes: Any) -> Any:
-    """Return a pipeline of the base class with the same components, less the safety checker, and some changed."""
+    """Return a pipeline of the base class with the same components, less the safety checker, and some changed.
+
+    The components stay as they are: the constructors of some pipelines rewrite old configurations of the scheduler and the
+    UNet they are given (``steps_offset``, ``clip_sample``, ``sample_size``), which others, such as the ControlNet pipelines, do not.
+    """
     import diffusers
 
     name = type(pipe).__name__
@@ -175,7 +206,17 @@ def rebuild(pipe: Any, **changes: Any) -> Any:
     if "force_zeros_for_empty_prompt" in pipe.config:
         given["force_zeros_for_empty_prompt"] = pipe.config["force_zeros_for_empty_prompt"]
     given |= changes
-    return cls(**{name: value for name, value in given.items() if name in taken})
+    parts = {name: value for name, value in given.items() if name in taken}
+    configs = {name: vars(part)["_internal_dict"] for name, part in parts.items() if "_internal_dict" in getattr(part, "__dict__", {})}
+    scheduler: Any = diffusers.DDIMScheduler
+    modern = scheduler(steps_offset=1, clip_sample=False)  # one that no constructor rewrites, or warns of
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*sample_size", category=FutureWarning)
+        built = cls(**parts | {"scheduler": modern})
+    built.register_modules(scheduler=parts["scheduler"])
+    for name, config in configs.items():
+        parts[name]._internal_dict = config
+    return built
 
 
 def _place(source: hub.Source) -> str:
@@ -223,11 +264,38 @@ def _check_whole(source: hub.Source, loaded: Any) -> None:
 
 
 @contextlib.contextmanager
-def _weights_errors(source: hub.Source) -> Iterator[None]:
+def _weights_errors(source: hub.Source, variant: str | None = None, subfolder: str | None = None) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
         if isinstance(error, WeightsError | ConfigError):
             raise
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if "weights_only" in str(error) or "Weights only load failed" in text:
+            text = "a weight file holds other objects than tensors, which are not read, since they can run code"
+        for path in _weight_files(source.folder):
+            if path.stat().st_size < 1 << 16 and ("pointer" in (what := explain(path)) or "HTML" in what):
+                raise WeightsError(f"{source}: {path.relative_to(source.folder or '')} cannot be read: {what}") from error
+        others = sorted(_variants(source, subfolder) - {variant})
+        if others and ("weights" in text or "file named" in text or "variant" in text):
+            told = f"the variant {variant!r} is not there" if variant else "there are no plain weight files"
+            raise WeightsError(f"{source}: {told}, only those of variant {', '.join(others)}: give variant={others[0]!r}") from error
         raise WeightsError(f"{source}: not loadable: {text.rstrip('.')}: fetch it again, or name another") from error
+
+
+def _variants(source: hub.Source, subfolder: str | None) -> set[str]:
+    """Return the variants of which a folder, or one downloaded from the Hub, has weight files: ``{"fp16"}`` of model.fp16.safetensors."""
+    folder = source.folder
+    if folder is None:
+        with contextlib.suppress(WeightsError):
+            file = source.file(f"{subfolder}/config.json" if subfolder else hub.PIPELINE_FILE)
+            folder = file.parent
+    elif subfolder:
+        folder = folder / subfolder
+    names = [path.name for path in _weight_files(folder)]
+    pattern = re.compile(r"(?:diffusion_pytorch_model|pytorch_model|model)\.([a-z]\w*?)(?:-\d+-of-\d+)?\.(?:safetensors|bin)$")
+    return {match[1] for name in names if (match := pattern.match(name))}
+
+
+def _weight_files(folder: Path | None) -> list[Path]:
+    return [] if folder is None else sorted(path for suffix in ("safetensors", "bin") for path in folder.rglob(f"*.{suffix}"))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
 
 from gentransforms.errors import ConfigError
 
-__all__ = ["PRESETS", "check_count", "check_number", "image_size", "with_preset"]
+__all__ = ["PRESETS", "Preset", "SchedulerName", "check_count", "check_number", "given", "image_size", "keyword_options", "with_preset"]
+
+Preset = Literal["paper", "fast"]
+SchedulerName = Literal["ddim", "dpm++", "unipc", "euler", "lcm"]
 
 # `paper`: Ayromlou et al. (AAAI 2025), the settings of the authors' released code. `fast`: a draft, for slow machines.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -17,7 +21,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def with_preset(options: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
+def keyword_options(cls: type) -> frozenset[str]:
+    """Return the names of the keyword-only arguments of a class's constructor, and of those that it extends."""
+    constructors = (vars(parent)["__init__"] for parent in cls.__mro__ if "__init__" in vars(parent) and parent is not object)
+    signatures = map(inspect.signature, constructors)
+    return frozenset(p.name for signature in signatures for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY)
+
+
+def given(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return those of a function's arguments, its ``locals()``, that are options and were given, not None.
+
+    Example:
+        >>> given({"self": 1, "eta": 0.5, "prompt": None}, {"eta", "prompt"})
+        {'eta': 0.5}
+    """
+    return {name: value for name, value in values.items() if name in names and value is not None}
+
+
+def with_preset(options: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """Return the options with those of ``options["preset"]`` filled in; an option given wins.
 
     Args:
@@ -28,16 +49,16 @@ def with_preset(options: Mapping[str, Any], known: frozenset[str]) -> dict[str, 
         ConfigError: if there is no such preset.
 
     Example:
-        >>> with_preset({"preset": "fast", "num_inference_steps": 2}, frozenset({"num_inference_steps", "guidance_scale"}))
+        >>> with_preset({"preset": "fast", "num_inference_steps": 2}, {"num_inference_steps", "guidance_scale"})
         {'num_inference_steps': 2, 'guidance_scale': 1.0}
     """
-    given = {name: value for name, value in options.items() if name != "preset"}
+    own = {name: value for name, value in options.items() if name != "preset"}
     preset = options.get("preset")
     if preset is None:
-        return given
+        return own
     if preset not in PRESETS:
         raise ConfigError(f"preset={preset!r}: expected one of {', '.join(map(repr, PRESETS))}, or None for the repository's own settings")
-    return {name: value for name, value in PRESETS[preset].items() if name in known} | given
+    return {name: value for name, value in PRESETS[preset].items() if name in known} | own
 
 
 def check_count(name: str, value: Any, *, none: bool = False) -> Any:

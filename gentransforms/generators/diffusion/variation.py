@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import nn
 
 from gentransforms.errors import WeightsError
+from gentransforms.generators.diffusion.options import Preset, SchedulerName, given
 from gentransforms.generators.diffusion.pretrained import PretrainedDiffusion
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
+V = TypeVar("V", bound="StableDiffusionVariation")
 
 __all__ = ["StableDiffusionVariation"]
 
@@ -24,16 +35,17 @@ class StableDiffusionVariation(PretrainedDiffusion):
     Keyword Args:
         preset: ``"paper"`` (Ayromlou et al.: DDIM with trailing timesteps and zero terminal SNR, 10 steps, guidance 10, no
             noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); options given win over it.
-        num_inference_steps: denoising steps.
-        guidance_scale: of classifier-free guidance; at 1 or below there is none, and half the work.
-        scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler.
+        num_inference_steps: denoising steps; the stock pipeline's number by default.
+        guidance_scale: of classifier-free guidance, the stock pipeline's by default; at 1 or below there is none, and half the work.
+        scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
+            by default.
         eta: noise of DDIM, from 0 to 1.
-        image_size: of the images made, in pixels: a side or (height, width).
+        image_size: of the images made, in pixels: a side or (height, width); that of the repository by default.
         prompt: the text for images that come without their own.
         negative_prompt: what guidance leads away from.
         noise_level: noise on the image embedding (unCLIP), from 0 to 999: more of it, more variety.
-        ip_adapter_scale: weight of the image against the text (IP-Adapter).
-        decode_batch_size: how many images the VAE decodes at once.
+        ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as diffusers takes it.
+        decode_batch_size: how many images the VAE decodes at once; all by default.
         channels_last: memory format of the networks.
         compile: run the UNet through ``torch.compile``.
 
@@ -56,10 +68,141 @@ class StableDiffusionVariation(PretrainedDiffusion):
 
     preserves_geometry = False
 
-    def __init__(self, pipe: Any, **options: Any) -> None:
-        super().__init__(pipe, **options)
+    def __init__(
+        self,
+        pipe: Any,
+        *,
+        preset: Preset | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        scheduler: SchedulerName | SchedulerMixin | dict[str, Any] | None = None,
+        eta: float = 0.0,
+        image_size: int | tuple[int, int] | None = None,
+        prompt: str = "",
+        negative_prompt: str | None = None,
+        noise_level: int = 0,
+        ip_adapter_scale: float | dict[str, Any] | None = None,
+        decode_batch_size: int | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+    ) -> None:
+        super().__init__(pipe, given(locals(), self.option_names()))
         if self.kind == "none":
             raise WeightsError(
                 f"a {type(self.pipe).__name__} does not see the source image: give ip_adapter=(repo, subfolder, weight_name), or use "
                 "ControlNetVariation; StableUnCLIPImg2ImgPipeline and StableDiffusionImageVariationPipeline see it by themselves"
             )
+
+    @classmethod
+    def from_pipeline(
+        cls: type[V],
+        pipe: Any,
+        *,
+        preset: Preset | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        scheduler: SchedulerName | SchedulerMixin | dict[str, Any] | None = None,
+        eta: float = 0.0,
+        image_size: int | tuple[int, int] | None = None,
+        prompt: str = "",
+        negative_prompt: str | None = None,
+        noise_level: int = 0,
+        ip_adapter_scale: float | dict[str, Any] | None = None,
+        decode_batch_size: int | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+    ) -> V:
+        """Return a generator on the components of a loaded diffusers pipeline; they are shared with it, and frozen.
+
+        What was set in the pipeline holds: its scheduler, LoRAs and their scales, the scale of an IP-Adapter, FreeU, tiling.
+
+        Args:
+            pipe: a pipeline of Stable Diffusion, with its IP-Adapter or LoRA loaded where one is wanted.
+            preset: ``"paper"`` (Ayromlou et al.: DDIM with trailing timesteps and zero terminal SNR, 10 steps, guidance 10, no
+                noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); options given win over it.
+            num_inference_steps: denoising steps; the stock pipeline's number by default.
+            guidance_scale: of classifier-free guidance, the stock pipeline's by default; at 1 or below there is none, and half the work.
+            scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
+                by default.
+            eta: noise of DDIM, from 0 to 1.
+            image_size: of the images made, in pixels: a side or (height, width); that of the repository by default.
+            prompt: the text for images that come without their own.
+            negative_prompt: what guidance leads away from.
+            noise_level: noise on the image embedding (unCLIP), from 0 to 999: more of it, more variety.
+            ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as diffusers takes it.
+            decode_batch_size: how many images the VAE decodes at once; all by default.
+            channels_last: memory format of the networks.
+            compile: run the UNet through ``torch.compile``.
+
+        Raises:
+            WeightsError: if the pipeline is of a kind that the class cannot take, or its parts do not fit each other.
+            ConfigError: if an option is out of its range, or the pipeline holds what no fingerprint can cover.
+        """
+        return cls(pipe, **given(locals(), cls.option_names()))
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls: type[V],
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        variant: str | None = None,
+        vae: str | Path | nn.Module | None = None,
+        lora: str | Path | Sequence[str] | None = None,
+        ip_adapter: Sequence[str] | None = None,
+        preset: Preset | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        scheduler: SchedulerName | SchedulerMixin | dict[str, Any] | None = None,
+        eta: float | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        prompt: str | None = None,
+        negative_prompt: str | None = None,
+        noise_level: int | None = None,
+        ip_adapter_scale: float | dict[str, Any] | None = None,
+        decode_batch_size: int | None = None,
+        channels_last: bool | None = None,
+        compile: bool | None = None,
+    ) -> V:
+        """Load a repository or folder in diffusers layout, or one written by `save_pretrained`; returned in eval mode.
+
+        An option that is not given is that of the saved generator, else the class's default.
+
+        Args:
+            name_or_path: a folder, or a Hub repository ``"organisation/name"``.
+            revision: commit, tag or branch of that repository.
+            device: where to put it; the CPU by default.
+            dtype: of its weights; float32 by default, float16 with ``preset="paper"``.
+            token: for a private repository.
+            cache_dir: where downloads are kept.
+            local_files_only: use only what is downloaded already.
+            variant: of the weight files, such as ``"fp16"``; a part that has no such file is loaded from its plain one.
+            vae: ``"tiny"``, or the repository, folder or module of an ``AutoencoderKL`` or ``AutoencoderTiny``.
+            lora: repository, folder or file of a LoRA, or (repo, weight_name); merged into the weights. Needs ``peft``.
+            ip_adapter: (repo, subfolder, weight_name), and a fourth entry where the image encoder has a folder of its own.
+            preset: ``"paper"`` (Ayromlou et al.: DDIM with trailing timesteps and zero terminal SNR, 10 steps, guidance 10, no
+                noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); options given win over it.
+            num_inference_steps: denoising steps; the stock pipeline's number by default.
+            guidance_scale: of classifier-free guidance, the stock pipeline's by default; at 1 or below there is none, and half the work.
+            scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
+                by default.
+            eta: noise of DDIM, from 0 to 1.
+            image_size: of the images made, in pixels: a side or (height, width); that of the repository by default.
+            prompt: the text for images that come without their own.
+            negative_prompt: what guidance leads away from.
+            noise_level: noise on the image embedding (unCLIP), from 0 to 999: more of it, more variety.
+            ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as diffusers takes it.
+            decode_batch_size: how many images the VAE decodes at once; all by default.
+            channels_last: memory format of the networks.
+            compile: run the UNet through ``torch.compile``.
+
+        Raises:
+            WeightsError: if a file is missing, damaged or of another kind, or parts do not fit each other.
+            ConfigError: if an option is out of its range.
+        """
+        return cls._load(name_or_path, locals(), given(locals(), cls.option_names()))

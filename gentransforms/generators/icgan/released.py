@@ -18,6 +18,7 @@ from torch import Tensor
 from gentransforms.errors import ConversionError, GentransformsError
 from gentransforms.generators.icgan.architecture import BigGANConfig
 from gentransforms.generators.icgan.features import ResNet50Features
+from gentransforms.generators.unreadable import explain
 from gentransforms.paths import local_path
 
 __all__ = ["load_resnet50_features", "read_released"]
@@ -72,7 +73,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise ConversionError(f"{path}: not a complete safetensors file: {error}") from error
+            raise ConversionError(f"{path}: cannot be read as safetensors: {explain(path, error)}") from error
     loaded = _load(path)
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
     if not isinstance(loaded, Mapping) or not all(isinstance(t, Tensor) for t in loaded.values()):
@@ -91,5 +92,4 @@ def _load(path: Path) -> Any:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         if isinstance(error, GentransformsError):
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConversionError(f"{path}: cannot be read as weights alone (damaged, or it holds other objects): {reason}") from error
+        raise ConversionError(f"{path}: cannot be read as weights alone: {explain(path, error)}") from None  # torch advises to unpickle

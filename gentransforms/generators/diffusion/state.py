@@ -1,0 +1,228 @@
+"""State of networks that decides images and is in no configuration: read so that fingerprints cover it, or refused by name.
+
+diffusers' pipelines and models change what they make by calls such as ``set_ip_adapter_scale``, ``set_adapters``, ``enable_freeu``,
+``enable_vae_tiling`` and ``set_attn_processor``. What changes images by rounding alone (slicing, fused projections, xformers) is
+left as it is, and not recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.generators.identity import uncompiled
+
+__all__ = ["apply_state", "check_networks", "check_saveable", "check_scheduler", "ip_adapter_scale", "read_state", "set_ip_adapter_scale"]
+
+# Attention computed in another way, with the same result but for rounding.
+_EXACT = {
+    "AttnProcessor", "AttnProcessor2_0", "AttnProcessorNPU", "AttnAddedKVProcessor", "AttnAddedKVProcessor2_0", "XFormersAttnProcessor",
+    "XFormersAttnAddedKVProcessor", "SlicedAttnProcessor", "SlicedAttnAddedKVProcessor", "FusedAttnProcessor2_0",
+    "XLAFlashAttnProcessor2_0",
+}  # fmt: skip
+_IP_ADAPTER = {"IPAdapterAttnProcessor", "IPAdapterAttnProcessor2_0", "IPAdapterXFormersAttnProcessor"}
+_FREEU = ("s1", "s2", "b1", "b2")
+
+
+def read_state(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """Return the state that decides images, JSON-able; empty for networks as they were loaded.
+
+    Args:
+        networks: by name: those of the pipeline, ControlNets and others.
+
+    Returns:
+        ``lora``: adapters that are active, merged or disabled, with their scales; ``freeu``: the four factors of each block;
+        ``tiling``: the tiles of a VAE.
+
+    Raises:
+        ConfigError: if a network holds what cannot be described (`check_networks`).
+    """
+    check_networks(networks)
+    state: dict[str, Any] = {}
+    for name, network in networks.items():
+        if lora := _read_lora(network):
+            state.setdefault("lora", {})[name] = lora
+        blocks = [[getattr(block, factor, None) for factor in _FREEU] for block in getattr(network, "up_blocks", ())]
+        if any(all(factors) for factors in blocks):
+            state.setdefault("freeu", {})[name] = blocks
+        if getattr(network, "use_tiling", False):
+            state.setdefault("tiling", {})[name] = {key: value for key, value in vars(network).items() if key.startswith("tile_")}
+    return state
+
+
+def apply_state(networks: Mapping[str, nn.Module], state: Mapping[str, Any]) -> None:
+    """Set the state that `read_state` returned, in networks as they are loaded. LoRAs are not saved, so that none is set."""
+    for name, blocks in state.get("freeu", {}).items():
+        network: Any = networks[name]
+        for block, factors in zip(network.up_blocks, blocks, strict=True):
+            for factor, value in zip(_FREEU, factors, strict=True):
+                setattr(block, factor, value)
+    for name, tiles in state.get("tiling", {}).items():
+        for key, value in {"use_tiling": True, **tiles}.items():
+            setattr(networks[name], key, value)
+
+
+def check_saveable(networks: Mapping[str, nn.Module]) -> None:
+    """Raise if a network holds what diffusers' files cannot: LoRAs that are not merged, quantised weights.
+
+    Raises:
+        ConfigError: naming the network, with the calls that make it saveable.
+    """
+    for name, network in networks.items():
+        if _read_lora(network):
+            raise ConfigError(
+                f"{name} holds a LoRA beside its weights, which cannot be saved: merge it first, "
+                "pipe.fuse_lora() and then pipe.unload_lora_weights(), or load it with lora= in from_pretrained"
+            )
+        if (method := quantisation(network)) is not None:
+            raise ConfigError(
+                f"{name} is quantised ({method}), which safetensors files of a generator cannot hold: save the generator before "
+                "quantising it, and quantise after loading; banks work as it is"
+            )
+
+
+def quantisation(network: nn.Module) -> str | None:
+    """Return how a network's weights are quantised; None for plain weights."""
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+    config = getattr(network, "hf_quantizer", None)
+    if config is not None:
+        return str(getattr(config.quantization_config, "quant_method", "quantised")).rpartition(".")[2].lower()
+    kinds = (type(t).__name__ for t in network.parameters() if is_traceable_wrapper_subclass(t) or t.dtype in (torch.int8, torch.uint8))
+    return next(kinds, None)
+
+
+def check_networks(networks: Mapping[str, nn.Module]) -> None:
+    """Raise if a network holds what no fingerprint can cover, or cannot run as it is.
+
+    Raises:
+        ConfigError: naming the network and what it holds: attention processors of unknown effect, caches between steps,
+            replaced ``forward`` methods, offloading.
+        WeightsError: if weights are on the meta device.
+    """
+    for name, network in networks.items():
+        for path, processor in getattr(network, "attn_processors", {}).items():
+            _check_processor(name, path, processor)
+        for path, module in network.named_modules():
+            where = f"{name}.{path}" if path else name
+            _check_hooks(name, where, module)
+        meta = next((path for path, tensor in network.named_parameters() if tensor.is_meta), None)
+        if meta is not None:
+            raise WeightsError(f"{name} has weights without values, on the meta device ({meta}): load them before building the generator")
+
+
+def _check_processor(name: str, path: str, processor: Any) -> None:
+    kind = type(processor)
+    backend = getattr(processor, "_attention_backend", None)
+    if backend is not None and "sage" in str(backend).lower():
+        raise ConfigError(
+            f"{name} computes attention by {backend}, which rounds it to few bits: call pipe.{name}.reset_attention_backend()"
+        )
+    if not kind.__module__.startswith("diffusers.") or kind.__name__ not in _EXACT | _IP_ADAPTER:
+        raise ConfigError(
+            f"{name} has the attention processor {kind.__name__} ({path}), of which a fingerprint cannot tell what it does to images: "
+            f"call pipe.{name}.set_attn_processor(AttnProcessor2_0()), of diffusers.models.attention_processor"
+        )
+
+
+def _check_hooks(name: str, where: str, module: nn.Module) -> None:
+    own = vars(module)
+    hooks = getattr(own.get("_diffusers_hook"), "hooks", {})
+    if hooks:
+        advice = f"call pipe.{name}.disable_cache()" if _caches(hooks) else f"load {name} again without it"
+        raise ConfigError(f"{where} runs under diffusers' hook {', '.join(map(repr, hooks))}, which changes how it computes: {advice}")
+    hook = own.get("_hf_hook")
+    if hook is not None and any(_offloads(inner) for inner in getattr(hook, "hooks", [hook])):
+        raise ConfigError(
+            f"{where} is offloaded by accelerate ({type(hook).__name__}): call pipe.remove_all_hooks() and pipe.to(device) first; where "
+            "memory is short, give dtype=torch.float16 and decode_batch_size=1"
+        )
+    if hook is None and "forward" in own and getattr(own["forward"], "__func__", None) is not type(module).forward:
+        raise ConfigError(
+            f"the forward method of {where} was replaced (by one of {getattr(own['forward'], '__module__', 'unknown')}), and a fingerprint "
+            "cannot tell what it does: build the generator from a pipeline without it"
+        )
+    if "_tome_info" in own:
+        raise ConfigError(f"{where} merges tokens (tomesd), which no fingerprint covers: call tomesd.remove_patch(pipe)")
+
+
+def _caches(hooks: Mapping[str, Any]) -> bool:
+    return any(word in name for name in hooks for word in ("cache", "broadcast", "taylorseer"))
+
+
+def _offloads(hook: Any) -> bool:
+    return type(hook).__name__ in ("CpuOffload", "UserCpuOffloadHook") or bool(getattr(hook, "offload", False))
+
+
+def check_scheduler(name: str, scheduler: Any) -> None:
+    """Raise if a scheduler's noise levels are not those of its configuration, which alone is saved and in the fingerprint.
+
+    Raises:
+        ConfigError: naming the attribute.
+    """
+    rebuilt = type(scheduler).from_config(scheduler.config)
+    for attribute in ("betas", "alphas_cumprod", "final_alpha_cumprod"):
+        own, expected = getattr(scheduler, attribute, None), getattr(rebuilt, attribute, None)
+        if not isinstance(own, Tensor) or not isinstance(expected, Tensor):
+            continue
+        if own.shape != expected.shape or not torch.allclose(own.cpu().double(), expected.double(), rtol=1e-4, atol=1e-7):
+            raise ConfigError(
+                f"{name}.{attribute} of the {type(scheduler).__name__} was changed after it was built: give the noise levels to its "
+                "constructor (trained_betas=…), whose arguments are saved"
+            )
+
+
+def ip_adapter_scale(unet: nn.Module) -> Any:
+    """Return the weight of the image in a UNet with an IP-Adapter: a number, or one for each attention layer by its name."""
+    scales = {path: _number(processor.scale[0]) for path, processor in _ip_processors(unet)}
+    values = set(scales.values())
+    return values.pop() if len(values) == 1 else scales
+
+
+def set_ip_adapter_scale(pipe: Any, scale: Any) -> None:
+    """Set what `ip_adapter_scale` returned, or what diffusers' ``set_ip_adapter_scale`` takes.
+
+    Raises:
+        ConfigError: if it is neither.
+    """
+    processors = dict(_ip_processors(pipe.unet))
+    if isinstance(scale, Mapping) and scale.keys() == processors.keys():
+        for path, processor in processors.items():
+            processor.scale[0] = _checked(scale[path])
+        return
+    try:
+        pipe.set_ip_adapter_scale(dict(scale) if isinstance(scale, Mapping) else _checked(scale))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"ip_adapter_scale={scale!r}: {error}") from error
+
+
+def _ip_processors(unet: Any) -> Iterator[tuple[str, Any]]:
+    return ((path, p) for path, p in uncompiled(unet).attn_processors.items() if type(p).__name__ in _IP_ADAPTER)
+
+
+def _number(value: Any) -> Any:
+    return [float(v) for v in value] if isinstance(value, list | tuple) else float(value)
+
+
+def _checked(scale: Any) -> float:
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not scale >= 0:
+        raise ConfigError(f"ip_adapter_scale={scale!r}: expected a number of at least 0, or a dict of blocks as diffusers takes it")
+    return scale
+
+
+def _read_lora(network: nn.Module) -> Any:
+    """Return which adapters of peft a network holds and how they act: one description, or one for each layer where they differ."""
+    layers = {}
+    for path, layer in network.named_modules():
+        if not (hasattr(layer, "active_adapters") and isinstance(getattr(layer, "scaling", None), dict)):
+            continue
+        active = {adapter: float(layer.scaling[adapter]) for adapter in layer.active_adapters if adapter in layer.scaling}
+        layers[path] = {"active": active, "merged": list(layer.merged_adapters), "disabled": bool(layer.disable_adapters)}
+    distinct = list(layers.values())
+    return distinct[0] if distinct and all(layer == distinct[0] for layer in distinct) else layers
