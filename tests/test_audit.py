@@ -252,6 +252,71 @@ class TestSave:
         assert "<script>" not in html(gt.audit_bank(tmp_path / "bank", source, encoder=Pool(), progress=False))
 
 
+class TestCommands:
+    """``gentransforms bank audit`` and ``select``."""
+
+    @pytest.fixture
+    def places(self, tmp_path: Path) -> Path:
+        from torchvision.transforms.v2.functional import to_pil_image
+
+        for i, (image, label) in enumerate(photos()):
+            folder = tmp_path / "photos" / ("red", "blue")[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            to_pil_image(image).save(folder / f"{i:03d}.png")
+        Noisy().save_pretrained(tmp_path / "noisy")
+        gt.generate_bank(tmp_path / "photos", tmp_path / "bank", gt.load_generator(tmp_path / "noisy"), variants=2, progress=False)
+        return tmp_path
+
+    def call(self, *arguments: Any) -> Any:
+        from typer.testing import CliRunner
+
+        from gentransforms.cli.main import app
+
+        return CliRunner().invoke(app, ["bank", *map(str, arguments)])
+
+    def test_from_a_bank_to_a_selection(self, places: Path) -> None:
+        out = places / "audit"
+        audited = self.call(
+            "audit", places / "bank", places / "photos", "--encoder", "generator", "--label-column", "folders", "--out", out
+        )
+        assert audited.exit_code == 0, audited.output
+        assert "source_retrieval" in audited.output
+        assert str(out / "report.html") in audited.output
+        chosen = self.call(
+            "select", places / "bank", "--scores", out / "scores.parquet", "--where", "rank <= 2", "-o", places / "best.json"
+        )
+        assert chosen.exit_code == 0, chosen.output
+        bank = gt.Bank.open(places / "bank", selection=places / "best.json")
+        ranks = pq.read_table(out / "scores.parquet")["rank"].to_pylist()
+        assert len(bank) == sum(rank <= 2 for rank in ranks)
+
+    def test_gates(self, places: Path) -> None:
+        call = ["audit", places / "bank", places / "photos", "--encoder", "generator", "--out", places / "audit"]
+        assert self.call(*call, "--fail-if", "missing > 0").exit_code == 0
+        failed = self.call(*call, "--fail-if", "missing > 0", "--fail-if", "source_retrieval > 0.01")
+        assert failed.exit_code == 1
+        assert "source_retrieval > 0.01" in failed.output
+        assert "missing > 0" not in failed.output
+        assert (places / "audit" / "report.html").exists()
+
+    @pytest.mark.parametrize(
+        ("options", "named"),
+        [
+            (["--fail-if", "near_copies"], "near_copies"),
+            (["--fail-if", "nothing > 1"], "nothing"),
+            (["--encoder", "no/such-one"], "no/such-one"),
+            (["--limit", "0"], "limit"),
+            (["--label-column", "class"], "class"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_a_wrong_call_says_what(self, places: Path, options: list[str], named: str) -> None:
+        call = ["audit", places / "bank", places / "photos", "--out", places / "audit", "--encoder", "generator"]
+        found = self.call(*call, *options)
+        assert found.exit_code == 2, found.output
+        assert named in found.output
+
+
 class TestLoadEncoder:
     def test_what_cannot_be_one_is_refused_with_what_can(self) -> None:
         for wrong in (3, None, "no/such-model-anywhere", "torchvision:nothing"):

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_banks import KEYS, make_bank, pixels
 
+from gentransforms.bank.reader import Bank
 from gentransforms.bank.selection import Selection, evaluate_expression, parse_comparison
-from gentransforms.errors import BankError, ConfigError
+from gentransforms.errors import BankError, ConfigError, MissingKeyError
 
 COLUMNS = {
     "similarity": np.array([0.1, 0.5, 0.9, np.nan]),
@@ -136,3 +142,106 @@ class TestSelection:
         for name in ("s.json", "absent.json"):
             with pytest.raises(BankError, match=name):
                 Selection.load(tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten sources of three variants; the third source has lost its second variant."""
+    return make_bank(tmp_path_factory.mktemp("banks") / "bank", rejected={(KEYS[2], 1): "not finite"})
+
+
+def scores(bank: Bank) -> pa.Table:
+    """Each image's score is the number of its row; variant 0 of every source is a near copy."""
+    keys = [key for key in bank.keys for _ in bank.variants_of(key)]
+    variants = [variant for key in bank.keys for variant in bank.variants_of(key)]
+    return pa.table(
+        {"key": keys, "variant": variants, "score": [float(i) for i in range(len(keys))], "near_copy": [v == 0 for v in variants]}
+    )
+
+
+class TestSelect:
+    def test_length_keys_and_reads_are_those_of_the_chosen(self, path: Path) -> None:
+        bank = Bank.open(path)
+        chosen = bank.select(scores(bank), "score >= 4 and not near_copy")
+        assert len(bank) == 29
+        assert len(chosen) == 29 - 4 - 9 + 1  # rows 0 to 3 hold variant 0 of two sources
+        assert chosen.keys == KEYS[1:]
+        assert chosen.variants_of(KEYS[0]) == []
+        assert chosen.variants_of(KEYS[1]) == [1, 2]
+        assert chosen.variants_of(KEYS[2]) == [2]
+        assert KEYS[0] not in chosen
+        assert chosen.find_keys([KEYS[0], KEYS[1], KEYS[9], "x"]).tolist() == [-1, 0, 8, -1]
+        assert KEYS[1] in chosen
+        assert torch.equal(chosen.read([KEYS[5], KEYS[1]], [2, 1]), torch.stack([pixels(5, 2), pixels(1, 1)]))
+        rows = [row for batch in chosen.batches() for row in batch.select(["key", "variant"]).to_pylist()]
+        assert [(row["key"], row["variant"]) for row in rows] == [(key, v) for key in chosen.keys for v in chosen.variants_of(key)]
+
+    def test_what_is_left_out_says_why(self, path: Path) -> None:
+        bank = Bank.open(path)
+        chosen = bank.select(scores(bank), "not near_copy")
+        with pytest.raises(MissingKeyError, match=r"variant 0 .* left out by the selection 'not near_copy': it has \[1, 2\]"):
+            chosen.read([KEYS[1]], [0])
+        with pytest.raises(MissingKeyError, match="rejected"):
+            chosen.read([KEYS[2]], [1])
+
+    def test_the_whole_bank_stays_as_it_is(self, path: Path) -> None:
+        bank = Bank.open(path)
+        bank.select(scores(bank), "near_copy")
+        assert (len(bank), bank.variants_of(KEYS[0])) == (29, [0, 1, 2])
+
+    def test_a_selection_of_a_selection(self, path: Path) -> None:
+        bank = Bank.open(path)
+        twice = bank.select(scores(bank), "not near_copy").select(scores(bank), "score < 9")
+        assert len(twice) == len(bank.select(scores(bank), "score < 9 and not near_copy")) == 5
+
+    def test_a_mask(self, path: Path) -> None:
+        bank = Bank.open(path)
+        mask = np.arange(29) % 2 == 0
+        chosen = bank.select(mask)
+        assert len(chosen) == 15
+        assert len(chosen.select(np.ones(15, dtype=bool))) == 15
+        for wrong in (mask[:-1], mask.astype(int), "score > 1"):
+            with pytest.raises(ConfigError, match="mask"):
+                bank.select(wrong)
+
+    def test_scores_in_another_order(self, path: Path) -> None:
+        bank = Bank.open(path)
+        table = scores(bank)
+        turned = table.take(list(range(len(table)))[::-1])
+        assert bank.select(turned, "score < 7").keys == bank.select(table, "score < 7").keys
+
+    def test_another_banks_scores_are_refused(self, path: Path) -> None:
+        bank = Bank.open(path)
+        table = scores(bank)
+        with pytest.raises(BankError, match="28 of its 29"):
+            bank.select(table.slice(1), "score < 7")
+        with pytest.raises(BankError, match="another bank"):
+            bank.select(table.set_column(0, "key", pa.array([f"x{i}" for i in range(29)])), "score < 7")
+        with pytest.raises(ConfigError, match="'variant'"):
+            bank.select(table.drop_columns(["variant"]), "score < 7")
+
+    def test_a_file_opens_the_selection_and_no_other_bank(self, path: Path, tmp_path: Path) -> None:
+        bank = Bank.open(path)
+        pq.write_table(scores(bank), tmp_path / "scores.parquet")
+        chosen = bank.select(tmp_path / "scores.parquet", "score >= 4")
+        assert chosen.selection is not None
+        chosen.selection.save(tmp_path / "best.json")
+        opened = Bank.open(path, selection=tmp_path / "best.json")
+        assert opened.keys == chosen.keys
+        assert len(opened) == len(chosen) == 25
+        other = make_bank(tmp_path / "other", variants=4)
+        with pytest.raises(BankError, match="another bank"):
+            Bank.open(other, selection=tmp_path / "best.json")
+
+    def test_goes_to_other_processes(self, path: Path) -> None:
+        bank = Bank.open(path)
+        chosen = pickle.loads(pickle.dumps(bank.select(scores(bank), "score < 7")))
+        assert (len(chosen), chosen.keys) == (7, KEYS[:3])
+        assert chosen.selection.where == "score < 7"
+
+    def test_is_not_exported_for_the_whole(self, path: Path, tmp_path: Path) -> None:
+        from gentransforms.bank.share.export import export_bank
+
+        bank = Bank.open(path)
+        with pytest.raises(BankError, match="selection"):
+            export_bank(bank.select(scores(bank), "score < 7"), tmp_path / "export")

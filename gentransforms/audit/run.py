@@ -266,8 +266,8 @@ def _open_labelled(source: Any, labels: Any) -> tuple[ImageSource, Any]:
 
 def _load_generator(bank: Bank) -> ImageGenerator | None:
     """Load the generator that made a bank, if its manifest says where it is and it is still the same."""
-    described = {**bank.manifest["settings"].get("generator", {}), **bank.manifest.get("generator", {})}
-    name = bank.manifest["info"].get("generator_name") or described.get("name_or_path")
+    described = bank.manifest["generator"]
+    name = bank.manifest["info"].get("generator_name")
     if not name:
         return None
     generator = load_generator(name)

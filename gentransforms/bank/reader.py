@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import warnings
@@ -18,13 +19,15 @@ from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.images import Images, decode_rgb, map_file
 from gentransforms.bank.format.index import Index, build_index, list_sizes, read_index
 from gentransforms.bank.format.lookup import Lookup, Numbers
-from gentransforms.bank.format.manifest import MANIFEST, hash_json, is_export, read_manifest
+from gentransforms.bank.format.manifest import MANIFEST, hash_json, hash_manifest, is_export, read_manifest
 from gentransforms.bank.format.unit import ADVICE, unit_schema
+from gentransforms.bank.selection import Selection, choose_rows
 from gentransforms.bank.share.opening import Exported, open_export, open_repository
 from gentransforms.bank.verify.checker import BankReport, verify_bank
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
 from gentransforms.hub.client import is_repository
 from gentransforms.paths import local_path
+from gentransforms.sources.arrow import arrow
 from gentransforms.sources.keys import as_keys
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ class Bank:
         failed: sources that could not be read, as dicts with ``key`` and ``reason``; they have no images.
         missing_units: how many units of an unfinished bank are not there.
         rejected: variants of which every attempt was refused, as dicts with ``key``, ``variant``, ``attempts`` and ``reason``.
+        selection: which of its variants are used; None for all.
 
     Example:
         >>> import tempfile, torch
@@ -88,9 +92,12 @@ class Bank:
         self._images = Images(index.lookup, load)
         self.failed, self.rejected = index.failed, index.rejected
         self.missing_units, self._reopen = missing_units, reopen
+        self.selection: Selection | None = None
 
     @classmethod
-    def open(cls, path_or_repo: str | Path, revision: str | None = None, partial: bool = False) -> Bank:
+    def open(
+        cls, path_or_repo: str | Path, revision: str | None = None, partial: bool = False, *, selection: str | Path | None = None
+    ) -> Bank:
         """Open a finished bank.
 
         Args:
@@ -98,6 +105,7 @@ class Bank:
                 `push_to_hub` wrote; exports and data sets are opened through `datasets`, which keeps a copy in its cache.
             revision: commit, tag or branch of a data set on the Hub.
             partial: take what is there of an unfinished bank too.
+            selection: a file that ``gentransforms bank select`` wrote: only those variants are there then.
 
         Raises:
             BankError: if there is no bank, it is unfinished, damaged, or of another format version.
@@ -105,25 +113,26 @@ class Bank:
         """
         directory = local_path(path_or_repo, "path_or_repo")
         if not directory.exists() and is_repository(str(path_or_repo)):
-            return _open_repository(str(path_or_repo), revision)
+            bank = _open_repository(str(path_or_repo), revision)
+            return bank if selection is None else _select(bank, Selection.load(selection))
         if revision is not None:
             raise ConfigError(f"revision={revision!r}: {str(directory)!r} is a directory on this machine and has no revisions")
-        return _open_export(directory) if is_export(directory) else _open_directory(directory, partial)
+        bank = _open_export(directory) if is_export(directory) else _open_directory(directory, partial)
+        return bank if selection is None else _select(bank, Selection.load(selection))
 
     def __len__(self) -> int:
         return len(self._lookup)
 
     def __contains__(self, key: object) -> bool:
         try:
-            return self._lookup.find_key(as_keys([key], "key")[0]) >= 0
+            return bool(self._lookup.variants_of(as_keys([key], "key")[0]))
         except ConfigError:
             return False
 
     @functools.cached_property
     def keys(self) -> list[str | int]:
         """The sources that have images, each once, in the source's order; all str or all int."""
-        keys: list[str | int] = self._lookup.keys.to_pylist()
-        return keys
+        return self._lookup.list_keys()
 
     @property
     def integer_keys(self) -> bool:
@@ -133,7 +142,8 @@ class Bank:
     @property
     def marks(self) -> npt.NDArray[np.uint8] | None:
         """The mark of each source in `keys`, (N, 48) uint8: its mean colours in 4 x 4 cells. None if the bank keeps none."""
-        return self._lookup.marks
+        marks = self._lookup.marks
+        return marks if marks is None or self._lookup.kept is None else marks[self._lookup.used]
 
     def find_keys(self, keys: Any) -> npt.NDArray[np.int64]:
         """Return the place of each key in `keys`, and -1 for those that are not there.
@@ -141,7 +151,11 @@ class Bank:
         Raises:
             ConfigError: if one is neither str nor int.
         """
-        return self._lookup.find_keys(as_keys(keys, "keys"))
+        places = self._lookup.find_keys(as_keys(keys, "keys"))
+        if self._lookup.kept is None:
+            return places
+        used = self._lookup.used
+        return np.where((places >= 0) & used[places], np.cumsum(used)[places] - 1, -1)
 
     @property
     def variants(self) -> int:
@@ -216,6 +230,10 @@ class Bank:
     def why_absent(self, key: str | int, variant: int) -> str:
         """Return in one sentence why the bank has no image for a pair, and what to do."""
         there = self._lookup.variants_of(key)
+        if self.selection is not None and dataclasses.replace(self._lookup, kept=None).find_rows([key], [variant])[0] >= 0:
+            what = f"the selection {self.selection.where!r}" if self.selection.where else "a selection"
+            advice = f"it has {there}" if there else 'use missing="source" in BankAugment'
+            return f"variant {variant} of key {key!r} is left out by {what}: {advice}"
         if there and not 0 <= variant < self.variants:
             return f"key {key!r} has no variant {variant}: this bank was made with variants 0 to {self.variants - 1}"
         drawn = next((e for e in self.rejected if e["key"] == key and type(e["key"]) is type(key) and e.get("variant") == variant), None)
@@ -236,8 +254,27 @@ class Bank:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield all rows in order, as memory-mapped record batches with the columns of `unit_schema`."""
+        kept, row = self._lookup.kept, 0
         for number in range(len(self._lookup.files)):
-            yield from self._load(number)
+            for batch in self._load(number):
+                yield batch if kept is None else batch.filter(arrow().array(kept[row : row + len(batch)]))
+                row += len(batch)
+
+    def select(self, scores: Any, where: str | None = None) -> Bank:
+        """Return a bank that holds only the variants for which an expression holds.
+
+        Args:
+            scores: the table `gentransforms.Audit.scores`, or the path of ``scores.parquet``; it must cover the bank. Without
+                `where`, a mask with one boolean for each image, in the order of `batches`.
+            where: comparisons of columns with numbers, combined by ``and``, ``or``, ``not`` and brackets:
+                ``"similarity >= 0.6 and not near_copy"``.
+
+        Raises:
+            ConfigError: if the expression cannot be read, or names an unknown column.
+            BankError: if the scores are another bank's.
+        """
+        kept = choose_rows(self._lookup, scores, where, str(self.path))
+        return _select(self, Selection(hash_manifest(self.manifest), kept, where or ""))
 
     def verify(
         self,
@@ -306,6 +343,27 @@ class Bank:
             return f", of which {self.missing_units:,} units are not made yet"
         like = f" (keys look like {self.keys[0]!r})" if self.keys else ""
         return f'{like}: generate a bank from the data set you read, or use missing="source" in BankAugment'
+
+
+def _select(bank: Bank, selection: Selection) -> Bank:
+    """Return a bank with those variants alone.
+
+    Raises:
+        BankError: if the selection is another bank's.
+    """
+    count = len(bank._lookup.variants)
+    if selection.bank != hash_manifest(bank.manifest) or len(selection.kept) != count:
+        raise BankError(
+            f"{bank.path}: the selection is of another bank, or older than this bank's last images ({len(selection.kept):,} of {count:,}): "
+            "make it again with `gentransforms bank select`"
+        )
+    chosen = object.__new__(type(bank))
+    chosen.__dict__.update({name: value for name, value in vars(bank).items() if name != "keys"})
+    before = bank._lookup.kept
+    kept = selection.kept if before is None else selection.kept & before
+    chosen._lookup = dataclasses.replace(bank._lookup, kept=kept)
+    chosen.selection, chosen._reopen = selection, (_select, (bank, selection))
+    return chosen
 
 
 def _open_export(directory: Path, cached: Sequence[str] = ()) -> Bank:

@@ -9,6 +9,7 @@ with ``and``, ``or``, ``not`` and brackets.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import operator
 import re
@@ -21,10 +22,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gentransforms.bank.format.lookup import Lookup
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.paths import local_path
+from gentransforms.sources.arrow import arrow
 
-__all__ = ["Selection", "evaluate_expression", "parse_comparison"]
+__all__ = ["Selection", "choose_rows", "evaluate_expression", "parse_comparison"]
 
 _FORMAT, _FORMAT_VERSION = "gentransforms-selection", 1
 _TOKEN = re.compile(r"""\s*(?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)|(?P<text>"[^"]*"|'[^']*')"""
@@ -118,6 +121,79 @@ class Selection:
             raise BankError(f"{path}: cannot be read: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
             raise BankError(f"{path}: damaged, or not a selection ({error}): write it again with `gentransforms bank select`") from error
+
+
+def choose_rows(lookup: Lookup, scores: Any, where: str | None, bank: str) -> Mask:
+    """Return which rows of a bank are chosen: (rows,) bool, also of those that an earlier selection left out.
+
+    Args:
+        lookup: of the bank.
+        scores: an Arrow table with the columns ``key`` and ``variant``, or the path of such a Parquet file; or, without
+            `where`, a mask with one entry for each image of the bank.
+        where: the expression.
+        bank: its name, for errors.
+
+    Raises:
+        ConfigError: if the expression cannot be read, or the mask has another length.
+        BankError: if the scores are not those of this bank, or do not cover it.
+    """
+    before = np.ones(len(lookup.variants), dtype=bool) if lookup.kept is None else lookup.kept
+    if where is None:
+        mask = np.asarray(scores)
+        if mask.dtype != bool or mask.shape != (int(before.sum()),):
+            raise ConfigError(
+                f"scores: {mask.dtype} of shape {mask.shape}: expected a mask of {int(before.sum()):,} booleans, one for each image of the "
+                f"bank, or a table of scores and an expression; {_HINT}"
+            )
+        kept = before.copy()
+        kept[before] = mask
+        return kept
+    table = _read_table(scores)
+    for name in ("key", "variant"):
+        if name not in table.column_names:
+            raise ConfigError(f"scores have no column {name!r}, but {', '.join(table.column_names)}: expected the scores of an audit")
+    whole = lookup if lookup.kept is None else dataclasses.replace(lookup, kept=None)
+    keys, variants = table["key"].to_pylist(), table["variant"].to_pylist()
+    rows = whole.find_rows(keys, variants)
+    if (rows < 0).any():
+        i = int(np.flatnonzero(rows < 0)[0])
+        raise BankError(
+            f"{bank}: has no variant {variants[i]} of key {keys[i]!r}, of which there is a score: these are another bank's scores"
+        )
+    covered = np.zeros(len(before), dtype=bool)
+    covered[rows] = True
+    if not covered[before].all():
+        raise BankError(
+            f"{bank}: scores cover {int(covered[before].sum()):,} of its {int(before.sum()):,} images: audit it without a limit"
+        )
+    kept = np.zeros(len(before), dtype=bool)
+    kept[rows[evaluate_expression(where, {name: _to_numpy(table[name]) for name in table.column_names})]] = True
+    return kept & before
+
+
+def _read_table(scores: Any) -> Any:
+    pa = arrow()
+    if isinstance(scores, pa.Table):
+        return scores
+    if not isinstance(scores, str | Path):
+        raise ConfigError(f"scores={scores!r}: expected an Arrow table, the path of a Parquet file, or a mask without an expression")
+    import pyarrow.parquet as pq
+
+    path = local_path(scores, "scores")
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise BankError(
+            f"{path}: cannot be read as scores ({' '.join(str(error).split())}): expected scores.parquet of an audit"
+        ) from error
+
+
+def _to_numpy(column: Any) -> npt.NDArray[Any]:
+    pa = arrow()
+    if pa.types.is_boolean(column.type):
+        column = column.fill_null(False)
+    values: npt.NDArray[Any] = column.to_numpy()
+    return values.astype(object) if pa.types.is_string(column.type) else values
 
 
 class _Parser:

@@ -11,12 +11,16 @@ from typing import Annotated
 
 import typer
 
+from gentransforms.cli.audit import audit, select
 from gentransforms.cli.plain import Failure, PathsExpanded, WrongCall
 from gentransforms.paths import local_path
 
 __all__ = ["app"]
 
 app = PathsExpanded(rich_markup_mode=None, help="Look at banks, check them, share them.", no_args_is_help=True)
+
+app.command()(audit)
+app.command()(select)
 
 _Bank = Annotated[Path, typer.Argument(help="Directory of the bank.", show_default=False)]
 

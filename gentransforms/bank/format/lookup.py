@@ -41,6 +41,7 @@ class Lookup:
         hashes: (keys,) sorted; uint32 of str, int64 of int.
         order: (keys,) int32, the place of the key that belongs to each hash.
         marks: (keys, 48) uint8, a small picture of each source; None where the bank has none.
+        kept: (rows,) bool, which rows are used; None for all. Rows keep their numbers.
     """
 
     files: Sequence[str]
@@ -52,6 +53,7 @@ class Lookup:
     hashes: npt.NDArray[Any]
     order: npt.NDArray[np.int32]
     marks: npt.NDArray[np.uint8] | None = None
+    kept: npt.NDArray[np.bool_] | None = None
     _key_data: Any = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
@@ -63,7 +65,7 @@ class Lookup:
             object.__setattr__(self, "_key_data", view_numbers(self.keys, np.int64))
 
     def __len__(self) -> int:
-        return len(self.variants)
+        return len(self.variants) if self.kept is None else int(self.kept.sum())
 
     @property
     def integer_keys(self) -> bool:
@@ -93,7 +95,7 @@ class Lookup:
         places = self.find_keys(keys)
         wanted = np.asarray(variants, dtype=np.int64)
         rows = np.full(len(places), -1, dtype=np.int64)
-        if not len(self):
+        if not len(self.variants):
             return rows
         first, stop = self.starts[places], self.starts[places + 1]
         guess = first + wanted  # right for a key that has all its variants
@@ -105,13 +107,31 @@ class Lookup:
             place = int(np.searchsorted(own, wanted[i]))
             if place < len(own) and own[place] == wanted[i]:
                 rows[i] = first[i] + place
+        if self.kept is not None:
+            rows[~self.kept[rows]] = -1  # where it was -1 already, whatever the last row says
         return rows
 
     def variants_of(self, key: str | int) -> list[int]:
         """Return the variants that a key has, in order; none for an unknown key."""
         place = self.find_key(key)
-        found: list[int] = [] if place < 0 else self.variants[self.starts[place] : self.starts[place + 1]].tolist()
+        if place < 0:
+            return []
+        rows = slice(self.starts[place], self.starts[place + 1])
+        found: list[int] = (self.variants[rows] if self.kept is None else self.variants[rows][self.kept[rows]]).tolist()
         return found
+
+    def list_keys(self) -> list[str | int]:
+        """Return the keys that have rows, each once, in source order."""
+        keys: list[str | int] = (self.keys if self.kept is None else self.keys.filter(arrow().array(self.used))).to_pylist()
+        return keys
+
+    @property
+    def used(self) -> npt.NDArray[np.bool_]:
+        """Which keys have a row that is used: (keys,) bool."""
+        kept = np.ones(len(self.variants), dtype=bool) if self.kept is None else self.kept
+        before = np.concatenate([[0], np.cumsum(kept)])
+        used: npt.NDArray[np.bool_] = before[self.starts[1:]] > before[self.starts[:-1]]
+        return used
 
     def locate(self, rows: Numbers) -> tuple[Numbers, Numbers]:
         """Return for each row the number of its file, and the place of its key."""

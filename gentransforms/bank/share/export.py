@@ -109,6 +109,8 @@ def push_bank(bank: Bank, repo_id: str, *, license: str | None = None, descripti
 def _check_whole(bank: Bank) -> None:
     if bank.missing_units:
         raise BankError(f"{bank.path}: unfinished, {bank.missing_units} units are missing: run generate again, then export it")
+    if bank.selection is not None:
+        raise BankError(f"{bank.path}: is a selection of a bank: share the whole bank, and the selection as its small file")
     if not len(bank):
         raise BankError(f"{bank.path}: has no images, since none of its sources gave one: there is nothing to share")
 

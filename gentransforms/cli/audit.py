@@ -1,0 +1,105 @@
+"""``gentransforms bank audit`` and ``gentransforms bank select``: measure a bank's variants, and choose among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gentransforms.cli.plain import Failure, WrongCall
+
+__all__ = ["audit", "select"]
+
+
+def audit(
+    bank: Annotated[str, typer.Argument(help="Directory of the bank, or data set on the Hub.", show_default=False)],
+    source: Annotated[str, typer.Argument(help="What the bank was made of, as for generate.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, audit.json, scores.parquet and the cached features.")] = Path("audit"),
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="What images are compared by: auto (DINOv2-small if it is in the cache, else the generator's own), generator, "
+            "torchvision:NAME, timm:NAME, or a transformers vision model by repository or folder."
+        ),
+    ] = "auto",
+    label_column: Annotated[
+        str | None, typer.Option(help='Column of the labels, or "folders" for class folders; none by default.', show_default=False)
+    ] = None,
+    holdout: Annotated[
+        str | None,
+        typer.Option(help="Images that the generator was not trained on, at least as many as there are sources.", show_default=False),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Only so many sources, evenly spaced.", show_default=False)] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the source, where it has several.", show_default=False)] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of the source's images.", show_default=False)] = None,
+    key: Annotated[str | None, typer.Option(help="Column of the source's keys, as for generate.", show_default=False)] = None,
+    holdout_split: Annotated[str | None, typer.Option(help="Split of the holdout, where it has several.", show_default=False)] = None,
+    device: Annotated[str | None, typer.Option(help="Where the encoder runs; CUDA where there is one.", show_default=False)] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help='Exit with 1 if this holds, such as "near_copies > 0.01". May be given several times.',
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Measure the variants of a bank against their sources, and write a report.
+
+    Features are cached in the folder: the same call goes on after a kill.
+
+    \b
+    Example:
+      gentransforms bank audit bank photos --label-column folders --out audit --fail-if "near_copies > 0.01"
+    """
+    from gentransforms.audit.run import audit_bank
+    from gentransforms.bank.selection import parse_comparison
+    from gentransforms.sources import open_source
+
+    for condition in fail_if or ():
+        parse_comparison(condition)  # a wrong one is refused before the work
+    columns = None if label_column in (None, "folders") else {"labels": str(label_column)}
+    opened = open_source(source, split=split, image_column=image_column, key=key, columns=columns)
+    held_out = None if holdout is None else open_source(holdout, split=holdout_split, image_column=image_column)
+    labels = label_column if label_column in (None, "folders") else "labels"
+    found = audit_bank(
+        bank, opened, encoder=encoder, labels=labels, holdout=held_out, limit=limit, device=device, cache=out / "features",
+    )  # fmt: skip
+    report = found.save(out)
+    typer.echo(str(found))
+    typer.echo(f"report: {report}")
+    failed = found.failed(fail_if or ())
+    if failed:
+        figures = ", ".join(f"{condition} ({_name(condition)} is {found.measures[_name(condition)].value:.4g})" for condition in failed)
+        raise Failure(f"the audit fails: {figures}; see {report}")
+
+
+def select(
+    bank: Annotated[str, typer.Argument(help="Directory of the bank, or data set on the Hub.", show_default=False)],
+    scores: Annotated[Path, typer.Option(help="scores.parquet of an audit of this bank.", show_default=False)],
+    where: Annotated[str, typer.Option(help='Which variants to keep, such as "similarity >= 0.6 and not near_copy".', show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The selection, a small file.")] = Path("selection.json"),
+) -> None:
+    """Choose variants of a bank by their scores; training names the selection it used.
+
+    \b
+    Example:
+      gentransforms bank select bank --scores audit/scores.parquet --where "similarity >= 0.6 and not near_copy"
+    """
+    from gentransforms.bank.reader import Bank
+
+    if not scores.is_file():
+        raise WrongCall(f"--scores {scores}: no such file: expected scores.parquet, which `gentransforms bank audit` writes")
+    opened = Bank.open(bank)
+    chosen = opened.select(scores, where)
+    chosen.selection.save(output)
+    without = len(opened.keys) - len(chosen.keys)
+    typer.echo(f"{len(chosen)} of {len(opened)} images of {len(chosen.keys)} sources are kept; {without} sources have none left")
+    typer.echo(f'selection: {output}: open it with gentransforms.Bank.open("{bank}", selection="{output}")')
+
+
+def _name(condition: str) -> str:
+    from gentransforms.bank.selection import parse_comparison
+
+    return parse_comparison(condition)[0]
