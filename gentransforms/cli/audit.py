@@ -92,6 +92,7 @@ def select(
     if not scores.is_file():
         raise WrongCall(f"--scores {scores}: no such file: expected scores.parquet, which `gentransforms bank audit` writes")
     opened = Bank.open(bank)
+    chosen = opened.select(scores, where)
     assert chosen.selection is not None
     chosen.selection.save(output)
     without = len(opened.keys) - len(chosen.keys)
