@@ -342,6 +342,13 @@ class TestCounts:
             generator(images, seeds)
         assert sum(mode.reads.values()) <= 1, mode.reads
 
+    def test_a_call_leaves_the_scheduler_as_it_was(self, variation: Any) -> None:
+        """Schedulers count their steps: threads that sample at once each need their own."""
+        generator = gt.StableDiffusionVariation.from_pipeline(variation, num_inference_steps=2, scheduler="unipc")
+        before = {name: str(value) for name, value in vars(generator.scheduler).items()}
+        generator(*batch(1))
+        assert {name: str(value) for name, value in vars(generator.scheduler).items()} == before
+
     def test_the_counter_of_reads_counts(self) -> None:
         with HostReads() as mode:
             bool(torch.ones(1) > 0)
