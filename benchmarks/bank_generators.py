@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -43,5 +43,5 @@ class Same(ImageSource):
         super().__init__(range(count), description={"kind": "benchmark"})
         self.image = torch.zeros(3, side, side, dtype=torch.uint8)
 
-    def read(self, index: int) -> SourceSample:
-        return SourceSample(self.image)
+    def read_range(self, start: int, stop: int) -> Iterator[SourceSample]:
+        yield from (SourceSample(self.image) for _ in range(start, stop))

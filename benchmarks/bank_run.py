@@ -80,7 +80,7 @@ def read(source: Path, bank: Path) -> None:
     """Read the bank in a loop, as training would: real and generated view of each image."""
     opened = gt.Bank.open(bank)
     rows = open_source(source)
-    images: Any = [(rows.read(i).image, i) for i in range(len(rows))]
+    images: Any = [(sample.image, i) for i, sample in enumerate(rows.read_range(0, len(rows)))]
     crop = v2.Compose([v2.RandomResizedCrop(32, scale=(0.2, 1.0), antialias=True), v2.RandomHorizontalFlip()])
     views = gt.TwoViews(gt.BankAugment(opened, p=1.0), crop, crop)
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,11 +14,29 @@ from small_generators import Flat
 from torch import Tensor
 
 from gentransforms.errors import SourceError
-from gentransforms.sources.base import ImageSource, SourceSample
+from gentransforms.sources.base import ImageSource, SourceSample, read_each
 from gentransforms.testing import FakeGenerator
 
 
-class Photos(ImageSource):
+class OneByOne(ImageSource):
+    """A source whose samples are read one by one, by `read`."""
+
+    def read(self, index: int) -> SourceSample:
+        raise NotImplementedError
+
+    def read_range(self, start: int, stop: int) -> Iterator[SourceSample | SourceError]:
+        return read_each(self.read, start, stop)
+
+
+def read(source: ImageSource, index: int) -> SourceSample:
+    """One sample of a source; its error is raised."""
+    (sample,) = source.read_range(index, index + 1)
+    if isinstance(sample, SourceError):
+        raise sample
+    return sample
+
+
+class Photos(OneByOne):
     """Images of one flat grey each, ``(index mod 256)``; some cannot be read."""
 
     def __init__(

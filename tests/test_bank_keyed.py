@@ -22,7 +22,7 @@ from gentransforms.errors import ConfigError
 from gentransforms.sources import open_source
 from gentransforms.sources.folder import ImageFolderSource
 from gentransforms.sources.keyed import KeyedDataset, with_keys
-from gentransforms.sources.keys import keys_of
+from gentransforms.sources.keys import list_keys
 
 NAMES = ("b/2.png", "b/10.png", "a/x.png", "a-b/y.png", "a/sub/z.png", "a/sub-2/z.png", "é/猫.png")
 
@@ -164,7 +164,7 @@ class TestKeysOf:
 
     def test_image_folder(self, tmp_path: Path) -> None:
         data = ImageFolder(fill(tmp_path, *NAMES))
-        keys = keys_of(data)
+        keys = list_keys(data)
         assert keys == [Path(path).relative_to(tmp_path).as_posix() for path, _ in data.samples]
         assert keys == ImageFolderSource(tmp_path).keys
         assert keys == open_source(data).keys
@@ -176,50 +176,50 @@ class TestKeysOf:
         fill(tmp_path / "here" / "images", *NAMES)
         monkeypatch.chdir(tmp_path / "here")
         expected = ImageFolderSource("images").keys
-        assert keys_of(ImageFolder(root)) == expected
-        assert keys_of(ImageFolder(Path(root))) == expected
+        assert list_keys(ImageFolder(root)) == expected
+        assert list_keys(ImageFolder(Path(root))) == expected
         assert ImageFolderSource(root).keys == expected
 
     def test_image_folder_whose_samples_were_chosen(self, tmp_path: Path) -> None:
         data = ImageFolder(fill(tmp_path, *NAMES))
         data.samples = [sample for sample in data.samples if "sub" in sample[0]]
-        assert keys_of(data) == ["a/sub/z.png", "a/sub-2/z.png"] == open_source(data).keys
+        assert list_keys(data) == ["a/sub/z.png", "a/sub-2/z.png"] == open_source(data).keys
 
     def test_imagenet_has_the_keys_of_its_image_folder(self, tmp_path: Path) -> None:
         fill(tmp_path / "train", "n01440764/x.JPEG", "n01443537/y.JPEG")
         data = ImageNet.__new__(ImageNet)
         ImageFolder.__init__(data, tmp_path / "train")
         data.root, data.split = str(tmp_path), "train"
-        assert keys_of(data) == ["n01440764/x.JPEG", "n01443537/y.JPEG"] == ImageFolderSource(tmp_path / "train").keys
+        assert list_keys(data) == ["n01440764/x.JPEG", "n01443537/y.JPEG"] == ImageFolderSource(tmp_path / "train").keys
 
     def test_samples_of_another_kind(self) -> None:
         class Other(Doubled):
             samples, root = (1, 2, 3, 4, 5), "x"
 
-        assert keys_of(Other()) == range(5)
+        assert list_keys(Other()) == range(5)
 
     def test_row_numbers(self) -> None:
-        assert keys_of(FakeData(size=3)) == range(3)
-        assert keys_of(TensorDataset(torch.zeros(4))) == range(4)
-        assert keys_of(datasets.Dataset.from_dict({"a": [1, 2]})) == range(2)
+        assert list_keys(FakeData(size=3)) == range(3)
+        assert list_keys(TensorDataset(torch.zeros(4))) == range(4)
+        assert list_keys(datasets.Dataset.from_dict({"a": [1, 2]})) == range(2)
 
     @given(st.lists(st.integers(0, 99), min_size=1, unique=True))
     def test_subset(self, indices: list[int]) -> None:
-        assert keys_of(Subset(Doubled(100), indices)) == indices
+        assert list_keys(Subset(Doubled(100), indices)) == indices
         named = with_keys(Doubled(100), key="k{}".format)
-        assert keys_of(Subset(named, indices)) == [f"k{i}" for i in indices]
-        assert keys_of(Subset(Subset(named, indices), range(len(indices)))) == [f"k{i}" for i in indices]
+        assert list_keys(Subset(named, indices)) == [f"k{i}" for i in indices]
+        assert list_keys(Subset(Subset(named, indices), range(len(indices)))) == [f"k{i}" for i in indices]
 
     def test_subset_of_an_image_folder(self, tmp_path: Path) -> None:
         data = ImageFolder(fill(tmp_path, *NAMES))
         first, second = random_split(data, [3, 4])
-        assert sorted([*keys_of(first), *keys_of(second)]) == sorted(NAMES)
-        assert [with_keys(first)[i][2] for i in range(3)] == keys_of(first)
-        assert keys_of(Subset(data, numpy.array([2, 0]))) == [keys_of(data)[2], keys_of(data)[0]]
+        assert sorted([*list_keys(first), *list_keys(second)]) == sorted(NAMES)
+        assert [with_keys(first)[i][2] for i in range(3)] == list_keys(first)
+        assert list_keys(Subset(data, numpy.array([2, 0]))) == [list_keys(data)[2], list_keys(data)[0]]
 
     def test_subset_with_repeats(self) -> None:
         with pytest.raises(ConfigError, match=r"Subset: 1 key names several images: 3 \(2 images\)"):
-            keys_of(Subset(Doubled(), [3, 3]))
+            list_keys(Subset(Doubled(), [3, 3]))
 
     def test_shuffled_hugging_face_data_set(self) -> None:
         whole = datasets.Dataset.from_dict({"label": list(range(100, 120))})
@@ -235,34 +235,34 @@ class TestKeysOf:
             keyed = with_keys(data)
             assert all(int(sample["label"]) == 100 + sample["key"] for sample in map(keyed.__getitem__, range(len(keyed)))), name
             assert list(keyed.keys) != list(range(len(data))), name
-            assert keys_of(Subset(data, [1, 0])) == [keyed.keys[1], keyed.keys[0]]
-        assert keys_of(changed["selected"]) == [5, 2, 9]
-        assert keys_of(changed["shuffled"], key="label") == changed["shuffled"]["label"][:]
+            assert list_keys(Subset(data, [1, 0])) == [keyed.keys[1], keyed.keys[0]]
+        assert list_keys(changed["selected"]) == [5, 2, 9]
+        assert list_keys(changed["shuffled"], key="label") == changed["shuffled"]["label"][:]
         with pytest.raises(ConfigError, match=r"Dataset: 1 key names several images: 3 \(2 images\)"):
-            keys_of(whole.select([3, 3, 1]))
+            list_keys(whole.select([3, 3, 1]))
 
     def test_concatenation(self, tmp_path: Path) -> None:
         parts = [with_keys(Doubled(2), key=[f"{name}0", f"{name}1"]) for name in "ab"]
-        assert keys_of(ConcatDataset(parts)) == ["a0", "a1", "b0", "b1"]
-        assert keys_of(ConcatDataset([Doubled(2), Doubled(3)])) == range(5)
-        assert keys_of(ConcatDataset([parts[0], Doubled(3)])) == range(5)
+        assert list_keys(ConcatDataset(parts)) == ["a0", "a1", "b0", "b1"]
+        assert list_keys(ConcatDataset([Doubled(2), Doubled(3)])) == range(5)
+        assert list_keys(ConcatDataset([parts[0], Doubled(3)])) == range(5)
         folders = [ImageFolder(fill(tmp_path / name, "c/x.png")) for name in "ab"]
         with pytest.raises(ConfigError, match=r"'c/x\.png' \(2 images\)"):
-            keys_of(ConcatDataset(folders))
-        assert keys_of(ConcatDataset(folders), key="{}".format) == ["0", "1"]
+            list_keys(ConcatDataset(folders))
+        assert list_keys(ConcatDataset(folders), key="{}".format) == ["0", "1"]
 
     def test_with_keys_again(self) -> None:
         assert with_keys(with_keys(Doubled(2), key=["a", "b"])).keys == ["a", "b"]
 
     def test_function_column_and_list(self) -> None:
         data = datasets.Dataset.from_dict({"id": [7, 9]})
-        assert keys_of(data, "id") == [7, 9]
-        assert keys_of(data.with_format("torch"), "id") == [7, 9]
-        assert keys_of(data, lambda index: f"n{index}") == ["n0", "n1"]
+        assert list_keys(data, "id") == [7, 9]
+        assert list_keys(data.with_format("torch"), "id") == [7, 9]
+        assert list_keys(data, lambda index: f"n{index}") == ["n0", "n1"]
         for keys in (["x", "y"], ("x", "y"), numpy.array(["x", "y"])):
-            assert keys_of(data, keys) == ["x", "y"]
-        assert keys_of(data, range(5, 7)) == range(5, 7)
-        assert keys_of(data, torch.tensor([4, 3])) == [4, 3]  # type: ignore[arg-type]
+            assert list_keys(data, keys) == ["x", "y"]
+        assert list_keys(data, range(5, 7)) == range(5, 7)
+        assert list_keys(data, torch.tensor([4, 3])) == [4, 3]  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
         ("key", "words"),
@@ -276,7 +276,7 @@ class TestKeysOf:
     )
     def test_what_is_refused(self, key: Any, words: str) -> None:
         with pytest.raises(ConfigError, match=words):
-            keys_of(Together(), key)
+            list_keys(Together(), key)
 
     def test_empty(self) -> None:
         with pytest.raises(ConfigError, match="list: holds no images"):

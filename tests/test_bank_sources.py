@@ -22,11 +22,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from bank_sources import OneByOne, read
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 from torchvision import tv_tensors
 from torchvision.datasets import CIFAR10, FakeData, ImageFolder
 from torchvision.transforms import v2
 
+from gentransforms.bank.generate.run import generate_bank
+from gentransforms.bank.reader import Bank
 from gentransforms.errors import ConfigError, SourceError
 from gentransforms.sources import open_source, parquet_rows
 from gentransforms.sources.base import ImageSource, SourceSample
@@ -34,6 +37,7 @@ from gentransforms.sources.folder import ImageFolderSource
 from gentransforms.sources.keyed import with_keys
 from gentransforms.sources.map_style import MapStyleSource
 from gentransforms.sources.parquet import ParquetSource
+from gentransforms.testing import FakeGenerator
 
 CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar10" / "train.parquet"
 
@@ -96,7 +100,7 @@ class TestImageFolder:
         assert source.key_type == "str"
         assert source.inputs == ("labels",)
         for i, (image, label) in enumerate(reference):
-            sample = source.read(i)
+            sample = read(source, i)
             assert sample.inputs == {"labels": label}
             assert torch.equal(sample.image, torch.from_numpy(numpy.array(image)).permute(2, 0, 1))
 
@@ -116,7 +120,7 @@ class TestImageFolder:
         (tmp_path / "a-bank" / "bank.json").touch()
         (tmp_path / "c").mkdir()
         source = ImageFolderSource(tmp_path)
-        assert [source.read(i).inputs["labels"] for i in range(2)] == reference.targets == [0, 1]
+        assert [read(source, i).inputs["labels"] for i in range(2)] == reference.targets == [0, 1]
         assert source.description == before.description
 
     def test_decides_tells_one_numbering_from_another(self, tmp_path: Path) -> None:
@@ -136,7 +140,7 @@ class TestImageFolder:
         source = ImageFolderSource(fill(tmp_path, "a/x.png", "y.png"))
         assert source.keys == ["y.png", "a/x.png"]
         assert source.inputs == ()
-        assert source.read(0).inputs == {}
+        assert read(source, 0).inputs == {}
 
     def test_what_is_skipped(self, tmp_path: Path) -> None:
         fill(tmp_path, "a.png", ".hidden.png", ".git/b.png", "c.PNG", "png", "d.png.txt", "e.jpg/f.tiff")
@@ -154,7 +158,7 @@ class TestImageFolder:
         source = ImageFolderSource(tmp_path / "images")
         assert source.keys == ["d.png", "a/x.png", "a/beside/y.png", "b/y.png", "b/beside/x.png", "c/z.png"]
         with pytest.raises(SourceError, match="No such file"):
-            source.read(0)
+            read(source, 0)
 
     def test_damaged_files_are_found_when_read(self, tmp_path: Path) -> None:
         fill(tmp_path, "good.png")
@@ -165,9 +169,9 @@ class TestImageFolder:
         reasons = {}
         for i in (0, 2, 3):
             with pytest.raises(SourceError) as raised:
-                source.read(i)
+                read(source, i)
             reasons[source.keys[i]] = str(raised.value).partition(":")[0]
-        assert torch.equal(source.read(1).image, tensor(0))
+        assert torch.equal(read(source, 1).image, tensor(0))
         assert reasons == {
             "cut.png": "truncated",
             "text.jpg": "not an image, or of a kind that cannot be read",
@@ -180,11 +184,11 @@ class TestImageFolder:
         source = open_it(root)
         (root / "a" / "x.png").unlink()
         with pytest.raises(SourceError, match="No such file or directory"):
-            source.read(0)
+            read(source, 0)
         for change in (lambda: root.rename(tmp_path / "away"), root.mkdir):  # gone, and unmounted
             change()
             with pytest.raises(FileNotFoundError, match="the folder of the images is gone, or nothing is in it"):
-                source.read(1)
+                read(source, 1)
 
     def test_a_disk_that_fails_is_no_failed_source(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(_path: Path) -> bytes:
@@ -193,7 +197,7 @@ class TestImageFolder:
         source = ImageFolderSource(fill(tmp_path, "a.png"))
         monkeypatch.setattr(Path, "read_bytes", fail)
         with pytest.raises(OSError, match="Input/output error"):
-            source.read(0)
+            read(source, 0)
 
     def test_names_in_any_script(self, tmp_path: Path) -> None:
         assert ImageFolderSource(fill(tmp_path, "é/猫.png", "a b/#1.png")).keys == ["a b/#1.png", "é/猫.png"]
@@ -229,7 +233,7 @@ class TestImageFolder:
     def test_white_level(self, tmp_path: Path) -> None:
         PIL.Image.fromarray(numpy.full((4, 4), 4095, numpy.uint16)).save(tmp_path / "a.png")
         source = open_source(tmp_path, white_level=4095)
-        assert source.read(0).image.unique().tolist() == [255]
+        assert read(source, 0).image.unique().tolist() == [255]
         assert source.description["decides"] == {"kind": "image folder", "white_level": 4095}
         for wrong in (0, -1, "255", True):
             with pytest.raises(ConfigError, match=r"white_level=.*: expected a positive number"):
@@ -247,7 +251,7 @@ class TestImageFolder:
     def test_pickles(self, tmp_path: Path) -> None:
         source = pickle.loads(pickle.dumps(ImageFolderSource(fill(tmp_path, "a/x.png", "b/y.png"))))
         assert source.keys == ["a/x.png", "b/y.png"]
-        assert source.read(1).inputs == {"labels": 1}
+        assert read(source, 1).inputs == {"labels": 1}
 
     def test_description_is_json(self, tmp_path: Path) -> None:
         described = ImageFolderSource(str(fill(tmp_path, "a.png"))).description
@@ -281,7 +285,7 @@ class TestMetadataFile:
         source = open_source(self.folder(tmp_path, kind))
         assert source.keys == ["images/a.png", "images/b.png"]
         assert set(source.inputs) == {"labels", "prompts", "masks"}
-        sample = source.read(1)
+        sample = read(source, 1)
         assert torch.equal(sample.image, tensor(1))
         assert {**sample.inputs, "masks": sample.inputs["masks"][:1, :2].tolist()} == {"labels": 7, "prompts": "a bird", "masks": [[3, 4]]}
         assert source.description["metadata"] == f"metadata.{kind}"
@@ -290,7 +294,7 @@ class TestMetadataFile:
     def test_columns(self, kind: str, tmp_path: Path) -> None:
         rows = [{"path": "images/a.png", "title": "an ape", "class": 5}]
         source = open_source(self.folder(tmp_path, kind, rows), image_column="path", columns={"prompts": "title", "labels": "class"})
-        assert source.read(0).inputs == {"prompts": "an ape", "labels": 5}
+        assert read(source, 0).inputs == {"prompts": "an ape", "labels": 5}
         columns = {"prompts": "title", "labels": "class"}
         assert source.description["decides"] == {"kind": "image folder", "image_column": "path", "columns": columns}
         assert source.select(["labels"]).description["decides"]["columns"] == {"labels": "class"}
@@ -300,23 +304,23 @@ class TestMetadataFile:
     def test_byte_order_mark_and_accents(self, text: str, tmp_path: Path) -> None:
         fill(tmp_path, "a.png")
         (tmp_path / ("metadata.jsonl" if text.startswith("{") else "metadata.csv")).write_text(text, encoding="utf-8-sig")
-        assert open_source(tmp_path).read(0).inputs == {"prompts": "\xe9"}
+        assert read(open_source(tmp_path), 0).inputs == {"prompts": "\xe9"}
 
     def test_values_that_are_missing_or_of_another_kind(self, tmp_path: Path) -> None:
         rows = [{"file_name": "images/a.png", "label": "ape", "text": "an ape"}, {"file_name": "images/b.png", "label": "bird"}]
         source = open_source(self.folder(tmp_path, "jsonl", rows))
         assert source.inputs == ("prompts",)  # labels are integers
-        assert source.read(0).inputs == {"prompts": "an ape"}
+        assert read(source, 0).inputs == {"prompts": "an ape"}
         with pytest.raises(SourceError, match="prompts: missing for this image"):
-            source.read(1)
-        assert source.select([]).read(1).inputs == {}
+            read(source, 1)
+        assert read(source.select([]), 1).inputs == {}
 
     def test_mask_that_cannot_be_read(self, tmp_path: Path) -> None:
         source = open_source(self.folder(tmp_path, "csv"))
         (tmp_path / "masks" / "a.png").unlink()
         with pytest.raises(SourceError, match="masks: No such file"):
-            source.read(0)
-        assert source.read(1).inputs["labels"] == 7
+            read(source, 0)
+        assert read(source, 1).inputs["labels"] == 7
 
     def test_a_file_without_names_is_another(self, tmp_path: Path) -> None:
         fill(tmp_path, "a.png")
@@ -373,7 +377,7 @@ class TestParquet:
         assert source.keys == range(3)
         assert source.key_type == "int"
         assert set(source.inputs) == {"labels", "prompts", "masks"}
-        sample = source.read(2)
+        sample = read(source, 2)
         assert torch.equal(sample.image, tensor(2))
         assert sample.inputs["labels"] == 7
         assert sample.inputs["prompts"] == "c"
@@ -382,7 +386,7 @@ class TestParquet:
     def test_no_inputs(self, tmp_path: Path) -> None:
         source = open_source(parquet(tmp_path / "a.parquet", image=[png(0)]))
         assert source.inputs == ()
-        assert source.read(0).inputs == {}
+        assert read(source, 0).inputs == {}
 
     def test_key_column(self, tmp_path: Path) -> None:
         path = parquet(tmp_path / "a.parquet", image=[png(0), png(1)], id=["x", "y"], number=[11, 22])
@@ -415,16 +419,16 @@ class TestParquet:
         for i, name in enumerate(["b-1", "a", "b-0"]):
             parquet(tmp_path / f"{name}.parquet", image=[png(10 * i), png(10 * i + 1)], label=[10 * i, 10 * i + 1])
         source = open_source(tmp_path)
-        assert [source.read(i).inputs["labels"] for i in range(6)] == [10, 11, 20, 21, 0, 1]
-        assert torch.equal(source.read(5).image, tensor(1))
+        assert [read(source, i).inputs["labels"] for i in range(6)] == [10, 11, 20, 21, 0, 1]
+        assert torch.equal(read(source, 5).image, tensor(1))
         assert source.description["files"] == 3
 
     def test_hub_layout_and_split(self, tmp_path: Path) -> None:
         for i, name in enumerate(["test-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"]):
             parquet(tmp_path / "data" / f"{name}.parquet", image=[png(i)], label=[i])
         for source in (open_source(tmp_path), open_source(tmp_path, split="train")):
-            assert [source.read(i).inputs["labels"] for i in range(len(source))] == [1, 2]
-        assert open_source(tmp_path, split="test").read(0).inputs == {"labels": 0}
+            assert [read(source, i).inputs["labels"] for i in range(len(source))] == [1, 2]
+        assert read(open_source(tmp_path, split="test"), 0).inputs == {"labels": 0}
         with pytest.raises(ConfigError, match=r"split='valid': .* holds 'train', 'test'"):
             open_source(tmp_path, split="valid")
 
@@ -463,7 +467,7 @@ class TestParquet:
             parquet(tmp_path / name / "1.parquet", image=[png(0)], label=[i])
         configs = "".join(f"- config_name: {name}\n  data_files: {folder}/*.parquet\n" for name, folder in (("one", "x"), ("two", "y")))
         (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
-        assert open_source(tmp_path, config="two").read(0).inputs == {"labels": 1}
+        assert read(open_source(tmp_path, config="two"), 0).inputs == {"labels": 1}
         assert open_source(tmp_path, config="two").description["decides"]["config"] == "two"
         with pytest.raises(ConfigError, match=r"\['one', 'two'\].*choose one with config="):
             open_source(tmp_path)
@@ -492,25 +496,25 @@ class TestParquet:
         values = [{"bytes": None, "path": "https://example.org/a.jpg"}, {"bytes": png(1), "path": "https://example.org/b.jpg"}]
         source = open_source(parquet(tmp_path / "b.parquet", image=pa.array(values, kind)))
         with pytest.raises(SourceError, match=r"'https://example.org/a.jpg' is an address.*download them first"):
-            source.read(0)
-        assert torch.equal(source.read(1).image, tensor(1))
+            read(source, 0)
+        assert torch.equal(read(source, 1).image, tensor(1))
 
     def test_white_level(self, tmp_path: Path) -> None:
         file = io.BytesIO()
         PIL.Image.fromarray(numpy.full((4, 4), 1023, numpy.uint16)).save(file, "PNG")
         path = parquet(tmp_path / "a.parquet", image=[file.getvalue()])
         source = open_source(path, white_level=1023)
-        assert source.read(0).image.unique().tolist() == [255]
+        assert read(source, 0).image.unique().tolist() == [255]
         assert source.description["decides"]["white_level"] == 1023
         with pytest.warns(UserWarning, match="give white_level=1023"):
-            assert open_source(path).read(0).image.unique().tolist() == [4]
+            assert read(open_source(path), 0).image.unique().tolist() == [4]
 
     @pytest.mark.parametrize("rows_per_group", [1, 3, 1 << 20])
     def test_row_groups(self, rows_per_group: int, tmp_path: Path) -> None:
         source = open_source(parquet(tmp_path / "a.parquet", rows_per_group, image=[png(i) for i in range(10)], label=list(range(10))))
         for i in (9, 0, 5, 4, 3, 9, 1):
-            assert source.read(i).inputs["labels"] == i
-            assert torch.equal(source.read(i).image, tensor(i))
+            assert read(source, i).inputs["labels"] == i
+            assert torch.equal(read(source, i).image, tensor(i))
 
     def test_an_empty_row_group_and_file(self, tmp_path: Path) -> None:
         schema = pa.schema({"image": pa.binary(), "label": pa.int64()})
@@ -519,7 +523,7 @@ class TestParquet:
             for rows in ([], [{"image": png(3), "label": 3}], [], [{"image": png(4), "label": 4}]):
                 writer.write_table(pa.Table.from_pylist(rows, schema))
         source = open_source(tmp_path)
-        assert [source.read(i).inputs["labels"] for i in range(2)] == [3, 4]
+        assert [read(source, i).inputs["labels"] for i in range(2)] == [3, 4]
         (tmp_path / "b.parquet").unlink()
         with pytest.raises(ConfigError, match="holds no images"):
             open_source(tmp_path)
@@ -527,29 +531,29 @@ class TestParquet:
     @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.struct({"bytes": pa.binary(), "path": pa.string()})])
     def test_kinds_of_image_columns(self, kind: pa.DataType, tmp_path: Path) -> None:
         value: Any = {"bytes": png(3), "path": "x.png"} if pa.types.is_struct(kind) else png(3)
-        assert torch.equal(open_source(parquet(tmp_path / "a.parquet", thing=pa.array([value], kind))).read(0).image, tensor(3))
+        assert torch.equal(read(open_source(parquet(tmp_path / "a.parquet", thing=pa.array([value], kind))), 0).image, tensor(3))
 
     def test_marked_column_goes_first(self, tmp_path: Path) -> None:
         struct = [{"bytes": b"", "path": ""}]
         columns = {"a": [b"x"], "b": struct, "photo": [{"bytes": png(1), "path": ""}]}
         assert torch.equal(
-            open_source(parquet(tmp_path / "a.parquet", metadata={"photo": {"_type": "Image"}}, **columns)).read(0).image, tensor(1)
+            read(open_source(parquet(tmp_path / "a.parquet", metadata={"photo": {"_type": "Image"}}, **columns)), 0).image, tensor(1)
         )
         columns = {"a": [b"x"], "photo": [{"bytes": png(1), "path": ""}]}
-        assert torch.equal(open_source(parquet(tmp_path / "b.parquet", **columns)).read(0).image, tensor(1))
+        assert torch.equal(read(open_source(parquet(tmp_path / "b.parquet", **columns)), 0).image, tensor(1))
 
     def test_several_columns(self, tmp_path: Path) -> None:
         path = parquet(tmp_path / "a.parquet", left=[png(0)], right=[png(1)])
         with pytest.raises(ConfigError, match="any of the columns 'left', 'right' may be the image: say which with image_column="):
             open_source(path)
-        assert torch.equal(open_source(path, image_column="right").read(0).image, tensor(1))
+        assert torch.equal(read(open_source(path, image_column="right"), 0).image, tensor(1))
         path = parquet(tmp_path / "b.parquet", depth=[png(0)], image=[png(1)])
-        assert torch.equal(open_source(path).read(0).image, tensor(1))
+        assert torch.equal(read(open_source(path), 0).image, tensor(1))
 
     def test_columns_that_do_not_fit(self, tmp_path: Path) -> None:
         path = parquet(tmp_path / "a.parquet", image=[png(0)], label=["cat"], title=["t"])
         assert open_source(path).inputs == ()
-        assert open_source(path, columns={"prompts": "title"}).read(0).inputs == {"prompts": "t"}
+        assert read(open_source(path, columns={"prompts": "title"}), 0).inputs == {"prompts": "t"}
         for options, words in (
             ({"key": "no"}, "key='no': expected a column of .*: 'image', 'label', 'title'"),
             ({"key": len}, "key=.*: expected a column"),
@@ -567,7 +571,7 @@ class TestParquet:
         fill(tmp_path, "images/x.png")
         kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
         source = open_source(parquet(tmp_path / "a.parquet", image=pa.array([{"bytes": None, "path": "images/x.png"}], kind)))
-        assert torch.equal(source.read(0).image, tensor(0))
+        assert torch.equal(read(source, 0).image, tensor(0))
 
     def test_one_damaged_row_does_not_harm_the_others(self, tmp_path: Path) -> None:
         kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
@@ -581,14 +585,14 @@ class TestParquet:
         source = open_source(parquet(tmp_path / "a.parquet", image=pa.array(values, kind), label=[0, 1, 2, 3, 4]))
         for i, words in ((1, "no image"), (2, "no image"), (3, "empty"), (4, "truncated")):
             with pytest.raises(SourceError, match=words):
-                source.read(i)
-        assert torch.equal(source.read(0).image, tensor(0))
+                read(source, i)
+        assert torch.equal(read(source, 0).image, tensor(0))
 
     def test_a_null_label(self, tmp_path: Path) -> None:
         source = open_source(parquet(tmp_path / "a.parquet", image=[png(0), png(1)], label=[None, 3]))
         with pytest.raises(SourceError, match="labels: missing"):
-            source.read(0)
-        assert source.read(1).inputs == {"labels": 3}
+            read(source, 0)
+        assert read(source, 1).inputs == {"labels": 3}
 
     def test_files_that_differ(self, tmp_path: Path) -> None:
         parquet(tmp_path / "a.parquet", image=[png(0)], label=[0])
@@ -612,22 +616,22 @@ class TestParquet:
         data[start : start + 40] = b"\xff" * 40
         path.write_bytes(bytes(data))
         with pytest.raises(SourceError, match=r"row group 1 of a\.parquet cannot be read"):
-            source.read(2)
-        assert torch.equal(source.read(5).image, tensor(5))
+            read(source, 2)
+        assert torch.equal(read(source, 5).image, tensor(5))
         path.unlink()
         (tmp_path / "another").touch()
         with pytest.raises(SourceError, match=r"row group 0 of a\.parquet cannot be read"):
-            source.read(0)
+            read(source, 0)
         (tmp_path / "another").unlink()
         with pytest.raises(FileNotFoundError, match="the folder of the images is gone, or nothing is in it"):
-            source.read(0)
+            read(source, 0)
 
     def test_pickles_after_reading(self, tmp_path: Path) -> None:
         source = open_source(parquet(tmp_path / "a.parquet", image=[png(0), png(1)], label=[3, 4]))
-        source.read(0)
+        read(source, 0)
         copy = pickle.loads(pickle.dumps(source))
-        assert torch.equal(copy.read(1).image, tensor(1))
-        assert copy.read(1).inputs == {"labels": 4}
+        assert torch.equal(read(copy, 1).image, tensor(1))
+        assert read(copy, 1).inputs == {"labels": 4}
 
     def test_what_decides(self, tmp_path: Path) -> None:
         content = {"image": [png(0)], "label": [3], "caption": ["x"], "other": ["y"], "id": ["a"]}
@@ -647,7 +651,7 @@ class TestParquet:
         source = open_source(parquet(tmp_path / "a.parquet", image=[png(0)]))
         for index in (-1, 1):
             with pytest.raises(IndexError):
-                source.read(index)
+                read(source, index)
 
     def test_cifar10(self) -> None:
         if not CIFAR.exists():
@@ -658,7 +662,7 @@ class TestParquet:
         table = pq.read_table(CIFAR).slice(40_000, 5)
         for i in range(5):
             image = PIL.Image.open(io.BytesIO(table["image"][i].as_py()["bytes"])).convert("RGB")
-            sample = source.read(40_000 + i)
+            sample = read(source, 40_000 + i)
             assert torch.equal(sample.image, torch.from_numpy(numpy.array(image)).permute(2, 0, 1))
             assert sample.inputs == {"labels": table["label"][i].as_py()}
 
@@ -782,23 +786,23 @@ class TestMapStyle:
         ids=range(14),
     )  # fmt: skip
     def test_which_is_the_image(self, sample: Any) -> None:
-        image = open_source([sample]).read(0).image
+        image = read(open_source([sample]), 0).image
         assert type(image) is torch.Tensor
         assert torch.equal(image, tensor(5))
 
     def test_floating_and_grey_tensors(self) -> None:
         for image in (torch.rand(3, 4, 5), torch.rand(1, 4, 5), torch.zeros(1, 4, 5, dtype=torch.uint8)):
-            assert torch.equal(open_source([image]).read(0).image, image)
-        assert not open_source([torch.rand(3, 4, 5, requires_grad=True)]).read(0).image.requires_grad
+            assert torch.equal(read(open_source([image]), 0).image, image)
+        assert not read(open_source([torch.rand(3, 4, 5, requires_grad=True)]), 0).image.requires_grad
 
     def test_pil_images_of_any_mode(self) -> None:
         source = open_source([PIL.Image.new("RGBA", (4, 2)), PIL.Image.new("I;16", (4, 2), 65535), PIL.Image.new("CMYK", (4, 2))])
-        assert all(torch.equal(source.read(i).image, torch.full((3, 2, 4), 255, dtype=torch.uint8)) for i in range(3))
+        assert all(torch.equal(read(source, i).image, torch.full((3, 2, 4), 255, dtype=torch.uint8)) for i in range(3))
 
     @pytest.mark.parametrize("label", [3, numpy.int64(3), torch.tensor(3), numpy.uint8(3)])
     def test_labels(self, label: Any) -> None:
         for sample in ((picture(0), label), {"image": picture(0), "label": label}, {"image": picture(0), "labels": label}):
-            found = open_source([sample]).read(0).inputs
+            found = read(open_source([sample]), 0).inputs
             assert found == {"labels": 3}
             assert type(found["labels"]) is int
 
@@ -818,9 +822,9 @@ class TestMapStyle:
         }
         source = open_source([sample])
         assert set(source.inputs) == {"prompts", "masks"}
-        assert source.read(0).inputs["prompts"] == "a cat"
-        assert source.read(0).inputs["masks"].tolist() == mask_array([[1, 2]]).tolist()
-        assert open_source([sample], columns={"prompts": "text", "labels": "n"}).read(0).inputs["prompts"] == "text".replace(
+        assert read(source, 0).inputs["prompts"] == "a cat"
+        assert read(source, 0).inputs["masks"].tolist() == mask_array([[1, 2]]).tolist()
+        assert read(open_source([sample], columns={"prompts": "text", "labels": "n"}), 0).inputs["prompts"] == "text".replace(
             "text", "other"
         )
 
@@ -835,13 +839,13 @@ class TestMapStyle:
     )
     def test_masks(self, mask: Any) -> None:
         for image in (picture(0), tensor(0)):
-            found = open_source([{"image": image, "masks": mask}]).read(0).inputs["masks"]
+            found = read(open_source([{"image": image, "masks": mask}]), 0).inputs["masks"]
             assert type(found) is torch.Tensor
             assert found.tolist() == mask_array([[1, 2]]).tolist()
 
     def test_image_column(self) -> None:
         source = open_source([{"image": picture(0), "other": picture(1)}], image_column="other")
-        assert torch.equal(source.read(0).image, tensor(1))
+        assert torch.equal(read(source, 0).image, tensor(1))
         with pytest.raises(ConfigError, match="image_column='no': the samples have 'image'"):
             open_source([{"image": picture(0)}], image_column="no")
         with pytest.raises(ConfigError, match="image_column='no': a sample is a tuple: expected a dict"):
@@ -851,10 +855,10 @@ class TestMapStyle:
         samples = [(picture(0), "x", PIL.Image.fromarray(mask_array([[4]]))), (picture(0), None, None)]
         source = open_source(samples, inputs_getter=lambda sample: {"prompts": sample[1], "masks": sample[2], "depth": 0.5})
         assert source.inputs == ("prompts", "masks", "depth")
-        found = source.read(0).inputs
+        found = read(source, 0).inputs
         assert (found["prompts"], found["masks"].unique().tolist(), found["depth"]) == ("x", [4], 0.5)
         with pytest.raises(SourceError, match="prompts: missing"):
-            source.read(1)
+            read(source, 1)
         with pytest.raises(ConfigError, match=r"columns=.*: inputs_getter says what the inputs are"):
             open_source(samples, inputs_getter=lambda sample: {}, columns={"prompts": "x"})
         with pytest.raises(ConfigError, match="inputs_getter returned a int: expected a dict"):
@@ -863,19 +867,19 @@ class TestMapStyle:
     def test_inputs_getter_that_raises(self) -> None:
         source = open_source([(picture(0), {"a": "x"}), (picture(0), {})], inputs_getter=lambda sample: {"prompts": sample[1]["a"]})
         with pytest.raises(SourceError, match="inputs_getter raised KeyError: 'a'"):
-            source.read(1)
+            read(source, 1)
 
     def test_a_sample_that_raises(self) -> None:
         source = open_source(Listed((picture(0), 1), ValueError("two\nlines"), (picture(2), 3)))
         with pytest.raises(SourceError, match=r"^ValueError: two lines$"):
-            source.read(1)
-        assert source.read(2).inputs == {"labels": 3}
+            read(source, 1)
+        assert read(source, 2).inputs == {"labels": 3}
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), OSError(24, "Too many open files")])
     def test_what_passes(self, error: BaseException) -> None:
         source = open_source(Listed(picture(0), error))
         with pytest.raises(type(error)) as raised:
-            source.read(1)
+            read(source, 1)
         assert raised.value is error
 
     @pytest.mark.parametrize(
@@ -893,7 +897,7 @@ class TestMapStyle:
     def test_samples_of_another_kind(self, sample: Any, words: str) -> None:
         source = open_source([(picture(0), 1), sample])
         with pytest.raises(SourceError, match=words):
-            source.read(1)
+            read(source, 1)
 
     def test_what_decides(self) -> None:
         def number(index: int) -> int:
@@ -963,44 +967,44 @@ class TestMapStyle:
         source = open_source(FakeData(size=5, image_size=(3, 8, 8)))
         assert source.keys == range(5)
         reference, label = FakeData(size=5, image_size=(3, 8, 8))[4]
-        assert torch.equal(source.read(4).image, torch.from_numpy(numpy.array(reference)).permute(2, 0, 1))
-        assert source.read(4).inputs == {"labels": int(label)}
+        assert torch.equal(read(source, 4).image, torch.from_numpy(numpy.array(reference)).permute(2, 0, 1))
+        assert read(source, 4).inputs == {"labels": int(label)}
         decides = source.description.pop("decides")
         assert source.description == {"kind": "data set", "class": "torchvision.datasets.fakedata.FakeData"}
         empty = dict.fromkeys(("key", "image_column", "split", "inputs_getter"))
         assert decides == {"kind": "data set", "columns": {}, **empty}
         cifar = CIFAR10.__new__(CIFAR10)
         cifar.data, cifar.targets, cifar.transform, cifar.target_transform = numpy.stack([pixels(0), pixels(1)]), [4, 5], None, None
-        assert open_source(cifar).read(1).inputs == {"labels": 5}
+        assert read(open_source(cifar), 1).inputs == {"labels": 5}
 
     def test_tensor_dataset_and_subset(self) -> None:
         data = TensorDataset(torch.stack([tensor(i) for i in range(4)]), torch.tensor([5, 6, 7, 8]))
         source = open_source(Subset(data, [3, 1]))
         assert source.keys == [3, 1]
-        assert source.read(0).inputs == {"labels": 8}
-        assert torch.equal(source.read(1).image, tensor(1))
+        assert read(source, 0).inputs == {"labels": 8}
+        assert torch.equal(read(source, 1).image, tensor(1))
 
     def test_image_folder_object_is_as_the_folder(self, tmp_path: Path) -> None:
         fill(tmp_path, "a/x.png", "b/y.png")
         folder, objects = open_source(tmp_path), open_source(ImageFolder(tmp_path))
         assert folder.keys == objects.keys
         for i in range(2):
-            assert torch.equal(folder.read(i).image, objects.read(i).image)
-            assert folder.read(i).inputs == objects.read(i).inputs
+            assert torch.equal(read(folder, i).image, read(objects, i).image)
+            assert read(folder, i).inputs == read(objects, i).inputs
 
     def test_orientation_of_an_image_folder_object(self, tmp_path: Path) -> None:
         exif = PIL.Image.Exif()
         exif[0x0112] = 6
         (tmp_path / "a").mkdir()
         picture(0).save(tmp_path / "a" / "x.png", exif=exif)
-        assert torch.equal(open_source(ImageFolder(tmp_path)).read(0).image, open_source(tmp_path).read(0).image)
+        assert torch.equal(read(open_source(ImageFolder(tmp_path)), 0).image, read(open_source(tmp_path), 0).image)
 
     @pytest.mark.parametrize("transform", [None, tuple])
     def test_keyed_data_set(self, transform: Callable[[Any], Any] | None) -> None:
         keyed = with_keys([(picture(0), 3), (picture(1), 4)], key=[70, 71], transform=transform)
         source = open_source(keyed)
         assert source.keys == [70, 71]
-        assert source.read(1).inputs == {"labels": 4}
+        assert read(source, 1).inputs == {"labels": 4}
         bare = open_source(with_keys([picture(0)], key=[70], transform=transform))
         assert bare.inputs == ()  # the key is no label
 
@@ -1020,15 +1024,15 @@ class TestMapStyle:
         sys.setswitchinterval(1e-5)
         try:
             with ThreadPoolExecutor(8) as pool:
-                assert [s.inputs["labels"] for s in pool.map(source.read, range(40))] == list(range(40))
+                assert [s.inputs["labels"] for s in pool.map(lambda i: read(source, i), range(40))] == list(range(40))
         finally:
             sys.setswitchinterval(0.005)
 
     def test_pickles(self) -> None:
         source = pickle.loads(pickle.dumps(open_source(Listed((picture(0), 3)))))
-        assert source.read(0).inputs == {"labels": 3}
+        assert read(source, 0).inputs == {"labels": 3}
         with ThreadPoolExecutor(2) as pool:
-            assert len(list(pool.map(source.read, [0] * 8))) == 8
+            assert len(list(pool.map(lambda i: read(source, i), [0] * 8))) == 8
 
 
 class TestHuggingFace:
@@ -1039,8 +1043,8 @@ class TestHuggingFace:
         source = open_source(whole.shuffle(seed=1))
         assert sorted(source.keys) == list(range(6)) != source.keys
         for i, key in enumerate(source.keys):
-            assert torch.equal(source.read(i).image, tensor(int(key)))
-            assert source.read(i).inputs == {"labels": key}
+            assert torch.equal(read(source, i).image, tensor(int(key)))
+            assert read(source, i).inputs == {"labels": key}
         assert source.description["decides"] == open_source(whole).description["decides"]
         assert source.description["decides"]["split"] == "train"
         assert source.description["decides"]["image_column"] == "image"
@@ -1068,7 +1072,7 @@ class TestHuggingFace:
         source = open_source(self.data(), key="id")
         assert source.keys == ["x", "y", "z"]
         assert set(source.inputs) == {"labels", "masks"}
-        sample = source.read(1)
+        sample = read(source, 1)
         assert torch.equal(sample.image, tensor(1))
         assert sample.inputs["labels"] == 1
         assert sample.inputs["masks"].tolist() == mask_array([[1]]).tolist()
@@ -1076,47 +1080,47 @@ class TestHuggingFace:
 
     def test_the_users_data_set_is_left_alone(self) -> None:
         data = self.data()
-        open_source(data).read(0)
+        read(open_source(data), 0)
         assert isinstance(data[0]["picture"], PIL.Image.Image)
 
     def test_damaged_images(self) -> None:
         source = open_source(self.data(damaged=True))
-        assert torch.equal(source.read(0).image, tensor(0))
+        assert torch.equal(read(source, 0).image, tensor(0))
         with pytest.raises(SourceError, match="truncated"):
-            source.read(1)
+            read(source, 1)
         with pytest.raises(SourceError, match="no image"):
-            source.read(2)
+            read(source, 2)
 
     def test_first_image_missing(self) -> None:
         source = open_source(self.data(damaged=True).select([2, 0]))
-        assert torch.equal(source.read(1).image, tensor(0))
+        assert torch.equal(read(source, 1).image, tensor(0))
         with pytest.raises(SourceError, match="no image"):
-            source.read(0)
+            read(source, 0)
 
     def test_images_by_path(self, tmp_path: Path) -> None:
         fill(tmp_path, "a.png")
         source = open_source(datasets.Dataset.from_dict({"image": [str(tmp_path / "a.png")]}).cast_column("image", datasets.Image()))
-        assert torch.equal(source.read(0).image, tensor(0))
+        assert torch.equal(read(source, 0).image, tensor(0))
 
     @pytest.mark.parametrize("kind", ["torch", "numpy"])
     def test_formats_do_not_matter(self, kind: str) -> None:
         source = open_source(self.data().with_format(kind), key="id")
         assert source.keys == ["x", "y", "z"]
-        assert torch.equal(source.read(1).image, tensor(1))
-        assert source.read(1).inputs["labels"] == 1
+        assert torch.equal(read(source, 1).image, tensor(1))
+        assert read(source, 1).inputs["labels"] == 1
 
     def test_a_transform_of_the_users_is_applied(self) -> None:
         data = self.data().with_transform(
             lambda batch: {"image": [picture.transpose(0) for picture in batch["picture"]], "label": batch["label"]}
         )
         source = open_source(data)
-        assert torch.equal(source.read(0).image, tensor(0).flip(2))
-        assert source.read(0).inputs == {"labels": 2}
+        assert torch.equal(read(source, 0).image, tensor(0).flip(2))
+        assert read(source, 0).inputs == {"labels": 2}
 
     def test_columns(self) -> None:
         source = open_source(self.data(), columns={"prompts": "id"}, image_column="mask")
         assert source.inputs == ("prompts", "labels")
-        assert source.read(2).image.shape == (3, 6, 8)
+        assert read(source, 2).image.shape == (3, 6, 8)
         with pytest.raises(ConfigError, match="does not hold strings"):
             open_source(self.data(), columns={"prompts": "label"})
         with pytest.raises(ConfigError, match="key='no': no such column: the data set has 'id', 'label'"):
@@ -1124,13 +1128,13 @@ class TestHuggingFace:
 
     def test_pickles(self) -> None:
         source = pickle.loads(pickle.dumps(open_source(self.data(), key="id")))
-        assert torch.equal(source.read(2).image, tensor(2))
+        assert torch.equal(read(source, 2).image, tensor(2))
 
     def test_saved_to_disk(self, tmp_path: Path) -> None:
         self.data().save_to_disk(tmp_path / "one")
         source = open_source(tmp_path / "one", key="id")
         assert source.keys == ["x", "y", "z"]
-        assert torch.equal(source.read(1).image, tensor(1))
+        assert torch.equal(read(source, 1).image, tensor(1))
         assert source.description["name"] == str(tmp_path / "one")
         with pytest.raises(ConfigError, match="split='train': this data set has no splits"):
             open_source(tmp_path / "one", split="train")
@@ -1173,7 +1177,7 @@ class TestHuggingFace:
         data = datasets.Dataset.from_dict(rows, datasets.Features(features))
         with pytest.raises(ConfigError, match=r"'left', 'right' may be the image: say which with image_column="):
             open_source(data)
-        assert torch.equal(open_source(data, image_column="right").read(0).image, tensor(1))
+        assert torch.equal(read(open_source(data, image_column="right"), 0).image, tensor(1))
 
     def test_a_column_of_addresses(self) -> None:
         data = datasets.Dataset.from_dict({"image_url": ["https://example.org/a.jpg"], "n": [1]})
@@ -1220,7 +1224,7 @@ class TestShards:
         paths = [self.shard(tmp_path / "shards" / f"{i}.tar", 3 * i, 3) for i in range(2)]
         source = open_source(tmp_path / "shards")
         assert source.keys == [f"{i:03}" for i in range(6)]
-        sample = source.read(4)
+        sample = read(source, 4)
         assert torch.equal(sample.image, tensor(4))
         assert sample.inputs == {"labels": 1, "prompts": "photo 4"}
         assert open_source(paths[1]).keys == ["003", "004", "005"]
@@ -1263,18 +1267,18 @@ class TestMasks:
             open_source([{"image": PIL.Image.open(io.BytesIO(photo)) if kind == "PNG" else photo, "mask": torch.from_numpy(stored)}]),
             open_source([(photo, stored)], inputs_getter=lambda sample: {"masks": sample[1]}),
         ):
-            sample = source.read(0)
+            sample = read(source, 0)
             assert torch.equal(sample.image[0].int(), sample.inputs["masks"].int())
 
     @pytest.mark.parametrize("code", [1, 3, 6, 8])
     def test_a_mask_with_an_orientation_of_its_own(self, code: int, stored: Any) -> None:
         source = open_source([{"image": self.photo(stored, code), "mask": self.photo(stored, code)}])
-        sample = source.read(0)
+        sample = read(source, 0)
         assert torch.equal(sample.image[0].int(), sample.inputs["masks"])
         turned = self.photo(numpy.rot90(stored, 1 if code == 6 else 0).copy(), 6 if code == 6 else 3)
         if code == 1:  # the same size, and a tag that turns it
             assert torch.equal(
-                open_source([{"image": self.photo(stored, 1), "mask": turned}]).read(0).inputs["masks"],
+                read(open_source([{"image": self.photo(stored, 1), "mask": turned}]), 0).inputs["masks"],
                 torch.from_numpy(stored).rot90(2).int(),
             )
 
@@ -1284,13 +1288,13 @@ class TestMasks:
         for value in (mask, torch.zeros(size, dtype=torch.int64)):
             for photo in (self.photo(stored, 6), self.photo(stored, 1), tensor(0)):
                 with pytest.raises(SourceError, match=f"masks: {size[1]} x {size[0]} pixels, and its image is .*8 x 6"):
-                    open_source([{"image": photo, "mask": value}]).read(0)
+                    read(open_source([{"image": photo, "mask": value}]), 0)
 
 
 class TestOpenSource:
     """The source that fits."""
 
-    class Grey(ImageSource):
+    class Grey(OneByOne):
         def read(self, index: int) -> SourceSample:
             return SourceSample(torch.zeros(3, 2, 2), {"labels": index, "prompts": "x"})
 
@@ -1373,21 +1377,21 @@ class TestImageSource:
         assert source.select(["prompts", "masks"]).inputs == ("prompts",)
         assert source.inputs == ("labels", "prompts")
         rows = open_source(parquet(tmp_path / "a.parquet", image=[png(0)], label=pa.array([None], pa.int64()), text=["x"]))
-        assert rows.select(["prompts"]).read(0).inputs == {"prompts": "x"}
+        assert read(rows.select(["prompts"]), 0).inputs == {"prompts": "x"}
         with pytest.raises(SourceError, match="labels: missing"):
-            rows.read(0)
-        assert open_source([(picture(0), 3)]).select([]).read(0).inputs == {}
+            read(rows, 0)
+        assert read(open_source([(picture(0), 3)]).select([]), 0).inputs == {}
 
     def test_what_is_not_selected_is_not_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         columns = []
         original = pq.ParquetFile.iter_batches
         monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda self, **k: (columns.append(k["columns"]), original(self, **k))[1])
         source = open_source(parquet(tmp_path / "a.parquet", image=[png(0)], label=[1], text=["x"], other=[1.5]))
-        source.select(["labels"]).read(0)
+        read(source.select(["labels"]), 0)
         assert columns == [["image", "label"]]
 
     def test_read_range(self) -> None:
-        class Gaps(ImageSource):
+        class Gaps(OneByOne):
             def read(self, index: int) -> SourceSample:
                 if index == 2:
                     raise SourceError("damaged")
@@ -1405,6 +1409,20 @@ class TestImageSource:
         assert list(source.read_range(3, 3)) == []
         with pytest.raises(OSError, match="gone"):
             list(source.read_range(3, 5))
+
+    def test_a_users_own_fills_a_bank(self, tmp_path: Path) -> None:
+        """As the page on sources shows it: `keys` and `read_range` are all there is to write."""
+
+        class Ramp(ImageSource):
+            def read_range(self, start: int, stop: int) -> Iterator[SourceSample | SourceError]:
+                for index in range(start, stop):
+                    yield SourceError("lost") if index == 2 else SourceSample(torch.full((3, 8, 8), index / 10), {"labels": index})
+
+        source = Ramp("abcd", inputs=["labels"])
+        assert open_source(source) is source
+        done = generate_bank(source, tmp_path, FakeGenerator(), variants=2, unit_size=3, batch_size=2, progress=False)
+        assert (done.images, [failed["key"] for failed in done.failed]) == (6, ["c"])
+        assert Bank.open(tmp_path).keys == ["a", "b", "d"]
 
     def test_is_abstract(self) -> None:
         with pytest.raises(TypeError, match="abstract"):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bank_sources import structured_photos
+from bank_sources import OneByOne, structured_photos
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from torchvision import tv_tensors
@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from gentransforms.bank.generate.run import generate_bank
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import ConfigError, SourceError
-from gentransforms.sources.base import ImageSource, SourceSample
+from gentransforms.sources.base import SourceSample
 from gentransforms.sources.keyed import with_keys
 from gentransforms.sources.resemblance import mark
 from gentransforms.testing import FakeGenerator
@@ -74,7 +74,7 @@ class TestMarks:
         assert bank.source_count == COUNT
 
     def test_where_sources_failed(self, tmp_path: Path) -> None:
-        class Gaps(ImageSource):
+        class Gaps(OneByOne):
             def read(self, index: int) -> SourceSample:
                 if index in (0, 5, 6):
                     raise SourceError("damaged")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from gentransforms.sources.keys import Keys, check_keys
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["ImageSource", "SourceSample"]
+__all__ = ["ImageSource", "SourceSample", "read_each"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SourceSample:
 
 
 class ImageSource(ABC):
-    """Images with unique keys, in a fixed order. `gentransforms.generate_bank` reads them; subclasses implement `read`.
+    """Images with unique keys, in a fixed order. `gentransforms.generate_bank` reads them; subclasses implement `read_range`.
 
     Several threads read different ranges at the same time, and a source is pickled to other processes.
 
@@ -44,11 +44,12 @@ class ImageSource(ABC):
     Example:
         >>> import torch
         >>> class Grey(ImageSource):
-        ...     def read(self, index):
-        ...         return SourceSample(torch.full((3, 8, 8), index / 10))
+        ...     def read_range(self, start, stop):
+        ...         for index in range(start, stop):
+        ...             yield SourceSample(torch.full((3, 8, 8), index / 10))
         >>> source = Grey(["dark", "bright"])
-        >>> len(source), source.key_type
-        (2, 'str')
+        >>> len(source), source.key_type, [sample.image.mean().item() for sample in source.read_range(0, 1)]
+        (2, 'str', [0.0])
     """
 
     keys: Keys
@@ -64,6 +65,7 @@ class ImageSource(ABC):
     def __len__(self) -> int:
         return len(self.keys)
 
+    @abstractmethod
     def read_range(self, start: int, stop: int) -> Iterator[SourceSample | SourceError]:
         """Yield the samples from `start` up to `stop`, each with every one of `inputs`.
 
@@ -71,22 +73,6 @@ class ImageSource(ABC):
 
         Raises:
             OSError: if more than this sample is lost: a disk or network that is gone, no file handles left. A run stops.
-        """
-        for index in range(start, stop):
-            sample: SourceSample | SourceError
-            try:
-                sample = self.read(index)
-            except SourceError as error:
-                sample = error
-            yield sample
-
-    @abstractmethod
-    def read(self, index: int) -> SourceSample:
-        """Return the sample at a place.
-
-        Raises:
-            SourceError: if it cannot be read.
-            OSError: as of `read_range`.
         """
 
     def select(self, names: Collection[str]) -> Self:
@@ -105,3 +91,20 @@ class ImageSource(ABC):
             decides["columns"] = {name: column for name, column in decides["columns"].items() if name in names}
         fewer.description = {**self.description, "decides": decides}
         return fewer
+
+
+def read_each(read: Callable[[int], SourceSample], start: int, stop: int) -> Iterator[SourceSample | SourceError]:
+    """Yield what `read` returns for each place, or the `SourceError` that it raises: `ImageSource.read_range` for single samples.
+
+    Example:
+        >>> import torch
+        >>> [sample.inputs for sample in read_each(lambda place: SourceSample(torch.zeros(3, 8, 8), {"labels": place}), 3, 5)]
+        [{'labels': 3}, {'labels': 4}]
+    """
+    for place in range(start, stop):
+        sample: SourceSample | SourceError
+        try:
+            sample = read(place)
+        except SourceError as error:
+            sample = error
+        yield sample

@@ -7,13 +7,13 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gentransforms.errors import ConfigError, SourceError
 from gentransforms.paths import local_path
-from gentransforms.sources.base import ImageSource, SourceSample
+from gentransforms.sources.base import ImageSource, SourceSample, read_each
 from gentransforms.sources.decode import SUFFIXES, check_folder, decode_oriented, one_line
 from gentransforms.sources.inputs import input_value
 from gentransforms.sources.metadata import METADATA_NAMES, find_metadata, folder_order, read_metadata
@@ -55,7 +55,7 @@ class ImageFolderSource(ImageSource):
         >>> from pathlib import Path
         >>> import gentransforms
         >>> source = ImageFolderSource(Path(gentransforms.__file__).parent / "samples")
-        >>> source.keys[:2], source.read(0).image.shape
+        >>> source.keys[:2], next(source.read_range(0, 1)).image.shape
         (['airplane.png', 'automobile.png'], torch.Size([3, 32, 32]))
     """
 
@@ -99,12 +99,11 @@ class ImageFolderSource(ImageSource):
             decides["folders"] = hashlib.blake2b(json.dumps(self._labels).encode(), digest_size=8).hexdigest()
         super().__init__(keys, inputs=("labels",) if in_classes else (), description=description | {"decides": decides})
 
-    def read(self, index: int) -> SourceSample:
-        try:
-            return self._read(index)
-        except SourceError as error:
-            check_folder(self.root, error)
-            raise
+    def read_range(self, start: int, stop: int) -> Iterator[SourceSample | SourceError]:
+        for sample in read_each(self._read, start, stop):
+            if isinstance(sample, SourceError):
+                check_folder(self.root, sample)
+            yield sample
 
     def _read(self, index: int) -> SourceSample:
         key = str(self.keys[index])

@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex
 import torch.utils.data
 
 from gentransforms.errors import ConfigError
-from gentransforms.sources.keys import Key, Keyed, keys_of
+from gentransforms.sources.keys import Key, Keyed, list_keys
 from gentransforms.sources.sample_keys import mark_key
 
 __all__ = ["KeyedDataset", "with_keys"]
@@ -41,7 +41,7 @@ def with_keys(dataset: Any, key: Key | None = None, transform: Callable[[Any], A
         >>> label, key
         (tensor(7), 'image-2')
     """
-    return KeyedDataset(dataset, keys_of(dataset, key), transform)
+    return KeyedDataset(dataset, list_keys(dataset, key), transform)
 
 
 class KeyedDataset(Keyed, torch.utils.data.Dataset[Any]):

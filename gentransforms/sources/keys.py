@@ -18,7 +18,7 @@ from torch import Tensor
 from gentransforms.errors import ConfigError
 from gentransforms.sources.inputs import integer
 
-__all__ = ["Key", "Keyed", "Keys", "as_keys", "check_keys", "keys_of"]
+__all__ = ["Key", "Keyed", "Keys", "as_keys", "check_keys", "list_keys"]
 
 Keys = Sequence[str] | Sequence[int]
 # What a user may say of the keys: how to make one of an index, the column that holds them, or all of them.
@@ -33,7 +33,7 @@ class Keyed:
     keys: Keys
 
 
-def keys_of(dataset: Any, key: Key | None = None) -> Keys:
+def list_keys(dataset: Any, key: Key | None = None) -> Keys:
     """Return the key of each sample of a map-style data set, in order, without reading the samples.
 
     By default those of a torchvision ImageFolder are the paths relative to its root; of a `Subset`, those that its samples
@@ -51,7 +51,7 @@ def keys_of(dataset: Any, key: Key | None = None) -> Keys:
 
     Example:
         >>> from torch.utils.data import Subset
-        >>> keys_of(Subset(["a", "b", "c"], [2, 0])), keys_of(["a", "b"], key="image-{}".format)
+        >>> list_keys(Subset(["a", "b", "c"], [2, 0])), list_keys(["a", "b"], key="image-{}".format)
         ([2, 0], ['image-0', 'image-1'])
     """
     count = _length(dataset)

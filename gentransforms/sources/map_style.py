@@ -16,11 +16,11 @@ from torchvision import tv_tensors
 from torchvision.datasets import DatasetFolder
 
 from gentransforms.errors import ConfigError, SourceError
-from gentransforms.sources.base import ImageSource, SourceSample
+from gentransforms.sources.base import ImageSource, SourceSample, read_each
 from gentransforms.sources.decode import DOWNLOAD, Orientation, check_folder, decode_oriented, find_file, is_of_the_machine, one_line
 from gentransforms.sources.inputs import choose_columns, input_value, integer
 from gentransforms.sources.keyed import KeyedDataset
-from gentransforms.sources.keys import Key, Keyed, keys_of
+from gentransforms.sources.keys import Key, Keyed, list_keys
 
 __all__ = ["MapStyleSource"]
 
@@ -53,7 +53,7 @@ class MapStyleSource(ImageSource):
     Example:
         >>> import torch
         >>> source = MapStyleSource([(torch.zeros(3, 8, 8), 5)])
-        >>> source.inputs, source.read(0).inputs
+        >>> source.inputs, next(source.read_range(0, 1)).inputs
         (('labels',), {'labels': 5})
     """
 
@@ -69,7 +69,7 @@ class MapStyleSource(ImageSource):
         name: str | None = None,
     ) -> None:
         self._white_level = white_level
-        keys = keys_of(dataset, key)
+        keys = list_keys(dataset, key)
         self._key_last = isinstance(dataset, Keyed)
         if isinstance(dataset, KeyedDataset) and dataset.transform is None:
             dataset, self._key_last = dataset.dataset, False
@@ -108,7 +108,10 @@ class MapStyleSource(ImageSource):
         }
         super().__init__(keys, inputs=inputs, description=description | ({"name": name} if name else {}) | {"decides": decides})
 
-    def read(self, index: int) -> SourceSample:
+    def read_range(self, start: int, stop: int) -> Iterator[SourceSample | SourceError]:
+        return read_each(self._read, start, stop)
+
+    def _read(self, index: int) -> SourceSample:
         sample = self._fetch(index)
         value = self._image_in(sample)
         if value is None:

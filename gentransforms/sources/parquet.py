@@ -51,7 +51,7 @@ class ParquetSource(ImageSource):
         >>> table = pyarrow.table({"photo": [photo.read_bytes()], "label": [3], "name": ["cat"]})
         >>> pyarrow.parquet.write_table(table, Path(tempfile.gettempdir()) / "cats.parquet")
         >>> source = ParquetSource(Path(tempfile.gettempdir()) / "cats.parquet", key="name")
-        >>> source.keys, source.inputs, source.read(0).image.shape
+        >>> source.keys, source.inputs, next(source.read_range(0, 1)).image.shape
         (['cat'], ('labels',), torch.Size([3, 32, 32]))
     """
 
@@ -120,12 +120,6 @@ class ParquetSource(ImageSource):
             raise SourceError("no image in this row")
         image, stored = decode_oriented(value, self._white_level)
         return SourceSample(image, {name: input_value(name, row[self._columns[name]], stored, folder) for name in self.inputs})
-
-    def read(self, index: int) -> SourceSample:
-        (sample,) = self.read_range(index, index + 1)
-        if isinstance(sample, SourceError):
-            raise sample
-        return sample
 
     def select(self, names: Collection[str]) -> Self:
         fewer = super().select(names)
