@@ -495,7 +495,7 @@ class TestOptions:
         "key": "name", "image_column": "shot", "columns": {"labels": "kind", "prompts": "caption"}, "split": "test", "config": "small",
         "revision": "v1", "white_level": 1023.0,
     }  # fmt: skip
-    RUN: ClassVar = {"shard": "1/2", "retry_failed": True, "progress": False}
+    RUN: ClassVar = {"shard": "1/2", "retry_failed": True, "extend": True, "progress": False}
     ENGINE: ClassVar = {"actors": 2, "cpus": 1.5, "workers": 2}
 
     @pytest.mark.parametrize("plan", [False, True])

@@ -63,6 +63,8 @@ def info(
         "encoding": f"{settings['image_format']}" + ("" if quality is None else f", quality {quality}"),
         "created": made.get("created"),
     }
+    if history := opened.manifest.get("history"):
+        lines["history"] = "; ".join(f"{h['variants']} variants of {h['count']} sources until {h['until']}" for h in history)
     for name, text in lines.items():
         typer.echo(f"{name}: {text}")
 

@@ -49,6 +49,7 @@ def generate(
     ] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only every N-th unit, I from 0 to N-1: for a job array.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Generate units again whose sources could not all be read.")] = False,
+    extend: Annotated[bool, typer.Option("--extend", help="Add variants, or new sources, to a bank that is there.")] = False,
     engine: Annotated[_Engine, typer.Option(help="This process, or the actors of a Ray cluster.")] = _Engine.local,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that read and encode; by default one per core, at most 8.")] = None,
     actors: Annotated[int | None, typer.Option(min=1, help="Number of Ray actors.")] = None,
@@ -84,10 +85,11 @@ def generate(
         source, key=key, image_column=image_column, columns=parsed, split=split, config=config, revision=revision, white_level=white_level
     )
     built = BankConfig(**{name: value.value if isinstance(value, Enum) else value for name, value in settings.items()})
+    how: dict[str, Any] = {"shard": shard, "engine": chosen, "retry_failed": retry_failed, "extend": extend}
     if plan:
-        _print_plan(*plan_bank(opened, bank, loaded, built, seconds=seconds, shard=shard, engine=chosen, retry_failed=retry_failed))
+        _print_plan(*plan_bank(opened, bank, loaded, built, seconds=seconds, **how))
         return
-    done = generate_bank(opened, bank, loaded, built, shard=shard, engine=chosen, retry_failed=retry_failed, progress=progress)
+    done = generate_bank(opened, bank, loaded, built, progress=progress, **how)
     if summary is not None:
         summary.write_text(json.dumps(done.to_dict(), indent=2) + "\n")
     _report(done)

@@ -7,8 +7,9 @@ import functools
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -19,6 +20,9 @@ from gentransforms.paths import local_path
 __all__ = ["Failure", "PathsExpanded", "PlainGroup", "WrongCall", "one_line"]
 
 _TRACEBACK = "GENTRANSFORMS_TRACEBACK"
+
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class WrongCall(Exception):
@@ -42,11 +46,11 @@ def one_line(text: str) -> str:
 class PathsExpanded(typer.Typer):
     """A typer application whose commands get the paths among their arguments by the rule of `gentransforms.paths.local_path`."""
 
-    def command(self, *args: Any, **options: Any) -> Any:
+    def command(self, *args: Any, **options: Any) -> Callable[[F], F]:
         """Register a command."""
         register = super().command(*args, **options)
 
-        def decorate(function: Any) -> Any:
+        def decorate(function: F) -> F:
             register(_with_local_paths(function))
             return function
 

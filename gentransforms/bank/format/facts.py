@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -16,7 +17,16 @@ from gentransforms.errors import BankError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.sources.base import ImageSource
 
-__all__ = ["Facts", "describe_bank", "describe_generator", "describe_source"]
+__all__ = ["Before", "Facts", "describe_bank", "describe_generator", "describe_source"]
+
+
+@dataclass(frozen=True)
+class Before:
+    """What a bank was before it was extended: variants and sources, and the digest that its units had."""
+
+    variants: int
+    count: int
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,7 @@ class Facts:
         generator: name of the class that made the images.
         preserves_geometry: whether it keeps the layout of an image.
         digest: of everything that must agree between runs; each sidecar repeats it.
+        history: of a bank that was extended, what it was before, oldest first.
     """
 
     count: int
@@ -46,6 +57,7 @@ class Facts:
     generator: str
     preserves_geometry: bool
     digest: str
+    history: tuple[Before, ...] = ()
 
     @classmethod
     def read(cls, manifest: Mapping[str, Any], where: str) -> Facts:
@@ -79,11 +91,35 @@ class Facts:
             generator=get("generator", "class", str),
             preserves_geometry=get("generator", "preserves_geometry", bool),
             digest=hash_manifest(manifest),
+            history=_read_history(manifest.get("history", []), where),
         )
 
     def units(self) -> list[Unit]:
-        """Return the units of the finished bank."""
-        return plan_units(self.count, self.unit_size)
+        """Return the units of the finished bank. Sources that were added later begin a unit of their own."""
+        counts = sorted({before.count for before in self.history} | {self.count})
+        return [
+            Unit(start + unit.start, start + unit.stop)
+            for start, stop in itertools.pairwise((0, *counts))
+            for unit in plan_units(stop - start, self.unit_size)
+        ]
+
+    def stages(self) -> tuple[int, ...]:
+        """Return the numbers of variants that the bank has had, the present one last; one only unless variants were added."""
+        return tuple(sorted({before.variants for before in self.history} | {self.variants}))
+
+    def seed_number(self, variant: int, attempt: int) -> int:
+        """Return from which number, besides base seed and key, the seed of an attempt at a variant is derived.
+
+        It is variant + attempt * variants, with as many variants as the bank had when the variant was added.
+        """
+        return variant + attempt * next((stage for stage in self.stages() if variant < stage), self.variants)
+
+
+def _read_history(history: Any, where: str) -> tuple[Before, ...]:
+    try:
+        return tuple(Before(int(entry["variants"]), int(entry["count"]), str(entry["digest"])) for entry in history)
+    except (TypeError, KeyError, ValueError) as error:
+        raise BankError(f"{where}: history is {history!r}: the file was edited by hand; put the original back") from error
 
 
 def describe_bank(

@@ -25,7 +25,8 @@ _SECTIONS = ("settings", "generator", "source", "info")
 
 def hash_manifest(manifest: Mapping[str, Any]) -> str:
     """Return 32 hexadecimal digits of all of a manifest that must agree between runs; each sidecar repeats them."""
-    return hash_json({name: manifest.get(name) for name in AGREED})
+    history = {"history": manifest["history"]} if manifest.get("history") else {}
+    return hash_json({name: manifest.get(name) for name in AGREED} | history)
 
 
 def hash_json(value: Any) -> str:

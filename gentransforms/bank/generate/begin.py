@@ -17,6 +17,7 @@ import torch
 
 from gentransforms.bank.format.manifest import AGREED, MANIFEST, create_manifest, hash_manifest, is_export, read_manifest
 from gentransforms.bank.format.unit import list_units, read_sidecar
+from gentransforms.bank.generate.growth import can_extend, extend_bank
 from gentransforms.bank.generate.marks import changed_sample, sample_marks
 from gentransforms.errors import BankError
 from gentransforms.sources.base import ImageSource
@@ -31,39 +32,46 @@ _PACKAGES = ("gentransforms", "torch", "torchvision", "numpy", "pillow", "pyarro
 Describe = Callable[[Mapping[str, Any] | None], dict[str, Any]]
 
 
-def begin_bank(directory: Path, describe: Describe, source: ImageSource) -> dict[str, Any]:
+def begin_bank(directory: Path, describe: Describe, source: ImageSource, extend: bool = False) -> dict[str, Any]:
     """Return the manifest of the bank in `directory`, which is created if there is none.
 
     Args:
         directory: of the bank.
         describe: returns the manifest of this call, given the settings of the bank that is there, or None.
         source: a few of its samples are compared with those that the bank was begun with.
+        extend: whether a bank of fewer variants, or of some of these sources, is extended.
 
     Raises:
         BankError: if a bank of other settings is there, naming what differs, or the directory holds something else.
     """
     if (directory / MANIFEST).exists():
-        return compare_bank(directory, describe, source)
+        manifest, grows = compare_bank(directory, describe, source, extend)
+        return extend_bank(directory, manifest, source) if grows else manifest
     manifest = describe(None)
     _check_empty(directory, manifest)
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     manifest["info"] = {"created": created, "versions": _versions(manifest["device"]), "samples": sample_marks(source), **manifest["info"]}
     if create_manifest(directory, manifest):
         return manifest
-    return compare_bank(directory, describe, source)  # another process was faster
+    return compare_bank(directory, describe, source)[0]  # another process was faster
 
 
-def compare_bank(directory: Path, describe: Describe, source: ImageSource) -> dict[str, Any]:
-    """Return the manifest of the bank that is there, if it agrees with this call; arguments and errors as of `begin_bank`."""
+def compare_bank(directory: Path, describe: Describe, source: ImageSource, extend: bool = False) -> tuple[dict[str, Any], bool]:
+    """Return the manifest of the bank that is there, if it agrees with this call; arguments and errors as of `begin_bank`.
+
+    If the bank is to be extended, return the manifest that it will have, and True.
+    """
     if is_export(directory):
         raise BankError(f"{directory}: is the export of a bank, which cannot be added to: give the bank's directory, or a new one")
     manifest = read_manifest(directory)
     call = describe(manifest["settings"])
     found = differences(manifest, call)
-    if found:
+    grows = bool(found) and can_extend(manifest, call, source.keys)
+    if found and not (grows and extend):
+        more = "; extend=True (--extend) adds what is lacking" if grows else ""
         raise BankError(
             f"{directory}: this bank was made with other settings ({'; '.join(found)}): "
-            "give the bank's, or another directory for a new bank"
+            f"give the bank's, or another directory for a new bank{more}"
         )
     changed = changed_sample(source, manifest["info"].get("samples", ()))
     if changed:
@@ -72,7 +80,7 @@ def compare_bank(directory: Path, describe: Describe, source: ImageSource) -> di
             "Give the same images, or another directory for a new bank"
         )
     _compare_versions(directory, manifest["info"].get("versions", {}), _versions(manifest.get("device")))
-    return manifest
+    return ({**manifest, "settings": call["settings"], "source": call["source"]} if grows else manifest), grows
 
 
 def differences(bank: Mapping[str, Any], call: Mapping[str, Any]) -> list[str]:

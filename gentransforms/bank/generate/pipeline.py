@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from gentransforms.bank.config import BankConfig
+from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.index import encode_marks
 from gentransforms.bank.format.unit import Row, Unit, write_unit
 from gentransforms.bank.generate.encode import Encoding
+from gentransforms.bank.generate.growth import Former, adopt_unit, read_former, remove_former
 from gentransforms.bank.generate.reading import BlockOfSources, new_buffer, read_block
 from gentransforms.bank.generate.variants import NOT_FINITE, Made, make_block
 from gentransforms.errors import GeneratorError
@@ -44,7 +46,7 @@ class Job:
         generator: in eval mode, frozen.
         config: the settings of the bank.
         device: type of the device on which the generator has to run, such as ``"cuda"``.
-        digest: of the manifest; the sidecar of each unit repeats it.
+        facts: of the bank's manifest.
         replace: whether units that are there already are written again.
     """
 
@@ -53,7 +55,7 @@ class Job:
     generator: ImageGenerator
     config: BankConfig
     device: str
-    digest: str
+    facts: Facts
     replace: bool = False
 
     @property
@@ -114,7 +116,11 @@ def make_units(
             torch.set_num_threads(job.config.threads)
         writing: deque[Future[UnitReport]] = deque()
         try:
-            for unit, blocks in _read_ahead(job, units, readers, workers):
+            adopted = [unit for unit in units if job.facts.history and adopt_unit(job.directory, unit, job.facts)]
+            for unit in adopted:
+                yield UnitReport(unit, written=True)
+            left = [unit for unit in units if unit not in adopted] if adopted else units
+            for unit, blocks in _read_ahead(job, left, readers, workers):
                 if stopped is not None and stopped():
                     break
                 held.append((unit, *_make_unit(job, unit, blocks, encoders, workers, guard, on_images)))
@@ -143,8 +149,10 @@ def _make_unit(
     workers: int,
     guard: _Guard,
     on_images: Callable[[int], object] | None,
-) -> tuple[list[list[Made]], list[list[Future[list[bytes | None]]]], list[dict[str, Any]], list[bytes], float]:
+) -> tuple[Former, list[list[Made]], list[list[Future[list[bytes | None]]]], list[dict[str, Any]], list[bytes], float]:
     begun = time.perf_counter()
+    former = read_former(job.directory, unit, job.facts) if job.facts.history else Former()
+    tried = former.tried(job.facts, job.config.max_attempts)
     batches: list[list[Made]] = []
     encoded: list[list[Future[list[bytes | None]]]] = []
     failed: list[dict[str, Any]] = []
@@ -158,7 +166,8 @@ def _make_unit(
         if all(reasons):
             offset += len(block.keys)
             continue
-        for batch in make_block(job.generator, job.config, block.keys, images, inputs):
+        known = {i: (former.variants, tried[key]) for i, key in enumerate(block.keys) if key in tried}
+        for batch in make_block(job.generator, job.config, block.keys, images, inputs, stages=job.facts.stages(), known=known):
             kept = [made for made in batch if not reasons[made.source]]
             guard.check(kept, unit.start + offset)
             batches.append([replace(made, source=made.source + offset, image=None) for made in kept])
@@ -172,7 +181,7 @@ def _make_unit(
             if on_images is not None:
                 on_images(sum(made.image is not None for made in kept))
         offset += len(block.keys)
-    return batches, encoded, failed, marks, time.perf_counter() - begun
+    return former, batches, encoded, failed, marks, time.perf_counter() - begun
 
 
 class _Guard:
@@ -199,6 +208,7 @@ class _Guard:
 def _write(
     job: Job,
     unit: Unit,
+    former: Former,
     batches: list[list[Made]],
     encoded: list[list[Future[list[bytes | None]]]],
     failed: list[dict[str, Any]],
@@ -221,11 +231,17 @@ def _write(
         rows.append(Row(key, made.variant, made.seed, made.attempt, image))
         sources[made.source] = None
     report.images = len(rows)
+    if job.facts.history:  # variants of several stages, and those of before
+        former.merge(keys, rows, failed, report.rejected, job.config.variants)
+        had = {row.key for row in rows}
+        sources = {i: None for i, key in enumerate(keys) if key in had}
     facts = {
-        "settings": job.digest, "failed": failed, "rejected": report.rejected, "retried": report.retried,
+        "settings": job.facts.digest, "failed": failed, "rejected": report.rejected, "retried": report.retried,
         "seconds": round(seconds, 3), "marks": encode_marks([marks[i] for i in sorted(sources)]),
     }  # fmt: skip
     report.written = write_unit(job.directory, unit, rows, job.source.key_type, facts, replace=job.replace)
+    if job.facts.history:
+        remove_former(job.directory, unit)
     return report
 
 

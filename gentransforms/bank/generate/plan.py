@@ -13,6 +13,7 @@ import torch
 
 from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.unit import Unit, is_done, read_sidecar
+from gentransforms.bank.generate.growth import former_sidecar
 from gentransforms.bank.generate.pipeline import Job, default_workers
 from gentransforms.bank.generate.reading import new_buffer, read_block
 from gentransforms.bank.generate.variants import make_block
@@ -32,6 +33,7 @@ class Plan:
     variants: int
     units: tuple[Unit, ...]
     left: tuple[Unit, ...]
+    kept: int = 0  # images of a bank that is extended, which units that are left take over
 
     @property
     def done(self) -> int:
@@ -40,8 +42,8 @@ class Plan:
 
     @property
     def images_left(self) -> int:
-        """Number of images still to be made."""
-        return self.variants * sum(unit.stop - unit.start for unit in self.left)
+        """Number of images still to be generated."""
+        return self.variants * sum(unit.stop - unit.start for unit in self.left) - self.kept
 
     @property
     def images(self) -> int:
@@ -71,9 +73,13 @@ def make_plan(directory: Path, facts: Facts, shard: tuple[int, int] = (0, 1), re
         BankError: if a unit that is there was made with other settings, naming it.
     """
     units = tuple(facts.units()[shard[0] :: shard[1]])
-    left = []
+    left, kept, earlier = [], 0, {before.digest for before in facts.history}
     for unit in units:
         sidecar = read_sidecar(directory, unit) if is_done(directory, unit) else None
+        if sidecar is not None and sidecar.get("settings") in earlier:  # a plan of an extension that has not begun
+            kept, sidecar = kept + sidecar.get("rows", 0), None
+        elif sidecar is None and earlier:
+            kept += (former_sidecar(directory, unit) or {}).get("rows", 0)
         if sidecar is not None and sidecar.get("settings") != facts.digest:
             raise BankError(
                 f"{directory / unit.file}: was made with other settings than this bank's (on other machines?): "
@@ -87,7 +93,7 @@ def make_plan(directory: Path, facts: Facts, shard: tuple[int, int] = (0, 1), re
             f"long; unit_size={-(-facts.count // _MANY)} gives at most {_MANY:,}",
             stacklevel=4,
         )
-    return Plan(directory, facts.count, facts.variants, units, tuple(left))
+    return Plan(directory, facts.count, facts.variants, units, tuple(left), kept)
 
 
 def parse_shard(shard: str | tuple[int, int] | None) -> tuple[int, int]:

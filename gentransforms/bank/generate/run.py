@@ -16,12 +16,13 @@ from gentransforms.bank.config import BankConfig, BankSettings, build_config
 from gentransforms.bank.format.facts import Facts, describe_bank, describe_generator, describe_source
 from gentransforms.bank.format.index import write_index
 from gentransforms.bank.format.locking import remove_partials
-from gentransforms.bank.format.manifest import MANIFEST, hash_manifest
+from gentransforms.bank.format.manifest import MANIFEST, read_manifest
 from gentransforms.bank.format.unit import read_sidecar
 from gentransforms.bank.generate.begin import begin_bank, compare_bank
 from gentransforms.bank.generate.encode import Encoding
 from gentransforms.bank.generate.engines.local import Engine, Local
 from gentransforms.bank.generate.engines.ray import Ray
+from gentransforms.bank.generate.growth import arrange_source, extend_manifest, retire_units
 from gentransforms.bank.generate.pipeline import Job, UnitReport
 from gentransforms.bank.generate.plan import Estimate, Plan, estimate, make_plan, parse_shard
 from gentransforms.bank.generate.progress import Progress, stoppable
@@ -82,6 +83,7 @@ def generate_bank(
     shard: str | tuple[int, int] | None = None,
     engine: str | Engine = "local",
     retry_failed: bool = False,
+    extend: bool = False,
     progress: bool = True,
     **settings: Unpack[BankSettings],
 ) -> Summary:
@@ -101,6 +103,8 @@ def generate_bank(
         engine: ``"local"`` or ``"ray"``, or `gentransforms.bank.Local` or `gentransforms.bank.Ray` with options of their own, or
             any `gentransforms.bank.Engine`.
         retry_failed: whether units that hold sources which could not be read are generated again.
+        extend: whether a bank that is there is extended, if it has fewer `variants`, or fewer sources under the same keys. What
+            it has stays as it is. Without it such a call is refused.
         progress: whether progress is shown on stderr.
         settings: fields of `BankConfig` by name, such as ``variants=10``; they replace those of `config`.
 
@@ -124,13 +128,16 @@ def generate_bank(
         >>> generate_bank(photos, folder, FakeGenerator(), variants=2, progress=False).images  # nothing is left to do
         0
     """
-    run = _open_run(source, path, generator, config, settings, shard, engine, retry_failed)
-    manifest = begin_bank(run.directory, run.describe, run.source)
+    run = _open_run(source, path, generator, config, settings, shard, engine, retry_failed, extend)
+    manifest = begin_bank(run.directory, run.describe, run.source, extend)
+    retire_units(run.directory, run.read_facts(manifest))
     plan = run.plan(manifest)
     remove_partials(run.directory)
     reports: list[UnitReport] = []
     with contextlib.ExitStack() as stack:
         shown = stack.enter_context(Progress(plan, progress))
+        if plan.kept:
+            shown.say(f"extending a bank of {plan.kept} images by {plan.images_left}: {run.directory}")
         stopped = stack.enter_context(stoppable(shown.say))
         begun = time.perf_counter()
         made = run.engine.make_units(run.job(manifest), plan.left, on_images=shown.on_images, stopped=stopped)
@@ -154,6 +161,7 @@ def plan_bank(
     shard: str | tuple[int, int] | None = None,
     engine: str | Engine = "local",
     retry_failed: bool = False,
+    extend: bool = False,
     seconds: float = 10.0,
     **settings: Unpack[BankSettings],
 ) -> tuple[Plan, Estimate]:
@@ -170,6 +178,7 @@ def plan_bank(
         shard: ``"i/n"``, i from 0 to n - 1.
         engine: where units would be generated.
         retry_failed: whether units with sources that could not be read count as left.
+        extend: whether the bank that is there would be extended.
         seconds: how long to time.
         settings: fields of `BankConfig` by name.
 
@@ -183,9 +192,14 @@ def plan_bank(
         >>> plan.images, plan.done, estimate.images_per_second > 0
         (90, 0, True)
     """
-    run = _open_run(source, path, generator, config, settings, shard, engine, retry_failed)
+    run = _open_run(source, path, generator, config, settings, shard, engine, retry_failed, extend)
     there = (run.directory / MANIFEST).exists()
-    manifest = compare_bank(run.directory, run.describe, run.source) if there else run.describe(None)
+    if there:
+        manifest, grows = compare_bank(run.directory, run.describe, run.source, extend)
+        if grows:
+            manifest = extend_manifest(read_manifest(run.directory), manifest)
+    else:
+        manifest = run.describe(None)
     plan = run.plan(manifest)
     return plan, estimate(run.job(manifest), plan, seconds, workers=getattr(run.engine, "workers", None))
 
@@ -216,12 +230,16 @@ class _Run:
 
     def plan(self, manifest: Mapping[str, Any]) -> Plan:
         """Return which units are this run's, and which of them are left."""
-        return make_plan(self.directory, Facts.read(manifest, str(self.directory / MANIFEST)), self.shard, self.retry_failed)
+        return make_plan(self.directory, self.read_facts(manifest), self.shard, self.retry_failed)
+
+    def read_facts(self, manifest: Mapping[str, Any]) -> Facts:
+        """Return the facts of the bank's manifest."""
+        return Facts.read(manifest, str(self.directory / MANIFEST))
 
     def job(self, manifest: Mapping[str, Any]) -> Job:
         """Return what the engine gets."""
-        config, digest = BankConfig(**manifest["settings"]), hash_manifest(manifest)
-        return Job(self.directory, self.source, self.generator, config, self.device, digest, replace=self.retry_failed)
+        config, facts = BankConfig(**manifest["settings"]), self.read_facts(manifest)
+        return Job(self.directory, self.source, self.generator, config, self.device, facts, replace=self.retry_failed)
 
 
 def _open_run(
@@ -233,12 +251,13 @@ def _open_run(
     shard: str | tuple[int, int] | None,
     engine: str | Engine,
     retry_failed: bool,
+    extend: bool,
 ) -> _Run:
     """Check everything before anything is written; what is quick to check comes first."""
     directory = local_path(path, "path")
     part, chosen, built = parse_shard(shard), _open_engine(engine), build_config(config, settings)
     loaded = _load(generator)
-    opened = open_source(source).select(loaded.inputs)
+    opened = arrange_source(open_source(source).select(loaded.inputs), directory, extend)
     missing = [name for name in loaded.required_inputs if name not in opened.inputs]
     if missing:
         raise MissingInputError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,14 @@ class Made:
 
 
 def make_block(
-    generator: ImageGenerator, config: BankConfig, keys: Sequence[str | int], images: Tensor, inputs: Mapping[str, Any]
+    generator: ImageGenerator,
+    config: BankConfig,
+    keys: Sequence[str | int],
+    images: Tensor,
+    inputs: Mapping[str, Any],
+    *,
+    stages: Sequence[int] | None = None,
+    known: Mapping[int, tuple[int, Collection[int]]] | None = None,
 ) -> Iterator[list[Made]]:
     """Make all variants of some sources; yields them batch by batch, in order of source, then variant.
 
@@ -52,6 +60,9 @@ def make_block(
         keys: of the sources.
         images: (B, 3, H, W) float32 in [0, 1] on the CPU, at the generator's size.
         inputs: one value per source for each name of ``generator.inputs`` that is given.
+        stages: the numbers of variants that the bank has had, if it was extended; the variants of each are made one after the
+            other, and never with a seed that was tried for one of an earlier stage.
+        known: for the places of sources that have variants already, how many, and the seed numbers tried for them.
 
     Raises:
         BankError: if memory runs out: a smaller batch would give other bytes, so that is for the user to decide.
@@ -68,11 +79,16 @@ def make_block(
     block = _Block(generator, config, keys, inputs)
     with isolate(generator.device), torch.no_grad(), _advice(config.batch_size):
         block.encode(images)
-    rows = len(keys) * config.variants
-    for start in range(0, rows, config.batch_size):
-        with isolate(generator.device), torch.no_grad(), _advice(config.batch_size):
-            batch = block.make(range(start, min(start + config.batch_size, rows)))
-        yield batch
+    known = known or {}
+    block.tried |= {(source, number) for source, (_, numbers) in known.items() for number in numbers}
+    for first, stop in itertools.pairwise((0, *(stages or [config.variants]))):
+        sources = [s for s in range(len(keys)) if s not in known or known[s][0] <= first]
+        rows = [(s, variant) for s in sources for variant in range(first, stop)]
+        for start in range(0, len(rows), config.batch_size):
+            with isolate(generator.device), torch.no_grad(), _advice(config.batch_size):
+                batch = block.make(rows[start : start + config.batch_size], stop)
+            block.tried |= {(m.source, m.variant + a * stop) for m in batch for a in range(1, min(m.attempt + 1, config.max_attempts))}
+            yield batch
 
 
 class _Block:
@@ -82,30 +98,29 @@ class _Block:
         self.generator, self.config, self.keys = generator, config, keys
         self.inputs = {name: v.to(generator.device) if isinstance(v, Tensor) else v for name, v in inputs.items()}
         self.condition: Mapping[str, Tensor] = {}
+        self.tried: set[tuple[int, int]] = set()  # (source, seed number) of second and later attempts
 
     def encode(self, images: Tensor) -> None:
         self.condition = self.generator.encode(images.to(self.generator.device), **self.inputs)
         if self.config.min_similarity is not None:
             self.features = self._features(self.condition)
 
-    def make(self, rows: range) -> list[Made]:
-        """Return the variants of these rows, row = source * variants + variant."""
-        sources, variants = [row // self.config.variants for row in rows], [row % self.config.variants for row in rows]
+    def make(self, rows: Sequence[tuple[int, int]], step: int) -> list[Made]:
+        """Return variants, given as (source, variant); attempts are `step` seed numbers apart."""
+        sources, variants = [source for source, _ in rows], [variant for _, variant in rows]
         made: list[Made | None] = [None] * len(rows)
-        reasons = [""] * len(rows)
-        left = list(range(len(rows)))
+        reasons = ["every seed was tried for an earlier variant"] * len(rows)
         for attempt in range(self.config.max_attempts):
-            numbers = [variants[i] + attempt * self.config.variants for i in left]
+            left = [i for i in range(len(rows)) if made[i] is None and (sources[i], variants[i] + attempt * step) not in self.tried]
+            if not left:
+                continue
             places = [sources[i] for i in left]
-            seeds = derive_seeds(self.config.base_seed, [self.keys[s] for s in places], numbers)
+            seeds = derive_seeds(self.config.base_seed, [self.keys[s] for s in places], [variants[i] + attempt * step for i in left])
             pixels, refused = self._sample(places, seeds)
             for i, seed, image, reason in zip(left, seeds.tolist(), pixels, refused, strict=True):
                 reasons[i] = reason
                 if not reason:
                     made[i] = Made(sources[i], variants[i], seed, attempt, image)
-            left = [i for i in left if made[i] is None]
-            if not left:
-                break
         return [m or Made(s, v, -1, self.config.max_attempts, None, r) for m, s, v, r in zip(made, sources, variants, reasons, strict=True)]
 
     def _sample(self, places: Sequence[int], seeds: Tensor) -> tuple[Tensor, list[str]]:

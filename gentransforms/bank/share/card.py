@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gentransforms.bank.format.manifest import AGREED
@@ -48,7 +48,7 @@ def bank_card(
         "Size": " x ".join(map(str, generator.get("image_size", []))) + " pixels",
         "Generator": f"`{generator['class']}`" + (f", `{name}`" if name != generator["class"] else ""),
         "Fingerprint": f"`{generator['fingerprint']}`",
-        "Seeds": _seeds(settings),
+        "Seeds": _seeds(settings, manifest.get("history", [])),
         "Encoding": _encoding(settings),
         "Made": f"{info.get('created')}, with {', '.join(f'{n} {v}' for n, v in info.get('versions', {}).items())}",
         "Licence": license or _UNSAID,
@@ -69,10 +69,14 @@ def bank_card(
     return "\n".join(lines) + "\n"
 
 
-def _seeds(settings: Mapping[str, Any]) -> str:
+def _seeds(settings: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
     if settings["base_seed"] is None:
         return "not known: the images were made elsewhere"
-    return f"`derive_seeds({settings['base_seed']}, key, variant + attempt * {settings['variants']})`"
+    stages = sorted({*(before["variants"] for before in history), settings["variants"]})
+    if len(stages) == 1:
+        return f"`derive_seeds({settings['base_seed']}, key, variant + attempt * {settings['variants']})`"
+    of = f"variants the first of {', '.join(map(str, stages))} above variant"
+    return f"`derive_seeds({settings['base_seed']}, key, variant + attempt * variants)`, {of}"
 
 
 def _encoding(settings: Mapping[str, Any]) -> str:

@@ -126,7 +126,7 @@ def _check_seeds(contents: Contents, facts: Facts) -> Iterator[tuple[str, str]]:
         return
     if facts.base_seed is None:  # images that others made
         return
-    numbers = [variant + attempt * facts.variants for variant, attempt in zip(contents.variants, contents.attempts, strict=True)]
+    numbers = [facts.seed_number(variant, attempt) for variant, attempt in zip(contents.variants, contents.attempts, strict=True)]
     expected = derive_seeds(facts.base_seed, contents.keys, numbers).tolist()
     wrong = [i for i, (seed, right) in enumerate(zip(contents.seeds, expected, strict=True)) if seed != right]
     if wrong:

@@ -1,0 +1,308 @@
+"""A bank grows: more variants, more sources; what is there stays, and nothing is generated twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from bank_sources import Photos
+from small_generators import Flat, NotFinite
+from torch import Tensor
+from typer.testing import CliRunner
+
+import gentransforms as gt
+from gentransforms.bank import Local
+from gentransforms.bank.format.manifest import MANIFEST
+from gentransforms.bank.format.unit import list_units
+from gentransforms.bank.generate.growth import KEYS, GrownSource
+from gentransforms.bank.generate.run import Summary, generate_bank, plan_bank
+from gentransforms.bank.share.card import bank_card
+from gentransforms.bank.verify.checker import verify_bank
+from gentransforms.cli.main import app
+from gentransforms.errors import BankError
+from gentransforms.testing import FakeGenerator
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def fill(path: Path, source: Any = None, generator: Any = None, **options: Any) -> Summary:
+    options = {"variants": 3, "unit_size": 4, "image_format": "png", "progress": False} | options
+    return generate_bank(source or Photos(), path, generator or FakeGenerator(), **options)
+
+
+def rows(path: Path) -> dict[tuple[Any, int], dict[str, Any]]:
+    found = {}
+    for unit in list_units(path):
+        for row in pa.ipc.open_stream((path / unit.file).read_bytes()).read_all().to_pylist():
+            found[row["key"], row["variant"]] = row
+    return found
+
+
+def seeds(key: str, numbers: Sequence[int]) -> list[int]:
+    return gt.derive_seeds(0, [key] * len(numbers), numbers).tolist()
+
+
+class Some(Photos):
+    """Photos of some numbers, in the order of their names, as a folder has them."""
+
+    def __init__(self, numbers: Sequence[int], broken: Sequence[int] = ()) -> None:
+        super().__init__(max(numbers) + 1, broken)
+        self.numbers = list(numbers)
+        self.keys = [self.keys[i] for i in numbers]  # type: ignore[assignment]
+
+    def read(self, index: int) -> Any:
+        return super().read(self.numbers[index])
+
+
+class TestMoreVariants:
+    def test_what_is_there_stays_and_the_rest_is_that_of_a_larger_bank(self, tmp_path: Path) -> None:
+        fill(tmp_path / "bank")
+        before = rows(tmp_path / "bank")
+        generator = Flat((16, 16))
+        summary = fill(tmp_path / "bank", variants=5, extend=True)
+        after = rows(tmp_path / "bank")
+        assert (summary.images, summary.rows, summary.units_done, summary.complete) == (20, 50, 3, True)
+        assert {place: after[place] for place in before} == before
+        fill(tmp_path / "large", variants=5)
+        assert after == rows(tmp_path / "large"), "no image took a second attempt"
+        assert verify_bank(tmp_path / "bank").ok
+        assert not list((tmp_path / "bank").glob("former-*"))
+        assert gt.Bank.open(tmp_path / "bank").variants == 5
+        assert generator.seeds == []
+
+    def test_only_what_is_lacking_is_generated(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        generator = FakeGenerator()
+        fill(tmp_path, generator=generator, variants=4, extend=True, batch_size=64)
+        assert generator.calls == 3, "a batch for each unit"
+
+    def test_the_manifest_tells_its_history(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        fill(tmp_path, variants=5, extend=True)
+        fill(tmp_path, Photos(12), variants=6, extend=True)
+        manifest = json.loads((tmp_path / MANIFEST).read_text())
+        assert (manifest["settings"]["variants"], manifest["source"]["count"]) == (6, 12)
+        assert [(entry["variants"], entry["count"]) for entry in manifest["history"]] == [(3, 10), (5, 10)]
+        assert all(entry["until"] > manifest["info"]["created"][:10] for entry in manifest["history"])
+        assert len(rows(tmp_path)) == 72
+        assert verify_bank(tmp_path).ok
+
+    def test_is_refused_unless_asked_for(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        before = rows(tmp_path)
+        with pytest.raises(BankError, match=r"variants: the bank has 3, this call 5.*extend=True \(--extend\) adds what is lacking"):
+            fill(tmp_path, variants=5)
+        with pytest.raises(BankError, match=r"source count: the bank has 10, this call 12.*extend=True"):
+            fill(tmp_path, Photos(12))
+        assert rows(tmp_path) == before
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"variants": 2}, {"base_seed": 1, "variants": 5}, {"source": Photos(9)}, {"source": Photos(12, names="x{}.jpg")}],
+        ids=["fewer variants", "another seed", "fewer sources", "other sources"],
+    )
+    def test_anything_else_is_no_growth(self, tmp_path: Path, change: dict[str, Any]) -> None:
+        fill(tmp_path)
+        before = rows(tmp_path)
+        with pytest.raises(BankError, match=r"other settings|lacks"):
+            fill(tmp_path, **{"extend": True, **change})
+        assert rows(tmp_path) == before
+        assert "history" not in json.loads((tmp_path / MANIFEST).read_text())
+
+    def test_extending_by_nothing_is_an_ordinary_run(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        assert fill(tmp_path, extend=True).images == 0
+        assert fill(tmp_path / "new", extend=True).images == 30
+        assert "history" not in json.loads((tmp_path / MANIFEST).read_text())
+
+    def test_no_seed_is_used_for_two_variants(self, tmp_path: Path) -> None:
+        """Variant 1 took its second attempt, whose seed number 4 would be that of the new variant 4."""
+        key = "photo-000001.jpg"
+        bad = NotFinite(tuple(seeds(key, [1])))
+        fill(tmp_path / "bank", generator=bad)
+        assert rows(tmp_path / "bank")[key, 1]["seed"] == seeds(key, [4])[0]
+        fill(tmp_path / "bank", generator=bad, variants=6, extend=True)
+        grown = rows(tmp_path / "bank")
+        assert grown[key, 1]["seed"] == seeds(key, [4])[0]
+        assert (grown[key, 4]["attempt"], grown[key, 4]["seed"]) == (1, seeds(key, [4 + 6])[0])
+        assert len({row["seed"] for row in grown.values()}) == 60
+        assert verify_bank(tmp_path / "bank").ok
+        (tmp_path / "bank" / list_units(tmp_path / "bank")[0].file).unlink()
+        fill(tmp_path / "bank", generator=bad, variants=6)
+        assert rows(tmp_path / "bank") == grown, "a unit that is lost is made again as it was"
+
+
+class TestMoreSources:
+    def test_appended(self, tmp_path: Path) -> None:
+        fill(tmp_path / "bank", Photos(10))
+        before = {file.name: file.read_bytes() for file in (tmp_path / "bank").glob("unit-*.arrow")}
+        summary = fill(tmp_path / "bank", Photos(15), extend=True)
+        assert (summary.images, summary.rows, summary.units) == (15, 45, 5)
+        after = {file.name: file.read_bytes() for file in (tmp_path / "bank").glob("unit-*.arrow")}
+        assert before.items() <= after.items(), "units that lack nothing keep their files"
+        assert gt.Bank.open(tmp_path / "bank").keys == Photos(15).keys
+        assert verify_bank(tmp_path / "bank").ok
+        assert fill(tmp_path / "bank", Photos(15)).images == 0
+
+    def test_between_the_others(self, tmp_path: Path) -> None:
+        few, many = Some([0, 3, 4, 8, 9]), Some(range(12))
+        fill(tmp_path / "bank", few)
+        before = rows(tmp_path / "bank")
+        summary = fill(tmp_path / "bank", many, extend=True)
+        assert (summary.images, summary.rows) == (21, 36)
+        after = rows(tmp_path / "bank")
+        assert {place: after[place] for place in before} == before
+        fill(tmp_path / "large", Some(range(12)))
+        assert after == rows(tmp_path / "large")
+        assert gt.Bank.open(tmp_path / "bank").keys == [*few.keys, *(key for key in many.keys if key not in few.keys)]
+        assert verify_bank(tmp_path / "bank").ok
+        (tmp_path / "bank" / list_units(tmp_path / "bank")[2].file).unlink()
+        assert fill(tmp_path / "bank", Some(range(12))).complete, "later runs know the order"
+        assert rows(tmp_path / "bank") == after
+        fill(tmp_path / "bank", Some(range(20)), extend=True)
+        assert len(rows(tmp_path / "bank")) == 60
+
+    def test_between_the_others_of_an_unfinished_bank(self, tmp_path: Path) -> None:
+        fill(tmp_path, Some([0, 3, 4, 8, 9]), shard="0/2")
+        with pytest.raises(BankError, match=r"unfinished, so that nobody knows which of the sources are new: finish it"):
+            fill(tmp_path, Some(range(12)), extend=True)
+
+    def test_a_source_that_lost_some(self, tmp_path: Path) -> None:
+        fill(tmp_path, Some([0, 3, 4]))
+        with pytest.raises(BankError, match=r"lacks 1 of the bank's 3 keys, such as 'photo-000003\.jpg'"):
+            fill(tmp_path, Some([0, 1, 2, 4]), extend=True)
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        photo = next((Path(gt.__file__).parent / "samples").glob("*.png")).read_bytes()
+        (tmp_path / "photos").mkdir()
+        for name in "bd":
+            (tmp_path / "photos" / f"{name}.png").write_bytes(photo)
+        fill(tmp_path / "bank", tmp_path / "photos")
+        for name in "ace":
+            (tmp_path / "photos" / f"{name}.png").write_bytes(photo)
+        fill(tmp_path / "bank", tmp_path / "photos", variants=4, extend=True)
+        assert gt.Bank.open(tmp_path / "bank").keys == ["b.png", "d.png", "a.png", "c.png", "e.png"]
+        assert len(gt.Bank.open(tmp_path / "bank")) == 20
+
+    def test_ranges_are_read_as_they_lie(self) -> None:
+        class Noting(Photos):
+            ranges: list[tuple[int, int]] = []  # noqa: RUF012
+
+            def read_range(self, start: int, stop: int) -> Any:
+                self.ranges.append((start, stop))
+                return super().read_range(start, stop)
+
+        source = GrownSource(Noting(6), [1, 2, 5, 0, 3, 4])
+        assert source.keys == [f"photo-{i:06d}.jpg" for i in (1, 2, 5, 0, 3, 4)]
+        values = [int(sample.image[0, 0, 0]) for sample in source.read_range(0, 6)]  # type: ignore[union-attr]
+        assert values == [1, 2, 5, 0, 3, 4]
+        assert Noting.ranges == [(1, 3), (5, 6), (0, 1), (3, 5)]
+
+
+class TestStopped:
+    """Whatever happens to a run that extends a bank, the next one goes on."""
+
+    def test_in_the_middle(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        original = FakeGenerator.sample
+
+        def failing(self: FakeGenerator, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+            if self.calls == 2:
+                raise RuntimeError("the third")
+            return original(self, condition, seeds)
+
+        fill(tmp_path)
+        before = rows(tmp_path)
+        monkeypatch.setattr(FakeGenerator, "sample", failing)
+        with pytest.raises(RuntimeError, match="the third"):
+            fill(tmp_path, variants=5, extend=True)
+        monkeypatch.undo()
+        with pytest.raises(BankError, match="unfinished: 1 of 3 units are missing"):
+            gt.Bank.open(tmp_path)
+        summary = fill(tmp_path, variants=5)
+        assert (summary.images, summary.rows, summary.complete) == (4, 50, True)
+        assert {place: rows(tmp_path)[place] for place in before} == before
+        assert verify_bank(tmp_path).ok
+
+    def test_right_after_the_manifest(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from gentransforms.bank.generate import run
+
+        fill(tmp_path)
+        before = rows(tmp_path)
+        monkeypatch.setattr(run, "retire_units", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fill(tmp_path, variants=5, extend=True)
+        monkeypatch.undo()
+        assert fill(tmp_path, variants=5).images == 20
+        assert {place: rows(tmp_path)[place] for place in before} == before
+
+    def test_a_former_unit_that_is_damaged_is_generated_anew(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        before = rows(tmp_path)
+        unit = list_units(tmp_path)[1]
+        (tmp_path / unit.file).write_bytes((tmp_path / unit.file).read_bytes()[:100])
+        summary = fill(tmp_path, variants=5, extend=True)
+        assert (summary.images, summary.rows) == (6 * 2 + 4 * 5, 50)
+        assert {place: rows(tmp_path)[place] for place in before} == before
+
+    def test_shards_extend_it_together(self, tmp_path: Path) -> None:
+        fill(tmp_path / "bank")
+        for shard in ("0/2", "1/2"):
+            assert fill(tmp_path / "bank", variants=5, extend=True, shard=shard).complete
+        fill(tmp_path / "whole", variants=5)
+        assert rows(tmp_path / "bank") == rows(tmp_path / "whole")
+        assert len(json.loads((tmp_path / "bank" / MANIFEST).read_text())["history"]) == 1
+
+    def test_an_unfinished_bank_with_more_variants(self, tmp_path: Path) -> None:
+        fill(tmp_path / "bank", shard="0/2")
+        summary = fill(tmp_path / "bank", variants=5, extend=True)
+        assert (summary.images, summary.rows) == (6 * 2 + 4 * 5, 50)
+
+    def test_sources_that_failed(self, tmp_path: Path) -> None:
+        fill(tmp_path, Photos(10, broken=[1, 2]))
+        summary = fill(tmp_path, Photos(10, broken=[2, 5]), variants=5, extend=True)
+        assert [entry["key"] for entry in summary.failed] == ["photo-000002.jpg"]
+        found = rows(tmp_path)
+        assert [variant for key, variant in found if key == "photo-000001.jpg"] == [0, 1, 2, 3, 4], "it can be read now"
+        assert [variant for key, variant in found if key == "photo-000005.jpg"] == [0, 1, 2], "what it had it keeps"
+        assert {entry["key"] for entry in summary.rejected} == {"photo-000005.jpg"}
+        assert verify_bank(tmp_path).ok
+
+
+class TestPlan:
+    def test_of_an_extension_writes_nothing(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        before = sorted((file.name, file.stat().st_mtime_ns) for file in tmp_path.iterdir())
+        options: dict[str, Any] = {"variants": 5, "unit_size": 4, "image_format": "png", "seconds": 0.01}
+        plan, _ = plan_bank(Photos(12), tmp_path, FakeGenerator(), extend=True, **options)
+        assert (plan.images, plan.images_left, len(plan.left), plan.kept) == (60, 30, 4, 30)
+        assert sorted((file.name, file.stat().st_mtime_ns) for file in tmp_path.iterdir()) == before
+        with pytest.raises(BankError, match="extend=True"):
+            plan_bank(Photos(12), tmp_path, FakeGenerator(), **options)
+
+    def test_says_so(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        fill(tmp_path)
+        fill(tmp_path, variants=5, extend=True, progress=True, engine=Local(1))
+        assert f"extending a bank of 30 images by 20: {tmp_path}" in capsys.readouterr().err
+
+
+def test_the_order_is_kept_only_where_it_differs(tmp_path: Path) -> None:
+    fill(tmp_path / "a", Photos(10))
+    fill(tmp_path / "a", Photos(12), extend=True)
+    assert not (tmp_path / "a" / KEYS).exists()
+    fill(tmp_path / "b", Some([0, 3]))
+    fill(tmp_path / "b", Some([0, 1, 3]), extend=True)
+    assert json.loads((tmp_path / "b" / KEYS).read_text()) == [f"photo-{i:06d}.jpg" for i in (0, 3, 1)]
+
+
+def test_card_and_info_tell_of_it(tmp_path: Path) -> None:
+    fill(tmp_path)
+    fill(tmp_path, Photos(12), variants=5, extend=True)
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    assert "variant + attempt * variants" in bank_card(manifest, 60)
+    assert "3, 5" in bank_card(manifest, 60)
+    said = CliRunner().invoke(app, ["bank", "info", str(tmp_path)]).stdout
+    assert "history: 3 variants of 10 sources until " in said
