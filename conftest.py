@@ -11,13 +11,15 @@ import pytest
 
 @pytest.fixture(scope="session")
 def diffusers_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Folders of a Stable Diffusion unCLIP pipeline, a Stable Diffusion pipeline and a ControlNet."""
+    """Folders of a Stable Diffusion unCLIP pipeline, a Stable Diffusion pipeline, a ControlNet and an image-to-image pipeline."""
     sys.path.insert(0, str(Path(__file__).parent / "tests"))
     import tiny_diffusion as tiny
+    import tiny_pipelines
 
     root = tmp_path_factory.mktemp("diffusers")
     base = tiny.stable_diffusion()
     parts = {"unclip_folder": tiny.unclip(), "base_folder": base, "controlnet_folder": tiny.controlnet(base.unet)}
+    parts["img2img_folder"] = tiny_pipelines.img2img()
     for name, part in parts.items():
         part.save_pretrained(root / name)
     return {name: str(root / name) for name in parts}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gentransforms.errors import GentransformsError
     from gentransforms.generators.base import ImageGenerator
     from gentransforms.generators.diffusion.controlnet import ControlNetVariation
+    from gentransforms.generators.diffusion.pipeline import PipelineVariation
     from gentransforms.generators.diffusion.variation import StableDiffusionVariation
     from gentransforms.generators.icgan.generator import ICGAN
     from gentransforms.generators.registry import list_pretrained, load_generator
@@ -37,6 +38,7 @@ __all__ = [
     "GenerativeAugment",
     "GentransformsError",
     "ImageGenerator",
+    "PipelineVariation",
     "StableDiffusionVariation",
     "TwoViews",
     "audit_bank",
@@ -60,6 +62,7 @@ _MODULES = {
     "GenerativeAugment": "transforms.generative",
     "GentransformsError": "errors",
     "ImageGenerator": "generators.base",
+    "PipelineVariation": "generators.diffusion.pipeline",
     "StableDiffusionVariation": "generators.diffusion.variation",
     "TwoViews": "transforms.two_views",
     "audit_bank": "audit.run",

@@ -65,7 +65,7 @@ def open_generator(name: str, device: str, options: Mapping[str, Any] | None = N
         raise WrongCall(f"--device {device}: not a device of this machine ({str(error).splitlines()[0]})") from error
     try:
         source = hub.Source(name)
-        kind = find_class(source, "controlnet" in options)
+        kind = find_class(source, options)
     except WeightsError as error:
         if _unreachable(error):
             raise

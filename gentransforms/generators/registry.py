@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ _OURS = {
     "ICGAN": "gentransforms.generators.icgan.generator",
     "StableDiffusionVariation": "gentransforms.generators.diffusion.variation",
     "ControlNetVariation": "gentransforms.generators.diffusion.controlnet",
+    "PipelineVariation": "gentransforms.generators.diffusion.pipeline",
 }
 
 
@@ -69,8 +70,8 @@ def list_pretrained() -> PretrainedTable:
 def load_generator(name_or_path: str | Path, **options: Any) -> ImageGenerator:
     """Load any saved generator or repository in diffusers layout, as the class that fits what is there.
 
-    A diffusers repository becomes a `ControlNetVariation` if it holds a ControlNet or ``controlnet=`` is given, else a
-    `StableDiffusionVariation`.
+    A diffusers repository becomes a `ControlNetVariation` if it holds a ControlNet or ``controlnet=`` is given, a
+    `StableDiffusionVariation` if it sees images by an embedding or ``ip_adapter=`` is given, else a `PipelineVariation`.
 
     Args:
         name_or_path: a bundled name, a folder, or a Hub repository ``"organisation/name"``.
@@ -87,7 +88,7 @@ def load_generator(name_or_path: str | Path, **options: Any) -> ImageGenerator:
     """
     names = ("revision", "token", "cache_dir", "local_files_only")
     source = hub.Source(name_or_path, **{name: options[name] for name in names if name in options})
-    kind = find_class(source, "controlnet" in options)
+    kind = find_class(source, options)
     check_option_names(kind, options)
     return kind.from_pretrained(name_or_path, **options)
 
@@ -106,22 +107,33 @@ def check_option_names(kind: type[ImageGenerator], names: Iterable[str]) -> None
         raise ConfigError(f"unknown option {unknown[0]!r} of {kind.__name__}: expected one of {', '.join(known)}")
 
 
-def find_class(source: hub.Source, controlled: bool = False) -> type[ImageGenerator]:
+def find_class(source: hub.Source, options: Collection[str] = ()) -> type[ImageGenerator]:
     """Return the class that loads what is in a folder or repository.
 
     Args:
         source: where.
-        controlled: whether a ControlNet is given beside it.
+        options: names of those that are given, such as ``controlnet`` or ``ip_adapter``.
 
     Raises:
         WeightsError: if nothing is there, or its class is not known.
     """
     description = hub.own_config(source)
     if description is None and (pipeline := hub.pipeline_class(source)) is not None:
-        return _class("ControlNetVariation" if controlled or "ControlNet" in pipeline else "StableDiffusionVariation", source)
+        return _class(_class_for(pipeline, options), source)
     description = description or hub.read_config(source)
     hub.check_format(source, description, FORMAT_VERSION)
     return _class(description["class"], source)
+
+
+def _class_for(pipeline: str, options: Collection[str]) -> str:
+    """Return the class that serves a pipeline of diffusers best."""
+    from gentransforms.generators.diffusion.loading import BASES
+
+    if "controlnet" in options or ("ControlNet" in pipeline and pipeline in BASES):
+        return "ControlNetVariation"
+    # From an image and a text alone our own loop makes nothing: it wants to see the image by its embedding.
+    by_its_call = pipeline not in BASES or ("Img2Img" in pipeline and "UnCLIP" not in pipeline)
+    return "PipelineVariation" if by_its_call and "ip_adapter" not in options else "StableDiffusionVariation"
 
 
 def _class(name: str, source: hub.Source) -> type[ImageGenerator]:

@@ -15,6 +15,7 @@ from gentransforms.generators.diffusion.appearance import UNetInputs, rows_of, w
 from gentransforms.generators.diffusion.describe import describe_part, describe_pipeline, networks_of
 from gentransforms.generators.diffusion.loading import rebuild
 from gentransforms.generators.diffusion.options import check_count, check_number, image_size, keyword_options, with_preset
+from gentransforms.generators.diffusion.pickling import drop_capturing_hooks
 from gentransforms.generators.diffusion.prompts import check_prompts, encode_prompts, takes_prompts
 from gentransforms.generators.diffusion.sampling import decode, denoise, draw, rngs_of
 from gentransforms.generators.diffusion.schedulers import build_scheduler, fresh
@@ -318,13 +319,7 @@ class DiffusionGenerator(ImageGenerator):
             self.vae.float()
 
     def __getstate__(self) -> dict[str, Any]:
-        # transformers hangs local functions on its models when hidden states are first asked for, which cannot be pickled;
-        # it hangs them there again when they are next asked for.
-        for module in self.modules():
-            for key, hook in list(module._forward_hooks.items()):
-                if getattr(hook, "__module__", "") == "transformers.utils.output_capturing":
-                    del module._forward_hooks[key]
-            module.__dict__.pop("_output_capturing_hooks_installed", None)
+        drop_capturing_hooks(self.modules())
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
         return state
 

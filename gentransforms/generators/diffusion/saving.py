@@ -16,7 +16,7 @@ from gentransforms.generators.base import FORMAT_VERSION
 from gentransforms.generators.card import model_card
 from gentransforms.hub import models as hub
 
-__all__ = ["IP_ADAPTER_FILE", "saved_options", "write"]
+__all__ = ["IP_ADAPTER_FILE", "describe", "saved_options", "write"]
 
 IP_ADAPTER_FILE = ("", "ip_adapter", "ip_adapter.safetensors")  # what an `ip_adapter` option of a saved folder says: the folder itself
 
@@ -38,6 +38,12 @@ def saved_options(source: hub.Source, class_name: str) -> dict[str, Any]:
     return dict(description["config"])
 
 
+def describe(generator: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``config.json`` says of a generator."""
+    ours = {"format": "gentransforms", "format_version": FORMAT_VERSION, "class": type(generator).__name__}
+    return ours | {"config": dict(config)}
+
+
 def write(
     generator: Any, directory: Path, options: Mapping[str, Any], dtype: torch.dtype | None, card: Mapping[str, Any], adapter: Path | None
 ) -> None:
@@ -55,8 +61,7 @@ def write(
         ConfigError: if the options or the card cannot be written, or an IP-Adapter's file is not known.
     """
     try:
-        ours = {"format": "gentransforms", "format_version": FORMAT_VERSION, "class": type(generator).__name__}
-        text = json.dumps(ours | {"config": dict(options)}, indent=2)
+        text = json.dumps(describe(generator, options), indent=2)
     except TypeError as error:
         raise ConfigError(f"config {dict(options)!r} cannot be written as JSON ({error}): use numbers, strings, lists, dicts") from error
     page, pipe = model_card(generator, card), generator.pipe

@@ -28,21 +28,25 @@ _IP_ADAPTER = {"IPAdapterAttnProcessor", "IPAdapterAttnProcessor2_0", "IPAdapter
 _FREEU = ("s1", "s2", "b1", "b2")
 
 
-def read_state(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
+def read_state(networks: Mapping[str, nn.Module], strict: bool = True) -> dict[str, Any]:
     """Return the state that decides images, JSON-able; empty for networks as they were loaded.
 
     Args:
         networks: by name: those of the pipeline, ControlNets and others.
+        strict: whether what is not known is refused, instead of recorded by its name.
 
     Returns:
         ``lora``: adapters that are active, merged or disabled, with their scales; ``freeu``: the four factors of each block;
-        ``tiling``: the tiles of a VAE.
+        ``tiling``: the tiles of a VAE; ``attention`` and ``hooks``, unless strict: classes of attention processors, and caches.
 
     Raises:
-        ConfigError: if a network holds what cannot be described (`check_networks`).
+        ConfigError: if a network holds what cannot be described (`check_networks`), and `strict`.
     """
-    check_networks(networks)
     state: dict[str, Any] = {}
+    if strict:
+        check_networks(networks)
+    else:
+        state = _name_unknown(networks)
     for name, network in networks.items():
         if lora := _read_lora(network):
             state.setdefault("lora", {})[name] = lora
@@ -52,6 +56,24 @@ def read_state(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
         if getattr(network, "use_tiling", False):
             state.setdefault("tiling", {})[name] = {key: value for key, value in vars(network).items() if key.startswith("tile_")}
     return state
+
+
+def _name_unknown(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """Return what changes how networks compute by the names of its classes, and the settings of caches between steps."""
+    state: dict[str, Any] = {}
+    for name, network in networks.items():
+        kinds = {type(p).__name__ for p in getattr(network, "attn_processors", {}).values()} - _EXACT
+        if kinds:
+            state.setdefault("attention", {})[name] = sorted(kinds)
+        if any(kind in _IP_ADAPTER for kind in kinds):
+            state.setdefault("ip_adapter_scale", {})[name] = ip_adapter_scale(network)
+        if (cache := getattr(network, "_cache_config", None)) is not None:
+            state.setdefault("hooks", {})[name] = f"{type(cache).__name__} {_plain_fields(cache)}"
+    return state
+
+
+def _plain_fields(config: Any) -> dict[str, Any]:
+    return {key: value for key, value in sorted(vars(config).items()) if isinstance(value, bool | int | float | str | list | tuple)}
 
 
 def apply_state(networks: Mapping[str, nn.Module], state: Mapping[str, Any]) -> None:

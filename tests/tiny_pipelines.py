@@ -1,0 +1,140 @@
+"""Tiny pipelines of other families than tiny_diffusion's, with random weights: the real components of diffusers, a few channels wide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tiny_diffusion as tiny
+import torch
+
+
+def img2img() -> Any:
+    """Stable Diffusion 1.5, image to image."""
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    return StableDiffusionImg2ImgPipeline(
+        vae=tiny.vae(), text_encoder=tiny.text_encoder(), tokenizer=tiny.tokenizer(), unet=tiny.unet(), scheduler=tiny.scheduler(),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def img2img_xl() -> Any:
+    """Stable Diffusion XL, image to image."""
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+
+    parts = tiny.stable_diffusion_xl().components
+    taken = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler")
+    return StableDiffusionXLImg2ImgPipeline(**{name: parts[name] for name in taken}, add_watermarker=False)
+
+
+def lcm() -> Any:
+    """A latent consistency model, image to image."""
+    from diffusers import LatentConsistencyModelImg2ImgPipeline, LCMScheduler
+
+    scheduler = LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+    return LatentConsistencyModelImg2ImgPipeline(
+        vae=tiny.vae(), text_encoder=tiny.text_encoder(), tokenizer=tiny.tokenizer(), unet=tiny.unet(time_cond_proj_dim=16),
+        scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def t5() -> tuple[Any, Any]:
+    """A T5 encoder and a tokenizer that knows single letters."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=32, d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4)
+    letters = {token: i for i, token in enumerate(["<pad>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz"])}
+    tokenizer = Tokenizer(models.WordLevel(letters, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=48)
+    return T5EncoderModel(config).eval(), fast
+
+
+def flux() -> Any:
+    """FLUX, image to image."""
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline, FluxTransformer2DModel
+
+    encoder, tokenizer = t5()
+    torch.manual_seed(2)
+    transformer = FluxTransformer2DModel(
+        patch_size=1, in_channels=8, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
+    ).eval()  # fmt: skip
+    torch.manual_seed(3)
+    vae = AutoencoderKL(
+        block_out_channels=(16, 32), layers_per_block=1, latent_channels=2, norm_num_groups=8, sample_size=32, shift_factor=0.05,
+        scaling_factor=1.5, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, use_quant_conv=False,
+        use_post_quant_conv=False,
+    ).eval()  # fmt: skip
+    return FluxImg2ImgPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae, text_encoder=tiny.text_encoder(), tokenizer=tiny.tokenizer(),
+        text_encoder_2=encoder, tokenizer_2=tokenizer, transformer=transformer,
+    )  # fmt: skip
+
+
+def kandinsky() -> tuple[Any, Any]:
+    """Kandinsky 2.2: the decoder and its prior."""
+    from diffusers import (
+        DDPMScheduler,
+        KandinskyV22Pipeline,
+        KandinskyV22PriorPipeline,
+        PriorTransformer,
+        UnCLIPScheduler,
+        UNet2DConditionModel,
+        VQModel,
+    )  # fmt: skip
+
+    torch.manual_seed(2)
+    unet = UNet2DConditionModel(
+        sample_size=16, in_channels=4, out_channels=8, layers_per_block=1, block_out_channels=(32, 64), addition_embed_type="image",
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), encoder_hid_dim=32, encoder_hid_dim_type="image_proj",
+        cross_attention_dim=32, attention_head_dim=4, resnet_time_scale_shift="scale_shift", class_embed_type=None,
+    ).eval()  # fmt: skip
+    torch.manual_seed(3)
+    movq = VQModel(
+        block_out_channels=(32, 64), down_block_types=("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), in_channels=3, latent_channels=4,
+        layers_per_block=1, norm_num_groups=8, norm_type="spatial", num_vq_embeddings=12, out_channels=3,
+        up_block_types=("AttnUpDecoderBlock2D", "UpDecoderBlock2D"), vq_embed_dim=4,
+    ).eval()  # fmt: skip
+    scheduler = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="linear", clip_sample=True, prediction_type="epsilon",
+        variance_type="learned_range", thresholding=False,
+    )  # fmt: skip
+    torch.manual_seed(4)
+    prior = PriorTransformer(num_attention_heads=2, attention_head_dim=12, embedding_dim=32, num_layers=1)
+    priors = KandinskyV22PriorPipeline(
+        prior=prior, image_encoder=tiny.image_encoder(), text_encoder=tiny.text_encoder(projection=True), tokenizer=tiny.tokenizer(),
+        scheduler=UnCLIPScheduler(variance_type="fixed_small_log", prediction_type="sample"), image_processor=tiny.image_processor(),
+    )  # fmt: skip
+    return KandinskyV22Pipeline(unet=unet, scheduler=scheduler, movq=movq), priors
+
+
+def flux2_klein() -> Any:
+    """FLUX.2 klein, which edits the image it is given by an instruction."""
+    from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Transformer2DModel
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(2)
+    transformer = Flux2Transformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=48, timestep_guidance_channels=256, axes_dims_rope=[4, 4, 4, 4], guidance_embeds=False,
+    ).eval()  # fmt: skip
+    torch.manual_seed(3)
+    vae = AutoencoderKLFlux2(
+        sample_size=32, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(16, 32),
+        layers_per_block=1, latent_channels=4, norm_num_groups=8, use_quant_conv=False, use_post_quant_conv=False,
+    ).eval()  # fmt: skip
+    torch.manual_seed(5)
+    config = Qwen3Config(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2, head_dim=8,
+        bos_token_id=None, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    _, tokenizer = t5()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    return Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae, text_encoder=Qwen3ForCausalLM(config).eval(), tokenizer=tokenizer,
+        transformer=transformer,
+    )  # fmt: skip
