@@ -11,10 +11,17 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+import torch
+from ssl_example import ssl
 
 from benchmarks import gpu_all
+from benchmarks.gpu_parts import bank, correctness, diffusion, icgan
+from benchmarks.gpu_parts import images as gpu_images
+from benchmarks.gpu_parts.context import Context
 from benchmarks.packing import pack
+from gentransforms.testing import FakeGenerator
 
 ROOT = Path(__file__).parents[1]
 # Stand-ins for parts: what they write before they end, fail or hang.
@@ -146,22 +153,90 @@ def run(out: Path, parts: str, *options: str) -> list[dict[str, Any]]:
     return rows
 
 
+class TestParts:
+    """Parts in miniature, in this process; those that start processes of their own are slow tests."""
+
+    @pytest.fixture
+    def context(self, tmp_path: Path, one_thread: None) -> Context:
+        (tmp_path / "out").mkdir()
+        return Context(torch.device("cpu"), True, None, None, tmp_path / "out", tmp_path / "work", time.monotonic() + 600)
+
+    def test_correctness(self, context: Context) -> None:
+        correctness.main(context)
+        found = json.loads((context.out / "result.json").read_text())
+        assert found["summary"] == {"passed": 9, "failed": 0, "skipped": 3}
+        assert {name for name, one in found["checks"].items() if one["outcome"] == "skipped"} == {
+            "no sync in the transform", "fork in a worker", "out of memory",
+        }  # fmt: skip
+
+    def test_a_check_that_fails_does_not_stop_the_others(self, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("check_bfloat16", "check_diffusion", "check_compile", "check_training_step"):
+            monkeypatch.setattr(correctness, name, lambda *_: {})
+        monkeypatch.setattr(correctness, "check_autocast", lambda _: next(iter(())))
+        monkeypatch.setattr(correctness, "check", lambda _: {})
+        with pytest.raises(SystemExit):
+            correctness.main(context)
+        summary = json.loads((context.out / "result.json").read_text())["summary"]
+        assert summary == {"passed": 8, "failed": 1, "skipped": 3, "which failed": "autocast"}
+
+    def test_differences_are_bounded(self) -> None:
+        images, seeds = correctness.photos(3), torch.arange(3)
+        generator = FakeGenerator(size=32)
+        reference = generator(images, seeds)
+        assert max(correctness.compare(generator, reference, images, seeds, 1e-4).values()) <= 1e-4
+        for wrong in (reference + 0.01, reference * torch.nan):
+            with pytest.raises(AssertionError, match=r"device_vs_cpu: .*expected at most"):
+                correctness.compare(generator, wrong, images, seeds, 1e-4)
+
+    def test_icgan(self, context: Context) -> None:
+        icgan.main(context)
+        found = json.loads((context.out / "result.json").read_text())
+        assert [row["batch"] for row in found["rows"]] == [1, 2, 4]
+        assert all(row["images_per_second"] > 0 and row["share_of_ceiling"] >= 0 for row in found["rows"])
+        assert "images_per_second" in found["missed"]  # no CPU makes 3,000 a second
+        assert "conv" in (context.out / "profile-icgan256.txt").read_text()
+
+    def test_diffusion(self, context: Context) -> None:
+        diffusion.main(context)
+        found = json.loads((context.out / "result.json").read_text())
+        assert [(row["what"], row["batch"]) for row in found["rows"]] == [
+            ("ours", 2), ("stock", 2), ("ours", 1), ("stock", 1), ("ours, tiny VAE", 2),
+        ]  # fmt: skip
+        assert found["summary"]["times_stock"] > 0
+        assert (context.out / "profile-unclip.txt").exists()
+
+    def test_bank(self, context: Context) -> None:
+        bank.main(context)
+        found = json.loads((context.out / "result.json").read_text())
+        assert found["images"] == 40
+        assert found["summary"]["share_of_bare_generator"] > 0
+
+    def test_held_out_images(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of one Parquet file those are held out that the SSL recipes hold out, and both have all classes."""
+        monkeypatch.setattr(gpu_images, "HELD_OUT", 4)
+        data = gpu_images.toy_images(tmp_path / "data.parquet", 22, 0)
+        context = Context(torch.device("cpu"), False, data, None, tmp_path, tmp_path, time.monotonic() + 60)
+        train, test = (pq.read_table(path) for path in gpu_images.labelled_images(context))
+        kept, held = ssl("data").split_rows(22, None, 4)
+        table = pq.read_table(data)
+        assert train.equals(table.take(kept.numpy()))
+        assert test.equals(table.take(held.numpy()))
+        context.test = data
+        assert gpu_images.labelled_images(context) == (data, data)
+
+
 class TestRehearsal:
     """All parts, in miniature, on the CPU, in processes of their own."""
 
-    def test_bank(self, tmp_path: Path) -> None:
-        (row,) = run(tmp_path, "6", "--minutes", "5")
-        assert row["figures"]["share_of_bare_generator"] > 0
-
     @pytest.mark.slow
-    def test_throughput_and_correctness(self, tmp_path: Path) -> None:
-        correctness, icgan, diffusion = run(tmp_path, "1,2,3", "--minutes", "15")
+    def test_all_but_the_training(self, tmp_path: Path) -> None:
+        correctness, icgan, diffusion, filled = run(tmp_path, "1,2,3,6", "--minutes", "15")
         assert (correctness["figures"]["passed"], correctness["figures"]["failed"], correctness["figures"]["skipped"]) == (9, 0, 3)
         assert icgan["figures"]["images_per_second"] > 0
         assert {"images_per_second", "times_stock", "draft_images_per_second"} <= set(diffusion["figures"])
+        assert filled["figures"]["share_of_bare_generator"] > 0
         with zipfile.ZipFile(tmp_path / "part2-icgan.zip") as packed:
-            assert "profile-icgan256.txt" in packed.namelist()
-            assert len(json.loads(packed.read("result.json"))["rows"]) == 3
+            assert {"result.json", "log.txt", "profile-icgan256.txt"} <= set(packed.namelist())
 
     @pytest.mark.slow
     def test_training_and_what_follows_it(self, tmp_path: Path) -> None:
