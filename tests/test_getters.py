@@ -131,6 +131,19 @@ class TestPerImageInputs:
         other = [masks[0], tv_tensors.Mask(torch.zeros(1, 6, 5, dtype=torch.int64))]
         assert [tuple(mask.shape) for mask in self.given(other, PICTURE, PICTURE)] == [(1, 4, 4), (1, 6, 5)]
 
+    @pytest.mark.parametrize(
+        ("images", "mask", "words"),
+        [
+            ([torch.zeros(3, 6, 8)], torch.zeros(1, 8, 6), "6 x 8 pixels, and its image is 8 x 6"),
+            ([torch.zeros(2, 3, 6, 8)], torch.zeros(2, 3, 4), "4 x 3 pixels, and its image is 8 x 6"),
+            ([PIL.Image.new("RGB", (8, 6))], PIL.Image.new("L", (6, 8)), "6 x 8 pixels, and its image is 8 x 6"),
+            ([torch.zeros(3, 6, 8), torch.zeros(3, 4, 4)], [torch.zeros(6, 8), torch.zeros(6, 8)], "8 x 6 pixels, and its image is 4 x 4"),
+        ],
+    )
+    def test_a_mask_of_another_size_names_both(self, images: list[Any], mask: Any, words: str) -> None:
+        with pytest.raises(ConfigError, match=f"a mask of {words}"):
+            per_image_inputs({"masks": mask}, images, ["masks"])
+
     def test_a_mask_is_a_plain_tensor_to_a_generator(self) -> None:
         assert type(self.given(tv_tensors.Mask(torch.zeros(4, 8, 8)), BATCH)) is torch.Tensor
 

@@ -370,7 +370,7 @@ class TestInputsGetter:
     def test_values_are_gathered_by_the_coin(self) -> None:
         values = {
             "labels": torch.arange(100, 108),
-            "masks": torch.arange(8).view(8, 1, 1, 1).expand(8, 1, 4, 4),
+            "masks": torch.arange(8).view(8, 1, 1, 1).expand(8, 1, 16, 16),
             "prompts": [f"photo {i}" for i in range(8)],
         }
         generator = self.run(values)

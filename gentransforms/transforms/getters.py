@@ -79,7 +79,7 @@ def per_image_inputs(values: Any, images: Sequence[Image], names: Sequence[str])
     dimensions, a list its length.
 
     Raises:
-        ConfigError: if `values` is not a mapping or a value has another length.
+        ConfigError: if `values` is not a mapping, a value has another length, or a mask another size than its image.
 
     Example:
         >>> import torch
@@ -109,6 +109,8 @@ def per_image_inputs(values: Any, images: Sequence[Image], names: Sequence[str])
             value = torch.tensor(value)
         elif not isinstance(value, Tensor) and all(isinstance(v, Tensor) for v in value):
             value = _stack(name, value)
+        if name == "masks":
+            _check_masks(value, images)
         out[name] = value
     return out
 
@@ -132,6 +134,25 @@ def _leading(images: Sequence[Image]) -> tuple[int, ...]:
     if len(images) != 1:
         return (len(images),)
     return () if isinstance(images[0], PIL.Image.Image) else tuple(images[0].shape[:-3])
+
+
+def _check_masks(masks: Any, images: Sequence[Image]) -> None:
+    """Refuse masks of another size than their images, which do not say where in the image a value stands."""
+    sizes = [size for image in images for size in [_size(image)] * count_of([image])]
+    for mask, size in zip(masks, sizes, strict=True):
+        own = _size(mask)
+        if own is not None and size is not None and own != size:
+            raise ConfigError(
+                f"inputs_getter: a mask of {own[1]} x {own[0]} pixels, and its image is {size[1]} x {size[0]}: expected the same size; "
+                "turn, crop and resize a mask with its image"
+            )
+
+
+def _size(image: Any) -> tuple[int, int] | None:
+    """The (h, w) of an image or mask; None of something else, which the generator refuses."""
+    if isinstance(image, PIL.Image.Image):
+        return image.height, image.width
+    return (int(image.shape[-2]), int(image.shape[-1])) if getattr(image, "ndim", 0) >= 2 else None
 
 
 def _stack(name: str, values: Sequence[Tensor]) -> Any:
