@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 import gentransforms as gt
 from benchmarks.bank_generators import Free, Same, smooth_images
 from gentransforms.bank.format.facts import describe_bank
+from gentransforms.bank.format.index import write_index
 from gentransforms.bank.format.manifest import create_manifest, hash_keys, hash_manifest
 from gentransforms.bank.format.unit import Row, plan_units, write_unit
 from gentransforms.bank.generate.encode import Encoding
@@ -117,6 +118,7 @@ def fake_bank(path: Path, sources: int, variants: int, unit_size: int = 1000) ->
     for unit in plan_units(sources, unit_size):
         rows = [Row(keys[i], v, 0, 0, b"\xff" * 100) for i in range(unit.start, unit.stop) for v in range(variants)]
         write_unit(path, unit, rows, "str", facts)
+    assert write_index(path)
     return path
 
 
@@ -133,9 +135,11 @@ def test_bank_rows(benchmark: Any, hundred_thousand: gt.Bank) -> None:
     assert len(benchmark(hundred_thousand.read, keys, variants, decode=False)) == 256
 
 
-@pytest.mark.parametrize(("sources", "variants"), [(100_000, 10), (1_000_000, 1)])
-def test_bank_open(benchmark: Any, tmp_path_factory: pytest.TempPathFactory, sources: int, variants: int) -> None:
-    """Opening a million rows, in 100 or 1,000 files."""
-    path = fake_bank(tmp_path_factory.mktemp("open") / "bank", sources, variants)
-    assert len(benchmark.pedantic(gt.Bank.open, (path,), rounds=3, warmup_rounds=1)) == 1_000_000
+@pytest.mark.parametrize(
+    ("sources", "variants", "unit_size"), [(100_000, 10, 1000), (1_000_000, 1, 1000), (1_280_000, 1, 100)], ids=["10", "1", "12800"]
+)
+def test_bank_open(benchmark: Any, tmp_path_factory: pytest.TempPathFactory, sources: int, variants: int, unit_size: int) -> None:
+    """Opening a million rows in 100 and in 1,000 units, and the keys of ImageNet in 12,800 units."""
+    path = fake_bank(tmp_path_factory.mktemp("open") / "bank", sources, variants, unit_size)
+    assert len(benchmark.pedantic(gt.Bank.open, (path,), rounds=5, warmup_rounds=1)) == sources * variants
     shutil.rmtree(path)

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from small_banks import KEYS, SIZE, make_bank, pixels, png
+from small_banks import KEYS, SIZE, encoded, make_bank, pixels, png
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
@@ -93,13 +93,13 @@ class TestArguments:
         with pytest.raises(ConfigError, match=r"keys_getter=.*expected a function"):
             BankAugment(bank, keys_getter=getter)
 
-    @pytest.mark.parametrize("other", [None, 3, ["bank"], FakeGenerator])
+    @pytest.mark.parametrize("other", [None, 3, {"bank"}, FakeGenerator])
     def test_a_bank_is_a_bank_or_its_path(self, other: Any) -> None:
         with pytest.raises(ConfigError, match=r"bank=.*expected a Bank"):
             BankAugment(other)
 
     def test_opens_a_path(self, bank: Bank, tmp_path: Path) -> None:
-        assert BankAugment(str(bank.path)).bank.keys == BankAugment(bank.path).bank.keys == bank.keys
+        assert BankAugment(str(bank.path)).banks[0].keys == BankAugment(bank.path).banks[0].keys == bank.keys
         with pytest.raises(BankError, match="no such directory"):
             BankAugment(tmp_path / "none")
 
@@ -608,4 +608,112 @@ class TestLoops:
             expected = augment(torch.stack([GREY] * 9), list(range(9)))[0]
             torch.manual_seed(1)
             assert again(torch.stack([GREY] * 9), list(range(9)))[0].equal(expected)
-        assert copy.deepcopy(augment).bank is numbered
+        assert copy.deepcopy(augment).banks[0] is numbered
+
+
+class TestSeveralBanks:
+    """Two generators' variants of one data set, drawn by weight."""
+
+    KEYS = ("a", "b", "c")
+
+    def bank(self, path: Path, colour: int, variants: int = 2, size: tuple[int, int] = SIZE, **options: Any) -> Bank:
+        """A bank in which variant v of every key is of one colour, ``colour + v``."""
+
+        def paint(_position: int, variant: int) -> bytes:
+            return encoded(torch.full((3, *size), colour + variant, dtype=torch.uint8), "PNG")
+
+        return Bank.open(make_bank(path, keys=options.pop("keys", self.KEYS), variants=variants, size=size, image=paint, **options))
+
+    def colours(self, augment: BankAugment, count: int, key: str = "a") -> Tensor:
+        images = augment({"image": torch.zeros(count, 3, *SIZE, dtype=torch.uint8), "key": [key] * count})["image"]
+        assert images.flatten(1).float().var(1).max() == 0, "an image is of one bank"
+        return images[:, 0, 0, 0]
+
+    def test_are_drawn_by_weight_and_variants_uniformly(self, tmp_path: Path) -> None:
+        banks = [self.bank(tmp_path / "1", 10, variants=2), self.bank(tmp_path / "2", 100, variants=4)]
+        augment = BankAugment(banks, p=1.0, weights=[3, 1])
+        torch.manual_seed(0)
+        found = torch.bincount(self.colours(augment, 8000).long(), minlength=256) / 8000
+        expected = torch.zeros(256)
+        expected[10:12], expected[100:104] = 3 / 4 / 2, 1 / 4 / 4
+        # Five standard deviations of a share of 8,000 draws.
+        assert (found - expected).abs().max() < 5 * (0.375 * 0.625 / 8000) ** 0.5
+        torch.manual_seed(0)
+        equal = self.colours(BankAugment(banks, p=1.0), 8000) >= 100
+        assert abs(equal.float().mean() - 0.5) < 5 * (0.25 / 8000) ** 0.5
+
+    def test_of_one_bank_in_a_list_as_of_the_bank(self, tmp_path: Path) -> None:
+        bank = self.bank(tmp_path, 10, variants=7)
+        found = []
+        for given in (bank, [bank], (bank.path,)):
+            torch.manual_seed(3)
+            found.append(self.colours(BankAugment(given, p=0.5), 50).tolist())
+        assert found[0] == found[1] == found[2]
+        assert len(set(found[0])) == 8, "seven variants, and images that were not selected"
+
+    def test_as_many_numbers_are_drawn_as_for_one(self, tmp_path: Path) -> None:
+        one, two = self.bank(tmp_path / "1", 10), self.bank(tmp_path / "2", 100)
+        states = []
+        for banks in (one, [one, two]):
+            torch.manual_seed(0)
+            self.colours(BankAugment(banks, p=0.5), 9)
+            states.append(torch.get_rng_state())
+        assert states[0].equal(states[1])
+
+    def test_a_bank_without_variants_of_a_key_is_left_out(self, tmp_path: Path) -> None:
+        banks = [self.bank(tmp_path / "1", 10, failed={"b": "truncated"}), self.bank(tmp_path / "2", 100)]
+        augment = BankAugment(banks, p=1.0, weights=[100, 1])
+        assert set(self.colours(augment, 50, "b").tolist()) == {100, 101}
+        assert set(self.colours(augment, 50, "a").tolist()) >= {10, 11}
+
+    def test_a_key_that_none_of_them_has(self, tmp_path: Path) -> None:
+        banks = [self.bank(tmp_path / str(i), 10, failed={"b": "truncated"}) for i in range(2)]
+        with pytest.raises(MissingKeyError, match=r"'b' has no images.*truncated.*1 more banks"):
+            self.colours(BankAugment(banks), 1, "b")
+        augment = BankAugment(banks, p=1.0, missing="source")
+        assert self.colours(augment, 4, "b").tolist() == [0] * 4
+        assert augment.missing_count == 4
+
+    def test_images_of_several_sizes_are_resized_once(self, tmp_path: Path) -> None:
+        banks = [self.bank(tmp_path / "1", 10, size=(4, 6)), self.bank(tmp_path / "2", 100, size=(16, 16))]
+        for output_size, expected in (("input", SIZE), ((9, 11), (9, 11))):
+            augment = BankAugment(banks, p=1.0, output_size=output_size)
+            images = augment({"image": torch.zeros(60, 3, *SIZE, dtype=torch.uint8), "key": ["a"] * 60})["image"]
+            assert tuple(images.shape[-2:]) == expected
+            assert set(images[:, 0, 0, 0].tolist()) == {10, 11, 100, 101}
+        for output_size in ("generator", "native"):
+            with pytest.raises(ConfigError, match=rf"output_size='{output_size}': the banks have images of 4 x 6 and 16 x 16"):
+                BankAugment(banks, output_size=output_size)
+
+    @pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1], [1, float("nan")], [1, float("inf")], [1, "2"], [True, 1], 2, "12"])
+    def test_wrong_weights(self, tmp_path: Path, weights: Any) -> None:
+        banks = [self.bank(tmp_path / str(i), 10) for i in range(2)]
+        with pytest.raises(ConfigError, match=r"weights=.*expected a list of 2 positive numbers"):
+            BankAugment(banks, weights=weights)
+
+    @pytest.mark.parametrize("banks", [[], [None], {"a": 1}, 3, None])
+    def test_what_is_no_bank(self, banks: Any) -> None:
+        with pytest.raises(ConfigError, match="expected a Bank or the path of one, or a list of them"):
+            BankAugment(banks)
+
+    def test_keys_of_two_kinds(self, tmp_path: Path) -> None:
+        banks = [self.bank(tmp_path / "text", 10), self.bank(tmp_path / "numbers", 10, keys=(0, 1))]
+        with pytest.raises(ConfigError, match=r"the keys of .*numbers are int and those of .*text are str"):
+            BankAugment(banks)
+
+    def test_geometry_is_kept_only_if_all_keep_it(self, tmp_path: Path) -> None:
+        keeps, loses = (self.bank(tmp_path / str(kept), 10, preserves_geometry=kept) for kept in (True, False))
+        boxes = tv_tensors.BoundingBoxes([[0, 0, 2, 2]], format="XYXY", canvas_size=SIZE)
+        sample = {"image": torch.zeros(3, *SIZE, dtype=torch.uint8), "boxes": boxes, "key": "a"}
+        BankAugment([keeps, keeps])(sample)
+        with pytest.raises(ImageError, match="these banks"):
+            BankAugment([keeps, loses])(sample)
+
+    def test_travels_to_another_process(self, tmp_path: Path) -> None:
+        augment = BankAugment([self.bank(tmp_path / "1", 10), self.bank(tmp_path / "2", 100)], p=1.0, weights=[1, 2])
+        for again in (copy.deepcopy(augment), pickle.loads(pickle.dumps(augment))):
+            torch.manual_seed(0)
+            first = self.colours(augment, 20)
+            torch.manual_seed(0)
+            assert self.colours(again, 20).equal(first)
+        assert "weights=[1.0, 2.0]" in repr(augment)

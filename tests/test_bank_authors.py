@@ -206,9 +206,7 @@ class TestRefused:
     @pytest.mark.parametrize("size", [(12, 15), (16, 12)])
     def test_another_size(self, folder: Path, photos: Path, size: tuple[int, int]) -> None:
         write(folder / "n02102040" / "n02102040_1_2_7.JPEG", jpeg(2, 7, size))
-        refused(
-            folder, photos, rf"n02102040_1_2_7\.JPEG is {size[0]} x {size[1]} pixels, expected all of one size, 12 x 16: mend or remove"
-        )
+        refused(folder, photos, rf"n02102040_1_2_7\.JPEG is {size[0]} x {size[1]} pixels, expected all of one size, 12 x 16: fix or remove")
 
     @pytest.mark.parametrize(
         "damage",
@@ -218,7 +216,7 @@ class TestRefused:
     @pytest.mark.parametrize("name", ["n01440764/n01440764_10026_0.JPEG", "n02102040/n02102040_1_2_7.JPEG"])
     def test_damaged(self, folder: Path, photos: Path, name: str, damage: Any) -> None:
         write(folder / name, damage((folder / name).read_bytes()))
-        refused(folder, photos, rf"{name}:? cannot be read as an image \(.*\): mend or remove it, then import again")
+        refused(folder, photos, rf"{name}:? cannot be read as an image \(.*\): fix or remove it, then import again")
 
     def test_many_damaged_make_one_sentence(self, folder: Path, photos: Path) -> None:
         for variant in range(5):

@@ -696,7 +696,7 @@ class TestBankInfo:
         lines = dict(line.split(": ", 1) for line in result.stdout.splitlines())
         assert lines.pop("created")
         assert lines == {
-            "bank": f"{tmp_path / 'bank'} (whole)",
+            "bank": f"{tmp_path / 'bank'} (complete)",
             "images": "21 of 7 keys, 32 x 32 pixels",
             "sources": "7, 3 variants of each asked for",
             "failed": "0 sources, 0 variants rejected",

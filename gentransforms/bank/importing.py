@@ -187,14 +187,14 @@ def _first(folder: Path, found: _Tails) -> tuple[list[int], str]:
     try:
         return _look(_read(path))
     except BankError as error:
-        raise BankError(f"{path}: {error}: mend or remove it, then import again") from error
+        raise BankError(f"{path}: {error}: fix or remove it, then import again") from error
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BankError(f"{path}: cannot be read: {error.strerror or error}; mend or remove it, then import again") from error
+        raise BankError(f"{path}: cannot be read: {error.strerror or error}; fix or remove it, then import again") from error
 
 
 def _look(data: bytes) -> tuple[list[int], str]:
@@ -236,7 +236,7 @@ def _copy(
             problems.append(f"{stem}{tail} {problem}")
     if problems:
         more = f" (and {len(problems) - 1} more of its neighbours have such faults)" if len(problems) > 1 else ""
-        raise BankError(f"{folder}: {problems[0]}{more}: mend or remove it, then import again")
+        raise BankError(f"{folder}: {problems[0]}{more}: fix or remove it, then import again")
     present = {(i, _number(tail)) for i, _, tail in files}
     lacking = [(i, n) for i in range(unit.start, unit.stop) for n in range(manifest["settings"]["variants"]) if (i, n) not in present]
     rejected = [{"key": keys[i], "index": i, "variant": n, "attempts": 0, "reason": "no such file was imported"} for i, n in lacking]

@@ -18,7 +18,7 @@ from torch import Tensor
 from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.images import Images, decode_rgb, map_file
 from gentransforms.bank.format.index import Index, build_index, list_sizes, read_index
-from gentransforms.bank.format.lookup import Lookup, Numbers
+from gentransforms.bank.format.lookup import Numbers
 from gentransforms.bank.format.manifest import MANIFEST, hash_json, hash_manifest, is_export, read_manifest
 from gentransforms.bank.format.unit import ADVICE, unit_schema
 from gentransforms.bank.selection import Selection, choose_rows
@@ -70,7 +70,7 @@ class Bank:
         self,
         manifest: dict[str, Any],
         index: Index,
-        load: Callable[[int], list[pa.RecordBatch]],
+        find_file: Callable[[int], Path],
         *,
         path: Path,
         missing_units: int = 0,
@@ -81,15 +81,16 @@ class Bank:
         Args:
             manifest: checked by `check_manifest`.
             index: of its files.
-            load: maps the rows of the file of a number, with the columns of `unit_schema`.
+            find_file: returns the path of the file of a number, which has the columns of `unit_schema`.
             path: where it is.
             missing_units: how many units are not there.
             reopen: a function and its arguments that give the same bank in another process.
         """
         self.path, self.manifest = path, manifest
         self._facts = Facts.read(manifest, str(path / MANIFEST))
-        self._lookup, self._load = index.lookup, load
-        self._images = Images(index.lookup, load)
+        self._lookup, self._find_file = index.lookup, find_file
+        self._schema = unit_schema(self._facts.key_type)
+        self._images = Images(index.lookup, self._schema, find_file)
         self.failed, self.rejected = index.failed, index.rejected
         self.missing_units, self._reopen = missing_units, reopen
         self.selection: Selection | None = None
@@ -236,11 +237,11 @@ class Bank:
             return f"variant {variant} of key {key!r} is left out by {what}: {advice}"
         if there and not 0 <= variant < self.variants:
             return f"key {key!r} has no variant {variant}: this bank was made with variants 0 to {self.variants - 1}"
-        drawn = next((e for e in self.rejected if e["key"] == key and type(e["key"]) is type(key) and e.get("variant") == variant), None)
-        if drawn is not None:
+        refused = next((e for e in self.rejected if e["key"] == key and type(e["key"]) is type(key) and e.get("variant") == variant), None)
+        if refused is not None:
             return (
-                f"variant {variant} of key {key!r} was rejected after {drawn.get('attempts')} attempts ({drawn.get('reason')}): "
-                + (f"it has {there}; draw among variants_of(key)" if there else 'leave the key out, or use missing="source"')
+                f"variant {variant} of key {key!r} was rejected after {refused.get('attempts')} attempts ({refused.get('reason')}): "
+                + (f"it has {there}; choose among variants_of(key)" if there else 'leave the key out, or use missing="source"')
             )  # fmt: skip
         if there:
             return f"key {key!r} has no variant {variant}, but {there}: {ADVICE}"
@@ -248,7 +249,7 @@ class Bank:
         if lost is not None:
             return (
                 f"key {key!r} has no images, because its source could not be read ({lost.get('reason')}): "
-                "mend it and run generate with --retry-failed, or leave it out"
+                "fix it and run generate with --retry-failed, or leave it out"
             )  # fmt: skip
         return f"key {key!r} is not in this bank{self._hint(key)}"
 
@@ -256,7 +257,7 @@ class Bank:
         """Yield all rows in order, as memory-mapped record batches with the columns of `unit_schema`."""
         kept, row = self._lookup.kept, 0
         for number in range(len(self._lookup.files)):
-            for batch in self._load(number):
+            for batch in map_file(self._find_file(number), self._schema):
                 yield batch if kept is None else batch.filter(arrow().array(kept[row : row + len(batch)]))
                 row += len(batch)
 
@@ -379,7 +380,7 @@ def _open_repository(repo_id: str, revision: str | None, cached: Sequence[str] =
 
 
 def _opened(opened: Exported, reopen: tuple[Any, tuple[Any, ...]]) -> Bank:
-    return Bank(opened.manifest, opened.index, opened.load, path=opened.folder, reopen=reopen)
+    return Bank(opened.manifest, opened.index, opened.find_file, path=opened.folder, reopen=reopen)
 
 
 def _open_directory(directory: Path, partial: bool, names: Sequence[str] | None = None, digest: str | None = None) -> Bank:
@@ -394,7 +395,8 @@ def _open_directory(directory: Path, partial: bool, names: Sequence[str] | None 
     if index is None:
         index, missing = _read_units(directory, facts, partial, names)
     reopen = (_open_directory, (directory, False, index.lookup.files if missing else None, found))
-    return Bank(manifest, index, _Loader(directory, facts, index.lookup), path=directory, missing_units=missing, reopen=reopen)
+    files = index.lookup.files
+    return Bank(manifest, index, lambda number: directory / files[number], path=directory, missing_units=missing, reopen=reopen)
 
 
 def _map_index(directory: Path, facts: Facts) -> Index | None:
@@ -426,24 +428,6 @@ def _read_units(directory: Path, facts: Facts, partial: bool, names: Sequence[st
             "images: run generate with the settings of this bank again to finish it, or open it with partial=True"
         )
     return build_index(directory, facts, there, sizes), missing
-
-
-class _Loader:
-    """Maps the units of a bank, by their numbers in its lookup."""
-
-    def __init__(self, directory: Path, facts: Facts, lookup: Lookup) -> None:
-        self._directory, self._lookup, self._schema = directory, lookup, unit_schema(facts.key_type)
-
-    def __call__(self, number: int) -> list[pa.RecordBatch]:
-        path = self._directory / self._lookup.files[number]
-        expected = int(self._lookup.file_sizes[number])
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise BankError(f"{path}: is gone since the bank was opened ({error.strerror}): {ADVICE}") from error
-        if size != expected:
-            raise BankError(f"{path}: has {size:,} bytes, expected {expected:,}: it is damaged, or was made again meanwhile; {ADVICE}")
-        return map_file(path, self._schema)
 
 
 def _variants(variants: Any) -> list[int]:

@@ -1,4 +1,4 @@
-"""``gentransforms bank``: look at banks, check them, share them."""
+"""``gentransforms bank``: inspect, verify and share banks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gentransforms.paths import local_path
 
 __all__ = ["app"]
 
-app = PathsExpanded(rich_markup_mode=None, help="Look at banks, check them, share them.", no_args_is_help=True)
+app = PathsExpanded(rich_markup_mode=None, help="Inspect, verify and share banks.", no_args_is_help=True)
 
 app.command()(audit)
 app.command()(select)
@@ -28,10 +28,10 @@ _Bank = Annotated[Path, typer.Argument(help="Directory of the bank.", show_defau
 @app.command()
 def info(
     bank: Annotated[str, typer.Argument(help="Directory of the bank, or data set on the Hub.", show_default=False)],
-    revision: Annotated[str | None, typer.Option(help="Of a data set on the Hub.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest and these facts as JSON.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a data set on the Hub.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest and the state of the bank as JSON.")] = False,
 ) -> None:
-    """Say what a bank holds and how it was made; an unfinished one too.
+    """Show what a bank holds and how it was made, even if it is unfinished.
 
     \b
     Example:
@@ -53,7 +53,7 @@ def info(
     settings, generator, source, made = (opened.manifest[name] for name in ("settings", "generator", "source", "info"))
     quality = settings.get("quality")
     lines = {
-        "bank": f"{opened.path} ({f'unfinished, {opened.missing_units} units are missing' if opened.missing_units else 'whole'})",
+        "bank": f"{opened.path} ({f'unfinished, {opened.missing_units} units are missing' if opened.missing_units else 'complete'})",
         "images": f"{len(opened)} of {len(opened.keys)} keys, {opened.image_size[0]} x {opened.image_size[1]} pixels",
         "sources": f"{source['count']}, {settings['variants']} variants of each asked for",
         "failed": f"{len(opened.failed)} sources, {len(opened.rejected)} variants rejected",
@@ -72,11 +72,13 @@ def info(
 @app.command()
 def verify(
     bank: _Bank,
-    images: Annotated[bool, typer.Option(help="Decode every image, too.")] = True,
-    threads: Annotated[int | None, typer.Option(min=1, help="That decode; one for each core by default, at most 8.")] = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Remove damaged units, so that generate makes them again.")] = False,
+    images: Annotated[bool, typer.Option(help="Decode every image as well.")] = True,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that decode; by default one per core, at most 8.")] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove damaged units for generate to make again; rebuild a wrong index.")
+    ] = False,
 ) -> None:
-    """Check every file, row and image of a bank, or of its export; exit code 1 if something is wrong.
+    """Check every file, row and image of a bank or an export; exit code 1 if anything is wrong.
 
     \b
     Example:
@@ -97,13 +99,13 @@ def verify(
 @app.command()
 def export(
     bank: _Bank,
-    output: Annotated[Path, typer.Argument(help="New directory, for Parquet files, manifest and card.", show_default=False)],
-    shard_bytes: Annotated[int, typer.Option(min=1, help="Of images in one Parquet file, about.")] = 500_000_000,
-    license: Annotated[str | None, typer.Option(help="Of the images, for the card, such as cc-by-nc-4.0.")] = None,
-    description: Annotated[str, typer.Option(help="For the card.", show_default=False)] = "",
-    repo_id: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Where it will be on the Hub, for the card.")] = None,
+    output: Annotated[Path, typer.Argument(help="New directory for the Parquet files, the manifest and the card.", show_default=False)],
+    shard_bytes: Annotated[int, typer.Option(min=1, help="Approximate size of a Parquet file.")] = 500_000_000,
+    license: Annotated[str | None, typer.Option(help="Licence of the images for the card, such as cc-by-nc-4.0.")] = None,
+    description: Annotated[str, typer.Option(help="Description for the card.", show_default=False)] = "",
+    repo_id: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Its future repository on the Hub, for the card.")] = None,
 ) -> None:
-    """Write a bank as the Hub holds it: an ordinary Hugging Face data set, with a card.
+    """Write a bank as an ordinary Hugging Face data set with a card, as the Hub holds it.
 
     \b
     Example:
@@ -122,15 +124,16 @@ def export(
 def push(
     bank: _Bank,
     repo_id: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Data set repository; made if absent.", show_default=False)],
-    license: Annotated[str | None, typer.Option(help="Of the images, for the card, such as cc-by-nc-4.0.")] = None,
-    description: Annotated[str, typer.Option(help="For the card.", show_default=False)] = "",
-    private: Annotated[bool, typer.Option("--private", help="Make a private repository.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch to upload to; main by default.")] = None,
-    commit_message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    license: Annotated[str | None, typer.Option(help="Licence of the images for the card, such as cc-by-nc-4.0.")] = None,
+    description: Annotated[str, typer.Option(help="Description for the card.", show_default=False)] = "",
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to upload to; by default main.")] = None,
+    commit_message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
 ) -> None:
-    """Share a bank on the Hugging Face Hub, and print the address of the commit.
+    """Upload a bank to the Hugging Face Hub and print the address of the commit.
 
-    Log in first with `hf auth login`, or set HF_TOKEN.
+    Log in first with `hf auth login`, or set HF_TOKEN. One Parquet file of about 500 MB at a time lies on the disk. If the upload
+    is interrupted, run it again: files that the Hub already has are not uploaded again.
 
     \b
     Example:
@@ -148,17 +151,17 @@ def push(
 
 @app.command("import")
 def import_files(
-    variants_folder: Annotated[Path, typer.Argument(help="Holds the files <class>/<name>_<i>.JPEG.", show_default=False)],
-    source: Annotated[Path, typer.Argument(help="Folder of the images they were made of.", show_default=False)],
+    variants_folder: Annotated[Path, typer.Argument(help="Folder of the files <class>/<name>_<i>.JPEG.", show_default=False)],
+    source: Annotated[Path, typer.Argument(help="Folder of the images that they were made from.", show_default=False)],
     bank: Annotated[Path, typer.Argument(help="Directory of the bank; made if absent.", show_default=False)],
-    variants: Annotated[int, typer.Option(min=1, help="How many each source should have.")] = 10,
-    unit_size: Annotated[int, typer.Option(min=1, help="Sources written together.")] = 100,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that read.")] = 4,
+    variants: Annotated[int, typer.Option(min=1, help="Expected variants of each source.")] = 10,
+    unit_size: Annotated[int, typer.Option(min=1, help="Sources per unit.")] = 100,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read files.")] = 4,
 ) -> None:
-    """Take variants that were generated as files, in the layout of the paper's authors, as a bank.
+    """Turn variants that were generated as files, in the layout of the paper's authors, into a bank.
 
-    The file <class>/<name>_<i>.JPEG is variant i, from 0, of the image <class>/<name> of SOURCE. Files are copied unchanged.
-    A file without its image, a damaged one or one of another size is refused; a variant without a file is told.
+    The file <class>/<name>_<i>.JPEG is variant i, counted from 0, of the image <class>/<name> in SOURCE. Files are copied
+    unchanged. A file without a source image, a damaged file or one of another size is refused; missing variants are reported.
 
     \b
     Example:
@@ -180,7 +183,7 @@ def _check_there(bank: Path) -> None:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    """Draw how many units are checked, on a terminal and nowhere else."""
+    """Show on a terminal, and nowhere else, how many units are checked."""
     if not sys.stderr.isatty():
         yield None
         return

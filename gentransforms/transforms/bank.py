@@ -16,6 +16,7 @@ from gentransforms.images import Image, count_of
 from gentransforms.sources.keyed import KeyedDataset
 from gentransforms.sources.sample_keys import find_keys
 from gentransforms.transforms.getters import per_image_keys
+from gentransforms.transforms.mixture import Mixture
 from gentransforms.transforms.replace import Origin, ReplaceImages, draw_selection
 from gentransforms.transforms.source_check import SourceCheck, check_dataset
 
@@ -34,7 +35,8 @@ class BankAugment(ReplaceImages):
     variant is drawn uniformly from those that its source has.
 
     Args:
-        bank: an open `Bank`, or the path of one.
+        bank: an open `Bank` or the path of one, or a list of them: for each image one is drawn by weight, among those that have
+            variants of its key, then one of its variants.
         p: probability, for each image.
         keys_getter: from the sample to the key of each image: one str or int, or a list, tuple, array or integer tensor;
             ``"last"`` for the last element of a tuple or list. By default the entry ``"key"`` of a dict, or what
@@ -45,8 +47,10 @@ class BankAugment(ReplaceImages):
         check_sources: compare the first images, eight or more, with what the bank keeps of its sources, and refuse keys that
             belong to other images, as row numbers do after a data set was filtered or cut. Changed images pass: resized,
             cropped, flipped, recoloured. False where they look nothing like their sources.
+        weights: of several banks, positive numbers; equal by default.
 
     Attributes:
+        banks: the open banks.
         missing_count: how many images were to be replaced and had no variants, in this process.
 
     Raises:
@@ -77,13 +81,14 @@ class BankAugment(ReplaceImages):
 
     def __init__(
         self,
-        bank: Bank | str | Path,
+        bank: Bank | str | Path | Sequence[Bank | str | Path],
         p: float = 0.5,
         *,
         keys_getter: KeysGetter | Literal["last"] | None = None,
         missing: str = "error",
         output_size: str | tuple[int, int] = "input",
         check_sources: bool = True,
+        weights: Sequence[float] | None = None,
     ) -> None:
         self.check_sources = check_sources
         super().__init__(p, output_size)
@@ -92,15 +97,18 @@ class BankAugment(ReplaceImages):
         if missing not in _MISSING:
             raise ConfigError(f'missing={missing!r}: expected "error" or "source"')
         self.keys_getter, self.missing = keys_getter, missing
-        if not isinstance(bank, Bank | str | Path):
-            raise ConfigError(f"bank={bank!r}: expected a Bank, or the path of one")
-        self.bank = bank if isinstance(bank, Bank) else Bank.open(bank)
+        self._mixture = Mixture(bank, weights)
+        self.banks = self._mixture.banks
+        if len(self._mixture.sizes) > 1 and self.output_size in ("generator", "native"):
+            shown = " and ".join(f"{height} x {width}" for height, width in sorted(self._mixture.sizes))
+            raise ConfigError(f'output_size={self.output_size!r}: the banks have images of {shown}: use "input" or a size (h, w)')
 
     @property
     def origin(self) -> Origin:
         """Which generator made the bank, its (h, w), and whether it keeps the layout of an image."""
-        bank = self.bank
-        return Origin(f"{bank.generator_name}, which made this bank,", bank.image_size, bank.preserves_geometry)
+        names = " and ".join(dict.fromkeys(bank.generator_name for bank in self.banks))
+        what = f"{names}, which made {'this bank' if len(self.banks) == 1 else 'these banks'},"
+        return Origin(what, self.banks[0].image_size, all(bank.preserves_geometry for bank in self.banks))
 
     def make_params(self, flat_inputs: list[Any], p: float | None = None) -> dict[str, Any]:
         """Draw the selection and a number for every image.
@@ -114,7 +122,8 @@ class BankAugment(ReplaceImages):
         return {"chosen": chosen, "uniforms": torch.rand(count, dtype=torch.float64, device=torch.device("cpu"))}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.bank!r}, p={self.p}, output_size={self.output_size!r}, missing={self.missing!r})"
+        banks = repr(self.banks[0]) if len(self.banks) == 1 else f"{list(self.banks)!r}, weights={self._mixture.weights}"
+        return f"{type(self).__name__}({banks}, p={self.p}, output_size={self.output_size!r}, missing={self.missing!r})"
 
     def _draw(self, sample: Any, images: list[Image], p: float) -> dict[str, Any]:
         if self.keys_getter is None:
@@ -130,33 +139,46 @@ class BankAugment(ReplaceImages):
 
     def _make_images(self, rows: list[Tensor], params: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.check_sources:
-            self._check.add(self.bank, params["keys"], rows)
-        flags, keys, variants = [], [], []
+            for number, bank in enumerate(self.banks):
+                self._checks.setdefault(number, SourceCheck()).add(bank, params["keys"], rows)
+        flags, keys, drawn = [], [], []
         for chosen, uniform, key in zip(params["chosen"].tolist(), params["uniforms"].tolist(), params["keys"], strict=True):
-            there = self.bank.variants_of(key)
-            if not there and self.missing == "error":
-                advice = "" if "BankAugment" in (why := self.bank.why_absent(key, 0)) else '; or use missing="source" in BankAugment'
-                raise MissingKeyError(f"{self.bank.path}: {why}{advice}")
-            self.missing_count += chosen and not there
-            flags.append(chosen and bool(there))
-            if flags[-1]:
+            found = self._mixture.draw(key, uniform)
+            if found is None and self.missing == "error":
+                self._raise_missing(key)
+            self.missing_count += chosen and found is None
+            flags.append(chosen and found is not None)
+            if chosen and found is not None:
                 keys.append(key)
-                variants.append(there[int(uniform * len(there))])
+                drawn.append(found)
         replaced = torch.tensor(flags, dtype=torch.bool)
         if self.output_size == "native":
             for row, part in zip(rows, torch.split(replaced, [len(row) for row in rows]), strict=True):
                 if part.any() and not part.all():
                     self._check_mixture(row.shape)
-        return replaced, self.bank.read(keys, variants), None
+        return replaced, self._mixture.read(drawn, keys, self._common_size(rows)), None
+
+    def _common_size(self, rows: Sequence[Tensor]) -> tuple[int, int]:
+        """Return the size to which images of banks of several sizes are brought: what comes out, if that is one size."""
+        if isinstance(self.output_size, tuple):
+            return self.output_size
+        sizes = {(row.shape[-2], row.shape[-1]) for row in rows}
+        return sizes.pop() if len(sizes) == 1 else max(self._mixture.sizes, key=math.prod)
+
+    def _raise_missing(self, key: str | int) -> None:
+        bank = self.banks[0]
+        advice = "" if "BankAugment" in (why := bank.why_absent(key, 0)) else '; or use missing="source" in BankAugment'
+        others = "" if len(self.banks) == 1 else f" (and {len(self.banks) - 1} more banks have no variants of it either)"
+        raise MissingKeyError(f"{bank.path}: {why}{advice}{others}")
 
     def _frame(self, rows: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        return (rows, self.bank.image_size) if self.output_size == "native" else super()._frame(rows)
+        return (rows, self.banks[0].image_size) if self.output_size == "native" else super()._frame(rows)
 
     def _check_mixture(self, shape: Sequence[int]) -> None:
         """Raise if images (…, C, H, W) of this shape cannot stand in one batch with variants."""
-        if math.prod(shape[:-3]) < 2 or tuple(shape[-2:]) == self.bank.image_size:
+        if math.prod(shape[:-3]) < 2 or tuple(shape[-2:]) == self.banks[0].image_size:
             return
-        (height, width), (own_height, own_width) = self.bank.image_size, shape[-2:]
+        (height, width), (own_height, own_width) = self.banks[0].image_size, shape[-2:]
         raise ConfigError(
             f'output_size="native" would mix {height} x {width} variants with {own_height} x {own_width} images in one batch: '
             f'use output_size="generator" or a size (h, w), or apply it to single images, before a crop or resize'
@@ -172,16 +194,17 @@ class BankAugment(ReplaceImages):
             UserWarning: if its keys are row numbers, and its length is not that of the data set the bank was made from.
         """
         if self.check_sources:
-            check_dataset(self.bank, dataset)
+            for bank in self.banks:
+                check_dataset(bank, dataset)
 
     def _forget(self) -> None:
         super()._forget()
         self.missing_count = 0
-        self._check = SourceCheck()
+        self._checks: dict[int, SourceCheck] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        del state["missing_count"], state["_check"]
+        del state["missing_count"], state["_checks"]
         return state
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import PIL.Image
 import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode
 
-from gentransforms.bank.format.lookup import Lookup, Numbers, view_numbers
+from gentransforms.bank.format.lookup import Lookup, Numbers
 from gentransforms.bank.format.unit import ADVICE
 from gentransforms.errors import BankError
 from gentransforms.sources.arrow import arrow
@@ -24,10 +24,11 @@ from gentransforms.sources.arrow import arrow
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["MAPPED_AT_ONCE", "Images", "MappedFile", "decode_rgb", "map_file"]
+__all__ = ["MAPPED_AT_ONCE", "Images", "decode_rgb", "map_file"]
 
 # Linux allows a process 65,530 mappings; a bank may have more files than that.
 MAPPED_AT_ONCE = 64
+_INT64, _INT32, _TWO_INT32 = struct.Struct("<q"), struct.Struct("<i"), struct.Struct("<ii")
 
 
 def map_file(path: str | Path, schema: pa.Schema) -> list[pa.RecordBatch]:
@@ -38,52 +39,50 @@ def map_file(path: str | Path, schema: pa.Schema) -> list[pa.RecordBatch]:
     Raises:
         BankError: if the file cannot be read, or is not the Arrow stream of a unit.
     """
-    pa = arrow()
-    try:
-        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
-            if not stream.schema.equals(schema, check_metadata=False):
-                found = ", ".join(f"{field.name}: {field.type}" for field in stream.schema)
-                raise BankError(f"{path}: holds columns {found}, not those of this bank: {ADVICE}")
-            return [batch for batch in stream if batch.num_rows]
-    except (pa.ArrowException, OSError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BankError(f"{path}: cannot be read as an Arrow stream ({reason}): {ADVICE}") from error
+    return _parse(_map_bytes(path), path, schema)
 
 
-class MappedFile:
-    """The rows of one file, numbered from 0: keys, variants and encoded images as views of mapped memory.
+class _Layout(NamedTuple):
+    """Where the columns of a record batch begin in their file, in bytes."""
 
-    Args:
-        batches: of the file.
-    """
+    rows: int
+    keys: int  # of int keys; of the offsets of str keys
+    key_data: int
+    variants: int
+    images: int  # their offsets
+    image_data: int
 
-    def __init__(self, batches: Sequence[pa.RecordBatch]) -> None:
-        self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)], dtype=np.int64).tolist()
-        self._keys = [_view_column(batch.column("key")) for batch in batches]
-        self._variants = [view_numbers(batch.column("variant"), np.int32) for batch in batches]
-        self._images = [_view_column(batch.column("image").field("bytes")) for batch in batches]
 
-    def __len__(self) -> int:
-        return int(self._starts[-1])
+class _MappedFile:
+    """The rows of one file, numbered from 0, read from mapped memory without pyarrow, which takes ten times as long to set up."""
+
+    def __init__(self, data: memoryview, layouts: Sequence[_Layout]) -> None:
+        self._data, self._layouts = data, layouts
 
     def image(self, row: int) -> bytearray:
         """Return the bytes of an image, a copy of its own."""
-        segment, place = self._find(row)
-        offsets, data = self._images[segment]
-        return bytearray(data[offsets[place] : offsets[place + 1]])
+        layout, row = self._find(row)
+        return bytearray(self._item(layout.images, layout.image_data, row))
 
     def holds(self, row: int, key: bytes | int, variant: int) -> bool:
         """Whether a row is of this key, a str as UTF-8, and variant."""
-        segment, place = self._find(row)
-        offsets, data = self._keys[segment]
-        there = (bytes(data[offsets[place] : offsets[place + 1]]) if isinstance(key, bytes) else offsets[place]) == key
-        return bool(there and self._variants[segment][place] == variant)
+        layout, row = self._find(row)
+        if isinstance(key, int):
+            (found,) = _INT64.unpack_from(self._data, layout.keys + 8 * row)
+        else:
+            found = bytes(self._item(layout.keys, layout.key_data, row))
+        return bool(found == key and _INT32.unpack_from(self._data, layout.variants + 4 * row) == (variant,))
 
-    def _find(self, row: int) -> tuple[int, int]:
-        segment = 0
-        while row >= self._starts[segment + 1]:  # there are few: of 16 MB each
-            segment += 1
-        return segment, row - self._starts[segment]
+    def _find(self, row: int) -> tuple[_Layout, int]:
+        for layout in self._layouts:  # there are few: of 16 MB each
+            if row < layout.rows:
+                return layout, row
+            row -= layout.rows
+        raise IndexError(row)
+
+    def _item(self, offsets: int, data: int, row: int) -> memoryview:
+        start, stop = _TWO_INT32.unpack_from(self._data, offsets + 4 * row)
+        return self._data[data + start : data + stop]
 
 
 class Images:
@@ -94,13 +93,26 @@ class Images:
 
     Args:
         lookup: of the bank.
-        load: maps the file of a number.
+        schema: of its files.
+        find_file: returns the path of the file of a number.
     """
 
-    def __init__(self, lookup: Lookup, load: Callable[[int], list[pa.RecordBatch]]) -> None:
+    def __init__(self, lookup: Lookup, schema: pa.Schema, find_file: Callable[[int], Path]) -> None:
         self._lookup = lookup
+        layouts: dict[int, list[_Layout]] = {}
+
         # Not a method: it would keep this object, and what it maps, until the garbage collector comes.
-        self._file = functools.lru_cache(MAPPED_AT_ONCE)(lambda number: MappedFile(load(number)))
+        @functools.lru_cache(MAPPED_AT_ONCE)
+        def open_file(number: int) -> _MappedFile:
+            path, expected = find_file(number), int(lookup.file_sizes[number])
+            whole = _map_bytes(path)
+            if whole.size != expected:
+                raise BankError(f"{path}: has {whole.size:,} bytes, expected {expected:,}: damaged, or made again meanwhile; {ADVICE}")
+            if number not in layouts:
+                layouts[number] = [_find_columns(whole, batch) for batch in _parse(whole, path, schema)]
+            return _MappedFile(memoryview(whole), layouts[number])
+
+        self._open_file = open_file
 
     def read(self, rows: Numbers) -> list[bytearray]:
         """Return the bytes of those rows, each a copy of its own.
@@ -113,7 +125,7 @@ class Images:
         found = [bytearray()] * len(rows)
         for i in np.argsort(files, kind="stable").tolist():
             number, row, key = int(files[i]), int(rows[i]), lookup.raw_key(int(keys[i]))
-            file, place = self._file(number), row - int(lookup.file_starts[number])
+            file, place = self._open_file(number), row - int(lookup.file_starts[number])
             if not file.holds(place, key, int(lookup.variants[row])):
                 raise BankError(
                     f"{lookup.files[number]}: row {place} is not variant {lookup.variants[row]} of key {lookup.key(int(keys[i]))!r}: it "
@@ -144,13 +156,39 @@ def decode_rgb(data: bytearray) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _view_column(column: pa.Array) -> tuple[npt.NDArray[Any], memoryview]:
-    """Return a column of str or bytes as offsets and data; one of int as its numbers, and nothing."""
-    if column.type == arrow().int64():
-        return view_numbers(column, np.int64), memoryview(b"")
-    _, offsets, data = column.buffers()
-    view = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
-    return view, memoryview(data if data is not None else b"")
+def _map_bytes(path: str | Path) -> pa.Buffer:
+    pa = arrow()
+    try:
+        with pa.memory_map(str(path)) as file:
+            return file.read_buffer()
+    except (pa.ArrowException, OSError) as error:
+        raise BankError(f"{path}: cannot be read ({_first_line(error)}): {ADVICE}") from error
+
+
+def _parse(whole: pa.Buffer, path: str | Path, schema: pa.Schema) -> list[pa.RecordBatch]:
+    """Return the rows of a file that is mapped, as views of it."""
+    pa = arrow()
+    try:
+        with pa.ipc.open_stream(whole) as stream:
+            if not stream.schema.equals(schema, check_metadata=False):
+                found = ", ".join(f"{field.name}: {field.type}" for field in stream.schema)
+                raise BankError(f"{path}: holds columns {found}, not those of this bank: {ADVICE}")
+            return [batch for batch in stream if batch.num_rows]
+    except (pa.ArrowException, OSError, EOFError) as error:
+        raise BankError(f"{path}: cannot be read as an Arrow stream ({_first_line(error)}): {ADVICE}") from error
+
+
+def _find_columns(whole: pa.Buffer, batch: pa.RecordBatch) -> _Layout:
+    def place(buffer: pa.Buffer | None) -> int:
+        return 0 if buffer is None else int(buffer.address - whole.address)
+
+    keys, variants = batch.column("key").buffers(), batch.column("variant").buffers()
+    images = batch.column("image").field("bytes").buffers()
+    return _Layout(batch.num_rows, place(keys[1]), place(keys[-1]), place(variants[1]), place(images[1]), place(images[2]))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _torchvision_decoder() -> Any:

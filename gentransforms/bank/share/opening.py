@@ -20,7 +20,7 @@ from gentransforms.errors import BankError, ConfigError
 from gentransforms.hub import datasets as hub
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 __all__ = ["Exported", "open_export", "open_repository"]
 
@@ -41,9 +41,9 @@ class Exported:
     index: Index
     cached: tuple[str, ...]
 
-    def load(self, number: int) -> list[pa.RecordBatch]:
-        """Return the rows of one of the cached files, memory-mapped."""
-        return map_file(self.cached[number], unit_schema("int" if self.index.lookup.integer_keys else "str"))
+    def find_file(self, number: int) -> Path:
+        """Return the path of one of the cached files."""
+        return Path(self.cached[number])
 
 
 def open_export(directory: Path, cached: Sequence[str] = ()) -> Exported:

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gentransforms.bank.format.facts import Facts
-from gentransforms.bank.format.images import MappedFile, decode_rgb
+from gentransforms.bank.format.images import decode_rgb
 from gentransforms.errors import BankError
 from gentransforms.seeding import derive_seeds
 
@@ -108,7 +108,7 @@ def check_images(
     batches: Sequence[pa.RecordBatch], contents: Contents, size: tuple[int, int], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[str, str]]:
     """Yield which images of these rows do not decode to (h, w) `size`, as (kind, text)."""
-    images = MappedFile(batches)
+    images = [image for batch in batches for image in batch.column("image").field("bytes")]
     bad = 0
     for texts in pool.map(lambda start: _decode(images, contents, start, size), range(0, len(images), _CHUNK)):
         for text in texts:
@@ -158,13 +158,13 @@ def _first(found: Sequence[Any], text: str) -> str:
     return text.format(found[0]) + more
 
 
-def _decode(images: MappedFile, contents: Contents, start: int, size: tuple[int, int]) -> list[str]:
+def _decode(images: Sequence[pa.BinaryScalar], contents: Contents, start: int, size: tuple[int, int]) -> list[str]:
     """Return what is wrong with the images from `start` on."""
     wrong = []
     for row in range(start, min(start + _CHUNK, len(images))):
         text = ""
         try:
-            shape = tuple(decode_rgb(images.image(row)).shape)
+            shape = tuple(decode_rgb(bytearray(images[row].as_buffer())).shape)
             if shape[1:] != size:
                 text = f"is {shape[1]} x {shape[2]} pixels, expected {size[0]} x {size[1]}"
         except BankError as error:
