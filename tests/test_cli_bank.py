@@ -237,7 +237,7 @@ class TestFailedSources:
             first, second, last = result.stderr.splitlines()
             assert re.fullmatch(r"failed: cats/1\.png: .+", first)
             assert re.fullmatch(r"failed: dogs/4\.png: .+", second)
-            assert last == "Error: 2 sources could not be read: mend them and run with --retry-failed, or leave them; the rest is made"
+            assert last == "Error: 2 sources could not be read: fix them and run with --retry-failed, or leave them out; the rest is done"
             summary = json.loads((tmp_path / "summary.json").read_text())
             assert [entry["key"] for entry in summary["failed"]] == ["cats/1.png", "dogs/4.png"]
         assert len(gt.Bank.open(tmp_path / "bank")) == 15

@@ -144,7 +144,7 @@ def _report(done: Summary) -> None:
     if done.failed:
         more = f" ({len(done.failed) - _SHOWN} more are in the sidecars)" if len(done.failed) > _SHOWN else ""
         what = "1 source" if len(done.failed) == 1 else f"{len(done.failed)} sources"
-        raise Failure(f"{what} could not be read{more}: mend them and run with --retry-failed, or leave them; the rest is made")
+        raise Failure(f"{what} could not be read{more}: fix them and run with --retry-failed, or leave them out; the rest is done")
 
 
 def _first_reason(done: Summary) -> str:

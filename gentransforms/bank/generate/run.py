@@ -38,7 +38,7 @@ __all__ = ["Summary", "generate_bank", "plan_bank"]
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run of `generate_bank` did, and how the bank (or its shard of it) stands.
+    """What a run of `generate_bank` did, and the state of the bank, or of its shard of it.
 
     Attributes:
         path: of the bank.

@@ -92,7 +92,7 @@ def make_block(
 
 
 class _Block:
-    """The sources of a block, encoded, and what is drawn from them."""
+    """The sources of a block, encoded, from which variants are sampled."""
 
     def __init__(self, generator: ImageGenerator, config: BankConfig, keys: Sequence[str | int], inputs: Mapping[str, Any]) -> None:
         self.generator, self.config, self.keys = generator, config, keys
