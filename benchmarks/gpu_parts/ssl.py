@@ -21,7 +21,7 @@ MINIATURE = [
     "backbone.name=small", "backbone.widths=[8,16]", "backbone.blocks=[1,1]", "method.hidden=16", "method.out=8", "trainer.batch_size=4",
     "probe.k=3",
 ]  # fmt: skip
-SHARE = 0.85  # of the time that is left, for the epochs: the start of two runs and their probes take the rest
+START = 25.0  # seconds that two runs take beside their steps: decoding the images, and the probes
 
 
 def main(context: Context) -> None:
@@ -60,7 +60,7 @@ def main(context: Context) -> None:
         context.write(generator=generator, batch_size=batch, seconds_per_step=seconds, summary=seconds)
     count = load("two real views", *common).data.limit or _rows(images)
     epoch = (seconds["two real views"] + seconds["online"]) * (count // batch)
-    epochs = 1 if context.quick else int(SHARE * context.left() / epoch)
+    epochs = 1 if context.quick else int((0.9 * context.left() - START) / epoch)
     context.write(epochs=epochs)
     if epochs < 1:
         print(f"{context.left():.0f} s left, an epoch of both arms takes {epoch:.0f} s", flush=True)

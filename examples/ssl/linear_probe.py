@@ -89,7 +89,7 @@ class LinearProbe(L.LightningModule):
         self.layer = nn.Linear(backbone.width, classes)
         nn.init.normal_(self.layer.weight, std=0.01)
         nn.init.zeros_(self.layer.bias)
-        self.accuracy = MulticlassAccuracy(classes, average="micro")
+        self.accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
         crop = [device_crop(ViewSettings(), options.image_size, "bicubic")] if options.in_memory else []
         # In a tuple, so that they are neither trained nor saved.
         self._frozen = (backbone, nn.Sequential(*crop, K.RandomHorizontalFlip()))

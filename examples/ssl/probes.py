@@ -22,7 +22,8 @@ class OnlineProbe(L.Callback):
     def __init__(self, settings: ProbeSettings, classes: int) -> None:
         self.settings, self.classes = settings, classes
         self.neighbours: list[tuple[Tensor, Tensor]] = []
-        self.knn, self.linear = (MulticlassAccuracy(classes, average="micro") for _ in range(2))
+        # Without torchmetrics' checks of the labels, which would synchronise with the device at every batch.
+        self.knn, self.linear = (MulticlassAccuracy(classes, average="micro", validate_args=False) for _ in range(2))
         self.bank: tuple[Tensor, Tensor] | None = None
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -94,10 +94,10 @@ def train_head(backbone: Backbone, images: Tensor, masks: Tensor, classes: int, 
 def measure(backbone: Backbone, head: nn.Module, images: Tensor, masks: Tensor, classes: int, device: str = "cpu") -> dict[str, Any]:
     """Return mean IoU with a 95% bootstrap interval over images, and pixel accuracy."""
     confusion = torch.stack([
-        multiclass_confusion_matrix(logits.argmax(0)[None], mask[None].to(device), classes, ignore_index=IGNORED).cpu()
+        multiclass_confusion_matrix(logits.argmax(0)[None], mask[None].to(device), classes, ignore_index=IGNORED)
         for batch, targets in zip(images.split(50), masks.split(50), strict=True)
         for logits, mask in zip(_logits(backbone, head, batch.to(device).float() / 255), targets, strict=True)
-    ])  # fmt: skip
+    ]).cpu()  # fmt: skip
     rng = torch.Generator().manual_seed(0)
     again = [mean_iou(confusion[torch.randint(len(confusion), (len(confusion),), generator=rng)].sum(0)) for _ in range(1000)]
     low, high = torch.tensor(again).quantile(torch.tensor([0.025, 0.975])).tolist()
