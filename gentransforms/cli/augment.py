@@ -1,4 +1,4 @@
-"""What `demo` and `preview` share: open a generator, and put photos through the transform."""
+"""What `demo` and `preview` share: open a generator and run photos through the transform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``gentransforms convert``: released weights of others into our format."""
+"""``gentransforms convert``: convert weights released by others into the format of this library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``gentransforms demo``: a picture of what the transform does."""
+"""``gentransforms demo``: show what the transform does."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ __all__ = ["demo"]
 def demo(
     images: Annotated[Path | None, typer.Option(help="Folder of your own images; ten bundled photos by default.")] = None,
     variants: Annotated[int, typer.Option(min=1, help="Variants of each image.")] = 7,
-    p: Annotated[float, typer.Option(min=0, max=1, help="Probability that a variant is a new image; else it is the source.")] = 1.0,
+    p: Annotated[
+        float, typer.Option(min=0, max=1, help="Probability that a variant is a generated image; otherwise it is the source.")
+    ] = 1.0,
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write: .png, .jpg or .webp.")] = Path("demo/augmentations.png"),
     generator: Generator = DEFAULT_GENERATOR,
-    limit: Annotated[int, typer.Option(min=1, help="Largest number of images taken from the folder, in order of name.")] = 16,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of images to take from the folder, sorted by name.")] = 16,
     max_batch_size: MaxBatchSize = 64,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Draw sample photos, or a folder of yours, beside their variants.
+    """Draw sample photos, or a folder of your own, next to their generated variants.
 
-    One row a source: the source first. Images of any size are fitted to the generator's size. The default generator
-    comes with the package and needs no network.
+    One row per source, starting with the source itself. Images of any size are resized to the generator's size. The default
+    generator comes with the package and needs no network connection.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The picture `demo` and `preview` make: one row a source, the source first, then its variants."""
+"""Draw the picture of `demo` and `preview`: one row per source, the source first, then its variants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``gentransforms list``: the known generators."""
+"""``gentransforms list``: list the known generators."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ __all__ = ["list_generators"]
 
 
 def list_generators() -> None:
-    """Print the generators known by name.
+    """List the generators that are known by name.
 
-    One line each: class, repository, licence and what it is.
+    One line per generator: class, repository, licence and description.
 
     \b
     Example:

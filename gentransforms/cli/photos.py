@@ -1,4 +1,4 @@
-"""Photos from files, as the generators want them: upright and RGB."""
+"""Read photos from files as the generators expect them: upright and RGB."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``gentransforms preview``: a picture of what the transform makes of given images."""
+"""``gentransforms preview``: show what the transform generates from your images."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def preview(
     device: Device = "cpu",
     option: Option = None,
 ) -> None:
-    """Draw given images beside their generated variants.
+    """Draw your images next to their generated variants.
 
-    One row an image: the image first. Images of any size are fitted to the generator's size, and turned as their EXIF
-    orientation says.
+    One row per image, starting with the image itself. Images of any size are resized to the generator's size, and rotated
+    according to their EXIF orientation.
 
     \b
     Example:

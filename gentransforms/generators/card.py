@@ -1,4 +1,4 @@
-"""The model card that goes with saved weights."""
+"""Write the model card that is saved beside the weights."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _SECTIONS = {
     ),
     "limits": (
         "Limits",
-        "The images are synthetic. They inherit the gaps and biases of the training data, may change what a label or "
-        "a measurement depends on, and are not fit for evaluation sets. Look at a grid before training on them.",
+        "The images are synthetic. They inherit the gaps and biases of the training data, may change features that a label or "
+        "a measurement depends on, and are not suitable for evaluation sets. Inspect a grid of them before training.",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""From a name to a generator: look at what is there, pick the class, load it."""
+"""Load a generator by name: look at what is there, choose the class, load it."""
 
 from __future__ import annotations
 

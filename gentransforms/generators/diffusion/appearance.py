@@ -14,7 +14,8 @@ from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.diffusion.sampling import draw
 
 __all__ = [
-    "KINDS", "UNetInputs", "embed_images", "kind_of", "negative_embeds", "noise_embeds", "preprocess", "rows_of", "with_unconditional",
+    "KINDS", "UNetInputs", "embed_images", "find_kind", "negative_embeds", "noise_embeds", "preprocess", "select_rows",
+    "with_unconditional",
 ]  # fmt: skip
 
 KINDS = ("unclip", "variation", "ip-adapter", "none")
@@ -29,7 +30,7 @@ class UNetInputs:
     added: dict[str, Any] = field(default_factory=dict)
 
 
-def kind_of(pipe: Any) -> str:
+def find_kind(pipe: Any) -> str:
     """Return how a pipeline's UNet is told of an image: one of `KINDS`.
 
     Raises:
@@ -129,7 +130,7 @@ def with_unconditional(rows: Tensor, negative: Tensor | None) -> Tensor:
     return torch.cat([torch.zeros_like(rows) if negative is None else negative.to(rows).expand_as(rows), rows])
 
 
-def rows_of(condition: Mapping[str, Tensor], shared: Mapping[str, Tensor], name: str, count: int) -> Tensor:
+def select_rows(condition: Mapping[str, Tensor], shared: Mapping[str, Tensor], name: str, count: int) -> Tensor:
     """Return (count, ...): the condition's own rows, else the one row that all share."""
     if name in condition:
         return condition[name]

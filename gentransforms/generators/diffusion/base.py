@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from gentransforms.errors import ConfigError, ImageError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.diffusion import appearance, fit, state
-from gentransforms.generators.diffusion.appearance import UNetInputs, rows_of, with_unconditional
-from gentransforms.generators.diffusion.describe import describe_part, describe_pipeline, networks_of
+from gentransforms.generators.diffusion.appearance import UNetInputs, select_rows, with_unconditional
+from gentransforms.generators.diffusion.describe import describe_part, describe_pipeline, select_networks
 from gentransforms.generators.diffusion.loading import rebuild
 from gentransforms.generators.diffusion.options import check_count, check_number, image_size, keyword_options, with_preset
 from gentransforms.generators.diffusion.pickling import drop_capturing_hooks
 from gentransforms.generators.diffusion.prompts import check_prompts, encode_prompts, takes_prompts
-from gentransforms.generators.diffusion.sampling import decode, denoise, draw, rngs_of
+from gentransforms.generators.diffusion.sampling import decode, denoise, draw, make_rngs
 from gentransforms.generators.diffusion.schedulers import build_scheduler, fresh
 from gentransforms.generators.identity import named_weights
 from gentransforms.seeding import check_seeds
@@ -46,7 +46,7 @@ class DiffusionGenerator(ImageGenerator):
         super().__init__()
         given = with_preset(options, self.option_names())
         self.pipe = rebuild(pipe)
-        self.kind = appearance.kind_of(self.pipe)
+        self.kind = appearance.find_kind(self.pipe)
         self.instance_feature = None if self.kind == "none" else "image_embeds"
         for name in sorted(self.pipe.components, key=lambda name: name != "unet"):  # first the UNet, whose dtype is the generator's
             if isinstance(self.pipe.components[name], nn.Module):
@@ -119,7 +119,7 @@ class DiffusionGenerator(ImageGenerator):
 
     def _networks(self) -> dict[str, nn.Module]:
         """Return all networks by name, seen through torch.compile."""
-        return networks_of(dict(self.named_children()))
+        return select_networks(dict(self.named_children()))
 
     def _saved_weights(self) -> dict[str, Tensor]:
         # Fused projections are copies of others.
@@ -188,7 +188,7 @@ class DiffusionGenerator(ImageGenerator):
         check_seeds(seeds, len(seeds))
         if not len(seeds):
             return torch.empty(0, 3, *self.image_size, device=self.device)
-        rngs = rngs_of(seeds)
+        rngs = make_rngs(seeds)
         inputs = self._unet_inputs(condition, rngs)
         scheduler = fresh(self.scheduler, self.num_inference_steps)
         latents, first = self._start(condition, rngs, scheduler)
@@ -225,13 +225,13 @@ class DiffusionGenerator(ImageGenerator):
             rows = condition["image_embeds"][:, None]
             return UNetInputs(with_unconditional(rows, None) if self.guided else rows)
         shared = self._shared()
-        text = rows_of(condition, shared, "prompt", count)
+        text = select_rows(condition, shared, "prompt", count)
         inputs = UNetInputs(with_unconditional(text, shared["negative"]) if self.guided else text)
         if self.kind == "unclip":
             labels = appearance.noise_embeds(self.pipe, condition["image_embeds"], condition["noise_levels"], rngs)
             inputs.class_labels = with_unconditional(labels, None) if self.guided else labels
         if "pooled" in shared:
-            pooled = rows_of(condition, shared, "pooled", count)
+            pooled = select_rows(condition, shared, "pooled", count)
             inputs.added["text_embeds"] = with_unconditional(pooled, shared["negative_pooled"]) if self.guided else pooled
             # SDXL's micro-conditioning: original size, crop, target size.
             sizes = torch.tensor([*self.image_size, 0, 0, *self.image_size], dtype=self.dtype)

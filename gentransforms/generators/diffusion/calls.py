@@ -14,8 +14,15 @@ from torch import Tensor
 from gentransforms.errors import ConfigError
 
 __all__ = [
-    "call", "call_options", "check_call_options", "is_decoder_of_embeddings", "one_source_at_a_time", "prompts_of", "takes_image",
-    "template_fields", "to_pictures",
+    "call",
+    "call_options",
+    "check_call_options",
+    "fill_prompts",
+    "is_decoder_of_embeddings",
+    "one_source_at_a_time",
+    "takes_image",
+    "template_fields",
+    "to_pictures",
 ]  # fmt: skip
 
 # What the generator itself gives.
@@ -80,11 +87,11 @@ def template_fields(prompt: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def prompts_of(prompt: str, values: Mapping[str, Sequence[Any]], count: int) -> list[str]:
+def fill_prompts(prompt: str, values: Mapping[str, Sequence[Any]], count: int) -> list[str]:
     """Return the prompt of each image, its fields filled in.
 
     Example:
-        >>> prompts_of("a {label}", {"label": ["cat", "dog"]}, 2)
+        >>> fill_prompts("a {label}", {"label": ["cat", "dog"]}, 2)
         ['a cat', 'a dog']
     """
     plain = {name: v.tolist() if isinstance(v, Tensor) else list(v) for name, v in values.items()}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gentransforms.errors import ConfigError
 from gentransforms.generators.diffusion import conditions, loading
 from gentransforms.generators.diffusion.appearance import UNetInputs
-from gentransforms.generators.diffusion.describe import networks_of
+from gentransforms.generators.diffusion.describe import select_networks
 from gentransforms.generators.diffusion.fit import check_controlnets
 from gentransforms.generators.diffusion.options import Preset, SchedulerName, check_number, given
 from gentransforms.generators.diffusion.pretrained import PretrainedDiffusion
@@ -123,7 +123,7 @@ class ControlNetVariation(PretrainedDiffusion):
         compile: bool = False,
     ) -> None:
         options = given(locals(), self.option_names())
-        nets = _as_list(self._parts_of(pipe).get("controlnet") if controlnet is None else controlnet)
+        nets = _as_list(self._find_parts(pipe).get("controlnet") if controlnet is None else controlnet)
         if not nets:
             raise ConfigError("controlnet is missing: give a ControlNetModel, or a list of them")
         super().__init__(pipe, options)
@@ -414,7 +414,7 @@ class ControlNetVariation(PretrainedDiffusion):
 
     def _networks(self) -> dict[str, nn.Module]:
         own = {name: network for name, network in super()._networks().items() if name != "controlnets"}
-        return own | networks_of({_folder(i): net for i, net in enumerate(self.controlnets)} if "controlnets" in self._modules else {})
+        return own | select_networks({_folder(i): net for i, net in enumerate(self.controlnets)} if "controlnets" in self._modules else {})
 
     @property
     def required_inputs(self) -> tuple[str, ...]:
@@ -472,7 +472,7 @@ class ControlNetVariation(PretrainedDiffusion):
         return {"controlnet": parts["controlnet"]} if "ControlNet" in cls._pipeline_class(base) and "controlnet" in parts else {}
 
     @classmethod
-    def _parts_of(cls, pipe: Any) -> dict[str, Any]:
+    def _find_parts(cls, pipe: Any) -> dict[str, Any]:
         found = getattr(pipe, "controlnet", None)
         return {} if found is None else {"controlnet": list(getattr(found, "nets", [found]))}
 

@@ -62,6 +62,6 @@ def _digest_vocabulary(tokenizer: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def networks_of(parts: Mapping[str, Any]) -> dict[str, nn.Module]:
+def select_networks(parts: Mapping[str, Any]) -> dict[str, nn.Module]:
     """Return those of the parts that are networks, seen through torch.compile."""
     return {name: uncompiled(part) for name, part in parts.items() if isinstance(part, nn.Module)}

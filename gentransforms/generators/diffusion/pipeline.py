@@ -16,13 +16,13 @@ from gentransforms.errors import ConfigError, ImageError, MissingInputError, Wei
 from gentransforms.generators.base import ImageGenerator, _check_placement
 from gentransforms.generators.card import model_card
 from gentransforms.generators.diffusion import appearance, calls, saving, state
-from gentransforms.generators.diffusion.describe import describe_pipeline, networks_of
+from gentransforms.generators.diffusion.describe import describe_pipeline, select_networks
 from gentransforms.generators.diffusion.loading import load_any
 from gentransforms.generators.diffusion.once import EncodeOnce
 from gentransforms.generators.diffusion.options import image_size as checked_size
 from gentransforms.generators.diffusion.pickling import drop_capturing_hooks
 from gentransforms.generators.diffusion.prompts import check_prompts
-from gentransforms.generators.diffusion.sampling import rngs_of
+from gentransforms.generators.diffusion.sampling import make_rngs
 from gentransforms.hub import models as hub
 from gentransforms.images import fit
 from gentransforms.seeding import check_seeds
@@ -87,7 +87,9 @@ class PipelineVariation(ImageGenerator):
             raise WeightsError(f"a {type(pipe).__name__} needs the embedding of an image: give prior=, its prior pipeline, which makes it")
         calls.check_call_options(pipe, options)
         self.pipe, self.prior = pipe, prior
-        networks = networks_of(pipe.components) | {f"prior_{n}": part for n, part in networks_of(prior.components if prior else {}).items()}
+        networks = select_networks(pipe.components) | {
+            f"prior_{n}": part for n, part in select_networks(prior.components if prior else {}).items()
+        }
         for name in sorted(networks, key=lambda name: name not in ("unet", "transformer")):  # first the one whose dtype is the generator's
             self.add_module(name, networks[name])
         self.takes_prompt = "prompt" in inspect.signature(type(pipe).__call__).parameters
@@ -249,7 +251,7 @@ class PipelineVariation(ImageGenerator):
                     f"{lacking[0]} is missing: prompt={self.prompt!r} needs it; give the transform "
                     f"inputs_getter=lambda sample: {{{lacking[0]!r}: …}} with one value per image"
                 )
-            texts = calls.prompts_of(self.prompt, values, len(images))
+            texts = calls.fill_prompts(self.prompt, values, len(images))
         if texts is not None:
             condition["prompts"] = _to_bytes(texts)
         return condition
@@ -289,7 +291,7 @@ class PipelineVariation(ImageGenerator):
         if together:
             arguments["num_images_per_prompt"] = len(seeds)
         with self._once.around(getattr(self.pipe, "vae", None)):
-            return calls.call(self.pipe, rngs_of(seeds), self.image_size, arguments)
+            return calls.call(self.pipe, make_rngs(seeds), self.image_size, arguments)
 
     def _embed(self, images: Tensor) -> dict[str, Tensor]:
         """Return what the prior makes of the images, one after the other."""
@@ -351,7 +353,7 @@ class PipelineVariation(ImageGenerator):
         (folder / hub.CARD_FILE).write_text(page)
 
     def _networks(self) -> dict[str, nn.Module]:
-        return networks_of(dict(self.named_children()))
+        return select_networks(dict(self.named_children()))
 
     def _own_size(self) -> tuple[int, int]:
         network: Any = getattr(self.pipe, "unet", None) or getattr(self.pipe, "transformer", None)

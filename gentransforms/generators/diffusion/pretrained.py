@@ -54,7 +54,7 @@ class PretrainedDiffusion(DiffusionGenerator):
         cls._check_saved(source, options)
         passed = {} if vae is None else {"vae": loading.load_vae(vae, loading.BASES[base], dtype, variant, **elsewhere)}
         raw = loading.load_pipeline(source, dtype, cls._pipeline_class(base), variant, **passed, **cls._pipeline_parts(base, parts))
-        parts, pipe = cls._parts_of(raw) | parts, loading.rebuild(raw)
+        parts, pipe = cls._find_parts(raw) | parts, loading.rebuild(raw)
         if lora is not None:
             loading.add_lora(pipe, lora, **elsewhere)
         adapter: Path | None = None
@@ -117,7 +117,7 @@ class PretrainedDiffusion(DiffusionGenerator):
         return {}
 
     @classmethod
-    def _parts_of(cls, pipe: Any) -> dict[str, Any]:
+    def _find_parts(cls, pipe: Any) -> dict[str, Any]:
         """Return further networks that came inside a pipeline."""
         return {}
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["decode", "denoise", "draw", "rngs_of", "scale_latents", "to_latents"]
+__all__ = ["decode", "denoise", "draw", "make_rngs", "scale_latents", "to_latents"]
 
 
-def rngs_of(seeds: Tensor) -> list[torch.Generator]:
+def make_rngs(seeds: Tensor) -> list[torch.Generator]:
     """Return one CPU rng for each of seeds (B,): draws are made in the order of the diffusers pipelines."""
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds.tolist()]
 
