@@ -145,7 +145,7 @@ def depth_maps(estimator: Any, processor: Any, images: Tensor) -> Tensor:
         for name in ("image_mean", "image_std")
     )
     pixels = (pixels - mean) / std if getattr(processor, "do_normalize", True) else pixels
-    depth = estimator(pixels.to(estimator.dtype)).predicted_depth.float()
+    depth = estimator(pixels.to(getattr(estimator, "dtype", pixels.dtype))).predicted_depth.float()
     if getattr(estimator.config, "depth_estimation_type", "relative") == "metric" or estimator.config.model_type in _METRIC:
         depth = 1 / depth.clamp_min(1e-3)  # from metres to nearness, which the others predict
     depth = F.interpolate(depth[:, None], images.shape[-2:], mode="bilinear", align_corners=False)
