@@ -138,3 +138,79 @@ def flux2_klein() -> Any:
         scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae, text_encoder=Qwen3ForCausalLM(config).eval(), tokenizer=tokenizer,
         transformer=transformer,
     )  # fmt: skip
+
+
+def stable_diffusion_3() -> Any:
+    """Stable Diffusion 3, image to image."""
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Img2ImgPipeline
+
+    encoder, tokenizer = t5()
+    torch.manual_seed(2)
+    transformer = SD3Transformer2DModel(
+        sample_size=32, patch_size=1, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=4, joint_attention_dim=32,
+        caption_projection_dim=32, pooled_projection_dim=64, out_channels=4,
+    ).eval()  # fmt: skip
+    torch.manual_seed(3)
+    vae = AutoencoderKL(
+        block_out_channels=(16, 32), layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=32, shift_factor=0.06,
+        scaling_factor=1.5, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, use_quant_conv=False,
+        use_post_quant_conv=False,
+    ).eval()  # fmt: skip
+    return StableDiffusion3Img2ImgPipeline(
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae, text_encoder=tiny.text_encoder(projection=True),
+        tokenizer=tiny.tokenizer(), text_encoder_2=tiny.text_encoder(projection=True, seed=5), tokenizer_2=tiny.tokenizer(),
+        text_encoder_3=encoder, tokenizer_3=tokenizer,
+    )  # fmt: skip
+
+
+def flux_redux() -> tuple[Any, Any]:
+    """FLUX from the embedding of an image, which FLUX Redux makes of SigLIP's."""
+    from diffusers import FluxPipeline, FluxPriorReduxPipeline
+    from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
+    from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
+
+    parts = flux().components
+    torch.manual_seed(6)
+    config = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8
+    )
+    prior = FluxPriorReduxPipeline(
+        image_encoder=SiglipVisionModel(config).eval(), feature_extractor=SiglipImageProcessor(size={"height": 32, "width": 32}),
+        image_embedder=ReduxImageEncoder(redux_dim=32, txt_in_features=32).eval(), text_encoder=parts["text_encoder"],
+        tokenizer=parts["tokenizer"], text_encoder_2=parts["text_encoder_2"], tokenizer_2=parts["tokenizer_2"],
+    )  # fmt: skip
+    names = ("scheduler", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "transformer")
+    return FluxPipeline(**{name: parts[name] for name in names}), prior
+
+
+def z_image() -> Any:
+    """Z-Image, image to image."""
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImageImg2ImgPipeline, ZImageTransformer2DModel
+    from transformers import Qwen3Config, Qwen3Model
+
+    torch.manual_seed(2)
+    transformer = ZImageTransformer2DModel(
+        all_patch_size=(2,), all_f_patch_size=(1,), in_channels=16, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2,
+        norm_eps=1e-5, qk_norm=True, cap_feat_dim=16, rope_theta=256.0, t_scale=1000.0, axes_dims=[8, 4, 4], axes_lens=[256, 32, 32],
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for parameter in transformer.parameters():
+            if not parameter.isfinite().all() or not parameter.any():
+                parameter.normal_(0, 0.05)
+    torch.manual_seed(3)
+    vae = AutoencoderKL(
+        block_out_channels=(16, 32), layers_per_block=1, latent_channels=16, norm_num_groups=8, sample_size=32, shift_factor=0.06,
+        scaling_factor=0.36, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, use_quant_conv=False,
+        use_post_quant_conv=False,
+    ).eval()  # fmt: skip
+    torch.manual_seed(5)
+    config = Qwen3Config(
+        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=8,
+        bos_token_id=None, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    _, tokenizer = t5()
+    tokenizer.chat_template = "{% for m in messages %}user {{ m['content'] }}{% endfor %}"
+    return ZImageImg2ImgPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae, text_encoder=Qwen3Model(config).eval(), tokenizer=tokenizer,
+        transformer=transformer,
+    )  # fmt: skip

@@ -92,11 +92,13 @@ class PipelineVariation(ImageGenerator):
         }
         for name in sorted(networks, key=lambda name: name not in ("unet", "transformer")):  # first the one whose dtype is the generator's
             self.add_module(name, networks[name])
-        self.takes_prompt = "prompt" in inspect.signature(type(pipe).__call__).parameters
+        # With a prior, it is the prior that reads the prompt, if anything does.
+        self.reads_prompts = prior is not None and hasattr(prior, "image_embedder") and getattr(prior, "text_encoder", None) is not None
+        self.takes_prompt = self.reads_prompts if prior is not None else "prompt" in inspect.signature(type(pipe).__call__).parameters
         if not isinstance(prompt, str):
             raise ConfigError(f"prompt={prompt!r}: expected a string; one prompt per image goes to encode(images, prompts=…)")
         if prompt and not self.takes_prompt:
-            raise ConfigError(f"prompt={prompt!r}: a {type(pipe).__name__} takes no prompt")
+            raise ConfigError(f"prompt={prompt!r}: a {type(prior or pipe).__name__} takes no prompt here")
         self.prompt, self.fields = prompt, calls.template_fields(prompt)
         self.inputs = (*self.fields, *(["prompts"] if self.takes_prompt else []))
         self.preserves_geometry = preserves_geometry
@@ -241,9 +243,6 @@ class PipelineVariation(ImageGenerator):
             raise ImageError(f"images is {found}: expected (B, 3, H, W) floating in [0, 1]; GenerativeAugment takes other kinds")
         if unknown := sorted(values.keys() - set(self.fields)):
             raise ConfigError(f"{unknown[0]}={values[unknown[0]]!r}: no field of prompt={self.prompt!r}")
-        condition = self._embed(images) if self.prior is not None else {}
-        if calls.takes_image(type(self.pipe)) and not calls.is_decoder_of_embeddings(self.pipe):
-            condition["images"] = fit(images.float(), self.image_size, self.preserves_geometry)
         texts = None if prompts is None else check_prompts(prompts, len(images))
         if texts is None and self.fields:
             if lacking := [name for name in self.fields if name not in values]:
@@ -252,8 +251,11 @@ class PipelineVariation(ImageGenerator):
                     f"inputs_getter=lambda sample: {{{lacking[0]!r}: …}} with one value per image"
                 )
             texts = calls.fill_prompts(self.prompt, values, len(images))
+        if self.prior is not None:
+            return self._embed(images, texts or [self.prompt] * len(images))
+        condition = {"images": fit(images.float(), self.image_size, self.preserves_geometry)}
         if texts is not None:
-            condition["prompts"] = _to_bytes(texts)
+            condition["prompts"] = _to_bytes(texts).to(self.device)
         return condition
 
     def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
@@ -285,7 +287,7 @@ class PipelineVariation(ImageGenerator):
                 arguments[name] = condition[name].to(self.dtype)
         if "image_embeds" in condition:
             arguments["negative_image_embeds"] = self.prior.get_zero_embed(len(seeds), self.device).to(self.dtype)
-        if self.takes_prompt and "prompt_embeds" not in condition:
+        if self.takes_prompt and self.prior is None:
             texts = _from_bytes(condition["prompts"]) if "prompts" in condition else [self.prompt] * len(seeds)
             arguments["prompt"] = texts[0] if together else texts
         if together:
@@ -293,15 +295,17 @@ class PipelineVariation(ImageGenerator):
         with self._once.around(getattr(self.pipe, "vae", None)):
             return calls.call(self.pipe, make_rngs(seeds), self.image_size, arguments)
 
-    def _embed(self, images: Tensor) -> dict[str, Tensor]:
-        """Return what the prior makes of the images, one after the other."""
+    def _embed(self, images: Tensor, texts: list[str]) -> dict[str, Tensor]:
+        """Return what the prior makes of the images, and of the texts where it reads them, one after the other."""
         if hasattr(self.prior, "get_zero_embed"):
             encoder = self.prior.image_encoder
             pixels = appearance.preprocess(images.float(), self.prior.image_processor, encoder.config.image_size)
             if not len(images):
                 return {"image_embeds": pixels.new_zeros(0, encoder.config.projection_dim)}
             return {"image_embeds": encoder(pixels.to(encoder.dtype)).image_embeds}
-        made = [self.prior(picture) for picture in calls.to_pictures(images if len(images) else torch.zeros(1, 3, *self.image_size))]
+        pictures = calls.to_pictures(images if len(images) else torch.zeros(1, 3, *self.image_size))
+        reads = [{"prompt": text} for text in texts or [""]] if self.reads_prompts else [{}] * len(pictures)
+        made = [self.prior(picture, **text) for picture, text in zip(pictures, reads, strict=True)]
         return {name: torch.cat([output[name] for output in made])[: len(images)] for name in ("prompt_embeds", "pooled_prompt_embeds")}
 
     def _images_depend_on_nothing_else(self) -> bool:
