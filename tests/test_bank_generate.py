@@ -14,7 +14,7 @@ import signal
 import stat
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,11 @@ def table(path: Path) -> list[dict[str, Any]]:
 def contents(path: Path) -> dict[str, bytes]:
     """The bytes of every unit."""
     return {unit.name: unit.read_bytes() for unit in path.glob("unit-*.arrow")}
+
+
+def contents_of_a_whole(path: Path) -> dict[str, bytes]:
+    fill(path)
+    return contents(path)
 
 
 def picture(row: Mapping[str, Any]) -> Any:
@@ -602,6 +607,40 @@ class TestDirectories:
     def test_nothing_unfinished_is_left_behind(self, tmp_path: Path) -> None:
         fill(tmp_path)
         assert {path.suffix for path in tmp_path.iterdir() if path.name != ".lock"} == {".arrow", ".json"}
+
+
+class TestBegunMeanwhile:
+    """Another process begins the same bank between this one's look at the directory and its own manifest."""
+
+    def interleave(self, monkeypatch: pytest.MonkeyPatch, other: Callable[[], object]) -> None:
+        from gentransforms.bank.generate import begin
+
+        original, done = begin._check_empty, []
+
+        def check(*arguments: Any) -> None:
+            if not done:
+                done.append(True)
+                other()
+            original(*arguments)
+
+        monkeypatch.setattr(begin, "_check_empty", check)
+
+    @pytest.mark.parametrize("units", [0, 1])
+    def test_the_same_bank_is_shared(self, units: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Few:
+            """An engine that leaves after so many units."""
+
+            def make_units(self, job: Any, planned: Any, **options: Any) -> Any:
+                return gt.bank.Local().make_units(job, planned[:units], **options)
+
+        self.interleave(monkeypatch, lambda: fill(tmp_path / "bank", engine=Few()))
+        assert fill(tmp_path / "bank").complete
+        assert contents(tmp_path / "bank") == contents_of_a_whole(tmp_path / "whole")
+
+    def test_other_settings_are_still_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.interleave(monkeypatch, lambda: fill(tmp_path / "bank", variants=2, shard="0/2"))
+        with pytest.raises(BankError, match="variants"):
+            fill(tmp_path / "bank")
 
 
 class TestFailedSources:

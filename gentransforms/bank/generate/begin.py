@@ -48,7 +48,12 @@ def begin_bank(directory: Path, describe: Describe, source: ImageSource, extend:
         manifest, grows = compare_bank(directory, describe, source, extend)
         return extend_bank(directory, manifest, source) if grows else manifest
     manifest = describe(None)
-    _check_empty(directory, manifest)
+    try:
+        _check_empty(directory, manifest)
+    except BankError:
+        if not (directory / MANIFEST).exists():
+            raise
+        return compare_bank(directory, describe, source)[0]  # another process has begun it since
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     manifest["info"] = {"created": created, "versions": _versions(manifest["device"]), "samples": sample_marks(source), **manifest["info"]}
     if create_manifest(directory, manifest):
