@@ -87,10 +87,6 @@ class GrownSource(ImageSource):
             yield from self.source.read_range(self.places[start], self.places[end - 1] + 1)
             start = end
 
-    def read(self, index: int) -> SourceSample:
-        """Return the sample at a place."""
-        return self.source.read(self.places[index])
-
 
 def arrange_source(source: ImageSource, directory: Path, extend: bool) -> ImageSource:
     """Return a source in the order of the bank that is there: its keys first, in their order, then new ones.
