@@ -24,7 +24,7 @@ from gentransforms.bank.format import index as index_module
 from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.index import INDEX, encode_marks, read_index, write_index
 from gentransforms.bank.format.manifest import read_manifest
-from gentransforms.bank.format.unit import Row, Unit, list_units, plan_units
+from gentransforms.bank.format.unit import Row, Unit, list_units, plan_units, write_unit
 from gentransforms.bank.generate.run import generate_bank
 from gentransforms.bank.reader import Bank
 from gentransforms.bank.verify.checker import verify_bank
@@ -154,6 +154,18 @@ class TestGenerate:
         (tmp_path / INDEX).unlink()
         assert self.fill(tmp_path).images == 0
         assert (tmp_path / INDEX).exists()
+
+    def test_a_unit_that_is_written_anew_takes_it_away_first(self, path: Path) -> None:
+        """A run may be killed between the unit and the index."""
+        sidecar = json.loads((path / MIDDLE.sidecar).read_text())
+        assert write_unit(path, MIDDLE, [], "str", {"settings": sidecar["settings"], "failed": [], "rejected": []}, replace=True)
+        assert not (path / INDEX).exists()
+        assert len(Bank.open(path)) == 18
+
+    def test_one_that_is_there_already_leaves_it(self, path: Path) -> None:
+        sidecar = json.loads((path / MIDDLE.sidecar).read_text())
+        assert not write_unit(path, MIDDLE, [], "str", {"settings": sidecar["settings"]})
+        assert (path / INDEX).exists()
 
     def test_it_goes_when_a_unit_is_made_again(self, tmp_path: Path) -> None:
         self.fill(tmp_path)
