@@ -306,12 +306,12 @@ def _check_generator(generator: object) -> None:
 
 def _any_training(module: nn.Module) -> bool:
     """Whether a module or a part of it is in training mode; a bare walk, because this is asked in every call."""
-    stack: list[nn.Module | None] = [module]
-    while stack:
-        if (part := stack.pop()) is not None:
-            if part.training:
-                return True
-            stack.extend(part._modules.values())
+    found: list[Any] = [module]
+    for part in found:  # which grows as it goes
+        if part.training:
+            return True
+        if part._modules:
+            found.extend(child for child in part._modules.values() if child is not None)
     return False
 
 
