@@ -565,6 +565,33 @@ def epoch(dataset: Dataset[Any], context: str = "fork", workers: int = 2) -> Ten
     return images
 
 
+class TestInMemory:
+    @pytest.mark.parametrize("size", ["input", "generator", "native", (8, 8)])
+    def test_reads_the_same(self, gappy: Bank, size: Any) -> None:
+        batch, keys = torch.stack([GREY] * 12), [*range(10), 2, 77]
+        results = []
+        for in_memory in (False, True):
+            augment = by_position(gappy, 0.8, missing="source", output_size=size, in_memory=in_memory)
+            torch.manual_seed(1)
+            results.append(augment(batch, keys, return_mask=True))
+        (one, _), mask = results[0]
+        (other, _), same = results[1]
+        assert other.equal(one)
+        assert same.equal(mask)
+        assert mask.any()
+
+    def test_copies_and_pickles(self, numbered: Bank) -> None:
+        augment = by_position(numbered, 1.0, in_memory=True)
+        for again in (pickle.loads(pickle.dumps(augment)), copy.deepcopy(augment)):
+            assert is_variant(again(GREY, 4)[0], 4)
+
+    def test_decodes_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        bank = Bank.open(make_bank(tmp_path, keys=list(range(10))))
+        augment = by_position(bank, 1.0, in_memory=True)
+        monkeypatch.setattr(Bank, "read", lambda *_: pytest.fail("the bank is read in the call"))
+        assert is_variant(augment(GREY, 4)[0], 4)
+
+
 class TestLoops:
     def test_in_a_compose_with_classic_augmentations(self, bank: Bank) -> None:
         view = v2.Compose([by_position(bank, 1.0), v2.RandomHorizontalFlip(1.0), v2.ToDtype(torch.float32, scale=True)])

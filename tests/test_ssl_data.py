@@ -258,27 +258,35 @@ class TestFileViews:
         assert not torch.equal(first, dataset[(3, 1)]["first"])
         assert not torch.equal(first, self.dataset(tmp_path, "seed=1")[(3, 0)]["first"])
 
+    def augment(self, folder: Path) -> gt.BankAugment:
+        """Variants of one colour each, of the photos in a folder, which are told from them by it."""
+        source = ssl("data").open_images(str(folder))
+
+        class Red(FakeGenerator):
+            def sample(self, condition: Any, seeds: Tensor) -> Tensor:
+                return torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(len(seeds), 3, 16, 16)
+
+        generate_bank(folder, folder.parent / "bank", Red(), variants=2, image_format="png", progress=False)
+        assert list(source.keys) == list(Bank.open(folder.parent / "bank").keys)
+        return gt.BankAugment(folder.parent / "bank", keys_getter="last", output_size="native")
+
     def test_variant_with_probability_p(self, tmp_path: Path) -> None:
-        red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1).expand(3, 16, 16)
-        seen: list[tuple[int, float]] = []
-
-        def variant(row: int, uniform: float) -> Tensor:
-            seen.append((row, uniform))
-            return red
-
-        dataset = self.dataset(write_photos(tmp_path), variants=variant, p=lambda epoch: 0.3)
+        augment = self.augment(write_photos(tmp_path / "photos"))
+        dataset = self.dataset(tmp_path / "photos", augment=augment, p=lambda epoch: 0.3)
+        plain = self.dataset(tmp_path / "photos")
         made = [dataset[(place, epoch)] for epoch in range(50) for place in range(12)]
         share = np.mean([sample["made2"] for sample in made])
         assert abs(share - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 600)
         assert all(sample["made2"] == (int(sample["second"][0].float().mean()) == 255) for sample in made)
         assert not any(sample["made1"] for sample in made)
-        assert len({row for row, _ in seen}) == 12
-        uniforms = [uniform for _, uniform in seen]
-        assert abs(np.mean(uniforms) - 0.5) < 0.1
+        for place in range(12):  # what stays real is cropped as without a bank
+            sample, other = made[place], plain[(place, 0)]
+            assert torch.equal(sample["first"], other["first"])
+            assert sample["made2"] or torch.equal(sample["second"], other["second"])
 
     def test_p_follows_the_epoch(self, tmp_path: Path) -> None:
-        grey = torch.zeros(3, 8, 8, dtype=torch.uint8)
-        dataset = self.dataset(write_photos(tmp_path), variants=lambda row, u: grey, p=lambda epoch: float(epoch))
+        augment = self.augment(write_photos(tmp_path / "photos"))
+        dataset = pickle.loads(pickle.dumps(self.dataset(tmp_path / "photos", augment=augment, p=float)))
         assert [dataset[(0, epoch)]["made2"] for epoch in (0, 1)] == [False, True]
 
     def test_corrupt_image_mid_epoch(self, tmp_path: Path) -> None:
@@ -407,78 +415,40 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
     return Bank.open(path)
 
 
-class TestFromBank:
-    def test_variants_of_the_right_images(self, bank: Bank) -> None:
+class TestBankInTheStep:
+    @pytest.mark.parametrize("memory", [None, 0])
+    def test_variants_of_the_right_images(self, bank: Bank, memory: int | None) -> None:
         keys = [7, 2, 5]
-        source = ssl("generative").FromBank(bank, keys, 16)
-        images, rows = torch.zeros(3, 3, 16, 16), torch.tensor([2, 0, 1])
-        torch.manual_seed(0)
-        out, made = source(images, rows, 1.0)
+        augment = ssl("generative").bank_augment(bank, keys, memory=memory)
+        rows = torch.tensor([2, 0, 1])
+        images = torch.stack([torch.full((3, 16, 16), 20 * keys[row] / 255) for row in rows])
+        sample, made = augment({"images": images, "rows": rows}, p=1.0, return_mask=True)
         assert made.all()
-        for image, row in zip(out, rows.tolist(), strict=True):
+        for image, row in zip(sample["images"], rows.tolist(), strict=True):
             possible = bank.read([keys[row]] * 4, [0, 1, 2, 3]).float() / 255
-            assert any(torch.equal(image, variant) for variant in possible)
-
-    def test_coin_and_variant_are_drawn_anew(self, bank: Bank) -> None:
-        source = ssl("generative").FromBank(bank, list(range(10)), 16)
-        rows, counts = torch.arange(10), torch.zeros(10, 5)
-        variants = bank.read([k for k in range(10) for _ in range(4)], list(range(4)) * 10).float().unflatten(0, (10, 4)) / 255
-        for _ in range(200):
-            out, made = source(torch.full((10, 3, 16, 16), -1.0), rows, 0.6)
-            same = (out[:, None] == variants).flatten(2).all(2)
-            assert torch.equal(same.any(1), made)
-            assert torch.equal(out[~made], torch.full_like(out[~made], -1.0))
-            counts[:, :4] += same
-            counts[:, 4] += ~made
-        expected = torch.tensor([0.15, 0.15, 0.15, 0.15, 0.4]) * 200
-        chi = ((counts - expected) ** 2 / expected).sum(1)
-        assert chi.max() < 27  # 4 degrees of freedom, 10 images: beyond by chance once in 5,000 runs
-
-    def test_p_of_0_changes_nothing(self, bank: Bank) -> None:
-        source, images = ssl("generative").FromBank(bank, [1, 2], 16), torch.rand(2, 3, 16, 16)
-        out, made = source(images, torch.tensor([0, 1]), 0.0)
-        assert out is images
+            assert any(torch.allclose(image, variant) for variant in possible)
+        sample, made = augment({"images": images, "rows": rows}, p=0.0, return_mask=True)
+        assert sample["images"] is images
         assert not made.any()
 
     def test_read_at_each_step_where_memory_is_short(self, bank: Bank) -> None:
-        rows, images = torch.tensor([3, 1, 0]), torch.zeros(3, 3, 16, 16)
+        images, rows = torch.stack([torch.full((3, 16, 16), 20 * key / 255) for key in (7, 5, 4)]), torch.tensor([3, 1, 0])
         results = []
         for memory in (None, 0):
-            source = ssl("generative").FromBank(bank, [4, 5, 6, 7], 16, memory=memory)
-            assert (source.decoded is None) == (memory == 0)
+            augment = ssl("generative").bank_augment(bank, [4, 5, 6, 7], memory=memory)
             torch.manual_seed(3)
-            results.append(source(images, rows, 0.7))
-        assert torch.equal(results[0][0], results[1][0])
+            results.append(augment({"images": images, "rows": rows}, p=0.7, return_mask=True))
+        assert torch.equal(results[0][0]["images"], results[1][0]["images"])
         assert torch.equal(results[0][1], results[1][1])
 
     def test_memory_is_shared_by_processes(self, bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
-        variants = 4 * 4 * 3 * 16 * 16  # bytes of the four variants of four images
+        variants = 10 * 4 * 3 * 16 * 16  # bytes of the four variants of ten images
         monkeypatch.setattr(ssl("generative").os, "sysconf", {"SC_PHYS_PAGES": variants // 1024 * 4, "SC_PAGE_SIZE": 1024}.__getitem__)
-        held = [ssl("generative").FromBank(bank, [4, 5, 6, 7], 16, processes=n).decoded is not None for n in (1, 2)]
-        assert held == [True, False]
-
-    def test_other_size(self, bank: Bank) -> None:
-        out, _ = ssl("generative").FromBank(bank, [9], 8)(torch.zeros(1, 3, 8, 8), torch.tensor([0]), 1.0)
-        assert out.shape == (1, 3, 8, 8)
-        assert abs(out.mean() - 180 / 255) < 0.05
-
-    def test_missing_variants(self, tmp_path: Path) -> None:
-        """A bank with rejected variants: only those that are there are drawn."""
-        generate_bank(
-            [torch.full((3, 16, 16), 100, dtype=torch.uint8)] * 2, tmp_path, FakeGenerator(), variants=3, image_format="png", progress=False
-        )
-        bank = Bank.open(tmp_path)
-        bank.variants_of = lambda key: [0, 2] if key == 0 else [1]  # type: ignore[method-assign]
-        for memory in (None, 0):
-            source = ssl("generative").FromBank(bank, [0, 1], 16, memory=memory)
-            seen = {tuple(source(torch.zeros(2, 3, 16, 16), torch.tensor([0, 1]), 1.0)[0][:, 0, 0, 0].tolist()) for _ in range(40)}
-            expected = bank.read([0, 0, 1], [0, 2, 1])[:, 0, 0, 0].float() / 255
-            assert seen == {(expected[0].item(), expected[2].item()), (expected[1].item(), expected[2].item())}
-
-    def test_for_workers(self, bank: Bank) -> None:
-        variants = pickle.loads(pickle.dumps(ssl("generative").RowVariants(bank, [8, 3])))
-        for uniform, number in ((0.0, 0), (0.3, 1), (0.999999, 3), (1.0, 3)):
-            assert torch.equal(variants(1, uniform), bank.read([3], [number])[0])
+        made: list[bool] = []
+        monkeypatch.setattr(gt, "BankAugment", lambda bank, in_memory, **options: made.append(in_memory))
+        for processes in (1, 2):
+            ssl("generative").bank_augment(bank, [4, 5, 6, 7], processes)
+        assert made == [True, False]
 
     def test_bank_of_another_data_set(self, bank: Bank) -> None:
         refuse = ssl("generative").refuse_foreign
@@ -506,19 +476,6 @@ class TestFromBank:
 
 
 class TestOnline:
-    def test_replaces_with_probability_p(self) -> None:
-        source, images = ssl("generative").Online(FakeGenerator()), torch.rand(300, 3, 16, 16)
-        out, made = source(images, torch.arange(300), 0.4)
-        assert torch.equal((out != images).flatten(1).any(1), made)
-        assert abs(made.float().mean() - 0.4) < 4 * np.sqrt(0.4 * 0.6 / 300)
-
-    def test_is_what_the_transform_makes(self) -> None:
-        images = torch.rand(6, 3, 16, 16)
-        torch.manual_seed(1)
-        expected = gt.GenerativeAugment(FakeGenerator(), p=0.5)(images)
-        torch.manual_seed(1)
-        assert torch.equal(ssl("generative").Online(FakeGenerator())(images, torch.arange(6), 0.5)[0], expected)
-
     def test_unknown_generator(self) -> None:
         with pytest.raises(SystemExit, match=r"generative.generator='no/such/generator'"):
             ssl("generative").load_online(tiny("simclr", "generative.source=online", "generative.generator=no/such/generator").generative)

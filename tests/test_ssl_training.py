@@ -17,6 +17,7 @@ import pytest
 import torch
 from ssl_example import CONFIGS, FOLDER, TINY, TINY_METHOD, call, ssl, tiny, write_photos
 
+import gentransforms as gt
 from gentransforms.bank.generate.run import generate_bank
 from gentransforms.bank.reader import Bank
 from gentransforms.testing import FakeGenerator
@@ -163,15 +164,25 @@ class TestViewsOfABatch:
         return ssl("methods").METHODS["simclr"](chosen, 0, generative)
 
     def red(self) -> Any:
-        class Red(ssl("generative").Generative):  # type: ignore[misc]
-            def forward(self, images: Any, rows: Any, p: float) -> Any:
-                made = torch.rand(len(images)) < p
-                return torch.where(made[:, None, None, None], torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1), images), made
+        class Red(torch.nn.Module):
+            def forward(self, sample: dict[str, Any], p: float, return_mask: bool) -> Any:
+                assert return_mask
+                made = torch.rand(len(sample["images"])) < p
+                red = torch.where(made[:, None, None, None], torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1), sample["images"])
+                return sample | {"images": red}, made
 
         return Red()
 
     def batch(self) -> dict[str, torch.Tensor]:
         return {"images": torch.full((50, 3, 8, 8), 51, dtype=torch.uint8), "rows": torch.arange(50), "labels": torch.zeros(50)}
+
+    def test_neither_views_nor_a_generator_are_in_a_checkpoint(self) -> None:
+        module, plain = self.module(generative=gt.GenerativeAugment(FakeGenerator())), self.module()
+        assert module.state_dict().keys() == plain.state_dict().keys()
+        assert not [name for name in plain.state_dict() if name.split(".")[0] in ("classic", "crops", "generative")]
+        assert not [
+            name for name, _ in (*module.named_parameters(), *module.named_buffers()) if name.startswith(("classic", "crops", "gen"))
+        ]
 
     def test_view_1_is_real_and_view_2_generated(self) -> None:
         module = self.module("generative.p=0.5", generative=self.red())
@@ -185,11 +196,11 @@ class TestViewsOfABatch:
     def test_each_view_crops_its_own_generated_images(self) -> None:
         """Of files with an online generator: whole for view 1, a corner for view 2, of images that are half red."""
 
-        class HalfRed(ssl("generative").Generative):  # type: ignore[misc]
-            def forward(self, images: Any, rows: Any, p: float) -> Any:
-                images = torch.zeros_like(images)
+        class HalfRed(torch.nn.Module):
+            def forward(self, sample: dict[str, Any], p: float, return_mask: bool) -> Any:
+                images = torch.zeros_like(sample["images"])
                 images[:, 0, :, :8] = 1.0
-                return images, torch.ones(len(images), dtype=torch.bool)
+                return sample | {"images": images}, torch.ones(len(images), dtype=torch.bool)
 
         chosen = self.module("generative.both_views=true", "data.in_memory=false").settings
         chosen.augmentation.view2.crop_scale = [0.05, 0.05]
@@ -209,7 +220,7 @@ class TestViewsOfABatch:
         first, second, _ = module.views(self.batch())
         reds = [(view[:, 0] > 0.9).flatten(1).all(1) for view in (first, second)]
         assert all(10 < red.sum() < 40 for red in reds)
-        assert not torch.equal(*reds)  # each view has its own coins
+        assert not torch.equal(*reds)  # each view has its own selection
 
 
 class TestResume:

@@ -1,108 +1,45 @@
-"""Where the generated image of a view comes from: a bank, or a generator on the device, behind one interface.
+"""Where the generated image of a view comes from: a bank, or a generator on the device.
 
-`Generative.forward(images, rows, p)` takes the images a view would start from and returns those it does start from, each
-replaced with probability p by one of its variants, and which they are. Coin and variant are drawn for each image at each step.
+Both are transforms of the library. A batch ``{"images": …, "rows": …}`` comes back with each image replaced, with the p of
+the epoch, by one of its variants; ``return_mask=True`` says which. Selection and variant are drawn anew at each step.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from config import GenerativeSettings, Settings
 from torch import Tensor, nn
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
 import gentransforms as gt
 from gentransforms.bank.reader import Bank
 
 
-class Generative(nn.Module, ABC):
-    """Replace images by variants.
-
-    Shape: images (B, 3, S, S) float in [0, 1] on the device; rows (B,) int64 on the CPU, places in the training set;
-    returns the images on the device and (B,) bool on the CPU, where it is read without waiting for the device.
-    """
-
-    @abstractmethod
-    def forward(self, images: Tensor, rows: Tensor, p: float) -> tuple[Tensor, Tensor]: ...
-
-
-class FromBank(Generative):
-    """Variants of a bank, decoded once into memory where they fit, else read at each step.
+def bank_augment(bank: Bank, keys: Sequence[str | int], processes: int = 1, memory: int | None = None) -> gt.BankAugment:
+    """Return the transform of batches that reads a bank, decoded into memory where it fits.
 
     Args:
         bank: holds all the keys.
         keys: of the training images, by place.
-        size: side of the images.
+        processes: that share the machine's memory.
         memory: bytes that the decoded variants may take; by default a quarter of the machine's, shared by its `processes`.
     """
-
-    def __init__(self, bank: Bank, keys: Sequence[str | int], size: int, memory: int | None = None, processes: int = 1) -> None:
-        super().__init__()
-        self.bank, self.keys, self.size = bank, list(keys), size
-        self.numbers = [bank.variants_of(key) for key in self.keys]
-        self.counts = torch.tensor([len(numbers) for numbers in self.numbers])
-        self.starts = self.counts.cumsum(0) - self.counts
-        needed = int(self.counts.sum()) * 3 * size * size
-        memory = memory if memory is not None else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4 // processes
-        self.decoded = self._decode() if needed <= memory else None
-
-    def forward(self, images: Tensor, rows: Tensor, p: float) -> tuple[Tensor, Tensor]:
-        chosen = torch.rand(len(rows)) < p
-        # As many draws whatever the coins are, so that p does not shift the random stream.
-        which = (torch.rand(len(rows), dtype=torch.float64) * self.counts[rows]).long()
-        if not chosen.any():
-            return images, chosen
-        variants = self.read(rows[chosen], which[chosen]).to(images.device, non_blocking=True).to(images.dtype) / 255
-        return put(images, chosen, variants), chosen
-
-    def read(self, rows: Tensor, which: Tensor) -> Tensor:
-        """Return uint8 (N, 3, size, size): of each row its which-th variant."""
-        if self.decoded is not None:
-            return self.decoded[self.starts[rows] + which]
-        pairs = list(zip(rows.tolist(), which.tolist(), strict=True))
-        return _sized(self.bank.read([self.keys[row] for row, _ in pairs], [self.numbers[row][i] for row, i in pairs]), self.size)
-
-    def _decode(self) -> Tensor:
-        decoded = torch.empty(int(self.counts.sum()), 3, self.size, self.size, dtype=torch.uint8)
-        for first in range(0, len(self.keys), 1000):
-            part = slice(first, first + 1000)
-            keys = [key for key, numbers in zip(self.keys[part], self.numbers[part], strict=True) for _ in numbers]
-            images = self.bank.read(keys, [number for numbers in self.numbers[part] for number in numbers])
-            start = int(self.starts[first])
-            decoded[start : start + len(images)] = _sized(images, self.size)
-        return decoded
+    needed = len(bank) * 3 * math.prod(bank.image_size)
+    memory = memory if memory is not None else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4 // processes
+    return gt.BankAugment(bank, keys_getter=KeysOfRows(keys), in_memory=needed <= memory)
 
 
-class Online(Generative):
-    """Variants made inside the step, where the generator is."""
+class KeysOfRows:
+    """The keys of a batch ``{"images": …, "rows": …}``, by its places in the training set."""
 
-    def __init__(self, generator: gt.ImageGenerator, output_size: Any = "input") -> None:
-        super().__init__()
-        self.augment = gt.GenerativeAugment(generator, output_size=output_size)
+    def __init__(self, keys: Sequence[str | int]) -> None:
+        self.keys = list(keys)
 
-    def forward(self, images: Tensor, rows: Tensor, p: float) -> tuple[Tensor, Tensor]:
-        self.augment.p = p
-        params = self.augment.make_params([images])
-        return self.augment.transform(images, params), params["chosen"]
-
-
-class RowVariants:
-    """A bank for workers that read files: one variant, uint8 (3, h, w), of a row by a uniform number. Goes to other processes."""
-
-    def __init__(self, bank: Bank, keys: Sequence[str | int]) -> None:
-        self.bank, self.keys = bank, list(keys)
-
-    def __call__(self, row: int, uniform: float) -> Tensor:
-        key = self.keys[row]
-        numbers = self.bank.variants_of(key)
-        return self.bank.read([key], [numbers[min(int(uniform * len(numbers)), len(numbers) - 1)]])[0]
+    def __call__(self, sample: dict[str, Tensor]) -> list[str | int]:
+        return [self.keys[row] for row in sample["rows"].tolist()]
 
 
 def put(images: Tensor, chosen: Tensor, new: Tensor) -> Tensor:
@@ -176,11 +113,3 @@ def load_online(s: GenerativeSettings) -> gt.ImageGenerator:
         return gt.load_generator(s.generator, **options)
     except gt.GentransformsError as error:
         raise SystemExit(f"generative.generator={s.generator!r}: {error}") from error
-
-
-def _sized(images: Tensor, size: int) -> Tensor:
-    """Return uint8 (N, 3, size, size); the variants of a generator without geometry are square."""
-    if images.shape[-2:] == (size, size):
-        return images
-    images = F.center_crop(images, [min(images.shape[-2:])])
-    return F.resize(images, [size, size], v2.InterpolationMode.BICUBIC, antialias=True)

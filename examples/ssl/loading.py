@@ -21,8 +21,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from views import worker_crop
 
+import gentransforms as gt
+
 Sample = tuple[int, int]  # row and epoch: a sample's random numbers depend on these and the seed alone
-Variants = Callable[[int, float], "Image.Image | Tensor"]  # of a row and a uniform number: one of its variants
 
 
 class MemoryImages(Dataset[Any]):
@@ -77,11 +78,16 @@ class FileViews(Dataset[Any]):
     """
 
     def __init__(
-        self, source: Source, rows: Tensor, settings: Settings, variants: Variants | None = None, p: Callable[[int], float] | None = None,
+        self,
+        source: Source,
+        rows: Tensor,
+        settings: Settings,
+        augment: gt.BankAugment | None = None,
+        p: Callable[[int], float] | None = None,
         square_size: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.source, self.rows, self.labels = source, rows.tolist(), labels_of(source)[rows]
-        self.seed, self.variants, self.p, self.square_size = settings.seed, variants, p, square_size
+        self.seed, self.augment, self.p, self.square_size = settings.seed, augment, p, square_size
         self.both = settings.generative.both_views
         s, size = settings.augmentation, settings.data.image_size
         self.crops = [worker_crop(view, size, s.interpolation) for view in (s.view1, s.view2, s.generated or s.view2)]
@@ -93,17 +99,18 @@ class FileViews(Dataset[Any]):
     def __getitem__(self, sample: Sample) -> dict[str, Any]:
         place, epoch = sample
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.seed, epoch, place))
             image, at = read_or_next(self.source, self.rows, place)
             out: dict[str, Any] = {"labels": self.labels[at], "rows": at}
             for view, name in enumerate(("first", "second")):
-                # As many draws whatever p is, so that p does not shift what follows.
-                coin, which = torch.rand(2).tolist()
-                wanted = self.variants is not None and self.p is not None and (view == 1 or self.both) and coin < self.p(epoch)
-                shown = self.variants(at, which) if wanted and self.variants is not None else image
-                crop = self.crops[2 if wanted and self.own_crop else view]
+                shown, made = image, False
+                if self.augment is not None and self.p is not None and (view == 1 or self.both):
+                    torch.manual_seed(seed_of(self.seed, epoch, place, view, 0))
+                    (shown, _), mask = self.augment((image, self.source.keys[self.rows[at]]), p=self.p(epoch), return_mask=True)
+                    made = bool(mask)
+                torch.manual_seed(seed_of(self.seed, epoch, place, view, 1))  # the crop is the same with and without a bank
+                crop = self.crops[2 if made and self.own_crop else view]
                 out[name] = F.to_image(crop(shown)).as_subclass(Tensor)
-                out[f"made{view + 1}"] = wanted
+                out[f"made{view + 1}"] = made
             if self.square_size is not None:
                 out["squares"] = square(image, self.square_size)
         return out

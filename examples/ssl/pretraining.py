@@ -10,12 +10,14 @@ import lightning as L
 import torch
 from backbones import build_backbone
 from config import Settings
-from generative import Generative, p_at, put
+from generative import p_at, put
 from loading import seed_of
 from optimizers import build_optimizer, build_schedule, learning_rate, parameter_groups
 from torch import Tensor, nn
 from torch.nn import functional as F
 from views import TwoClassicViews, device_crop
+
+import gentransforms as gt
 
 
 class Pretraining(L.LightningModule, ABC):
@@ -27,7 +29,7 @@ class Pretraining(L.LightningModule, ABC):
         generative: makes generated images on the device; None where there are none, or the loader brings them.
     """
 
-    def __init__(self, settings: Settings, classes: int, generative: Generative | None = None) -> None:
+    def __init__(self, settings: Settings, classes: int, generative: gt.GenerativeAugment | gt.BankAugment | None = None) -> None:
         super().__init__()
         self.settings = settings
         self.backbone = build_backbone(settings.backbone)
@@ -35,10 +37,10 @@ class Pretraining(L.LightningModule, ABC):
         self.batches_done = 0
         self.figures: dict[str, Tensor | float] = {}  # of the latest batch, for the curves
         s, size = settings.augmentation, settings.data.image_size
-        views = TwoClassicViews(s, size, crop=settings.data.in_memory)
-        crops = nn.ModuleList(device_crop(s.generated or view, size, s.interpolation) for view in (s.view1, s.view2))
-        # In a tuple: not in the checkpoint, not synchronised between devices, not in the module's mode.
-        self._makers: tuple[TwoClassicViews, Generative | None, nn.ModuleList] = (views, generative, crops)
+        # Views and crops have no state, and a transform holds its generator unregistered: a checkpoint has the model alone.
+        self.classic = TwoClassicViews(s, size, crop=settings.data.in_memory)
+        self.generative = generative
+        self.crops = nn.ModuleList(device_crop(s.generated or view, size, s.interpolation) for view in (s.view1, s.view2))
 
     @abstractmethod
     def heads(self) -> list[nn.Module]:
@@ -64,35 +66,35 @@ class Pretraining(L.LightningModule, ABC):
 
     def views(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return both views (B, 3, S, S) float in [0, 1] of a batch of loading.py, and which of the second are generated."""
-        classic, generative, crops = self._makers
         g, rows = self.settings.generative, batch["rows"]
-        p = p_at(g, self.settings.trainer.epochs, self.current_epoch)
         if "images" in batch:
             first = second = batch["images"].float() / 255
             made1 = made2 = torch.zeros(len(rows), dtype=torch.bool)
-            if generative is not None:
-                second, made2 = generative(second, rows, p)
+            if self.generative is not None:
+                second, made2 = self._generate(second, rows)
                 if g.both_views:
-                    first, made1 = generative(first, rows, p)
+                    first, made1 = self._generate(first, rows)
         else:
             first, second = batch["first"].float() / 255, batch["second"].float() / 255
             made1, made2 = batch["made1"], batch["made2"]
-            if generative is not None:  # images from files are already cropped, generated ones are not
+            if self.generative is not None:  # images from files are already cropped, generated ones are not
                 squares = batch["squares"].float() / 255
-                second, made2 = _replace(second, *generative(squares, rows, p), crops[1])
+                second, made2 = _replace(second, *self._generate(squares, rows), self.crops[1])
                 if g.both_views:
-                    first, made1 = _replace(first, *generative(squares, rows, p), crops[0])
-        return (*classic(first, second, made1, made2), made2)
+                    first, made1 = _replace(first, *self._generate(squares, rows), self.crops[0])
+        return (*self.classic(first, second, made1, made2), made2)
+
+    def _generate(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images (B, 3, S, S), each replaced with the probability of this epoch, and (B,) bool: which were."""
+        assert self.generative is not None
+        p = p_at(self.settings.generative, self.settings.trainer.epochs, self.current_epoch)
+        sample, made = self.generative({"images": images, "rows": rows}, p=p, return_mask=True)
+        return sample["images"], made
 
     def transfer_batch_to_device(self, batch: dict[str, Tensor], device: torch.device, dataloader_idx: int) -> dict[str, Tensor]:
         """Move everything but the tensors that are read on the CPU: reading them on the device would synchronise with it."""
         stay = {name: batch.pop(name) for name in ("rows", "made1", "made2") if name in batch}
         return super().transfer_batch_to_device(batch, device, dataloader_idx) | stay
-
-    def on_fit_start(self) -> None:
-        for maker in self._makers:
-            if maker is not None:
-                maker.to(self.device)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

@@ -25,7 +25,7 @@ import lightning as L
 import torch
 from config import Settings, load_settings
 from data import Source, open_images, refuse_other_classes, spaced
-from generative import FromBank, Generative, Online, RowVariants, load_online, open_bank, p_at, warn_of_strangers
+from generative import bank_augment, load_online, open_bank, p_at, warn_of_strangers
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -37,6 +37,8 @@ from shared import flatten, read_record, refuse_another_run, settle_precision, w
 from slurm import environments, requeue_at_signal
 from torch import Tensor
 from torch.utils.data import Dataset
+
+import gentransforms as gt
 
 # Settings that may change when a run is resumed.
 FREE = (
@@ -81,7 +83,7 @@ def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), q
     return record
 
 
-def training_data(source: Source, settings: Settings) -> tuple[Dataset[Any], Generative | None, list[Any]]:
+def training_data(source: Source, settings: Settings) -> tuple[Dataset[Any], gt.GenerativeAugment | gt.BankAugment | None, list[Any]]:
     """Return the training images, the source of generated ones on the device, and the images' keys."""
     g, data = settings.generative, settings.data
     rows, _ = training_rows(source, settings)
@@ -91,19 +93,19 @@ def training_data(source: Source, settings: Settings) -> tuple[Dataset[Any], Gen
         if g.source == "bank":
             bank, some = open_bank(settings, keys), spaced(len(keys), 256)
             warn_of_strangers(bank, [keys[i] for i in some.tolist()], dataset.images[some])
-            return dataset, FromBank(bank, keys, data.image_size, processes=settings.trainer.devices), keys
-        return dataset, Online(load_online(g)) if g.source == "online" else None, keys
+            return dataset, bank_augment(bank, keys, settings.trainer.devices), keys
+        return dataset, gt.GenerativeAugment(load_online(g)) if g.source == "online" else None, keys
     keys = [source.keys[row] for row in rows.tolist()]
-    online = Online(load_online(g), "generator") if g.source == "online" else None
-    variants = None
+    online = gt.GenerativeAugment(load_online(g), output_size="generator") if g.source == "online" else None
+    augment = None
     if g.source == "bank":
         bank, some = open_bank(settings, keys), spaced(len(keys), 64)
         seen, read = load_into_memory(source, rows[some], 64)
         warn_of_strangers(bank, [source.keys[row] for row in read.tolist()], seen.images)
-        variants = RowVariants(bank, keys)
+        augment = gt.BankAugment(bank, keys_getter="last", output_size="native")
     # Images for the generator come in its own size, so that they can be batched; the view is cropped on the device.
-    size = None if online is None else max(online.augment.generator.image_size)
-    return FileViews(source, rows, settings, variants, partial(p_at, g, settings.trainer.epochs), size), online, keys
+    size = None if online is None else max(online.generator.image_size)
+    return FileViews(source, rows, settings, augment, partial(p_at, g, settings.trainer.epochs), size), online, keys
 
 
 def probe_data(source: Source, settings: Settings, trainer: L.Trainer, train: Dataset[Any]) -> list[Any]:

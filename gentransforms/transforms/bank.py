@@ -48,6 +48,8 @@ class BankAugment(ReplaceImages):
             belong to other images, as row numbers do after a data set was filtered or cut. Changed images pass: resized,
             cropped, flipped, recoloured. False where they look nothing like their sources.
         weights: of several banks, positive numbers; equal by default.
+        in_memory: decode every image of the bank once, now, into memory (rows x 3 x h x w bytes): for small images, in a
+            training step that would wait for the decoding.
 
     Attributes:
         banks: the open banks.
@@ -89,6 +91,7 @@ class BankAugment(ReplaceImages):
         output_size: str | tuple[int, int] = "input",
         check_sources: bool = True,
         weights: Sequence[float] | None = None,
+        in_memory: bool = False,
     ) -> None:
         self.check_sources = check_sources
         super().__init__(p, output_size)
@@ -97,7 +100,7 @@ class BankAugment(ReplaceImages):
         if missing not in _MISSING:
             raise ConfigError(f'missing={missing!r}: expected "error" or "source"')
         self.keys_getter, self.missing = keys_getter, missing
-        self._mixture = Mixture(bank, weights)
+        self._mixture = Mixture(bank, weights, in_memory)
         self.banks = self._mixture.banks
         if len(self._mixture.sizes) > 1 and self.output_size in ("generator", "native"):
             shown = " and ".join(f"{height} x {width}" for height, width in sorted(self._mixture.sizes))

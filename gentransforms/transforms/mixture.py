@@ -15,6 +15,7 @@ from torch import Tensor
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import ConfigError
 from gentransforms.images import from_unit, resize, to_unit
+from gentransforms.transforms.decoded import DecodedBank
 
 __all__ = ["Mixture"]
 
@@ -25,13 +26,14 @@ class Mixture:
     Args:
         banks: open banks or their paths, one alone or a sequence of them.
         weights: a positive number for each; None for equal ones.
+        in_memory: decode all their images now.
 
     Raises:
         ConfigError: if they are something else.
         BankError: if one cannot be opened.
     """
 
-    def __init__(self, banks: Any, weights: Sequence[float] | None) -> None:
+    def __init__(self, banks: Any, weights: Sequence[float] | None, in_memory: bool = False) -> None:
         given = [banks] if isinstance(banks, Bank | str | Path) else banks
         if not isinstance(given, list | tuple) or not given or not all(isinstance(bank, Bank | str | Path) for bank in given):
             raise ConfigError(f"bank={banks!r}: expected a Bank or the path of one, or a list of them")
@@ -42,6 +44,7 @@ class Mixture:
             raise ConfigError(
                 f"bank: the keys of {kinds['int'].path} are int and those of {kinds['str'].path} are str: expected banks of one data set"
             )
+        self._variants = [DecodedBank(bank) if in_memory else bank for bank in self.banks]
 
     @property
     def sizes(self) -> set[tuple[int, int]]:
@@ -57,7 +60,7 @@ class Mixture:
             key: of the source.
             uniform: in [0, 1), which decides both.
         """
-        there = {number: variants for number, bank in enumerate(self.banks) if (variants := bank.variants_of(key))}
+        there = {number: variants for number, bank in enumerate(self._variants) if (variants := bank.variants_of(key))}
         if not there:
             return None
         numbers = list(there)
@@ -77,10 +80,10 @@ class Mixture:
             size: (h, w) to which they are resized if banks have images of several sizes.
         """
         if len(self.banks) == 1:
-            return self.banks[0].read(keys, [variant for _, variant in drawn])
+            return self._variants[0].read(keys, [variant for _, variant in drawn])
         one_size = len(self.sizes) == 1
         images = torch.empty((len(drawn), 3, *(self.banks[0].image_size if one_size else size)), dtype=torch.uint8)
-        for number, bank in enumerate(self.banks):
+        for number, bank in enumerate(self._variants):
             places = [i for i, (own, _) in enumerate(drawn) if own == number]
             if places:
                 made = bank.read([keys[i] for i in places], [drawn[i][1] for i in places])
