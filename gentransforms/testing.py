@@ -149,7 +149,7 @@ def check_transform(transform: Callable[..., Any], *, size: tuple[int, int] = (2
     """Put a generative transform through torchvision's contract on every kind of image.
 
     Tensors of 3, 4 and 5 dimensions, PIL and `tv_tensors.Image`; 1 and 3 channels; uint8 and floating; nested samples,
-    whose labels pass; empty batches; channels_last and other non-contiguous memory; nothing modified in place; the same
+    whose labels pass; empty batches; channels_last, which stays, and other non-contiguous memory; nothing modified in place; the same
     result after the same `torch.manual_seed`.
 
     Args:
@@ -173,7 +173,9 @@ def check_transform(transform: Callable[..., Any], *, size: tuple[int, int] = (2
                 _check_same_kind(transform, tv_tensors.Image(typed))
     batch = torch.rand(4, 3, *size, generator=rng)
     expected = _seeded(transform, batch)
-    _close(expected, _seeded(transform, batch.to(memory_format=torch.channels_last)), 1e-4, "channels_last input changes the result")
+    last = _seeded(transform, batch.to(memory_format=torch.channels_last))
+    _close(expected, last, 1e-4, "channels_last input changes the result")
+    _require(last.is_contiguous(memory_format=torch.channels_last), "a channels_last batch came back in another memory layout")
     strided = torch.rand(8, 3, *size, generator=rng)
     strided[::2] = batch
     _close(expected, _seeded(transform, strided[::2]), 1e-4, "non-contiguous input changes the result")
