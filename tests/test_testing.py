@@ -289,7 +289,10 @@ BROKEN_TRANSFORMS: dict[str, tuple[Callable[..., Any], str]] = {
         of_images(_only(Tensor, lambda image: image if image.is_contiguous() else torch.zeros_like(image))),
         "channels_last input changes",
     ),
-    "memory layout": (of_images(_only(Tensor, lambda image: image.contiguous())), "in another memory layout"),
+    "memory layout": (
+        of_images(lambda image: image if not isinstance(image, Tensor) or image.is_contiguous() else image.contiguous()),
+        "memory layout",
+    ),
     "picture's type": (of_images(_only(PIL.Image.Image, np.asarray)), "PIL RGB gave|PIL L gave"),
     "picture's mode": (of_images(_only(PIL.Image.Image, lambda image: image.convert("RGB"))), "PIL L gave"),
     "picture's size": (of_images(_only(PIL.Image.Image, lambda image: image.resize((5, 5)))), "PIL image of size"),
