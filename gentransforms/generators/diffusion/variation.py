@@ -90,7 +90,8 @@ class StableDiffusionVariation(PretrainedDiffusion):
         if self.kind == "none":
             raise WeightsError(
                 f"a {type(self.pipe).__name__} does not see the source image: give ip_adapter=(repo, subfolder, weight_name), or use "
-                "ControlNetVariation; StableUnCLIPImg2ImgPipeline and StableDiffusionImageVariationPipeline see it by themselves"
+                "ControlNetVariation, or PipelineVariation for image-to-image; StableUnCLIPImg2ImgPipeline and "
+                "StableDiffusionImageVariationPipeline see it by themselves"
             )
 
     @classmethod
