@@ -1,4 +1,4 @@
-"""What the transform costs over the bare generator, and what the coin saves."""
+"""What the transform costs over the bare generator, and what selecting images saves."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Generative models as ordinary image augmentation: torchvision v2 transforms that draw new images of the same content."""
+"""Generative models as ordinary image augmentation: torchvision v2 transforms that generate new images of the same content."""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-# What type checkers and editors see; a name is loaded when it is first used, so that importing the package costs nothing.
+# For type checkers and editors. At run time a name is loaded when it is first used, so that importing the package is cheap.
 if TYPE_CHECKING:
     from gentransforms.audit.result import Audit
     from gentransforms.audit.run import audit_bank, audit_generator
@@ -75,7 +75,7 @@ _MODULES = {
     "plan_bank": "bank.generate.run",
     "with_keys": "sources.keyed",
 }
-# Modules that hold public names of their own: gentransforms.errors.BankError without an import of its own.
+# Modules with public names of their own: gentransforms.errors.BankError works without importing the module.
 _PUBLIC_MODULES = ("bank", "errors", "kornia", "sources", "testing")
 
 

@@ -1,4 +1,4 @@
-"""Generative augmentation as a kornia augmentation, with replayable parameters."""
+"""`RandomGenerative`: a generator as a kornia augmentation, with replayable parameters."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["RandomGenerative"]
 
 
 class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
-    """Replace each image, with probability `p`, by a new image of the same content.
+    """Replace each image, with probability `p`, with a newly generated image of the same content.
 
-    Unlike kornia's own augmentations it runs on the chosen images only. ``_params`` of a call hold its selection
-    (``batch_prob``) and seeds; given back as ``params=``, they make the same images again.
+    Unlike kornia's own augmentations, it processes only the selected images. After a call, ``_params`` hold its selection
+    (``batch_prob``) and seeds; passed as ``params=``, they reproduce the images.
 
     Args:
-        generator: makes the images; held and frozen as by `gentransforms.GenerativeAugment`.
-        p: probability, for each image.
-        same_on_batch: one selection and one seed for the whole batch; also where a container sets it.
+        generator: generates the images; held and frozen as by `gentransforms.GenerativeAugment`.
+        p: probability of replacement, for each image.
+        same_on_batch: use one selection and one seed for the whole batch; a container may set it, too.
         max_batch_size: largest number of images generated at once.
         keepdim: return (C, H, W) for (C, H, W), as in every kornia augmentation.
 
@@ -38,8 +38,8 @@ class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
     Raises:
         ConfigError: if an argument is not as described.
         ImageError: if values lie outside [0, 1], if there are neither 1 nor 3 channels, or if an `AugmentationSequential`
-            hands it masks, boxes or key points while the generator does not keep geometry. (kornia before 0.9 hands
-            boxes and key points past augmentations of this kind, so there they cannot be refused.)
+            passes masks, boxes or key points and the generator does not keep geometry. (kornia before 0.9 does not pass
+            boxes and key points to augmentations of this kind, so there they cannot be refused.)
 
     Example:
         >>> import torch
@@ -64,7 +64,7 @@ class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
         self._hold(generator, max_batch_size)
         self._check_range = RangeCheck()
 
-    # As for the torchvision transforms: the generator stays out of the graph of a model that is compiled.
+    # As in the torchvision transforms, the generator stays out of the graph of a compiled model.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor, params: dict[str, Tensor] | None = None, **kwargs: Any) -> Tensor:
         """Return the batch (B, C, H, W) with the chosen images replaced."""
@@ -73,12 +73,12 @@ class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
         return output
 
     def set_rng_device_and_dtype(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Keep the random numbers on the CPU: the selection is then read without a device sync, alike on every device."""
+        """Keep the random numbers on the CPU: the selection is read without a device sync, and is the same on every device."""
         super().set_rng_device_and_dtype(torch.device("cpu"), dtype)
 
     def forward_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """Draw a selection and a seed for each image, as many numbers whatever p is: ``batch_prob`` (B,), ``seeds`` (B,) int64."""
-        # Written out here, because kornia before 0.9 draws parameters for the chosen images only.
+        """Draw ``batch_prob`` (B,), the selection, and ``seeds`` (B,) int64 for all images, whatever p is."""
+        # Implemented here because kornia before 0.9 draws parameters for the selected images only.
         cpu, count = torch.device("cpu"), batch_shape[0]
         drawn = min(count, 1) if self.same_on_batch else count
         chosen = draw_selection(drawn, self.p)
@@ -92,7 +92,7 @@ class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
     def transform_inputs(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None, **kwargs: Any
     ) -> Tensor:
-        """Hand the whole batch to `apply_transform`, which gathers; the base class would run all and blend."""
+        """Pass the whole batch to `apply_transform`, which gathers; the base class would process all images and blend."""
         batch: Tensor = self.transform_tensor(input)
         self.validate_tensor(batch)
         output: Tensor = self.transform_output_tensor(self.apply_transform(batch, params, flags, transform), tuple(input.shape))
@@ -116,15 +116,15 @@ class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
         return output
 
     def transform_masks(self, input: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return masks as they are, if the generator keeps geometry."""
+        """Return masks unchanged if the generator keeps geometry."""
         return self._kept("mask", input)
 
     def transform_boxes(self, input: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return boxes as they are, if the generator keeps geometry."""
+        """Return boxes unchanged if the generator keeps geometry."""
         return self._kept("bbox", input)
 
     def transform_keypoints(self, input: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return key points as they are, if the generator keeps geometry."""
+        """Return key points unchanged if the generator keeps geometry."""
         return self._kept("keypoints", input)
 
     def _kept(self, key: str, input: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Batteries for those who write their own generator or transform, and the fake generator our own tests use."""
+"""Checks for those who write a generator or transform, and the fake generator that our own tests use."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["FakeGenerator", "check_generator", "check_transform"]
 
 
 class FakeGenerator(ImageGenerator):
-    """A generator that costs nothing: the source's mean colour, with noise from the seed. Counts its calls and rows.
+    """A generator that costs nothing: it returns the source's mean colour with noise from the seed, and counts its calls.
 
     Args:
         size: side of its images, in pixels.
-        preserves_geometry: what it claims.
+        preserves_geometry: the value of its attribute `preserves_geometry`.
 
     Attributes:
-        calls: of `sample`, so far.
-        rows: images made, so far.
+        calls: number of calls of `sample` so far.
+        rows: number of images generated so far.
 
     Example:
         >>> import torch
@@ -45,12 +45,12 @@ class FakeGenerator(ImageGenerator):
         self.calls = self.rows = self.encoded = 0
 
     def encode(self, images: Tensor, **inputs: Any) -> dict[str, Tensor]:
-        """Return the mean colour: ``mean`` (B, 3, 1, 1)."""
+        """Return the mean colour as ``mean`` (B, 3, 1, 1)."""
         self.encoded += len(images)
         return {"mean": images.mean(dim=(2, 3), keepdim=True)}
 
     def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
-        """Return mean colour and noise: (B, 3, size, size)."""
+        """Return the mean colour plus noise: (B, 3, size, size)."""
         self.calls += 1
         self.rows += len(seeds)
         noise = sample_noise(seeds, (3, *self.image_size)).to(self.device)
@@ -58,28 +58,28 @@ class FakeGenerator(ImageGenerator):
 
 
 def check_generator(generator: ImageGenerator, *, images: Tensor | None = None, atol: float = 1e-4, **inputs: Any) -> None:
-    """Put a generator through the contract of `ImageGenerator`.
+    """Check that a generator fulfils the contract of `ImageGenerator`.
 
-    Shapes, dtype and range; the same seeds give the same images and other seeds others; an image does not depend on the
-    batch it is in, its place, torch's global random state, or how often its condition is used; inputs stay unmodified;
-    deep copy and pickle give the same images; an empty batch works; its fingerprint, by which a bank knows it, can be
-    computed, stays the same through all of this, and is that of its copies.
+    Checks shapes, dtype and range; that the same seeds give the same images and other seeds other ones; that an image does
+    not depend on its batch, its position, torch's global random state, or how often its condition is used; that inputs are
+    not modified; that deep copies and pickles give the same images; that an empty batch works; and that its fingerprint, by
+    which a bank identifies it, can be computed, stays the same throughout, and is shared by its copies.
 
     Args:
-        generator: the one to check; put into eval mode.
-        images: (B, 3, H, W) float32 in [0, 1], B at least 3, to check on; random ones of the generator's size if None.
+        generator: the generator to check; it is put into eval mode.
+        images: (B, 3, H, W) float32 in [0, 1], B at least 3; random images of the generator's size if None.
         atol: largest difference that counts as equal.
-        inputs: what else its `encode` needs, one value per image.
+        inputs: whatever else its `encode` needs, one value per image.
 
     Raises:
-        GeneratorError: naming the first clause that fails.
+        GeneratorError: naming the first check that fails.
 
     Example:
         >>> check_generator(FakeGenerator())
     """
     generator.eval()
     device = generator.device
-    before_use: str | GentransformsError = _fingerprint(generator)  # what is wrong with it is said last
+    before_use: str | GentransformsError = _fingerprint(generator)  # if there is none, this is reported last
     if images is None:
         rng = torch.Generator().manual_seed(0)
         images = torch.rand(4, 3, *generator.image_size, generator=rng)
@@ -110,7 +110,7 @@ def check_generator(generator: ImageGenerator, *, images: Tensor | None = None, 
         bool((made >= 0).all() and (made <= 1).all()), f"sample returned values from {made.min():g} to {made.max():g}, expected [0, 1]"
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(987654321)  # a state that no generator leaves behind by seeding it alike in each call
+        torch.manual_seed(987654321)  # a state that differs from what a generator leaves by calling manual_seed itself
         state = torch.get_rng_state()
         again = run(everything)
         _require(torch.equal(state, torch.get_rng_state()), "torch's global random state was used: draw noise from the seeds alone")
@@ -132,7 +132,7 @@ def check_generator(generator: ImageGenerator, *, images: Tensor | None = None, 
     _close(made, run(everything, copy.deepcopy(generator)), atol, "a deep copy makes other images")
     _close(made, run(everything, pickle.loads(pickle.dumps(generator))), atol, "an unpickled copy makes other images")
     _require(tuple(run([]).shape) == (0, *expected[1:]), "an empty batch does not give an empty batch")
-    _require(isinstance(before_use, str), f"it has no fingerprint, so that no bank can be filled: {before_use}")
+    _require(isinstance(before_use, str), f"it has no fingerprint, so it cannot fill a bank: {before_use}")
     after_use, of_a_copy = _fingerprint(generator), _fingerprint(pickle.loads(pickle.dumps(generator)))
     _require(before_use == after_use, "making images changed the fingerprint: keep counters out of config and buffers")
     _require(after_use == of_a_copy, "an unpickled copy has another fingerprint: config must not depend on the object's identity")
@@ -146,18 +146,18 @@ def _fingerprint(generator: ImageGenerator) -> str | GentransformsError:
 
 
 def check_transform(transform: Callable[..., Any], *, size: tuple[int, int] = (20, 24)) -> None:
-    """Put a generative transform through torchvision's contract on every kind of image.
+    """Check that a generative transform fulfils torchvision's contract for every kind of image.
 
     Tensors of 3, 4 and 5 dimensions, PIL and `tv_tensors.Image`; 1 and 3 channels; uint8 and floating; nested samples,
     whose labels pass; empty batches; channels_last, which stays, and other non-contiguous memory; nothing modified in place; the same
     result after the same `torch.manual_seed`.
 
     Args:
-        transform: a `GenerativeAugment` or alike, whose output has the input's size.
-        size: (h, w) of the images tried.
+        transform: a `GenerativeAugment` or similar, with an output of the input's size.
+        size: (h, w) of the test images.
 
     Raises:
-        GeneratorError: naming the first clause that fails.
+        GeneratorError: naming the first check that fails.
 
     Example:
         >>> from gentransforms import GenerativeAugment
@@ -187,8 +187,8 @@ def check_transform(transform: Callable[..., Any], *, size: tuple[int, int] = (2
     label, extra = torch.tensor([1, 2, 3, 4]), object()
     nested = _seeded(transform, {"image": tv_tensors.Image(batch), "rest": (label, [extra, "text", 7])})
     _require(isinstance(nested, dict) and list(nested) == ["image", "rest"], "a nested sample came back with another structure")
-    _require(isinstance(nested["rest"], tuple) and nested["rest"][0] is label, "labels of a nested sample did not pass untouched")
-    _require(nested["rest"][1] == [extra, "text", 7], "entries of a nested sample did not pass untouched")
+    _require(isinstance(nested["rest"], tuple) and nested["rest"][0] is label, "labels of a nested sample did not pass through unchanged")
+    _require(nested["rest"][1] == [extra, "text", 7], "entries of a nested sample did not pass through unchanged")
     pair = _seeded(lambda both: transform(*both), (batch, label))
     _require(isinstance(pair, tuple) and len(pair) == 2 and pair[1] is label, "(images, labels) did not come back as such")
 

@@ -335,7 +335,7 @@ class TestChance:
             assert ((observed - expected) ** 2 / expected).sum() < 33.7  # chi-square of 9 degrees, 1 in 10,000
 
     def test_coin_and_variant_are_independent(self, numbered: Bank) -> None:
-        # Variants of the images that a small p chooses: a variant that depended on the coin would be always the first.
+        # Variants of the images that a small p chooses: a variant that depended on the selection would always be the first.
         images, _ = by_position(numbered, 0.1)(GREY.expand(6000, 3, *SIZE), torch.zeros(6000, dtype=torch.int64))
         observed = torch.bincount(images[images[:, 0, 0, 0] == 0][:, 1, 0, 0].int(), minlength=3).double()
         assert ((observed - observed.mean()) ** 2 / observed.mean()).sum() < 18.5  # chi-square of 2 degrees, 1 in 10,000

@@ -434,7 +434,7 @@ class TestWhiteLevel:
         data = encoded(PIL.Image.fromarray(values), kind)
         found = decode_image(data, white_level=white)
         assert (found[0].numpy() == numpy.rint(values * (255 / white))).all()
-        with pytest.warns(UserWarning, match=rf"no more than {bits} of them .*if white is {white}, give white_level={white}"):
+        with pytest.warns(UserWarning, match=rf"no more than {bits} of them .*if white is {white}, pass white_level={white}"):
             assert decode_image(data).max() == round(white * 255 / 65535)
 
     def test_no_warning_where_nothing_is_odd(self) -> None:

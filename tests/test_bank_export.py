@@ -142,7 +142,7 @@ class TestExportBank:
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "thesis.tex").write_text("x")
         for path in (tmp_path / "mine", tmp_path / "mine" / "thesis.tex"):
-            with pytest.raises(BankError, match=f"{path}: is there already: expected a new or empty directory"):
+            with pytest.raises(BankError, match=f"{path}: already exists: expected a new or empty directory"):
                 export_bank(bank, path)
         assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
         (tmp_path / "empty").mkdir()

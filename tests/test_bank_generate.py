@@ -350,7 +350,7 @@ class TestResume:
                 return SourceSample(image, {"labels": index % 7 + (what == "labels")})
 
         fill(tmp_path, Photos(10, inputs=("labels",)), Flat((16, 16), inputs=("labels",)), shard="0/2")
-        with pytest.raises(BankError, match=r"the source is not what this bank was begun with: the .* of 'photo-00000\d.jpg'"):
+        with pytest.raises(BankError, match=r"the source is not the one that this bank was started with: the .* of 'photo-00000\d.jpg'"):
             fill(tmp_path, Others(10, inputs=("labels",)), Flat((16, 16), inputs=("labels",)))
         assert fill(tmp_path, Photos(10, broken=[0, 5], inputs=("labels",)), Flat((16, 16), inputs=("labels",))).complete
 
@@ -407,7 +407,7 @@ class TestResume:
         manifest = json.loads((tmp_path / MANIFEST).read_text())
         manifest["info"]["versions"]["torch"] = "1.0"
         (tmp_path / MANIFEST).write_text(json.dumps(manifest))
-        with pytest.warns(UserWarning, match=r"begun with other versions \(torch 1\.0 -> "):
+        with pytest.warns(UserWarning, match=r"started with other versions \(torch 1\.0 -> "):
             fill(tmp_path)
 
     def test_the_loser_of_a_race_takes_the_winners_threads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -506,7 +506,7 @@ class TestParquet:
         source = open_source(path, white_level=1023)
         assert read(source, 0).image.unique().tolist() == [255]
         assert source.description["decides"]["white_level"] == 1023
-        with pytest.warns(UserWarning, match="give white_level=1023"):
+        with pytest.warns(UserWarning, match="pass white_level=1023"):
             assert read(open_source(path), 0).image.unique().tolist() == [4]
 
     @pytest.mark.parametrize("rows_per_group", [1, 3, 1 << 20])
@@ -1149,7 +1149,7 @@ class TestHuggingFace:
     def test_what_datasets_cannot_load(self, tmp_path: Path) -> None:
         (tmp_path / "state.json").write_text("{}")
         (tmp_path / "dataset_info.json").write_text("{}")
-        with pytest.raises(ConfigError, match="a data set of save_to_disk that cannot be loaded"):
+        with pytest.raises(ConfigError, match="this data set, written by save_to_disk, cannot be loaded"):
             open_source(tmp_path)
 
     def test_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ class TestGenerate:
     def test_a_folder_with_the_bundled_generator(self, photos: Path, tmp_path: Path) -> None:
         result = run("generate", photos, tmp_path / "bank", "--variants", 2)
         assert re.fullmatch(
-            rf"14 images made in [\d.]+ s, [\d.]+ images/s; 1 of 1 units are there: {tmp_path / 'bank'}\n", result.stdout
+            rf"14 images made in [\d.]+ s, [\d.]+ images/s; 1 of 1 units are complete: {tmp_path / 'bank'}\n", result.stdout
         ), result.stdout  # fmt: skip
         assert result.stderr == ""
         bank = gt.Bank.open(tmp_path / "bank")
@@ -197,7 +197,7 @@ class TestGenerate:
         make(photos, tmp_path / "whole", tiny)
         first = make(photos, tmp_path / "bank", tiny, "--shard", "0/3")
         assert first.stdout.startswith("9 images made in "), first.stdout
-        assert "; 2 of 2 units are there: " in first.stdout
+        assert "; 2 of 2 units are complete: " in first.stdout
         assert [unit.start for unit in list_units(tmp_path / "bank")] == [0, 6]
         for shard in ("1/3", "2/3"):
             make(photos, tmp_path / "bank", tiny, "--shard", shard)
@@ -217,7 +217,7 @@ class TestGenerate:
         assert result.stdout.startswith("0 images made")
         first, last = result.stderr.splitlines()
         assert re.fullmatch(r"Warning: 21 variants were given up; the first: similarity .*, below min_similarity=1\.0", first)
-        assert re.fullmatch(r"Error: there is not one image in 4 units, .*; the first: cats/1\.png: similarity .*", last)
+        assert re.fullmatch(r"Error: no image could be generated in 4 units, .*; the first: cats/1\.png: similarity .*", last)
 
 
 class TestFailedSources:
@@ -237,7 +237,7 @@ class TestFailedSources:
             first, second, last = result.stderr.splitlines()
             assert re.fullmatch(r"failed: cats/1\.png: .+", first)
             assert re.fullmatch(r"failed: dogs/4\.png: .+", second)
-            assert last == "Error: 2 sources could not be read: fix them and run with --retry-failed, or leave them out; the rest is done"
+            assert last == "Error: 2 sources could not be read: fix them and run with --retry-failed, or ignore them; all others are done"
             summary = json.loads((tmp_path / "summary.json").read_text())
             assert [entry["key"] for entry in summary["failed"]] == ["cats/1.png", "dogs/4.png"]
         assert len(gt.Bank.open(tmp_path / "bank")) == 15
@@ -257,7 +257,7 @@ class TestFailedSources:
         lines = make(photos, tmp_path / "bank", tiny, code=1).stderr.splitlines()
         assert lines[:2] == ["failed: 0: two lines", "failed: 1: two lines"]
         assert len(lines) == 101
-        assert lines[-1].startswith("Error: 250 sources could not be read (150 more are in the sidecars): ")
+        assert lines[-1].startswith("Error: 250 sources could not be read (the other 150 are listed in the sidecars): ")
 
 
 class TestNothingMade:
@@ -268,7 +268,7 @@ class TestNothingMade:
         for file in folder.rglob("*.png"):
             file.write_bytes(b"")
         result = make(folder, tmp_path / "bank", tiny, "--summary", tmp_path / "summary.json", code=1)
-        assert "there is not one image in 4 units" in result.stderr
+        assert "no image could be generated in 4 units" in result.stderr
         assert "cats/1.png: the file is empty" in result.stderr.splitlines()[-1]
         assert json.loads((tmp_path / "summary.json").read_text())["complete"] is False
 
@@ -296,10 +296,11 @@ class TestUnitsThatAreNotThere:
 
         monkeypatch.setattr(pipeline, "write_unit", of_its_own)
         result = make(photos, tmp_path / "bank", tiny, "--summary", tmp_path / "summary.json", code=1)
-        assert "; 0 of 4 units are there" in result.stdout
+        assert "; 0 of 4 units are complete" in result.stdout
         assert result.stderr == (
-            f"Error: 4 of 4 units are not there, though nothing failed: {tmp_path / 'bank'} has to be one directory for all that fill "
-            "it; on Ray nodes, for example, it is not shared; see to that and run the same command again\n"
+            f"Error: 4 of 4 units are missing, although nothing failed: {tmp_path / 'bank'} has to be the same directory for all "
+            "processes that fill it; make sure that it is on a file system that all nodes (of Ray, for example) share, and run the same "
+            "command again\n"
         )  # fmt: skip
         assert json.loads((tmp_path / "summary.json").read_text())["complete"] is False
 
@@ -309,7 +310,7 @@ class TestUnitsThatAreNotThere:
         monkeypatch.setattr(generate, "generate_bank", lambda *_, **__: done)
         first, last = make(photos, tmp_path / "bank", tiny, code=1).stderr.splitlines()
         assert first == "failed: 0: cut"
-        assert last.startswith("Error: 1 of 4 units are not there")
+        assert last.startswith("Error: 1 of 4 units are missing")
 
 
 class TestPlan:
@@ -329,7 +330,7 @@ class TestPlan:
         assert lines["units"] == "4: 0 done, 4 left"
         assert re.fullmatch(r"[\d.]+ images/s", lines["rate"])
         assert re.fullmatch(r"\d+\.\d\d hours for the 21 images left \(.+\)", lines["time"])
-        size, each = re.fullmatch(r"([\d.]+) kB \((\d+) an image, of \d+ made\)", lines["bytes"]).groups()  # type: ignore[union-attr]
+        size, each = re.fullmatch(r"([\d.]+) kB \((\d+) per image, measured on \d+\)", lines["bytes"]).groups()  # type: ignore[union-attr]
         assert float(size) == pytest.approx(21 * int(each) / 1000, rel=0.02)
         make(photos, tmp_path / "bank", tiny)
         bank = gt.Bank.open(tmp_path / "bank")
@@ -551,8 +552,8 @@ class TestOptions:
     def test_help_of_generate_says_what_happens(self) -> None:
         text = " ".join(run("generate", "--help").stdout.split())
         for words in (
-            "the same command again resumes", "Ctrl-C finishes the unit in flight", "a second Ctrl-C stops at once",
-            "Exit code 1 if a source could not be read", "[default: icgan-cifar10-32]", "--shard $SLURM_ARRAY_TASK_ID",
+            "run the same command again to resume", "Ctrl-C finishes the current unit", "a second Ctrl-C stops at once",
+            "exit code is 1 if a source could not be read", "[default: icgan-cifar10-32]", "--shard $SLURM_ARRAY_TASK_ID",
         ):  # fmt: skip
             assert words in text
 
@@ -808,7 +809,7 @@ class TestBankExport:
         assert verify_bank(tmp_path / "export").ok
 
     def test_refused(self, bank: Path, tmp_path: Path) -> None:
-        assert f"{bank}: is there already" in refused("bank", "export", bank, bank, code=1)
+        assert f"{bank}: already exists" in refused("bank", "export", bank, bank, code=1)
         (bank / Unit(0, 4).file).unlink()
         assert "unfinished: 1 of 3 units are missing" in refused("bank", "export", bank, tmp_path / "export", code=1)
         assert "--shard-bytes" in refused("bank", "export", bank, tmp_path / "export", "--shard-bytes", 0)

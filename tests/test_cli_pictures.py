@@ -71,7 +71,7 @@ class TestDemo:
         (folder / "notes.txt").write_text("not an image")
         (folder / ".hidden.png").write_text("not an image")
         lines = drawn("demo", "--images", folder, "--generator", tiny, "--variants", 1, "-o", tmp_path / "a.webp").stdout.splitlines()
-        assert lines[0] == f"took the first 16 of 18 images of {folder}; --limit takes more"
+        assert lines[0] == f"took the first 16 of 18 images in {folder}; --limit takes more"
         assert lines[1].startswith("16 sources x 1 variants")
         lines = drawn("demo", "--images", folder, "--generator", tiny, "--limit", 18, "-o", tmp_path / "a.jpg").stdout.splitlines()
         assert lines[0].startswith("18 sources x 7 variants: 126 images")
@@ -122,7 +122,7 @@ class TestPreview:
         good = photo(tmp_path / "good.png")
         for name, words in {
             "text.jpg": "not an image", "zero.jpg": "this file is empty", "cut.png": "cannot be read as an image",
-            "no.jpg": "no such file", ".": "expected an image file, this is a folder", "a" * 300: "File name too long",
+            "no.jpg": "no such file", ".": "expected an image file, but this is a folder", "a" * 300: "File name too long",
         }.items():  # fmt: skip
             assert f"{tmp_path / name}: {words}" in refused("preview", good, tmp_path / name, "-o", tmp_path / "x.png", "--generator", tiny)
         assert not (tmp_path / "x.png").exists()
@@ -131,7 +131,7 @@ class TestPreview:
         good = photo(tmp_path / "good.png")
         before = good.read_bytes()
         for name, words in {
-            ".": "this is a folder", "x.gif": "must end in .png, .jpg, .jpeg, .webp", "x": "must end in",
+            ".": "but this is a folder", "x.gif": "must end in .png, .jpg, .jpeg, .webp", "x": "must end in",
             "good.png": "would be overwritten", "good.png/x.png": f"{good} is not a folder",
         }.items():  # fmt: skip
             message = refused("preview", good, "--output", tmp_path / name, "--generator", tiny)

@@ -115,11 +115,11 @@ class TestThresholds:
         assert torch.equal(low, torch.cat([pair[0] for pair in alone]))
         assert torch.equal(high, torch.cat([pair[1] for pair in alone]))
 
-    def test_they_are_uniform_and_unrelated_to_each_other_and_to_the_coin(self) -> None:
+    def test_they_are_uniform_and_unrelated_to_each_other_and_to_the_selection(self) -> None:
         seeds = torch.arange(20_000)
         low, high = conditions.draw_thresholds(((0.0, 1.0), (0.0, 1.0)), seeds)
-        coin = seed_uniforms(seeds).float()
-        values = torch.stack([low, high, coin])
+        uniform = seed_uniforms(seeds).float()
+        values = torch.stack([low, high, uniform])
         assert torch.allclose(values.mean(1), torch.tensor(0.5), atol=0.01)
         assert torch.allclose(values.var(1), torch.tensor(1 / 12), atol=0.003)
         assert (torch.corrcoef(values) - torch.eye(3)).abs().max() < 0.03

@@ -67,7 +67,7 @@ class TestMemory:
         expected = generator(images, seeds)
         generator.unet = Limited(generator.unet, 4)
         augment = gt.GenerativeAugment(generator, p=1, seeds_getter=lambda _: seeds)
-        with pytest.warns(UserWarning, match="out of memory at a batch of 5 in StableDiffusionVariation: going on with at most 2"):
+        with pytest.warns(UserWarning, match="out of memory at a batch of 5 in StableDiffusionVariation: continuing with at most 2"):
             made = augment(images)
         # Each seed decides for itself which of the images are made, so that p=1 takes all: 5 fail, 3 fail, then 2, 2, 1.
         assert generator.unet.rows == [10, 6, 4, 4, 4, 4, 2, 2]
@@ -300,7 +300,7 @@ class TestLightning:
         trainer.fit(model, batches)
         assert [len(x) for x in model.seen] == [2, 2]
         changed = [(x - y).abs().amax() > 1e-3 for x, y in zip(torch.cat(model.seen), images, strict=False)]
-        assert 0 < sum(map(bool, changed)) < 4, "each image by its own coin"
+        assert 0 < sum(map(bool, changed)) < 4, "each image is selected on its own"
         assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items()), "the classifier learns"
         assert all(torch.equal(a, b) for a, b in zip(unet, model.augment.generator.unet.parameters(), strict=True))
         assert not any(name.startswith("augment") for name in model.state_dict()), "the generator is not in the checkpoint"

@@ -125,6 +125,11 @@ class TestPages:
         assert len(fences) == 2 * len(blocks(page)), "a code block that is indented or not closed"
         assert {block.language for block in blocks(page)} <= {"python", "bash", "text"}
 
+    @pytest.mark.parametrize("page", [*PAGES, ROOT / "examples" / "ssl" / "README.md"], ids=name_of)
+    def test_code_fits_the_column(self, page: Path) -> None:
+        long = [line for block in blocks(page) for line in block.code.splitlines() if len(line) > 100]
+        assert not long, f"{page.name}: code lines of more than 100 characters"
+
     @pytest.mark.parametrize("page", [p for p in PAGES if p.parent == ROOT], ids=name_of)
     def test_links_of_the_repository_pages_lead_somewhere(self, page: Path) -> None:
         """Those of docs/ are checked by the strict build."""

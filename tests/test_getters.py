@@ -180,10 +180,10 @@ class TestPerImageInputs:
 
 
 class TestGather:
-    @pytest.mark.parametrize("coins", [[True, False, True], [False] * 3, [True] * 3])
-    def test_takes_the_chosen_in_order(self, coins: list[bool]) -> None:
-        expected = [i for i, coin in enumerate(coins) if coin]
-        chosen = torch.tensor(coins)
+    @pytest.mark.parametrize("mask", [[True, False, True], [False] * 3, [True] * 3])
+    def test_takes_the_chosen_in_order(self, mask: list[bool]) -> None:
+        expected = [i for i, selected in enumerate(mask) if selected]
+        chosen = torch.tensor(mask)
         assert gather(torch.arange(3), chosen).tolist() == expected
         assert gather([0, 1, 2], chosen) == expected
         assert gather((0, 1, 2), chosen) == expected

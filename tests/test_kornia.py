@@ -83,13 +83,13 @@ class TestAlone:
         generator = Flat(size=(16, 16))
         augment = RandomGenerative(generator, 0.5)
         result = augment(BATCH)
-        coins = changed(result)
-        assert 0 < sum(coins) < 8
-        assert (generator.calls, generator.rows) == (1, sum(coins))
-        assert generator.images[0].equal(BATCH[coins])
-        assert [bool(coin) for coin in augment._params["batch_prob"] > 0.5] == coins
-        assert generator.seeds[0] == augment._params["seeds"][coins].tolist()
-        assert result[[not coin for coin in coins]].equal(BATCH[[not coin for coin in coins]])
+        mask = changed(result)
+        assert 0 < sum(mask) < 8
+        assert (generator.calls, generator.rows) == (1, sum(mask))
+        assert generator.images[0].equal(BATCH[mask])
+        assert [bool(selected) for selected in augment._params["batch_prob"] > 0.5] == mask
+        assert generator.seeds[0] == augment._params["seeds"][mask].tolist()
+        assert result[[not selected for selected in mask]].equal(BATCH[[not selected for selected in mask]])
 
     def test_runs_nothing_at_p_0(self) -> None:
         generator = FakeGenerator()
@@ -164,10 +164,10 @@ class TestAlone:
     def test_a_gradient_flows_to_the_unchosen_images(self) -> None:
         images = BATCH.clone().requires_grad_(True)
         result = RandomGenerative(FakeGenerator(), 0.5)(images)
-        coins = changed(result.detach())
+        mask = changed(result.detach())
         result.sum().backward()
-        assert [bool(gradient.eq(0).all()) for gradient in images.grad] == coins
-        assert images.grad[[not coin for coin in coins]].eq(1).all()
+        assert [bool(gradient.eq(0).all()) for gradient in images.grad] == mask
+        assert images.grad[[not selected for selected in mask]].eq(1).all()
 
     def test_sees_the_image_as_the_transform_does(self) -> None:
         batch = torch.rand(2, 3, 10, 16)
@@ -276,9 +276,9 @@ class TestAugmentationSequential:
         mask[..., :8] = 1
         images, flipped = chain(BATCH, mask)
         assert flipped.equal(mask.flip(-1))
-        coins = changed(images, BATCH.flip(-1))
-        assert 0 < sum(coins) < 8
-        assert augment.generator.rows == sum(coins)
+        replaced = changed(images, BATCH.flip(-1))
+        assert 0 < sum(replaced) < 8
+        assert augment.generator.rows == sum(replaced)
 
     def test_in_an_image_sequential(self) -> None:
         generator = Flat()

@@ -249,7 +249,7 @@ class TestCheckGenerator:
 
 
 class Plain:
-    """A right transform without a class of ours: each image mirrored with a coin of its own."""
+    """A correct transform that uses no class of ours: each image is mirrored by its own random choice."""
 
     def __call__(self, *inputs: Any) -> Any:
         return v2.RandomHorizontalFlip(0.5)(*inputs)

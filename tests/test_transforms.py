@@ -1,4 +1,4 @@
-"""GenerativeAugment: its arguments, its coins, its getters, and each image as a function of source, generator and seed alone."""
+"""GenerativeAugment: its arguments, its selection, its getters, and each image as a function of source, generator and seed alone."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ class TestCoins:
         assert stream([v2.functional.to_pil_image(image) for image in BATCH]).equal(expected)
 
     def test_the_chosen_at_a_smaller_p_are_chosen_at_a_larger_one(self) -> None:
-        # The same coins with the same torch.manual_seed, so raising p only adds images.
+        # The same random numbers after the same torch.manual_seed, so raising p only adds images.
         chosen = []
         for p in (0.0, 0.2, 0.5, 0.8, 1.0):
             torch.manual_seed(5)
@@ -311,7 +311,7 @@ class TestSeedsGetter:
         assert (len(chosen[0]), len(chosen[-1])) == (0, 500)
 
     def test_the_coin_is_a_hash_of_the_seed(self) -> None:
-        # Not of its place: the same seed has the same coin anywhere, and neighbouring seeds have unrelated ones.
+        # Not of its position: the same seed gives the same selection anywhere, and neighbouring seeds give unrelated ones.
         generator = Flat(size=(1, 1))
         with_seeds(generator, 0.5)(torch.zeros(8, 3, 1, 1), torch.tensor([7] * 8))
         assert generator.rows in (0, 8)

@@ -488,7 +488,7 @@ class TestNonFinite:
             for _ in range(3):
                 augment(BATCH)
         assert len(caught) == 1
-        for part in ("2 of 6 images", "NotFinite", "keep their source", "nonfinite_count"):
+        for part in ("2 of 6 images", "NotFinite", "their source is kept", "nonfinite_count"):
             assert part in str(caught[0].message)
 
     def test_half_precision_is_told_of_bfloat16(self) -> None:

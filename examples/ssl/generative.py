@@ -76,7 +76,7 @@ def refuse_foreign(bank: Bank, keys: Sequence[str | int], name: str) -> None:
     failed = {entry["key"] for entry in bank.failed}
     unreadable = [key for key in absent if key in failed]
     advice = (
-        f"{len(unreadable):,} of them could not be read when it was made: mend them and run generate with --retry-failed"
+        f"{len(unreadable):,} of them could not be read when it was generated: fix them and run generate with --retry-failed"
         if len(unreadable) == len(absent)
         else "it belongs to another data set, or to fewer of its images; make one of the images that data.train names"
     )

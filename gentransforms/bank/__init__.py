@@ -1,4 +1,4 @@
-"""Banks: directories of variants that were generated beforehand. Here are the engines that fill them."""
+"""Banks, directories of variants generated in advance. This module exports the engines that fill them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MODULES = {"Engine": "engines.local", "Local": "engines.local", "Ray": "engines
 
 
 def __getattr__(name: str) -> Any:
-    """Load a name when it is first used: the command line reads the settings of a bank without importing torch."""
+    """Load a name when it is first used, so that the command line can read a bank's settings without importing torch."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

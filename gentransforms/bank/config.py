@@ -1,4 +1,4 @@
-"""The settings of a bank: one dataclass, which ``bank.json``, the functions and the command line share."""
+"""The settings of a bank: one dataclass shared by ``bank.json``, the functions and the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["IMAGE_FORMATS", "BankConfig", "BankSettings", "build_config"]
 
 IMAGE_FORMATS = ("jpeg", "webp", "png")
 _QUALITY = 90
-# What may be None, and is then chosen when a bank is begun.
+# Settings that may be None, and are then chosen when a bank is started.
 _LEFT_OPEN = ("image_format", "quality", "threads")
 # A JPEG of 32 x 32 pixels at quality 90 is 36.5 dB from what was generated; a PNG takes 2.2 kB instead of 1.1.
 _PNG_UP_TO = 64
@@ -24,15 +24,15 @@ _PNG_UP_TO = 64
 class BankConfig:
     """The settings of a bank, exactly those that ``bank.json`` holds.
 
-    Together with the generator and the source they decide every byte of the images. So they are fixed when a bank is begun,
-    and a later run with other settings is refused. The three that are None by default are chosen when a bank is begun; a
-    later run takes them from the bank.
+    Together with the generator and the source, they determine every byte of the images. So they are fixed when a bank is
+    started, and a later run with other settings is refused. The three that are None by default are chosen when a bank is
+    started; later runs take them from the bank.
 
     Args:
         variants: Images generated from each source.
         base_seed: Selects the whole family of seeds; see `gentransforms.derive_seeds`.
         batch_size: Largest number of images generated at once.
-        unit_size: Sources whose variants are generated and written together.
+        unit_size: Number of sources per unit; their variants are generated and written together.
         image_format: Encoding of the images: jpeg, webp or png. By default png up to 64 pixels, and jpeg above.
         quality: Quality of JPEG and WebP, from 1 to 100; 90 by default.
         min_similarity: Retry variants whose cosine similarity to their source, in the generator's features, is lower.
@@ -87,7 +87,7 @@ class BankConfig:
         )
 
     def fill_from(self, settings: Mapping[str, Any]) -> BankConfig:
-        """Return these settings with those that are None taken from `settings`, of a bank that has been begun."""
+        """Return these settings, with those that are None taken from the `settings` of an existing bank."""
         left_open: dict[str, Any] = {
             name: settings.get(name) for name in ("image_format", "quality", "threads") if getattr(self, name) is None
         }

@@ -28,13 +28,13 @@ def icgan(
         Path, typer.Argument(metavar="SRC", help="Folder with state_dict_best*.pth and G_ema_best*.pth.", show_default=False)
     ],
     destination: Annotated[
-        Path, typer.Argument(metavar="DST", help="Folder to write; new, empty or converted before.", show_default=False)
+        Path, typer.Argument(metavar="DST", help="Folder to write: new, empty, or the result of an earlier conversion.", show_default=False)
     ],
     features: Annotated[
         Path | None,
         typer.Option(
             help="SwAV or torchvision ResNet-50 checkpoint, .pth or .safetensors. "
-            "Without it (the default) the generator cannot encode photos: it samples from given features only.",
+            "Without it (the default) the generator cannot encode photos and only samples from given features.",
         ),
     ] = None,
 ) -> None:
@@ -56,13 +56,13 @@ def icgan(
         raise WrongCall(f"--features {features}: {'expected a file' if features.exists() else 'no such file'}")
     _check_destination(destination, hub.CONFIG_FILE)
     try:
-        # Beside its place, so that it gets there by renaming: a conversion that fails leaves no half folder.
+        # Next to the destination, so that it can be renamed: a failed conversion leaves no incomplete folder.
         destination.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".gentransforms-", suffix=".partial", dir=destination.parent))
         try:
             generator = convert_icgan(source, partial, features=features)
             destination.mkdir(exist_ok=True)
-            # The config last: a folder without one is not taken for a generator.
+            # The config last, because a folder without one is not taken for a generator.
             for name in (hub.WEIGHTS_FILE, hub.CARD_FILE, hub.CONFIG_FILE):
                 (partial / name).replace(destination / name)
         finally:
@@ -73,13 +73,13 @@ def icgan(
         raise Failure(f"DST {destination}: could not be written: {error.strerror or error}") from error
     size = (destination / hub.WEIGHTS_FILE).stat().st_size / 1e6
     height, width = generator.image_size
-    encodes = "encodes photos" if features is not None else "samples from given features only (see --features)"
+    encodes = "encodes photos" if features is not None else "only samples from given features (see --features)"
     typer.echo(f"wrote {destination}: {type(generator).__name__}, {height} x {width} pixels, {size:.1f} MB, {encodes}")
 
 
 def _check_destination(destination: Path, config: str) -> None:
     if destination.exists() and not destination.is_dir():
-        raise WrongCall(f"DST {destination}: expected a folder to write, this is a file")
+        raise WrongCall(f"DST {destination}: expected a folder to write, but this is a file")
     with contextlib.suppress(FileNotFoundError):
         if any(destination.iterdir()) and not (destination / config).is_file():
-            raise WrongCall(f"DST {destination}: this folder holds other files: name a new or an empty one")
+            raise WrongCall(f"DST {destination}: this folder holds other files: choose a new or empty one")

@@ -42,7 +42,7 @@ def demo(
     paths = found if images is None else found[:limit]
     check_output(output, paths)
     if len(paths) < len(found):
-        typer.echo(f"took the first {len(paths)} of {len(found)} images of {images}; --limit takes more")
+        typer.echo(f"took the first {len(paths)} of {len(found)} images in {images}; --limit takes more")
     photos = [read_photo(path) for path in paths]
     loaded = open_generator(generator, device)
     report(augment(loaded, photos, variants, p, seed, max_batch_size), loaded, output)

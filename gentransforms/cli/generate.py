@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["generate"]
 
-_SHOWN = 100  # of the sources that failed, a line each
+_SHOWN = 100  # this many failed sources are printed, a line each
 
 
 class _Engine(StrEnum):
@@ -31,15 +31,15 @@ class _Engine(StrEnum):
 @with_settings
 def generate(
     source: Annotated[str, typer.Argument(help="Folder of images, Parquet or tar files, or Hugging Face data set.", show_default=False)],
-    bank: Annotated[Path, typer.Argument(help="Directory of the bank; created, or resumed if there is one.", show_default=False)],
+    bank: Annotated[Path, typer.Argument(help="Directory of the bank; created, or resumed if it exists.", show_default=False)],
     generator: Generator = DEFAULT_GENERATOR,
-    device: Annotated[str | None, typer.Option(help="Where the generator runs; by default cuda where there is one.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where the generator runs; by default cuda if available.")] = None,
     option: Option = None,
-    key: Annotated[str | None, typer.Option(help="Column of the sources' keys; by default the row number.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
+    key: Annotated[str | None, typer.Option(help="Column with the sources' keys; by default the row number.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column with the images.")] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option(metavar="INPUT=COLUMN", help="Column of labels, masks or prompts, such as prompts=caption.", show_default=False),
+        typer.Option(metavar="INPUT=COLUMN", help="Column with labels, masks or prompts, such as prompts=caption.", show_default=False),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of the data set; by default train.")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of a Hugging Face data set that has several.")] = None,
@@ -47,25 +47,27 @@ def generate(
     white_level: Annotated[
         float | None, typer.Option(help="Value of white in grey images of more than 8 bits, such as 1023; by default 65535.")
     ] = None,
-    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only every N-th unit, I from 0 to N-1: for a job array.")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Generate units again whose sources could not all be read.")] = False,
-    extend: Annotated[bool, typer.Option("--extend", help="Add variants, or new sources, to a bank that is there.")] = False,
-    engine: Annotated[_Engine, typer.Option(help="This process, or the actors of a Ray cluster.")] = _Engine.local,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Generate only every N-th unit, with I from 0 to N-1: for job arrays.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Generate units with unreadable sources again.")] = False,
+    extend: Annotated[bool, typer.Option("--extend", help="Add variants, or new sources, to an existing bank.")] = False,
+    engine: Annotated[_Engine, typer.Option(help="Run in this process, or in the actors of a Ray cluster.")] = _Engine.local,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that read and encode; by default one per core, at most 8.")] = None,
     actors: Annotated[int | None, typer.Option(min=1, help="Number of Ray actors.")] = None,
     gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of each Ray actor.")] = None,
     cpus: Annotated[float | None, typer.Option(min=0, help="CPUs of each Ray actor.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Write nothing; estimate bytes and hours from a timed sample.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Write nothing; estimate bytes and hours from a timed sample instead.")] = False,
     seconds: Annotated[float, typer.Option(min=0, help="How long --plan times its sample.")] = 10.0,
-    summary: Annotated[Path | None, typer.Option(help="JSON file to write, with what was done.", show_default=False)] = None,
+    summary: Annotated[Path | None, typer.Option(help="Write a summary of the run to this JSON file.", show_default=False)] = None,
     progress: Annotated[bool, typer.Option(help="Show progress: a bar on a terminal, else a line every 30 seconds.")] = True,
     **settings: Any,
 ) -> None:
-    """Generate variants of every source image and keep them in a bank.
+    """Generate variants of every source image and store them in a bank.
 
-    Whatever stops it, the same command again resumes. Ctrl-C finishes the unit in flight; a second Ctrl-C
-    stops at once; both exit with 130. Exit code 1 if a source could not be read (the others are made), if no image could be
-    made, or if a unit is not there at the end.
+    If it is interrupted, run the same command again to resume. Ctrl-C finishes the current unit first; a second Ctrl-C stops
+    at once; both exit with code 130. The exit code is 1 if a source could not be read (the others are still generated), if
+    no image could be generated, or if a unit is missing at the end.
 
     \b
     Examples:
@@ -102,7 +104,7 @@ def _open_engine(name: str, workers: int | None, **of_ray: float | None) -> Engi
         return Ray(workers=workers, **of_ray)  # type: ignore[arg-type]
     given = [option for option, value in of_ray.items() if value is not None]
     if given:
-        raise WrongCall(f"--{given[0]}: is an option of Ray: add --engine ray, or leave it out")
+        raise WrongCall(f"--{given[0]}: this is an option of the Ray engine: add --engine ray, or omit it")
     return Local(workers)
 
 
@@ -113,7 +115,7 @@ def _print_plan(plan: Plan, estimate: Estimate) -> None:
     lines = {
         "sources": f"{plan.sources}",
         "images": f"{plan.images} ({plan.variants} of each source{'' if plan.images == plan.sources * plan.variants else ', this shard'})",
-        "bytes": f"{_bytes(plan.images * size)} ({size:.0f} an image, of {estimate.images} made)",
+        "bytes": f"{_bytes(plan.images * size)} ({size:.0f} per image, measured on {estimate.images})",
         "rate": f"{rate:.1f} images/s",
         "units": f"{len(plan.units)}: {plan.done} done, {len(plan.left)} left",
         "time": f"{plan.images_left / rate / 3600:.2f} hours for the {plan.images_left} images left ({duration(plan.images_left / rate)})",
@@ -125,26 +127,27 @@ def _print_plan(plan: Plan, estimate: Estimate) -> None:
 def _report(done: Summary) -> None:
     typer.echo(
         f"{done.images} images made in {done.seconds:.1f} s, {done.images_per_second:.1f} images/s; "
-        f"{done.units_done} of {done.units} units are there: {done.path}"
+        f"{done.units_done} of {done.units} units are complete: {done.path}"
     )
     if done.retried:
-        typer.echo(f"{done.retried} of them were tried more than once")
+        typer.echo(f"{done.retried} of them took more than one attempt")
     if done.rejected:
         typer.echo(f"Warning: {len(done.rejected)} variants were given up; the first: {done.rejected[0]['reason']}", err=True)
     for entry in done.failed[:_SHOWN]:
         typer.echo(one_line(f"failed: {entry['key']}: {entry['reason']}"), err=True)
     if done.units_done < done.units:
         raise Failure(
-            f"{done.units - done.units_done} of {done.units} units are not there, though nothing failed: {done.path} has to be one "
-            "directory for all that fill it; on Ray nodes, for example, it is not shared; see to that and run the same command again"
+            f"{done.units - done.units_done} of {done.units} units are missing, although nothing failed: {done.path} has to be the same "
+            "directory for all processes that fill it; make sure that it is on a file system that all nodes (of Ray, for example) "
+            "share, and run the same command again"
         )
     if done.units and not done.rows:
         what = "every source" if done.failed and not done.rejected else "every variant" if done.rejected else "everything"
-        raise Failure(f"there is not one image in {done.units} units, because {what} failed{_first_reason(done)}")
+        raise Failure(f"no image could be generated in {done.units} units, because {what} failed{_first_reason(done)}")
     if done.failed:
-        more = f" ({len(done.failed) - _SHOWN} more are in the sidecars)" if len(done.failed) > _SHOWN else ""
+        more = f" (the other {len(done.failed) - _SHOWN} are listed in the sidecars)" if len(done.failed) > _SHOWN else ""
         what = "1 source" if len(done.failed) == 1 else f"{len(done.failed)} sources"
-        raise Failure(f"{what} could not be read{more}: fix them and run with --retry-failed, or leave them out; the rest is done")
+        raise Failure(f"{what} could not be read{more}: fix them and run with --retry-failed, or ignore them; all others are done")
 
 
 def _first_reason(done: Summary) -> str:

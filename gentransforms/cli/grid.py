@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["check_output", "draw_grid", "write_picture"]
 
-_CELL = 96  # least side of a cell, in pixels: a person cannot judge a 32-pixel image at its own size
+_CELL = 96  # smallest side of a cell, in pixels: nobody can judge a 32-pixel image at its own size
 _GAP, _SOURCE_GAP = 4, 12
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def draw_grid(sources: Tensor, variants: Tensor) -> PIL.Image.Image:
-    """Return the grid as a picture; images smaller than 96 pixels are enlarged by a whole factor, nearest neighbour.
+    """Return the grid as a picture; images below 96 pixels are enlarged by an integer factor, nearest neighbour.
 
     Args:
         sources: (N, 3, H, W) uint8.
@@ -53,24 +53,24 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
     """Raise, before any work is done, if the picture could not be written to `path`.
 
     Raises:
-        WrongCall: if it is a folder, lies under a file, is one of `inputs`, or its suffix is not that of a picture.
-        Failure: if its folder may not be written.
+        WrongCall: if it is a folder, lies below a file, is one of `inputs`, or does not have a picture's suffix.
+        Failure: if its folder is not writable.
     """
     if path.is_dir():
-        raise WrongCall(f"{path}: expected the name of a picture to write, this is a folder")
+        raise WrongCall(f"{path}: expected the name of a picture to write, but this is a folder")
     if path.suffix.lower() not in _FORMATS:
         raise WrongCall(f"{path}: the picture's name must end in {', '.join(_FORMATS)}")
     if any(path.exists() and path.samefile(other) for other in inputs if other.exists()):
-        raise WrongCall(f"{path}: this is one of the images given, and would be overwritten: name another output")
+        raise WrongCall(f"{path}: this is one of the input images and would be overwritten: choose another output")
     folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     if not folder.is_dir():
         raise WrongCall(f"{path}: cannot be written, because {folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise Failure(f"{path}: cannot be written, because the folder {folder} may not be written")
+        raise Failure(f"{path}: cannot be written, because the folder {folder} is not writable")
 
 
 def write_picture(picture: PIL.Image.Image, path: Path) -> None:
-    """Write `picture` to `path`, its folder made if absent; whole or not at all.
+    """Write `picture` to `path`, completely or not at all; creates the folder if needed.
 
     Raises:
         Failure: if it cannot be written.

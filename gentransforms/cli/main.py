@@ -1,4 +1,4 @@
-"""The command ``gentransforms`` and what belongs to all its commands."""
+"""The command ``gentransforms``, and the options common to all its commands."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def _version(wanted: bool) -> None:
 @app.callback(invoke_without_command=True)
 def gentransforms(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
 ) -> None:
     """Augment images with generative models.
 
-    `gentransforms COMMAND --help` describes a command. Exit codes: 0 done, 1 failed, 2 wrong call.
+    `gentransforms COMMAND --help` describes a command. Exit codes: 0 success, 1 failure, 2 invalid usage.
 
     \b
     Example:
@@ -64,9 +64,9 @@ app.command("list")(list_generators)
 
 def run() -> None:
     """Run the command line and exit."""
-    # The Hub's client tells of every retry; what the user needs is whether it worked in the end.
+    # The Hub's client reports every retry; users only need to know whether it worked in the end.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name need not be valid text
+            stream.reconfigure(errors="backslashreplace")  # a file name need not be valid text
     app(prog_name="gentransforms")

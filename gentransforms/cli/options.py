@@ -1,4 +1,4 @@
-"""The options that several commands share, described once."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Device", "Generator", "MaxBatchSize", "Option", "Seed", "parse_optio
 Command = TypeVar("Command", bound=Callable[..., None])
 
 Generator = Annotated[str, typer.Option(help="Bundled name, folder or Hub repository of the generator.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of all that is random; the same seed gives the same picture.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed; the same seed gives the same picture.")]
 Device = Annotated[str, typer.Option(help="Where the generator runs, such as cpu or cuda.")]
 MaxBatchSize = Annotated[int, typer.Option(min=1, help="Largest number of images generated at once; lower it to save memory.")]
 Option = Annotated[
@@ -30,14 +30,14 @@ Option = Annotated[
         "--option",
         metavar="NAME=VALUE",
         help="An argument of the generator's from_pretrained, such as truncation=0.5, dtype=bfloat16 or controlnet=ORG/NAME. "
-        "The value is JSON, else a string. May be given several times.",
+        "The value is parsed as JSON, or else taken as a string. Can be given several times.",
         show_default=False,
     ),
 ]
 
 
 def parse_options(given: Sequence[str] | None) -> dict[str, Any]:
-    """Return ``{"truncation": 0.5}`` of ``["truncation=0.5"]``.
+    """Parse ``["truncation=0.5"]`` into ``{"truncation": 0.5}``.
 
     Raises:
         WrongCall: if one is not NAME=VALUE.
@@ -83,7 +83,7 @@ def _setting_parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
 
 
 def _setting_help() -> dict[str, str]:
-    """Return what the docstring of `BankConfig` says of each field."""
+    """Return the description of each field in the docstring of `BankConfig`."""
     arguments = re.search(r"Args:\n(.*?)\n\n", inspect.getdoc(BankConfig) or "", re.DOTALL)
     pairs = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", arguments[1] if arguments else "", re.MULTILINE)
     return {field.name: "" for field in dataclasses.fields(BankConfig)} | {name: re.sub(r"\s+", " ", text) for name, text in pairs}

@@ -25,10 +25,10 @@ def sample_photos() -> list[Path]:
 
 
 def find_photos(folder: Path) -> list[Path]:
-    """Return the image files in `folder` (not in its subfolders), by their suffix, in order of name.
+    """Return the image files in `folder` (not in subfolders), recognised by suffix and sorted by name.
 
     Raises:
-        WrongCall: if it is no folder, or holds none.
+        WrongCall: if it is not a folder, or contains no images.
     """
     from gentransforms.sources.decode import SUFFIXES
 
@@ -37,14 +37,14 @@ def find_photos(folder: Path) -> list[Path]:
     try:
         photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
     except PermissionError as error:
-        raise WrongCall(f"{folder}: this folder may not be read") from error
+        raise WrongCall(f"{folder}: this folder is not readable") from error
     if not photos:
         raise WrongCall(f"{folder}: no images in this folder (looked for {', '.join(sorted(SUFFIXES))}, not in subfolders)")
     return photos
 
 
 def read_photo(path: Path) -> PIL.Image.Image:
-    """Return the image of a file in mode RGB, turned as its EXIF orientation says, transparency on white.
+    """Return the image in a file in mode RGB, rotated according to its EXIF orientation, with transparency on white.
 
     Raises:
         WrongCall: if there is no such file, or it cannot be read as an image.
@@ -52,7 +52,7 @@ def read_photo(path: Path) -> PIL.Image.Image:
     from gentransforms.sources.decode import NOT_AN_IMAGE, rgb_image
 
     if path.is_dir():
-        raise WrongCall(f"{path}: expected an image file, this is a folder (gentransforms demo --images takes one)")
+        raise WrongCall(f"{path}: expected an image file, but this is a folder (gentransforms demo --images takes one)")
     if not path.exists():
         raise WrongCall(f"{path}: no such file")
     if path.is_file() and path.stat().st_size == 0:

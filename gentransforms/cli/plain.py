@@ -1,4 +1,4 @@
-"""How the command line fails: one plain line on stderr, and an exit code that says whose fault it is."""
+"""How the command line reports errors: one plain line on stderr, and an exit code that says whose fault it is."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class WrongCall(Exception):
-    """The call cannot be carried out as written: a bad path, name or value. Exit code 2."""
+    """The command is invalid as written: a bad path, name or value. Exit code 2."""
 
 
 class Failure(Exception):
-    """The call was right, and carrying it out failed. Exit code 1."""
+    """The command is valid, but carrying it out failed. Exit code 1."""
 
 
 def one_line(text: str) -> str:
-    """Return `text` with its line breaks made spaces; nothing is cut or wrapped.
+    """Return `text` with line breaks replaced by spaces; nothing is truncated or wrapped.
 
     Example:
         >>> one_line("2 keys do not fit:\\n\\tmissing a")
@@ -74,7 +74,7 @@ class PlainGroup(TyperGroup):
     """A typer group that reports every error as one plain line, without usage, boxes or traceback."""
 
     def main(self, *args: Any, **options: Any) -> Any:
-        """Run the command; exit with 0, 1 (failure), 2 (wrong call) or 130 (interrupted)."""
+        """Run the command; exit with 0, 1 (failure), 2 (invalid usage) or 130 (interrupted)."""
         standalone, options["standalone_mode"] = options.get("standalone_mode", True), False
         if not standalone:
             return super().main(*args, **options)
@@ -90,7 +90,7 @@ class PlainGroup(TyperGroup):
                 code, message = _explain(error)
                 typer.echo(f"Error: {one_line(message)}", err=True)
                 sys.exit(code)
-        # An exit code where a command or --help asked to leave; our commands return nothing.
+        # An exit code if a command or --help asked to exit; our commands return nothing.
         sys.exit(result if isinstance(result, int) else 0)
 
 
@@ -100,7 +100,7 @@ def _explain(error: Exception) -> tuple[int, str]:
         return 2, str(error)
     if isinstance(error, Failure | GentransformsError):
         return 1, str(error)
-    # By what it can do, not by its class: typer has had click's exceptions from click, and has its own copy of them now.
+    # By attribute, not by class: older versions of typer raise click's exceptions, newer ones their own copies.
     if hasattr(error, "format_message"):
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""

@@ -16,7 +16,7 @@ __all__ = ["preview"]
 
 
 def preview(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, one or more.", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="One or more image files.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write: .png, .jpg or .webp.")] = Path("grid.png"),
     generator: Generator = DEFAULT_GENERATOR,
     variants: Annotated[int, typer.Option(min=1, help="Variants of each image.")] = 8,

@@ -1,4 +1,4 @@
-"""The interface of every generator: encode a source image once, sample any number of variants from the result."""
+"""The interface of all generators: encode a source image once, then sample any number of variants from the result."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ class ImageGenerator(nn.Module, ABC):
 
     A subclass sets `image_size` and `preserves_geometry` as class or instance attributes and implements `encode` and
     `sample`; nothing else is required. Its networks are registered submodules, called through ``__call__``. Its
-    constructor's arguments are its `config`. Where all are JSON-able, `save_pretrained` works; a module given to the
-    constructor, ``__init__(self, net)``, is described by its class and structure, which suffices for a bank.
+    constructor's arguments are its `config`. If all are JSON-able, `save_pretrained` works; a module passed to the
+    constructor, ``__init__(self, net)``, is described by its class and structure, which is enough for a bank.
 
     Every image must be a function of (source image, generator, seed) alone: draw noise with
     `gentransforms.seeding.sample_noise`, never from torch's global random state.
-    `gentransforms.testing.check_generator` puts a generator through this contract.
+    `gentransforms.testing.check_generator` checks this contract.
 
     Attributes:
-        image_size: (h, w) of the images made, in pixels.
-        preserves_geometry: whether the layout of the source is kept, so that its boxes and masks stay right.
-        inputs: what else `encode` takes, one value per image, such as ``("labels",)``.
-        instance_feature: which entry of the condition says what an image shows, such as ``"features"``: banks compare
-            variants with their source by it (``min_similarity``). None if there is none.
-        name_or_path: where it was loaded from, which banks record; None if it was built. No part of its config.
-        execution_options: names in `config` that decide how images are computed, not which: they change images by
-            rounding alone, such as ``("compile",)``. Not in the fingerprint.
+        image_size: (h, w) of the generated images, in pixels.
+        preserves_geometry: whether the layout of the source is kept, so that its boxes and masks stay valid.
+        inputs: names of the further inputs of `encode`, one value per image, such as ``("labels",)``.
+        instance_feature: the entry of the condition that describes the content of an image, such as ``"features"``; banks use
+            it to compare variants with their source (``min_similarity``). None if there is none.
+        name_or_path: where it was loaded from, which banks record; None if it was built. Not part of its config.
+        execution_options: names in `config` that affect how images are computed, and change them by rounding alone, such as
+            ``("compile",)``. They are not in the fingerprint.
 
     Example:
         >>> import torch
@@ -79,11 +79,11 @@ class ImageGenerator(nn.Module, ABC):
         ImageGenerator.registered[cls.__name__] = cls
 
     def __new__(cls, *args: Any, **kwargs: Any) -> ImageGenerator:
-        # Remember the constructor's arguments, so that a subclass need not write `config` itself.
+        # Record the constructor's arguments, so that a subclass need not implement `config`.
         instance = super().__new__(cls)
         try:
             bound = inspect.signature(cls.__init__).bind(instance, *args, **kwargs)
-        except TypeError:  # unpickling calls with no arguments; a wrong call fails in __init__, with a better message
+        except TypeError:  # unpickling passes no arguments; a wrong call fails in __init__ with a better message
             return instance
         bound.apply_defaults()
         config = dict(list(bound.arguments.items())[1:])
@@ -120,22 +120,22 @@ class ImageGenerator(nn.Module, ABC):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that build this generator again, ``type(self)(**config)``; JSON-able.
+        """The arguments that rebuild this generator with ``type(self)(**config)``; JSON-able.
 
-        A module among the arguments is described instead: its class, and a hash of its structure.
+        A module among the arguments is replaced with a description: its class, and a hash of its structure.
         """
         return {name: describe_argument(value) for name, value in self._init_config.items()}
 
     @property
     def required_inputs(self) -> tuple[str, ...]:
-        """Those of `inputs` that `encode` cannot do without."""
+        """The names in `inputs` that `encode` requires."""
         parameters = inspect.signature(self.encode).parameters
         return tuple(n for n in self.inputs if n in parameters and parameters[n].default is inspect.Parameter.empty)
 
     @property
     def device(self) -> torch.device:
         """Where the generator's weights are; the CPU for one without weights."""
-        # One tensor after the other: a list of a diffusion pipeline's 1,830 took 11 ms, several times a call.
+        # Lazily: listing the 1,830 tensors of a diffusion pipeline takes 11 ms, and happened several times per call.
         return next((t.device for t in itertools.chain(self.parameters(), self.buffers())), torch.device("cpu"))
 
     @property
@@ -145,10 +145,10 @@ class ImageGenerator(nn.Module, ABC):
         return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
 
     def fingerprint(self) -> str:
-        """Return 32 hexadecimal digits that name this generator: a hash of class, config, dtype and every weight.
+        """Return 32 hexadecimal digits that identify this generator: a hash of class, config, dtype and every weight.
 
-        The device and `execution_options` are left out, since they change images by rounding alone; so is
-        ``torch.compile`` of a part. Computed at each call, about a second per gigabyte, from the weights as they are.
+        The device, `execution_options` and ``torch.compile`` are left out, because they change images by rounding alone. The
+        hash is computed from the current weights at each call, in about a second per gigabyte.
 
         Raises:
             ConfigError: if the config is not JSON-able.
@@ -161,9 +161,9 @@ class ImageGenerator(nn.Module, ABC):
         """Write ``config.json``, ``model.safetensors`` and a model card, ``README.md``, into `directory`.
 
         Args:
-            directory: made if absent.
-            dtype: of the floating weights in the file; as they are by default.
-            card: what the model card says, by section: any of ``title``, ``description``, ``training_data``, ``license``,
+            directory: created if it does not exist.
+            dtype: dtype of the floating weights in the file; unchanged by default.
+            card: text of the model card by section: any of ``title``, ``description``, ``training_data``, ``license``,
                 ``intended_use``, ``limits``, ``evaluation``.
 
         Raises:
@@ -185,7 +185,7 @@ class ImageGenerator(nn.Module, ABC):
         weights = {name: t.detach().cpu().contiguous().clone() for name, t in self._saved_weights().items()}
         weights = {name: t.to(dtype) if dtype is not None and t.is_floating_point() else t for name, t in weights.items()}
         save_file(weights, directory / hub.WEIGHTS_FILE, metadata={"format": "pt"})
-        # safetensors makes its file readable by its owner only; the folder is as readable as any other.
+        # safetensors makes its file readable by the owner only; give it the usual permissions.
         umask = os.umask(0)
         os.umask(umask)
         (directory / hub.WEIGHTS_FILE).chmod(0o666 & ~umask)
@@ -194,10 +194,10 @@ class ImageGenerator(nn.Module, ABC):
         (directory / hub.CARD_FILE).write_text(text, encoding="utf-8")
 
     def push_to_hub(self, repo_id: str, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None, **options: Any) -> str:
-        """Save, then upload to the Hub repository `repo_id`, with a model card; return the address of the commit.
+        """Save and upload to the Hub repository `repo_id`, with a model card; return the address of the commit.
 
         Args:
-            repo_id: ``"organisation/name"``; made if absent.
+            repo_id: ``"organisation/name"``; created if it does not exist.
             dtype: as in `save_pretrained`.
             card: as in `save_pretrained`.
             options: ``private``, ``token``, ``revision``, ``commit_message``.
@@ -218,16 +218,16 @@ class ImageGenerator(nn.Module, ABC):
         local_files_only: bool = False,
         **options: Any,
     ) -> G:
-        """Load a saved generator; returned in eval mode.
+        """Load a saved generator, in eval mode.
 
         Args:
             name_or_path: a bundled name, a folder, or a Hub repository ``"organisation/name"``.
             revision: commit, tag or branch of a Hub repository.
-            device: where to put it; the CPU by default.
-            dtype: of its weights; float32 by default.
-            token: for a private repository.
-            cache_dir: where downloads are kept.
-            local_files_only: use only what is downloaded already.
+            device: device to load it to; the CPU by default.
+            dtype: dtype of its weights; float32 by default.
+            token: token for a private repository.
+            cache_dir: directory for downloads.
+            local_files_only: use only files that have been downloaded already.
             options: constructor arguments that replace those of the saved config.
 
         Raises:
@@ -263,7 +263,7 @@ class ImageGenerator(nn.Module, ABC):
         return named_weights(self)
 
     def _argument_weights(self) -> dict[str, Tensor]:
-        """Return the weights of modules given to the constructor that are not among the generator's own submodules."""
+        """Return the weights of modules passed to the constructor that are not submodules of the generator."""
         own = set(map(id, self.modules()))
         given = {name: value for name, value in self._init_config.items() if isinstance(value, nn.Module) and id(value) not in own}
         return {f"{name}.{key}": tensor for name, module in given.items() for key, tensor in named_weights(module).items()}

@@ -27,11 +27,11 @@ _SECTIONS = {
 
 
 def model_card(generator: Any, sections: Mapping[str, Any]) -> str:
-    """Return the Markdown of a card, with the metadata the Hub reads, for `generator`.
+    """Return a model card for `generator` in Markdown, with the metadata that the Hub reads.
 
     Args:
-        generator: the ImageGenerator that is saved.
-        sections: text of ``title``, ``description``, ``license`` and of the sections; what is absent is said to be.
+        generator: the ImageGenerator to save.
+        sections: text of ``title``, ``description``, ``license`` and of the sections; the card says so if one is absent.
 
     Raises:
         ConfigError: if a section is unknown.
@@ -55,7 +55,7 @@ def model_card(generator: Any, sections: Mapping[str, Any]) -> str:
         sections.get("description", f"A `{name}` image generator for [gentransforms], saved with `save_pretrained`."),
         f"\n- Images: {height} x {width} pixels; keeps the source's layout: {'yes' if generator.preserves_geometry else 'no'}",
         f"- Weights: {weights:,} numbers",
-        f"- Needs beside the image: {', '.join(generator.inputs) or 'nothing'}",
+        f"- Inputs besides the image: {', '.join(generator.inputs) or 'none'}",
         f"- Licence: {sections.get('license', _UNSAID)}\n",
         "## How to load\n",
         "```python\nimport gentransforms as gt\n",

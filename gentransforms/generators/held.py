@@ -1,4 +1,4 @@
-"""A frozen generator: held by a module without being registered in it, and run on a batch in micro-batches."""
+"""Hold a frozen generator in a module without registering it, and run it on a batch in micro-batches."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ __all__ = ["HeldGenerator", "HoldsGenerator", "check_inputs", "check_output", "g
 
 
 class HeldGenerator:
-    """A generator that is frozen for good, and no part of the module that holds it.
+    """A permanently frozen generator that is not part of the module that holds it.
 
-    Being no `nn.Module` itself, it hides the generator from everything that walks a model: ``apply``, ``parameters``,
-    ``state_dict``, optimisers, averaged copies, distributed wrappers. Holding changes the generator: it is put into eval
-    mode and takes no gradients.
+    It is not an `nn.Module`, so it hides the generator from everything that walks a model: ``apply``, ``parameters``,
+    ``state_dict``, optimisers, averaged copies, distributed wrappers. The generator is put into eval mode and its gradients
+    are disabled.
 
-    A deep copy holds a generator of its own whose weights share memory until one of the two is moved. A pickle carries
-    the generator, and nothing of what happened in this process.
+    A deep copy holds its own generator, with weights that share memory until one of the two is moved. A pickle contains the
+    generator, but nothing that was recorded in this process.
 
     Args:
-        generator: the one to hold.
+        generator: the generator to hold.
 
     Attributes:
         nonfinite: how many images held NaN or infinity: a tensor on the generator's device, so that counting costs no sync.
 
     Raises:
-        ConfigError: if `generator` is no `ImageGenerator`.
-        GeneratorError: if it does not say its size, or whether it keeps geometry.
+        ConfigError: if `generator` is not an `ImageGenerator`.
+        GeneratorError: if it lacks a valid `image_size` or `preserves_geometry`.
 
     Example:
         >>> import copy, torch
@@ -62,7 +62,7 @@ class HeldGenerator:
     def run(
         self, images: Tensor, seeds: Tensor, inputs: Mapping[str, Any], max_batch_size: int | None
     ) -> tuple[Tensor, Tensor, int | None]:
-        """Return what `generate` does, in eval mode; count what is not finite, and warn of it once.
+        """Return what `generate` does, in eval mode; count images that are not finite, and warn about them once.
 
         Raises:
             DeviceError: with a CUDA generator in a forked process.
@@ -73,10 +73,10 @@ class HeldGenerator:
                 f"the generator is on {device} and this is a forked process (a DataLoader worker?), where CUDA does not work: "
                 "apply the transform to batches in the main process, or read pre-generated variants from a bank"
             )
-        if images.is_meta and device.type != "meta":  # no pixels: the shape of the result is all there is
+        if images.is_meta and device.type != "meta":  # no pixels, so only the shape of the result is known
             made = torch.empty(len(images), 3, *generator.image_size, dtype=torch.float32, device="meta")
             return made, torch.empty(len(images), dtype=torch.bool, device="meta"), max_batch_size
-        if _any_training(generator):  # somebody called generator.train(), which only he who has it can
+        if _any_training(generator):  # someone with a reference to the generator called its train()
             generator.eval()
         made, finite, size = generate(generator, images, seeds, inputs, max_batch_size)
         with isolate():
@@ -88,9 +88,9 @@ class HeldGenerator:
         return made, finite, size
 
     def follow(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Move the generator to the device to which `fn`, as `nn.Module._apply` has it, takes a tensor; to no other dtype.
+        """Move the generator to the device to which `fn`, the argument of `nn.Module._apply`, moves tensors; keep its dtype.
 
-        A device without data (``meta``) is not followed, and ``to_empty`` moves the weights with their values.
+        It does not follow to the ``meta`` device, and ``to_empty`` moves the weights with their values.
         """
         here = self.generator.device
         if here.type == "meta":
@@ -115,7 +115,7 @@ class HeldGenerator:
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"generator": self.generator}  # the process and its counts left out, so that equal transforms have equal pickles
+        return {"generator": self.generator}  # without the process and its counts, so that equal transforms have equal pickles
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.generator = state["generator"]
@@ -124,10 +124,10 @@ class HeldGenerator:
     def _forget(self) -> None:
         self._process, self._called, self._warned = os.getpid(), False, False
         with isolate():
-            self.nonfinite = torch.zeros((), dtype=torch.int64)  # goes where the first images are made
+            self.nonfinite = torch.zeros((), dtype=torch.int64)  # moved to the device of the first images
 
     def _warn_of_nonfinite(self, bad: Tensor, count: int) -> None:
-        # On an accelerator in the first call only, because reading the number waits for the device.
+        # On an accelerator only in the first call, because reading the number waits for the device.
         look = not self._warned and not bad.is_meta and (bad.device.type == "cpu" or not self._called)
         self._called = True
         if not look or not (found := int(bad)):
@@ -135,16 +135,16 @@ class HeldGenerator:
         self._warned = True
         half = "; float16 overflows where bfloat16 does not" if self.generator.dtype == torch.float16 else ""
         warnings.warn(
-            f"{found} of {count} images that {type(self.generator).__name__} generated hold NaN or infinity: they keep their source; "
-            f"nonfinite_count says how many there are{half}",
+            f"{found} of {count} images that {type(self.generator).__name__} generated hold NaN or infinity: their source is kept; "
+            f"nonfinite_count counts them{half}",
             stacklevel=2,
         )
 
 
 class HoldsGenerator(nn.Module):
-    """A mixin for modules that hold a generator: `generator` is an attribute, but not a submodule.
+    """A mixin for modules that hold a generator as an attribute that is not a submodule.
 
-    It follows the module to another device. Call `_hold` in the constructor.
+    The generator follows the module to another device. Call `_hold` in the constructor.
     """
 
     _held: HeldGenerator
@@ -165,16 +165,16 @@ class HoldsGenerator(nn.Module):
 
     @property
     def generator(self) -> ImageGenerator:
-        """The generator: frozen, in eval mode, and no part of this module's parameters or state."""
+        """The generator: frozen, in eval mode, and not among this module's parameters or state."""
         return self._held.generator
 
     @property
     def nonfinite_count(self) -> int:
-        """How many generated images held NaN or infinity and were replaced by their source, so far in this process."""
+        """How many images generated in this process held NaN or infinity, so that their source was kept."""
         return int(self._held.nonfinite)
 
     def _generate(self, images: Tensor, seeds: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return (B, 3, *image_size) float32 images on the generator's device and (B,) bool: which are finite."""
+        """Return (B, 3, *image_size) float32 images on the generator's device, and which are finite, (B,) bool."""
         made, finite, self.max_batch_size = self._held.run(images, seeds, inputs, self.max_batch_size)
         return made, finite
 
@@ -187,13 +187,13 @@ class HoldsGenerator(nn.Module):
 def generate(
     generator: ImageGenerator, images: Tensor, seeds: Tensor, inputs: Mapping[str, Any], max_batch_size: int | None = None
 ) -> tuple[Tensor, Tensor, int | None]:
-    """Return generated images, which of them are finite, and the micro-batch that fitted into memory.
+    """Generate images; return them, which of them are finite, and the micro-batch size that fitted into memory.
 
     Args:
-        generator: in eval mode.
-        images: (B, 3, H, W) float32 in [0, 1], any device.
+        generator: the generator, in eval mode.
+        images: (B, 3, H, W) float32 in [0, 1], on any device.
         seeds: (B,) int64 on the CPU.
-        inputs: one value per image for each name of ``generator.inputs`` that is given: tensors or lists of length B.
+        inputs: one value per image for each available name in ``generator.inputs``: tensors or lists of length B.
         max_batch_size: largest micro-batch; None for all at once.
 
     Returns:
@@ -230,13 +230,13 @@ def generate(
             parts.append(made)
             start = stop
             continue
-        # Out of the except clause, so that the traceback no longer holds the tensors of the attempt.
+        # Outside the except clause, so that the traceback no longer holds the tensors of the failed batch.
         size = max_batch_size = (stop - start + 1) // 2
         if generator.device.type == "cuda":
             torch.cuda.empty_cache()
     if too_many:
         warnings.warn(
-            f"out of memory at a batch of {too_many} in {type(generator).__name__}: going on with at most {size}; "
+            f"out of memory at a batch of {too_many} in {type(generator).__name__}: continuing with at most {size}; "
             f"set max_batch_size={size} to start there",
             stacklevel=2,
         )
@@ -248,7 +248,7 @@ def generate(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on whichever device."""
+    """Return whether an error means that memory ran out, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     # The CPU allocator and some backends raise a plain RuntimeError.
@@ -257,7 +257,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def check_inputs(generator: ImageGenerator, inputs: Mapping[str, Any]) -> None:
-    """Raise unless everything is there that the generator needs beside the images.
+    """Raise unless all inputs are present that the generator needs besides the images.
 
     Raises:
         MissingInputError: naming what is missing.
@@ -271,10 +271,10 @@ def check_inputs(generator: ImageGenerator, inputs: Mapping[str, Any]) -> None:
 
 
 def check_output(generator: ImageGenerator, made: object, count: int) -> None:
-    """Raise unless `made` is what a generator's `sample` has to return for `count` seeds.
+    """Raise unless `made` is a valid result of a generator's `sample` for `count` seeds.
 
     Raises:
-        GeneratorError: naming what it is instead.
+        GeneratorError: naming what was returned instead.
     """
     name, expected = type(generator).__name__, (count, 3, *generator.image_size)
     if not isinstance(made, Tensor):
@@ -316,7 +316,7 @@ def _any_training(module: nn.Module) -> bool:
 
 
 def _leave_inference_mode(module: nn.Module) -> None:
-    """Replace weights made under inference mode, which cannot be moved or changed outside of it, by copies."""
+    """Replace weights that were created in inference mode, and cannot be moved or changed outside it, with copies."""
     copies: dict[int, Tensor] = {}
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):
@@ -329,7 +329,7 @@ def _leave_inference_mode(module: nn.Module) -> None:
 
 
 def _share(tensor: Tensor) -> Tensor:
-    """Return another tensor, or parameter, of the same memory."""
+    """Return another tensor, or parameter, that shares the same memory."""
     shared = tensor.detach()
     if isinstance(tensor, nn.Parameter):
         shared = nn.Parameter(shared, requires_grad=tensor.requires_grad)

@@ -1,4 +1,4 @@
-"""What makes two generators the same: configuration and weights, without how they are computed."""
+"""Decide whether two generators are the same: by configuration and weights, whatever the way of computing."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def fingerprint(kind: str, config: Mapping[str, Any], dtype: torch.dtype, weight
 
     Args:
         kind: name of the class.
-        config: what decides the images beside the weights; JSON-able.
-        dtype: of the arithmetic.
-        weights: by name, on any device.
+        config: what determines the images besides the weights; JSON-able.
+        dtype: dtype of the arithmetic.
+        weights: weights by name, on any device.
 
     Raises:
         ConfigError: if `config` is not JSON-able.
-        WeightsError: if a weight has no values, on the meta device.
+        WeightsError: if a weight is on the meta device and has no values.
     """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{kind} {to_json(config)} {dtype}".encode())
@@ -37,7 +37,7 @@ def fingerprint(kind: str, config: Mapping[str, Any], dtype: torch.dtype, weight
 
 
 def hash_weights(digest: Any, weights: Mapping[str, Tensor]) -> None:
-    """Add names, dtypes, shapes and values to a hash of hashlib, in the order of the names.
+    """Update a hashlib object with names, dtypes, shapes and values, in the order of the names.
 
     Raises:
         WeightsError: if a weight is on the meta device.
@@ -65,7 +65,7 @@ def _plain_tensors(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def to_json(config: Mapping[str, Any]) -> str:
-    """Return a configuration as JSON, in the order of its names.
+    """Return a configuration as JSON, sorted by name.
 
     Raises:
         ConfigError: if a value cannot be written as JSON.
@@ -77,17 +77,17 @@ def to_json(config: Mapping[str, Any]) -> str:
 
 
 def uncompiled(module: Any) -> Any:
-    """Return the module that ``torch.compile(module)`` wraps; a module that was not compiled as it is."""
+    """Return the module that ``torch.compile(module)`` wraps; other modules unchanged."""
     return getattr(module, "_orig_mod", module)
 
 
 def named_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Return a module's state dict, with the names it has where no part of it is compiled."""
+    """Return a module's state dict, with the names that it has without ``torch.compile``."""
     return {name.replace("_orig_mod.", ""): tensor for name, tensor in module.state_dict().items()}
 
 
 def describe_argument(value: Any) -> Any:
-    """Return a constructor's argument as JSON can hold it: a module by its class and structure, anything else as it is.
+    """Return a constructor argument in JSON-able form: a module as its class and structure, anything else unchanged.
 
     Example:
         >>> describe_argument(nn.Linear(2, 3))["module"]
@@ -103,7 +103,7 @@ def describe_argument(value: Any) -> Any:
 
 
 def _structure(module: nn.Module) -> Iterator[str]:
-    """Yield what decides a module's function beside its weights: class, settings and plain attributes of each submodule."""
+    """Yield what determines a module's function besides its weights: class, settings and plain attributes of each submodule."""
     for name, inner in module.named_modules():
         if uncompiled(inner) is not inner:
             continue  # a wrapper; what it wraps comes next

@@ -1,4 +1,4 @@
-"""Images of any kind of data set, read in one way: `open_source` and `ImageSource`."""
+"""Read the images of any kind of data set through one interface: `open_source` and `ImageSource`."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ def open_source(
     revision: str | None = None,
     token: str | None = None,
 ) -> ImageSource:
-    """Return an `ImageSource` of a folder of images, Parquet files, tar shards, a Hugging Face data set or a map-style data set.
+    """Open a folder of images, Parquet files, tar shards, a Hugging Face data set or a map-style data set as an `ImageSource`.
 
     Args:
-        source: a folder of images; a ``.parquet`` file or a folder of them; a ``.tar`` file or a folder of them, in the format of
-            WebDataset; a folder that `datasets` wrote with ``save_to_disk``; the name of a data set on the Hub, ``"org/name"``;
-            an object with ``len`` and an index, as the data sets of torchvision and `datasets` are; or an `ImageSource`, which
-            is returned.
-        split: of a Hugging Face data set or a folder of Parquet files; ``"train"`` by default, or of files the only one.
-        image_column: where the image is, if it cannot be found.
-        columns: where inputs of the generator are: ``{"prompts": "caption"}``.
-        key: the column that holds the keys; for objects also a function from the index to the key, or a list of keys.
-            By default relative paths for a folder of images, the names in tar shards, else row numbers.
+        source: a folder of images; a ``.parquet`` file or a folder of them; a ``.tar`` file or a folder of them, in WebDataset
+            format; a folder that `datasets` wrote with ``save_to_disk``; the name of a data set on the Hub, ``"org/name"``; an
+            object with ``__len__`` and ``__getitem__``, such as the data sets of torchvision and `datasets`; or an
+            `ImageSource`, which is returned unchanged.
+        split: split of a Hugging Face data set or a folder of Parquet files; by default ``"train"``, or the only one in a folder.
+        image_column: column with the images, if it cannot be inferred.
+        columns: columns with further inputs of the generator: ``{"prompts": "caption"}``.
+        key: column with the keys; for objects also a function from index to key, or a list of keys. By default relative paths
+            for a folder of images, the names in tar shards, and otherwise row numbers.
         inputs_getter: for objects, a function from a sample to its inputs: ``lambda sample: {"labels": sample[1]}``.
-        white_level: the value of white in grey images of more than 8 bits, such as 1023 for 10 bits; 65535 by default.
-        config: the configuration of a data set that has several.
-        revision: of a data set on the Hub: a branch, tag or commit.
-        token: for a private data set on the Hub; by default what ``hf auth login`` stored.
+        white_level: the value of white in grey images with more than 8 bits, such as 1023 for 10 bits; 65535 by default.
+        config: configuration of a data set that has several.
+        revision: branch, tag or commit of a data set on the Hub.
+        token: token for a private data set on the Hub; by default the one that ``hf auth login`` stored.
 
     Raises:
-        ConfigError: if there is nothing that can be read, it holds no images, keys are not unique, or an option does not apply.
+        ConfigError: if the source cannot be read or holds no images, keys are not unique, or an option does not apply.
 
     Example:
         >>> import torch
@@ -90,9 +90,9 @@ def _open_path(source: str, options: Mapping[str, Any]) -> ImageSource:
             return _open_parquet(path, options)
         if path.suffix.lower() == ".tar":
             return _open_shards([path], options, source)
-        raise ConfigError(f"source={source!r}: expected a folder of images or a .parquet file, or a .tar file of WebDataset")
+        raise ConfigError(f"source={source!r}: expected a folder of images, a .parquet file, or a .tar file in WebDataset format")
     if (path / "bank.json").exists():
-        raise ConfigError(f"source={source!r}: is a bank: expected what banks are made from, such as a folder of images")
+        raise ConfigError(f"source={source!r}: this is a bank: expected what banks are made from, such as a folder of images")
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         return _open_object(load_from_disk(path), options, name=source)
     if holds_parquet(path):

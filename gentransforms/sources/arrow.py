@@ -1,4 +1,4 @@
-"""pyarrow, imported where it is used: the library does without it until a bank is made or read."""
+"""Import pyarrow only when needed: the library works without it until a bank is made or read."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["arrow"]
 
 
 def arrow() -> Any:
-    """Return the module pyarrow, with ``ipc``.
+    """Import and return the module pyarrow, with ``ipc``.
 
     Raises:
-        ConfigError: if it is not installed, saying how to.
+        ConfigError: if it is not installed, with the command that installs it.
     """
     try:
         import pyarrow as pa

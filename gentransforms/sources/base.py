@@ -21,7 +21,7 @@ __all__ = ["ImageSource", "SourceSample", "read_each"]
 
 @dataclass(frozen=True)
 class SourceSample:
-    """One image of a source, uint8 or floating (C, H, W) with C 1 or 3, and its inputs, such as ``{"labels": 3}``."""
+    """One image of a source, (C, H, W) uint8 or floating with C 1 or 3, and its inputs, such as ``{"labels": 3}``."""
 
     image: Tensor
     inputs: dict[str, Any] = field(default_factory=dict)
@@ -30,13 +30,13 @@ class SourceSample:
 class ImageSource(ABC):
     """Images with unique keys, in a fixed order. `gentransforms.generate_bank` reads them; subclasses implement `read_range`.
 
-    Several threads read different ranges at the same time, and a source is pickled to other processes.
+    Several threads read different ranges at the same time, and a source may be pickled to other processes.
 
     Args:
-        keys: one for each image, in order: all str or all int.
-        inputs: the names of what each sample carries beside its image, such as ``("labels",)``.
-        description: JSON-able, for the bank's manifest. Its entry ``"decides"``, ``{}`` by default, holds whatever decides the
-            samples, but no paths: a bank is resumed only from a source where it is the same.
+        keys: one key for each image, in order: all str or all int.
+        inputs: names of the inputs that each sample has besides its image, such as ``("labels",)``.
+        description: JSON-able description for the bank's manifest. Its entry ``"decides"``, by default ``{}``, holds whatever
+            determines the samples, but no paths: a bank can only be resumed from a source with the same entry.
 
     Raises:
         ConfigError: if two keys are equal, they are not all str or all int, or there are none.
@@ -69,14 +69,15 @@ class ImageSource(ABC):
     def read_range(self, start: int, stop: int) -> Iterator[SourceSample | SourceError]:
         """Yield the samples from `start` up to `stop`, each with every one of `inputs`.
 
-        A sample that cannot be read is yielded as the `SourceError` that says why, so that each place has one item.
+        For a sample that cannot be read, the `SourceError` that says why is yielded in its place.
 
         Raises:
-            OSError: if more than this sample is lost: a disk or network that is gone, no file handles left. A run stops.
+            OSError: if the problem is not this sample alone, such as a lost disk or network, or no file handles left. A run
+                then stops.
         """
 
     def select(self, names: Collection[str]) -> Self:
-        """Return this source with only those of its inputs that are named: the others are not read.
+        """Return this source with the named inputs only; the others are not read.
 
         Example:
             >>> from gentransforms.sources.map_style import MapStyleSource

@@ -1,4 +1,4 @@
-"""Pixels of any image file: upright, RGB, transparency on white; or one line on what is wrong with it."""
+"""Decode image files: upright, RGB, transparency on white; or report in one line what is wrong with the file."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ __all__ = [
 
 Encoded = bytes | bytearray | memoryview | str | Path | PIL.Image.Image
 
-# What names an image file: torchvision's suffixes, and those of the other still images that Pillow reads by itself. A list,
-# not Pillow's registry: which files a folder holds must not depend on the version installed.
+# Suffixes of image files: torchvision's, and those of the other still images that Pillow reads by itself. A list instead of
+# Pillow's registry, because the images in a folder must not depend on the installed version.
 SUFFIXES = frozenset({
     ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".pbm", ".pcx",
     ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp",
@@ -59,7 +59,7 @@ class Orientation(NamedTuple):
 
 
 def decode_image(data: Encoded, white_level: float | None = None) -> Tensor:
-    """Return any image as uint8 (3, H, W): upright by its EXIF orientation, transparency on white, grey of 16 bits scaled.
+    """Return any image as uint8 (3, H, W): rotated by its EXIF orientation, transparency on white, 16-bit grey values scaled.
 
     Args:
         data: an encoded image (JPEG, PNG, WebP, TIFF, GIF, …), the path of one, or a PIL image of any mode.
@@ -86,7 +86,7 @@ def decode_image(data: Encoded, white_level: float | None = None) -> Tensor:
 
 
 def decode_oriented(data: Encoded, white_level: float | None = None) -> tuple[Tensor, Orientation]:
-    """Return an image as `decode_image` does, and how it was stored: a mask of it is turned alike.
+    """Return an image as `decode_image` does, and how it was stored, so that its mask can be rotated in the same way.
 
     Example:
         >>> import PIL.Image
@@ -100,7 +100,7 @@ def decode_oriented(data: Encoded, white_level: float | None = None) -> tuple[Te
         bits = max(8, top.bit_length() + top.bit_length() % 2)
         warnings.warn(
             f"a grey image of 16 bits uses no more than {bits} of them and will be dark: if white is {(1 << bits) - 1}, "
-            f"give white_level={(1 << bits) - 1}; if 65535, give white_level=65535",
+            f"pass white_level={(1 << bits) - 1}; if it is 65535, pass white_level=65535",
             stacklevel=2,
         )
     return pixels.contiguous(), orientation
@@ -122,11 +122,11 @@ def rgb_image(data: Encoded) -> PIL.Image.Image:
 
 
 def decode_mask(data: Encoded, image: Orientation | None = None) -> Tensor:
-    """Return a mask as int32 (H, W): the values of a grey image, the palette's numbers of a palette image; 0 and 1 of 1 bit.
+    """Return a mask as int32 (H, W): grey values, palette indices, or 0 and 1 for a 1-bit image.
 
     Args:
-        data: as of `decode_image`.
-        image: whose mask it is; the mask is then turned as by `turn_mask`, unless it has an EXIF orientation of its own.
+        data: as for `decode_image`.
+        image: the image of the mask; the mask is rotated by `turn_mask`, unless it has an EXIF orientation of its own.
 
     Raises:
         SourceError: if it cannot be read, holds colours, or has another size than its image.
@@ -149,7 +149,7 @@ def decode_mask(data: Encoded, image: Orientation | None = None) -> Tensor:
 
 
 def turn_mask(mask: Tensor, image: Orientation) -> Tensor:
-    """Return a mask (H, W) of the size of its image as stored, turned upright as the image is.
+    """Rotate a mask (H, W), which has the size of its image as stored, in the same way as the image.
 
     Raises:
         SourceError: if it has another size, naming both.
@@ -172,7 +172,7 @@ def turn_mask(mask: Tensor, image: Orientation) -> Tensor:
 
 
 def find_file(path: str | Path, folder: Path | None = None) -> Path:
-    """Return the path of a file that a data set names, relative to its folder.
+    """Return the path of a file named in a data set, relative to the folder of the data set.
 
     Raises:
         SourceError: if it is an address, such as ``https://…``.
@@ -187,7 +187,7 @@ def find_file(path: str | Path, folder: Path | None = None) -> Path:
 
 
 def one_line(error: BaseException) -> str:
-    """Return what an error says in one line of bounded length; its type, if it says nothing.
+    """Return the message of an error as one line of bounded length; its type if the message is empty.
 
     Example:
         >>> one_line(ValueError("two\\nlines")), one_line(KeyError())
@@ -201,9 +201,9 @@ def one_line(error: BaseException) -> str:
 
 
 def is_of_the_machine(error: BaseException) -> bool:
-    """Whether an error is of the machine, not of the image: no memory or file handles left, a disk or network that went away.
+    """Return whether the machine caused an error, not the image: no memory or file handles left, a lost disk or network.
 
-    A run should stop then, not skip the image.
+    A run should then stop instead of skipping the image.
 
     Example:
         >>> is_of_the_machine(MemoryError()), is_of_the_machine(FileNotFoundError(2, "No such file"))
@@ -213,14 +213,14 @@ def is_of_the_machine(error: BaseException) -> bool:
 
 
 def check_folder(folder: Path, error: BaseException) -> None:
-    """Raise if an image is missing because the whole folder of the source is: for a run that should stop, not skip the image.
+    """Raise if an image is missing because the source's whole folder is: a run should then stop instead of skipping the image.
 
     Args:
-        folder: of the source; one that is empty is gone too, as the place where a file system was mounted is.
-        error: why the image cannot be read; unless the cause is that a file is missing, nothing is looked at.
+        folder: folder of the source. An empty folder counts as gone, because an unmounted file system leaves one.
+        error: why the image cannot be read; nothing is checked unless a missing file is the cause.
 
     Raises:
-        FileNotFoundError: if there is no such folder any more, or nothing in it.
+        FileNotFoundError: if the folder no longer exists, or is empty.
 
     Example:
         >>> check_folder(Path("no/such/folder"), ValueError("damaged"))
@@ -245,7 +245,7 @@ def check_folder(folder: Path, error: BaseException) -> None:
 
 @contextlib.contextmanager
 def _reasons() -> Iterator[None]:
-    """Turn what Pillow's decoders raise on damaged files, which is all kinds of errors, into SourceError."""
+    """Turn whatever Pillow's decoders raise for damaged files into a SourceError."""
     try:
         yield
     except SourceError:
@@ -289,7 +289,7 @@ def _too_large(reason: str) -> str:
 
 def _content(path: Path) -> bytes:
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
         raise SourceError("a folder, not a file" if stat.S_ISDIR(status.st_mode) else "not a regular file")
     if status.st_size > _FILE_BYTES:
         raise SourceError(f"too large: {status.st_size} bytes, more than {_FILE_BYTES}")
@@ -297,7 +297,7 @@ def _content(path: Path) -> bytes:
 
 
 def _load(image: PIL.Image.Image) -> tuple[int, int]:
-    """Load an image; return the EXIF code of how it was stored, and of how it is still to be turned: a TIFF turns itself."""
+    """Load an image; return its EXIF orientation as stored, and the one still to be applied: Pillow rotates a TIFF itself."""
     stored = _orientation(image) if image.format == "TIFF" else None
     image.load()
     turn = _orientation(image)
@@ -307,7 +307,7 @@ def _load(image: PIL.Image.Image) -> tuple[int, int]:
 def _orientation(image: PIL.Image.Image) -> int:
     try:
         code = image.getexif().get(_ORIENTATION, 1)
-    except Exception as error:  # damaged EXIF data say nothing of the pixels
+    except Exception as error:  # the pixels may be intact even if the EXIF data are damaged
         if is_of_the_machine(error):
             raise
         return 1
@@ -319,7 +319,7 @@ def _turned(image: PIL.Image.Image, code: int) -> PIL.Image.Image:
 
 
 def _rgb(data: Encoded, white_level: float | None) -> tuple[PIL.Image.Image, Orientation, int | None]:
-    """Return an image as RGB, how it was stored, and the largest value of a grey one whose white was assumed to be 65535."""
+    """Return an image as RGB, how it was stored, and for a grey image with an assumed white of 65535 its largest value."""
     image = _opened(data)
     code, turn = _load(image)
     grey = image.mode == "I" or image.mode.startswith("I;")
@@ -332,7 +332,7 @@ def _rgb(data: Encoded, white_level: float | None) -> tuple[PIL.Image.Image, Ori
 def _to_rgb(image: PIL.Image.Image, white: float) -> PIL.Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return _grey(image, white).convert("RGB")
-    if image.mode == "La":  # Pillow knows no other way out of this mode
+    if image.mode == "La":  # Pillow has no other conversion from this mode
         image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -341,7 +341,7 @@ def _to_rgb(image: PIL.Image.Image, white: float) -> PIL.Image.Image:
 
 
 def _white(image: PIL.Image.Image) -> float:
-    """The value that stands for white in an image of more than 8 bits; without use for others."""
+    """Return the value of white in an image with more than 8 bits; irrelevant for others."""
     if image.mode not in ("I", "F"):
         return 65535
     low, high = cast("tuple[float, float]", image.getextrema())
@@ -353,7 +353,7 @@ def _white(image: PIL.Image.Image) -> float:
 
 
 def _grey(image: PIL.Image.Image, white: float) -> PIL.Image.Image:
-    """Return an image of more than 8 bits with 8: scaled, where Pillow's own conversion clips."""
+    """Convert an image with more than 8 bits to 8 by scaling, where Pillow's own conversion would clip."""
     values = np.asarray(image)
     if image.mode == "F" and not np.isfinite(values).all():
         raise SourceError("pixels that are NaN or infinite: expected numbers")

@@ -1,4 +1,4 @@
-"""A folder of images as a source: keys are the paths in it, labels its class folders, more in a metadata file."""
+"""A folder of images as a source: keys are paths, labels come from class folders, other inputs from a metadata file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageFolderSource"]
 
-# Formats of photographs and pictures that Pillow does not read by itself.
+# Image formats that Pillow does not read by itself.
 _UNREADABLE = frozenset({
     ".arw", ".cr2", ".cr3", ".dng", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".nef", ".nrw", ".orf", ".pef", ".psd", ".raf", ".raw",
     ".rw2", ".srw", ".svg", ".xcf",
@@ -32,24 +32,24 @@ _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "
 
 
 class ImageFolderSource(ImageSource):
-    """All images in a folder and its subfolders, in the order of torchvision's ImageFolder; hidden ones are skipped.
+    """All images in a folder and its subfolders, in the order of torchvision's ImageFolder; hidden files are skipped.
 
-    If every image is in a subfolder, each sample carries ``labels``: the place of its first subfolder among those that hold
-    images, in order of their names.
-    With a file ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet`` of Hugging Face's convention (a column
-    ``file_name``), that file alone says which images there are and what they carry: labels, prompts, and masks as paths.
+    If every image is in a subfolder, each sample has ``labels``: the index of its top-level subfolder among those that hold
+    images, sorted by name.
+    With a file ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet`` following Hugging Face's convention (a column
+    ``file_name``), that file alone determines the images and their inputs: labels, prompts, and masks as paths.
 
     Args:
         root: the folder.
-        image_column: the column of the metadata file that names the images.
-        columns: columns of the metadata file that hold inputs, ``{"prompts": "caption"}``; usual names are found.
-        white_level: of grey images of more than 8 bits, if not 65535.
+        image_column: column of the metadata file with the names of the images.
+        columns: columns of the metadata file with inputs, ``{"prompts": "caption"}``; common names are recognised.
+        white_level: value of white in grey images with more than 8 bits, if not 65535.
 
     Raises:
         ConfigError: if there is no such folder, it holds no images or several splits, or the metadata file does not fit.
 
     Warns:
-        UserWarning: if there are pictures of formats that cannot be read, such as ``.heic``.
+        UserWarning: if there are images in formats that cannot be read, such as ``.heic``.
 
     Example:
         >>> from pathlib import Path
@@ -94,7 +94,7 @@ class ImageFolderSource(ImageSource):
         _refuse_splits(self.root, keys)
         in_classes = all("/" in key for key in keys)
         if in_classes:
-            # Not all subfolders: one without images, such as a bank that is put there, must not change the labels.
+            # Not all subfolders: one without images, such as a bank stored there, must not change the labels.
             self._labels = {name: i for i, name in enumerate(sorted({key.partition("/")[0] for key in keys}))}
             decides["folders"] = hashlib.blake2b(json.dumps(self._labels).encode(), digest_size=8).hexdigest()
         super().__init__(keys, inputs=("labels",) if in_classes else (), description=description | {"decides": decides})
@@ -122,21 +122,21 @@ class ImageFolderSource(ImageSource):
 
     @property
     def labels(self) -> list[int | None] | None:
-        """Every image's label, without reading the images; None where there are none, and for an image that has none."""
+        """The label of every image, without reading the images; None if there are no labels, and for an image without one."""
         if "labels" in self._carried:
             return list(self._carried["labels"])
         return [self._labels[str(key).partition("/")[0]] for key in self.keys] if self._labels else None
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes in the order of their labels; empty unless they are subfolders."""
+        """Class names in the order of their labels; empty unless the classes are subfolders."""
         return list(self._labels)
 
 
 def _images_in(root: Path) -> tuple[list[str], list[str]]:
-    """Return the paths of all images below a folder, sorted, and of those of formats that cannot be read.
+    """Return the sorted paths of all images below a folder, and the paths of images in formats that cannot be read.
 
-    What an entry is comes from the listing itself, so that millions of files are not looked at one by one.
+    The directory listing itself tells files from folders, so that millions of files need not be examined one by one.
     """
     names_in: dict[str, list[str]] = {}
     unreadable: list[str] = []
@@ -162,7 +162,7 @@ def _images_in(root: Path) -> tuple[list[str], list[str]]:
                     continue
                 real = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}{os.sep}{name}"
                 if real in above:
-                    continue  # a link to a folder that holds it: without end
+                    continue  # a link to a folder above it, which would never end
                 stack.append((f"{folder}/{name}" if folder else name, (*above, real)))
         if names:
             names_in[folder] = sorted(names)
@@ -171,7 +171,7 @@ def _images_in(root: Path) -> tuple[list[str], list[str]]:
 
 
 def _tell_unreadable(paths: Sequence[str]) -> str:
-    """Return how many files of which formats are left out, and what to do; empty if there are none."""
+    """Return how many files in which formats are skipped, and what to do; empty if there are none."""
     if not paths:
         return ""
     counts = Counter(path[path.rfind(".") :].lower() for path in paths)
@@ -180,7 +180,7 @@ def _tell_unreadable(paths: Sequence[str]) -> str:
 
 
 def _refuse_splits(root: Path, keys: Sequence[str]) -> None:
-    """Refuse a folder of splits: its images would be mixed, and the splits taken for classes."""
+    """Raise for a folder of splits: their images would be mixed, and the splits taken for classes."""
     first = {key.partition("/")[0] for key in keys}
     if len(first) > 1 and first <= _SPLITS and all("/" in key for key in keys):
         splits = ", ".join(map(repr, sorted(first)))
@@ -190,5 +190,5 @@ def _refuse_splits(root: Path, keys: Sequence[str]) -> None:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
+    except OSError:  # a link to itself
         return False

@@ -1,4 +1,4 @@
-"""Hugging Face data sets, loaded from the Hub, from disk or from tar shards; `datasets` is imported where it is used."""
+"""Load Hugging Face data sets from the Hub, from disk or from tar shards; `datasets` is imported only when needed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["import_datasets", "load_from_disk", "load_from_hub", "load_shards"]
 
 
 def import_datasets() -> Any:
-    """Return the module datasets.
+    """Import and return the module `datasets`.
 
     Raises:
-        ConfigError: if it is not installed, saying how to install it.
+        ConfigError: if it is not installed, with the command that installs it.
     """
     try:
         return importlib.import_module("datasets")
@@ -26,14 +26,14 @@ def import_datasets() -> Any:
 
 
 def load_from_hub(name: str, split: str, *, config: str | None = None, revision: str | None = None, token: str | None = None) -> Any:
-    """Return a split of a data set on the Hub.
+    """Load a split of a data set on the Hub.
 
     Args:
         name: ``"org/name"``.
-        split: such as ``"train"``.
-        config: the name of one of its configurations.
+        split: name of the split, such as ``"train"``.
+        config: name of one of its configurations.
         revision: a branch, tag or commit.
-        token: of a private data set; by default what ``hf auth login`` stored.
+        token: token for a private data set; by default the one that ``hf auth login`` stored.
 
     Raises:
         ConfigError: if it cannot be loaded, with the reason.
@@ -50,7 +50,7 @@ def load_from_hub(name: str, split: str, *, config: str | None = None, revision:
 
 
 def load_from_disk(path: Path) -> Any:
-    """Return a data set that ``save_to_disk`` wrote.
+    """Load a data set that ``save_to_disk`` wrote.
 
     Raises:
         ConfigError: if it cannot be loaded, with the reason.
@@ -59,11 +59,11 @@ def load_from_disk(path: Path) -> Any:
     try:
         return datasets.load_from_disk(str(path))
     except Exception as error:
-        raise ConfigError(f"source={str(path)!r}: a data set of save_to_disk that cannot be loaded: {one_line(error)}") from error
+        raise ConfigError(f"source={str(path)!r}: this data set, written by save_to_disk, cannot be loaded: {one_line(error)}") from error
 
 
 def load_shards(paths: Sequence[Path]) -> Any:
-    """Return tar files in the format of WebDataset as one data set; `datasets` keeps a copy of it in its cache.
+    """Load tar files in WebDataset format as one data set; `datasets` keeps a copy in its cache.
 
     Raises:
         ConfigError: if they cannot be loaded, with the reason.

@@ -1,4 +1,4 @@
-"""Samples that carry the key of their image, so that a transform finds its variants in a bank."""
+"""`with_keys`: add the key of its image to each sample, so that a transform finds its variants in a bank."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["KeyedDataset", "with_keys"]
 
 
 def with_keys(dataset: Any, key: Key | None = None, transform: Callable[[Any], Any] | None = None) -> KeyedDataset:
-    """Return `dataset` with the key of its image in each sample, as `gentransforms.BankAugment` looks for it.
+    """Wrap `dataset` so that each sample includes the key of its image, which `gentransforms.BankAugment` looks up.
 
-    A tuple ``(image, label)`` becomes ``(image, label, key)``, a list likewise; a dict gets the entry ``"key"``; a bare image
-    becomes ``(image, key)``. The keys are those of a bank made from the same data set: of a torchvision ImageFolder the
-    paths relative to its root, as `gentransforms.generate_bank` has of the folder; of others the row numbers. They come as
-    subclasses of str and int, and batches of numbers as a subclass of tensor, by which `gentransforms.BankAugment` tells
-    them from labels.
+    A tuple ``(image, label)`` becomes ``(image, label, key)``, and a list likewise; a dict gets an entry ``"key"``; a bare
+    image becomes ``(image, key)``. The keys are the same as in a bank made from this data set: for a torchvision ImageFolder
+    the paths relative to its root, as `gentransforms.generate_bank` uses for the folder; for others the row numbers. They are
+    instances of subclasses of str and int, and batches of numbers of a subclass of Tensor, so that
+    `gentransforms.BankAugment` can tell them from labels.
 
     Args:
-        dataset: any map-style data set: one with ``len`` and an index.
-        key: a function from the index to the key, the column of a Hugging Face data set, or the list of all keys.
+        dataset: any map-style data set, with ``__len__`` and ``__getitem__``.
+        key: a function from index to key, the column of a Hugging Face data set, or the list of all keys.
         transform: called with each sample, key included. A `gentransforms.BankAugment` in it compares eight samples of
             `dataset` with its bank now, and refuses keys that belong to other images.
 
@@ -56,7 +56,7 @@ class KeyedDataset(Keyed, torch.utils.data.Dataset[Any]):
     def __init__(self, dataset: Any, keys: Sequence[str] | Sequence[int], transform: Callable[[Any], Any] | None = None) -> None:
         self.dataset, self.keys, self.transform = dataset, keys, transform
         for part in _parts(transform):
-            check = getattr(part, "check_dataset", None)  # a BankAugment's, which a source must not know
+            check = getattr(part, "check_dataset", None)  # BankAugment has it, which this layer must not import
             if callable(check):
                 check(self)
 
@@ -68,7 +68,7 @@ class KeyedDataset(Keyed, torch.utils.data.Dataset[Any]):
         return self._keyed(self.dataset[place], place)
 
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
-        """Return several samples; read at once where the data set can, as a DataLoader does."""
+        """Return several samples, fetched at once if the data set supports it, as a DataLoader does."""
         places = [self._place(index) for index in indices]
         together = getattr(self.dataset, "__getitems__", None)
         samples = together(places) if callable(together) else [self.dataset[place] for place in places]
@@ -98,7 +98,7 @@ class KeyedDataset(Keyed, torch.utils.data.Dataset[Any]):
 
 
 def _parts(transform: Any) -> Iterator[Any]:
-    """A transform and all those within it: torchvision's containers keep theirs in a list."""
+    """Yield a transform and all transforms inside it; torchvision's containers keep them in a list."""
     yield transform
     children = transform.children() if isinstance(transform, torch.nn.Module) else ()
     inside = getattr(transform, "transforms", ())

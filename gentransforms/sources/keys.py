@@ -1,4 +1,4 @@
-"""The names of a data set's images: one rule for the source a bank is made from and for the data set it is used with."""
+"""Keys of a data set's images: one rule for the source of a bank and for the data set that the bank is used with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gentransforms.sources.inputs import integer
 __all__ = ["Key", "Keyed", "Keys", "as_keys", "check_keys", "list_keys"]
 
 Keys = Sequence[str] | Sequence[int]
-# What a user may say of the keys: how to make one of an index, the column that holds them, or all of them.
+# How a user may specify the keys: a function of the index, the column that holds them, or a list of all.
 Key = Callable[[int], str | int] | str | Sequence[str | int]
 
 _SHOWN = 3
@@ -36,15 +36,15 @@ class Keyed:
 def list_keys(dataset: Any, key: Key | None = None) -> Keys:
     """Return the key of each sample of a map-style data set, in order, without reading the samples.
 
-    By default those of a torchvision ImageFolder are the paths relative to its root; of a `Subset`, those that its samples
-    have in the whole; of a `ConcatDataset` whose parts all have keys of their own, theirs; of a data set that `with_keys`
-    made, its own; of any other, the row numbers. A Hugging Face data set that was shuffled, filtered or selected from has the
-    row numbers of the whole; but of `select` of a range, `take`, `skip` and `shard` it keeps only the rows, which then count
-    from 0: give these a ``key``.
+    By default a torchvision ImageFolder has the paths relative to its root; a `Subset`, the keys that its samples have in the
+    whole data set; a `ConcatDataset`, the keys of its parts if all of them have keys of their own; a data set returned by
+    `with_keys`, its own keys; and any other, row numbers. A Hugging Face data set that was shuffled, filtered or selected
+    from keeps the row numbers of the whole; but after `select` of a range, `take`, `skip` and `shard`, rows count from 0
+    again: pass a ``key`` for these.
 
     Args:
-        dataset: with ``len`` and an index.
-        key: a function from the index to the key, the column of a Hugging Face data set, or the list of all keys.
+        dataset: a data set with ``__len__`` and ``__getitem__``.
+        key: a function from index to key, the column of a Hugging Face data set, or the list of all keys.
 
     Raises:
         ConfigError: if two keys are equal, they are not all str or all int, or there are none.
@@ -72,11 +72,11 @@ def list_keys(dataset: Any, key: Key | None = None) -> Keys:
 
 
 def check_keys(keys: Iterable[Any], where: str) -> tuple[Keys, str]:
-    """Return keys, each a plain str or int, and which: ``"str"`` or ``"int"``.
+    """Return the keys as plain str or int, and their type: ``"str"`` or ``"int"``.
 
     Args:
-        keys: to look at.
-        where: whose they are, for errors.
+        keys: the keys to check.
+        where: name of their data set, for errors.
 
     Raises:
         ConfigError: if two are equal, they are not all str or all int, or there are none.
@@ -152,7 +152,7 @@ def _key(key: Any, name: str) -> str | int:
 
 
 def _own_keys(dataset: Any) -> list[Any] | None:
-    """The keys that a data set brings, other than row numbers; None if it has none."""
+    """Return the keys that a data set has itself, other than row numbers; None if it has none."""
     if isinstance(dataset, Keyed):
         return list(dataset.keys)
     if isinstance(dataset, torch.utils.data.Subset):
@@ -167,17 +167,17 @@ def _own_keys(dataset: Any) -> list[Any] | None:
 
 
 def _original_rows(dataset: Any) -> list[int] | None:
-    """The row numbers that the rows of a Hugging Face data set had before it was shuffled; None of one that was not, and of others."""
+    """Return the row numbers of a Hugging Face data set before it was shuffled; None if it was not, and for other data sets."""
     datasets = sys.modules.get("datasets")
     if datasets is None or not isinstance(dataset, datasets.Dataset):
         return None
-    # Private, but datasets offers no other way to know them.
+    # Private, but datasets offers no other way to get them.
     indices = getattr(dataset, "_indices", None)
     return None if indices is None else list(indices.column(0).to_pylist())
 
 
 def _relative_paths(dataset: Any) -> list[str] | None:
-    """The POSIX paths of the samples of torchvision's ImageFolder, or of what is like it, relative to its folder."""
+    """Return the POSIX paths of the samples of torchvision's ImageFolder, or of something like it, relative to its folder."""
     samples = dataset.samples
     if not isinstance(samples, Sequence) or not all(isinstance(s, tuple) and isinstance(s[0], str | os.PathLike) for s in samples):
         return None

@@ -1,4 +1,4 @@
-"""Any map-style data set as a source: of torchvision, of Hugging Face `datasets`, or the user's own."""
+"""Any map-style data set as a source: torchvision's, Hugging Face's, or the user's own."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from gentransforms.sources.keys import Key, Keyed, list_keys
 
 __all__ = ["MapStyleSource"]
 
-# Samples that are tried, spread over the data set, to see what they hold.
+# How many samples, spread over the data set, are tried to see what they hold.
 _TRIED = 16
 _IMAGE_NAMES = ("image", "img")
 
 
 class MapStyleSource(ImageSource):
-    """The samples of a data set with ``len`` and an index: images, tuples that hold one, or dicts.
+    """The samples of a data set with ``__len__`` and ``__getitem__``: images, tuples that hold one, or dicts.
 
-    The image of a sample is its first PIL image, `tv_tensors.Image` or encoded image, else its first tensor (C, H, W). Labels
-    are an integer in second place of a tuple; of a dict, labels, prompts and masks are the entries of those names. Images of
-    a Hugging Face data set are decoded here, so that a damaged one does not stop a run. A sample that raises is a
-    `SourceError`. The data set is read by one thread at a time, unless it is torchvision's ImageFolder.
+    The image of a sample is its first PIL image, `tv_tensors.Image` or encoded image, or else its first tensor (C, H, W). In
+    a tuple, an integer in second place is the label; in a dict, labels, prompts and masks are the entries with these names.
+    The images of a Hugging Face data set are decoded here, so that a damaged one does not stop a run. A sample that raises
+    becomes a `SourceError`. The data set is read by one thread at a time, unless it is torchvision's ImageFolder.
 
     Args:
-        dataset: without random transforms: a bank is to be a function of its sources.
-        key: as of `gentransforms.with_keys`, and with the same keys by default.
-        image_column: the entry of a dict that is the image.
-        columns: entries of a dict that are inputs: ``{"prompts": "caption"}``; usual names are found.
-        inputs_getter: a function from a sample to its inputs, for others: ``lambda sample: {"labels": sample[2]}``.
-        white_level: of grey images of more than 8 bits that it decodes, if not 65535.
-        name: what the data set is called, for the bank's manifest.
+        dataset: a data set without random transforms, because a bank has to be a function of its sources.
+        key: as for `gentransforms.with_keys`, with the same keys by default.
+        image_column: entry of a dict that holds the image.
+        columns: entries of a dict that hold inputs: ``{"prompts": "caption"}``; common names are recognised.
+        inputs_getter: a function from a sample to its inputs, for other samples: ``lambda sample: {"labels": sample[2]}``.
+        white_level: value of white in grey images with more than 8 bits that are decoded here, if not 65535.
+        name: name of the data set, for the bank's manifest.
 
     Raises:
-        ConfigError: if it is not map-style, no sample can be read or they hold no image, keys are not unique, or a sample read
-            twice has two images.
+        ConfigError: if it is not map-style, no sample can be read or none holds an image, keys are not unique, or reading a
+            sample twice gives two different images.
 
     Example:
         >>> import torch
@@ -94,7 +94,7 @@ class MapStyleSource(ImageSource):
             raise ConfigError(
                 f"no image in the samples of this {type(dataset).__name__}: found {_outline(sample)}; say where with image_column="
             )
-        if features is None:  # else read as it is stored
+        if features is None:  # otherwise images are read as stored
             self._check_repeats(index, sample)
         split = None if features is None else dataset.split
         decides = {
@@ -137,13 +137,13 @@ class MapStyleSource(ImageSource):
         raise ConfigError(f"none of the samples tried of this {type(self._dataset).__name__} can be read: {error}") from error
 
     def _check_repeats(self, index: int, sample: Any) -> None:
-        """Refuse a data set with random transforms, such as one for training: what a variant was made of would be unknown."""
+        """Raise for a data set with random transforms, such as one for training: the source of a variant would be unknown."""
         again, failure = self._try(index)
         if failure is not None:
             return
         try:
             first, second = (_pixels(self._image_in(of), self._white_level)[0] for of in (sample, again))
-        except SourceError:  # said when it is read for the bank
+        except SourceError:  # reported when it is read for the bank
             return
         if first.shape != second.shape or not torch.equal(first.nan_to_num(), second.nan_to_num()):
             raise ConfigError(
@@ -169,7 +169,7 @@ class MapStyleSource(ImageSource):
             if isinstance(self._dataset, DatasetFolder):
                 check_folder(Path(self._dataset.root), error)
             raise SourceError(f"{type(error).__name__}: {one_line(error)}") from error
-        # What with_keys put at the end is no label.
+        # What with_keys appended is not a label.
         return sample[:-1] if self._key_last and isinstance(sample, tuple | list) else sample
 
     def _image_in(self, sample: Any) -> Any:
@@ -188,7 +188,7 @@ class MapStyleSource(ImageSource):
         return next(explicit, next(iter(leaves), None))
 
     def _inputs_in(self, sample: Any, columns: Mapping[str, str] | None, features: Mapping[str, Any] | None) -> tuple[str, ...]:
-        """Which inputs the samples carry, judged by one of them, or by what a Hugging Face data set says of its columns."""
+        """Return which inputs the samples have, judging by one of them, or by the features of a Hugging Face data set."""
         if self._getter is not None:
             if columns is not None:
                 raise ConfigError(f"columns={columns!r}: inputs_getter says what the inputs are: leave one of them out")
@@ -222,14 +222,14 @@ class MapStyleSource(ImageSource):
 
 
 def _called(function: Any) -> str | None:
-    """What a function is called; None of what is none, such as a list of keys, which the bank compares itself."""
+    """Return the name of a function; None for anything else, such as a list of keys, which the bank compares itself."""
     if not callable(function):
         return None
     return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def _entry(sample: Any, image: Any) -> Any:
-    """The name of the entry of a dict that is the image."""
+    """Return the name of the dict entry that is the image."""
     return next((name for name, value in _items(sample) if value is image and isinstance(name, str)), None)
 
 
@@ -238,7 +238,7 @@ def _items(sample: Any) -> Collection[tuple[Any, Any]]:
 
 
 def _features(dataset: Any) -> Mapping[str, Any] | None:
-    """What the columns of a Hugging Face data set hold; None of another, and of one with a transform, which may give anything."""
+    """Return the features of a Hugging Face data set; None for others, and for one with a transform, which may return anything."""
     datasets = sys.modules.get("datasets")
     if datasets is None or not isinstance(dataset, datasets.Dataset) or dataset.format["type"] == "custom":
         return None
@@ -247,7 +247,7 @@ def _features(dataset: Any) -> Mapping[str, Any] | None:
 
 
 def _undecoded(dataset: Any) -> Any:
-    """A Hugging Face data set whose images come as they are stored."""
+    """Return a Hugging Face data set with its images left encoded."""
     datasets = sys.modules["datasets"]
     dataset = dataset.with_format(None)
     for name, feature in dataset.features.items():
@@ -274,12 +274,12 @@ def _usable_feature(name: str, feature: Any) -> bool:
 
 
 def _lock_for(dataset: Any) -> contextlib.AbstractContextManager[Any]:
-    # A data set of the user's may hold an open file; one that opens a file for each sample needs no turns.
+    # A user's data set may keep a file open; one that opens a file for each sample needs no lock.
     return contextlib.nullcontext() if isinstance(dataset, DatasetFolder) else threading.Lock()
 
 
 def _leaves(sample: Any) -> Iterator[Any]:
-    """Everything in a sample that may be an image, in order."""
+    """Yield everything in a sample that may be an image, in order."""
     if isinstance(sample, PIL.Image.Image | tv_tensors.Image | bytes) or _is_plain(sample) or _is_stored(sample):
         yield sample
     elif isinstance(sample, Mapping):
@@ -295,7 +295,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_stored(value: Any) -> bool:
-    """Whether it is an image as `datasets` stores them."""
+    """Return whether this is an image in the form in which `datasets` stores them."""
     return isinstance(value, Mapping) and value.keys() == {"bytes", "path"}
 
 
@@ -327,7 +327,7 @@ def _usable(name: str, value: Any) -> bool:
 
 
 def _outline(sample: Any) -> str:
-    """What a sample is made of, for an error."""
+    """Describe the structure of a sample, for error messages."""
     if isinstance(sample, Mapping):
         return "a dict of " + ", ".join(f"{name!r}: {type(value).__name__}" for name, value in sample.items())
     if isinstance(sample, tuple | list):

@@ -1,4 +1,4 @@
-"""The metadata file of an image folder, by the convention of Hugging Face `datasets`: which images there are, and their inputs."""
+"""Read the metadata file of an image folder, following Hugging Face's convention: which images there are, and their inputs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
 def folder_order(folder: str) -> tuple[str, str]:
-    """Return what folders are sorted by, as torchvision does: class by class, then by the whole path."""
+    """Return the sort key of a folder, in torchvision's order: by class, then by the whole path."""
     return folder.partition("/")[0], folder
 
 
 def find_metadata(root: Path, image_column: str) -> Path | None:
-    """Return the metadata file of a folder, if there is one that names images; data sets come with others of this name."""
+    """Return the metadata file of a folder, if there is one with an image column; data sets may have other files of this name."""
     for path in (root / name for name in METADATA_NAMES):
         if path.is_file() and image_column in next(_records(path), {}):
             return path
@@ -36,7 +36,7 @@ def read_metadata(
     """Return the keys that a metadata file names, a list of values for each input it holds, and the column of each.
 
     Raises:
-        ConfigError: if it cannot be read, names no images or ones elsewhere, or lacks a column.
+        ConfigError: if it cannot be read, names no images or images outside the folder, or lacks a column.
     """
     rows = [(_key(path, row.get(image_column)), row) for row in _records(path)]
     rows.sort(key=lambda pair: (folder_order(pair[0].rpartition("/")[0]), pair[0]))
@@ -92,7 +92,7 @@ def _key(path: Path, name: Any) -> str:
 
 
 def _numbers(texts: list[Any]) -> list[int | None] | None:
-    """A column of a CSV file as integers, where empty ones are missing; None if some are not."""
+    """Return a column of a CSV file as integers, with None for empty cells; None if some cells are not integers."""
     try:
         return [int(text) if text else None for text in texts]
     except (TypeError, ValueError):

@@ -27,19 +27,19 @@ _ARE_ADDRESSES = f"seems to hold addresses, and images are not downloaded here: 
 
 
 class ParquetSource(ImageSource):
-    """The rows of a Parquet file, or of the files of one split in a folder, sorted by name; read as they are needed.
+    """The rows of a Parquet file, or of the files of one split in a folder, sorted by name; read on demand.
 
-    The image column is one that is marked as such for Hugging Face `datasets`, else a struct with ``bytes``, else one of
-    bytes. Labels, prompts and masks come from columns of those names.
+    The image column is the one marked as such for Hugging Face `datasets`, or else a struct with ``bytes``, or else a column
+    of bytes. Labels, prompts and masks come from columns with these names.
 
     Args:
-        path: of a ``.parquet`` file, or a folder that holds some.
-        key: the column of the keys; the row number by default.
-        image_column: which it is, if it cannot be told.
-        columns: where inputs stand: ``{"prompts": "caption"}``; usual names are found.
-        split: of a folder, as `datasets` finds them: ``"train"`` by default, or the only one.
-        config: of a folder whose README.md lists several.
-        white_level: of grey images of more than 8 bits, if not 65535.
+        path: a ``.parquet`` file, or a folder of them.
+        key: column with the keys; the row number by default.
+        image_column: column with the images, if it cannot be inferred.
+        columns: columns with inputs: ``{"prompts": "caption"}``; common names are recognised.
+        split: split of a folder, as found by `datasets`; by default ``"train"``, or the only one.
+        config: configuration, for a folder with a README.md that lists several.
+        white_level: value of white in grey images with more than 8 bits, if not 65535.
 
     Raises:
         ConfigError: if there are no such files or columns, several columns may be the image, or keys are not unique.
@@ -150,7 +150,7 @@ def _keys(parts: Iterable[Any], key: str, path: str | Path) -> Keys:
 
 
 def _image_columns(schema: Any) -> list[list[str]]:
-    """The columns that may be the image, the surest kind first."""
+    """Return the columns that may hold the images, the most certain kind first."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         marked = [name for name in schema.names if isinstance(features.get(name), dict) and features[name].get("_type") == "Image"]

@@ -1,4 +1,4 @@
-"""Which Parquet files of a folder belong to a split: what Hugging Face `datasets` would load."""
+"""Find the Parquet files of a split in a folder: those that Hugging Face `datasets` would load."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from gentransforms.sources.hugging_face import import_datasets
 
 __all__ = ["find_files", "holds_parquet"]
 
-_LOOKED_AT = 8  # entries of a subfolder: one of images may hold millions
+_LOOKED_AT = 8  # entries of each subfolder that are checked: a folder of images may hold millions
 
 
 def holds_parquet(folder: Path) -> bool:
-    """Return whether a folder, or one directly in it, holds Parquet files: others than the metadata of an image folder."""
+    """Return whether a folder, or a direct subfolder, holds Parquet files other than the metadata of an image folder."""
     subfolders = (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     found = itertools.chain(folder.glob("*.parquet"), *(itertools.islice(sub.iterdir(), _LOOKED_AT) for sub in subfolders))
     return any(path.suffix == ".parquet" and path.name != "metadata.parquet" for path in found)
 
 
 def find_files(path: Path, split: str | None = None, config: str | None = None) -> list[Path]:
-    """Return the Parquet files of a split, sorted by path; the file alone, if `path` is one.
+    """Return the Parquet files of a split, sorted by path; if `path` is a file, only that file.
 
     Splits follow from the names of files and folders, or from the ``configs`` of a README.md, by the rules of `datasets`.
 
     Args:
-        path: of a file or folder.
-        split: ``"train"`` by default, or the only one.
-        config: the name of one of the configurations in README.md.
+        path: a file or folder.
+        split: name of the split; by default ``"train"``, or the only one.
+        config: name of one of the configurations in README.md.
 
     Raises:
-        ConfigError: if there are no Parquet files, no such split or configuration, or several and none was named.
+        ConfigError: if there are no Parquet files, no such split or configuration, or several and none was chosen.
 
     Example:
         >>> folder = Path(tempfile.mkdtemp())
@@ -63,7 +63,7 @@ def find_files(path: Path, split: str | None = None, config: str | None = None) 
 def _splits(path: Path, config: str | None) -> dict[str, list[Path]]:
     datasets = import_datasets()
     try:
-        # It would keep a folder for a copy of the data.
+        # Otherwise `datasets` would leave an empty cache folder behind.
         with tempfile.TemporaryDirectory() as cache:
             found = datasets.load_dataset_builder(str(path), config, cache_dir=cache).config.data_files or {}
     except Exception as error:  # of its many kinds; a ValueError lists the configurations

@@ -1,4 +1,4 @@
-"""Ranges of rows of Parquet files, read forwards in batches: memory does not grow with the files or their row groups."""
+"""Read ranges of rows of Parquet files forwards, in batches: memory does not grow with the files or their row groups."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from gentransforms.sources.decode import check_folder, is_of_the_machine, one_li
 __all__ = ["RowReader"]
 
 _BATCH_BYTES = 1 << 22
-_KEPT_BYTES = 1 << 26  # of the last batches, for threads that read neighbouring ranges out of step
-_OPEN = 4  # row groups, the last used
+_KEPT_BYTES = 1 << 26  # recent batches that are kept for threads that read neighbouring ranges out of step
+_OPEN = 4  # row groups kept open, the most recently used
 
 
 class RowReader:
-    """Reads ranges of rows from several Parquet files, safely among threads.
+    """Read ranges of rows from several Parquet files; thread-safe.
 
-    A row group is read from its start; a range behind the place reached, and no longer kept, starts its row group again.
+    A row group is read from its start. A range that lies before the current position and is no longer kept makes the reader
+    start its row group again.
 
     Args:
-        files: with the row counts of their row groups.
-        columns: to read.
+        files: paths, each with the row counts of its row groups.
+        columns: names of the columns to read.
 
     Example:
         >>> import tempfile, pyarrow, pyarrow.parquet
@@ -52,10 +53,10 @@ class RowReader:
         self.__init__(**state)  # type: ignore[misc]
 
     def read_range(self, start: int, stop: int) -> Iterator[dict[str, Any] | SourceError]:
-        """Yield the values of each row's columns, or the error where the file is damaged.
+        """Yield each row as a dict of its columns, or an error if the file is damaged there.
 
         Raises:
-            OSError: if the folder of the files is gone, or their disk.
+            OSError: if the folder of the files, or their disk, is gone.
         """
         while start < stop:
             group = bisect.bisect_right(self._starts, start) - 1
@@ -91,7 +92,7 @@ class RowReader:
             if batch is None:
                 raise EOFError("it holds fewer rows than it says")
             first, place = place, place + batch.num_rows
-            self._kept.append((first, batch))  # also one passed over: another thread may be about to ask for its rows
+            self._kept.append((first, batch))  # also a skipped one: another thread may be about to request its rows
             while len(self._kept) > 1 and sum(kept.nbytes for _, kept in self._kept) > _KEPT_BYTES:
                 self._kept.popleft()
             if row < place:
@@ -105,7 +106,7 @@ class RowReader:
         import pyarrow.parquet
 
         path, number = self._groups[group]
-        # With neither a small buffer nor pre_buffer=False a whole row group would be read first.
+        # Without a small buffer and pre_buffer=False, a whole row group would be read first.
         with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             facts = file.metadata.row_group(number)
             rows = max(1, _BATCH_BYTES * facts.num_rows // max(1, facts.total_byte_size))

@@ -1,7 +1,7 @@
-"""Whether images are those that a bank was made from: a small mark of each image, and the comparison of marks.
+"""Check whether images are those that a bank was made from, by comparing a small mark of each image.
 
-Row numbers are keys that fit any data set. After ``dataset.select(range(5, 10))`` they name other images, and each would get the
-variant of another one. So a bank keeps `mark` of each source, and the images that ask for variants are compared with them.
+Row numbers are keys that fit any data set. After ``dataset.select(range(5, 10))`` they refer to other images, and each would get
+variants of the wrong source. So a bank keeps a `mark` of each source, with which the images that request variants are compared.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["MARK_SIZE", "Resemblance", "compare_marks", "mark"]
 _CELLS = 4
 MARK_SIZE = 3 * _CELLS * _CELLS
 
-# Grey levels of a mark, on average over its values. The same image, resized or encoded again, is nearer than the first; one that
-# is further than the second from its own source is not that source as it was.
+# Mean difference of two marks, in grey levels. The same image, resized or encoded again, is closer than the first; an image that
+# is further than the second from its source is not that source in its original form.
 _SAME, _OTHER = 2.5, 10.0
-_ROWS = 256  # rows of a bank among which a source's own is ranked
-# The likelihood ratio of ranks, in nats: how much must speak for either side before it counts.
+_ROWS = 256  # rows of a bank among which a source's own row is ranked
+# Likelihood ratio of the ranks, in nats, that is required for a verdict.
 _SURE = 7.0
 _SHAPE = 0.3  # of Beta(0.3, 1), about the ranks that random crops and colour jitter of the right image have; uniform if it is another
 
@@ -46,11 +46,11 @@ def mark(image: Tensor) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Resemblance:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
-        verdict: ``"right"``, ``"wrong"``, or ``"unsure"``: compare more images.
-        example: of a wrong one: the number of an image among those compared, and the row of the bank that it fits.
+        verdict: ``"right"``, ``"wrong"``, or ``"unsure"``, if more images have to be compared.
+        example: for a wrong one: the index of an image among those compared, and the row of the bank that it fits.
     """
 
     verdict: str
@@ -58,14 +58,14 @@ class Resemblance:
 
 
 def compare_marks(seen: npt.NDArray[np.uint8], own: npt.NDArray[np.integer], marks: npt.NDArray[np.uint8]) -> Resemblance:
-    """Tell whether images fit their own rows of a bank, or other rows better.
+    """Decide whether images fit their own rows of a bank, or other rows better.
 
-    Images that are changed may still be the right ones: resized, cropped, flipped, recoloured. Where several are, as they are, the
-    image of another row, the keys are wrong. Otherwise each image's own row is ranked among others of the bank, by marks of
-    parts of each row; ranks of the right rows are low, however the images are changed, and those of wrong ones uniform.
+    The right images may have been resized, cropped, flipped or recoloured. If several of them match the unchanged image of
+    another row, the keys are wrong. Otherwise each image's own row is ranked among other rows of the bank, using marks of
+    parts of each row: the ranks of the right rows are low, whatever was done to the images, and those of wrong rows uniform.
 
     Args:
-        seen: marks of the images (N, 48); eight or more, or there is little to go by.
+        seen: marks of the images (N, 48); with fewer than eight there is little evidence.
         own: the row (N,) that each image's key names.
         marks: of all rows of the bank (R, 48).
 

@@ -1,4 +1,4 @@
-"""Keys in samples: marked where they are put in, so that no label is ever taken for one."""
+"""Keys in samples: marked when they are added, so that no label is ever taken for a key."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["KeyTensor", "NameKey", "RowKey", "find_keys", "mark_key"]
 
 
 class RowKey(int):
-    """A key that is a number, marked as one. Equal to the number; collated to a `KeyTensor`."""
+    """A number that is marked as a key. It equals the number and is collated to a `KeyTensor`."""
 
 
 class NameKey(str):
-    """A key that is a string, marked as one. Equal to the string, and collated like it: to a list."""
+    """A string that is marked as a key. It equals the string and is collated like one, to a list."""
 
     __slots__ = ()
 
 
 class KeyTensor(Tensor):
-    """A batch of keys that are numbers, int64. Moved, copied or indexed it is one again; computed with, a plain tensor.
+    """A batch of numeric keys, int64. Moving, copying and indexing keep the class; arithmetic returns a plain tensor.
 
     Example:
         >>> import torch
@@ -54,7 +54,7 @@ _KEPT = {
 
 
 def mark_key(key: str | int) -> NameKey | RowKey:
-    """Return a key as one that `find_keys` finds in a sample.
+    """Mark a key so that `find_keys` finds it in a sample.
 
     Example:
         >>> mark_key("cats/1.jpg"), mark_key(7)
@@ -64,10 +64,10 @@ def mark_key(key: str | int) -> NameKey | RowKey:
 
 
 def find_keys(sample: Any) -> Any:
-    """Return the key, or the keys, of a sample or batch: its entry ``"key"`` of a dict, or what `mark_key` marked.
+    """Return the key or keys of a sample or batch: the dict entry ``"key"``, or whatever `mark_key` marked.
 
     Raises:
-        ConfigError: if there is none. A number or string that is not marked may be a label.
+        ConfigError: if there is none. An unmarked number or string may be a label.
 
     Example:
         >>> find_keys(("image", 3, mark_key("cats/1.jpg")))

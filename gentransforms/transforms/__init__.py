@@ -1,1 +1,1 @@
-"""Transforms that replace images by generated ones."""
+"""Transforms that replace images with generated ones."""

@@ -1,4 +1,4 @@
-"""Checks of the arguments that the transforms share."""
+"""Check the arguments that the transforms share."""
 
 from __future__ import annotations
 

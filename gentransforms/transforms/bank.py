@@ -1,4 +1,4 @@
-"""Pre-generated variants as a torchvision v2 transform."""
+"""`BankAugment`: pre-generated variants as a torchvision v2 transform."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _MISSING = ("error", "source")
 
 
 class BankAugment(ReplaceImages):
-    """Replace each image, with probability `p`, by one of its variants in a bank.
+    """Replace each image, with probability `p`, with one of its variants from a bank.
 
-    Takes and returns what `GenerativeAugment` does: tensors (…, C, H, W), C 1 or 3, uint8 or floating in [0, 1], PIL
+    Accepts and returns what `GenerativeAugment` does: tensors (…, C, H, W), C 1 or 3, uint8 or floating in [0, 1], PIL
     images (RGB or L) and `tv_tensors.Image`, alone or nested, on any device, in a data set or on batches. Selection and
-    variants come from torch's default CPU RNG, as many numbers for each image whatever `p` and the selection are; a
+    variants are drawn from torch's default CPU RNG. The amount of random numbers does not depend on `p` or the selection. A
     variant is drawn uniformly from those that its source has.
 
     Args:
-        bank: an open `Bank` or the path of one, or a list of them: for each image one is drawn by weight, among those that have
-            variants of its key, then one of its variants.
-        p: probability, for each image.
-        keys_getter: from the sample to the key of each image: one str or int, or a list, tuple, array or integer tensor;
-            ``"last"`` for the last element of a tuple or list. By default the entry ``"key"`` of a dict, or what
-            `with_keys` put into the sample. Nothing else is taken for a key: it might be a label.
-        missing: for an image whose key has no variants: ``"error"``, or ``"source"`` to leave it as it is.
-        output_size: ``"input"``, ``"generator"`` (the bank's) or (h, w), as for `GenerativeAugment`; ``"native"`` gives a
-            variant at the bank's size and leaves every other image at its own, for a crop or resize that follows.
+        bank: an open `Bank` or the path of one, or a list of them: for each image a bank is drawn by weight, among those that
+            have variants of its key, and then one of its variants.
+        p: probability of replacement, for each image.
+        keys_getter: maps the sample to the key of each image: one str or int, or a list, tuple, array or integer tensor;
+            ``"last"`` for the last element of a tuple or list. By default the entry ``"key"`` of a dict, or the key that
+            `with_keys` added to the sample. Nothing else is taken for a key, because it might be a label.
+        missing: what to do with an image without variants: ``"error"``, or ``"source"`` to leave it unchanged.
+        output_size: ``"input"``, ``"generator"`` (the bank's) or (h, w), as for `GenerativeAugment`; ``"native"`` returns
+            variants at the bank's size and leaves all other images at their own, for a crop or resize that follows.
         check_sources: compare the first images, eight or more, with what the bank keeps of its sources, and refuse keys that
             belong to other images, as row numbers do after a data set was filtered or cut. Changed images pass: resized,
             cropped, flipped, recoloured. False where they look nothing like their sources.
@@ -53,14 +53,15 @@ class BankAugment(ReplaceImages):
 
     Attributes:
         banks: the open banks.
-        missing_count: how many images were to be replaced and had no variants, in this process.
+        missing_count: how many images in this process were selected but had no variants.
+
 
     Raises:
         ConfigError: if an argument, or what the getter returns, is not as described; if keys belong to other images.
-        MissingKeyError: if the bank has no variants of a key; whether it is selected or not, so that it is noticed at once.
-        ImageError: if an image is of another kind or range, or stands beside a video, or beside boxes, masks or key
-            points that the bank's images would make wrong.
-        BankError: if an image of the bank does not decode.
+        MissingKeyError: if the bank has no variants of a key, whether it is selected or not, so that it is noticed at once.
+        ImageError: if an image has an unsupported type or range, or comes with a video, or with boxes, masks or key points
+            that the bank's images would invalidate.
+        BankError: if an image of the bank cannot be decoded.
 
     Example:
         >>> import tempfile, torch
@@ -108,19 +109,19 @@ class BankAugment(ReplaceImages):
 
     @property
     def origin(self) -> Origin:
-        """Which generator made the bank, its (h, w), and whether it keeps the layout of an image."""
+        """The generators that made the banks: their names, the (h, w), and whether all keep the layout of an image."""
         names = " and ".join(dict.fromkeys(bank.generator_name for bank in self.banks))
         what = f"{names}, which made {'this bank' if len(self.banks) == 1 else 'these banks'},"
         return Origin(what, self.banks[0].image_size, all(bank.preserves_geometry for bank in self.banks))
 
     def make_params(self, flat_inputs: list[Any], p: float | None = None) -> dict[str, Any]:
-        """Draw the selection and a number for every image.
+        """Draw the selection and, for every image, the number that picks its variant.
 
         Returns:
-            ``chosen`` (N,) bool and ``uniforms`` (N,) float64 in [0, 1), which decide the variants, both on the CPU.
+            ``chosen`` (N,) bool and ``uniforms`` (N,) float64 in [0, 1), both on the CPU.
         """
         count = count_of(flat_inputs)
-        # As many numbers as GenerativeAugment draws: the choice between bank and generator does not shift the random stream.
+        # As many numbers as GenerativeAugment draws, so that replacing a generator with a bank does not shift the random stream.
         chosen = draw_selection(count, self.p if p is None else p)
         return {"chosen": chosen, "uniforms": torch.rand(count, dtype=torch.float64, device=torch.device("cpu"))}
 
@@ -135,7 +136,7 @@ class BankAugment(ReplaceImages):
             keys = _last(sample)
         else:
             keys = self.keys_getter(sample)
-        if self.output_size == "native" and 0 < p < 1:  # whatever the selection of this batch is, so that it is noticed at once
+        if self.output_size == "native" and 0 < p < 1:  # whatever this batch's selection is, so that the error is raised at once
             for image in images:
                 self._check_mixture(image.shape if isinstance(image, Tensor) else ())
         return self._make_params(images, p) | {"keys": per_image_keys(keys, images)}
@@ -178,7 +179,7 @@ class BankAugment(ReplaceImages):
         return (rows, self.banks[0].image_size) if self.output_size == "native" else super()._frame(rows)
 
     def _check_mixture(self, shape: Sequence[int]) -> None:
-        """Raise if images (…, C, H, W) of this shape cannot stand in one batch with variants."""
+        """Raise if images of this shape (…, C, H, W) cannot be in one batch with variants."""
         if math.prod(shape[:-3]) < 2 or tuple(shape[-2:]) == self.banks[0].image_size:
             return
         (height, width), (own_height, own_width) = self.banks[0].image_size, shape[-2:]

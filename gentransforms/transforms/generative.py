@@ -1,4 +1,4 @@
-"""Generative augmentation as a torchvision v2 transform."""
+"""`GenerativeAugment`: a generator as a torchvision v2 transform."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ InputsGetter = Callable[[Any], Mapping[str, Any]]
 
 
 class GenerativeAugment(HoldsGenerator, ReplaceImages):
-    """Replace each image, with probability `p`, by a new image of the same content.
+    """Replace each image, with probability `p`, with a newly generated image of the same content.
 
-    Takes what torchvision v2 takes: a tensor (…, C, H, W), C 1 or 3, uint8 or floating in [0, 1], a PIL image (RGB or
+    Accepts what torchvision v2 accepts: a tensor (…, C, H, W), C 1 or 3, uint8 or floating in [0, 1], a PIL image (RGB or
     L) or `tv_tensors.Image`, alone or nested in tuples, lists and dicts. Returns the same structure, types, dtype,
-    device and channels. Each image of a batch is selected on its own; time goes with `p`.
+    device and channels. Each image of a batch is selected on its own; the time taken is proportional to `p`.
 
     Args:
-        generator: makes the images. It is frozen (eval mode, no gradients), so pass a copy of one in training; it is an
-            attribute, no submodule, so that nothing that walks, saves or wraps a model touches it.
-        p: probability, for each image.
-        seeds_getter: from the sample to one seed per image (int, list, or (N,) int64 tensor). The selection then follows
-            from the seed too, and nothing is drawn: an image can be made again out of any batch. Seeds that stay the same choose
-            the same images and make the same variants in every epoch.
-        inputs_getter: from the sample to a dict with one value per image, for the names in ``generator.inputs``.
+        generator: generates the images. It is frozen (eval mode, no gradients), so pass a copy if you train it. It is an
+            attribute, not a submodule, so that nothing that walks, saves or wraps a model touches it.
+        p: probability of replacement, for each image.
+        seeds_getter: maps the sample to one seed per image (int, list, or (N,) int64 tensor). The selection then also
+            follows from the seed, and no random numbers are drawn: any image can be generated again outside its batch. With
+            the same seeds in every epoch, the same images are replaced with the same variants in every epoch.
+        inputs_getter: maps the sample to a dict with one value per image, for the names in ``generator.inputs``.
         max_batch_size: largest number of images generated at once.
         output_size: ``"input"``, ``"generator"`` or (h, w). Generators that keep geometry see the whole image resized;
-            others its centre square, which ``"input"`` stretches back to the image's size.
+            others see its centre square, which ``"input"`` stretches back to the image's size.
 
     Raises:
         ConfigError: if an argument, or what a getter returns, is not as described.
-        ImageError: if an image is of another kind or range, or stands beside a video, or beside boxes, masks or key
-            points that the generator would make wrong.
+        ImageError: if an image has an unsupported type or range, or comes with a video, or with boxes, masks or key points
+            that the generator would invalidate.
         GeneratorError: if the generator breaks its contract.
         DeviceError: with a CUDA generator in a forked process.
 
@@ -92,9 +92,9 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
         output_size: str | tuple[int, int] = "input",
         **options: Any,
     ) -> GenerativeAugment:
-        """Load a generator by name, folder or repository, and make the transform.
+        """Load a generator by name, folder or repository, and return the transform.
 
-        `options` go to `gentransforms.load_generator`: revision, device, dtype, and the generator's own, such as
+        `options` are passed to `gentransforms.load_generator`: revision, device, dtype, and the generator's own, such as
         ``truncation`` of `ICGAN`.
         """
         generator = load_generator(name_or_path, **options)
@@ -105,7 +105,7 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
 
     @property
     def origin(self) -> Origin:
-        """The generator's name, its (h, w), and whether it keeps the layout of an image."""
+        """The generator's name, its image size (h, w), and whether it keeps the layout of an image."""
         generator = self.generator
         return Origin(type(generator).__name__, generator.image_size, generator.preserves_geometry)
 
@@ -121,7 +121,7 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
         return {"chosen": chosen, "seeds": seeds, "inputs": {}}
 
     def __repr__(self) -> str:
-        # One line, as for torchvision's own: the generator's layers would bury the rest of a Compose.
+        # One line, as for torchvision's transforms: the generator's layers would bury the rest of a Compose.
         name, (height, width), _ = self.origin
         return (
             f"{type(self).__name__}({name} {height}x{width}, p={self.p}, "

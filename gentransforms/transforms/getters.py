@@ -1,4 +1,4 @@
-"""What the getters of a transform return, brought to one value per image."""
+"""Bring what a transform's getters return into the form of one value per image."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["gather", "per_image_inputs", "per_image_keys", "per_image_seeds"]
 
 
 def per_image_seeds(seeds: Any, images: Sequence[Image]) -> Tensor:
-    """Return (N,) int64 on the CPU from an int, a list of ints or an int64 tensor, one for each of N images.
+    """Return (N,) int64 seeds on the CPU from an int, a list of ints or an int64 tensor, one for each of N images.
 
-    For a batch (…, C, H, W) they may also have the batch's leading dimensions.
+    For a batch (…, C, H, W), the seeds may also have the batch's leading dimensions.
 
     Raises:
         ConfigError: for another type, dtype or count.
@@ -43,7 +43,7 @@ def per_image_seeds(seeds: Any, images: Sequence[Image]) -> Tensor:
     if not seeds.numel() and seeds.is_floating_point():
         seeds = seeds.long()  # an empty list, which torch takes for float
     try:
-        # Of another device only the data are brought over: a meta tensor has none, and is refused below.
+        # Tensors on other devices are copied to the CPU; a meta tensor has no data to copy, and is refused below.
         return check_seeds(seeds if seeds.is_meta else seeds.cpu(), count_of(images))
     except ConfigError as error:
         raise ConfigError(f"seeds_getter: {error}") from None
@@ -52,7 +52,7 @@ def per_image_seeds(seeds: Any, images: Sequence[Image]) -> Tensor:
 def per_image_keys(keys: Any, images: Sequence[Image]) -> list[str | int]:
     """Return the key of each of N images from one key, or a list, tuple, array or integer tensor of N keys.
 
-    For a batch (…, C, H, W) a tensor may also have the batch's leading dimensions.
+    For a batch (…, C, H, W), a tensor may also have the batch's leading dimensions.
 
     Raises:
         ConfigError: for another type or count.
@@ -73,10 +73,10 @@ def per_image_keys(keys: Any, images: Sequence[Image]) -> list[str | int]:
 
 
 def per_image_inputs(values: Any, images: Sequence[Image], names: Sequence[str]) -> dict[str, Any]:
-    """Return those `values` whose names the generator knows, each a tensor or list with one entry per image.
+    """Return the `values` that the generator accepts, each as a tensor or list with one entry per image.
 
-    For a sample of one image the value is that image's own; for a batch (…, C, H, W) a tensor has the batch's leading
-    dimensions, a list its length.
+    For a sample with one image, the value is that image's own; for a batch (…, C, H, W), a tensor has the batch's leading
+    dimensions, and a list has the batch's length.
 
     Raises:
         ConfigError: if `values` is not a mapping, a value has another length, or a mask another size than its image.
@@ -87,7 +87,7 @@ def per_image_inputs(values: Any, images: Sequence[Image], names: Sequence[str])
         {'labels': tensor([3])}
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"inputs_getter returned a {type(values).__name__}: expected a dict of one value per image")
+        raise ConfigError(f"inputs_getter returned a {type(values).__name__}: expected a dict with one value per image")
     count, lead = count_of(images), _leading(images)
     out: dict[str, Any] = {}
     for name in names:
@@ -125,12 +125,12 @@ def gather(value: Any, chosen: Tensor) -> Any:
     """
     index = chosen.nonzero().squeeze(1)
     if isinstance(value, Tensor):
-        return value[index.to(value.device, non_blocking=True)]  # by number: a mask on a device would cost a sync
+        return value[index.to(value.device, non_blocking=True)]  # by index: a mask on a device would cost a sync
     return [value[i] for i in index.tolist()]
 
 
 def _leading(images: Sequence[Image]) -> tuple[int, ...]:
-    """The dimensions before (C, H, W) of the sample's one image; for several images, their number."""
+    """Return the dimensions before (C, H, W) of the sample's only image; for several images, their number."""
     if len(images) != 1:
         return (len(images),)
     return () if isinstance(images[0], PIL.Image.Image) else tuple(images[0].shape[:-3])

@@ -1,4 +1,4 @@
-"""The base of the transforms that replace images: which they replace, what they refuse, and how new images take their place."""
+"""`ReplaceImages`, the base class of the transforms: which images are replaced, what is refused, how new images are put in place."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Origin", "ReplaceImages", "draw_selection"]
 
 
 class Origin(NamedTuple):
-    """Where new images come from: its name in messages, its (h, w), and whether it keeps the layout of an image."""
+    """Where new images come from: the name for messages, the image size (h, w), and whether the layout of an image is kept."""
 
     name: str
     image_size: tuple[int, int]
@@ -31,10 +31,10 @@ class Origin(NamedTuple):
 
 
 class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no annotations
-    """Replace each image of a sample, with probability `p`, by a new one; what is new is said by a subclass.
+    """Replace each image of a sample, with probability `p`, with a new one; a subclass says where the new images come from.
 
-    A subclass implements `origin`, `make_params` (what is drawn) and `_make_images` (what is made), and `_draw` where what
-    is drawn depends on the whole sample. `GenerativeAugment` and `BankAugment` are the two there are.
+    A subclass implements `origin`, `make_params` (what is drawn) and `_make_images` (what is generated or read), and `_draw`
+    if the draw depends on the whole sample. `GenerativeAugment` and `BankAugment` are its subclasses.
     """
 
     _needs_transform_list: Callable[[list[Any]], list[bool]]
@@ -56,14 +56,14 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
 
     @abstractmethod
     def make_params(self, flat_inputs: list[Any], p: float | None = None) -> dict[str, Any]:
-        """Draw what decides the new images: ``chosen`` (N,) bool, on the CPU, and what else the subclass needs."""
+        """Draw what determines the new images: ``chosen`` (N,) bool on the CPU, and whatever else the subclass needs."""
 
     @abstractmethod
     def _make_images(self, rows: list[Tensor], params: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return which images are replaced, (N,) bool on the CPU, the new ones, and which of these are finite (None: all).
+        """Return which images are replaced, (N,) bool on the CPU, the new images, and which of these are finite (None: all).
 
         Args:
-            rows: the images, each (n, C, H, W), N in all.
+            rows: the images, each (n, C, H, W), N in total.
             params: what was drawn.
         """
 
@@ -71,11 +71,11 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
         return self._make_params(images, p)
 
     def _make_params(self, images: list[Image], p: float) -> dict[str, Any]:
-        # A subclass of the user's may have torchvision's signature.
+        # A user's subclass may have torchvision's signature.
         return self.make_params(images) if p == self.p else self.make_params(images, p=p)
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
-        """Refuse, by name, what would become wrong."""
+        """Raise if the sample holds something that would become wrong, such as boxes."""
         check_companions(flat_inputs, self.origin.name, self.origin.preserves_geometry, self.output_size)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
@@ -83,17 +83,17 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
         with isolate():
             return self._replace([inpt], [rows_of(inpt)], params)[0][0]
 
-    # A generator in the graph of a model that is compiled would be compiled with it, for minutes, and gain nothing.
+    # Inside the graph of a compiled model, the generator would be compiled with it, which takes minutes and gains nothing.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, *inputs: Any, p: float | None = None, return_mask: bool = False) -> Any:
         """Return the sample with some of its images replaced.
 
         Args:
             inputs: the sample, or its parts.
-            p: probability for this call; the transform's own by default.
+            p: probability for this call; by default the transform's own.
             return_mask: return ``(sample, mask)``; the mask, (N,) bool on the CPU, says which of the sample's N images were
-                replaced. (One whose new image is not finite keeps its source and counts as replaced: to know it would
-                cost a device sync.)
+                replaced. (If a new image is not finite, the source is kept and still counts as replaced, because finding
+                out would cost a device sync.)
         """
         p = self.p if p is None else check_p(p)
         sample = inputs if len(inputs) > 1 else inputs[0]
@@ -101,7 +101,7 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
         self.check_inputs(flat)
         places, images = find_images(sample, flat, self._needs_transform_list(flat))
         if images:
-            with isolate():  # before the getters are called, so that an image of a wrong kind is what the message is about
+            with isolate():  # before the getters are called, so that an unsupported image is what the message is about
                 rows = [rows_of(image) for image in images]
             params = self._draw(sample, images, p)
             with isolate():
@@ -138,7 +138,7 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
         return restore(scatter(base, chosen, new), image)
 
     def _frame(self, rows: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Return the rows as those that stay come out, and the size of the new ones."""
+        """Return the rows in the form in which kept images are returned, and the size of the new images."""
         if self.output_size == "input":
             return rows, (rows.shape[-2], rows.shape[-1])
         _, image_size, preserves_geometry = self.origin
@@ -155,7 +155,7 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
             )
 
     def _forget(self) -> None:
-        """Begin anew with what happened in this process, which a copy or a pickle does not carry."""
+        """Reset what was recorded in this process; pickles do not carry it."""
         self._warned_without_image = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -171,8 +171,8 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
 def draw_selection(count: int, p: float) -> Tensor:
     """Return which of `count` images are selected with probability `p`: (count,) bool, from torch's default CPU RNG.
 
-    As many numbers are drawn whatever p and the selection are, so that p does not shift the random stream; float32 and on
-    the CPU whatever torch's defaults are.
+    The same amount of numbers is drawn whatever p and the selection are, so that p does not shift the random stream. They
+    are float32 and on the CPU whatever torch's defaults are.
 
     Example:
         >>> draw_selection(3, 1.0).tolist()
@@ -182,7 +182,7 @@ def draw_selection(count: int, p: float) -> Tensor:
 
 
 def take(rows: Tensor, chosen: Tensor) -> Tensor:
-    """Return the chosen rows, (N,) bool on the CPU, without a copy when all are.
+    """Return the rows selected by `chosen`, (N,) bool on the CPU; without a copy if all are.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""What is in a sample: its images, what may stand beside them, and what was there where no image is."""
+"""Look into a sample: find its images, check what comes with them, and describe a sample without images."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["check_companions", "describe_leaves", "find_images"]
 
 
 def find_images(sample: Any, flat: Sequence[Any], needed: Sequence[bool]) -> tuple[list[int], list[Image]]:
-    """Return the places of the images in a flattened sample, and the images.
+    """Return the positions of the images in a flattened sample, and the images.
 
-    They are what torchvision takes for them: PIL images and `tv_tensors.Image`, or else the first plain tensor. A list of
-    nothing but plain tensors that agree in all but height and width is one batch of views: each of them is an image.
+    Images are what torchvision takes for images: PIL images and `tv_tensors.Image`, or else the first plain tensor. A list
+    that consists of plain tensors that differ in height and width at most is a batch of views: each of them is an image.
 
     Args:
-        sample: as it came.
+        sample: the sample as passed in.
         flat: its leaves.
-        needed: which of them are to be transformed, as torchvision decides it.
+        needed: which leaves torchvision would transform.
 
     Example:
         >>> import torch
@@ -36,22 +36,22 @@ def find_images(sample: Any, flat: Sequence[Any], needed: Sequence[bool]) -> tup
         [0, 1, 2]
     """
     places = list(range(len(flat))) if _are_views(sample) else [i for i, wanted in enumerate(needed) if wanted]
-    # A parameter comes back as a plain tensor, chosen or not.
+    # A parameter is returned as a plain tensor, selected or not.
     images = [flat[i].as_subclass(Tensor) if isinstance(flat[i], nn.Parameter) else flat[i] for i in places]
     return places, images
 
 
 def check_companions(flat: Sequence[Any], generator: str, preserves_geometry: bool, output_size: str | tuple[int, int]) -> None:
-    """Refuse, by name, what stands beside the images of a sample and would become wrong.
+    """Raise if something that comes with the images of a sample would become wrong.
 
     Args:
         flat: the leaves of the sample.
-        generator: name of what makes the new images.
+        generator: name of the generator, for messages.
         preserves_geometry: whether it keeps the layout of an image.
-        output_size: ``"input"``, or whatever changes the size.
+        output_size: ``"input"``, or a value that changes the size.
 
     Raises:
-        ImageError: for a video; for boxes, masks and key points of a layout or size that changes.
+        ImageError: for a video, and for boxes, masks and key points if layout or size change.
 
     Example:
         >>> check_companions(["a label"], "ICGAN", False, "input")
@@ -75,7 +75,7 @@ def check_companions(flat: Sequence[Any], generator: str, preserves_geometry: bo
 
 
 def describe_leaves(flat: Sequence[Any]) -> str:
-    """Return what a sample without an image holds, and how to turn that into one.
+    """Describe the contents of a sample without an image, and how to turn them into one.
 
     Example:
         >>> import numpy as np
@@ -100,7 +100,7 @@ def _describe(leaf: Any) -> str:
     if isinstance(leaf, PIL.Image.Image | Tensor):  # a mask or boxes
         return f"a {name} {tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf.size}"
     if isinstance(leaf, Mapping):
-        return f"a {name}, which is looked into if it is a plain dict (use dict(sample) before)"
+        return f"a {name}, which is not searched for images (pass dict(sample) instead)"
     if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-        return f"a {name}, which is not looked into (pass its image alone)"
+        return f"a {name}, which is not searched for images (pass its image instead)"
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -1,4 +1,4 @@
-"""The two views of a sample: a real one and a generated one."""
+"""`TwoViews`: a real and a generated view of a sample."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["TwoViews"]
 
 
 class TwoViews(nn.Module):
-    """Make the two views of one sample that the paper trains on: a real one and a generated one.
+    """Return two views of one sample, as the paper trains on them: a real one and a generated one.
 
-    Works with an online generator (`GenerativeAugment`) and with a bank (`BankAugment`) alike, in a data set on one
-    sample or on a batch.
+    Works with an online generator (`GenerativeAugment`) or a bank (`BankAugment`), on single samples of a data set or on
+    batches.
 
     Args:
-        generative: makes the second view's image of the sample's; its `p` says how often.
-        classic1: classic augmentation of the real view; None for none.
-        classic2: classic augmentation of the generated view; None for none.
+        generative: generates the image of the second view; its `p` says how often.
+        classic1: classic augmentation of the real view, or None.
+        classic2: classic augmentation of the generated view, or None.
 
     Returns:
         (classic1(sample), classic2(generative(sample))).

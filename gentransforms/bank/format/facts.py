@@ -1,4 +1,4 @@
-"""What a bank's manifest says: written when the bank is begun, and read, with checks, by everybody else."""
+"""The contents of a bank's manifest: written when the bank is started, and read, with checks, by everything else."""
 
 from __future__ import annotations
 
@@ -31,20 +31,21 @@ class Before:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a reader needs of a manifest.
+    """The entries of a manifest that a reader needs.
 
     Attributes:
         count: number of sources.
-        unit_size: sources in a unit.
-        variants: of each source, as asked for.
+        unit_size: number of sources in a unit.
+        variants: requested number of variants of each source.
         key_type: ``"str"`` or ``"int"``.
-        base_seed: of all seeds; None for images that were made elsewhere, whose seeds are not known.
+        base_seed: base of all seeds; None for imported images, because their seeds are not known.
         image_size: (h, w) of every image.
         keys_digest: digest of the list of sources.
-        generator: name of the class that made the images.
+        generator: name of the class that generated the images.
         preserves_geometry: whether it keeps the layout of an image.
-        digest: of everything that must agree between runs; each sidecar repeats it.
-        history: of a bank that was extended, what it was before, oldest first.
+        digest: digest of everything that must agree between runs; each sidecar repeats it.
+        history: earlier states of a bank that was extended, oldest first.
+
     """
 
     count: int
@@ -134,19 +135,19 @@ def describe_bank(
     """Return the manifest of a bank, JSON-able.
 
     Args:
-        config: settings, resolved.
-        generator: of `describe_generator`.
-        source: of `describe_source`.
+        config: resolved settings.
+        generator: the result of `describe_generator`.
+        source: the result of `describe_source`.
         device: type of the device on which the generator runs, such as ``"cuda"``.
-        encoder: whose encoder makes the bytes, such as ``"torchvision"``.
-        info: what is good to know, and need not agree between runs.
+        encoder: the library that encodes the images, such as ``"torchvision"``.
+        info: further information, which need not agree between runs.
     """
     settings = dataclasses.asdict(config) if isinstance(config, BankConfig) else dict(config)
     manifest = {
         "format": FORMAT, "format_version": FORMAT_VERSION, "settings": settings, "generator": generator, "source": source,
         "device": device, "encoder": encoder, "info": info,
     }  # fmt: skip
-    plain: dict[str, Any] = json.loads(json.dumps(manifest))  # tuples become lists, as in the file: they are compared as such
+    plain: dict[str, Any] = json.loads(json.dumps(manifest))  # tuples become lists, as in the file with which it is compared
     return plain
 
 
@@ -165,7 +166,7 @@ def describe_generator(generator: ImageGenerator) -> dict[str, Any]:
 
 
 def describe_source(source: ImageSource) -> dict[str, Any]:
-    """Return what a manifest says of a source, as far as it decides the images."""
+    """Return a manifest's description of a source, as far as it determines the images."""
     return {
         "count": len(source.keys),
         "keys": hash_keys(source.keys),

@@ -1,4 +1,4 @@
-"""The index of a finished bank, ``index.arrow``: all that opening it needs, in one file that is mapped and not read."""
+"""The index of a finished bank, ``index.arrow``: everything that opening it needs, in one memory-mapped file."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class Index:
 
 
 def write_index(directory: str | Path) -> bool:
-    """Write the index of a bank if all its units are there; return whether it has one now.
+    """Write the index of a bank if all its units exist; return whether it has one now.
 
-    Any number of processes may do so at once, and others may write units meanwhile: an index that units were changed
-    under is not written.
+    Any number of processes may do so at once, and others may write units in the meantime: if units change while the index is
+    built, it is not written.
 
     Raises:
         BankError: if the bank is damaged, or its directory cannot be written.
@@ -181,7 +181,7 @@ def decode_marks(sidecar: Mapping[str, Any]) -> bytes | None:
 
 
 def _stamp(directory: Path) -> dict[str, tuple[int, int]]:
-    """Return which files the units are, and when they were written."""
+    """Return the inode and the modification time of each unit file."""
     with os.scandir(directory) as entries:
         return {entry.name: (entry.inode(), entry.stat().st_mtime_ns) for entry in entries if entry.name.startswith("unit-")}
 

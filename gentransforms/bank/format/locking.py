@@ -1,4 +1,4 @@
-"""Files that several processes write at once: each appears whole or not at all, and a bank has one lock."""
+"""Files that several processes write at once: each appears completely or not at all, and a bank has one lock."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 class Partial:
     """A file that is written under another name, ``.<name>.<host>.<process>-<token>.partial``, until it is published.
 
-    It is locked while it is open, so that another container, whose host name and process number may be the same, does not
+    It is locked while it is open, so that another container, which may have the same host name and process number, does not
     take it for the file of a dead process. Leaving the ``with`` block without publishing removes it.
 
     Args:
@@ -55,22 +55,22 @@ class Partial:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # of a full disk, which was reported already
+        with contextlib.suppress(OSError):  # from a full disk, which has been reported already
             self.file.close()
         _remove(self.path)
 
     def finish(self) -> None:
-        """Flush the file to the disk and close it."""
+        """Flush the file to disk and close it."""
         _sync(self.file)
         self.file.close()
 
     def publish(self) -> None:
-        """Give the file its name; replaces one that is there."""
+        """Rename the file to its target, replacing an existing file."""
         self.path.replace(self.target)
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    """Write a JSON file whole, in the place of any that is there."""
+    """Write a JSON file atomically, replacing an existing one."""
     with Partial(path) as partial:
         partial.file.write((json.dumps(value, indent=indent) + "\n").encode())
         partial.finish()
@@ -78,7 +78,7 @@ def write_json(path: Path, value: Any, indent: int | None = None) -> None:
 
 
 def create_json(path: Path, value: Mapping[str, Any]) -> bool:
-    """Write a JSON file unless there is one; return whether it was written. Of two at once, one wins."""
+    """Write a JSON file unless it exists; return whether it was written. If two processes try at once, one wins."""
     with Partial(path) as partial:
         partial.file.write((json.dumps(value, indent=2) + "\n").encode())
         partial.finish()
@@ -99,7 +99,7 @@ def create_json(path: Path, value: Mapping[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the bank's lock; without one where the file system or the platform has no locks."""
+    """Hold the bank's lock; do without if the file system or the platform has no locks."""
     with (directory / ".lock").open("w") as file:
         with contextlib.suppress(OSError):
             lock_descriptor(file.fileno(), poll_interval=0.01)
@@ -107,7 +107,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def remove_partials(directory: Path) -> int:
-    """Remove what killed processes of this host left unfinished; return how many files that were."""
+    """Remove unfinished files of killed processes on this host; return the number of files."""
     count = 0
     for path in directory.glob(f".*.{_host()}.*.partial"):
         pid = path.name.split(".")[-2].partition("-")[0]
@@ -118,14 +118,14 @@ def remove_partials(directory: Path) -> int:
 
 
 def partial_name(name: str) -> str:
-    """Return the name of a file while it is written."""
-    # The token is for threads of one process, and for containers that have host name and process number in common.
+    """Return the name that a file has while it is written."""
+    # The token distinguishes threads of one process, and containers with the same host name and process number.
     return f".{name}.{_host()}.{os.getpid()}-{secrets.token_hex(4)}.partial"
 
 
 def sync_directory(directory: Path) -> None:
-    """Flush the names of a directory's files to the disk."""
-    if os.name != "posix":  # others cannot open a directory
+    """Flush the entries of a directory to disk."""
+    if os.name != "posix":  # other platforms cannot open a directory
         return
     handle = os.open(directory, os.O_RDONLY)
     try:
@@ -138,7 +138,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def explain_write_error(error: OSError, directory: Path) -> BankError:
-    """Return what to raise when a file of a bank cannot be written."""
+    """Return the error to raise when a file of a bank cannot be written."""
     if error.errno in _FULL:
         return BankError(
             f"{directory}: the disk is full ({error.strerror}): free some space and run the same command again; completed units are intact"
@@ -164,7 +164,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _is_alive(pid: int) -> bool:
-    if os.name != "posix":  # there, signal 0 would be Ctrl-C
+    if os.name != "posix":  # on Windows, signal 0 would be Ctrl-C
         return True
     try:
         os.kill(pid, 0)

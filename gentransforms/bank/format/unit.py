@@ -20,13 +20,13 @@ __all__ = [
 INDEX = "index.arrow"
 # What to do about a damaged unit.
 ADVICE = "`gentransforms bank verify` says what is damaged, and with --repair lets generate make it again"
-# Of the images of a record batch, which bounds the memory of writing. Arrow itself allows 2 GiB.
+# Image bytes per record batch, which bounds the memory of writing. Arrow itself allows 2 GiB.
 _BATCH_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, order=True)
 class Unit:
-    """A range of sources, all of whose variants are made together and written as one file.
+    """A range of sources; all their variants are generated together and written as one file.
 
     Example:
         >>> Unit(100, 200).file, Unit(100, 200).sidecar
@@ -38,7 +38,7 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """What its two files are called, without suffix."""
+        """Name of its two files, without suffix."""
         return f"unit-{self.start:09d}-{self.stop:09d}"
 
     @property
@@ -48,13 +48,13 @@ class Unit:
 
     @property
     def sidecar(self) -> str:
-        """Name of the file that describes it."""
+        """Name of the JSON file that describes it."""
         return f"{self.name}.json"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One generated image: whose variant it is, the seed and the attempt that made it, and its encoded bytes."""
+    """One generated image: its source's key, its variant, the seed and attempt that generated it, and its encoded bytes."""
 
     key: str | int
     variant: int
@@ -74,7 +74,7 @@ def plan_units(count: int, size: int) -> list[Unit]:
 
 
 def list_units(directory: Path) -> list[Unit]:
-    """Return the units whose Arrow file is in the directory, by their names alone, in source order."""
+    """Return the units with an Arrow file in the directory, judging by file names alone, in source order."""
     found = []
     for path in directory.glob("unit-*.arrow"):
         parts = path.stem.split("-")
@@ -86,7 +86,7 @@ def list_units(directory: Path) -> list[Unit]:
 def unit_schema(key_type: str) -> Any:
     """Return the Arrow schema of a unit; `key_type` is ``"str"`` or ``"int"``.
 
-    The metadata tell `datasets` that ``image`` holds encoded images, so that its viewer shows pictures.
+    The metadata tell `datasets` that ``image`` holds encoded images, so that the Hub's viewer shows pictures.
 
     Example:
         >>> unit_schema("str").names
@@ -102,7 +102,7 @@ def unit_schema(key_type: str) -> Any:
 
 
 def read_sidecar(directory: Path, unit: Unit) -> dict[str, Any] | None:
-    """Return what is written beside a unit; None if there is nothing, or it cannot be read."""
+    """Return the contents of a unit's sidecar; None if it is missing or cannot be read."""
     try:
         sidecar = json.loads((directory / unit.sidecar).read_text())
     except (OSError, ValueError):
@@ -111,7 +111,7 @@ def read_sidecar(directory: Path, unit: Unit) -> dict[str, Any] | None:
 
 
 def list_entries(sidecar: Mapping[str, Any], *names: str) -> list[dict[str, Any]]:
-    """Return the well-formed entries of the lists ``failed`` and ``rejected`` of a sidecar, whichever are asked for."""
+    """Return the well-formed entries of the requested lists of a sidecar, ``failed`` or ``rejected``."""
     lists = [sidecar.get(name) for name in names]
     return [
         entry
@@ -123,12 +123,12 @@ def list_entries(sidecar: Mapping[str, Any], *names: str) -> list[dict[str, Any]
 
 
 def find_faults(unit: Unit, sidecar: Mapping[str, Any] | None, size: int, settings: str | None) -> list[tuple[str, str]]:
-    """Return what is wrong with a unit's file by its sidecar alone, as (kind, text).
+    """Return what is wrong with a unit's file, judging by its sidecar alone, as (kind, text).
 
     Args:
-        unit: whose.
-        sidecar: as read; None if it could not be.
-        size: of the Arrow file in bytes.
+        unit: the unit.
+        sidecar: its sidecar; None if it could not be read.
+        size: size of the Arrow file in bytes.
         settings: hash of the bank's settings; None if unknown.
 
     Example:
@@ -152,7 +152,7 @@ def find_faults(unit: Unit, sidecar: Mapping[str, Any] | None, size: int, settin
 
 
 def is_done(directory: Path, unit: Unit, settings: str | None = None) -> bool:
-    """Whether a unit is there, whole: its file as long as its sidecar says; and, if given, made with those settings."""
+    """Return whether a unit is complete: its file has the size in its sidecar and, if `settings` are given, these settings."""
     try:
         size = (directory / unit.file).stat().st_size
     except OSError:
@@ -162,17 +162,17 @@ def is_done(directory: Path, unit: Unit, settings: str | None = None) -> bool:
 
 
 def write_unit(directory: Path, unit: Unit, rows: Sequence[Row], key_type: str, facts: Mapping[str, Any], *, replace: bool = False) -> bool:
-    """Write a unit and its sidecar, unless another process has meanwhile; return whether it was written.
+    """Write a unit and its sidecar, unless another process has done so in the meantime; return whether it was written.
 
-    The Arrow file appears last and whole: a unit whose file is there is done. Equal rows give equal bytes.
+    The Arrow file appears last and complete: if the file of a unit exists, the unit is done. Equal rows give equal bytes.
 
     Args:
-        directory: of the bank.
-        unit: what the rows are of.
+        directory: directory of the bank.
+        unit: the unit of the rows.
         rows: sorted by source position, then variant.
         key_type: ``"str"`` or ``"int"``.
-        facts: what else the sidecar says, JSON-able: ``settings``, ``failed``, ``rejected``.
-        replace: whether a unit that is there already is written anew.
+        facts: further JSON-able entries of the sidecar: ``settings``, ``failed``, ``rejected``.
+        replace: whether an existing unit is written again.
 
     Raises:
         BankError: if the disk is full or cannot be written; the bank stays as it was.
@@ -187,10 +187,10 @@ def write_unit(directory: Path, unit: Unit, rows: Sequence[Row], key_type: str, 
             partial.finish()
             sidecar = {"unit": unit.name, "bytes": hashed.count, "sha256": hashed.digest.hexdigest(), "rows": len(rows), **facts}
             with locked(directory):
-                # Of two processes that make the same unit, the first one's file stays: the bytes are the same, and may be in use.
+                # If two processes generate the same unit, the first file stays: its bytes are the same, and it may be in use.
                 if not replace and is_done(directory, unit, facts.get("settings")):
                     return False
-                (directory / INDEX).unlink(missing_ok=True)  # whatever it says of this unit, it will be wrong
+                (directory / INDEX).unlink(missing_ok=True)  # it will no longer be right about this unit
                 write_json(directory / unit.sidecar, sidecar)
                 partial.publish()
                 sync_directory(directory)
@@ -220,7 +220,7 @@ def _to_arrow(rows: Sequence[Row], schema: Any) -> Any:
 
 
 class _Hashed:
-    """A file that hashes and counts what is written to it."""
+    """A file wrapper that hashes and counts what is written to it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest, self.count, self.closed = file, hashlib.sha256(), 0, False

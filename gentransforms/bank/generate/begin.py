@@ -1,4 +1,4 @@
-"""Begin a bank, or resume one: its manifest is created once, and compared by every later run."""
+"""Start or resume a bank: its manifest is created once, and every later run is compared with it."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ from gentransforms.sources.base import ImageSource
 
 __all__ = ["begin_bank", "compare_bank", "differences"]
 
-# Files that a directory may hold and still be a new bank's.
+# Files that the directory of a new bank may hold.
 _HARMLESS = ("lost+found",)
 _PACKAGES = ("gentransforms", "torch", "torchvision", "numpy", "pillow", "pyarrow", "diffusers", "transformers")
 
-# A manifest, given the settings of the bank that is there, from which those are taken that the call leaves open.
+# A function that returns the manifest of a call; settings that the call leaves open are taken from those of the existing bank.
 Describe = Callable[[Mapping[str, Any] | None], dict[str, Any]]
 
 
 def begin_bank(directory: Path, describe: Describe, source: ImageSource, extend: bool = False) -> dict[str, Any]:
-    """Return the manifest of the bank in `directory`, which is created if there is none.
+    """Return the manifest of the bank in `directory`, creating the bank if there is none.
 
     Args:
-        directory: of the bank.
-        describe: returns the manifest of this call, given the settings of the bank that is there, or None.
-        source: a few of its samples are compared with those that the bank was begun with.
-        extend: whether a bank of fewer variants, or of some of these sources, is extended.
+        directory: directory of the bank.
+        describe: returns the manifest of this call, given the settings of the existing bank, or None.
+        source: a few of its samples are compared with those of the source that the bank was started with.
+        extend: whether a bank with fewer variants, or with some of these sources, is extended.
+
 
     Raises:
-        BankError: if a bank of other settings is there, naming what differs, or the directory holds something else.
+        BankError: if there is a bank with other settings, naming what differs, or the directory holds something else.
     """
     if (directory / MANIFEST).exists():
         manifest, grows = compare_bank(directory, describe, source, extend)
@@ -62,10 +63,11 @@ def begin_bank(directory: Path, describe: Describe, source: ImageSource, extend:
 
 
 def compare_bank(directory: Path, describe: Describe, source: ImageSource, extend: bool = False) -> tuple[dict[str, Any], bool]:
-    """Return the manifest of the bank that is there, if it agrees with this call; arguments and errors as of `begin_bank`.
+    """Return the manifest of the existing bank if it agrees with this call; arguments and errors as in `begin_bank`.
 
     If the bank is to be extended, return the manifest that it will have, and True.
     """
+
     if is_export(directory):
         raise BankError(f"{directory}: is the export of a bank, which cannot be added to: give the bank's directory, or a new one")
     manifest = read_manifest(directory)
@@ -81,7 +83,7 @@ def compare_bank(directory: Path, describe: Describe, source: ImageSource, exten
     changed = changed_sample(source, manifest["info"].get("samples", ()))
     if changed:
         raise BankError(
-            f"{directory}: the source is not what this bank was begun with: {changed}. "
+            f"{directory}: the source is not the one that this bank was started with: {changed}. "
             "Give the same images, or another directory for a new bank"
         )
     _compare_versions(directory, manifest["info"].get("versions", {}), _versions(manifest.get("device")))
@@ -89,7 +91,7 @@ def compare_bank(directory: Path, describe: Describe, source: ImageSource, exten
 
 
 def differences(bank: Mapping[str, Any], call: Mapping[str, Any]) -> list[str]:
-    """Return in what two manifests differ that must agree, each as ``name: the bank has A, this call B``.
+    """Return the differences between two manifests that must agree, each as ``name: the bank has A, this call B``.
 
     Example:
         >>> bank = {"settings": {"variants": 10}, "generator": {"class": "ICGAN"}}
@@ -125,7 +127,7 @@ def _check_empty(directory: Path, manifest: Mapping[str, Any]) -> None:
     if not directory.is_dir():
         raise BankError(f"{directory}: is a file: expected a directory that is new, empty or a bank's")
     units = list_units(directory)
-    for unit in units:  # the manifest was lost: the units say whose they are
+    for unit in units:  # the manifest was lost: the units say which bank they belong to
         sidecar = read_sidecar(directory, unit)
         if sidecar is None:
             raise BankError(f"{directory}: {MANIFEST} is missing, and so is {unit.sidecar}: put one of them back, or remove {unit.file}")
@@ -145,13 +147,13 @@ def _compare_versions(directory: Path, old: Mapping[str, Any], new: Mapping[str,
     changed = [f"{name} {old[name]} -> {version}" for name, version in new.items() if name in old and old[name] != version]
     if changed:
         warnings.warn(
-            f"{directory}: was begun with other versions ({', '.join(changed)}): new images may differ from old ones in the last bits",
+            f"{directory}: was started with other versions ({', '.join(changed)}): new images may differ from old ones in the last bits",
             stacklevel=4,
         )
 
 
 def _versions(device: str | None) -> dict[str, str]:
-    """What may change the last bits, beside the settings: packages, and the kind of processor."""
+    """Return what may change the last bits besides the settings: versions of packages, and the kind of processor."""
     versions = {"python": platform.python_version()} | _package_versions()
     if device == "cpu":
         versions["cpu"] = torch.backends.cpu.get_cpu_capability()

@@ -1,4 +1,4 @@
-"""From a generated image to the bytes that a bank holds."""
+"""Encode generated images into the bytes that a bank holds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Encoding:
 
     Args:
         image_format: ``"jpeg"``, ``"webp"`` or ``"png"``.
-        quality: of JPEG and WebP, from 1 to 100; None for PNG, which is lossless.
+        quality: quality of JPEG and WebP, from 1 to 100; None for PNG, which is lossless.
 
     Example:
         >>> import torch
@@ -37,11 +37,11 @@ class Encoding:
 
     @property
     def encoder(self) -> str:
-        """Which library encodes, ``"torchvision"`` or ``"pillow"``: their bytes differ, so the manifest names it."""
+        """The library that encodes, ``"torchvision"`` or ``"pillow"``: their bytes differ, so the manifest names it."""
         return "pillow" if _operator(self.image_format) is None else "torchvision"
 
     def encode(self, image: Tensor) -> bytes:
-        """Return the bytes of an image (3, H, W) on the CPU: uint8, or floating in [0, 1]; safe in several threads."""
+        """Encode an image (3, H, W) on the CPU, uint8 or floating in [0, 1]; thread-safe."""
         pixels, operator = to_uint8(image), _operator(self.image_format)
         if operator is not None:
             encoded: Tensor = operator(torch.from_numpy(pixels), *_OPERATORS[self.image_format][1](self.quality))
@@ -53,10 +53,10 @@ class Encoding:
 
 
 def to_uint8(image: Tensor) -> Any:
-    """Return an image (C, H, W) on the CPU, uint8 or floating in [0, 1], as a NumPy array of uint8, rounded as by `GenerativeAugment`.
+    """Convert an image (C, H, W) on the CPU, uint8 or floating in [0, 1], to a uint8 NumPy array, rounded as in `GenerativeAugment`.
 
-    The array is this thread's, and good until its next call: getting fresh memory costs more than the arithmetic. NumPy,
-    because torch would start threads of its own in each of the encoder's.
+    The array belongs to this thread and is valid until its next call, because allocating memory costs more than the
+    arithmetic. NumPy is used because torch would start threads of its own in each encoder thread.
 
     Example:
         >>> import torch
@@ -76,13 +76,13 @@ def to_uint8(image: Tensor) -> Any:
     return pixels
 
 
-# torchvision's operators leave the interpreter to other threads while they work, which Pillow's encoders do not. The
-# operators themselves: their public wrappers warn at each call, since 0.29, that they will go one day.
+# torchvision's operators release the GIL while they work, which Pillow's encoders do not. The operators are called directly,
+# because since 0.29 their public wrappers warn at each call that they are deprecated.
 _OPERATORS: dict[str, Any] = {"jpeg": ("encode_jpeg", lambda quality: (quality,)), "png": ("encode_png", lambda _quality: (6,))}
 
 
 def _operator(image_format: str) -> Any:
-    """Return torchvision's operator, or None where there is none: then Pillow encodes."""
+    """Return torchvision's operator, or None if there is none, in which case Pillow encodes."""
     try:
         return getattr(torch.ops.image, _OPERATORS[image_format][0]).default
     except (KeyError, AttributeError, RuntimeError):

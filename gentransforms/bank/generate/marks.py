@@ -1,4 +1,4 @@
-"""What a few of a bank's sources look like: so that another data set under the same keys is noticed."""
+"""Record what a few sources of a bank look like, so that another data set with the same keys is noticed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gentransforms.sources.base import ImageSource
 
 __all__ = ["changed_sample", "sample_marks"]
 
-# Decoders of other versions differ by a grey level here and there; another image differs in its mean colour by more.
+# Other decoder versions differ by a grey level here and there; the mean colour of another image differs by more.
 _TOLERANCE = 2.0
 
 
 def sample_marks(source: ImageSource) -> list[dict[str, Any]]:
-    """Return what the first, the middle and the last source look like, JSON-able; those that can be read.
+    """Return JSON-able descriptions of the first, the middle and the last source, of those that can be read.
 
     Example:
         >>> import torch
@@ -33,16 +33,16 @@ def sample_marks(source: ImageSource) -> list[dict[str, Any]]:
 
 
 def changed_sample(source: ImageSource, marks: Sequence[Mapping[str, Any]]) -> str:
-    """Return in what a source differs from the marks of an earlier run, as a sentence; empty if in nothing."""
+    """Return how a source differs from the marks of an earlier run, as a sentence; empty if it does not."""
     for old in marks:
         new = _mark(source, old["index"])
         if new is None:
             continue
         if new["size"] != old["size"] or any(abs(a - b) > _TOLERANCE for a, b in zip(new["mean"], old["mean"], strict=False)):
             found, expected = (f"{mark['size']} pixels of mean colour {mark['mean']}" for mark in (new, old))
-            return f"the image of {old['key']!r} is another one: {found}, not {expected}"
+            return f"the image of {old['key']!r} is a different one: {found}, not {expected}"
         if new["inputs"] != old["inputs"]:
-            return f"the labels, masks or prompts of {old['key']!r} are others"
+            return f"the labels, masks or prompts of {old['key']!r} are different"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Generate units in this process: reading, generating, encoding and writing at the same time, with bounded memory."""
+"""Generate units in this process: read, generate, encode and write concurrently, with bounded memory."""
 
 from __future__ import annotations
 
@@ -32,22 +32,23 @@ __all__ = ["Job", "UnitReport", "default_workers", "make_units"]
 
 # Blocks of sources read ahead, batches waiting for the encoder, units waiting for the disk.
 _AHEAD, _ENCODING, _WRITING = 2, 3, 2
-# Sources without a finite image, one after the other, that say that it is the generator's fault.
+# After this many sources in a row without a finite image, the generator is to blame.
 _ENOUGH = 8
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that generating units takes, in whichever process or on whichever machine that is done. Can be pickled.
+    """Everything needed to generate units, in any process and on any machine. It can be pickled.
 
     Attributes:
-        directory: of the bank.
-        source: of the images.
-        generator: in eval mode, frozen.
-        config: the settings of the bank.
+        directory: directory of the bank.
+        source: the source images.
+        generator: the frozen generator, in eval mode.
+        config: settings of the bank.
         device: type of the device on which the generator has to run, such as ``"cuda"``.
-        facts: of the bank's manifest.
-        replace: whether units that are there already are written again.
+        facts: the facts of the bank's manifest.
+        replace: whether existing units are written again.
+
     """
 
     directory: Path
@@ -66,16 +67,16 @@ class Job:
 
 @dataclass
 class UnitReport:
-    """What became of a unit.
+    """The result of generating a unit.
 
     Attributes:
         unit: the range of sources.
-        written: whether it was written; False if another process had written it meanwhile.
+        written: whether it was written; False if another process wrote it in the meantime.
         images: number of its rows.
-        bytes: of its encoded images.
-        retried: variants that took more than one attempt.
+        bytes: total size of its encoded images.
+        retried: number of variants that took more than one attempt.
         failed: sources that could not be read: dicts of ``key``, ``index`` and ``reason``.
-        rejected: variants of which every attempt was rejected: dicts of ``key``, ``index``, ``variant``, ``attempts``, ``reason``.
+        rejected: variants for which every attempt was rejected: dicts of ``key``, ``index``, ``variant``, ``attempts``, ``reason``.
     """
 
     unit: Unit
@@ -95,22 +96,22 @@ def make_units(
     on_images: Callable[[int], object] | None = None,
     stopped: Callable[[], bool] | None = None,
 ) -> Generator[UnitReport, None, None]:
-    """Generate units and write them; yields a report as each is on disk.
+    """Generate and write units; yields a report for each unit when it is on disk.
 
     Args:
-        job: what to generate from what.
-        units: in the order in which they are made.
-        workers: threads that read, and as many that encode; by default as many as this process has cores, at most 8.
-        on_images: called with the number of images generated, batch by batch.
-        stopped: asked before each unit; once it returns True, no further unit is begun.
+        job: the job to which the units belong.
+        units: the units, in the order in which they are generated.
+        workers: number of threads that read, and of those that encode; by default the number of cores, at most 8.
+        on_images: called with the number of generated images after each batch.
+        stopped: called before each unit; once it returns True, no further unit is started.
 
     Raises:
         BankError: if the disk is full, or memory runs out.
-        GeneratorError: if the generator breaks its contract, or makes nothing but NaN or infinity.
+        GeneratorError: if the generator breaks its contract, or returns only NaN or infinity.
     """
     threads, workers = torch.get_num_threads(), workers or default_workers()
     guard = _Guard(job)
-    held: list[tuple[Any, ...]] = []  # units without an image, until there is one: they may not be the sources' fault
+    held: list[tuple[Any, ...]] = []  # units without an image are held back until there is one: the generator may be at fault
     with _pool(workers, "read") as readers, _pool(workers, "encode") as encoders, _pool(1, "write") as writer:
         if job.config.threads is not None:
             torch.set_num_threads(job.config.threads)
@@ -133,7 +134,7 @@ def make_units(
             while writing:
                 yield writing.popleft().result()
         except Exception:
-            for future in writing:  # units that are finished are kept, whatever went wrong with the next
+            for future in writing:  # finished units are kept, whatever went wrong with the next one
                 with contextlib.suppress(Exception):
                     future.result()
             raise
@@ -171,11 +172,11 @@ def _make_unit(
             kept = [made for made in batch if not reasons[made.source]]
             guard.check(kept, unit.start + offset)
             batches.append([replace(made, source=made.source + offset, image=None) for made in kept])
-            # A few tasks for each thread: one for each image would cost a tenth of the encoding.
+            # A few tasks for each thread: one task per image would cost a tenth of the encoding time.
             size = max(1, len(kept) // (4 * workers))
             images_of = [made.image for made in kept]
             encoded.append([encoders.submit(_encode, job.encoding, images_of[i : i + size]) for i in range(0, len(kept), size)])
-            if len(encoded) > _ENCODING:  # bounds the pixels that wait
+            if len(encoded) > _ENCODING:  # bounds the memory of pixels waiting to be encoded
                 for future in encoded[-_ENCODING - 1]:
                     future.result()
             if on_images is not None:
@@ -185,14 +186,14 @@ def _make_unit(
 
 
 class _Guard:
-    """Stops a run whose generator makes nothing but NaN or infinity, before a bank is filled with nothing."""
+    """Stop a run if the generator returns only NaN or infinity, before an empty bank is written."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.passed = job, False
         self.sources: set[int] = set()
 
     def check(self, batch: Sequence[Made], start: int) -> None:
-        """Look at a batch; its sources count from `start`."""
+        """Check a batch; its first source has the index `start`."""
         if self.passed:
             return
         self.sources |= {start + made.source for made in batch}
@@ -248,11 +249,11 @@ def _write(
 def _read_ahead(
     job: Job, units: Sequence[Unit], readers: ThreadPoolExecutor, threads: int
 ) -> Iterator[tuple[Unit, Iterator[BlockOfSources]]]:
-    """Yield each unit with its blocks, of which the next ones are being read already, those of the next unit too."""
+    """Yield each unit with its blocks, while the following blocks, also of the next unit, are being read."""
     size = job.config.batch_size
     ranges = ((u, range(start, min(start + size, u.stop))) for u in units for start in range(u.start, u.stop, size))
     ahead: deque[tuple[Unit, BlockOfSources]] = deque()
-    # Used again and again: getting fresh memory of this size from the system costs more than filling it.
+    # Buffers are reused, because allocating memory of this size costs more than filling it.
     buffers: list[Tensor] = []
 
     def fill() -> None:
@@ -278,7 +279,7 @@ def _encode(encoding: Encoding, images: Sequence[Tensor | None]) -> list[bytes |
 
 
 class _pool(ThreadPoolExecutor):
-    """Threads in which torch starts none of its own, ready at once; left behind, they drop what they have not begun."""
+    """A pool of running threads in which torch starts no threads of its own; on exit, tasks that have not started are dropped."""
 
     def __init__(self, count: int, name: str) -> None:
         super().__init__(count, thread_name_prefix=f"gentransforms-{name}")
@@ -287,7 +288,7 @@ class _pool(ThreadPoolExecutor):
             for _ in range(count):
                 self.submit(_single_threaded, ready)
             ready.wait()
-        except BaseException:  # no more threads to be had, or Ctrl-C: those that wait would do so for ever
+        except BaseException:  # no more threads available, or Ctrl-C: the waiting threads would wait for ever
             ready.abort()
             self.shutdown(wait=False, cancel_futures=True)
             raise
@@ -298,12 +299,12 @@ class _pool(ThreadPoolExecutor):
 
 
 def default_workers() -> int:
-    """Return as many threads as this process has cores, at most 8."""
+    """Return the number of cores of this process, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, 8)
 
 
 def _single_threaded(ready: threading.Barrier) -> None:
-    torch.get_num_threads()  # a thread takes the process's number at its first use; only after that may it have its own
+    torch.get_num_threads()  # a thread copies the process's number at first use, and only then can have its own
     torch.set_num_threads(1)
     ready.wait()

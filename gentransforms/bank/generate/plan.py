@@ -1,4 +1,4 @@
-"""What a run will do, before it does it: units, images, and from a timed sample bytes and hours."""
+"""Plan a run: count its units and images, and estimate bytes and hours from a timed sample."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MANY = 50_000  # units; a directory then holds twice as many files
 
 @dataclass(frozen=True)
 class Plan:
-    """The units of a bank that this run has to do with, and those of them that are left."""
+    """The units of a bank that belong to this run, and those of them that are left."""
 
     directory: Path
     sources: int
@@ -53,7 +53,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a sample of real batches says of the rest."""
+    """Estimates from a timed sample of real batches."""
 
     images: int
     images_per_second: float
@@ -61,16 +61,16 @@ class Estimate:
 
 
 def make_plan(directory: Path, facts: Facts, shard: tuple[int, int] = (0, 1), retry_failed: bool = False) -> Plan:
-    """Return the plan of a run; every n-th unit belongs to a shard. Warns of very many units.
+    """Return the plan of a run; every n-th unit belongs to a shard. Warns about very many units.
 
     Args:
-        directory: of the bank; need not exist.
-        facts: of its manifest.
+        directory: directory of the bank; need not exist.
+        facts: the facts of its manifest.
         shard: (i, n).
-        retry_failed: whether units with sources that could not be read count as left.
+        retry_failed: whether units with unreadable sources count as left.
 
     Raises:
-        BankError: if a unit that is there was made with other settings, naming it.
+        BankError: if an existing unit was made with other settings, naming it.
     """
     units = tuple(facts.units()[shard[0] :: shard[1]])
     left, kept, earlier = [], 0, {before.digest for before in facts.history}
@@ -97,10 +97,10 @@ def make_plan(directory: Path, facts: Facts, shard: tuple[int, int] = (0, 1), re
 
 
 def parse_shard(shard: str | tuple[int, int] | None) -> tuple[int, int]:
-    """Return (i, n) of ``"i/n"``, i from 0 to n - 1; None is the only shard.
+    """Parse ``"i/n"``, i from 0 to n - 1, into (i, n); None means a single shard.
 
     Raises:
-        ConfigError: if it is none.
+        ConfigError: if it cannot be parsed.
 
     Example:
         >>> parse_shard("2/3")
@@ -119,17 +119,17 @@ def parse_shard(shard: str | tuple[int, int] | None) -> tuple[int, int]:
 
 
 def estimate(job: Job, plan: Plan, seconds: float = 10.0, workers: int | None = None) -> Estimate:
-    """Time real batches of the first units that are left, for about `seconds`; the first batch only warms up.
+    """Time real batches of the first units that are left for about `seconds`; the first batch is for warm-up only.
 
     Args:
-        job: what to generate from what.
-        plan: which units there are.
+        job: the job to time.
+        plan: its units.
         seconds: how long to time.
         workers: threads that read and encode; by default as many as this process has cores, at most 8.
 
     Raises:
-        BankError: if no image comes of the sources tried.
-        ConfigError: if there are no units: fewer than shards.
+        BankError: if no image could be generated from the sources tried.
+        ConfigError: if there are no units, because there are fewer units than shards.
     """
     if not plan.units:
         raise ConfigError(f"{plan.directory}: this shard has nothing to do: there are fewer units than shards")
@@ -158,7 +158,7 @@ def estimate(job: Job, plan: Plan, seconds: float = 10.0, workers: int | None = 
 
 
 def _sample(job: Job, plan: Plan, workers: int) -> Iterator[list[bytes]]:
-    """Yield the encoded images of batches; at least two, the first sources' again if there are too few."""
+    """Yield the encoded images of batches; at least two, repeating the first sources if there are too few."""
     with ThreadPoolExecutor(workers) as pool:
         for unit in (plan.left or plan.units) * 2:
             for start in range(unit.start, unit.stop, job.config.batch_size):

@@ -1,4 +1,4 @@
-"""Progress display of a bank run, a bar on a terminal and plain lines elsewhere; and Ctrl-C, which asks it for an orderly end."""
+"""Progress display of a bank run (a bar on a terminal, plain lines elsewhere), and graceful shutdown on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Progress", "duration", "stoppable"]
 
 
 class Progress:
-    """Counts images, failures and time on stderr; a context manager.
+    """A context manager that shows images, failures and time on stderr.
 
     Args:
-        plan: what is to be made.
+        plan: what is to be generated.
         enabled: False for no output.
-        every: seconds between plain lines, where stderr is no terminal.
+        every: seconds between plain lines, if stderr is not a terminal.
     """
 
     def __init__(self, plan: Plan, enabled: bool = True, every: float = 30.0) -> None:
@@ -43,7 +43,7 @@ class Progress:
 
     def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
         if self._bar is not None:
-            self._bar.stop()  # gives the cursor back, also after Ctrl-C
+            self._bar.stop()  # restores the cursor, also after Ctrl-C
             self._bar = None
 
     @property
@@ -52,7 +52,7 @@ class Progress:
         return self.images / max(time.monotonic() - self.begun, 1e-9)
 
     def on_images(self, count: int) -> None:
-        """Count images made."""
+        """Count generated images."""
         self.images += count
         self._show()
 
@@ -64,13 +64,13 @@ class Progress:
         self._show()
 
     def say(self, text: str) -> None:
-        """Print a line that is not lost in the bar; where nobody listens any more, say nothing from then on."""
+        """Print a line above the bar; once stderr is closed, print nothing more."""
         try:
             if self._bar is not None:
                 self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
             elif self.enabled:
                 print(text, file=sys.stderr, flush=True)
-        except (OSError, ValueError):  # a pipe whose reader is gone, a closed file
+        except (OSError, ValueError):  # a broken pipe, a closed file
             self.enabled, self._bar = False, None
 
     def _show(self) -> None:
@@ -88,12 +88,12 @@ class Progress:
 
 @contextlib.contextmanager
 def stoppable(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether Ctrl-C was pressed; a second one raises KeyboardInterrupt.
+    """Yield a function that returns whether Ctrl-C was pressed; a second Ctrl-C raises KeyboardInterrupt.
 
-    Does nothing outside the main thread, or where Ctrl-C is handled already.
+    Does nothing outside the main thread, or if Ctrl-C has another handler.
 
     Args:
-        say: called with a line for the user at the first Ctrl-C.
+        say: called with a message for the user at the first Ctrl-C.
 
     Example:
         >>> with stoppable(print) as stopped:
@@ -109,7 +109,7 @@ def stoppable(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     def ask(_number: int, _frame: FrameType | None) -> None:
         asked.set()
         signal.signal(signal.SIGINT, before)
-        with contextlib.suppress(Exception):  # whatever becomes of the line, the run ends as asked
+        with contextlib.suppress(Exception):  # the run ends even if the line cannot be printed
             say("stopping after the unit in flight; Ctrl-C again stops at once, and the same call resumes either way")
 
     signal.signal(signal.SIGINT, ask)
@@ -120,7 +120,7 @@ def stoppable(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time as people say it.
+    """Format a length of time for people.
 
     Example:
         >>> duration(75), duration(7260), duration(400_000)

@@ -1,4 +1,4 @@
-"""From sources on a disk to batches in memory: read ahead by several threads, at the generator's size, failures kept apart."""
+"""Read sources into batches in memory, with several threads, at the generator's size; failures are recorded separately."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["BlockOfSources", "new_buffer", "read_block", "read_samples"]
 
 
 class _Read(NamedTuple):
-    """What is kept of a sample beside its image."""
+    """What is kept of a sample besides its image."""
 
     inputs: dict[str, Any]
     mark: bytes
@@ -28,16 +28,16 @@ class _Read(NamedTuple):
 
 @dataclass
 class BlockOfSources:
-    """Some sources, on their way from the disk into a tensor."""
+    """Some sources that are being read into a tensor."""
 
     keys: Sequence[str | int]
     images: Tensor
     parts: list[Future[list[_Read | str]]]
 
     def wait(self) -> tuple[Tensor, dict[str, Any], list[str], list[bytes]]:
-        """Return images (B, 3, h, w) in [0, 1], their inputs, why each could not be read (empty where it could), and their marks.
+        """Return images (B, 3, h, w) in [0, 1], their inputs, why each could not be read (empty if it could), and their marks.
 
-        A source that failed keeps its place with a grey image, so that the batches of its neighbours stay the same.
+        A failed source is replaced with a grey image, so that the batches of its neighbours stay the same.
         """
         samples = [sample for part in self.parts for sample in part.result()]
         good = next((s.inputs for s in samples if not isinstance(s, str)), {})
@@ -48,16 +48,16 @@ class BlockOfSources:
 
 
 def new_buffer(generator: ImageGenerator, count: int) -> Tensor:
-    """Return memory for `count` sources at the generator's size, whatever torch's defaults are set to."""
+    """Allocate memory for `count` sources at the generator's size, whatever torch's defaults are."""
     return torch.empty(count, 3, *generator.image_size, dtype=torch.float32, device="cpu")
 
 
 def read_block(
     source: ImageSource, generator: ImageGenerator, places: range, readers: ThreadPoolExecutor, threads: int, buffer: Tensor
 ) -> BlockOfSources:
-    """Begin to read the sources at these places into the first rows of a buffer (B, 3, h, w) float32.
+    """Start reading the sources at these places into the first rows of a buffer (B, 3, h, w) float32.
 
-    Each of the `threads` reads a range of them.
+    Each of the `threads` reads one range of them.
     """
     images, size = buffer[: len(places)], -(-len(places) // threads)
     parts = [
@@ -71,8 +71,8 @@ def read_samples(source: ImageSource, places: range) -> Iterator[SourceSample | 
     """Yield the samples of a range of places, each as `ImageSource.read_range` yields it.
 
     Raises:
-        BankError: if the source cannot be reached: with a disk or network that is gone, all that follow would fail; or if it
-            yields fewer or more samples than it was asked for.
+        BankError: if the source cannot be reached, because with a lost disk or network all further samples would fail; or if
+            it yields fewer or more samples than requested.
     """
     samples, count = iter(source.read_range(places.start, places.stop)), 0
     while True:
@@ -90,16 +90,16 @@ def read_samples(source: ImageSource, places: range) -> Iterator[SourceSample | 
     if count != len(places):
         raise BankError(
             f"{type(source).__name__}.read_range({places.start}, {places.stop}) yielded {count} samples: expected {len(places)}, "
-            "a SourceError in the place of each that cannot be read"
+            "with a SourceError in place of each that cannot be read"
         )
 
 
 def _read_part(source: ImageSource, generator: ImageGenerator, places: range, slots: Tensor) -> list[_Read | str]:
-    """Put sources at the generator's size into `slots`, (N, 3, h, w) in [0, 1]; return inputs, or why one cannot be read."""
+    """Write sources at the generator's size into `slots`, (N, 3, h, w) in [0, 1]; return inputs, or why one cannot be read."""
     found: list[_Read | str] = []
     for sample in read_samples(source, places):
         if len(found) == len(places):
-            continue  # too many: the count is refused at the end
+            continue  # too many: an error is raised at the end
         slot = slots[len(found)]
         error = sample if isinstance(sample, SourceError) else _fit(sample.image, generator, slot)
         if error is None and isinstance(sample, SourceSample):
@@ -112,7 +112,7 @@ def _read_part(source: ImageSource, generator: ImageGenerator, places: range, sl
 
 
 def _fit(image: Tensor, generator: ImageGenerator, slot: Tensor) -> Exception | None:
-    """Put an image at the generator's size into `slot`; return what is wrong with it, if anything."""
+    """Write an image at the generator's size into `slot`; return what is wrong with it, if anything."""
     try:
         rows = rows_of(image)
         if len(rows) != 1:
@@ -120,7 +120,7 @@ def _fit(image: Tensor, generator: ImageGenerator, slot: Tensor) -> Exception | 
         check_range(rows)
     except ValueError as error:
         return error
-    if not generator.preserves_geometry:  # before the conversion to float, which would quadruple what is cut away
+    if not generator.preserves_geometry:  # crop before the conversion to float, which quadruples the bytes
         rows = centre(rows, generator.image_size)
     if rows.dtype == torch.uint8 and rows.shape[-2:] == slot.shape[-2:]:
         slot.copy_(rows[0]).div_(255)  # as to_unit does, without its copies
@@ -130,7 +130,7 @@ def _fit(image: Tensor, generator: ImageGenerator, slot: Tensor) -> Exception | 
 
 
 def _collate(values: list[Any]) -> Any:
-    """Return one tensor of numbers or of tensors of one shape, else the list."""
+    """Return numbers, or tensors of the same shape, as one tensor; anything else as a list."""
     if all(isinstance(v, Tensor) for v in values) and len({v.shape for v in values}) == 1:
         return torch.stack(values)
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):

@@ -1,4 +1,4 @@
-"""Fill a bank: open the source, settle the settings, plan, generate what is missing, report. The same call again resumes."""
+"""Fill a bank: open the source, resolve the settings, plan, generate what is missing, report. Repeating the call resumes."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ __all__ = ["Summary", "generate_bank", "plan_bank"]
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run of `generate_bank` did, and the state of the bank, or of its shard of it.
+    """What a run of `generate_bank` did, and the state of the bank (or its shard).
 
     Attributes:
-        path: of the bank.
-        units, units_done: of the bank or shard: in all, and on disk.
-        images: made in this run.
-        retried: of these, tried more than once.
-        seconds, images_per_second, bytes: of this run.
-        failed: sources of the bank or shard that could not be read: dicts of ``key`` and ``reason``.
-        rejected: variants of which every attempt was rejected: dicts of ``key``, ``variant``, ``attempts``, ``reason``.
-        rows: images that the bank or shard holds now.
+        path: directory of the bank.
+        units, units_done: units of the bank or shard, in total and on disk.
+        images: number of images generated in this run.
+        retried: how many of these took more than one attempt.
+        seconds, images_per_second, bytes: figures for this run.
+        failed: unreadable sources of the bank or shard: dicts of ``key`` and ``reason``.
+        rejected: variants for which every attempt was rejected: dicts of ``key``, ``variant``, ``attempts``, ``reason``.
+        rows: number of images in the bank or shard now.
     """
 
     path: str
@@ -65,7 +65,7 @@ class Summary:
 
     @property
     def complete(self) -> bool:
-        """Whether all units are on disk, and hold at least one image."""
+        """Whether all units are on disk and hold at least one image."""
         return self.units_done == self.units and (self.rows > 0 or not self.units)
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,36 +87,37 @@ def generate_bank(
     progress: bool = True,
     **settings: Unpack[BankSettings],
 ) -> Summary:
-    """Generate variants of every source image and keep them in the directory `path`, a bank.
+    """Generate variants of every source image and store them in a bank, the directory `path`.
 
-    Whatever stops a run (Ctrl-C, a kill, a full disk), the same call again finishes it: at most the unit in flight is lost.
-    Any number of processes or machines may work on one bank, each with its `shard`. Every image is a function of source,
-    generator, base seed and the other settings in ``bank.json``; a call with other settings is refused.
+    If a run is interrupted (by Ctrl-C, a kill, a full disk), repeat the call to resume it; little more than the current unit is
+    lost. Any number of processes or machines may work on one bank, each with its own `shard`. Every image is a function of
+    source, generator, base seed and the other settings in ``bank.json``; a call with other settings is refused.
 
     Args:
         source: a folder of images, a Parquet file or a folder of them, a Hugging Face data set, or any map-style data set; or
-            what `gentransforms.open_source` returns, which takes options for keys, columns and splits.
+            the result of `gentransforms.open_source`, which has options for keys, columns and splits.
         path: directory of the bank; created if it does not exist.
-        generator: a generator, or its name, folder or repository: then it is loaded, on CUDA where there is one.
-        config: settings of the bank; the defaults of `BankConfig` if left out.
-        shard: ``"i/n"``, i from 0 to n - 1: only every n-th unit.
-        engine: ``"local"`` or ``"ray"``, or `gentransforms.bank.Local` or `gentransforms.bank.Ray` with options of their own, or
-            any `gentransforms.bank.Engine`.
-        retry_failed: whether units that hold sources which could not be read are generated again.
-        extend: whether a bank that is there is extended, if it has fewer `variants`, or fewer sources under the same keys. What
-            it has stays as it is. Without it such a call is refused.
-        progress: whether progress is shown on stderr.
-        settings: fields of `BankConfig` by name, such as ``variants=10``; they replace those of `config`.
+        generator: a generator, or its name, folder or repository, which is then loaded to CUDA if available.
+        config: settings of the bank; by default those of `BankConfig`.
+        shard: ``"i/n"``, i from 0 to n - 1: generate only every n-th unit.
+        engine: ``"local"`` or ``"ray"``; `gentransforms.bank.Local` or `gentransforms.bank.Ray` with options of your own; or any
+            `gentransforms.bank.Engine`.
+        retry_failed: whether units with unreadable sources are generated again.
+        extend: whether to extend an existing bank that has fewer `variants`, or fewer sources with the same keys. Its images stay
+            unchanged. Without `extend`, such a call is refused.
+        progress: whether to show progress on stderr.
+        settings: fields of `BankConfig` by name, such as ``variants=10``; they override those of `config`.
+
 
     Returns:
-        what was done, with the sources that failed.
+        a summary of the run, with the failed sources.
 
     Raises:
-        ConfigError: if an argument or setting is not as described, or the source holds nothing.
-        BankError: if a bank of other settings is there, the disk is full or memory runs out.
-        GeneratorError: if the generator breaks its contract, or makes nothing but NaN or infinity.
-        MissingInputError: if the generator needs labels, masks or prompts that the source does not carry.
-        KeyboardInterrupt: after Ctrl-C, once the unit in flight is written; at a second Ctrl-C at once.
+        ConfigError: if an argument or setting is not as described, or the source is empty.
+        BankError: if there is a bank with other settings, the disk is full, or memory runs out.
+        GeneratorError: if the generator breaks its contract, or returns only NaN or infinity.
+        MissingInputError: if the generator needs labels, masks or prompts that the source does not have.
+        KeyboardInterrupt: after Ctrl-C, once the current unit is written; after a second Ctrl-C, at once.
 
     Example:
         >>> import tempfile, torch
@@ -167,18 +168,19 @@ def plan_bank(
 ) -> tuple[Plan, Estimate]:
     """Return what `generate_bank` with the same arguments would do, and an estimate from a timed sample of real batches.
 
-    Writes nothing. The settings of a bank that is there already are compared, as `generate_bank` does. Batches are timed in
-    this process, whatever the engine.
+    Writes nothing. The settings are compared with those of an existing bank, as in `generate_bank`. Batches are timed in this
+    process, whatever the engine.
 
     Args:
-        source: as for `generate_bank`, and likewise all that follow but `seconds`.
+        source: as for `generate_bank`, like all other arguments except `seconds`.
         path: directory of the bank; need not exist.
         generator: a generator, or its name, folder or repository.
         config: settings of the bank.
         shard: ``"i/n"``, i from 0 to n - 1.
         engine: where units would be generated.
-        retry_failed: whether units with sources that could not be read count as left.
-        extend: whether the bank that is there would be extended.
+        retry_failed: whether units with unreadable sources count as left.
+        extend: whether an existing bank would be extended.
+
         seconds: how long to time.
         settings: fields of `BankConfig` by name.
 
@@ -219,7 +221,7 @@ class _Run:
     described: tuple[dict[str, Any], dict[str, Any]]  # the generator and the source
 
     def describe(self, there: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return the manifest of this call; settings that it leaves open are taken from `there`, those of a bank."""
+        """Return the manifest of this call; settings that it leaves open are taken from `there`, those of an existing bank."""
         config = self.config if there is None else self.config.fill_from(there)
         threads = torch.get_num_threads() if self.device == "cpu" else None
         config = config.resolve(self.generator.image_size, threads)
@@ -253,7 +255,7 @@ def _open_run(
     retry_failed: bool,
     extend: bool,
 ) -> _Run:
-    """Check everything before anything is written; what is quick to check comes first."""
+    """Check everything before anything is written, quick checks first."""
     directory = local_path(path, "path")
     part, chosen, built = parse_shard(shard), _open_engine(engine), build_config(config, settings)
     loaded = _load(generator)

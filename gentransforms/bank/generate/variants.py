@@ -1,4 +1,4 @@
-"""From a block of source images to their variants: the part of a bank's making that decides its pixels."""
+"""Generate the variants of a block of sources: the part of generating a bank that determines its pixels."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ NOT_FINITE = "the generator made NaN or infinity"
 
 @dataclass(frozen=True)
 class Made:
-    """One variant: which source of the block, which variant, the seed and attempt that made it; or why there is none.
+    """One variant: its source in the block, its number, and the seed and attempt that generated it; or why there is none.
 
-    `image` is (3, h, w) on the CPU, floating in [0, 1] or uint8; None if every attempt was refused, for `reason`.
+    `image` is (3, h, w) on the CPU, floating in [0, 1] or uint8; None if every attempt was rejected, for `reason`.
     """
 
     source: int
@@ -49,23 +49,24 @@ def make_block(
     stages: Sequence[int] | None = None,
     known: Mapping[int, tuple[int, Collection[int]]] | None = None,
 ) -> Iterator[list[Made]]:
-    """Make all variants of some sources; yields them batch by batch, in order of source, then variant.
+    """Generate all variants of some sources; yields them batch by batch, sorted by source, then variant.
 
     Each source is encoded once, all sources together. A variant that holds NaN or infinity, or is too far from its source,
     is tried again with the seed of variant + attempt * variants.
 
     Args:
-        generator: in eval mode.
-        config: the settings.
-        keys: of the sources.
+        generator: the generator, in eval mode.
+        config: settings of the bank.
+        keys: keys of the sources.
         images: (B, 3, H, W) float32 in [0, 1] on the CPU, at the generator's size.
-        inputs: one value per source for each name of ``generator.inputs`` that is given.
-        stages: the numbers of variants that the bank has had, if it was extended; the variants of each are made one after the
-            other, and never with a seed that was tried for one of an earlier stage.
-        known: for the places of sources that have variants already, how many, and the seed numbers tried for them.
+        inputs: one value per source for each available name in ``generator.inputs``.
+        stages: the numbers of variants that the bank has had, if it was extended; the variants of each stage are generated one
+            stage after the other, never with a seed that was tried in an earlier stage.
+        known: for the places of sources that already have variants, how many, and the seed numbers tried for them.
+
 
     Raises:
-        BankError: if memory runs out: a smaller batch would give other bytes, so that is for the user to decide.
+        BankError: if memory runs out. A smaller batch would give other bytes, so the user has to decide.
         GeneratorError: if the generator breaks its contract.
 
     Example:
@@ -92,7 +93,7 @@ def make_block(
 
 
 class _Block:
-    """The sources of a block, encoded, from which variants are sampled."""
+    """The encoded sources of a block, from which variants are sampled."""
 
     def __init__(self, generator: ImageGenerator, config: BankConfig, keys: Sequence[str | int], inputs: Mapping[str, Any]) -> None:
         self.generator, self.config, self.keys = generator, config, keys
@@ -124,7 +125,7 @@ class _Block:
         return [m or Made(s, v, -1, self.config.max_attempts, None, r) for m, s, v, r in zip(made, sources, variants, reasons, strict=True)]
 
     def _sample(self, places: Sequence[int], seeds: Tensor) -> tuple[Tensor, list[str]]:
-        """Return images on the CPU, one for each place and seed, and why each is refused: empty where it is not."""
+        """Return images on the CPU, one for each place and seed, and why each is rejected: empty if it is not."""
         generator, index = self.generator, torch.tensor(places, device=self.generator.device)
         images = generator.sample({name: value[index] for name, value in self.condition.items()}, seeds)
         check_output(generator, images, len(seeds))
@@ -137,7 +138,7 @@ class _Block:
             cosine = F.cosine_similarity(self._features(generator.encode(clean, **given)), self.features[index])
             pairs = zip(reasons, cosine.tolist(), strict=True)
             reasons = [reason or ("" if c >= least else f"similarity {c:.3f}, below min_similarity={least}") for reason, c in pairs]
-        if images.device.type != "cpu":  # on the device, so that a quarter of the bytes travel; on the CPU the encoder's threads do it
+        if images.device.type != "cpu":  # converted on the device, to transfer a quarter of the bytes; on the CPU the encoders do it
             images = (images * 255).round_().clamp_(0, 255).to(torch.uint8).cpu()
         return images, reasons
 
@@ -148,16 +149,16 @@ class _Block:
 
 
 def _finite(images: Tensor) -> Tensor:
-    """Return which images hold no NaN or infinity: (B,) bool. One pass, because the sum of finite pixels is finite."""
+    """Return which images hold no NaN or infinity, (B,) bool, in one pass: the sum of finite pixels is finite."""
     if images.device.type != "cpu":
         return images.flatten(1).sum(1).isfinite()
-    # NumPy on the CPU: torch's threads go on spinning for a while after each sum, and take the cores from the encoder.
+    # NumPy on the CPU: torch's threads keep spinning for a while after each sum, which takes cores from the encoders.
     with np.errstate(invalid="ignore", over="ignore"):
         return torch.from_numpy(np.isfinite(images.flatten(1).numpy().sum(1)))
 
 
 class _advice:
-    """Turn running out of memory into an error that says what to do."""
+    """Turn an out-of-memory error into one that says what to do."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
@@ -169,5 +170,5 @@ class _advice:
         if error is not None and is_out_of_memory(error):
             raise BankError(
                 f"out of memory at batch_size={self.batch_size}: it is a setting of the bank, so start a new one with a smaller batch_size "
-                "in another directory (what is made here stays good for this one, on a machine with more memory)"
+                "in another directory (this one can be resumed on a machine with more memory)"
             ) from error

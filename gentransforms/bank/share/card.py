@@ -1,4 +1,4 @@
-"""The data set card of a bank that is shared."""
+"""The data set card of a shared bank."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _UNSAID = "Not stated by whoever shared this bank. The images inherit what the s
 def bank_card(
     manifest: Mapping[str, Any], rows: int, *, license: str | None = None, description: str = "", repo_id: str | None = None
 ) -> str:
-    """Return the Markdown of a card, with the metadata that the Hub reads.
+    """Return a data set card in Markdown, with the metadata that the Hub reads.
 
     Args:
-        manifest: of the bank.
-        rows: images in it.
-        license: of the images, as the Hub names licences, such as ``"cc-by-nc-4.0"``.
-        description: a paragraph of the user's own.
-        repo_id: where the bank will be on the Hub.
+        manifest: manifest of the bank.
+        rows: number of images in it.
+        license: licence of the images, by the Hub's name for it, such as ``"cc-by-nc-4.0"``.
+        description: a paragraph written by the user.
+        repo_id: the bank's future repository on the Hub.
 
     Example:
         >>> generator = {"class": "ICGAN", "fingerprint": "0f"}
@@ -36,7 +36,7 @@ def bank_card(
     """
     settings, generator, source, info = (manifest[name] for name in ("settings", "generator", "source", "info"))
     given = str(info.get("generator_name") or "")
-    # A path of the machine where it was made tells nobody anything.
+    # A path on the machine where it was generated means nothing to others.
     name = given if given in bundled_names() or is_repository(given) else generator["class"]
     where = repo_id or "ORG/NAME"
     metadata = card_metadata(
@@ -55,13 +55,13 @@ def bank_card(
     }
     lines = [f"---\n{metadata}\n---\n", f"# Variants made by {name}\n", description + "\n" if description else ""]
     lines += [
-        "A bank of [gentransforms]: images that a generative model drew from source images, for the augmentation of training data.",
-        "They are **synthetic**: no photographs, and not fit for evaluation sets. They may show what the source did not.\n",
+        "A [gentransforms] bank: images that a generative model generated from source images, to augment training data.",
+        "They are **synthetic**: not photographs, and not fit for evaluation sets. They may show things that the source did not.\n",
         *(f"- {what}: {text}" for what, text in facts.items()),
         "\n## How to read it\n",
         "```python\nimport gentransforms as gt\n",
         f'bank = gt.Bank.open("{where}")',
-        "augment = gt.BankAugment(bank, p=0.5)  # of samples that carry their key: see gt.with_keys\n```\n",
+        "augment = gt.BankAugment(bank, p=0.5)  # for samples with keys: see gt.with_keys\n```\n",
         f'Or as an ordinary data set: `datasets.load_dataset("{where}", split="train")`.\n',
         "Each row: `key` (the source image), `variant`, `seed`, `attempt` (0 unless the variant was tried again) and `image`.\n",
         f"## Settings\n\n```json\n{json.dumps({name: manifest.get(name) for name in AGREED}, indent=2)}\n```",

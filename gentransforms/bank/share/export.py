@@ -1,4 +1,4 @@
-"""Write a bank as the Hub holds it: Parquet files, the manifest and a card."""
+"""Export a bank in the form in which the Hub stores it: Parquet files, the manifest and a card."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["export_bank", "push_bank"]
 
-# Rows of a Parquet row group: what the Hub's viewer and a streaming reader fetch at once.
+# Rows per Parquet row group, which the Hub's viewer and streaming readers fetch at once.
 _GROUP = 100
 _SHARD_BYTES = 500_000_000
 
@@ -41,16 +41,16 @@ def export_bank(
 ) -> int:
     """Write a bank into a new directory, as an ordinary Hugging Face data set; return the number of Parquet files.
 
-    The directory is what `push_to_hub` uploads; `datasets.load_dataset` and `Bank.open` read it. Failed sources, rejected
-    variants and the SHA-256 of each file stand in its ``bank.json``.
+    `push_to_hub` uploads the same files; `datasets.load_dataset` and `Bank.open` read the directory. Failed sources, rejected
+    variants and the SHA-256 of each file are in its ``bank.json``.
 
     Args:
-        bank: to write.
-        directory: made; must be new or empty.
-        shard_bytes: of image bytes in a file, about.
-        license: of the images, for the card.
-        description: for the card.
-        repo_id: where it will be on the Hub, for the card.
+        bank: the bank to export.
+        directory: the directory to create; must be new or empty.
+        shard_bytes: approximate number of image bytes per file.
+        license: licence of the images, for the card.
+        description: text for the card.
+        repo_id: the bank's future repository on the Hub, for the card.
 
     Raises:
         BankError: if the bank is unfinished or empty, or the directory holds files or cannot be written; nothing is left in it then.
@@ -61,7 +61,7 @@ def export_bank(
     _check_whole(bank)
     directory = local_path(directory, "directory")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise BankError(f"{directory}: is there already: expected a new or empty directory")
+        raise BankError(f"{directory}: already exists: expected a new or empty directory")
     made = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -82,10 +82,10 @@ def push_bank(bank: Bank, repo_id: str, *, license: str | None = None, descripti
     are not uploaded again.
 
     Args:
-        bank: to share.
-        repo_id: ``"organisation/name"``; made if absent.
-        license: of the images, for the card.
-        description: for the card.
+        bank: the bank to share.
+        repo_id: ``"organisation/name"``; created if it does not exist.
+        license: licence of the images, for the card.
+        description: text for the card.
         options: ``private``, ``token``, ``revision``, ``commit_message``.
 
     Raises:
@@ -157,7 +157,7 @@ def _clear(directory: Path, made: bool) -> None:
 
 
 def _plan_shards(bank: Bank, size: int) -> list[int]:
-    """Return how many of the bank's record batches each Parquet file takes."""
+    """Return how many of the bank's record batches go into each Parquet file."""
     counts, used = [0], 0
     for batch in bank.batches():
         if used and used + batch.nbytes > size:

@@ -1,4 +1,4 @@
-"""What all diffusion generators share: components of a diffusers pipeline, options, conditioning on prompts and images."""
+"""The base of all diffusion generators: components of a diffusers pipeline, options, conditioning on prompts and images."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class DiffusionGenerator(ImageGenerator):
     def encode(  # type: ignore[override]
         self, images: Tensor, prompts: list[str] | None = None, noise_levels: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Return what the UNet is told of each image.
+        """Return the condition of each image for the UNet.
 
         Args:
             images: (B, 3, H, W) floating in [0, 1], on the generator's device.
@@ -207,16 +207,16 @@ class DiffusionGenerator(ImageGenerator):
         return decode(self.vae, latents, self.decode_batch_size)
 
     def _start(self, condition: Mapping[str, Tensor], rngs: list[torch.Generator], scheduler: Any) -> tuple[Tensor, int]:
-        """The latents (B, C, h, w) to begin with, and how many of the timesteps are left out."""
+        """Return the initial latents (B, C, h, w), and how many timesteps to skip."""
         height, width = (n // self._shrinks for n in self.image_size)
         like = torch.empty(0, device=self.device, dtype=self.dtype)
         return draw(rngs, (self._latent_channels, height, width), like) * scheduler.init_noise_sigma, 0
 
     def _per_call(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Any:
-        """What a subclass computes once for all steps."""
+        """Return what a subclass computes once for all steps."""
 
     def _per_step(self, noisy: Tensor, t: Tensor, inputs: UNetInputs, extra: Any) -> dict[str, Any]:
-        """What else the UNet is called with, from what `_per_call` returned."""
+        """Return further arguments of the UNet, from what `_per_call` returned."""
         return {}
 
     def _unet_inputs(self, condition: Mapping[str, Tensor], rngs: list[torch.Generator]) -> UNetInputs:
@@ -244,7 +244,7 @@ class DiffusionGenerator(ImageGenerator):
         return inputs
 
     def _shared(self) -> dict[str, Tensor]:
-        """The conditions that no image changes, each with one row: encoded once in the generator's life."""
+        """Return the conditions that do not depend on the image, each with one row; they are encoded only once."""
         found = {name.removeprefix("_shared_"): t for name, t in self.named_buffers(recurse=False) if name.startswith("_shared_")}
         if found:
             return found
@@ -272,7 +272,7 @@ class DiffusionGenerator(ImageGenerator):
         assert isinstance(levels, Tensor)
         if levels.shape != (count,) or levels.is_floating_point() or levels.is_complex() or levels.dtype == torch.bool:
             raise ConfigError(f"noise_levels has shape {tuple(levels.shape)} and dtype {levels.dtype}: expected ({count},) int64")
-        if levels.device.type == "cpu" and count:  # elsewhere a look at the values would wait for the device
+        if levels.device.type == "cpu" and count:  # elsewhere, reading the values would wait for the device
             self._check_noise_level(int(levels.min()))
             self._check_noise_level(int(levels.max()))
         return levels.to(self.device, torch.int64, non_blocking=True)

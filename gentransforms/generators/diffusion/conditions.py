@@ -62,7 +62,7 @@ def draw_thresholds(thresholds: Thresholds, seeds: Tensor) -> tuple[Tensor, Tens
 
     A hash rather than the seed's rng: the noise stays that of the stock pipelines.
     """
-    # Two numbers of their own, unrelated to each other and to the coin that a seed decides.
+    # Two numbers of their own, unrelated to each other and to the selection that follows from a seed.
     uniform = (seed_uniforms(seeds ^ 0x5DEECE66D), seed_uniforms(seeds ^ 0x2545F4914F6CDD1D))
     low, high = ((a + (b - a) * u).float() for (a, b), u in zip(thresholds, uniform, strict=True))
     return low, high

@@ -35,7 +35,7 @@ DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 
 
 class ControlNetVariation(PretrainedDiffusion):
-    """New images with the layout of the source: boxes, masks and key points stay right.
+    """New images with the layout of the source, so that boxes, masks and key points stay valid.
 
     One or several ControlNets hold the layout. The appearance comes from a prompt, or one prompt per image; from the source
     image's embedding, where the base has an IP-Adapter, or is unCLIP or sd-image-variations; and, with `strength`, from the
@@ -56,17 +56,17 @@ class ControlNetVariation(PretrainedDiffusion):
         palette: (K, 3) colours from 0 to 255 for ``"segmentation"``; those of ADE20K by default.
         strength: from 0 to 1: start from the source's latents with this share of the steps, instead of from noise.
         preset: ``"paper"`` (Ayromlou et al.: DDIM with trailing timesteps and zero terminal SNR, 10 steps, guidance 10, no
-            noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); options given win over it.
-        num_inference_steps: denoising steps; the stock pipeline's number by default.
-        guidance_scale: of classifier-free guidance, the stock pipeline's by default; at 1 or below there is none, and half the work.
+            noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
+        num_inference_steps: number of denoising steps; the stock pipeline's by default.
+        guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
         scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
             by default.
         eta: noise of DDIM, from 0 to 1.
-        image_size: of the images made, in pixels: a side or (height, width); that of the repository by default.
-        prompt: the text for images that come without their own.
+        image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
+        prompt: text for images without a prompt of their own.
         negative_prompt: what guidance leads away from.
-        noise_level: noise on the image embedding (unCLIP), from 0 to 999: more of it, more variety.
-        ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as diffusers takes it.
+        noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
+        ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
         decode_batch_size: how many images the VAE decodes at once; all by default.
         channels_last: memory format of the networks.
         compile: run the UNet through ``torch.compile``.
@@ -196,17 +196,17 @@ class ControlNetVariation(PretrainedDiffusion):
             palette: (K, 3) colours from 0 to 255 for ``"segmentation"``; those of ADE20K by default.
             strength: from 0 to 1: start from the source's latents with this share of the steps, instead of from noise.
             preset: ``"paper"`` (Ayromlou et al.: DDIM with trailing timesteps and zero terminal SNR, 10 steps, guidance 10, no
-                noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); options given win over it.
-            num_inference_steps: denoising steps; the stock pipeline's number by default.
-            guidance_scale: of classifier-free guidance, the stock pipeline's by default; at 1 or below there is none, and half the work.
+                noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
+            num_inference_steps: number of denoising steps; the stock pipeline's by default.
+            guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
             scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
                 by default.
             eta: noise of DDIM, from 0 to 1.
-            image_size: of the images made, in pixels: a side or (height, width); that of the repository by default.
-            prompt: the text for images that come without their own.
+            image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
+            prompt: text for images without a prompt of their own.
             negative_prompt: what guidance leads away from.
-            noise_level: noise on the image embedding (unCLIP), from 0 to 999: more of it, more variety.
-            ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as diffusers takes it.
+            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
+            ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
             decode_batch_size: how many images the VAE decodes at once; all by default.
             channels_last: memory format of the networks.
             compile: run the UNet through ``torch.compile``.
@@ -260,12 +260,12 @@ class ControlNetVariation(PretrainedDiffusion):
         Args:
             name_or_path: repository or folder of the base, of a whole ControlNet pipeline, or written by `save_pretrained`.
             revision: commit, tag or branch of that repository.
-            device: where to put it; the CPU by default.
-            dtype: of its weights; float32 by default, float16 with ``preset="paper"``.
-            token: for a private repository.
-            cache_dir: where downloads are kept.
-            local_files_only: use only what is downloaded already.
-            variant: of the weight files, such as ``"fp16"``; a part that has no such file is loaded from its plain one.
+            device: device to load it to; the CPU by default.
+            dtype: dtype of its weights; float32 by default, float16 with ``preset="paper"``.
+            token: token for a private repository.
+            cache_dir: directory for downloads.
+            local_files_only: use only files that have been downloaded already.
+            variant: variant of the weight files, such as ``"fp16"``; a part that has no such file is loaded from its plain one.
             vae: ``"tiny"``, or the repository, folder or module of an ``AutoencoderKL`` or ``AutoencoderTiny``.
             lora: repository, folder or file of a LoRA, or (repo, weight_name); merged into the weights. Needs ``peft``.
             ip_adapter: (repo, subfolder, weight_name), and a fourth entry where the image encoder has a folder of its own.
@@ -278,17 +278,17 @@ class ControlNetVariation(PretrainedDiffusion):
             palette: (K, 3) colours from 0 to 255 for ``"segmentation"``; those of ADE20K by default.
             strength: from 0 to 1: start from the source's latents with this share of the steps, instead of from noise.
             preset: ``"paper"`` (Ayromlou et al.: DDIM with trailing timesteps and zero terminal SNR, 10 steps, guidance 10, no
-                noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); options given win over it.
-            num_inference_steps: denoising steps; the stock pipeline's number by default.
-            guidance_scale: of classifier-free guidance, the stock pipeline's by default; at 1 or below there is none, and half the work.
+                noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
+            num_inference_steps: number of denoising steps; the stock pipeline's by default.
+            guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
             scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
                 by default.
             eta: noise of DDIM, from 0 to 1.
-            image_size: of the images made, in pixels: a side or (height, width); that of the repository by default.
-            prompt: the text for images that come without their own.
+            image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
+            prompt: text for images without a prompt of their own.
             negative_prompt: what guidance leads away from.
-            noise_level: noise on the image embedding (unCLIP), from 0 to 999: more of it, more variety.
-            ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as diffusers takes it.
+            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
+            ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
             decode_batch_size: how many images the VAE decodes at once; all by default.
             channels_last: memory format of the networks.
             compile: run the UNet through ``torch.compile``.

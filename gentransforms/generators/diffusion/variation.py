@@ -24,27 +24,27 @@ __all__ = ["StableDiffusionVariation"]
 class StableDiffusionVariation(PretrainedDiffusion):
     """Image variation by Stable Diffusion, conditioned on an embedding of the source image.
 
-    Three ways of conditioning, told apart by what is loaded: unCLIP (``StableUnCLIPImg2ImgPipeline``),
+    There are three ways of conditioning, recognised by what is loaded: unCLIP (``StableUnCLIPImg2ImgPipeline``),
     sd-image-variations (``StableDiffusionImageVariationPipeline``), and an IP-Adapter on Stable Diffusion 1.5 or XL. Load
-    with `from_pretrained`, or take a pipeline with `from_pipeline`. An option not given keeps the repository's own setting
-    and the stock pipeline's default. Row i of `sample` is what the stock pipeline makes with its own rng of seed i.
+    with `from_pretrained`, or take a pipeline with `from_pipeline`. Options that are not given keep the
+    repository's own settings and the stock pipeline's defaults. Row i of `sample` equals the stock pipeline's image for seed i.
 
     Args:
         pipe: a diffusers pipeline of one of these kinds; its networks are shared, frozen and put into eval mode.
 
     Keyword Args:
         preset: ``"paper"`` (Ayromlou et al.: DDIM with trailing timesteps and zero terminal SNR, 10 steps, guidance 10, no
-            noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); options given win over it.
-        num_inference_steps: denoising steps; the stock pipeline's number by default.
-        guidance_scale: of classifier-free guidance, the stock pipeline's by default; at 1 or below there is none, and half the work.
+            noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
+        num_inference_steps: number of denoising steps; the stock pipeline's by default.
+        guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
         scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
             by default.
         eta: noise of DDIM, from 0 to 1.
-        image_size: of the images made, in pixels: a side or (height, width); that of the repository by default.
-        prompt: the text for images that come without their own.
+        image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
+        prompt: text for images without a prompt of their own.
         negative_prompt: what guidance leads away from.
-        noise_level: noise on the image embedding (unCLIP), from 0 to 999: more of it, more variety.
-        ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as diffusers takes it.
+        noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
+        ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
         decode_batch_size: how many images the VAE decodes at once; all by default.
         channels_last: memory format of the networks.
         compile: run the UNet through ``torch.compile``.
@@ -120,17 +120,17 @@ class StableDiffusionVariation(PretrainedDiffusion):
         Args:
             pipe: a pipeline of Stable Diffusion, with its IP-Adapter or LoRA loaded where one is wanted.
             preset: ``"paper"`` (Ayromlou et al.: DDIM with trailing timesteps and zero terminal SNR, 10 steps, guidance 10, no
-                noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); options given win over it.
-            num_inference_steps: denoising steps; the stock pipeline's number by default.
-            guidance_scale: of classifier-free guidance, the stock pipeline's by default; at 1 or below there is none, and half the work.
+                noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
+            num_inference_steps: number of denoising steps; the stock pipeline's by default.
+            guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
             scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
                 by default.
             eta: noise of DDIM, from 0 to 1.
-            image_size: of the images made, in pixels: a side or (height, width); that of the repository by default.
-            prompt: the text for images that come without their own.
+            image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
+            prompt: text for images without a prompt of their own.
             negative_prompt: what guidance leads away from.
-            noise_level: noise on the image embedding (unCLIP), from 0 to 999: more of it, more variety.
-            ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as diffusers takes it.
+            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
+            ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
             decode_batch_size: how many images the VAE decodes at once; all by default.
             channels_last: memory format of the networks.
             compile: run the UNet through ``torch.compile``.
@@ -170,34 +170,34 @@ class StableDiffusionVariation(PretrainedDiffusion):
         channels_last: bool | None = None,
         compile: bool | None = None,
     ) -> V:
-        """Load a repository or folder in diffusers layout, or one written by `save_pretrained`; returned in eval mode.
+        """Load a repository or folder in diffusers layout, or one written by `save_pretrained`, in eval mode.
 
         An option that is not given is that of the saved generator, else the class's default.
 
         Args:
             name_or_path: a folder, or a Hub repository ``"organisation/name"``.
             revision: commit, tag or branch of that repository.
-            device: where to put it; the CPU by default.
-            dtype: of its weights; float32 by default, float16 with ``preset="paper"``.
-            token: for a private repository.
-            cache_dir: where downloads are kept.
-            local_files_only: use only what is downloaded already.
-            variant: of the weight files, such as ``"fp16"``; a part that has no such file is loaded from its plain one.
+            device: device to load it to; the CPU by default.
+            dtype: dtype of its weights; float32 by default, float16 with ``preset="paper"``.
+            token: token for a private repository.
+            cache_dir: directory for downloads.
+            local_files_only: use only files that have been downloaded already.
+            variant: variant of the weight files, such as ``"fp16"``; a part that has no such file is loaded from its plain one.
             vae: ``"tiny"``, or the repository, folder or module of an ``AutoencoderKL`` or ``AutoencoderTiny``.
             lora: repository, folder or file of a LoRA, or (repo, weight_name); merged into the weights. Needs ``peft``.
             ip_adapter: (repo, subfolder, weight_name), and a fourth entry where the image encoder has a folder of its own.
             preset: ``"paper"`` (Ayromlou et al.: DDIM with trailing timesteps and zero terminal SNR, 10 steps, guidance 10, no
-                noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); options given win over it.
-            num_inference_steps: denoising steps; the stock pipeline's number by default.
-            guidance_scale: of classifier-free guidance, the stock pipeline's by default; at 1 or below there is none, and half the work.
+                noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
+            num_inference_steps: number of denoising steps; the stock pipeline's by default.
+            guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
             scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
                 by default.
             eta: noise of DDIM, from 0 to 1.
-            image_size: of the images made, in pixels: a side or (height, width); that of the repository by default.
-            prompt: the text for images that come without their own.
+            image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
+            prompt: text for images without a prompt of their own.
             negative_prompt: what guidance leads away from.
-            noise_level: noise on the image embedding (unCLIP), from 0 to 999: more of it, more variety.
-            ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as diffusers takes it.
+            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
+            ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
             decode_batch_size: how many images the VAE decodes at once; all by default.
             channels_last: memory format of the networks.
             compile: run the UNet through ``torch.compile``.

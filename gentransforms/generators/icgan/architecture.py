@@ -1,4 +1,4 @@
-"""The shape of a BigGAN generator: its configuration, and the name and shape of every released tensor.
+"""The architecture of a BigGAN generator: its configuration, and the name and shape of every released tensor.
 
 Source: Brock et al., "BigGAN" (ICLR 2019), appendix B; Casanova et al., "Instance-Conditioned GAN" (NeurIPS 2021),
 section 3. Field names are those of the authors' configuration files.
@@ -16,7 +16,7 @@ from gentransforms.errors import ConfigError
 
 __all__ = ["BigGANConfig", "released_shapes"]
 
-# Output width of each block in units of G_ch, one block a doubling from 4 x 4 up; the first entry is the input's.
+# Output width of each block in units of G_ch; each block doubles the resolution, from 4 x 4. The first entry is the input's width.
 _WIDTHS = {
     32: (4, 4, 4, 4),
     64: (16, 16, 8, 4, 2),
@@ -29,7 +29,7 @@ _STATISTICS = ("plain", "mybn", "cross_replica")
 
 @dataclass(frozen=True)
 class BigGANConfig:
-    """What decides the tensors of a BigGAN generator and what they mean.
+    """The settings that determine the tensors of a BigGAN generator and their meaning.
 
     Args:
         resolution: side of the output, in pixels: 32, 64, 128, 256 or 512.
@@ -92,7 +92,7 @@ class BigGANConfig:
 
     @classmethod
     def from_released(cls, config: Mapping[str, Any], *, feature_dim: int, has_table: bool) -> BigGANConfig:
-        """Read the authors' ``config`` dictionary; refuse what this library's network does not compute."""
+        """Read the authors' ``config`` dictionary; raise if it asks for something that our network does not support."""
         required = {"instance_cond": True, "G_shared": True, "G_shared_feat": True, "bottom_width": 4, "G_param": "SN"}
         required |= {"norm_style": "bn", "num_G_SVs": 1, "num_G_SV_itrs": 1, "G_kernel_size": 3}
         for name, expected in required.items():
@@ -124,7 +124,7 @@ class BigGANConfig:
 
     @property
     def z_dim(self) -> int:
-        """Length of z that is used: `dim_z` rounded down to whole slots."""
+        """Used length of z: `dim_z` rounded down to whole slots."""
         return self.slot_dim * self.slots if self.hier else self.dim_z
 
     @property

@@ -1,4 +1,4 @@
-"""From the authors' released folders to our format."""
+"""Convert the authors' released folders into our format."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def convert_icgan(source: str | Path, destination: str | Path, *, features: str 
 
     Raises:
         ConversionError: if files are missing or unreadable, or keys are missing, extra or misshapen (with the list).
-        ConfigError: if the config asks for what the network does not compute.
+        ConfigError: if the config asks for something that the network does not support.
     """
     state, config = read_released(source)
     try:

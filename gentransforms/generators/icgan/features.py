@@ -1,4 +1,4 @@
-"""Instance features: what of the source image the generator is told.
+"""Instance features: the description of the source image that the generator receives.
 
 A feature extractor takes photos (B, 3, H, W) float in [0, 1] and returns one L2-normalised vector per image.
 `ResNet50Features` is the released models' extractor (torchvision's layout, usually with SwAV weights); `SmallResNet`
@@ -93,8 +93,8 @@ class SmallResNet(nn.Module):
     Args:
         widths: channels of each stage.
         blocks: residual blocks in each stage.
-        feature_stages: how many of the last stages speak in the features. The last tells what is shown; the one before
-            it adds colour and texture.
+        feature_stages: how many of the last stages contribute to the features. The last one describes the content; the one
+            before it adds colour and texture.
 
     Example:
         >>> import torch

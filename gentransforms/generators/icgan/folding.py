@@ -1,4 +1,4 @@
-"""From a released state dict to the weights that run: every fold in float64, then one cast.
+"""Turn a released state dict into the weights that run: every fold in float64, then one cast.
 
 Source: Miyato et al., "Spectral Normalization" (ICLR 2018), for the norm of a weight; the rest is algebra, given beside
 each function.

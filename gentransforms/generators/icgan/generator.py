@@ -33,8 +33,8 @@ class ICGAN(ImageGenerator):
 
     Args:
         network: the architecture, as a `BigGANConfig` or a dict of its fields.
-        feature_extractor: from photos to instance features, as a dict with its ``kind`` and arguments; None for a
-            generator that samples from given features only.
+        feature_extractor: the extractor of instance features, as a dict with its ``kind`` and arguments; None for a
+            generator that only samples from given features.
         truncation: the latent vector is normal, truncated to ±2 · truncation; smaller is more typical, less diverse.
 
     Attributes:
@@ -229,7 +229,7 @@ class ICGAN(ImageGenerator):
         self._released = _Released(state)
 
     def _saved_weights(self) -> dict[str, Tensor]:
-        # The network runs on folded weights, from which the released ones cannot be had back; these are kept as loaded.
+        # The network runs on folded weights, from which the released ones cannot be recovered; these are kept as loaded.
         if any(_changed(t.cpu(), folded) for t, folded in self._pairs()):
             raise WeightsError(
                 "the network's weights were changed after loading: the saved format holds the weights before folding, "
@@ -241,7 +241,7 @@ class ICGAN(ImageGenerator):
         return weights
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each weight that runs, with what folding the released weights gives."""
+        """Yield each weight in use, with the result of folding the released weights."""
         folded = fold(self._released, self.architecture, torch.float64)
         return ((tensor, folded[name]) for name, tensor in named_weights(self.network).items())
 
@@ -253,14 +253,14 @@ def _changed(found: Tensor, folded: Tensor) -> bool:
 
 
 class _Released(dict[str, Tensor]):
-    """The weights as released, on the CPU. Never changed, so copies of the generator share them."""
+    """The released weights, on the CPU. They never change, so copies of the generator share them."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Released:
         return self
 
 
 def check_state(state: Mapping[str, Tensor], architecture: BigGANConfig) -> None:
-    """Raise unless `state` has every key and shape of the architecture and no other.
+    """Raise unless `state` has exactly the keys and shapes of the architecture.
 
     Raises:
         WeightsError: with the list of missing, extra and misshapen keys.
@@ -291,7 +291,7 @@ def _architecture(fields: Mapping[str, Any]) -> BigGANConfig:
 
 
 def _random_state(architecture: BigGANConfig) -> dict[str, Tensor]:
-    """Return weights of an untrained generator: small, so that images are grey with soft noise."""
+    """Return the weights of an untrained generator: small, so that images are grey with soft noise."""
     rng = torch.Generator().manual_seed(0)
     state = {}
     for name, shape in released_shapes(architecture).items():

@@ -1,4 +1,4 @@
-"""Read the authors' released folders and the checkpoints of their feature extractor, as weights alone.
+"""Read the authors' released folders and the checkpoints of their feature extractor, weights only.
 
 A released folder ``<name>/`` holds ``state_dict_best*.pth`` (its key ``config`` is the architecture) and
 ``G_ema_best*.pth`` (the averaged generator). Source: the released models of Casanova et al. (NeurIPS 2021).
