@@ -18,7 +18,7 @@ from config import OptimizerSettings, ViewSettings
 from data import Source
 from frozen import GeneratorsEncoder
 from lightning.pytorch.callbacks import ModelCheckpoint
-from loading import EpochBatches, MemoryImages, labels_of, read_or_next, seed_of, train_loader, whole_loader
+from loading import EpochBatches, MemoryImages, mix_seed, read_labels, read_or_next, train_loader, whole_loader
 from optimizers import build_optimizer, build_schedule, parameter_groups
 from slurm import environments
 from torch import Tensor, nn
@@ -105,7 +105,7 @@ class LinearProbe(L.LightningModule):
             module.to(self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        torch.manual_seed(seed_of(self.options.seed, self.batches_done, self.global_rank))
+        torch.manual_seed(mix_seed(self.options.seed, self.batches_done, self.global_rank))
         self.batches_done += 1
         return F.cross_entropy(self(batch, augment=True), batch["labels"])
 
@@ -146,7 +146,7 @@ class ProbeCrops(Dataset[Any]):
     """Random resized crops of images that are read again in every epoch; the device flips them."""
 
     def __init__(self, source: Source, rows: Tensor, size: int) -> None:
-        self.source, self.rows, self.labels = source, rows.tolist(), labels_of(source)[rows]
+        self.source, self.rows, self.labels = source, rows.tolist(), read_labels(source)[rows]
         self.transform = v2.Compose([worker_crop(ViewSettings(), size, "bicubic"), v2.PILToTensor()])
 
     def __len__(self) -> int:
@@ -155,7 +155,7 @@ class ProbeCrops(Dataset[Any]):
     def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
         place, epoch = sample
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(epoch, place))
+            torch.manual_seed(mix_seed(epoch, place))
             image, at = read_or_next(self.source, self.rows, place)
             return {"images": self.transform(image), "labels": self.labels[at], "rows": at}
 

@@ -1,6 +1,6 @@
-"""From a source to batches: small images once into memory, large ones read and cropped by workers, and exact resume for both.
+"""Loading of batches: small images are read into memory once, large ones are read and cropped by workers. Both resume exactly.
 
-A batch is a dict. From memory: ``images`` uint8 (B, 3, S, S), everything else happens on the device. From files: ``first``
+A batch is a dict. With images in memory: ``images`` uint8 (B, 3, S, S), everything else happens on the device. From files: ``first``
 and ``second``, uint8 crops (B, 3, S, S), ``made1`` and ``made2`` (B,) bool: which of them are generated, and for an online
 generator ``squares`` (B, 3, S', S'), the images it sees. Always ``labels`` (B,) int64, -1 without labels, and ``rows`` (B,).
 """
@@ -27,7 +27,7 @@ Sample = tuple[int, int]  # row and epoch: a sample's random numbers depend on t
 
 
 class MemoryImages(Dataset[Any]):
-    """Images (N, 3, S, S) uint8 and labels (N,), handed out a batch at a time without a loop over them."""
+    """Images (N, 3, S, S) uint8 and labels (N,) that are indexed a batch at a time."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images, labels
@@ -42,7 +42,7 @@ class MemoryImages(Dataset[Any]):
 
 
 def load_into_memory(source: Source, rows: Tensor, size: int) -> tuple[MemoryImages, Tensor]:
-    """Return the images as squares of `size` pixels, and the rows that could be read; the others are named and left out."""
+    """Return the images as squares of `size` pixels, and their rows. A warning names images that cannot be read; they are left out."""
     images, kept, bad = [], [], []
     for row in rows.tolist():
         try:
@@ -55,10 +55,10 @@ def load_into_memory(source: Source, rows: Tensor, size: int) -> tuple[MemoryIma
     if not kept:
         raise SystemExit(f"none of the {len(rows)} images of {source.name!r} can be read: {bad[0]}")
     remaining = torch.tensor(kept)
-    return MemoryImages(torch.stack(images), labels_of(source)[remaining]), remaining
+    return MemoryImages(torch.stack(images), read_labels(source)[remaining]), remaining
 
 
-def labels_of(source: Source) -> Tensor:
+def read_labels(source: Source) -> Tensor:
     """Return the labels (N,), -1 where the source has none."""
     return torch.full((len(source),), -1) if source.labels is None else source.labels
 
@@ -74,7 +74,7 @@ def square(image: Image.Image, size: int) -> Tensor:
 class FileViews(Dataset[Any]):
     """Crops of images that are read anew in every epoch, and of their variants in a bank.
 
-    An image that cannot be read is named in a warning and replaced by the next one; ten in a row end the training.
+    An image that cannot be read is replaced by the next one, with a warning; ten in a row raise an error.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class FileViews(Dataset[Any]):
         p: Callable[[int], float] | None = None,
         square_size: int | None = None,
     ) -> None:
-        self.source, self.rows, self.labels = source, rows.tolist(), labels_of(source)[rows]
+        self.source, self.rows, self.labels = source, rows.tolist(), read_labels(source)[rows]
         self.seed, self.augment, self.p, self.square_size = settings.seed, augment, p, square_size
         self.both = settings.generative.both_views
         s, size = settings.augmentation, settings.data.image_size
@@ -104,10 +104,10 @@ class FileViews(Dataset[Any]):
             for view, name in enumerate(("first", "second")):
                 shown, made = image, False
                 if self.augment is not None and self.p is not None and (view == 1 or self.both):
-                    torch.manual_seed(seed_of(self.seed, epoch, place, view, 0))
+                    torch.manual_seed(mix_seed(self.seed, epoch, place, view, 0))
                     (shown, _), mask = self.augment((image, self.source.keys[self.rows[at]]), p=self.p(epoch), return_mask=True)
                     made = bool(mask)
-                torch.manual_seed(seed_of(self.seed, epoch, place, view, 1))  # the crop is the same with and without a bank
+                torch.manual_seed(mix_seed(self.seed, epoch, place, view, 1))  # the crop is the same with and without a bank
                 crop = self.crops[2 if made and self.own_crop else view]
                 out[name] = F.to_image(crop(shown)).as_subclass(Tensor)
                 out[f"made{view + 1}"] = made
@@ -117,7 +117,7 @@ class FileViews(Dataset[Any]):
 
 
 def read_or_next(source: Source, rows: list[int], place: int) -> tuple[Image.Image, int]:
-    """Return the image at a place, and that place; of one that cannot be read, named in a warning, the next that can.
+    """Return the image at a place, and that place; if it cannot be read, warn and return the next one that can.
 
     Raises:
         OSError: if ten in a row cannot be read.
@@ -134,10 +134,10 @@ def read_or_next(source: Source, rows: list[int], place: int) -> tuple[Image.Ima
 
 
 class WholeImages(Dataset[Any]):
-    """Images as the probes see them: the shorter side resized to 8/7 of the size, the centre cropped; unreadable ones as above."""
+    """Images for the probes: the shorter side is resized to 8/7 of the size and the centre cropped. Unreadable ones as above."""
 
     def __init__(self, source: Source, rows: Tensor, size: int) -> None:
-        self.source, self.rows, self.labels = source, rows.tolist(), labels_of(source)[rows]
+        self.source, self.rows, self.labels = source, rows.tolist(), read_labels(source)[rows]
         bicubic = v2.InterpolationMode.BICUBIC
         self.transform = v2.Compose([v2.Resize(size * 8 // 7, bicubic, antialias=True), v2.CenterCrop(size), v2.PILToTensor()])
 
@@ -150,10 +150,10 @@ class WholeImages(Dataset[Any]):
 
 
 class EpochBatches:
-    """Shuffled batches of (row, epoch), a function of seed and epoch, that begin where the training stands.
+    """Shuffled batches of (row, epoch), which depend on seed and epoch, starting with the current batch of the training.
 
-    `done` says how many batches a device has seen; so a resumed run goes on in the middle of an epoch. Every device gets
-    its part of the same shuffle; what does not fill a batch on all of them is left out.
+    `done` returns how many batches a device has seen, so that a run can resume in the middle of an epoch. Every device gets
+    its part of the same order; images that do not fill a batch on all devices are left out.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, done: Callable[[], int], rank: int = 0, world: int = 1) -> None:
@@ -167,17 +167,17 @@ class EpochBatches:
 
     def __iter__(self) -> Iterator[list[Sample]]:
         epoch, start = divmod(self.done(), len(self))
-        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed_of(self.seed, epoch)))
+        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(mix_seed(self.seed, epoch)))
         for i in range(start, len(self)):
             first = (i * self.world + self.rank) * self.batch_size
             yield [(row, epoch) for row in order[first : first + self.batch_size].tolist()]
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A loader that Lightning takes for resumable, as it is: `EpochBatches` knows where to begin."""
+    """A loader that Lightning regards as resumable, which it is: `EpochBatches` knows where to start."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the place in the data is the number of batches, which the module keeps."""
+        """Return nothing: the position in the data is the number of batches, which the module saves."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -185,7 +185,7 @@ class ResumableLoader(DataLoader[Any]):
 
 
 def train_loader(dataset: Dataset[Any], batches: EpochBatches, workers: int) -> ResumableLoader:
-    """Return the loader of the training batches; images in memory need no workers."""
+    """Return the loader of training batches; images in memory need no workers."""
     if isinstance(dataset, MemoryImages):
         return ResumableLoader(dataset, batch_sampler=batches, collate_fn=_as_is, pin_memory=torch.cuda.is_available())
     return ResumableLoader(
@@ -206,8 +206,8 @@ def training_rows(source: Source, settings: Settings) -> tuple[Tensor, Tensor]:
     return split_rows(len(source), settings.data.limit, settings.data.holdout)
 
 
-def seed_of(*numbers: int) -> int:
-    """Mix small numbers into one seed of 31 bits; torch's CPU generator uses 32."""
+def mix_seed(*numbers: int) -> int:
+    """Mix small numbers into a seed of 31 bits; torch's CPU generator uses 32 bits."""
     mixed = 0
     for number in numbers:
         mixed = ((mixed ^ number) * 2_654_435_761 + 0x9E3779B9) % 2**32

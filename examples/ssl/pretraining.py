@@ -11,7 +11,7 @@ import torch
 from backbones import build_backbone
 from config import Settings
 from generative import p_at, put
-from loading import seed_of
+from loading import mix_seed
 from optimizers import build_optimizer, build_schedule, learning_rate, parameter_groups
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,7 +55,7 @@ class Pretraining(L.LightningModule, ABC):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         # The random numbers of a batch depend on the seed and its number alone, so that a resumed run draws the same ones.
-        torch.manual_seed(seed_of(self.settings.seed, self.batches_done, self.global_rank, 1))
+        torch.manual_seed(mix_seed(self.settings.seed, self.batches_done, self.global_rank, 1))
         self.batches_done += 1
         with torch.autocast(self.device.type, enabled=False):
             view1, view2, made = self.views(batch)
