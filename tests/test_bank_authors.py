@@ -222,7 +222,7 @@ class TestRefused:
         for variant in range(5):
             write(folder / "n02102040" / f"n02102040_1_2_{variant}.JPEG", b"x")
         refused(
-            folder, photos, r"n02102040_1_2_0\.JPEG cannot be read as an image .* \(and 4 more of its neighbours have such faults\): mend"
+            folder, photos, r"n02102040_1_2_0\.JPEG cannot be read as an image .* \(and 4 more of its neighbours have such faults\): fix"
         )
 
     def test_another_format(self, folder: Path, photos: Path) -> None:
