@@ -13,7 +13,18 @@ from torchvision.transforms.v2 import functional as TF
 from gentransforms.errors import ImageError
 
 __all__ = [
-    "Image", "RangeCheck", "centre", "check_range", "count_of", "fit", "frame", "from_unit", "resize", "restore", "rows_of", "to_unit",
+    "Image",
+    "RangeCheck",
+    "centre",
+    "check_range",
+    "count_images",
+    "fit",
+    "frame",
+    "from_float",
+    "resize",
+    "restore",
+    "to_float",
+    "to_rows",
 ]  # fmt: skip
 
 Image = Tensor | PIL.Image.Image
@@ -23,7 +34,7 @@ _OVERSHOOT = 0.5  # the most that bicubic and Lanczos resampling overshoot; a no
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL and torchvision
 
 
-def rows_of(image: Image) -> Tensor:
+def to_rows(image: Image) -> Tensor:
     """Return the images in `image` as rows (N, C, H, W), with C 1 or 3 and dtype and device unchanged; a view where possible.
 
     Args:
@@ -34,7 +45,7 @@ def rows_of(image: Image) -> Tensor:
 
     Example:
         >>> import torch
-        >>> rows_of(torch.zeros(2, 5, 3, 8, 8)).shape
+        >>> to_rows(torch.zeros(2, 5, 3, 8, 8)).shape
         torch.Size([10, 3, 8, 8])
     """
     if isinstance(image, PIL.Image.Image):
@@ -61,12 +72,12 @@ def rows_of(image: Image) -> Tensor:
     return tensor.flatten(0, -4) if tensor.ndim > 3 else tensor[None]
 
 
-def count_of(images: Sequence[Image]) -> int:
+def count_images(images: Sequence[Image]) -> int:
     """Return the total number of images, counting batches by their leading dimensions; converts nothing.
 
     Example:
         >>> import torch
-        >>> count_of([torch.zeros(3, 8, 8), torch.zeros(2, 5, 3, 8, 8)])
+        >>> count_images([torch.zeros(3, 8, 8), torch.zeros(2, 5, 3, 8, 8)])
         11
     """
     return sum(1 if isinstance(image, PIL.Image.Image) else image.shape[:-3].numel() for image in images)
@@ -127,12 +138,12 @@ class RangeCheck:
         return RangeCheck, ()
 
 
-def to_unit(rows: Tensor) -> Tensor:
+def to_float(rows: Tensor) -> Tensor:
     """Return rows (N, C, H, W) of any allowed dtype as (N, 3, H, W) float32 in [0, 1].
 
     Example:
         >>> import torch
-        >>> to_unit(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8)).amin().item()
+        >>> to_float(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8)).amin().item()
         1.0
     """
     unit = rows.to(torch.float32)
@@ -140,12 +151,12 @@ def to_unit(rows: Tensor) -> Tensor:
     return unit.expand(-1, 3, -1, -1) if unit.shape[1] == 1 else unit
 
 
-def from_unit(images: Tensor, like: Tensor) -> Tensor:
+def from_float(images: Tensor, like: Tensor) -> Tensor:
     """Return images (N, 3, H, W) in [0, 1] with the dtype, device and channel count of `like` (…, C, H, W).
 
     Example:
         >>> import torch
-        >>> from_unit(torch.ones(1, 3, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.uint8)).flatten().tolist()
+        >>> from_float(torch.ones(1, 3, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.uint8)).flatten().tolist()
         [255, 255, 255, 255]
     """
     if like.shape[-3] == 1:
@@ -218,7 +229,7 @@ def frame(rows: Tensor, size: Sequence[int], generator_size: Sequence[int], pres
     if tuple(rows.shape[-2:]) == tuple(size):
         return rows
     seen = rows if preserves_geometry else centre(rows, generator_size)
-    return from_unit(resize(to_unit(seen), size), like=rows)
+    return from_float(resize(to_float(seen), size), like=rows)
 
 
 def restore(rows: Tensor, like: Image) -> Image:

@@ -12,7 +12,7 @@ from torch import Tensor
 from gentransforms.errors import ImageError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.held import HoldsGenerator
-from gentransforms.images import RangeCheck, fit, from_unit, resize, restore, rows_of, to_unit
+from gentransforms.images import RangeCheck, fit, from_float, resize, restore, to_float, to_rows
 from gentransforms.surroundings import isolate
 from gentransforms.transforms.arguments import check_p
 from gentransforms.transforms.replace import draw_selection, scatter, take
@@ -102,15 +102,15 @@ class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
         self, input: Tensor, params: Mapping[str, Tensor], flags: Mapping[str, Any], transform: Tensor | None = None
     ) -> Tensor:
         """Return the batch (B, C, H, W) with the chosen images replaced."""
-        rows = rows_of(input)
+        rows = to_rows(input)
         self._check_range([rows])
         chosen = params["batch_prob"].cpu() > 0.5
         if not chosen.any():
             return input
         source = take(rows, chosen)
-        views = fit(to_unit(source), self.generator.image_size, self.generator.preserves_geometry)
+        views = fit(to_float(source), self.generator.image_size, self.generator.preserves_geometry)
         made, finite = self._generate(views, params["seeds"].cpu()[chosen], {})
-        new = from_unit(resize(made, rows.shape[-2:]), like=rows)
+        new = from_float(resize(made, rows.shape[-2:]), like=rows)
         output = restore(scatter(rows, chosen, torch.where(finite.to(rows.device)[:, None, None, None], new, source)), input)
         assert isinstance(output, Tensor)
         return output

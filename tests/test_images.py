@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
 from gentransforms.errors import ImageError
-from gentransforms.images import centre, check_range, count_of, fit, from_unit, resize, restore, rows_of, to_unit
+from gentransforms.images import centre, check_range, count_images, fit, from_float, resize, restore, to_float, to_rows
 
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FLOATS = DTYPES[1:]
@@ -36,7 +36,7 @@ def pixels(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def refusal(image: Any) -> str:
     with pytest.raises(ImageError) as caught:
-        check_range(rows_of(image))
+        check_range(to_rows(image))
     return str(caught.value)
 
 
@@ -48,11 +48,11 @@ def advised(image: Any) -> Any:
     return eval(code[1], {"image": image, "torch": torch, "numpy": np, "PIL": PIL})
 
 
-class TestRowsOf:
+class TestToRows:
     @pytest.mark.parametrize("mode", ["RGB", "L"])
     def test_a_pil_image_is_one_row(self, mode: str) -> None:
         image = picture(mode)
-        rows = rows_of(image)
+        rows = to_rows(image)
         array = np.asarray(image).reshape(5, 7, -1).transpose(2, 0, 1)
         assert rows.dtype == torch.uint8
         np.testing.assert_array_equal(rows.numpy(), array[None])
@@ -60,24 +60,24 @@ class TestRowsOf:
     @pytest.mark.parametrize("mode", ["RGBA", "P", "CMYK", "1", "LA", "YCbCr", "HSV", "LAB", "RGBX", "PA", "La", "RGBa"])
     def test_other_pil_modes_are_refused_with_the_conversion(self, mode: str) -> None:
         image = PIL.Image.new(mode, (4, 4))
-        assert rows_of(advised(image)).shape == (1, 3, 4, 4)
+        assert to_rows(advised(image)).shape == (1, 3, 4, 4)
 
     @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
     def test_sixteen_bits_keep_their_brightness(self, mode: str) -> None:
         values = np.linspace(0, 65535, 64).reshape(8, 8)
         image = PIL.Image.fromarray(values.astype({"I;16": "<u2", "I;16B": ">u2", "I": "i4"}[mode]))
         assert image.mode == mode
-        np.testing.assert_allclose(rows_of(advised(image))[0, 0], values / 257, atol=1)
+        np.testing.assert_allclose(to_rows(advised(image))[0, 0], values / 257, atol=1)
 
     def test_floats_keep_their_brightness(self) -> None:
         values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
         image = PIL.Image.fromarray(values)
-        np.testing.assert_allclose(rows_of(advised(image))[0, 0], values * 255, atol=1)
+        np.testing.assert_allclose(to_rows(advised(image))[0, 0], values * 255, atol=1)
 
     @pytest.mark.parametrize("size", [(0, 4), (4, 0), (0, 0)])
     def test_an_empty_pil_image_is_refused(self, size: tuple[int, int]) -> None:
         with pytest.raises(ImageError, match="at least 1 x 1"):
-            rows_of(PIL.Image.new("RGB", size))
+            to_rows(PIL.Image.new("RGB", size))
 
     @given(LEADS, st.sampled_from([1, 3]), SIDES, SIDES, st.sampled_from(DTYPES), st.sampled_from([Tensor, tv_tensors.Image]))
     def test_leading_dimensions_are_flattened_and_restored(
@@ -85,11 +85,11 @@ class TestRowsOf:
     ) -> None:
         image = pixels(*lead, channels, height, width, dtype=dtype)
         image = tv_tensors.Image(image) if kind is tv_tensors.Image else image
-        rows = rows_of(image)
+        rows = to_rows(image)
         assert type(rows) is Tensor
         assert rows.dtype == dtype
         np.testing.assert_array_equal(rows.double(), image.double().numpy().reshape(-1, channels, height, width))
-        assert len(rows) == count_of([image])
+        assert len(rows) == count_images([image])
         back = restore(rows, image)
         assert type(back) is kind
         assert back.shape == image.shape
@@ -98,23 +98,23 @@ class TestRowsOf:
     @pytest.mark.parametrize("lead", [(), (4,), (2, 2)])
     def test_is_a_view(self, lead: tuple[int, ...]) -> None:
         image = pixels(*lead, 3, 4, 4)
-        assert rows_of(image).untyped_storage().data_ptr() == image.untyped_storage().data_ptr()
+        assert to_rows(image).untyped_storage().data_ptr() == image.untyped_storage().data_ptr()
 
     def test_other_memory_layouts_hold_the_same_rows(self) -> None:
         image = pixels(4, 3, 6, 8)
-        assert rows_of(image.to(memory_format=torch.channels_last)).equal(image)
-        assert rows_of(image.transpose(-1, -2)).equal(image.transpose(-1, -2).contiguous())
-        assert rows_of(image.view(2, 2, 3, 6, 8).transpose(0, 1)).equal(image[[0, 2, 1, 3]])
+        assert to_rows(image.to(memory_format=torch.channels_last)).equal(image)
+        assert to_rows(image.transpose(-1, -2)).equal(image.transpose(-1, -2).contiguous())
+        assert to_rows(image.view(2, 2, 3, 6, 8).transpose(0, 1)).equal(image[[0, 2, 1, 3]])
 
     @pytest.mark.parametrize("shape", [(), (4,), (4, 4)])
     def test_too_few_dimensions_are_refused(self, shape: tuple[int, ...]) -> None:
         with pytest.raises(ImageError, match=r"expected \(…, C, H, W\)"):
-            rows_of(torch.zeros(shape))
+            to_rows(torch.zeros(shape))
 
     @pytest.mark.parametrize("shape", [(0, 8, 8), (2, 5, 8, 8)])
     def test_other_channel_counts_are_refused(self, shape: tuple[int, ...]) -> None:
         with pytest.raises(ImageError, match="1 or 3 channels"):
-            rows_of(torch.zeros(shape))
+            to_rows(torch.zeros(shape))
 
     @pytest.mark.parametrize("shape", [(8, 8, 3), (8, 8, 1), (2, 8, 8, 3)])
     def test_channels_last_dimensions_are_recognised(self, shape: tuple[int, ...]) -> None:
@@ -124,18 +124,18 @@ class TestRowsOf:
     @pytest.mark.parametrize("shape", [(2, 8, 8), (4, 8, 8), (5, 4, 8, 8), (5, 2, 8, 8)])
     def test_an_alpha_channel_is_left_out(self, shape: tuple[int, ...]) -> None:
         image = pixels(*shape)
-        assert rows_of(advised(image)).shape[1] == shape[-3] - 1
+        assert to_rows(advised(image)).shape[1] == shape[-3] - 1
 
     def test_grey_images_without_a_channel(self) -> None:
         images = pixels(60, 28, 28)
-        assert rows_of(advised(images)).shape == (60, 1, 28, 28)
+        assert to_rows(advised(images)).shape == (60, 1, 28, 28)
         assert "for grey images (N, H, W) use image.unsqueeze(-3)" in refusal(pixels(4, 28, 28))
-        assert rows_of(advised(images[0])).shape == (1, 1, 28, 28)
+        assert to_rows(advised(images[0])).shape == (1, 1, 28, 28)
 
     @pytest.mark.parametrize("shape", [(3, 0, 4), (3, 4, 0), (2, 3, 0, 0)])
     def test_images_without_pixels_are_refused(self, shape: tuple[int, ...]) -> None:
         with pytest.raises(ImageError, match="at least 1 x 1"):
-            rows_of(torch.zeros(shape))
+            to_rows(torch.zeros(shape))
 
     @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint16, torch.bool, torch.complex64])
     def test_other_dtypes_are_refused_by_name(self, dtype: torch.dtype) -> None:
@@ -148,7 +148,7 @@ class TestRowsOf:
         large = torch.linspace(0, 32767, 64).reshape(1, 8, 8).to(dtype)
         assert "for 16-bit values image / 65535" in refusal(large)
         torch.testing.assert_close(large / 65535, large.double().div(65535).float())
-        check_range(rows_of(large / 65535))
+        check_range(to_rows(large / 65535))
 
     def test_the_advice_for_bools_and_complex_numbers(self) -> None:
         mask = torch.rand(1, 8, 8) > 0.5
@@ -156,11 +156,11 @@ class TestRowsOf:
         assert "image.abs()" in refusal(torch.zeros(3, 4, 4, dtype=torch.complex64))
 
 
-class TestCountOf:
+class TestCountImages:
     @given(st.lists(LEADS, max_size=4))
     def test_counts_as_rows_do(self, leads: list[tuple[int, ...]]) -> None:
         images = [torch.zeros(*lead, 3, 2, 2) for lead in leads]
-        assert count_of([*images, picture()]) == sum(len(rows_of(image)) for image in images) + 1
+        assert count_images([*images, picture()]) == sum(len(to_rows(image)) for image in images) + 1
 
 
 class TestCheckRange:
@@ -193,11 +193,11 @@ class TestCheckRange:
             image = TF.to_image(PIL.Image.fromarray(image[0].numpy()).resize((32, 32), PIL.Image.Resampling.LANCZOS))
         assert image.min() < -0.05
         assert image.max() > 1.05
-        check_range(rows_of(advised(image)))
+        check_range(to_rows(advised(image)))
 
     def test_the_advice_for_bytes_as_floats(self) -> None:
         image = pixels(3, 8, 8) * 255
-        check_range(rows_of(advised(image)))
+        check_range(to_rows(advised(image)))
 
     def test_a_normalised_image_is_told_from_overshoot(self) -> None:
         for mean, std in ((0.5, 0.5), (0.45, 0.225)):
@@ -225,45 +225,45 @@ class TestCheckRange:
         assert reads.count <= 2  # one pass over the pixels, at most one number-by-number read
 
 
-class TestToUnit:
+class TestToFloat:
     def test_uint8_is_divided_by_255(self) -> None:
         rows = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
-        np.testing.assert_array_equal(to_unit(rows).numpy(), (rows.numpy() / np.float32(255)).astype(np.float32))
+        np.testing.assert_array_equal(to_float(rows).numpy(), (rows.numpy() / np.float32(255)).astype(np.float32))
 
     @pytest.mark.parametrize("dtype", FLOATS)
     def test_floats_keep_their_values(self, dtype: torch.dtype) -> None:
         rows = pixels(2, 3, 4, 5, dtype=dtype)
-        unit = to_unit(rows)
+        unit = to_float(rows)
         assert unit.dtype == torch.float32
         assert unit.equal(rows.float())
 
     def test_grey_is_repeated(self) -> None:
         rows = pixels(2, 1, 4, 5)
-        assert to_unit(rows).equal(torch.cat([rows] * 3, dim=1))
+        assert to_float(rows).equal(torch.cat([rows] * 3, dim=1))
 
     def test_is_no_view_of_the_input(self) -> None:
         rows = pixels(2, 3, 4, 5)
         before = rows.clone()
-        to_unit(rows).fill_(7)
+        to_float(rows).fill_(7)
         assert rows.equal(before)
 
     def test_what_the_tolerance_let_through_is_clamped(self) -> None:
-        unit = to_unit(torch.tensor([-5e-4, 1.0005]).expand(1, 3, 4, 2))
+        unit = to_float(torch.tensor([-5e-4, 1.0005]).expand(1, 3, 4, 2))
         assert unit.min() == 0
         assert unit.max() == 1
 
 
-class TestFromUnit:
+class TestFromFloat:
     def test_uint8_is_rounded_to_the_nearest(self) -> None:
         unit = torch.linspace(0, 1, 1000).view(1, 1, 10, 100).expand(1, 3, 10, 100)
         expected = np.rint(unit.numpy() * np.float32(255)).astype(np.uint8)
-        np.testing.assert_array_equal(from_unit(unit, torch.zeros(3, 1, 1, dtype=torch.uint8)).numpy(), expected)
+        np.testing.assert_array_equal(from_float(unit, torch.zeros(3, 1, 1, dtype=torch.uint8)).numpy(), expected)
 
     @pytest.mark.parametrize("channels", [1, 3])
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_round_trip(self, channels: int, dtype: torch.dtype) -> None:
         rows = pixels(2, channels, 4, 5, dtype=dtype)
-        back = from_unit(to_unit(rows), like=rows)
+        back = from_float(to_float(rows), like=rows)
         assert back.dtype == dtype
         assert back.shape == rows.shape
         if dtype == torch.uint8 or channels == 3:
@@ -273,18 +273,18 @@ class TestFromUnit:
 
     def test_grey_is_the_luma_of_pil(self) -> None:
         image = picture(width=64, height=64)
-        ours = from_unit(to_unit(rows_of(image)), like=torch.zeros(1, 1, 1, dtype=torch.uint8))
+        ours = from_float(to_float(to_rows(image)), like=torch.zeros(1, 1, 1, dtype=torch.uint8))
         pil = torch.from_numpy(np.array(image.convert("L"))).int()
         assert (ours[0, 0].int() - pil).abs().max() <= 1
 
     def test_grey_is_the_luma_of_torchvision(self) -> None:
         unit = pixels(2, 3, 8, 8)
-        ours = from_unit(unit, like=torch.zeros(1, 1, 1))
+        ours = from_float(unit, like=torch.zeros(1, 1, 1))
         torch.testing.assert_close(ours, TF.rgb_to_grayscale(unit), atol=2e-4, rtol=0)  # its last weight is 0.1140 as well
 
     def test_every_byte_survives_a_grey_round_trip(self) -> None:
         rows = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-        assert from_unit(to_unit(rows), like=rows).equal(rows)
+        assert from_float(to_float(rows), like=rows).equal(rows)
 
 
 class TestResize:

@@ -13,7 +13,7 @@ from gentransforms.bank.reader import Bank
 from gentransforms.errors import BankError, ConfigError, SourceError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.held import generate
-from gentransforms.images import fit, rows_of, to_unit
+from gentransforms.images import fit, to_float, to_rows
 from gentransforms.seeding import derive_seeds
 from gentransforms.sources import ImageSource
 
@@ -150,7 +150,7 @@ def read_images(
         for i, sample in enumerate(source.read_range(start, stop)):
             if isinstance(sample, SourceError):
                 raise SourceError(f"the source {source.keys[start + i]!r} cannot be read: {sample}")
-            images[row + i] = fit(to_unit(rows_of(sample.image)), size, preserves_geometry)[0]
+            images[row + i] = fit(to_float(to_rows(sample.image)), size, preserves_geometry)[0]
             inputs.append(sample.inputs)
     return images, inputs
 

@@ -205,34 +205,34 @@ class _Parser:
         self.place = 0
 
     def parse(self) -> Mask:
-        mask = self.any_of()
+        mask = self.parse_or()
         if self.tokens[self.place][0] != "end":
             raise self.error(f"unexpected {self.tokens[self.place][1]!r}")
         return mask
 
-    def any_of(self) -> Mask:
-        mask = self.all_of()
+    def parse_or(self) -> Mask:
+        mask = self.parse_and()
         while self.take("name", "or"):
-            mask = mask | self.all_of()
+            mask = mask | self.parse_and()
         return mask
 
-    def all_of(self) -> Mask:
-        mask = self.single()
+    def parse_and(self) -> Mask:
+        mask = self.parse_not()
         while self.take("name", "and"):
-            mask = mask & self.single()
+            mask = mask & self.parse_not()
         return mask
 
-    def single(self) -> Mask:
+    def parse_not(self) -> Mask:
         if self.take("name", "not"):
-            return ~self.single()
+            return ~self.parse_not()
         if self.take("bracket", "("):
-            mask = self.any_of()
+            mask = self.parse_or()
             if not self.take("bracket", ")"):
                 raise self.error("a bracket is not closed")
             return mask
-        return self.comparison()
+        return self.parse_comparison()
 
-    def comparison(self) -> Mask:
+    def parse_comparison(self) -> Mask:
         kind, name = self.tokens[self.place]
         if kind != "name" or name in _WORDS:
             raise self.error(f"unexpected {name!r}" if name else "it ends too early")

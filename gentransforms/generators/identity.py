@@ -99,7 +99,7 @@ def describe_argument(value: Any) -> Any:
         return value
     module = uncompiled(value)
     structure = hashlib.blake2b("\n".join(_structure(module)).encode(), digest_size=16).hexdigest()
-    return {"module": _name_of(module), "structure": structure}
+    return {"module": _name_module(module), "structure": structure}
 
 
 def _structure(module: nn.Module) -> Iterator[str]:
@@ -114,10 +114,10 @@ def _structure(module: nn.Module) -> Iterator[str]:
         }
         settings = _without_addresses(f"{inner.extra_repr()} {sorted(plain.items())}")
         name = f"{name}.".replace("._orig_mod.", ".").removeprefix("_orig_mod.")
-        yield f"{name} {_name_of(inner)} {settings}"
+        yield f"{name} {_name_module(inner)} {settings}"
 
 
-def _name_of(module: nn.Module) -> str:
+def _name_module(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 

@@ -117,7 +117,7 @@ class MapStyleSource(ImageSource):
         if value is None:
             raise SourceError(f"no image in the sample: found {_outline(sample)}")
         image, stored = _pixels(value, self._white_level)
-        found = self._inputs_of(sample)
+        found = self._read_inputs(sample)
         return SourceSample(image, {name: input_value(name, found.get(name), stored) for name in self.inputs})
 
     def __getstate__(self) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class MapStyleSource(ImageSource):
         if self._getter is not None:
             if columns is not None:
                 raise ConfigError(f"columns={columns!r}: inputs_getter says what the inputs are: leave one of them out")
-            return tuple(self._inputs_of(sample))
+            return tuple(self._read_inputs(sample))
         if isinstance(sample, Mapping):
             names = [name for name in sample if isinstance(name, str)]
 
@@ -203,9 +203,9 @@ class MapStyleSource(ImageSource):
             self._columns = {name: column for name, column in self._columns.items() if column != self._image_column}
         elif columns is not None:
             raise ConfigError(f"columns={columns!r}: a sample is a {type(sample).__name__}, not a dict: give inputs_getter")
-        return tuple(self._inputs_of(sample))
+        return tuple(self._read_inputs(sample))
 
-    def _inputs_of(self, sample: Any) -> Mapping[str, Any]:
+    def _read_inputs(self, sample: Any) -> Mapping[str, Any]:
         if self._getter is not None:
             try:
                 found = self._getter(sample)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import ConfigError, MissingKeyError
-from gentransforms.images import Image, count_of
+from gentransforms.images import Image, count_images
 from gentransforms.sources.keyed import KeyedDataset
 from gentransforms.sources.sample_keys import find_keys
 from gentransforms.transforms.getters import per_image_keys
@@ -120,7 +120,7 @@ class BankAugment(ReplaceImages):
         Returns:
             ``chosen`` (N,) bool and ``uniforms`` (N,) float64 in [0, 1), both on the CPU.
         """
-        count = count_of(flat_inputs)
+        count = count_images(flat_inputs)
         # As many numbers as GenerativeAugment draws, so that replacing a generator with a bank does not shift the random stream.
         chosen = draw_selection(count, self.p if p is None else p)
         return {"chosen": chosen, "uniforms": torch.rand(count, dtype=torch.float64, device=torch.device("cpu"))}

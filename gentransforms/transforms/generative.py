@@ -13,7 +13,7 @@ from gentransforms.errors import ConfigError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.held import HoldsGenerator
 from gentransforms.generators.registry import load_generator
-from gentransforms.images import Image, count_of, fit, to_unit
+from gentransforms.images import Image, count_images, fit, to_float
 from gentransforms.seeding import seed_uniforms
 from gentransforms.surroundings import isolate
 from gentransforms.transforms.getters import gather, per_image_inputs, per_image_seeds
@@ -115,7 +115,7 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
         Returns:
             ``chosen`` (N,) bool and ``seeds`` (N,) int64, both on the CPU, and an empty dict of ``inputs``.
         """
-        count = count_of(flat_inputs)
+        count = count_images(flat_inputs)
         chosen = draw_selection(count, self.p if p is None else p)
         seeds = torch.randint(2**63 - 1, (count,), dtype=torch.int64, device=torch.device("cpu"))
         return {"chosen": chosen, "seeds": seeds, "inputs": {}}
@@ -146,7 +146,7 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
         _, image_size, preserves_geometry = self.origin
         chosen = params["chosen"]
         sources = [take(row, part) for row, part in zip(rows, torch.split(chosen, [len(row) for row in rows]), strict=True)]
-        views = [fit(to_unit(source), image_size, preserves_geometry) for source in sources if len(source)]
+        views = [fit(to_float(source), image_size, preserves_geometry) for source in sources if len(source)]
         if not views:
             return chosen, torch.empty(0, 3, *image_size, dtype=torch.float32), None
         batch = views[0] if len(views) == 1 else torch.cat([view.to(self.generator.device, non_blocking=True) for view in views])

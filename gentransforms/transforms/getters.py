@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError
-from gentransforms.images import Image, count_of
+from gentransforms.images import Image, count_images
 from gentransforms.seeding import check_seeds
 from gentransforms.sources.keys import as_keys
 
@@ -44,7 +44,7 @@ def per_image_seeds(seeds: Any, images: Sequence[Image]) -> Tensor:
         seeds = seeds.long()  # an empty list, which torch takes for float
     try:
         # Tensors on other devices are copied to the CPU; a meta tensor has no data to copy, and is refused below.
-        return check_seeds(seeds if seeds.is_meta else seeds.cpu(), count_of(images))
+        return check_seeds(seeds if seeds.is_meta else seeds.cpu(), count_images(images))
     except ConfigError as error:
         raise ConfigError(f"seeds_getter: {error}") from None
 
@@ -66,7 +66,7 @@ def per_image_keys(keys: Any, images: Sequence[Image]) -> list[str | int]:
         keys = keys.reshape(-1)
     elif isinstance(keys, str | bytes) or not isinstance(keys, Sequence):
         keys = [keys]
-    found, count = as_keys(keys, "keys_getter"), count_of(images)
+    found, count = as_keys(keys, "keys_getter"), count_images(images)
     if len(found) != count:
         raise ConfigError(f"{len(found)} keys for {count} images: expected one for each, from the sample or from keys_getter=")
     return found
@@ -88,7 +88,7 @@ def per_image_inputs(values: Any, images: Sequence[Image], names: Sequence[str])
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"inputs_getter returned a {type(values).__name__}: expected a dict with one value per image")
-    count, lead = count_of(images), _leading(images)
+    count, lead = count_images(images), _leading(images)
     out: dict[str, Any] = {}
     for name in names:
         if name not in values:
@@ -138,7 +138,7 @@ def _leading(images: Sequence[Image]) -> tuple[int, ...]:
 
 def _check_masks(masks: Any, images: Sequence[Image]) -> None:
     """Refuse masks of another size than their images, which do not say where in the image a value stands."""
-    sizes = [size for image in images for size in [_size(image)] * count_of([image])]
+    sizes = [size for image in images for size in [_size(image)] * count_images([image])]
     for mask, size in zip(masks, sizes, strict=True):
         own = _size(mask)
         if own is not None and size is not None and own != size:

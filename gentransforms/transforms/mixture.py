@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import ConfigError
-from gentransforms.images import from_unit, resize, to_unit
+from gentransforms.images import from_float, resize, to_float
 from gentransforms.transforms.decoded import DecodedBank
 
 __all__ = ["Mixture"]
@@ -87,7 +87,7 @@ class Mixture:
             places = [i for i, (own, _) in enumerate(drawn) if own == number]
             if places:
                 made = bank.read([keys[i] for i in places], [drawn[i][1] for i in places])
-                images[places] = made if one_size else from_unit(resize(to_unit(made), size), like=made)
+                images[places] = made if one_size else from_float(resize(to_float(made), size), like=made)
         return images
 
 

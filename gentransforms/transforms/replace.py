@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from gentransforms.images import Image, RangeCheck, frame, from_unit, resize, restore, rows_of, to_unit
+from gentransforms.images import Image, RangeCheck, frame, from_float, resize, restore, to_float, to_rows
 from gentransforms.surroundings import isolate
 from gentransforms.transforms.arguments import check_output_size, check_p
 from gentransforms.transforms.samples import check_companions, describe_leaves, find_images
@@ -81,7 +81,7 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Apply drawn parameters to one image or batch."""
         with isolate():
-            return self._replace([inpt], [rows_of(inpt)], params)[0][0]
+            return self._replace([inpt], [to_rows(inpt)], params)[0][0]
 
     # Inside the graph of a compiled model, the generator would be compiled with it, which takes minutes and gains nothing.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -102,7 +102,7 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
         places, images = find_images(sample, flat, self._needs_transform_list(flat))
         if images:
             with isolate():  # before the getters are called, so that an unsupported image is what the message is about
-                rows = [rows_of(image) for image in images]
+                rows = [to_rows(image) for image in images]
             params = self._draw(sample, images, p)
             with isolate():
                 outputs, mask = self._replace(images, rows, params)
@@ -132,7 +132,7 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
         if made.dtype == rows.dtype == torch.uint8 and rows.shape[1] == 3 and made.shape[-2:] == size:
             new = made
         else:
-            new = from_unit(resize(to_unit(made), size), like=rows)
+            new = from_float(resize(to_float(made), size), like=rows)
         if finite is not None:
             new = torch.where(finite.to(rows.device)[:, None, None, None], new, take(base, chosen))
         return restore(scatter(base, chosen, new), image)

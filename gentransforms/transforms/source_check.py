@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import ConfigError, GentransformsError
-from gentransforms.images import rows_of
+from gentransforms.images import to_rows
 from gentransforms.sources.keyed import KeyedDataset
 from gentransforms.sources.resemblance import compare_marks, mark
 from gentransforms.transforms.samples import find_images
@@ -117,7 +117,7 @@ def _image_in(dataset: KeyedDataset, place: int) -> Tensor | None:
         sample = dataset.dataset[place]
         flat = tree_leaves(sample)
         wanted = [isinstance(leaf, PIL.Image.Image | tv_tensors.Image) or v2._utils.is_pure_tensor(leaf) for leaf in flat]
-        rows = rows_of(find_images(sample, flat, wanted)[1][0])
+        rows = to_rows(find_images(sample, flat, wanted)[1][0])
     except (GentransformsError, ValueError, OSError, IndexError):
         return None
     return rows if len(rows) == 1 else None

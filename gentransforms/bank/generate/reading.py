@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gentransforms.errors import BankError, SourceError
 from gentransforms.generators.base import ImageGenerator
-from gentransforms.images import centre, check_range, resize, rows_of, to_unit
+from gentransforms.images import centre, check_range, resize, to_float, to_rows
 from gentransforms.sources import ImageSource, SourceSample
 from gentransforms.sources.resemblance import mark
 
@@ -114,7 +114,7 @@ def _read_part(source: ImageSource, generator: ImageGenerator, places: range, sl
 def _fit(image: Tensor, generator: ImageGenerator, slot: Tensor) -> Exception | None:
     """Write an image at the generator's size into `slot`; return what is wrong with it, if anything."""
     try:
-        rows = rows_of(image)
+        rows = to_rows(image)
         if len(rows) != 1:
             return SourceError(f"{len(rows)} images of shape {tuple(image.shape)}: expected one, (C, H, W)")
         check_range(rows)
@@ -123,9 +123,9 @@ def _fit(image: Tensor, generator: ImageGenerator, slot: Tensor) -> Exception | 
     if not generator.preserves_geometry:  # crop before the conversion to float, which quadruples the bytes
         rows = centre(rows, generator.image_size)
     if rows.dtype == torch.uint8 and rows.shape[-2:] == slot.shape[-2:]:
-        slot.copy_(rows[0]).div_(255)  # as to_unit does, without its copies
+        slot.copy_(rows[0]).div_(255)  # as to_float does, without its copies
     else:
-        slot.copy_(resize(to_unit(rows), generator.image_size)[0])
+        slot.copy_(resize(to_float(rows), generator.image_size)[0])
     return None
 
 

@@ -42,7 +42,7 @@ class EncodeOnce:
         def encode(images: Tensor, *args: Any, **kwargs: Any) -> Any:
             if args or kwargs.keys() - {"return_dict"} or not len(images):
                 return own(images, *args, **kwargs)
-            return _joined([self._of(row, own, kwargs) for row in torch.split(images, 1)])
+            return _joined([self._encode_once(row, own, kwargs) for row in torch.split(images, 1)])
 
         network.__dict__["encode"] = encode
         try:
@@ -50,7 +50,7 @@ class EncodeOnce:
         finally:
             del network.__dict__["encode"]
 
-    def _of(self, image: Tensor, encode: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+    def _encode_once(self, image: Tensor, encode: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
         content = image.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
         key = hashlib.blake2b(content, digest_size=16, person=f"{tuple(image.shape)[1:]}"[:16].encode()).digest()
         if key not in self.kept:
