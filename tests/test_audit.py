@@ -304,7 +304,7 @@ class TestCommands:
         [
             (["--fail-if", "near_copies"], "near_copies"),
             (["--fail-if", "nothing > 1"], "nothing"),
-            (["--encoder", "no/such-one"], "no/such-one"),
+            (["--encoder", "torchvision:nothing"], "torchvision:nothing"),
             (["--limit", "0"], "limit"),
             (["--label-column", "class"], "class"),
         ],
@@ -318,8 +318,9 @@ class TestCommands:
 
 
 class TestLoadEncoder:
-    def test_what_cannot_be_one_is_refused_with_what_can(self) -> None:
-        for wrong in (3, None, "no/such-model-anywhere", "torchvision:nothing"):
+    def test_what_cannot_be_one_is_refused_with_what_can(self, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        for wrong in (3, None, str(tmp_path / "empty"), "torchvision:nothing"):
             with pytest.raises(ConfigError, match="encoder="):
                 load_encoder(wrong, lambda: None)
 

@@ -225,7 +225,14 @@ class TestReferences:
         assert likeness.frechet_distance(a, b) == pytest.approx(5 + 1 + 0 + 4, rel=0.03)  # |m|^2 + sum of (s - t)^2
 
     def test_frechet_distance_with_fewer_images_than_features(self) -> None:
-        assert likeness.frechet_distance(random(5, 32), random(5, 32)) == pytest.approx(0, abs=1e-4)
+        assert likeness.frechet_distance(random(5, 32), random(5, 32)) == pytest.approx(0, abs=1e-9)
+
+    def test_frechet_distance_of_few_images_is_that_of_their_gaussians(self) -> None:
+        a, b = random(20, 32, seed=1), 2 * random(25, 32, seed=2) + 1
+        A, B = np.cov(a.double().numpy().T), np.cov(b.double().numpy().T)
+        values = np.linalg.eigvals(A @ B).real.clip(0)
+        expected = float((a.mean(0) - b.mean(0)).double().square().sum()) + np.trace(A) + np.trace(B) - 2 * np.sqrt(values).sum()
+        assert likeness.frechet_distance(a, b) == pytest.approx(expected, rel=1e-5)
 
     def test_kernel_distance(self) -> None:
         from torchmetrics.image.kid import poly_mmd

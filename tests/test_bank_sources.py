@@ -1321,7 +1321,7 @@ class TestOpenSource:
 
     def test_other_files_and_banks(self, tmp_path: Path) -> None:
         fill(tmp_path, "a.png")
-        with pytest.raises(ConfigError, match=r"a\.png': expected a folder of images or a \.parquet file"):
+        with pytest.raises(ConfigError, match=r"a\.png': expected a folder of images, a \.parquet file"):
             open_source(tmp_path / "a.png")
         (tmp_path / "bank.json").touch()
         with pytest.raises(ConfigError, match="is a bank"):

@@ -375,10 +375,12 @@ class TestRefused:
     def test_another_kind_of_pipeline_says_what_is_taken(self, copy_of: Callable[[str], Path]) -> None:
         folder = copy_of("unclip")
         index = json.loads((folder / "model_index.json").read_text())
-        (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
-        for loader in (gt.load_generator, gt.StableDiffusionVariation.from_pretrained, gt.ControlNetVariation.from_pretrained):
-            with pytest.raises(WeightsError, match=r"FluxPipeline.*StableUnCLIPImg2ImgPipeline"):
+        (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "DDPMPipeline"}))
+        for loader in (gt.StableDiffusionVariation.from_pretrained, gt.ControlNetVariation.from_pretrained):
+            with pytest.raises(WeightsError, match=r"DDPMPipeline.*StableUnCLIPImg2ImgPipeline"):
                 loader(folder)
+        with pytest.raises(WeightsError, match=r"DDPMPipeline, which takes no image"):
+            gt.load_generator(folder)
 
     def test_a_plain_base_needs_something_to_see_the_image_by(self, folders: dict[str, Path]) -> None:
         with pytest.raises(WeightsError, match="ip_adapter="):

@@ -120,7 +120,7 @@ class TestWrappedModule:
         assert not (tmp_path / "saved").exists()
 
     def test_what_has_no_fingerprint_fails_the_checks(self) -> None:
-        with pytest.raises(GeneratorError, match=r"no bank can be filled: .*cannot be written as JSON"):
+        with pytest.raises(GeneratorError, match=r"cannot fill a bank: .*cannot be written as JSON"):
             check_generator(Function(torch.sin))
 
     def test_one_that_changes_in_use_fails_the_checks(self) -> None:

@@ -194,7 +194,7 @@ class TestGenerate:
             def sample(self, condition: Mapping[str, torch.Tensor], seeds: torch.Tensor) -> torch.Tensor:
                 return super().sample(condition, seeds) * float("nan")
 
-        with pytest.raises(SystemExit, match="10 generated images are not finite"):
+        with pytest.warns(UserWarning, match="NaN"), pytest.raises(SystemExit, match="10 generated images are not finite"):
             example("evaluate").generate(Broken(), photos(5), torch.arange(5), 2, seed=0)
 
     @pytest.mark.parametrize("labels", [[], [0, 0, 0], [0, 0, 0, 1]])

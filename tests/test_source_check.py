@@ -212,7 +212,7 @@ class TestBankAugment:
     def test_what_never_tells_is_left(self, bank: Bank) -> None:
         augment = BankAugment(bank)
         self.feed(augment, [torch.zeros(3, 8, 8, dtype=torch.uint8)] * COUNT, 10)
-        assert augment._check.done
+        assert augment._checks[0].done
 
     def test_a_key_counts_once(self, bank: Bank) -> None:
         augment = BankAugment(bank)
@@ -225,7 +225,7 @@ class TestBankAugment:
     def test_a_copy_begins_anew(self, bank: Bank) -> None:
         augment = BankAugment(bank)
         self.feed(augment, PHOTOS[:20], 10)
-        assert augment._check.done
+        assert augment._checks[0].done
         assert self.feed(pickle.loads(pickle.dumps(augment)), PHOTOS[50:], 10) == 10
 
     def test_each_worker_compares(self, bank: Bank) -> None:

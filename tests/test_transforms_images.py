@@ -349,7 +349,7 @@ class TestWithoutImage:
             ({"image": np.zeros((8, 8)), "label": 3}, ("NumPy array (8, 8) of float64", "an int")),
             (collections.UserDict(image=torch.zeros(3, 8, 8)), ("a UserDict", "dict(sample)")),
             (type("Batch", (dict,), {})(image=torch.zeros(3, 8, 8)), ("a Batch", "dict(sample)")),
-            (Sample(torch.zeros(3, 8, 8)), ("a Sample", "not looked into")),
+            (Sample(torch.zeros(3, 8, 8)), ("a Sample", "not searched")),
             (("text", None), ("a str", "a NoneType")),
         ],
         ids=lambda value: type(value).__name__ if not isinstance(value, tuple) else "",

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from gentransforms.errors import ConfigError, GeneratorError
 from gentransforms.generators.base import ImageGenerator
+from gentransforms.hub.models import is_cached
 from gentransforms.surroundings import isolate
 
 __all__ = ["Encoder", "load_encoder"]
@@ -180,6 +181,8 @@ def _timm(name: str) -> tuple[nn.Module, _Preprocessing]:
 
 def _transformers(name: str, local_files_only: bool = False) -> tuple[nn.Module, _Preprocessing] | None:
     """Return a vision model and its preprocessing; None if only the cache may be asked, and does not have them."""
+    if local_files_only and not is_cached(name, ("config.json", "preprocessor_config.json", "model.safetensors")):
+        return None  # before transformers is imported, which takes seconds
     from transformers import AutoImageProcessor, AutoModel
 
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +137,13 @@ class Source:
         except Exception:
             return False
         return filename not in {file.path for file in files}
+
+
+def is_cached(repo_id: str, names: Sequence[str]) -> bool:
+    """Return whether the cache of the Hub has all these files of a repository; asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return all(isinstance(try_to_load_from_cache(repo_id, name), str) for name in names)
 
 
 def read_config(source: Source) -> dict[str, Any]:

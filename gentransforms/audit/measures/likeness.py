@@ -75,13 +75,18 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
         4.0
     """
     a, b = a.double(), b.double()
-    A, B = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(b.shape[1], -1)
-    # The eigenvalues of A B are those of the symmetric B^(1/2) A B^(1/2), real and not negative.
-    values, vectors = torch.linalg.eigh(B)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ A @ root).clamp(min=0).sqrt().sum()
+    shift = (a.mean(0) - b.mean(0)).square().sum()
+    x, y = (a - a.mean(0)) / (len(a) - 1) ** 0.5, (b - b.mean(0)) / (len(b) - 1) ** 0.5  # A = x^T x, B = y^T y
+    if min(len(a), len(b)) < a.shape[1]:
+        # The roots of the eigenvalues of A B are the singular values of x y^T: a smaller matrix, and exact where A is singular.
+        cross = torch.linalg.svdvals(x @ y.T).sum()
+    else:
+        # The eigenvalues of A B are those of the symmetric B^(1/2) A B^(1/2), real and not negative.
+        values, vectors = torch.linalg.eigh(y.T @ y)
+        root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+        cross = torch.linalg.eigvalsh(root @ (x.T @ x) @ root).clamp(min=0).sqrt().sum()
     # Not below 0, where it can come to lie by rounding.
-    return max(0.0, float((a.mean(0) - b.mean(0)).square().sum() + A.trace() + B.trace() - 2 * cross))
+    return max(0.0, float(shift + x.square().sum() + y.square().sum() - 2 * cross))
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> float:
