@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gentransforms.generators.icgan.generator import ICGAN
     from gentransforms.generators.registry import list_pretrained, load_generator
     from gentransforms.seeding import derive_seeds
-    from gentransforms.sources import open_source
+    from gentransforms.sources import ImageSource, open_source
     from gentransforms.sources.keyed import with_keys
     from gentransforms.transforms.bank import BankAugment
     from gentransforms.transforms.generative import GenerativeAugment
@@ -38,6 +38,7 @@ __all__ = [
     "GenerativeAugment",
     "GentransformsError",
     "ImageGenerator",
+    "ImageSource",
     "PipelineVariation",
     "StableDiffusionVariation",
     "TwoViews",
@@ -62,6 +63,7 @@ _MODULES = {
     "GenerativeAugment": "transforms.generative",
     "GentransformsError": "errors",
     "ImageGenerator": "generators.base",
+    "ImageSource": "sources",
     "PipelineVariation": "generators.diffusion.pipeline",
     "StableDiffusionVariation": "generators.diffusion.variation",
     "TwoViews": "transforms.two_views",

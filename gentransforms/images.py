@@ -105,6 +105,8 @@ def check_range(rows: Tensor) -> None:
         raise ImageError("floating image with NaN values: expected finite values in [0, 1]; fix or drop it before this transform")
     if low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
         advice = "bicubic and Lanczos interpolation overshoot: use image.clamp(0, 1) after them; v2.Normalize belongs after this transform"
+    elif low < 0 and high > 10 and low > -128 and high < 383:
+        advice = "values up to 255 that interpolation overshot: use (image / 255).clamp(0, 1)"
     elif low < 0:
         advice = "v2.Normalize belongs after this transform"
     elif high <= 255:
@@ -271,6 +273,8 @@ _MODE_ADVICE = {
 
 def _channel_advice(shape: tuple[int, ...]) -> str:
     channels, last = shape[-3], shape[-1]
+    if channels not in (2, 4) and last in (2, 4):
+        return f"; it looks like (H, W, C) with an alpha channel: use image[..., :{last - 1}].movedim(-1, -3)"
     if channels not in (2, 4) and last in (1, 3):
         return "; it looks like (H, W, C): use image.movedim(-1, -3)"
     advice = []

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import gentransforms as gt
 from gentransforms.audit.encoders import load_encoder
 from gentransforms.audit.evidence import Measure
+from gentransforms.audit.result import NAMES
 from gentransforms.audit.scores import COLUMNS
 from gentransforms.errors import BankError, ConfigError, GeneratorError
 from gentransforms.seeding import sample_noise
@@ -72,6 +73,7 @@ def audit(bank: Path) -> gt.Audit:
 class TestAuditBank:
     def test_measures_everything(self, audit: gt.Audit) -> None:
         assert audit.omitted == {}
+        assert set(audit.measures) == set(NAMES)
         assert {m.part for m in audit.measures.values()} == {"integrity", "faithfulness", "diversity", "likeness", "copies", "drift"}
         assert all(isinstance(measure, Measure) for measure in audit.measures.values())
         assert audit.measures["rows"].value == N * V
@@ -129,6 +131,27 @@ class TestAuditBank:
         )
         assert [row["name"] for row in found.attributes["colour"]] == ["blue", "red"]
         assert found.measures["drift/colour"].value == pytest.approx(0, abs=0.02)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+    def test_what_surrounds_the_call_changes_nothing(self, bank: Path, dtype: torch.dtype) -> None:
+        source = photos()
+        plain = gt.audit_bank(bank, source, encoder=Pool(), labels="labels", progress=False)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+                inside = gt.audit_bank(bank, source, encoder=Pool(), labels="labels", progress=False)
+        finally:
+            torch.set_default_dtype(before)
+        assert inside.to_dict()["measures"] == plain.to_dict()["measures"]
+
+    def test_intervals_stay_where_figures_can_be(self, audit: gt.Audit) -> None:
+        for name, measure in audit.measures.items():
+            if measure.interval is not None:
+                assert measure.interval[0] <= measure.value <= measure.interval[1], name
+            if name in ("precision", "recall", "coverage", "near_copies", "label_agreement", "drift/classes", "source_retrieval"):
+                assert measure.interval is not None
+                assert 0 <= measure.interval[0] <= measure.interval[1] <= 1, name
 
     def test_another_source_is_refused(self, bank: Path) -> None:
         with pytest.raises(BankError, match="source that the bank was made of"):
@@ -212,6 +235,12 @@ class TestCache:
 class TestGates:
     def test_those_that_hold_are_returned(self, audit: gt.Audit) -> None:
         assert audit.failed(["near_copies > 0.5", "source_retrieval < 2", "drift/brightness > 9"]) == ["source_retrieval < 2"]
+
+    def test_those_that_no_audit_can_answer_are_refused_before_the_work(self) -> None:
+        gt.Audit.check_gates(["near_copies > 0.5", "drift/age > 0.1"])
+        for wrong in ("mising > 0", "near_copies >", "near_copies"):
+            with pytest.raises(ConfigError):
+                gt.Audit.check_gates([wrong])
 
     def test_unknown_and_omitted_measures_are_refused(self, audit: gt.Audit, bank: Path) -> None:
         with pytest.raises(ConfigError, match="source_retrieval"):

@@ -72,7 +72,7 @@ class TestKnownAnswers:
         for name, measure in healthy.items():
             assert measure.interval is not None, name
             low, high = measure.interval
-            assert low <= measure.value <= high or name == "drift/classes", name
+            assert low <= measure.value <= high, name
             assert measure.reference is not None, name
             assert len(measure.meaning) > 40, name
 

@@ -204,6 +204,11 @@ class TestSelect:
             with pytest.raises(ConfigError, match="mask"):
                 bank.select(wrong)
 
+    def test_nothing_left_is_refused(self, path: Path) -> None:
+        bank = Bank.open(path)
+        with pytest.raises(ConfigError, match="none of the 29"):
+            bank.select(scores(bank), "score > 100")
+
     def test_scores_in_another_order(self, path: Path) -> None:
         bank = Bank.open(path)
         table = scores(bank)

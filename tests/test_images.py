@@ -199,6 +199,22 @@ class TestCheckRange:
         image = pixels(3, 8, 8) * 255
         check_range(to_rows(advised(image)))
 
+    def test_the_advice_for_overshoot_of_values_up_to_255(self) -> None:
+        image = torch.tensor([-7.6, 40.0, 260.2]).expand(1, 3, 4, 3)
+        with pytest.raises(ImageError, match=r"\(image / 255\)\.clamp\(0, 1\)"):
+            check_range(image)
+        check_range((image / 255).clamp(0, 1))
+
+    @pytest.mark.parametrize("shape", [(8, 8, 4), (2, 8, 8, 4), (5, 8, 8, 2)])
+    def test_the_advice_for_an_alpha_channel_at_the_end(self, shape: tuple[int, ...]) -> None:
+        image = torch.rand(shape)
+        with pytest.raises(ImageError) as error:
+            to_rows(image)
+        advice = str(error.value).rpartition("use ")[2]
+        advised = eval(advice, {"image": image})
+        assert to_rows(advised).shape[-2:] == (8, 8)
+        assert advised.shape[-3] == shape[-1] - 1
+
     def test_a_normalised_image_is_told_from_overshoot(self) -> None:
         for mean, std in ((0.5, 0.5), (0.45, 0.225)):
             assert "v2.Normalize belongs after this transform" in refusal((pixels(3, 8, 8) - mean) / std)

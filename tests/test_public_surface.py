@@ -17,7 +17,7 @@ import gentransforms as gt
 
 EXPECTED = {
     "ICGAN", "Audit", "Bank", "BankAugment", "BankConfig", "ControlNetVariation", "GenerativeAugment", "GentransformsError",
-    "ImageGenerator", "PipelineVariation",
+    "ImageGenerator", "ImageSource", "PipelineVariation",
     "StableDiffusionVariation", "TwoViews", "audit_bank", "audit_generator", "derive_seeds", "generate_bank",
     "list_pretrained", "load_generator",
     "open_source", "plan_bank", "with_keys",

@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import gentransforms as gt
-from gentransforms.errors import ConfigError, GeneratorError
+from gentransforms.errors import ConfigError, GeneratorError, WeightsError
 from gentransforms.testing import FakeGenerator
 
 BATCH = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(3))
@@ -413,6 +413,12 @@ class TestDevices:
         augment = gt.GenerativeAugment(FakeGenerator().to("meta"), 1.0)
         augment(BATCH.to("meta"))
         assert augment._held.nonfinite.is_meta
+
+    def test_a_generator_built_without_data_is_refused_by_name(self) -> None:
+        with torch.device("meta"):
+            generator = FakeGenerator()
+        with pytest.raises(WeightsError, match=r"FakeGenerator are on the meta device.*outside of"):
+            gt.GenerativeAugment(generator, 1.0)(BATCH)
 
     def test_images_without_data_give_the_shape_of_the_result(self) -> None:
         augment = gt.GenerativeAugment(tiny_icgan(), 1.0, output_size=(20, 24))

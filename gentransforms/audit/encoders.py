@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from gentransforms.errors import ConfigError, GeneratorError
 from gentransforms.generators.base import ImageGenerator
-from gentransforms.hub.models import is_cached
+from gentransforms.hub.models import find_cached
 from gentransforms.surroundings import isolate
 
 __all__ = ["Encoder", "load_encoder"]
@@ -70,16 +70,15 @@ def load_encoder(encoder: Any, generator: Callable[[], ImageGenerator | None], d
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if isinstance(encoder, str):
         if encoder == "auto":
-            loaded = _transformers(DEFAULT, local_files_only=True)
-            return _own(generator(), place, encoder) if loaded is None else _wrap(DEFAULT, *loaded, device=place)
+            # From its folder: by its name, transformers would ask the network for adapters.
+            folder = find_cached(DEFAULT, ("config.json", "preprocessor_config.json", "model.safetensors"))
+            return _own(generator(), place, encoder) if folder is None else _wrap(DEFAULT, *_transformers(str(folder)), device=place)
         if encoder == "generator":
             return _own(generator(), place, encoder)
         kind, colon, name = encoder.partition(":")
         if colon and kind in ("torchvision", "timm"):
             return _wrap(encoder, *(_torchvision if kind == "torchvision" else _timm)(name), device=place)
-        loaded = _transformers(encoder)
-        assert loaded is not None
-        return _wrap(encoder, *loaded, device=place)
+        return _wrap(encoder, *_transformers(encoder), device=place)
     if isinstance(encoder, nn.Module):
         return _wrap(type(encoder).__name__, encoder, device=place)
     if callable(encoder):
@@ -179,18 +178,14 @@ def _timm(name: str) -> tuple[nn.Module, _Preprocessing]:
     return model, _Preprocessing((height, width), config["mean"], config["std"])
 
 
-def _transformers(name: str, local_files_only: bool = False) -> tuple[nn.Module, _Preprocessing] | None:
-    """Return a vision model and its preprocessing; None if only the cache may be asked, and does not have them."""
-    if local_files_only and not is_cached(name, ("config.json", "preprocessor_config.json", "model.safetensors")):
-        return None  # before transformers is imported, which takes seconds
+def _transformers(name: str) -> tuple[nn.Module, _Preprocessing]:
+    """Return a vision model and its preprocessing."""
     from transformers import AutoImageProcessor, AutoModel
 
     try:
-        model = AutoModel.from_pretrained(name, local_files_only=local_files_only, trust_remote_code=False)
-        processor = AutoImageProcessor.from_pretrained(name, local_files_only=local_files_only)  # type: ignore[no-untyped-call]
+        model = AutoModel.from_pretrained(name, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(name)  # type: ignore[no-untyped-call]
     except Exception as error:  # of the client, the network or the files
-        if local_files_only:
-            return None
         raise ConfigError(
             f"encoder={name!r}: no such encoder: as a transformers vision model it cannot be loaded: {' '.join(str(error).split())[:300]}"
         ) from error

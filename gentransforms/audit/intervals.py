@@ -48,7 +48,10 @@ class Resamples:
         deviations = torch.where(known, values.double() - mean, 0.0).float()
         counts = self.weights @ known.float()
         means = (self.weights @ deviations)[counts > 0] / counts[counts > 0]
-        return float(mean), (float(mean + means.quantile(0.025)), float(mean + means.quantile(0.975)))
+        low, high = values[known].double().amin(), values[known].double().amax()  # which a mean cannot leave, but by rounding
+        quantiles = (mean + means.quantile(q) for q in (0.025, 0.975))
+        first, last = (float(bound.clamp(low, high)) for bound in quantiles)
+        return float(mean), (first, last)
 
     def shares(self, values: Tensor) -> Tensor:
         """Return weighted column means of `values` (N, C), normalised to sum 1, for each resample: (resamples, C)."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from gentransforms.audit.evidence import Measure
 from gentransforms.audit.pictures import Pictures
+from gentransforms.audit.pixels import STATISTICS
 from gentransforms.bank.selection import parse_comparison
 from gentransforms.errors import ConfigError
 from gentransforms.paths import local_path
@@ -18,6 +19,13 @@ from gentransforms.paths import local_path
 __all__ = ["Audit"]
 
 FORMAT, FORMAT_VERSION = "gentransforms-audit", 1
+NAMES = (
+    "rows", "missing", "rejected", "failed", "unpaired", "source_similarity", "other_similarity", "source_retrieval",
+    "mean_reciprocal_rank", "label_agreement", "variant_distance", "vendi", "duplicate_variants", "frechet_distance",
+    "kernel_distance", "precision", "recall", "density", "coverage", "real_or_generated", "source_copies", "near_copies",
+    "nearest_ratio", "authpct", "training_share", "training_share_others", "c_t", "drift/classes",
+    *(f"drift/{name}" for name in STATISTICS),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,18 @@ class Audit:
     attributes: Mapping[str, Sequence[Mapping[str, Any]]]
     about: Mapping[str, Any]
     pictures: Pictures = field(repr=False)
+
+    @staticmethod
+    def check_gates(gates: Sequence[str]) -> None:
+        """Raise unless each gate can be asked of an audit, before the work is done.
+
+        Raises:
+            ConfigError: if a gate is no comparison, or names a measure that no audit has.
+        """
+        for gate in gates:
+            name = parse_comparison(gate)[0]
+            if name not in NAMES and not name.startswith("drift/"):  # attributes have measures of their own
+                raise ConfigError(f"{gate!r}: no measure {name!r}: expected one of {', '.join(NAMES)}")
 
     def failed(self, gates: Sequence[str]) -> list[str]:
         """Return those of the gates that hold, each a condition that must not: ``"near_copies > 0.01"``.

@@ -28,12 +28,14 @@ from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.registry import load_generator
 from gentransforms.paths import local_path
 from gentransforms.sources import ImageSource, open_source
+from gentransforms.surroundings import isolate
 
 __all__ = ["audit_bank", "audit_generator"]
 
 _REALISM_K = 3  # neighbours, as in Kynkäänniemi et al. (2019)
 
 
+@isolate()
 def audit_bank(
     bank: Bank | str | Path,
     source: Any,
@@ -100,6 +102,7 @@ def audit_bank(
     return _with_integrity(audit, opened)
 
 
+@isolate()
 def audit_generator(
     generator: ImageGenerator | str | Path,
     images: Any,

@@ -61,6 +61,8 @@ def _faithfulness(m: Mapping[str, Measure]) -> Verdict | None:
         agreement = m["label_agreement"]
         ratio = agreement.value / max(agreement.reference or 0, 1e-9)
         level = "good" if ratio >= 0.9 else "check" if ratio >= 0.7 else "bad"
+        if (agreement.reference or 0) < 0.5:
+            level = "check"  # whoever errs on most real images is no judge of generated ones
         text = (
             f"{agreement.value:.0%} of the variants are taken for their source's class; of real images the same judge gets "
             f"{agreement.reference:.0%} right. "
@@ -101,8 +103,10 @@ def _likeness(m: Mapping[str, Measure]) -> Verdict | None:
 def _copies(m: Mapping[str, Measure]) -> Verdict | None:
     if "near_copies" not in m:
         return None
-    near, expected = m["near_copies"].value, m["near_copies"].reference or 0.01
-    level = "bad" if near > max(0.05, 3 * expected) else "check" if near > max(0.02, 2 * expected) else "good"
+    near, expected = m["near_copies"].value, m["near_copies"].reference or 0.0
+    interval = m["near_copies"].interval
+    surely = near if interval is None else interval[0]
+    level = "bad" if surely > max(0.05, 3 * expected) else "check" if near > max(0.02, 2 * expected) else "good"
     text = f"{near:.1%} are nearer to another real image than real images are to their nearest (real images: {expected:.1%})."
     if "source_copies" in m and m["source_copies"].value > 0.02:
         level = "check" if level == "good" else level

@@ -261,21 +261,21 @@ class Bank:
                 yield batch if kept is None else batch.filter(arrow().array(kept[row : row + len(batch)]))
                 row += len(batch)
 
-    def select(self, scores: Any, where: str | None = None) -> Bank:
+    def select(self, scores: Any, expression: str | None = None) -> Bank:
         """Return a bank that holds only the variants for which an expression holds.
 
         Args:
             scores: the table `gentransforms.Audit.scores`, or the path of ``scores.parquet``; it must cover the bank. Without
-                `where`, a mask with one boolean for each image, in the order of `batches`.
-            where: comparisons of columns with numbers, combined by ``and``, ``or``, ``not`` and brackets:
+                `expression`, a mask with one boolean for each image, in the order of `batches`.
+            expression: comparisons of columns with numbers, combined by ``and``, ``or``, ``not`` and brackets:
                 ``"similarity >= 0.6 and not near_copy"``.
 
         Raises:
             ConfigError: if the expression cannot be read, or names an unknown column.
             BankError: if the scores are another bank's.
         """
-        kept = choose_rows(self._lookup, scores, where, str(self.path))
-        return _select(self, Selection(hash_manifest(self.manifest), kept, where or ""))
+        kept = choose_rows(self._lookup, scores, expression, str(self.path))
+        return _select(self, Selection(hash_manifest(self.manifest), kept, expression or ""))
 
     def verify(
         self,

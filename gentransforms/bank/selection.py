@@ -164,10 +164,12 @@ def choose_rows(lookup: Lookup, scores: Any, where: str | None, bank: str) -> Ma
     covered[rows] = True
     if not covered[before].all():
         raise BankError(
-            f"{bank}: scores cover {int(covered[before].sum()):,} of its {int(before.sum()):,} images: audit it without a limit"
+            f"{bank}: scores cover {int(covered[before].sum()):,} of its {int(before.sum()):,} images: audit it again, without a limit"
         )
     kept = np.zeros(len(before), dtype=bool)
     kept[rows[evaluate_expression(where, {name: _to_numpy(table[name]) for name in table.column_names})]] = True
+    if not (kept & before).any():
+        raise ConfigError(f"{where!r}: holds for none of the {int(before.sum()):,} images of {bank}: nothing would be left to train on")
     return kept & before
 
 

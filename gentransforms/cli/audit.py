@@ -53,12 +53,11 @@ def audit(
     Example:
       gentransforms bank audit bank photos --label-column folders --out audit --fail-if "near_copies > 0.01"
     """
+    from gentransforms.audit.result import Audit
     from gentransforms.audit.run import audit_bank
-    from gentransforms.bank.selection import parse_comparison
     from gentransforms.sources import open_source
 
-    for condition in fail_if or ():
-        parse_comparison(condition)  # a wrong one is refused before the work
+    Audit.check_gates(fail_if or ())  # a wrong one is refused before the work
     columns = None if label_column in (None, "folders") else {"labels": str(label_column)}
     opened = open_source(source, split=split, image_column=image_column, key=key, columns=columns)
     held_out = None if holdout is None else open_source(holdout, split=holdout_split, image_column=image_column)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gentransforms.errors import ConfigError, DeviceError, GeneratorError, MissingInputError
+from gentransforms.errors import ConfigError, DeviceError, GeneratorError, MissingInputError, WeightsError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.seeding import check_seeds
 from gentransforms.surroundings import isolate
@@ -66,12 +66,18 @@ class HeldGenerator:
 
         Raises:
             DeviceError: with a CUDA generator in a forked process.
+            WeightsError: if the generator's weights have no values, and the images have.
         """
         generator, device = self.generator, self.generator.device
         if device.type == "cuda" and os.getpid() != self._process:
             raise DeviceError(
                 f"the generator is on {device} and this is a forked process (a DataLoader worker?), where CUDA does not work: "
                 "apply the transform to batches in the main process, or read pre-generated variants from a bank"
+            )
+        if device.type == "meta" and not images.is_meta:
+            raise WeightsError(
+                f"generator: the weights of {type(generator).__name__} are on the meta device, without values: build or load it outside of "
+                "torch.device('meta') and of empty-weights contexts"
             )
         if images.is_meta and device.type != "meta":  # no pixels, so only the shape of the result is known
             made = torch.empty(len(images), 3, *generator.image_size, dtype=torch.float32, device="meta")

@@ -139,11 +139,12 @@ class Source:
         return filename not in {file.path for file in files}
 
 
-def is_cached(repo_id: str, names: Sequence[str]) -> bool:
-    """Return whether the cache of the Hub has all these files of a repository; asks no network."""
+def find_cached(repo_id: str, names: Sequence[str]) -> Path | None:
+    """Return the folder of the Hub's cache that has all these files of a repository, if there is one; asks no network."""
     from huggingface_hub import try_to_load_from_cache
 
-    return all(isinstance(try_to_load_from_cache(repo_id, name), str) for name in names)
+    found = [try_to_load_from_cache(repo_id, name) for name in names]
+    return Path(found[0]).parent if all(isinstance(path, str) for path in found) else None
 
 
 def read_config(source: Source) -> dict[str, Any]:

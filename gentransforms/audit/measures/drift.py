@@ -65,7 +65,9 @@ def measure_shift(name: str, e: Evidence, labels: Tensor, judgement: Judgement, 
         f"how far the frequencies of {name} move from sources to variants, by the judge ({judgement.name}): half the sum of the "
         "differences, from 0 to 1; the reference is the judge's own error on real images"
     )
-    return Measure(_PART, value, (float(spread.quantile(0.025)), float(spread.quantile(0.975))), reference, meaning)
+    # A resample is farther from the sources than they are from themselves: the bias is taken off (the basic bootstrap).
+    low, high = (min(1.0, max(0.0, 2 * value - float(spread.quantile(q)))) for q in (0.975, 0.025))
+    return Measure(_PART, value, (min(low, value), max(high, value)), reference, meaning)
 
 
 def describe_classes(e: Evidence, labels: Tensor, names: Sequence[str], judgement: Judgement, resamples: Resamples) -> list[dict[str, Any]]:

@@ -7,6 +7,8 @@ over the same random halves.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,11 @@ _K = 5
 _FOLDS = 5
 _SEED = 0
 
+# What a figure cannot leave.
+_RANGES = {
+    "frechet_distance": (0.0, math.inf), "density": (0.0, math.inf),
+    "precision": (0.0, 1.0), "recall": (0.0, 1.0), "coverage": (0.0, 1.0),
+}  # fmt: skip
 _MEANINGS = {
     "frechet_distance": "Fréchet distance between variants and real images in the encoder's features (Heusel et al., 2017); "
     "good is near the reference, real against real",
@@ -56,7 +63,9 @@ def measure_likeness(e: Evidence, resamples: Resamples) -> dict[str, Measure | s
                 found[name].append(value)
     result: dict[str, Measure | str] = {}
     for name, meaning in _MEANINGS.items():
-        value, interval = subsampling_interval(values[name], taken, len(sources))
+        value, (low, high) = subsampling_interval(values[name], taken, len(sources))
+        least, most = _RANGES.get(name, (-math.inf, math.inf))
+        interval = max(low, least), min(high, most)
         reference, _ = subsampling_interval(references[name], taken, len(sources))
         result[name] = Measure(_PART, value, interval, reference, meaning)
     result["real_or_generated"] = _told_apart(e, sources, first, resamples)
