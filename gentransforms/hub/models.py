@@ -143,8 +143,8 @@ def find_cached(repo_id: str, names: Sequence[str]) -> Path | None:
     """Return the folder of the Hub's cache that has all these files of a repository, if there is one; asks no network."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = [try_to_load_from_cache(repo_id, name) for name in names]
-    return Path(found[0]).parent if all(isinstance(path, str) for path in found) else None
+    found = [path for name in names if isinstance(path := try_to_load_from_cache(repo_id, name), str)]
+    return Path(found[0]).parent if len(found) == len(names) else None
 
 
 def read_config(source: Source) -> dict[str, Any]:
