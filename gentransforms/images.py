@@ -23,6 +23,7 @@ __all__ = [
     "from_float",
     "resize",
     "restore",
+    "same_aspect_ratio",
     "to_float",
     "to_rows",
 ]  # fmt: skip
@@ -171,6 +172,19 @@ def from_float(images: Tensor, like: Tensor) -> Tensor:
     if like.dtype.itemsize < images.dtype.itemsize:
         images = images.to(like.dtype)
     return images.to(like.device).to(like.dtype)
+
+
+def same_aspect_ratio(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Return whether two (height, width) have the same aspect ratio, up to 1/16: tools that make control maps round sides to
+    multiples of 64. A transposed size is another.
+
+    Example:
+        >>> same_aspect_ratio((512, 704), (375, 500)), same_aspect_ratio((375, 500), (500, 375)), same_aspect_ratio((97, 100), (100, 97))
+        (True, False, False)
+    """
+    one, two = size[0] * other[1], size[1] * other[0]
+    turned = abs(size[0] * other[0] - size[1] * other[1])
+    return size == other or (abs(one - two) * 16 < max(one, two) and abs(one - two) <= turned)
 
 
 def resize(images: Tensor, size: Sequence[int]) -> Tensor:

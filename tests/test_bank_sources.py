@@ -441,6 +441,8 @@ class TestParquet:
             ("train/b.parquet", "train/a.parquet", "test/a.parquet"),
             ("my_training_set.parquet", "my-dev-set.parquet", "eval.parquet"),
             ("b-1.parquet", "a.parquet", "b-0.parquet"),
+            ("default/train/0000.parquet", "default/train/0001.parquet", "default/test/0000.parquet"),  # of refs/convert/parquet
+            ("default/partial-train/0000.parquet", "default/partial-test/0000.parquet"),
             ("data/small-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"),
             ("a.parquet", "data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"),
         ],
@@ -473,6 +475,30 @@ class TestParquet:
             open_source(tmp_path)
         with pytest.raises(ConfigError, match="config='three'"):
             open_source(tmp_path, config="three")
+
+    @pytest.mark.parametrize("folder", ["x/a", "x/y/z/a"])
+    def test_deep_folders_of_configurations(self, folder: str, tmp_path: Path) -> None:
+        for i, name in enumerate(("a", "b")):
+            parquet(tmp_path / folder.replace("a", name) / "1.parquet", image=[png(0)], label=[i])
+        configs = "".join(f"- config_name: {n}\n  data_files: {folder.replace('a', n)}/*.parquet\n" for n in ("a", "b"))
+        (tmp_path / "README.md").write_text(f"---\nlicense: mit\nconfigs:\n{configs}---\n# Data\n")
+        assert [read(open_source(tmp_path, config=name), 0).inputs["labels"] for name in ("a", "b")] == [0, 1]
+
+    @pytest.mark.parametrize(
+        "readme", ["Made by a.parquet", "---\nlicense: mit\n---\n", "---\nconfigs:\n- data_files: metadata.parquet\n---"]
+    )
+    def test_no_parquet_of_an_image_folder(self, readme: str, tmp_path: Path) -> None:
+        keys = [f"{name}/{i}.png" for name in ("cat", "dog") for i in range(5)]
+        fill(tmp_path, *keys)
+        (tmp_path / "README.md").write_text(readme)
+        for name in ("features/clip/a.parquet", ".cache/a.parquet"):
+            parquet(tmp_path / name, x=[1])
+        assert list(open_source(tmp_path).keys) == keys
+
+    def test_pictures_of_a_readme(self, tmp_path: Path) -> None:
+        fill(tmp_path, "logo.png", "assets/a.png")
+        parquet(tmp_path / "default" / "train" / "0000.parquet", image=[png(0)], label=[7])
+        assert read(open_source(tmp_path), 0).inputs == {"labels": 7}
 
     def test_one_file_has_no_splits(self, tmp_path: Path) -> None:
         path = parquet(tmp_path / "train.parquet", image=[png(0)])
@@ -1289,6 +1315,49 @@ class TestMasks:
             for photo in (self.photo(stored, 6), self.photo(stored, 1), tensor(0)):
                 with pytest.raises(SourceError, match=f"masks: {size[1]} x {size[0]} pixels, and its image is .*8 x 6"):
                     read(open_source([{"image": photo, "mask": value}]), 0)
+
+
+class TestControlMaps:
+    """A control map has the aspect ratio of its image as stored, at any resolution, and is turned with it."""
+
+    stored = numpy.random.default_rng(0).integers(0, 256, (6, 8), numpy.uint8)
+
+    @pytest.mark.parametrize("code", range(1, 9))
+    def test_turned_with_its_image(self, code: int, tmp_path: Path) -> None:
+        photo = TestMasks.photo(self.stored, code)
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "x.png").write_bytes(photo)
+        (tmp_path / "folder" / "m.dat").write_bytes(mask_png(self.stored))
+        (tmp_path / "folder" / "metadata.csv").write_text("file_name,control_map\nx.png,m.dat\n")
+        grey = torch.from_numpy(self.stored).expand(3, -1, -1)
+        for source in (
+            open_source(tmp_path / "folder"),
+            open_source(parquet(tmp_path / "a.parquet", image=[photo], control_map=[mask_png(self.stored)])),
+            open_source([{"image": photo, "control_map": PIL.Image.fromarray(self.stored)}]),
+            open_source([(photo, grey)], inputs_getter=lambda sample: {"control_maps": sample[1]}),
+        ):
+            sample = read(source, 0)
+            assert torch.equal(sample.image, sample.inputs["control_maps"])
+
+    @pytest.mark.parametrize("code", [3, 6])
+    def test_with_an_orientation_of_its_own(self, code: int) -> None:
+        photo = TestMasks.photo(self.stored, code)
+        sample = read(open_source([{"image": photo, "control_map": photo}]), 0)
+        assert torch.equal(sample.image, sample.inputs["control_maps"])
+
+    @pytest.mark.parametrize("size", [(3, 4), (12, 16), (512, 704)])
+    def test_of_another_resolution(self, size: tuple[int, int]) -> None:
+        control_map = PIL.Image.fromarray(numpy.zeros(size, numpy.uint8))
+        for code, shape in ((1, size), (6, size[::-1])):
+            source = open_source([{"image": TestMasks.photo(self.stored, code), "control_map": control_map}])
+            assert read(source, 0).inputs["control_maps"].shape == (3, *shape)
+
+    @pytest.mark.parametrize("size", [(8, 6), (6, 7), (6, 6), (512, 512)])
+    def test_another_aspect_ratio_is_a_failed_source(self, size: tuple[int, int]) -> None:
+        for value in (PIL.Image.fromarray(numpy.zeros(size, numpy.uint8)), torch.zeros(3, *size)):
+            for photo in (TestMasks.photo(self.stored, 6), TestMasks.photo(self.stored, 1), tensor(0)):
+                with pytest.raises(SourceError, match=f"control_maps: {size[1]} x {size[0]} pixels, and its image is .*8 x 6"):
+                    read(open_source([{"image": photo, "control_map": value}]), 0)
 
 
 class TestOpenSource:

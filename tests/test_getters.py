@@ -144,6 +144,24 @@ class TestPerImageInputs:
         with pytest.raises(ConfigError, match=f"a mask of {words}"):
             per_image_inputs({"masks": mask}, images, ["masks"])
 
+    @pytest.mark.parametrize(
+        ("images", "control_map", "words"),
+        [
+            ([torch.zeros(3, 6, 8)], torch.zeros(3, 8, 6), "6 x 8 pixels, and its image is 8 x 6"),
+            ([torch.zeros(2, 3, 6, 8)], torch.zeros(2, 1, 6, 6), "6 x 6 pixels, and its image is 8 x 6"),
+            ([PIL.Image.new("RGB", (100, 97))], torch.zeros(3, 100, 97), "97 x 100 pixels, and its image is 100 x 97"),
+            ([torch.zeros(3, 6, 8), torch.zeros(3, 4, 4)], [torch.zeros(3, 6, 8)] * 2, "8 x 6 pixels, and its image is 4 x 4"),
+        ],
+    )
+    def test_a_control_map_of_another_aspect_ratio_names_both(self, images: list[Any], control_map: Any, words: str) -> None:
+        with pytest.raises(ConfigError, match=f"a control map of {words}: expected the same aspect ratio"):
+            per_image_inputs({"control_maps": control_map}, images, ["control_maps"])
+
+    @pytest.mark.parametrize("size", [(6, 8), (3, 4), (48, 64), (512, 704)])
+    def test_a_control_map_may_have_another_resolution(self, size: tuple[int, int]) -> None:
+        values = {"control_maps": torch.zeros(2, 3, *size)}
+        assert per_image_inputs(values, [torch.zeros(2, 3, 6, 8)], ["control_maps"])["control_maps"].shape == (2, 3, *size)
+
     def test_a_mask_is_a_plain_tensor_to_a_generator(self) -> None:
         assert type(self.given(tv_tensors.Mask(torch.zeros(4, 8, 8)), BATCH)) is torch.Tensor
 

@@ -19,10 +19,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from gentransforms.errors import SourceError
+from gentransforms.images import same_aspect_ratio
 
 __all__ = [
     "DOWNLOAD", "NOT_AN_IMAGE", "SUFFIXES", "Encoded", "Orientation", "check_folder", "decode_image", "decode_mask", "decode_oriented",
-    "find_file", "is_of_the_machine", "one_line", "rgb_image", "turn_mask",
+    "find_file", "is_of_the_machine", "one_line", "rgb_image", "turn_map", "turn_mask",
 ]  # fmt: skip
 
 Encoded = bytes | bytearray | memoryview | str | Path | PIL.Image.Image
@@ -56,6 +57,10 @@ class Orientation(NamedTuple):
 
     size: tuple[int, int]
     code: int = 1
+
+    def upright(self) -> Orientation:
+        """Return the orientation of the same image once it is turned."""
+        return Orientation(self.size if self.code < 5 else self.size[::-1])
 
 
 def decode_image(data: Encoded, white_level: float | None = None) -> Tensor:
@@ -144,8 +149,7 @@ def decode_mask(data: Encoded, image: Orientation | None = None) -> Tensor:
         values = torch.from_numpy(np.asarray(_turned(mask, turn)).astype(np.int32))
     if image is None:
         return values
-    upright = image.size if image.code < 5 else image.size[::-1]
-    return turn_mask(values, image if code == 1 else Orientation(upright))
+    return turn_mask(values, image if code == 1 else image.upright())
 
 
 def turn_mask(mask: Tensor, image: Orientation) -> Tensor:
@@ -165,10 +169,27 @@ def turn_mask(mask: Tensor, image: Orientation) -> Tensor:
             f"{mask.shape[1]} x {mask.shape[0]} pixels, and its image is {stored}{image.size[1]} x {image.size[0]}: "
             "expected a mask of the same size" + (", which is turned with its image" if image.code > 1 else "")
         )
-    if image.code >= 5:
-        mask = mask.T
-    flipped = {2: [1], 3: [0, 1], 4: [0], 6: [1], 7: [0, 1], 8: [0]}.get(image.code)
-    return mask.flip(flipped) if flipped else mask.contiguous()
+    return _turned_pixels(mask, image.code)
+
+
+def turn_map(pixels: Tensor, image: Orientation) -> Tensor:
+    """Rotate a control map (C, H, W) of the whole image, at any resolution, in the same way as the image.
+
+    Raises:
+        SourceError: if its aspect ratio is another than that of the image as stored, naming both sizes.
+
+    Example:
+        >>> turn_map(torch.zeros(3, 4, 8), Orientation((1, 2), 6)).shape
+        torch.Size([3, 8, 4])
+    """
+    height, width = pixels.shape[-2:]
+    if not same_aspect_ratio((height, width), image.size):
+        stored = "stored with " if image.code > 1 else ""
+        raise SourceError(
+            f"{width} x {height} pixels, and its image is {stored}{image.size[1]} x {image.size[0]}: "
+            "expected a map of the same aspect ratio" + (", which is turned with its image" if image.code > 1 else "")
+        )
+    return _turned_pixels(pixels, image.code)
 
 
 def find_file(path: str | Path, folder: Path | None = None) -> Path:
@@ -316,6 +337,14 @@ def _orientation(image: PIL.Image.Image) -> int:
 
 def _turned(image: PIL.Image.Image, code: int) -> PIL.Image.Image:
     return image.transpose(_TO_UPRIGHT[code]) if code in _TO_UPRIGHT else image
+
+
+def _turned_pixels(pixels: Tensor, code: int) -> Tensor:
+    """Turn (…, H, W) upright by an EXIF code."""
+    if code >= 5:
+        pixels = pixels.mT
+    flipped = {2: [-1], 3: [-2, -1], 4: [-2], 6: [-1], 7: [-2, -1], 8: [-2]}.get(code)
+    return pixels.flip(flipped) if flipped else pixels.contiguous()
 
 
 def _rgb(data: Encoded, white_level: float | None) -> tuple[PIL.Image.Image, Orientation, int | None]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError, SourceError
-from gentransforms.sources.decode import Orientation, decode_image, decode_mask, find_file, turn_mask
+from gentransforms.sources.decode import Orientation, decode_mask, decode_oriented, find_file, turn_map, turn_mask
 
 __all__ = ["choose_columns", "input_value", "integer"]
 
@@ -66,11 +66,13 @@ def input_value(name: str, value: Any, image: Orientation, folder: Path | None =
     Args:
         name: of the input.
         value: as it was found; of a mask or a control map also a PIL image, an encoded one, or its path.
-        image: how its image was stored: a mask must have that size, and is turned upright with it.
+        image: how its image was stored: a mask must have that size, a control map that aspect ratio, and both are turned upright
+            with it.
         folder: to which paths of masks are relative.
 
     Raises:
-        SourceError: if there is none, it is something else, or a mask has another size than its image.
+        SourceError: if there is none, it is something else, or a mask has another size than its image, or a control map another
+            aspect ratio.
 
     Example:
         >>> import numpy as np
@@ -91,9 +93,9 @@ def input_value(name: str, value: Any, image: Orientation, folder: Path | None =
             return _mask(value, image, folder)
         except SourceError as error:
             raise SourceError(f"masks: {error}") from error
-    if name == "control_maps" and not isinstance(value, Tensor):
+    if name == "control_maps":
         try:
-            return decode_image(_stored(value, folder))
+            return _control_map(value, image, folder)
         except SourceError as error:
             raise SourceError(f"control_maps: {error}") from error
     return value
@@ -128,6 +130,14 @@ def _mask(value: Any, image: Orientation, folder: Path | None) -> Tensor:
             raise SourceError(f"shape {tuple(value.shape)}, dtype {value.dtype}: expected (H, W), integers")
         return turn_mask(mask, image)
     return decode_mask(_stored(value, folder), image)
+
+
+def _control_map(value: Any, image: Orientation, folder: Path | None) -> Tensor:
+    if isinstance(value, Tensor):
+        value = value.as_subclass(Tensor)
+        return turn_map(value, image) if value.ndim >= 2 else value  # the generator refuses what is no map
+    pixels, own = decode_oriented(_stored(value, folder))
+    return turn_map(pixels, image if own.code == 1 else image.upright())
 
 
 def _stored(value: Any, folder: Path | None) -> bytes | Path | PIL.Image.Image:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
+import re
 import tempfile
 from pathlib import Path
 
 from gentransforms.errors import ConfigError
-from gentransforms.sources.decode import one_line
+from gentransforms.sources.decode import SUFFIXES, one_line
 from gentransforms.sources.hugging_face import import_datasets
 
 __all__ = ["find_files", "holds_parquet"]
@@ -16,10 +18,39 @@ _LOOKED_AT = 8  # entries of each subfolder that are checked: a folder of images
 
 
 def holds_parquet(folder: Path) -> bool:
-    """Return whether a folder, or a direct subfolder, holds Parquet files other than the metadata of an image folder."""
-    subfolders = (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    found = itertools.chain(folder.glob("*.parquet"), *(itertools.islice(sub.iterdir(), _LOOKED_AT) for sub in subfolders))
-    return any(path.suffix == ".parquet" and path.name != "metadata.parquet" for path in found)
+    """Return whether a folder holds Parquet files other than the metadata of an image folder, or a README.md that names some.
+
+    Looks as deep as the Hub's own layout, ``default/train/0000.parquet``; not that deep in a folder of many images.
+    """
+    if _names_parquet(folder / "README.md"):
+        return True
+    level, images = [os.fspath(folder)], 0
+    for depth in range(3):
+        below: list[str] = []
+        for path in level:
+            with os.scandir(path) as entries:
+                for entry in itertools.islice(entries, _LOOKED_AT if depth else None):
+                    suffix = "." + entry.name.rpartition(".")[2]
+                    if suffix == ".parquet" and entry.name != "metadata.parquet":
+                        return True
+                    images += suffix.lower() in SUFFIXES
+                    if depth < 2 and not entry.name.startswith(".") and entry.is_dir():
+                        below.append(entry.path)
+        if depth and images > _LOOKED_AT:  # more than a logo and the figures of a README
+            return False
+        level = below
+    return False
+
+
+def _names_parquet(readme: Path) -> bool:
+    """Return whether the ``configs`` at the top of a README.md name Parquet files, by the convention of `datasets`."""
+    try:
+        text = readme.read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        return False
+    top = re.match(r"\ufeff?\s*---\s*\n(.*?)\n---", text, re.DOTALL)
+    configs = re.search(r"^configs:(.*?)(?=^[^\s#-]|\Z)", top[1], re.DOTALL | re.MULTILINE) if top else None
+    return configs is not None and re.search(r"(?<!\bmetadata)\.parquet\b", configs[1]) is not None
 
 
 def find_files(path: Path, split: str | None = None, config: str | None = None) -> list[Path]:

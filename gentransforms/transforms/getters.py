@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError
-from gentransforms.images import Image, count_images
+from gentransforms.images import Image, count_images, same_aspect_ratio
 from gentransforms.seeding import check_seeds
 from gentransforms.sources.keys import as_keys
 
@@ -79,7 +80,8 @@ def per_image_inputs(values: Any, images: Sequence[Image], names: Sequence[str])
     dimensions, and a list has the batch's length.
 
     Raises:
-        ConfigError: if `values` is not a mapping, a value has another length, or a mask another size than its image.
+        ConfigError: if `values` is not a mapping, a value has another length, a mask another size than its image, or a control map
+            another aspect ratio.
 
     Example:
         >>> import torch
@@ -109,8 +111,8 @@ def per_image_inputs(values: Any, images: Sequence[Image], names: Sequence[str])
             value = torch.tensor(value)
         elif not isinstance(value, Tensor) and all(isinstance(v, Tensor) for v in value):
             value = _stack(name, value)
-        if name == "masks":
-            _check_masks(value, images)
+        if name in ("masks", "control_maps"):
+            _check_sizes(name, value, images)
         out[name] = value
     return out
 
@@ -136,15 +138,18 @@ def _leading(images: Sequence[Image]) -> tuple[int, ...]:
     return () if isinstance(images[0], PIL.Image.Image) else tuple(images[0].shape[:-3])
 
 
-def _check_masks(masks: Any, images: Sequence[Image]) -> None:
-    """Refuse masks of another size than their images, which do not say where in the image a value stands."""
+def _check_sizes(name: str, values: Any, images: Sequence[Image]) -> None:
+    """Refuse masks of another size than their images, which do not say where in the image a value stands, and control maps of
+    another aspect ratio: they may have any resolution.
+    """
     sizes = [size for image in images for size in [_size(image)] * count_images([image])]
-    for mask, size in zip(masks, sizes, strict=True):
-        own = _size(mask)
-        if own is not None and size is not None and own != size:
+    what, expected, fits = ("mask", "size", operator.eq) if name == "masks" else ("control map", "aspect ratio", same_aspect_ratio)
+    for value, size in zip(values, sizes, strict=True):
+        own = _size(value)
+        if own is not None and size is not None and not fits(own, size):
             raise ConfigError(
-                f"inputs_getter: a mask of {own[1]} x {own[0]} pixels, and its image is {size[1]} x {size[0]}: expected the same size; "
-                "turn, crop and resize a mask with its image"
+                f"inputs_getter: a {what} of {own[1]} x {own[0]} pixels, and its image is {size[1]} x {size[0]}: expected the same "
+                f"{expected}; turn, crop and resize a {what} with its image"
             )
 
 
