@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -36,6 +37,11 @@ def read(source: ImageSource, index: int) -> SourceSample:
     return sample
 
 
+def is_reader() -> bool:
+    """Whether this is a thread that reads units: the samples that are compared when a run begins are read in the main thread."""
+    return threading.current_thread() is not threading.main_thread()
+
+
 class Photos(OneByOne):
     """Images of one flat grey each, ``(index mod 256)``; some cannot be read."""
 
@@ -51,6 +57,18 @@ class Photos(OneByOne):
         image = torch.full((3, self.size, self.size), index % 256, dtype=torch.uint8, device="cpu")
         known = {"labels": index % 7, "prompts": f"a photo of number {index}", "masks": torch.full((4, 4), index % 5)}
         return SourceSample(image, {name: known[name] for name in self.inputs})
+
+
+class Noise(Photos):
+    """Images of noise, which have one mean colour; the image at each place is that of number `order[place]`."""
+
+    def __init__(self, order: Sequence[int], size: int = 16) -> None:
+        super().__init__(len(order), size=size)
+        self.order = list(order)
+
+    def read(self, index: int) -> SourceSample:
+        rng = torch.Generator().manual_seed(self.order[index])
+        return SourceSample(torch.randint(0, 256, (3, self.size, self.size), generator=rng, dtype=torch.uint8, device="cpu"))
 
 
 class Slow(FakeGenerator):
@@ -83,14 +101,14 @@ class Batches(Flat):
 
 
 class Deadly(Photos):
-    """Kills the process that reads a certain image, the first time."""
+    """Kills the process that reads a certain image in a reader thread, as a run does once it has begun, the first time."""
 
     def __init__(self, count: int, at: int, flag: str) -> None:
         super().__init__(count)
         self.at, self.flag = at, flag
 
     def read(self, index: int) -> SourceSample:
-        if index == self.at:
+        if index == self.at and is_reader():
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(self.flag, os.O_CREAT | os.O_EXCL))
                 os.kill(os.getpid(), signal.SIGKILL)

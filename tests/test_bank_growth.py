@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from bank_sources import Photos
+from bank_sources import Noise, Photos
 from small_generators import Flat, NotFinite
 from torch import Tensor
 from typer.testing import CliRunner
@@ -201,6 +201,51 @@ class TestMoreSources:
         values = [int(sample.image[0, 0, 0]) for sample in source.read_range(0, 6)]  # type: ignore[union-attr]
         assert values == [1, 2, 5, 0, 3, 4]
         assert Noting.ranges == [(1, 3), (5, 6), (0, 1), (3, 5)]
+
+
+class TestOtherImages:
+    """The same keys, with other images: their variants would stand beside those of the first."""
+
+    @pytest.mark.parametrize("more", [0, 4])
+    def test_rows_in_another_order_are_refused(self, tmp_path: Path, more: int) -> None:
+        order = [0, *range(11, 0, -1), 12, *range(22, 12, -1), 23, *range(24, 24 + more)]
+        fill(tmp_path, Noise(range(24)))
+        before = rows(tmp_path)
+        with pytest.raises(BankError, match=r"the image of 'photo-000001\.jpg' is a different one"):
+            fill(tmp_path, Noise(order), variants=5, extend=True)
+        assert rows(tmp_path) == before
+        assert "history" not in json.loads((tmp_path / MANIFEST).read_text())
+
+    def test_what_was_added_is_compared_too(self, tmp_path: Path) -> None:
+        fill(tmp_path, Noise(range(70)))
+        fill(tmp_path, Noise(range(140)), extend=True, shard="0/2")
+        samples = [sample["index"] for sample in json.loads((tmp_path / MANIFEST).read_text())["info"]["samples"]]
+        assert (len(samples), sorted(samples), samples[0], samples[-1]) == (64, samples, 0, 139)
+        with pytest.raises(BankError, match=r"the image of 'photo-0000(7|8)\d\.jpg' is a different one"):
+            fill(tmp_path, Noise([*range(70), *range(139, 69, -1)]))
+        assert fill(tmp_path, Noise(range(140))).complete
+
+    def test_a_source_between_the_samples_is_compared_when_it_is_read_again(self, tmp_path: Path) -> None:
+        fill(tmp_path, Noise(range(130)))
+        samples = {sample["index"] for sample in json.loads((tmp_path / MANIFEST).read_text())["info"]["samples"]}
+        a, b = sorted(set(range(20, 130)) - samples)[:2]
+        order = list(range(130))
+        order[a], order[b] = b, a
+        with pytest.raises(BankError, match=f"the image of 'photo-{a:06d}.jpg' is a different one"):
+            fill(tmp_path, Noise(order), variants=4, extend=True)
+        before = rows(tmp_path)
+        assert (f"photo-{a:06d}.jpg", 3) not in before
+        assert fill(tmp_path, Noise(range(130)), variants=4).complete
+        assert verify_bank(tmp_path).ok
+
+    def test_the_marks_of_a_source_that_is_lost_meanwhile_stay(self, tmp_path: Path) -> None:
+        fill(tmp_path, Photos(10))
+        before = gt.Bank.open(tmp_path).marks
+        fill(tmp_path, Photos(10, broken=[5]), variants=5, extend=True)
+        after = gt.Bank.open(tmp_path).marks
+        assert before is not None
+        assert after is not None
+        assert after.tolist() == before.tolist()
 
 
 class TestStopped:

@@ -61,7 +61,7 @@ class TestRay:
 
     def test_a_killed_actor_is_started_again(self, tmp_path: Path) -> None:
         flag = tmp_path / "killed"
-        source = Deadly(18, 10, str(flag))  # not one of those that are looked at before the run
+        source = Deadly(18, 10, str(flag))
         summary = generate_bank(source, tmp_path / "ray", tiny_icgan(), engine=Ray(actors=2, cpus=1), **OPTIONS)
         assert flag.exists(), "nothing was killed"
         assert summary.complete

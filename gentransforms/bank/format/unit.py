@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -161,7 +161,16 @@ def is_done(directory: Path, unit: Unit, settings: str | None = None) -> bool:
     return sidecar is not None and sidecar.get("bytes") == size and settings in (None, sidecar.get("settings"))
 
 
-def write_unit(directory: Path, unit: Unit, rows: Sequence[Row], key_type: str, facts: Mapping[str, Any], *, replace: bool = False) -> bool:
+def write_unit(
+    directory: Path,
+    unit: Unit,
+    rows: Sequence[Row],
+    key_type: str,
+    facts: Mapping[str, Any],
+    *,
+    replace: bool = False,
+    check: Callable[[], object] | None = None,
+) -> bool:
     """Write a unit and its sidecar, unless another process has done so in the meantime; return whether it was written.
 
     The Arrow file appears last and complete: if the file of a unit exists, the unit is done. Equal rows give equal bytes.
@@ -173,6 +182,7 @@ def write_unit(directory: Path, unit: Unit, rows: Sequence[Row], key_type: str, 
         key_type: ``"str"`` or ``"int"``.
         facts: further JSON-able entries of the sidecar: ``settings``, ``failed``, ``rejected``.
         replace: whether an existing unit is written again.
+        check: called with the bank's lock held, before anything changes; what it raises stops the writing.
 
     Raises:
         BankError: if the disk is full or cannot be written; the bank stays as it was.
@@ -187,6 +197,8 @@ def write_unit(directory: Path, unit: Unit, rows: Sequence[Row], key_type: str, 
             partial.finish()
             sidecar = {"unit": unit.name, "bytes": hashed.count, "sha256": hashed.digest.hexdigest(), "rows": len(rows), **facts}
             with locked(directory):
+                if check is not None:
+                    check()
                 # If two processes generate the same unit, the first file stays: its bytes are the same, and it may be in use.
                 if not replace and is_done(directory, unit, facts.get("settings")):
                     return False

@@ -18,7 +18,7 @@ import torch
 from gentransforms.bank.format.manifest import AGREED, MANIFEST, create_manifest, hash_manifest, is_export, read_manifest
 from gentransforms.bank.format.unit import list_units, read_sidecar
 from gentransforms.bank.generate.growth import can_extend, extend_bank
-from gentransforms.bank.generate.marks import changed_sample, sample_marks
+from gentransforms.bank.generate.marks import changed_sample, sample_marks, sample_more
 from gentransforms.errors import BankError
 from gentransforms.sources.base import ImageSource
 
@@ -38,7 +38,7 @@ def begin_bank(directory: Path, describe: Describe, source: ImageSource, extend:
     Args:
         directory: directory of the bank.
         describe: returns the manifest of this call, given the settings of the existing bank, or None.
-        source: a few of its samples are compared with those of the source that the bank was started with.
+        source: up to 64 of its samples are compared with those of the source that the bank was started with.
         extend: whether a bank with fewer variants, or with some of these sources, is extended.
 
 
@@ -47,7 +47,13 @@ def begin_bank(directory: Path, describe: Describe, source: ImageSource, extend:
     """
     if (directory / MANIFEST).exists():
         manifest, grows = compare_bank(directory, describe, source, extend)
-        return extend_bank(directory, manifest, source) if grows else manifest
+        if not grows:
+            return manifest
+        info = manifest["info"]
+        count = read_manifest(directory)["source"]["count"]
+        if "samples" in info and len(source.keys) > count:
+            manifest = {**manifest, "info": {**info, "samples": sample_more(source, info["samples"], count)}}
+        return extend_bank(directory, manifest, source)
     manifest = describe(None)
     try:
         _check_empty(directory, manifest)

@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from gentransforms.bank.format.facts import Facts
+from gentransforms.bank.format.index import decode_marks
 from gentransforms.bank.format.locking import explain_write_error, locked, sync_directory, write_json
 from gentransforms.bank.format.manifest import MANIFEST, hash_keys, hash_manifest, read_manifest
 from gentransforms.bank.format.unit import INDEX, Row, Unit, is_done, list_entries, list_units, read_sidecar
+from gentransforms.bank.generate.marks import is_same_image
 from gentransforms.errors import BankError, SourceError
 from gentransforms.sources import ImageSource, SourceSample
 from gentransforms.sources.arrow import arrow
+from gentransforms.sources.resemblance import MARK_SIZE
 
 __all__ = [
-    "Former", "GrownSource", "adopt_unit", "arrange_source", "can_extend", "extend_bank", "extend_manifest", "former_sidecar",
-    "read_former", "remove_former", "retire_units",
+    "Former", "GrownSource", "adopt_unit", "arrange_source", "can_extend", "check_not_extended", "extend_bank", "extend_manifest",
+    "former_sidecar", "read_former", "remove_former", "retire_units",
 ]  # fmt: skip
 
 KEYS = "keys.json"  # the keys in the bank's order, where that is not the source's
@@ -39,6 +42,20 @@ class Former:
     rows: list[Row] = field(default_factory=list)
     failed: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, Any]] = field(default_factory=list)
+    marks: dict[str | int, bytes] = field(default_factory=dict)  # of the sources that have rows
+
+    def check_source(self, directory: Path, key: str | int, seen: bytes) -> None:
+        """Compare the mark of a source just read with the one that it had; an empty one is that of a source that cannot be read.
+
+        Raises:
+            BankError: if it is another image, whose variants would stand beside those of the first.
+        """
+        expected = self.marks.get(key)
+        if seen and expected and not is_same_image(seen, expected):
+            raise BankError(
+                f"{directory}: the source is not the one that this bank was made from: the image of {key!r} is a different one. "
+                "Give the same images, or another directory for a new bank"
+            )
 
     def tried(self, facts: Facts, max_attempts: int) -> dict[str | int, set[int]]:
         """Return, for each source that was read, the seed numbers that second and later attempts at its variants took."""
@@ -154,12 +171,25 @@ def extend_bank(directory: Path, new: Mapping[str, Any], source: ImageSource) ->
 
 
 def extend_manifest(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the manifest of an extended bank: the settings and source of `new`, and what it was before in its history."""
+    """Return the manifest of an extended bank: the settings, source and info of `new`, and what it was before in its history."""
     before = {
         "variants": old["settings"]["variants"], "count": old["source"]["count"], "keys": old["source"]["keys"],
         "digest": hash_manifest(old), "until": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
-    return {**old, "settings": new["settings"], "source": new["source"], "history": [*old.get("history", []), before]}
+    return {**old, **{name: new[name] for name in ("settings", "source", "info")}, "history": [*old.get("history", []), before]}
+
+
+def check_not_extended(directory: Path, facts: Facts) -> None:
+    """Check, with the bank's lock held, that it still is the one that a run began with.
+
+    Raises:
+        BankError: if another process has extended it: its units may be newer than those of this run.
+    """
+    if hash_manifest(read_manifest(directory)) != facts.digest:
+        raise BankError(
+            f"{directory}: the bank was extended meanwhile by another process, so this run wrote nothing more: repeat the call, with the "
+            f"settings and sources that {MANIFEST} has now"
+        )
 
 
 def retire_units(directory: Path, facts: Facts) -> None:
@@ -206,6 +236,7 @@ def adopt_unit(directory: Path, unit: Unit, facts: Facts) -> bool:
         return False
     try:
         with locked(directory):
+            check_not_extended(directory, facts)
             if not is_done(directory, unit, facts.digest):
                 write_json(directory / unit.sidecar, {**sidecar, "settings": facts.digest})
                 (directory / f"{_FORMER}{unit.file}").replace(directory / unit.file)
@@ -225,7 +256,10 @@ def read_former(directory: Path, unit: Unit, facts: Facts) -> Former:
     with arrow().memory_map(str(directory / f"{_FORMER}{unit.file}")) as file:
         table = arrow().ipc.open_stream(file).read_all().to_pylist()
     rows = [Row(row["key"], row["variant"], row["seed"], row["attempt"], row["image"]["bytes"]) for row in table]
-    return Former(variants, rows, list_entries(sidecar, "failed"), list_entries(sidecar, "rejected"))
+    keys, marks = list(dict.fromkeys(row.key for row in rows)), decode_marks(sidecar) or b""
+    parts = [marks[start : start + MARK_SIZE] for start in range(0, len(marks), MARK_SIZE)]
+    known = dict(zip(keys, parts, strict=True)) if len(marks) == len(keys) * MARK_SIZE else {}
+    return Former(variants, rows, list_entries(sidecar, "failed"), list_entries(sidecar, "rejected"), known)
 
 
 def _variants(sidecar: Mapping[str, Any], facts: Facts) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -21,7 +22,7 @@ from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.index import encode_marks
 from gentransforms.bank.format.unit import Row, Unit, write_unit
 from gentransforms.bank.generate.encode import Encoding
-from gentransforms.bank.generate.growth import Former, adopt_unit, read_former, remove_former
+from gentransforms.bank.generate.growth import Former, adopt_unit, check_not_extended, read_former, remove_former
 from gentransforms.bank.generate.reading import BlockOfSources, new_buffer, read_block
 from gentransforms.bank.generate.variants import NOT_FINITE, Made, make_block
 from gentransforms.errors import GeneratorError
@@ -161,6 +162,8 @@ def _make_unit(
     offset = 0
     for block in blocks:
         images, inputs, reasons, seen = block.wait()
+        for key, one in zip(block.keys, seen, strict=True):
+            former.check_source(job.directory, key, one)
         marks += seen
         places = range(unit.start + offset, unit.stop)
         failed += [{"key": key, "index": i, "reason": text} for key, i, text in zip(block.keys, places, reasons, strict=False) if text]
@@ -238,9 +241,10 @@ def _write(
         sources = {i: None for i, key in enumerate(keys) if key in had}
     facts = {
         "settings": job.facts.digest, "failed": failed, "rejected": report.rejected, "retried": report.retried,
-        "seconds": round(seconds, 3), "marks": encode_marks([marks[i] for i in sorted(sources)]),
+        "seconds": round(seconds, 3), "marks": encode_marks([marks[i] or former.marks.get(keys[i], b"") for i in sorted(sources)]),
     }  # fmt: skip
-    report.written = write_unit(job.directory, unit, rows, job.source.key_type, facts, replace=job.replace)
+    check = functools.partial(check_not_extended, job.directory, job.facts)
+    report.written = write_unit(job.directory, unit, rows, job.source.key_type, facts, replace=job.replace, check=check)
     if job.facts.history:
         remove_former(job.directory, unit)
     return report
