@@ -364,6 +364,81 @@ class TestRefused:
             gt.StableDiffusionVariation.from_pipeline(adapted(), ip_adapter_scale=scale)
 
 
+def pre_hook(pipe: Any) -> None:
+    pipe.unet.mid_block.register_forward_pre_hook(lambda module, args: (args[0] * 0.5, *args[1:]))
+
+
+def post_hook(pipe: Any) -> None:
+    pipe.vae.decoder.register_forward_hook(lambda module, args, output: output * 0.5)
+
+
+def circular(pipe: Any) -> None:
+    for module in pipe.vae.modules():
+        if isinstance(module, nn.Conv2d):
+            module.padding_mode = "circular"
+
+
+def output_scale(pipe: Any) -> None:
+    pipe.unet.mid_block.resnets[0].output_scale_factor = 3.0
+
+
+def epsilon(pipe: Any) -> None:
+    pipe.vae.decoder.conv_norm_out.eps = 1.0
+
+
+def activation(pipe: Any) -> None:
+    pipe.unet.mid_block.resnets[0].nonlinearity = nn.Tanh()
+
+
+def first_noise(pipe: Any) -> None:
+    pipe.scheduler.init_noise_sigma = 0.5
+
+
+CHANGED: list[tuple[Callable[[Any], None], str]] = [
+    (pre_hook, r"unet\.mid_block has a forward hook .*remove\(\)"),
+    (post_hook, r"vae\.decoder has a forward hook .*remove\(\)"),
+    (circular, r"vae\.\S+\.padding_mode is 'circular'.*'zeros'"),
+    (output_scale, r"unet\.mid_block\.resnets\.0\.output_scale_factor is 3\.0"),
+    (epsilon, r"vae\.decoder\.conv_norm_out\.eps is 1\.0"),
+    (activation, r"unet\.mid_block\.resnets\.0\.nonlinearity is a Tanh.*SiLU"),
+    (first_noise, r"scheduler\.init_noise_sigma of the PNDMScheduler is 0\.5"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGED)
+class TestChangedInPlace:
+    """What changes images and is in no configuration, no weight and no state that is read."""
+
+    def test_before_the_generator_is_built(self, change: Callable[[Any], None], message: str) -> None:
+        pipe = tiny.variation()
+        change(pipe)
+        with pytest.raises(ConfigError, match=message):
+            variation(pipe)
+
+    def test_afterwards_it_has_no_fingerprint(self, change: Callable[[Any], None], message: str) -> None:
+        generator = variation(tiny.variation())
+        before = generator(photos(), SEEDS)
+        change(generator)
+        assert (generator(photos(), SEEDS) - before).abs().max() > 1e-4
+        with pytest.raises(ConfigError, match=message):
+            generator.fingerprint()
+
+    def test_of_a_controlnet_pipeline(self, change: Callable[[Any], None], message: str) -> None:
+        base = tiny.stable_diffusion()
+        change(base)
+        with pytest.raises(ConfigError, match=message):
+            gt.ControlNetVariation.from_pipeline(base, controlnet=tiny.controlnet(base.unet), condition="canny", **FAST)
+
+
+def test_a_forward_hook_that_was_removed_as_advised_leaves_the_generator_as_it_was() -> None:
+    pipe = tiny.variation()
+    handle = pipe.unet.register_forward_hook(lambda module, args, output: None)
+    with pytest.raises(ConfigError, match=r"unet has a forward hook"):
+        variation(pipe)
+    handle.remove()
+    assert variation(pipe).fingerprint() == variation(tiny.variation()).fingerprint()
+
+
 class Int8(torch.Tensor):
     """A weight in eight bits with one scale, made float where it is used, as torchao's are."""
 

@@ -223,6 +223,70 @@ class TestRefused:
             gt.load_generator(tmp_path)
 
 
+class Scaled:
+    """An attention processor with a setting."""
+
+    def __init__(self, factor: float) -> None:
+        from diffusers.models.attention_processor import AttnProcessor2_0
+
+        self.factor = factor
+        self._own = AttnProcessor2_0()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        made: Tensor = self._own(*args, **kwargs)
+        return made * self.factor
+
+
+def replaced_forward(pipe: Any) -> None:
+    own = pipe.unet.mid_block.forward
+    pipe.unet.mid_block.forward = lambda *args, **kwargs: own(*args, **kwargs) * 0.5
+
+
+def noise_levels(pipe: Any) -> None:
+    pipe.scheduler.alphas_cumprod = pipe.scheduler.alphas_cumprod**2
+
+
+def hooked(pipe: Any) -> None:
+    pipe.unet.register_forward_pre_hook(lambda module, args: None)
+
+
+def padded(pipe: Any) -> None:
+    pipe.vae.decoder.conv_in.padding_mode = "circular"
+
+
+class TestChangedInPlace:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (replaced_forward, r"the forward method of unet\.mid_block was replaced"),
+            (noise_levels, r"scheduler\.alphas_cumprod of the \w+ was changed"),
+            (hooked, r"unet has a forward hook .*remove\(\)"),
+            (padded, r"vae\.decoder\.conv_in\.padding_mode is 'circular'"),
+        ],
+    )
+    def test_what_no_fingerprint_covers_is_refused(self, change: Any, message: str) -> None:
+        pipe = tiny_pipelines.img2img()
+        generator = gt.PipelineVariation.from_pipeline(pipe, **STRENGTH)
+        generator.fingerprint()
+        change(pipe)
+        with pytest.raises(ConfigError, match=message):
+            generator.fingerprint()
+        with pytest.raises(ConfigError, match=message):
+            gt.PipelineVariation.from_pipeline(pipe, **STRENGTH)
+
+    def test_settings_of_attention_processors_are_in_the_fingerprint(self) -> None:
+        generator = gt.PipelineVariation.from_pipeline(tiny_pipelines.img2img(), **STRENGTH)
+        found, processors = [generator.fingerprint()], dict(generator.pipe.unet.attn_processors)
+        first, *_, last = processors
+        for changed in ({name: Scaled(0.5) for name in processors}, {name: Scaled(0.1) for name in processors},
+                        {first: Scaled(0.5)}, {last: Scaled(0.5)}):  # fmt: skip
+            generator.pipe.unet.set_attn_processor(processors | changed)
+            found.append(generator.fingerprint())
+        assert len(set(found)) == 5
+        generator.pipe.unet.set_attn_processor(processors)
+        assert generator.fingerprint() == found[0]
+
+
 def mixing(pipe: Any) -> Any:
     """A pipeline whose images depend on their batch."""
     own = pipe.vae.decode

@@ -96,6 +96,7 @@ class DiffusionGenerator(ImageGenerator):
         """
         parts = {"components": describe_pipeline(self.pipe, self._described_parts())}
         found = state.read_state(self._networks())
+        state.check_scheduler("scheduler", self.scheduler)
         return self._options() | parts | ({"state": found} if found else {})
 
     def _options(self) -> dict[str, Any]:

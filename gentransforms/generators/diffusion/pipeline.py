@@ -108,6 +108,7 @@ class PipelineVariation(ImageGenerator):
         self._once = EncodeOnce()
         self.__dict__["_init_config"] = {}
         self.eval().requires_grad_(False)
+        self._read_state()
 
     @classmethod
     def from_pipeline(
@@ -134,7 +135,7 @@ class PipelineVariation(ImageGenerator):
 
         Raises:
             WeightsError: if the pipeline takes no image, or lacks its prior.
-            ConfigError: if the call takes no such option.
+            ConfigError: if the call takes no such option, or a part was changed in a way that no fingerprint can cover.
         """
         return cls(pipe, prior=prior, prompt=prompt, image_size=image_size, preserves_geometry=preserves_geometry, **options)
 
@@ -200,12 +201,22 @@ class PipelineVariation(ImageGenerator):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What decides the images beside the weights: options, the configuration of every part, and their state."""
-        found = state.read_state(self._networks(), strict=False)
+        """What decides the images beside the weights: options, the configuration of every part, and their state.
+
+        Raises:
+            ConfigError: if a part was changed in a way that cannot be described, such as a replaced ``forward``.
+        """
+        found = self._read_state()
         parts = {"components": describe_pipeline(self.pipe, {})}
         if self.prior is not None:
             parts["prior_components"] = describe_pipeline(self.prior, {})
         return self._own_options() | parts | ({"state": found} if found else {})
+
+    def _read_state(self) -> dict[str, Any]:
+        for name, pipe in {"": self.pipe, "prior_": self.prior}.items():
+            if getattr(pipe, "scheduler", None) is not None:
+                state.check_scheduler(f"{name}scheduler", pipe.scheduler)
+        return state.read_state(self._networks(), strict=False)
 
     def _own_options(self) -> dict[str, Any]:
         options = {"prompt": self.prompt, "image_size": list(self.image_size), "preserves_geometry": self.preserves_geometry}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.generators.diffusion.structure import check_structure
 from gentransforms.generators.identity import uncompiled
 
 __all__ = ["apply_state", "check_networks", "check_saveable", "check_scheduler", "ip_adapter_scale", "read_state", "set_ip_adapter_scale"]
@@ -25,6 +26,8 @@ _EXACT = {
     "XLAFlashAttnProcessor2_0",
 }  # fmt: skip
 _IP_ADAPTER = {"IPAdapterAttnProcessor", "IPAdapterAttnProcessor2_0", "IPAdapterXFormersAttnProcessor"}
+# Their forward hooks count, capture or move tensors, or are read elsewhere.
+_LIBRARIES = {"accelerate", "diffusers", "gentransforms", "peft", "torch", "transformers"}
 _FREEU = ("s1", "s2", "b1", "b2")
 
 
@@ -37,15 +40,15 @@ def read_state(networks: Mapping[str, nn.Module], strict: bool = True) -> dict[s
 
     Returns:
         ``lora``: adapters that are active, merged or disabled, with their scales; ``freeu``: the four factors of each block;
-        ``tiling``: the tiles of a VAE; ``attention`` and ``hooks``, unless strict: classes of attention processors, and caches.
+        ``tiling``: the tiles of a VAE; ``attention`` and ``hooks``, unless strict: classes and settings of attention processors,
+        and caches.
 
     Raises:
-        ConfigError: if a network holds what cannot be described (`check_networks`), and `strict`.
+        ConfigError: if a network holds what cannot be described (`check_networks`).
     """
     state: dict[str, Any] = {}
-    if strict:
-        check_networks(networks)
-    else:
+    check_networks(networks, strict)
+    if not strict:
         state = _name_unknown(networks)
     for name, network in networks.items():
         if lora := _read_lora(network):
@@ -62,14 +65,24 @@ def _name_unknown(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
     """Return what changes how networks compute by the names of its classes, and the settings of caches between steps."""
     state: dict[str, Any] = {}
     for name, network in networks.items():
-        kinds = {type(p).__name__ for p in getattr(network, "attn_processors", {}).values()} - _EXACT
-        if kinds:
-            state.setdefault("attention", {})[name] = sorted(kinds)
-        if any(kind in _IP_ADAPTER for kind in kinds):
+        processors = getattr(network, "attn_processors", {})
+        named = {path: _describe_processor(p) for path, p in processors.items() if type(p).__name__ not in _EXACT}
+        if named:
+            kinds = sorted(set(named.values()))
+            state.setdefault("attention", {})[name] = kinds if len(kinds) == 1 and len(named) == len(processors) else named
+        if any(type(p).__name__ in _IP_ADAPTER for p in processors.values()):
             state.setdefault("ip_adapter_scale", {})[name] = ip_adapter_scale(network)
         if (cache := getattr(network, "_cache_config", None)) is not None:
             state.setdefault("hooks", {})[name] = f"{type(cache).__name__} {_plain_fields(cache)}"
     return state
+
+
+def _describe_processor(processor: Any) -> str:
+    """Return the class of an attention processor, with its plain attributes; the scales of IP-Adapters are read elsewhere."""
+    kind = type(processor).__name__
+    fields = {} if kind in _IP_ADAPTER else _plain_fields(processor)
+    fields = {key: value for key, value in fields.items() if not key.startswith("_") and key != "training"}
+    return f"{kind} {fields}" if fields else kind
 
 
 def _plain_fields(config: Any) -> dict[str, Any]:
@@ -118,24 +131,32 @@ def quantisation(network: nn.Module) -> str | None:
     return next(kinds, None)
 
 
-def check_networks(networks: Mapping[str, nn.Module]) -> None:
+def check_networks(networks: Mapping[str, nn.Module], strict: bool = True) -> None:
     """Raise if a network holds what no fingerprint can cover, or cannot run as it is.
 
+    Args:
+        networks: by name.
+        strict: whether attention processors, caches and offloading are refused too, which a pipeline's own call can handle.
+
     Raises:
-        ConfigError: naming the network and what it holds: attention processors of unknown effect, caches between steps,
-            replaced ``forward`` methods, offloading.
+        ConfigError: naming the network and what it holds: replaced ``forward`` methods, forward hooks, modules that are not as the
+            configuration builds them; attention processors of unknown effect, caches between steps, offloading.
         WeightsError: if some weights are on the meta device, and others are not.
     """
     # A generator that is on the meta device as a whole is there to count operations; its fingerprint is refused.
     counted = all(tensor.is_meta for network in networks.values() for tensor in network.parameters())
     for name, network in networks.items():
-        for path, processor in getattr(network, "attn_processors", {}).items():
-            _check_processor(name, path, processor)
+        if strict:
+            for path, processor in getattr(network, "attn_processors", {}).items():
+                _check_processor(name, path, processor)
         for path, module in network.named_modules():
             where = f"{name}.{path}" if path else name
-            _check_hooks(name, where, module)
+            if strict:
+                _check_managed(name, where, module)
+            _check_replaced(where, module)
+        check_structure(name, network, quantised=quantisation(network) is not None)
         meta = next((path for path, tensor in network.named_parameters() if tensor.is_meta), None)
-        if meta is not None and not counted:
+        if strict and meta is not None and not counted:
             raise WeightsError(f"{name} has weights without values, on the meta device ({meta}): load them before building the generator")
 
 
@@ -153,7 +174,8 @@ def _check_processor(name: str, path: str, processor: Any) -> None:
         )
 
 
-def _check_hooks(name: str, where: str, module: nn.Module) -> None:
+def _check_managed(name: str, where: str, module: nn.Module) -> None:
+    """Raise for what diffusers' and accelerate's hooks do, as these libraries register them."""
     own = vars(module)
     hooks = getattr(own.get("_diffusers_hook"), "hooks", {})
     if hooks:
@@ -165,11 +187,27 @@ def _check_hooks(name: str, where: str, module: nn.Module) -> None:
             f"{where} is offloaded by accelerate ({type(hook).__name__}): call pipe.remove_all_hooks() and pipe.to(device) first; where "
             "memory is short, give dtype=torch.float16 and decode_batch_size=1"
         )
-    if hook is None and "forward" in own and getattr(own["forward"], "__func__", None) is not type(module).forward:
+
+
+def _check_replaced(where: str, module: nn.Module) -> None:
+    """Raise for code that was put into a module: another ``forward``, forward hooks, merged tokens."""
+    own = vars(module)
+    managed = own.get("_hf_hook") is not None or bool(getattr(own.get("_diffusers_hook"), "hooks", {}))
+    if not managed and "forward" in own and getattr(own["forward"], "__func__", None) is not type(module).forward:
         raise ConfigError(
             f"the forward method of {where} was replaced (by one of {getattr(own['forward'], '__module__', 'unknown')}), and a fingerprint "
             "cannot tell what it does: build the generator from a pipeline without it"
         )
+    for kind in ("_forward_pre_hooks", "_forward_hooks"):
+        for hook in own.get(kind, {}).values():
+            function = getattr(hook, "func", hook)
+            origin = str(getattr(function, "__module__", ""))
+            if origin.partition(".")[0] not in _LIBRARIES:
+                called = getattr(function, "__qualname__", type(function).__name__)
+                raise ConfigError(
+                    f"{where} has a forward hook ({called}, of {origin}), and a fingerprint cannot tell what it does: call remove() on "
+                    "the handle that register_forward_hook or register_forward_pre_hook returned"
+                )
     if "_tome_info" in own:
         raise ConfigError(f"{where} merges tokens (tomesd), which no fingerprint covers: call tomesd.remove_patch(pipe)")
 
@@ -183,7 +221,9 @@ def _offloads(hook: Any) -> bool:
 
 
 def check_scheduler(name: str, scheduler: Any) -> None:
-    """Raise if a scheduler's noise levels are not those of its configuration, which alone is saved and in the fingerprint.
+    """Raise if a scheduler's noise levels, or the scale of its first noise, are not those of its configuration.
+
+    The configuration alone is saved and in the fingerprint.
 
     Raises:
         ConfigError: naming the attribute.
@@ -198,6 +238,12 @@ def check_scheduler(name: str, scheduler: Any) -> None:
                 f"{name}.{attribute} of the {type(scheduler).__name__} was changed after it was built: give the noise levels to its "
                 "constructor (trained_betas=…), whose arguments are saved"
             )
+    # Where it depends on the timesteps it is a property, which cannot be set.
+    if "init_noise_sigma" in vars(scheduler) and float(scheduler.init_noise_sigma) != float(rebuilt.init_noise_sigma):
+        raise ConfigError(
+            f"{name}.init_noise_sigma of the {type(scheduler).__name__} is {scheduler.init_noise_sigma}, where its configuration gives "
+            f"{rebuilt.init_noise_sigma}: set it back, for it is neither saved nor in the fingerprint"
+        )
 
 
 def ip_adapter_scale(unet: nn.Module) -> Any:

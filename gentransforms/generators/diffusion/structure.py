@@ -1,0 +1,97 @@
+"""Compare networks of diffusers with those that their configurations build: what was set in them afterwards is in no file."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from gentransforms.errors import ConfigError
+from gentransforms.generators.identity import uncompiled
+
+__all__ = ["check_structure"]
+
+# Attributes without effect on images but for rounding, in the fingerprint already (FreeU, tiling), or of training.
+_IGNORED = {
+    "training", "inplace", "sample_size", "gradient_checkpointing", "use_slicing", "use_tiling", "fused_projections",
+    "s1", "s2", "b1", "b2",
+}  # fmt: skip
+Structure = dict[str, tuple[type, dict[str, Any]]]
+
+
+def check_structure(name: str, network: nn.Module, quantised: bool = False) -> None:
+    """Raise if a module of a diffusers network is not as the network's configuration builds it.
+
+    Modules that were added (LoRA, IP-Adapter, fused projections) are read elsewhere, and skipped here.
+
+    Args:
+        name: of the network, for the message.
+        network: of any class; those that are not diffusers' own are left alone.
+        quantised: whether other classes of layers are expected.
+
+    Raises:
+        ConfigError: naming the first module and attribute that differs.
+    """
+    kind: Any = type(network)
+    if not kind.__module__.startswith("diffusers.") or not hasattr(kind, "from_config"):
+        return
+    settings: Any = network.config
+    config = {key: value for key, value in settings.items() if not key.startswith("_")}
+    if config.get("encoder_hid_dim_type") == "ip_image_proj":  # set by an IP-Adapter, whose layers are read elsewhere
+        config["encoder_hid_dim_type"] = None
+    expected = _build(kind, json.dumps(config, sort_keys=True, default=str))
+    for path, (own_kind, own) in _describe(network).items():
+        if path not in expected:
+            continue
+        built_kind, built = expected[path]
+        where = f"{name}.{path}" if path else name
+        if own_kind is not built_kind:
+            if quantised:
+                continue
+            raise ConfigError(
+                f"{where} is a {own_kind.__name__}, where the configuration of {name} builds a {built_kind.__name__}: a generator is saved "
+                "and recognised by configuration and weights alone, so build it from a pipeline without that change"
+            )
+        for key, given in sorted(built.items()):  # what only the network has is a note of a library, such as lora_scale
+            found = own.get(key)
+            if found != given:
+                raise ConfigError(
+                    f"{where}.{key} is {found!r}, where the configuration of {name} builds {given!r}: a generator is saved and recognised "
+                    f"by configuration and weights alone, so set it back to {given!r} before building the generator"
+                )
+
+
+@lru_cache(maxsize=32)
+def _build(kind: Any, config: str) -> Structure:
+    """Return the structure of a network as its configuration builds it; empty where it cannot be built without weights."""
+    try:
+        with torch.device("meta"):
+            return _describe(kind.from_config(json.loads(config)))
+    except (TypeError, ValueError, RuntimeError, NotImplementedError):
+        return {}
+
+
+def _describe(network: nn.Module) -> Structure:
+    """Return class and plain attributes of each module by its path, seen through torch.compile and the layers of peft."""
+    found: Structure = {}
+    for outer_path, outer in network.named_modules(remove_duplicate=False):
+        path = f"{outer_path}.".replace("._orig_mod.", ".").removeprefix("_orig_mod.").removesuffix(".")
+        module: Any = uncompiled(outer)
+        while isinstance(vars(module).get("_modules", {}).get("base_layer"), nn.Module):
+            module = module.base_layer
+        found.setdefault(path, (type(module), _plain(module)))
+    return found
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in vars(module).items()
+        if not key.startswith(("_", "tile_"))
+        and key not in _IGNORED
+        and isinstance(value, bool | int | float | str | tuple | None)
+        and not (key == "p" and "Dropout" in type(module).__name__)
+    }
