@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, WeightsError
-from gentransforms.generators.diffusion.structure import check_structure
 from gentransforms.generators.identity import uncompiled
+from gentransforms.generators.structure import check_structure
 
 __all__ = ["apply_state", "check_networks", "check_saveable", "check_scheduler", "ip_adapter_scale", "read_state", "set_ip_adapter_scale"]
 
