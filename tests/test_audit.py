@@ -23,7 +23,7 @@ from gentransforms.seeding import sample_noise
 N, V = 40, 3
 
 
-class Noisy(gt.ImageGenerator):
+class NoisyForAudits(gt.ImageGenerator):
     """The source with noise; its feature is the image in 4 x 4."""
 
     image_size, preserves_geometry, instance_feature = (8, 8), False, "features"
@@ -61,7 +61,7 @@ class Pool(nn.Module):
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("audit") / "bank"
-    gt.generate_bank(photos(), path, Noisy(), variants=V, progress=False, image_format="png")
+    gt.generate_bank(photos(), path, NoisyForAudits(), variants=V, progress=False, image_format="png")
     return path
 
 
@@ -169,7 +169,7 @@ class TestAuditBank:
                     raise ValueError("cannot be read")
                 return photos()[i]
 
-        gt.generate_bank(Broken(), tmp_path / "bank", Noisy(), variants=V, progress=False)
+        gt.generate_bank(Broken(), tmp_path / "bank", NoisyForAudits(), variants=V, progress=False)
         found = gt.audit_bank(tmp_path / "bank", Broken(), encoder=Pool(), progress=False)
         assert found.measures["failed"].value == 1
         assert found.about["sources"] == N - 1
@@ -177,21 +177,23 @@ class TestAuditBank:
 
 class TestAuditGenerator:
     def test_agrees_with_the_bank_of_the_same_seeds(self, audit: gt.Audit) -> None:
-        found = gt.audit_generator(Noisy(), photos(), variants=V, encoder=Pool(), labels="labels", holdout=photos(seed=5), progress=False)
+        found = gt.audit_generator(
+            NoisyForAudits(), photos(), variants=V, encoder=Pool(), labels="labels", holdout=photos(seed=5), progress=False
+        )
         for name, measure in found.measures.items():
             # The bank's images are rounded to bytes.
             assert measure.value == pytest.approx(audit.measures[name].value, abs=0.05, rel=0.05), name
 
     def test_takes_a_tensor(self) -> None:
         images = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-        assert len(gt.audit_generator(Noisy(), images, variants=2, encoder="generator", progress=False).scores) == 40
+        assert len(gt.audit_generator(NoisyForAudits(), images, variants=2, encoder="generator", progress=False).scores) == 40
 
     def test_its_own_encoder_flatters_it_and_the_report_says_so(self) -> None:
         images = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-        found = gt.audit_generator(Noisy(), images, variants=2, encoder="auto", progress=False)
+        found = gt.audit_generator(NoisyForAudits(), images, variants=2, encoder="auto", progress=False)
         assert found.about["own_encoder"]
         assert "flatters" in html(found)
-        assert "flatters" not in html(gt.audit_generator(Noisy(), images, variants=2, encoder=Pool(), progress=False))
+        assert "flatters" not in html(gt.audit_generator(NoisyForAudits(), images, variants=2, encoder=Pool(), progress=False))
 
 
 class TestCache:
@@ -277,7 +279,7 @@ class TestSave:
 
     def test_what_users_name_is_escaped(self, tmp_path: Path) -> None:
         source = gt.open_source([image for image, _ in photos()], key=[f"<script>{i}</script>" for i in range(N)])
-        gt.generate_bank(source, tmp_path / "bank", Noisy(), variants=2, progress=False)
+        gt.generate_bank(source, tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)
         assert "<script>" not in html(gt.audit_bank(tmp_path / "bank", source, encoder=Pool(), progress=False))
 
 
@@ -292,7 +294,7 @@ class TestCommands:
             folder = tmp_path / "photos" / ("red", "blue")[label]
             folder.mkdir(parents=True, exist_ok=True)
             to_pil_image(image).save(folder / f"{i:03d}.png")
-        Noisy().save_pretrained(tmp_path / "noisy")
+        NoisyForAudits().save_pretrained(tmp_path / "noisy")
         gt.generate_bank(tmp_path / "photos", tmp_path / "bank", gt.load_generator(tmp_path / "noisy"), variants=2, progress=False)
         return tmp_path
 
@@ -401,7 +403,7 @@ class TestLabels:
             folder = tmp_path / "photos" / ("red", "blue")[label]
             folder.mkdir(parents=True, exist_ok=True)
             to_pil_image(image).save(folder / f"{i:03d}.png")
-        gt.generate_bank(tmp_path / "photos", tmp_path / "bank", Noisy(), variants=2, progress=False)
+        gt.generate_bank(tmp_path / "photos", tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)
         for labels in ("folders", "labels"):
             found = gt.audit_bank(tmp_path / "bank", tmp_path / "photos", encoder=Pool(), labels=labels, progress=False)
             assert [row["name"] for row in found.classes] == ["blue", "red"]
