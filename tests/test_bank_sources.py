@@ -738,6 +738,7 @@ class TestRowReader:
         assert begun == [0]
         assert 300_000 < most <= 900_000
 
+    @pytest.mark.slow
     def test_peak_of_memory(self, tmp_path: Path) -> None:
         noise = numpy.random.default_rng(0).bytes(150_000_000)
         values = [noise[i : i + 10_000] for i in range(0, len(noise), 10_000)]

@@ -26,6 +26,7 @@ def run(*command: str) -> str:
 class TestGpuScript:
     """benchmarks/gpu.py in miniature, on the CPU: what a lent GPU will run is tried before."""
 
+    @pytest.mark.slow  # gpu_all's default tests run the same code in one process
     def test_runs_and_writes(self, tmp_path: Path) -> None:
         out = tmp_path / "results.json"
         run("benchmarks/gpu.py", "--device", "cpu", "--quick", "--out", str(out))
@@ -40,6 +41,7 @@ class TestGpuScript:
 class TestGpuDiffusionScript:
     """benchmarks/gpu_diffusion.py in miniature, on the CPU."""
 
+    @pytest.mark.slow  # gpu_all's default tests run the same code in one process
     def test_runs_and_writes(self, tmp_path: Path) -> None:
         out = tmp_path / "results.json"
         run("-m", "benchmarks.gpu_diffusion", "--device", "cpu", "--quick", "--out", str(out))
