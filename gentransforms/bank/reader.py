@@ -15,12 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gentransforms.bank.draws import Draws
 from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.images import Images, decode_rgb, map_file
 from gentransforms.bank.format.index import Index, build_index, list_sizes, read_index
 from gentransforms.bank.format.lookup import Numbers
 from gentransforms.bank.format.manifest import MANIFEST, hash_json, hash_manifest, is_export, read_manifest
 from gentransforms.bank.format.unit import ADVICE, unit_schema
+from gentransforms.bank.scores import weigh_rows
 from gentransforms.bank.selection import Selection, choose_rows
 from gentransforms.bank.share.opening import Exported, open_export, open_repository
 from gentransforms.bank.verify.checker import BankReport, verify_bank
@@ -50,6 +52,7 @@ class Bank:
         missing_units: how many units of an unfinished bank are not there.
         rejected: variants of which every attempt was refused, as dicts with ``key``, ``variant``, ``attempts`` and ``reason``.
         selection: which of its variants are used; None for all.
+        scores: the table, or its path, by which `select` chose them; None if it has none.
 
     Example:
         >>> import tempfile, torch
@@ -94,6 +97,7 @@ class Bank:
         self.failed, self.rejected = index.failed, index.rejected
         self.missing_units, self._reopen = missing_units, reopen
         self.selection: Selection | None = None
+        self.scores: Any = None
 
     @classmethod
     def open(
@@ -275,7 +279,27 @@ class Bank:
             BankError: if the scores are another bank's.
         """
         kept = choose_rows(self._lookup, scores, expression, str(self.path))
-        return _select(self, Selection(hash_manifest(self.manifest), kept, expression or ""))
+        return _select(self, Selection(hash_manifest(self.manifest), kept, expression or ""), None if expression is None else scores)
+
+    def weigh(self, column: str, scores: Any = None) -> npt.NDArray[np.float64]:
+        """Return the scores of its rows as weights for `draws`; 0 for those that a selection left out.
+
+        Args:
+            column: of the scores.
+            scores: as for `select`; by default those that the bank was selected by.
+
+        Raises:
+            ConfigError: if there are no scores, no such column, or one is missing, negative or not finite, or all are 0.
+            BankError: if the scores are another bank's, or do not cover this one.
+        """
+        given = self.scores if scores is None else scores
+        if given is None:
+            raise ConfigError(f"weights={column!r}: {self.path} has no scores: give scores=, the table of an audit or its path")
+        return weigh_rows(self._lookup, given, column, str(self.path))
+
+    def draws(self, weights: npt.NDArray[np.float64] | None = None) -> Draws:
+        """Return what draws among the variants of each source: uniformly, or in proportion to what `weigh` returned."""
+        return Draws(self._lookup, weights)
 
     def verify(
         self,
@@ -346,8 +370,8 @@ class Bank:
         return f'{like}: generate a bank from the data set you read, or use missing="source" in BankAugment'
 
 
-def _select(bank: Bank, selection: Selection) -> Bank:
-    """Return a bank with those variants alone.
+def _select(bank: Bank, selection: Selection, scores: Any = None) -> Bank:
+    """Return a bank with those variants alone, and the scores that chose them, or those of before.
 
     Raises:
         BankError: if the selection is another bank's.
@@ -363,7 +387,9 @@ def _select(bank: Bank, selection: Selection) -> Bank:
     before = bank._lookup.kept
     kept = selection.kept if before is None else selection.kept & before
     chosen._lookup = dataclasses.replace(bank._lookup, kept=kept)
-    chosen.selection, chosen._reopen = selection, (_select, (bank, selection))
+    chosen.selection = selection
+    chosen.scores = bank.scores if scores is None else scores
+    chosen._reopen = (_select, (bank, selection, scores))
     return chosen
 
 

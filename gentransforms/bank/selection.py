@@ -9,7 +9,6 @@ with ``and``, ``or``, ``not`` and brackets.
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import operator
 import re
@@ -23,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gentransforms.bank.format.lookup import Lookup
+from gentransforms.bank.scores import find_scored_rows, read_scores, to_numpy
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.paths import local_path
-from gentransforms.sources.arrow import arrow
 
 __all__ = ["Selection", "choose_rows", "evaluate_expression", "parse_comparison"]
 
@@ -148,54 +147,13 @@ def choose_rows(lookup: Lookup, scores: Any, where: str | None, bank: str) -> Ma
         kept = before.copy()
         kept[before] = mask
         return kept
-    table = _read_table(scores)
-    for name in ("key", "variant"):
-        if name not in table.column_names:
-            raise ConfigError(f"scores have no column {name!r}, but {', '.join(table.column_names)}: expected the scores of an audit")
-    whole = lookup if lookup.kept is None else dataclasses.replace(lookup, kept=None)
-    keys, variants = table["key"].to_pylist(), table["variant"].to_pylist()
-    rows = whole.find_rows(keys, variants)
-    if (rows < 0).any():
-        i = int(np.flatnonzero(rows < 0)[0])
-        raise BankError(
-            f"{bank}: has no variant {variants[i]} of key {keys[i]!r}, of which there is a score: these are another bank's scores"
-        )
-    covered = np.zeros(len(before), dtype=bool)
-    covered[rows] = True
-    if not covered[before].all():
-        raise BankError(
-            f"{bank}: scores cover {int(covered[before].sum()):,} of its {int(before.sum()):,} images: audit it again, without a limit"
-        )
+    table = read_scores(scores)
+    rows = find_scored_rows(lookup, table, bank)
     kept = np.zeros(len(before), dtype=bool)
-    kept[rows[evaluate_expression(where, {name: _to_numpy(table[name]) for name in table.column_names})]] = True
+    kept[rows[evaluate_expression(where, {name: to_numpy(table[name]) for name in table.column_names})]] = True
     if not (kept & before).any():
         raise ConfigError(f"{where!r}: holds for none of the {int(before.sum()):,} images of {bank}: nothing would be left to train on")
     return kept & before
-
-
-def _read_table(scores: Any) -> Any:
-    pa = arrow()
-    if isinstance(scores, pa.Table):
-        return scores
-    if not isinstance(scores, str | Path):
-        raise ConfigError(f"scores={scores!r}: expected an Arrow table, the path of a Parquet file, or a mask without an expression")
-    import pyarrow.parquet as pq
-
-    path = local_path(scores, "scores")
-    try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise BankError(
-            f"{path}: cannot be read as scores ({' '.join(str(error).split())}): expected scores.parquet of an audit"
-        ) from error
-
-
-def _to_numpy(column: Any) -> npt.NDArray[Any]:
-    pa = arrow()
-    if pa.types.is_boolean(column.type):
-        column = column.fill_null(False)
-    values: npt.NDArray[Any] = column.to_numpy()
-    return values.astype(object) if pa.types.is_string(column.type) else values
 
 
 class _Parser:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,8 +32,8 @@ class BankAugment(ReplaceImages):
 
     Accepts and returns what `GenerativeAugment` does: tensors (…, C, H, W), C 1 or 3, uint8 or floating in [0, 1], PIL
     images (RGB or L) and `tv_tensors.Image`, alone or nested, on any device, in a data set or on batches. Selection and
-    variants are drawn from torch's default CPU RNG. The amount of random numbers does not depend on `p` or the selection. A
-    variant is drawn uniformly from those that its source has.
+    variants are drawn from torch's default CPU RNG. The amount of random numbers does not depend on `p`, the selection or the
+    weights. A variant is drawn from those that its source has: uniformly, or in proportion to a score.
 
     Args:
         bank: an open `Bank` or the path of one, or a list of them: for each image a bank is drawn by weight, among those that
@@ -47,7 +48,11 @@ class BankAugment(ReplaceImages):
         check_sources: compare the first images, eight or more, with what the bank keeps of its sources, and refuse keys that
             belong to other images, as row numbers do after a data set was filtered or cut. Changed images pass: resized,
             cropped, flipped, recoloured. False where they look nothing like their sources.
-        weights: of several banks, positive numbers; equal by default.
+        weights: of several banks, positive numbers; equal by default. Or the name of a score, such as ``"realism"``: an image's
+            variants are drawn in proportion to it, those of several banks together. Scores are numbers of 0 or more; variants of
+            score 0 are never drawn.
+        scores: with the name of a score, the table or the path of the scores of an audit; of several banks, a list of them. By
+            default those that the bank was chosen by, with `Bank.select`.
         in_memory: decode every image of the bank once, now, into memory (rows x 3 x h x w bytes): for small images, in a
             training step that would wait for the decoding.
 
@@ -91,7 +96,8 @@ class BankAugment(ReplaceImages):
         missing: str = "error",
         output_size: str | tuple[int, int] = "input",
         check_sources: bool = True,
-        weights: Sequence[float] | None = None,
+        weights: Sequence[float] | str | None = None,
+        scores: Any = None,
         in_memory: bool = False,
     ) -> None:
         self.check_sources = check_sources
@@ -101,8 +107,10 @@ class BankAugment(ReplaceImages):
         if missing not in _MISSING:
             raise ConfigError(f'missing={missing!r}: expected "error" or "source"')
         self.keys_getter, self.missing = keys_getter, missing
-        self._mixture = Mixture(bank, weights, in_memory)
+        self._mixture = Mixture(bank, weights, scores, in_memory)
         self.banks = self._mixture.banks
+        if missing == "error":
+            self._mixture.refuse_unreachable()
         if len(self._mixture.sizes) > 1 and self.output_size in ("generator", "native"):
             shown = " and ".join(f"{height} x {width}" for height, width in sorted(self._mixture.sizes))
             raise ConfigError(f'output_size={self.output_size!r}: the banks have images of {shown}: use "input" or a size (h, w)')
@@ -126,7 +134,9 @@ class BankAugment(ReplaceImages):
         return {"chosen": chosen, "uniforms": torch.rand(count, dtype=torch.float64, device=torch.device("cpu"))}
 
     def __repr__(self) -> str:
-        banks = repr(self.banks[0]) if len(self.banks) == 1 else f"{list(self.banks)!r}, weights={self._mixture.weights}"
+        banks = repr(self.banks[0]) if len(self.banks) == 1 else f"{list(self.banks)!r}"
+        if len(self.banks) > 1 or isinstance(self._mixture.weights, str):
+            banks += f", weights={self._mixture.weights!r}"
         return f"{type(self).__name__}({banks}, p={self.p}, output_size={self.output_size!r}, missing={self.missing!r})"
 
     def _draw(self, sample: Any, images: list[Image], p: float) -> dict[str, Any]:
@@ -145,22 +155,20 @@ class BankAugment(ReplaceImages):
         if self.check_sources:
             for number, bank in enumerate(self.banks):
                 self._checks.setdefault(number, SourceCheck()).add(bank, params["keys"], rows)
-        flags, keys, drawn = [], [], []
-        for chosen, uniform, key in zip(params["chosen"].tolist(), params["uniforms"].tolist(), params["keys"], strict=True):
-            found = self._mixture.draw(key, uniform)
-            if found is None and self.missing == "error":
-                self._raise_missing(key)
-            self.missing_count += chosen and found is None
-            flags.append(chosen and found is not None)
-            if chosen and found is not None:
-                keys.append(key)
-                drawn.append(found)
-        replaced = torch.tensor(flags, dtype=torch.bool)
+        chosen, keys = params["chosen"], params["keys"]
+        numbers, variants = self._mixture.draw(keys, params["uniforms"].numpy())
+        absent = np.flatnonzero(numbers < 0)
+        if len(absent) and self.missing == "error":
+            self._raise_missing(keys[absent[0]])
+        self.missing_count += int(chosen.numpy()[absent].sum())
+        replaced = chosen & torch.from_numpy(numbers >= 0)
+        drawn = np.flatnonzero(replaced.numpy())
         if self.output_size == "native":
             for row, part in zip(rows, torch.split(replaced, [len(row) for row in rows]), strict=True):
                 if part.any() and not part.all():
                     self._check_mixture(row.shape)
-        return replaced, self._mixture.read(drawn, keys, self._common_size(rows)), None
+        made = self._mixture.read(numbers[drawn], variants[drawn], [keys[i] for i in drawn.tolist()], self._common_size(rows))
+        return replaced, made, None
 
     def _common_size(self, rows: Sequence[Tensor]) -> tuple[int, int]:
         """Return the size to which images of banks of several sizes are brought: what comes out, if that is one size."""

@@ -15,7 +15,7 @@ _ROWS_AT_ONCE = 1000
 
 
 class DecodedBank:
-    """Answers as a `Bank` does what its variants are, from one uint8 tensor of all its images.
+    """Reads as a `Bank` does, from one uint8 tensor of all its images.
 
     Args:
         bank: its images, of one size, are decoded here and now.
@@ -36,17 +36,12 @@ class DecodedBank:
     """
 
     def __init__(self, bank: Bank) -> None:
-        self.variants = {key: bank.variants_of(key) for key in bank.keys}
-        rows = [(key, variant) for key, there in self.variants.items() for variant in there]
+        rows = [(key, variant) for key in bank.keys for variant in bank.variants_of(key)]
         self.places = {row: place for place, row in enumerate(rows)}
         self.images = torch.empty(len(rows), 3, *bank.image_size, dtype=torch.uint8, device="cpu")
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             part = rows[start : start + _ROWS_AT_ONCE]
             self.images[start : start + len(part)] = bank.read([key for key, _ in part], [variant for _, variant in part])
-
-    def variants_of(self, key: str | int) -> list[int]:
-        """Return the numbers of the variants that are there of a key."""
-        return self.variants.get(key, [])
 
     def read(self, keys: Sequence[str | int], variants: Sequence[int]) -> Tensor:
         """Return the images of paired keys and variants: (N, 3, h, w) uint8."""

@@ -1,0 +1,125 @@
+"""Scores of a bank's variants: a table with the columns ``key`` and ``variant``, paired with the bank's rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gentransforms.bank.format.lookup import Lookup, Numbers
+from gentransforms.errors import BankError, ConfigError
+from gentransforms.paths import local_path
+from gentransforms.sources.arrow import arrow
+
+__all__ = ["find_scored_rows", "read_scores", "to_numpy", "weigh_rows"]
+
+
+def read_scores(scores: Any) -> Any:
+    """Return the Arrow table that `scores` is, or the path of.
+
+    Raises:
+        ConfigError: if it is neither.
+        BankError: if the file cannot be read.
+    """
+    pa = arrow()
+    if isinstance(scores, pa.Table):
+        return scores
+    if not isinstance(scores, str | Path):
+        raise ConfigError(f"scores={scores!r}: expected an Arrow table, the path of a Parquet file, or a mask without an expression")
+    import pyarrow.parquet as pq
+
+    path = local_path(scores, "scores")
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise BankError(
+            f"{path}: cannot be read as scores ({' '.join(str(error).split())}): expected scores.parquet of an audit"
+        ) from error
+
+
+def find_scored_rows(lookup: Lookup, table: Any, bank: str) -> Numbers:
+    """Return for each row of a table of scores the number of the bank's row that it is about.
+
+    Args:
+        lookup: of the bank; all its rows in use must have a score, those that a selection left out may have one.
+        table: with the columns ``key`` and ``variant``.
+        bank: its name, for errors.
+
+    Raises:
+        ConfigError: if a column is not there.
+        BankError: if the scores are not those of this bank, do not cover it, or name a variant twice.
+    """
+    for name in ("key", "variant"):
+        if name not in table.column_names:
+            raise ConfigError(f"scores have no column {name!r}, but {', '.join(table.column_names)}: expected the scores of an audit")
+    used = np.ones(len(lookup.variants), dtype=bool) if lookup.kept is None else lookup.kept
+    whole = lookup if lookup.kept is None else dataclasses.replace(lookup, kept=None)
+    keys, variants = table["key"].to_pylist(), table["variant"].to_pylist()
+    rows = whole.find_rows(keys, variants)
+    if (rows < 0).any():
+        i = int(np.flatnonzero(rows < 0)[0])
+        raise BankError(
+            f"{bank}: has no variant {variants[i]} of key {keys[i]!r}, of which there is a score: these are another bank's scores"
+        )
+    times = np.bincount(rows, minlength=len(used))
+    if times.max(initial=0) > 1:
+        i = int(np.flatnonzero(times[rows] > 1)[0])
+        raise BankError(f"{bank}: variant {variants[i]} of key {keys[i]!r} has more than one score: expected one row for each variant")
+    if not times[used].all():
+        raise BankError(
+            f"{bank}: scores cover {int(times[used].sum()):,} of its {int(used.sum()):,} images: audit it again, without a limit"
+        )
+    return rows
+
+
+def weigh_rows(lookup: Lookup, scores: Any, column: str, bank: str) -> npt.NDArray[np.float64]:
+    """Return the score of each row of a bank, as weights of 0 or more; 0 for rows that a selection left out.
+
+    Args:
+        lookup: of the bank.
+        scores: an Arrow table, or the path of a Parquet file.
+        column: of it, numbers.
+        bank: its name, for errors.
+
+    Raises:
+        ConfigError: if there is no such column, or a score is missing, negative, or not finite; or if all are 0.
+        BankError: as `find_scored_rows`.
+    """
+    pa = arrow()
+    table = read_scores(scores)
+    rows = find_scored_rows(lookup, table, bank)
+    if column not in table.column_names:
+        raise ConfigError(f"weights={column!r}: the scores have no such column, but {', '.join(table.column_names)}")
+    kind = table[column].type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise ConfigError(
+            f"weights={column!r}: the column is {kind}, expected numbers; to leave variants out use Bank.select(scores, expression)"
+        )
+    values = np.zeros(len(lookup.variants))
+    values[rows] = to_numpy(table[column].cast(pa.float64()).fill_null(float("nan")))
+    if lookup.kept is not None:
+        values[~lookup.kept] = 0
+    wrong = np.flatnonzero(~((values >= 0) & (values < 1e300)))
+    if len(wrong):
+        row = int(wrong[0])
+        place = int(lookup.locate(wrong[:1])[1][0])
+        raise ConfigError(
+            f"weights={column!r}: the score of variant {lookup.variants[row]} of key {lookup.key(place)!r} is {values[row]:g}, and that of "
+            f"{len(wrong) - 1:,} more is of the kind: expected finite numbers of 0 or more; leave these out first, as in "
+            f'Bank.select(scores, "{column} >= 0 and {column} < 1e9"), or weigh by another column'
+        )
+    if not values.any():
+        raise ConfigError(f"weights={column!r}: all scores of {bank} are 0: nothing could be drawn")
+    return values
+
+
+def to_numpy(column: Any) -> npt.NDArray[Any]:
+    """Return a column of a table; missing numbers as NaN, missing booleans as false."""
+    pa = arrow()
+    if pa.types.is_boolean(column.type):
+        column = column.fill_null(False)
+    values: npt.NDArray[Any] = column.to_numpy()
+    return values.astype(object) if pa.types.is_string(column.type) else values
