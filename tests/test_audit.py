@@ -86,6 +86,10 @@ class TestAuditBank:
         pairs = list(zip(audit.scores["key"].to_pylist(), audit.scores["variant"].to_pylist(), strict=True))
         assert pairs == [(key, variant) for key in range(N) for variant in range(V)]
         assert set(audit.scores["label"].to_pylist()) == {"0", "1"}
+        of_source: dict[object, list[tuple[float, int]]] = {}
+        for key, similarity, place in zip(*(audit.scores[name].to_pylist() for name in ("key", "similarity", "place")), strict=True):
+            of_source.setdefault(key, []).append((-similarity, place))
+        assert all([place for _, place in sorted(own)] == list(range(1, len(own) + 1)) for own in of_source.values())
         assert audit.measures["source_similarity"].value == pytest.approx(sum(audit.scores["similarity"].to_pylist()) / (N * V), rel=1e-5)
 
     def test_classes_and_confusion(self, audit: gt.Audit) -> None:

@@ -450,6 +450,51 @@ class TestBankInTheStep:
             ssl("generative").bank_augment(bank, [4, 5, 6, 7], processes)
         assert made == [True, False]
 
+    def test_variants_are_chosen_and_weighed_by_scores(self, bank: Bank, tmp_path: Path) -> None:
+        """By an expression, by a file, or by weights; images of which none is left stay as they are."""
+        rows = [(key, variant) for key in range(10) for variant in range(4)]
+        scores = pa.table({
+            "key": [key for key, _ in rows], "variant": [v for _, v in rows], "good": [key > 0 and v >= 2 for key, v in rows],
+            "score": [float(v == 1) for _, v in rows],
+        })  # fmt: skip
+        pq.write_table(scores, tmp_path / "scores.parquet")
+        bank.select(scores, "good").selection.save(tmp_path / "good.json")
+        given, hashes = {"bank": str(bank.path), "scores": str(tmp_path / "scores.parquet")}, []
+        for options, allowed in (
+            ({"select": "good"}, [2, 3]), ({"select": str(tmp_path / "good.json")}, [2, 3]), ({"weights": "score"}, [1]),
+            ({"select": "not good", "weights": "score"}, [1]), ({}, [0, 1, 2, 3]),
+        ):  # fmt: skip
+            s = ssl("config").GenerativeSettings(source="bank", **given, **options)
+            chosen, arguments = ssl("generative").choose_variants(bank, s)
+            hashes.append(ssl("generative").hash_variants(chosen, s))
+            augment = ssl("generative").bank_augment(chosen, list(range(10)), **arguments)
+            images = torch.full((40, 3, 16, 16), 140 / 255)
+            torch.manual_seed(0)
+            out, made = augment({"images": images, "rows": torch.full((40,), 7)}, p=1.0, return_mask=True)
+            possible = bank.read([7] * len(allowed), allowed).float() / 255
+            near = (out["images"][:, None] - possible[None]).abs().amax((2, 3, 4)) < 1e-6
+            assert near.any(1).all()
+            assert near.any(0).all()
+            if options.get("select") in ("good", str(tmp_path / "good.json")):
+                out, made = augment({"images": images, "rows": torch.zeros(40, dtype=torch.int64)}, p=1.0, return_mask=True)
+                assert not made.any()
+                assert torch.equal(out["images"], images)
+        assert hashes[0] == hashes[1]
+        assert hashes[-1] is None
+        assert len(set(hashes)) == 4
+        pq.write_table(scores.set_column(3, "score", pa.array([1.0] * 40)), tmp_path / "scores.parquet")
+        assert ssl("generative").hash_variants(bank, ssl("config").GenerativeSettings(**given, weights="score")) not in hashes
+
+    @pytest.mark.parametrize(("options", "said"), [({"select": "god"}, "no column 'god'"), ({"weights": "good"}, "column is bool")])
+    def test_scores_that_say_nothing_of_it(self, bank: Bank, tmp_path: Path, options: dict[str, str], said: str) -> None:
+        rows = [(key, variant) for key in range(10) for variant in range(4)]
+        pq.write_table(
+            pa.table({"key": [k for k, _ in rows], "variant": [v for _, v in rows], "good": [True] * 40}), tmp_path / "s.parquet"
+        )
+        s = ssl("config").GenerativeSettings(source="bank", bank=str(bank.path), scores=str(tmp_path / "s.parquet"), **options)
+        with pytest.raises(SystemExit, match=rf"generative\.select=.*{said}"):
+            ssl("generative").choose_variants(bank, s)
+
     def test_bank_of_another_data_set(self, bank: Bank) -> None:
         refuse = ssl("generative").refuse_foreign
         refuse(bank, [0, 9], "b")

@@ -96,9 +96,8 @@ class TestFiles:
         for path in sorted((CONFIGS / folder).glob("*.yaml")):
             base = ssl("config").flatten(load(path.with_name(f"{path.stem.partition('-')[0]}-baseline.yaml")))
             arm = ssl("config").flatten(load(path))
-            assert {name for name in arm if arm[name] != base[name]} <= {f"generative.{n}" for n in ("source", "bank", "generator", "p")}, (
-                path
-            )
+            generative = {f"generative.{n}" for n in ("source", "bank", "generator", "p", "scores", "select", "weights")}
+            assert {name for name in arm if arm[name] != base[name]} <= generative, path
 
     def test_small_images_get_the_small_stem(self) -> None:
         for folder in ("cifar10", "cifar100"):
@@ -178,6 +177,8 @@ class TestRefused:
             ("augmentation.preset=wild", "augmentation.preset='wild'"),
             ("backbone.name=vit", "backbone.name='vit'"),
             ("generative.source=bank", "needs generative.bank"),
+            ("generative.select=place <= 5", "generative.select='place <= 5': a bank is needed, generative.source is 'none'"),
+            ("generative.weights=realism", "a bank is needed"),
             ("generative.source=online", "needs generative.generator"),
             ("trainer.epochs=0", "trainer.epochs=0: expected more than 0"),
             ("trainer.batch_size=1", "trainer.batch_size=1"),
@@ -197,6 +198,22 @@ class TestRefused:
     def test_says_what_and_what_else(self, override: str, said: str) -> None:
         with pytest.raises(SystemExit, match=said):
             load(CONFIGS / "cifar10-small" / "simclr-baseline.yaml", override)
+
+    @pytest.mark.parametrize(
+        ("overrides", "said"),
+        [
+            (["generative.select=place <= 5"], r"generative.select='place <= 5' needs generative.scores=scores\.parquet"),
+            (["generative.weights=realism"], "needs generative.scores"),
+            (["generative.select=best.json", "generative.weights=realism"], "needs generative.scores"),
+            (["generative.scores=s.parquet"], "nothing uses it"),
+        ],
+    )
+    def test_variants_are_chosen_by_scores(self, overrides: list[str], said: str) -> None:
+        path = CONFIGS / "cifar10-small" / "simclr-icgan.yaml"
+        with pytest.raises(SystemExit, match=said):
+            load(path, *overrides)
+        load(path, "generative.select=best.json")
+        load(path, "generative.select=place <= 5", "generative.weights=realism", "generative.scores=s.parquet")
 
     def test_a_key_of_another_method(self) -> None:
         with pytest.raises(SystemExit, match=r"unknown setting 'method.queue'"):

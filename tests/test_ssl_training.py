@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from ssl_example import CONFIGS, FOLDER, TINY, TINY_METHOD, call, ssl, tiny, write_photos
 
 import gentransforms as gt
@@ -334,6 +337,30 @@ class TestPrecision:
         other = settings(photos, "cifar10-small/simclr-baseline", "trainer.epochs=1", "trainer.precision=32-true")
         with pytest.raises(SystemExit, match=r"trainer\.precision \('bf16-mixed', now '32-true'\)"):
             ssl("train").train(other, tmp_path / "a", quiet=True)
+
+
+class TestChosenVariants:
+    @pytest.mark.parametrize("config", ["cifar10-small/simclr-icgan", "imagenet/simclr-icgan"])
+    def test_the_run_says_which_and_is_continued_with_no_others(self, config: str, photos: Path, tmp_path: Path) -> None:
+        bank = Bank.open(photos / "bank")
+        rows = [(key, variant) for key in bank.keys for variant in bank.variants_of(key)]
+
+        def write(name: str, good: Callable[[Any, int], bool]) -> str:
+            columns = {"key": [k for k, _ in rows], "variant": [v for _, v in rows], "good": [good(*row) for row in rows]}
+            pq.write_table(pa.table(columns), tmp_path / name)
+            return f"generative.scores={tmp_path / name}"
+
+        first = write("first.parquet", lambda key, variant: variant == 1 and key != bank.keys[0])
+        short = ["trainer.epochs=1", "probe.every=1", "data.limit=null", "generative.select=good"]
+        run(settings(photos, config, *short, first), tmp_path / "run")
+        record = yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())
+        assert (record["generative.select"], len(record["variants_sha256"])) == ("good", 64)
+        assert json.loads((tmp_path / "run" / "training.json").read_text())["images_without_variants"] == 1
+        other = settings(photos, config, *short, write("other.parquet", lambda _key, variant: variant == 1))
+        with pytest.raises(SystemExit, match="variants_sha256"):
+            ssl("train").train(other, tmp_path / "run", quiet=True)
+        moved = write("moved.parquet", lambda key, variant: variant == 1 and key != bank.keys[0])
+        run(settings(photos, config, *short, moved), tmp_path / "run")
 
 
 class TestRefused:

@@ -78,11 +78,16 @@ class GenerativeSettings:
     """Where generated images come from: ``none``, a ``bank``, or a generator on the device in each step (``online``).
 
     `p` is the probability that a view is generated, for each image and step; with `p_end` it changes linearly over the epochs.
+    `scores` is the scores.parquet of an audit of the bank. `select` says which variants are used: an expression over the scores, or a
+    file that ``gentransforms bank select`` wrote (.json). `weights` is the score in proportion to which they are drawn.
     """
 
     source: str = "none"
     bank: str | None = None
     revision: str | None = None
+    scores: str | None = None
+    select: str | None = None
+    weights: str | None = None
     generator: str | None = None
     truncation: float | None = None
     p: float = 1.0

@@ -6,19 +6,24 @@ the epoch, by one of its variants; ``return_mask=True`` says which. Selection an
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from config import GenerativeSettings, Settings
 from torch import Tensor, nn
 
 import gentransforms as gt
+from gentransforms.bank.format.manifest import hash_manifest
 from gentransforms.bank.reader import Bank
 
 
-def bank_augment(bank: Bank, keys: Sequence[str | int], processes: int = 1, memory: int | None = None) -> gt.BankAugment:
+def bank_augment(
+    bank: Bank, keys: Sequence[str | int], processes: int = 1, memory: int | None = None, **options: Any
+) -> gt.BankAugment:  # fmt: skip
     """Return the transform of batches that reads a bank, decoded into memory where it fits.
 
     Args:
@@ -26,10 +31,44 @@ def bank_augment(bank: Bank, keys: Sequence[str | int], processes: int = 1, memo
         keys: of the training images, by place.
         processes: that share the machine's memory.
         memory: bytes that the decoded variants may take; by default a quarter of the machine's, shared by its `processes`.
+        options: of `BankAugment`.
     """
     needed = len(bank) * 3 * math.prod(bank.image_size)
     memory = memory if memory is not None else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4 // processes
-    return gt.BankAugment(bank, keys_getter=KeysOfRows(keys), in_memory=needed <= memory)
+    return gt.BankAugment(bank, keys_getter=KeysOfRows(keys), in_memory=needed <= memory, **options)
+
+
+def choose_variants(bank: Bank, s: GenerativeSettings) -> tuple[Bank, dict[str, Any]]:
+    """Return the bank with the variants that the settings choose, and the options of `BankAugment` that say how they are drawn."""
+    if s.select is None and s.weights is None:
+        return bank, {}
+    try:
+        if s.select is not None and s.select.endswith(".json"):
+            bank = Bank.open(str(s.bank), revision=s.revision, selection=s.select)
+        elif s.select is not None:
+            bank = bank.select(str(s.scores), s.select)
+        if s.weights is not None:
+            bank.weigh(s.weights, s.scores)  # refused here, with the name of the setting, and before anything is decoded
+    except gt.GentransformsError as error:
+        raise SystemExit(f"generative.select={s.select!r}, generative.weights={s.weights!r}: {error}") from error
+    # An image of which no variant is left stays as it is.
+    options: dict[str, Any] = {"missing": "source"}
+    return bank, options if s.weights is None else options | {"weights": s.weights, "scores": s.scores}
+
+
+def hash_variants(bank: Bank, s: GenerativeSettings) -> str | None:
+    """Return a hash of which variants of a bank are drawn and how often; None if that is left to the bank.
+
+    The settings name a file and a column; this says what was in them.
+    """
+    if s.select is None and s.weights is None:
+        return None
+    digest = hashlib.sha256(hash_manifest(bank.manifest).encode())
+    if bank.selection is not None:
+        digest.update(bank.selection.kept.tobytes())
+    if s.weights is not None:
+        digest.update(bank.weigh(s.weights, s.scores).tobytes())
+    return digest.hexdigest()
 
 
 class KeysOfRows:

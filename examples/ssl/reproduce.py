@@ -39,7 +39,7 @@ from probes import mean_interval
 from quiet import hush
 from shared import flatten, refuse_another_run
 from similarity import compare
-from train import FREE, train
+from train import FREE, RECORDED, train
 
 import gentransforms as gt
 
@@ -120,6 +120,7 @@ def run(
     found = name | evaluate(backbone, (source, rows), (test, test_rows), options, folder=folder / "linear")
     found["training"] = json.loads((folder / "training.json").read_text())
     found["p"], found["bank"] = (settings.generative.p, bank) if settings.generative.source != "none" else (0.0, None)
+    found["select"], found["weights"] = settings.generative.select, settings.generative.weights
     if encoder is not None:
         # Ten times as many images as features, since CKA is biased upwards for few images.
         found["encoder"] = compare([folder], encoder, test, max(2000, 10 * backbone.width))
@@ -186,7 +187,7 @@ def refuse_others(plan: list[tuple[str, str, int, Settings]], out: Path) -> None
     """Exit, before anything runs, if the folder of a planned run holds a run with other settings."""
     for method, generator, seed, settings in plan:
         # With auto a run keeps the precision that it began with.
-        free = {*FREE, "keys_sha256", *(["trainer.precision"] if settings.trainer.precision == "auto" else [])}
+        free = {*FREE, *RECORDED, *(["trainer.precision"] if settings.trainer.precision == "auto" else [])}
         refuse_another_run(run_folder(out, method, generator, seed), flatten(settings), free)
 
 

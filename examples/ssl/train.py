@@ -25,7 +25,7 @@ import lightning as L
 import torch
 from config import Settings, load_settings
 from data import Source, open_images, refuse_other_classes, spaced
-from generative import bank_augment, load_online, open_bank, p_at, warn_of_strangers
+from generative import bank_augment, choose_variants, hash_variants, load_online, open_bank, p_at, warn_of_strangers
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -42,8 +42,11 @@ import gentransforms as gt
 
 # Settings that may change when a run is resumed.
 FREE = (
-    "data.train", "data.test", "data.workers", "trainer.accelerator", "trainer.compile", "trainer.log_every", "trainer.checkpoint_every",
+    "data.train", "data.test", "data.workers", "generative.scores", "trainer.accelerator", "trainer.compile", "trainer.log_every",
+    "trainer.checkpoint_every",
 )  # fmt: skip
+# What a run records beside its settings.
+RECORDED = ("keys_sha256", "variants_sha256")
 
 
 def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), quiet: bool = False) -> dict[str, Any]:
@@ -56,7 +59,9 @@ def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), q
     batches = EpochBatches(
         len(keys), settings.trainer.batch_size, settings.seed, lambda: module.batches_done, trainer.global_rank, trainer.world_size
     )
-    open_run(out, settings, keys)
+    augment = generative if generative is not None else getattr(dataset, "augment", None)
+    chosen = hash_variants(augment.banks[0], settings.generative) if isinstance(augment, gt.BankAugment) else None
+    open_run(out, settings, keys, chosen)
     L.seed_everything(settings.seed, verbose=False)
     classes = len(source.classes) if source.labels is not None else 0
     module = METHODS[settings.method.name](settings, classes, generative)
@@ -78,6 +83,8 @@ def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), q
         "images": len(keys), "epochs": settings.trainer.epochs, "steps": trainer.global_step, "seconds": round(clock.seconds, 1),
         "images_per_second": round(module.batches_done * settings.trainer.batch_size * trainer.world_size / max(clock.seconds, 1e-9), 1),
     }  # fmt: skip
+    if chosen is not None:
+        record["images_without_variants"] = int((augment.banks[0].find_keys(keys) < 0).sum())  # none was selected: they stay as they are
     if trainer.is_global_zero:
         (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
     return record
@@ -93,7 +100,8 @@ def training_data(source: Source, settings: Settings) -> tuple[Dataset[Any], gt.
         if g.source == "bank":
             bank, some = open_bank(settings, keys), spaced(len(keys), 256)
             warn_of_strangers(bank, [keys[i] for i in some.tolist()], dataset.images[some])
-            return dataset, bank_augment(bank, keys, settings.trainer.devices), keys
+            bank, options = choose_variants(bank, g)
+            return dataset, bank_augment(bank, keys, settings.trainer.devices, **options), keys
         return dataset, gt.GenerativeAugment(load_online(g)) if g.source == "online" else None, keys
     keys = [source.keys[row] for row in rows.tolist()]
     online = gt.GenerativeAugment(load_online(g), output_size="generator") if g.source == "online" else None
@@ -102,7 +110,8 @@ def training_data(source: Source, settings: Settings) -> tuple[Dataset[Any], gt.
         bank, some = open_bank(settings, keys), spaced(len(keys), 64)
         seen, read = load_into_memory(source, rows[some], 64)
         warn_of_strangers(bank, [source.keys[row] for row in read.tolist()], seen.images)
-        augment = gt.BankAugment(bank, keys_getter="last", output_size="native")
+        bank, options = choose_variants(bank, g)
+        augment = gt.BankAugment(bank, keys_getter="last", output_size="native", **options)
     # Images for the generator come in its own size, so that they can be batched; the view is cropped on the device.
     size = None if online is None else max(online.generator.image_size)
     return FileViews(source, rows, settings, augment, partial(p_at, g, settings.trainer.epochs), size), online, keys
@@ -207,9 +216,11 @@ def settle(settings: Settings, out: Path) -> Settings:
     return replace(settings, trainer=replace(t, precision=precision))
 
 
-def open_run(out: Path, settings: Settings, keys: Sequence[Any]) -> None:
-    """Write ``settings.yaml``, with a hash of the training images' keys; exit if the folder holds a run of other settings."""
+def open_run(out: Path, settings: Settings, keys: Sequence[Any], variants: str | None = None) -> None:
+    """Write ``settings.yaml``, with hashes of the training images' keys and of the chosen variants; exit if they are another run's."""
     record = flatten(settings) | {"keys_sha256": hashlib.sha256("\n".join(map(repr, keys)).encode()).hexdigest()}
+    if variants is not None:
+        record["variants_sha256"] = variants
     if any(out.glob("*.ckpt")):  # a run without a checkpoint starts from the beginning
         refuse_another_run(out, record, FREE)
     write_record(out, record)

@@ -23,6 +23,7 @@ COLUMNS = {
     "variant": "which of the source's variants",
     "similarity": "cosine with its source",
     "distance": "Euclidean distance from its source",
+    "place": "by similarity among the variants of its source; 1 is the most similar",
     "rank": "of its source among all sources by distance; 1 is nearest",
     "nearest_key": "key of the nearest other source",
     "nearest_similarity": "cosine with that",
@@ -40,11 +41,13 @@ def score_variants(e: Evidence, real: RealNeighbours, variants: VariantNeighbour
     pa = arrow()
     owner = e.owner.tolist()
     threshold = -1.0 if near is None else near
+    similarity = F.cosine_similarity(e.variants, e.real[e.owner])
     columns: dict[str, Any] = {
         "key": pa.array([e.keys[i] for i in owner], pa.string() if isinstance(e.keys[0], str) else pa.int64()),
         "variant": pa.array(e.number.numpy(), pa.int32()),
-        "similarity": pa.array(F.cosine_similarity(e.variants, e.real[e.owner]).numpy()),
+        "similarity": pa.array(similarity.numpy()),
         "distance": pa.array(variants.own.numpy()),
+        "place": pa.array(_places(similarity, e.owner).numpy(), pa.int32()),
         "rank": pa.array(variants.rank.numpy(), pa.int32()),
         "nearest_key": pa.array([e.keys[i] for i in variants.other_index.tolist()]),
         "nearest_similarity": pa.array(F.cosine_similarity(e.variants, e.real[variants.other_index]).numpy()),
@@ -59,6 +62,16 @@ def score_variants(e: Evidence, real: RealNeighbours, variants: VariantNeighbour
         columns["label"] = pa.array([e.classes[i] for i in judgement.variants.tolist()], pa.string())
         columns["agrees"] = _flags(judgement.variants == e.labels[e.owner])
     return pa.table(columns)
+
+
+def _places(values: Tensor, owner: Tensor) -> Tensor:
+    """Return the place of each value among those of its owner, from 1 for the largest; of equal ones the first is before."""
+    order = torch.argsort(values, descending=True, stable=True)
+    order = order[torch.argsort(owner[order], stable=True)]
+    counts = torch.bincount(owner)
+    places = torch.empty(len(values), dtype=torch.int64)
+    places[order] = torch.arange(len(values)) - (counts.cumsum(0) - counts)[owner[order]] + 1
+    return places
 
 
 def _flags(values: Tensor) -> Any:
