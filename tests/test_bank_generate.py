@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import errno
@@ -321,7 +322,7 @@ class TestResume:
             ({"max_attempts": 9}, "max_attempts: the bank has 5, this call 9"),
             ({"threads": 3}, "threads: the bank has 1, this call 3"),
             ({"source": Photos(9)}, "source count: the bank has 10, this call 9"),
-            ({"source": Photos(names="other-{:06d}.jpg")}, "source keys: the bank has"),
+            ({"source": Photos(names="other-{:06d}.jpg")}, "source keys: 10 of the bank's are missing from the source"),
             ({"generator": FakeGenerator(8)}, "generator fingerprint: the bank has"),
             ({"generator": Flat((16, 16))}, 'generator class: the bank has "FakeGenerator", this call "Flat"'),
         ],
@@ -334,6 +335,17 @@ class TestResume:
             fill(tmp_path, **change)
         assert named in str(refused.value)
         assert contents(tmp_path) == before
+
+    @pytest.mark.parametrize("samples", [[{"index": 0, "key": "photo-000000.jpg", "mean": [7.0]}], "none", [3]])
+    def test_samples_of_another_version_are_explained(self, tmp_path: Path, samples: Any) -> None:
+        fill(tmp_path)
+        manifest = json.loads((tmp_path / MANIFEST).read_text())
+        (tmp_path / MANIFEST).write_text(json.dumps(manifest | {"info": manifest["info"] | {"samples": samples}}))
+        with pytest.raises(BankError, match=r"bank\.json: info samples is not what this version .* another directory; .* remove samples"):
+            fill(tmp_path)
+        del manifest["info"]["samples"]
+        (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+        assert fill(tmp_path).complete
 
     def test_quality_is_a_setting_of_what_has_one(self, tmp_path: Path) -> None:
         fill(tmp_path / "jpeg", image_format="jpeg")
@@ -398,7 +410,7 @@ class TestResume:
                 return super().sample(condition, seeds)
 
         Overtaken.__name__ = "FakeGenerator"  # the manifest names the class
-        with pytest.raises(BankError, match=r"was extended meanwhile.*repeat the call"):
+        with pytest.raises(BankError, match=r"another process has extended the bank.*run it again with"):
             fill(tmp_path, generator=Overtaken())
         assert whole
         assert contents(tmp_path) == whole
@@ -729,6 +741,27 @@ class TestFailedSources:
         summary = fill(tmp_path / "bank", Photos(10), retry_failed=True)
         assert (summary.images, summary.failed) == (12, ())
         assert contents(tmp_path / "bank") == contents(tmp_path / "whole")
+
+    @pytest.mark.parametrize("same", [True, False])
+    def test_those_made_again_with_it_are_compared(self, tmp_path: Path, same: bool) -> None:
+        """The other sources of its unit, which would be replaced by the variants of other images."""
+        fill(tmp_path, Noise(range(130)), unit_size=50)
+        sidecar = tmp_path / list_units(tmp_path)[0].sidecar
+        samples = {sample["index"] for sample in json.loads((tmp_path / MANIFEST).read_text())["info"]["samples"]}
+        broken, a, b = sorted(set(range(50)) - samples)[:3]
+        told = json.loads(sidecar.read_text())
+        reason = {"key": f"photo-{broken:06d}.jpg", "index": broken, "reason": "it could not be read then"}
+        marks = base64.b64decode(told["marks"])
+        told |= {"failed": [reason], "marks": base64.b64encode(marks[: broken * 48] + marks[broken * 48 + 48 :]).decode()}
+        sidecar.write_text(json.dumps(told))
+        before, order = contents(tmp_path), list(range(130))
+        if same:
+            assert fill(tmp_path, Noise(order), unit_size=50, retry_failed=True).images == 150
+            return
+        order[a], order[b] = b, a
+        with pytest.raises(BankError, match=f"the image of 'photo-{a:06d}.jpg' is a different one"):
+            fill(tmp_path, Noise(order), unit_size=50, retry_failed=True)
+        assert contents(tmp_path) == before
 
     def test_a_batch_is_no_image(self, tmp_path: Path) -> None:
         class Batched(Photos):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import gentransforms as gt
 from gentransforms.bank import Local
 from gentransforms.bank.format.manifest import MANIFEST
 from gentransforms.bank.format.unit import list_units
-from gentransforms.bank.generate.growth import KEYS, GrownSource
+from gentransforms.bank.generate.matching import KEYS, ArrangedSource
 from gentransforms.bank.generate.run import Summary, generate_bank, plan_bank
 from gentransforms.bank.share.card import bank_card
 from gentransforms.bank.verify.checker import verify_bank
@@ -168,12 +169,15 @@ class TestMoreSources:
 
     def test_between_the_others_of_an_unfinished_bank(self, tmp_path: Path) -> None:
         fill(tmp_path, Some([0, 3, 4, 8, 9]), shard="0/2")
-        with pytest.raises(BankError, match=r"unfinished, so that nobody knows which of the sources are new: finish it"):
+        with pytest.raises(
+            BankError,
+            match=r"unfinished, and the source begins with other keys .*: finish the bank with the source that it was started with",
+        ):
             fill(tmp_path, Some(range(12)), extend=True)
 
     def test_a_source_that_lost_some(self, tmp_path: Path) -> None:
         fill(tmp_path, Some([0, 3, 4]))
-        with pytest.raises(BankError, match=r"lacks 1 of the bank's 3 keys, such as 'photo-000003\.jpg'"):
+        with pytest.raises(BankError, match=r"lacks 1 of the bank's 3 keys \('photo-000003\.jpg'\).*put these back"):
             fill(tmp_path, Some([0, 1, 2, 4]), extend=True)
 
     def test_a_folder(self, tmp_path: Path) -> None:
@@ -196,7 +200,8 @@ class TestMoreSources:
                 self.ranges.append((start, stop))
                 return super().read_range(start, stop)
 
-        source = GrownSource(Noting(6), [1, 2, 5, 0, 3, 4])
+        noting = Noting(6)
+        source = ArrangedSource(noting, [noting.keys[i] for i in (1, 2, 5, 0, 3, 4)], [1, 2, 5, 0, 3, 4])
         assert source.keys == [f"photo-{i:06d}.jpg" for i in (1, 2, 5, 0, 3, 4)]
         values = [int(sample.image[0, 0, 0]) for sample in source.read_range(0, 6)]  # type: ignore[union-attr]
         assert values == [1, 2, 5, 0, 3, 4]
@@ -238,6 +243,23 @@ class TestOtherImages:
         assert fill(tmp_path, Noise(range(130)), variants=4).complete
         assert verify_bank(tmp_path).ok
 
+    @pytest.mark.parametrize("damage", ["cut short", "other bytes"])
+    def test_also_where_the_unit_of_before_is_damaged(self, tmp_path: Path, damage: str) -> None:
+        fill(tmp_path, Noise(range(130)), unit_size=50)
+        samples = {sample["index"] for sample in json.loads((tmp_path / MANIFEST).read_text())["info"]["samples"]}
+        a, b = sorted(set(range(50)) - samples)[:2]
+        order = list(range(130))
+        order[a], order[b] = b, a
+        file = tmp_path / list_units(tmp_path)[0].file
+        data = file.read_bytes()
+        file.write_bytes(data[:100] if damage == "cut short" else data[:-300] + bytes(300))
+        with pytest.raises(BankError, match=f"the image of 'photo-{a:06d}.jpg' is a different one"):
+            fill(tmp_path, Noise(order), variants=4, extend=True, unit_size=50)
+        assert fill(tmp_path, Noise(range(130)), variants=4, unit_size=50).images == 50 * 4 + 80
+        fill(tmp_path / "other", Noise(range(130)), variants=4, unit_size=50)
+        assert rows(tmp_path) == rows(tmp_path / "other"), "nothing damaged was taken over"
+        assert verify_bank(tmp_path).ok
+
     def test_the_marks_of_a_source_that_is_lost_meanwhile_stay(self, tmp_path: Path) -> None:
         fill(tmp_path, Photos(10))
         before = gt.Bank.open(tmp_path).marks
@@ -246,6 +268,98 @@ class TestOtherImages:
         assert before is not None
         assert after is not None
         assert after.tolist() == before.tolist()
+
+
+class TestOpen:
+    """A bank that is open, here or in a worker, while another process extends it."""
+
+    @pytest.mark.parametrize("finished", [True, False])
+    def test_what_is_no_longer_there_is_explained(self, tmp_path: Path, finished: bool) -> None:
+        fill(tmp_path)
+        bank = gt.Bank.open(tmp_path)
+        worker = pickle.dumps(bank)
+        first = bank.read(bank.keys[:1], [0])
+        fill(tmp_path, variants=5, extend=True, shard=None if finished else "0/3")
+        assert bank.read(bank.keys[:1], [0]).equal(first), "what is mapped stays"
+        for call in (lambda: bank.read(bank.keys[-1:], [0]), lambda: list(bank.batches()), lambda: gt.BankAugment(bank, in_memory=True)):
+            with pytest.raises(BankError, match=r"another process has extended this bank .* open it again$"):
+                call()
+        with pytest.raises(BankError, match=r"bank\.json: has changed since this bank was opened.* open it again in the main process"):
+            pickle.loads(worker)
+
+    def test_what_is_damaged_is_not_called_extended(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        bank = gt.Bank.open(tmp_path)
+        (tmp_path / list_units(tmp_path)[2].file).unlink()
+        with pytest.raises(BankError, match=r"unit-000000008-000000010\.arrow: cannot be read .*bank verify --repair"):
+            bank.read(bank.keys[-1:], [0])
+
+
+class TestGone:
+    """Sources that could not be read, and were removed."""
+
+    @pytest.mark.parametrize(
+        ("broken", "shard"), [([4], None), ([2, 3, 9], None), ([4], "1/2"), ([0], "0/2"), ([9], "0/2"), ([0, 1, 2, 3], "0/2")]
+    )
+    def test_the_bank_goes_on_without_them(self, tmp_path: Path, broken: list[int], shard: str | None) -> None:
+        fill(tmp_path / "bank", Photos(10, broken=broken), shard=shard)
+        fill(tmp_path / "whole", Photos(10, broken=broken))
+        left = Some([i for i in range(10) if i not in broken])
+        with pytest.warns(UserWarning, match=rf"{len(broken)} sources? that could not be read (is|are) gone \('photo-00000{broken[0]}"):
+            summary = fill(tmp_path / "bank", left)
+        assert summary.complete
+        assert [entry["key"] for entry in summary.failed] == [f"photo-{i:06d}.jpg" for i in broken]
+        assert rows(tmp_path / "bank") == rows(tmp_path / "whole")
+        assert verify_bank(tmp_path / "bank").ok
+        with pytest.warns(UserWarning, match="gone"):
+            summary = fill(tmp_path / "bank", left, retry_failed=True)
+        assert "is gone from the source" in summary.failed[0]["reason"]
+        assert rows(tmp_path / "bank") == rows(tmp_path / "whole")
+
+    def test_and_can_be_extended(self, tmp_path: Path) -> None:
+        fill(tmp_path, Photos(10, broken=[4]))
+        left = Some([i for i in range(12) if i != 4])
+        more = r"source count: the bank has 10, this call 12; .*2 are new \('photo-000010.*--extend"
+        with pytest.raises(BankError, match=more), pytest.warns(UserWarning, match="gone"):
+            fill(tmp_path, left)
+        with pytest.warns(UserWarning, match="gone"):
+            assert fill(tmp_path, left, extend=True).rows == 33
+        assert verify_bank(tmp_path).ok
+        assert fill(tmp_path, Photos(12), retry_failed=True).rows == 36, "it may come back"
+
+    @pytest.mark.parametrize("finished", [True, False])
+    def test_one_that_has_images_is_named(self, tmp_path: Path, finished: bool) -> None:
+        fill(tmp_path, Photos(10, broken=[4]), shard=None if finished else "1/2")
+        named = r"1 of the bank's is missing from the source \('photo-000005\.jpg'\)"
+        with pytest.raises(
+            BankError, match=rf"source count: the bank has 10, this call 9; source keys: {named}\): put the missing sources"
+        ):
+            fill(tmp_path, Some([0, 1, 2, 3, 4, 6, 7, 8, 9], broken=[4]))
+
+    def test_new_names_are_named(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        renamed = Photos(10)
+        renamed.keys = [*renamed.keys[:5], "a.jpg", *renamed.keys[6:]]  # type: ignore[assignment]
+        with pytest.raises(BankError, match=r"1 of the bank's is missing .*'photo-000005\.jpg'\), 1 is new \('a\.jpg'\)"):
+            fill(tmp_path, renamed)
+
+    def test_a_row_number_is_no_name(self, tmp_path: Path) -> None:
+        """If row 4 of a table is removed, the following rows move up: their numbers are other images' keys."""
+        photos = [pixel.clone() for pixel in Tensor([1, 2, 3, 4]).view(4, 1, 1, 1).expand(4, 3, 8, 8) / 10]
+        photos[3] = photos[3] * 10  # out of range
+        assert len(fill(tmp_path, photos).failed) == 1
+        with pytest.raises(BankError, match=r"source count: the bank has 4, this call 3; source keys: .*missing"):
+            fill(tmp_path, photos[1:])
+
+    def test_another_order_is_arranged(self, tmp_path: Path) -> None:
+        order = [3, 1, 2, 0, 4]
+        right, wrong = Noise(order), Noise(range(5))
+        right.keys = wrong.keys = [right.keys[i] for i in order]  # type: ignore[assignment]
+        fill(tmp_path, Noise(range(5)))
+        summary = fill(tmp_path, right)
+        assert (summary.images, summary.complete) == (0, True)
+        with pytest.raises(BankError, match=r"'photo-000000.jpg' is a different one"):
+            fill(tmp_path, wrong)
 
 
 class TestStopped:

@@ -79,7 +79,7 @@ class TestWriteIndex:
 
         for name in ("map_file", "read_sidecar"):
             monkeypatch.setattr(index_module, name, refused)
-        monkeypatch.setattr("gentransforms.bank.reader.map_file", refused)
+        monkeypatch.setattr("gentransforms.bank.format.images._map_bytes", refused)
         assert len(Bank.open(path)) == 30
         monkeypatch.undo()
 

@@ -14,9 +14,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small_banks import KEYS, make_bank, pixels
+from typer.testing import CliRunner
 
 from gentransforms.bank.reader import Bank
 from gentransforms.bank.selection import Selection, evaluate_expression, parse_comparison
+from gentransforms.cli.main import app
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
 
 COLUMNS = {
@@ -237,6 +239,18 @@ class TestSelect:
         other = make_bank(tmp_path / "other", variants=4)
         with pytest.raises(BankError, match="another bank"):
             Bank.open(other, selection=tmp_path / "best.json")
+
+    def test_the_command_replaces_no_file_unless_asked(self, path: Path, tmp_path: Path) -> None:
+        pq.write_table(scores(Bank.open(path)), tmp_path / "scores.parquet")
+        call = ["bank", "select", str(path), "--scores", str(tmp_path / "scores.parquet"), "-o", str(tmp_path / "best.json"), "--where"]
+        assert CliRunner().invoke(app, [*call, "score >= 4"]).exit_code == 0
+        before = (tmp_path / "best.json").read_bytes()
+        refused = CliRunner().invoke(app, [*call, "score < 7"])
+        assert refused.exit_code == 2
+        assert "best.json: already exists: give another name, or --overwrite" in refused.stderr
+        assert (tmp_path / "best.json").read_bytes() == before
+        assert CliRunner().invoke(app, [*call, "score < 7", "--overwrite"]).exit_code == 0
+        assert Selection.load(tmp_path / "best.json").where == "score < 7"
 
     def test_goes_to_other_processes(self, path: Path) -> None:
         bank = Bank.open(path)

@@ -461,8 +461,8 @@ class TestOptions:
     def test_of_generate_bank(self) -> None:
         functions = (generate.generate_bank, BankConfig, Local, Ray, gt.open_source)
         arguments = {name.replace("_", "-") for function in functions for name in inspect.signature(function).parameters}
-        # A function cannot be written on a command line, and a token on it would be seen by others.
-        assert arguments - {*self.NOT, "inputs-getter", "token"} <= self.options("generate")
+        # A function cannot be written on a command line.
+        assert arguments - {*self.NOT, "inputs-getter"} <= self.options("generate")
 
     def test_of_the_other_functions(self) -> None:
         for names, function, aside in (
@@ -494,7 +494,7 @@ class TestOptions:
     }  # fmt: skip
     SOURCE: ClassVar = {
         "key": "name", "image_column": "shot", "columns": {"labels": "kind", "prompts": "caption"}, "split": "test", "config": "small",
-        "revision": "v1", "white_level": 1023.0,
+        "revision": "v1", "token": "hf_none", "white_level": 1023.0,
     }  # fmt: skip
     RUN: ClassVar = {"shard": "1/2", "retry_failed": True, "extend": True, "progress": False}
     ENGINE: ClassVar = {"actors": 2, "cpus": 1.5, "workers": 2}

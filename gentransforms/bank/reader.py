@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from gentransforms.bank.draws import Draws
 from gentransforms.bank.format.facts import Facts
-from gentransforms.bank.format.images import Images, decode_rgb, map_file
+from gentransforms.bank.format.images import Images, decode_rgb
 from gentransforms.bank.format.index import Index, build_index, list_sizes, read_index
 from gentransforms.bank.format.lookup import Numbers
 from gentransforms.bank.format.manifest import MANIFEST, hash_json, hash_manifest, is_export, read_manifest
@@ -91,9 +92,8 @@ class Bank:
         """
         self.path, self.manifest = path, manifest
         self._facts = Facts.read(manifest, str(path / MANIFEST))
-        self._lookup, self._find_file = index.lookup, find_file
-        self._schema = unit_schema(self._facts.key_type)
-        self._images = Images(index.lookup, self._schema, find_file)
+        self._lookup = index.lookup
+        self._images = Images(index.lookup, unit_schema(self._facts.key_type), find_file)
         self.failed, self.rejected = index.failed, index.rejected
         self.missing_units, self._reopen = missing_units, reopen
         self.selection: Selection | None = None
@@ -229,7 +229,8 @@ class Bank:
         if absent:
             more = f" (and {len(absent) - 1} more of these {len(names)} are not there)" if len(absent) > 1 else ""
             raise MissingKeyError(f"{self.path}: {self.why_absent(names[absent[0]], numbers[absent[0]])}{more}")
-        data = self._images.read(rows)
+        with self._explain_extension():
+            data = self._images.read(rows)
         return self._decode(rows, data) if decode else [bytes(one) for one in data]
 
     def why_absent(self, key: str | int, variant: int) -> str:
@@ -261,7 +262,9 @@ class Bank:
         """Yield all rows in order, as memory-mapped record batches with the columns of `unit_schema`."""
         kept, row = self._lookup.kept, 0
         for number in range(len(self._lookup.files)):
-            for batch in map_file(self._find_file(number), self._schema):
+            with self._explain_extension():
+                batches = self._images.read_batches(number)
+            for batch in batches:
                 yield batch if kept is None else batch.filter(arrow().array(kept[row : row + len(batch)]))
                 row += len(batch)
 
@@ -342,6 +345,22 @@ class Bank:
         assert self._reopen is not None, "a bank that is sent to another process says how to open it there"
         return self._reopen
 
+    @contextlib.contextmanager
+    def _explain_extension(self) -> Iterator[None]:
+        """If a file cannot be read because another process has extended the bank, say so."""
+        try:
+            yield
+        except BankError as error:
+            try:
+                extended = hash_manifest(read_manifest(self.path)) != self._facts.digest
+            except BankError:  # the whole bank is gone
+                extended = False
+            if not extended:
+                raise
+            raise BankError(
+                f"{self.path}: another process has extended this bank since it was opened here: once generate has finished, open it again"
+            ) from error
+
     def _decode(self, rows: Numbers, data: list[bytearray]) -> Tensor:
         images = torch.empty((len(data), 3, *self.image_size), dtype=torch.uint8, device=torch.device("cpu"))
         for i, one in enumerate(data):
@@ -415,7 +434,10 @@ def _open_directory(directory: Path, partial: bool, names: Sequence[str] | None 
     manifest = read_manifest(directory)
     found = hash_json(manifest)
     if digest is not None and found != digest:
-        raise BankError(f"{directory / MANIFEST}: has changed since this bank was opened: open it again where you opened it first")
+        raise BankError(
+            f"{directory / MANIFEST}: has changed since this bank was opened, because another process has extended or replaced the bank: "
+            "open it again in the main process"
+        )
     facts = Facts.read(manifest, str(directory / MANIFEST))
     index, missing = (_map_index(directory, facts), 0) if names is None else (None, 0)
     if index is None:

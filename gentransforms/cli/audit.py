@@ -79,6 +79,7 @@ def select(
     scores: Annotated[Path, typer.Option(help="scores.parquet of an audit of this bank.", show_default=False)],
     where: Annotated[str, typer.Option(help='Which variants to keep, such as "similarity >= 0.6 and not near_copy".', show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="The selection, a small file.")] = Path("selection.json"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")] = False,
 ) -> None:
     """Choose variants of a bank by their scores; training names the selection it used.
 
@@ -90,6 +91,8 @@ def select(
 
     if not scores.is_file():
         raise WrongCall(f"--scores {scores}: no such file: expected scores.parquet, which `gentransforms bank audit` writes")
+    if output.exists() and not overwrite:  # the selection that an earlier training names
+        raise WrongCall(f"--output {output}: already exists: give another name, or --overwrite to replace it")
     opened = Bank.open(bank)
     chosen = opened.select(scores, where)
     assert chosen.selection is not None

@@ -44,6 +44,10 @@ def generate(
     split: Annotated[str | None, typer.Option(help="Split of the data set; by default train.")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of a Hugging Face data set that has several.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a data set on the Hub.")] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(help="Token for a private data set on the Hub; HF_TOKEN or hf auth login do not show it to other users."),
+    ] = None,
     white_level: Annotated[
         float | None, typer.Option(help="Value of white in grey images of more than 8 bits, such as 1023; by default 65535.")
     ] = None,
@@ -84,8 +88,9 @@ def generate(
     parsed = _parse_columns(columns)
     loaded = open_generator(generator, device or _device(), parse_options(option), inputs=True)
     opened = open_source(
-        source, key=key, image_column=image_column, columns=parsed, split=split, config=config, revision=revision, white_level=white_level
-    )
+        source, key=key, image_column=image_column, columns=parsed, split=split, config=config, revision=revision, token=token,
+        white_level=white_level,
+    )  # fmt: skip
     built = BankConfig(**{name: value.value if isinstance(value, Enum) else value for name, value in settings.items()})
     how: dict[str, Any] = {"shard": shard, "engine": chosen, "retry_failed": retry_failed, "extend": extend}
     if plan:

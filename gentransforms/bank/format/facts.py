@@ -108,6 +108,11 @@ class Facts:
         """Return the numbers of variants that the bank has had, the present one last; one only unless variants were added."""
         return tuple(sorted({before.variants for before in self.history} | {self.variants}))
 
+    def variants_at(self, digest: object) -> int:
+        """Return how many variants the bank had when its digest was this one, now or earlier; 0 if the digest is not the bank's."""
+        digests = {before.digest: before.variants for before in self.history} | {self.digest: self.variants}
+        return digests.get(str(digest), 0)
+
     def seed_number(self, variant: int, attempt: int) -> int:
         """Return from which number, besides base seed and key, the seed of an attempt at a variant is derived.
 

@@ -98,21 +98,28 @@ class Images:
     """
 
     def __init__(self, lookup: Lookup, schema: pa.Schema, find_file: Callable[[int], Path]) -> None:
-        self._lookup = lookup
+        self._lookup, self._schema, self._find_file = lookup, schema, find_file
         layouts: dict[int, list[_Layout]] = {}
 
         # Not a method: it would keep this object, and what it maps, until the garbage collector comes.
         @functools.lru_cache(MAPPED_AT_ONCE)
         def open_file(number: int) -> _MappedFile:
-            path, expected = find_file(number), int(lookup.file_sizes[number])
-            whole = _map_bytes(path)
-            if whole.size != expected:
-                raise BankError(f"{path}: has {whole.size:,} bytes, expected {expected:,}: damaged, or made again meanwhile; {ADVICE}")
+            path = find_file(number)
+            whole = _map_indexed(path, lookup, number)
             if number not in layouts:
                 layouts[number] = [_find_columns(whole, batch) for batch in _parse(whole, path, schema)]
             return _MappedFile(memoryview(whole), layouts[number])
 
         self._open_file = open_file
+
+    def read_batches(self, number: int) -> list[pa.RecordBatch]:
+        """Return all rows of a file, memory-mapped.
+
+        Raises:
+            BankError: if the file is not the one that the bank was opened with.
+        """
+        path = self._find_file(number)
+        return _parse(_map_indexed(path, self._lookup, number), path, self._schema)
 
     def read(self, rows: Numbers) -> list[bytearray]:
         """Return the bytes of those rows, each a copy of its own.
@@ -128,8 +135,8 @@ class Images:
             file, place = self._open_file(number), row - int(lookup.file_starts[number])
             if not file.holds(place, key, int(lookup.variants[row])):
                 raise BankError(
-                    f"{lookup.files[number]}: row {place} is not variant {lookup.variants[row]} of key {lookup.key(int(keys[i]))!r}: it "
-                    f"was replaced after the bank was opened, or after its index was written; open the bank again; {ADVICE}"
+                    f"{lookup.files[number]}: row {place} is not variant {lookup.variants[row]} of key {lookup.key(int(keys[i]))!r}: if "
+                    f"generate has replaced it since the bank was opened, open the bank again; otherwise it is damaged: {ADVICE}"
                 )
             found[i] = file.image(place)
         return found
@@ -154,6 +161,17 @@ def decode_rgb(data: bytearray) -> Tensor:
     except (OSError, ValueError, SyntaxError, EOFError, PIL.Image.DecompressionBombError) as error:
         raise BankError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _map_indexed(path: Path, lookup: Lookup, number: int) -> pa.Buffer:
+    """Map the file of a number, if it has the size that the index says."""
+    whole, expected = _map_bytes(path), int(lookup.file_sizes[number])
+    if whole.size != expected:
+        raise BankError(
+            f"{path}: has {whole.size:,} bytes, expected {expected:,}: if generate has replaced it since the bank was opened, open the "
+            f"bank again; otherwise it is damaged: {ADVICE}"
+        )
+    return whole
 
 
 def _map_bytes(path: str | Path) -> pa.Buffer:

@@ -13,13 +13,14 @@ from gentransforms.bank.format.locking import Partial, explain_write_error, lock
 from gentransforms.sources.arrow import arrow
 
 __all__ = [
-    "ADVICE", "INDEX", "Row", "Unit", "find_faults", "is_done", "list_entries", "list_units", "plan_units", "read_sidecar", "unit_schema",
-    "write_unit",
+    "ADVICE", "FORMER", "INDEX", "Row", "Unit", "find_faults", "is_done", "list_entries", "list_units", "plan_units", "read_sidecar",
+    "unit_schema", "write_unit",
 ]  # fmt: skip
 
 INDEX = "index.arrow"
+FORMER = "former-"  # begins the names of the two files of a unit from before the bank was extended
 # What to do about a damaged unit.
-ADVICE = "`gentransforms bank verify` says what is damaged, and with --repair lets generate make it again"
+ADVICE = "`gentransforms bank verify --repair` removes damaged units, and generate then makes them again"
 # Image bytes per record batch, which bounds the memory of writing. Arrow itself allows 2 GiB.
 _BATCH_BYTES = 16 << 20
 
@@ -73,11 +74,11 @@ def plan_units(count: int, size: int) -> list[Unit]:
     return [Unit(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def list_units(directory: Path) -> list[Unit]:
-    """Return the units with an Arrow file in the directory, judging by file names alone, in source order."""
+def list_units(directory: Path, prefix: str = "") -> list[Unit]:
+    """Return the units with an Arrow file in the directory, judging by file names alone, in source order; `prefix` may be `FORMER`."""
     found = []
-    for path in directory.glob("unit-*.arrow"):
-        parts = path.stem.split("-")
+    for path in directory.glob(f"{prefix}unit-*.arrow"):
+        parts = path.stem.removeprefix(prefix).split("-")
         if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal():
             found.append(Unit(int(parts[1]), int(parts[2])))
     return sorted(found)
@@ -101,10 +102,10 @@ def unit_schema(key_type: str) -> Any:
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def read_sidecar(directory: Path, unit: Unit) -> dict[str, Any] | None:
-    """Return the contents of a unit's sidecar; None if it is missing or cannot be read."""
+def read_sidecar(directory: Path, unit: Unit, prefix: str = "") -> dict[str, Any] | None:
+    """Return the contents of a unit's sidecar, or with `prefix` `FORMER` of its former one; None if it is missing or cannot be read."""
     try:
-        sidecar = json.loads((directory / unit.sidecar).read_text())
+        sidecar = json.loads((directory / f"{prefix}{unit.sidecar}").read_text())
     except (OSError, ValueError):
         return None
     return sidecar if isinstance(sidecar, dict) else None

@@ -1,4 +1,4 @@
-"""Start or resume a bank: its manifest is created once, and every later run is compared with it."""
+"""Start, resume or extend a bank: its manifest is created once, and every later run is compared with it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import functools
 import json
 import platform
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gentransforms.bank.format.manifest import AGREED, MANIFEST, create_manifest, hash_manifest, is_export, read_manifest
-from gentransforms.bank.format.unit import list_units, read_sidecar
-from gentransforms.bank.generate.growth import can_extend, extend_bank
-from gentransforms.bank.generate.marks import changed_sample, sample_marks, sample_more
+from gentransforms.bank.format.facts import Facts
+from gentransforms.bank.format.locking import explain_write_error, locked, sync_directory, write_json
+from gentransforms.bank.format.manifest import AGREED, MANIFEST, create_manifest, hash_keys, hash_manifest, is_export, read_manifest
+from gentransforms.bank.format.unit import INDEX, list_units, read_sidecar
+from gentransforms.bank.generate.matching import KEYS, ArrangedSource, changed_sample, compare_keys, sample_more, sample_sources
 from gentransforms.errors import BankError
 from gentransforms.sources.base import ImageSource
 
@@ -33,39 +34,32 @@ Describe = Callable[[Mapping[str, Any] | None], dict[str, Any]]
 
 
 def begin_bank(directory: Path, describe: Describe, source: ImageSource, extend: bool = False) -> dict[str, Any]:
-    """Return the manifest of the bank in `directory`, creating the bank if there is none.
+    """Return the manifest of the bank in `directory`, creating or extending the bank if necessary.
 
     Args:
         directory: directory of the bank.
         describe: returns the manifest of this call, given the settings of the existing bank, or None.
         source: up to 64 of its samples are compared with those of the source that the bank was started with.
-        extend: whether a bank with fewer variants, or with some of these sources, is extended.
-
+        extend: whether a bank with fewer variants, or with only some of these sources, is extended.
 
     Raises:
         BankError: if there is a bank with other settings, naming what differs, or the directory holds something else.
     """
-    if (directory / MANIFEST).exists():
-        manifest, grows = compare_bank(directory, describe, source, extend)
-        if not grows:
-            return manifest
-        info = manifest["info"]
-        count = read_manifest(directory)["source"]["count"]
-        if "samples" in info and len(source.keys) > count:
-            manifest = {**manifest, "info": {**info, "samples": sample_more(source, info["samples"], count)}}
-        return extend_bank(directory, manifest, source)
-    manifest = describe(None)
-    try:
-        _check_empty(directory, manifest)
-    except BankError:
-        if not (directory / MANIFEST).exists():
-            raise
-        return compare_bank(directory, describe, source)[0]  # another process has begun it since
-    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    manifest["info"] = {"created": created, "versions": _versions(manifest["device"]), "samples": sample_marks(source), **manifest["info"]}
-    if create_manifest(directory, manifest):
-        return manifest
-    return compare_bank(directory, describe, source)[0]  # another process was faster
+    if not (directory / MANIFEST).exists():
+        manifest = describe(None)
+        try:
+            _check_empty(directory, manifest)
+        except BankError:
+            if not (directory / MANIFEST).exists():  # else another process has begun the bank since
+                raise
+        else:
+            created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            info = {"created": created, "versions": _versions(manifest["device"]), "samples": sample_sources(source)}
+            manifest["info"] = info | manifest["info"]
+            if create_manifest(directory, manifest):
+                return manifest
+    manifest, grown = compare_bank(directory, describe, source, extend)
+    return _extend(directory, manifest, source) if grown else manifest
 
 
 def compare_bank(directory: Path, describe: Describe, source: ImageSource, extend: bool = False) -> tuple[dict[str, Any], bool]:
@@ -73,27 +67,22 @@ def compare_bank(directory: Path, describe: Describe, source: ImageSource, exten
 
     If the bank is to be extended, return the manifest that it will have, and True.
     """
-
     if is_export(directory):
         raise BankError(f"{directory}: is the export of a bank, which cannot be added to: give the bank's directory, or a new one")
     manifest = read_manifest(directory)
     call = describe(manifest["settings"])
     found = differences(manifest, call)
-    grows = bool(found) and can_extend(manifest, call, source.keys)
-    if found and not (grows and extend):
-        more = "; extend=True (--extend) adds what is lacking" if grows else ""
-        raise BankError(
-            f"{directory}: this bank was made with other settings ({'; '.join(found)}): "
-            f"give the bank's, or another directory for a new bank{more}"
-        )
-    changed = changed_sample(source, manifest["info"].get("samples", ()))
+    extendable = bool(found) and _can_extend(manifest, call, source.keys)
+    if found and not (extendable and extend):
+        raise BankError(_explain(directory, manifest, call, found, source, extendable))
+    changed = changed_sample(source, manifest["info"].get("samples", []), str(directory / MANIFEST))
     if changed:
         raise BankError(
             f"{directory}: the source is not the one that this bank was started with: {changed}. "
             "Give the same images, or another directory for a new bank"
         )
     _compare_versions(directory, manifest["info"].get("versions", {}), _versions(manifest.get("device")))
-    return ({**manifest, "settings": call["settings"], "source": call["source"]} if grows else manifest), grows
+    return (_add_to_history(manifest, call, source), True) if found else (manifest, False)
 
 
 def differences(bank: Mapping[str, Any], call: Mapping[str, Any]) -> list[str]:
@@ -127,7 +116,75 @@ def _differences(prefix: str, bank: Mapping[str, Any], call: Mapping[str, Any]) 
     return found
 
 
+def _explain(
+    directory: Path, manifest: Mapping[str, Any], call: Mapping[str, Any], found: Sequence[str], source: ImageSource, extendable: bool
+) -> str:
+    """Return the message about a bank with other settings."""
+    advice = "give the bank's, or another directory for a new bank"
+    if manifest["source"].get("keys") != call["source"]["keys"] and manifest["source"].get("key_type") == call["source"]["key_type"]:
+        keys, missing = compare_keys(source, directory, Facts.read(manifest, str(directory / MANIFEST)))
+        found = [keys if text.startswith("source keys: ") else text for text in found]
+        if missing:
+            advice = "put the missing sources back, or give another directory for a new bank"
+    if extendable:
+        advice += "; extend=True (--extend) adds what is lacking"
+    return f"{directory}: this bank was made with other settings ({'; '.join(found)}): {advice}"
+
+
+def _can_extend(old: Mapping[str, Any], new: Mapping[str, Any], keys: Sequence[str | int]) -> bool:
+    """Return whether a bank differs from a call only in that the call wants more variants or has more sources."""
+    count = old["source"]["count"]
+    grown = {
+        **old,
+        "settings": {**old["settings"], "variants": new["settings"]["variants"]},
+        "source": {**old["source"], "count": new["source"]["count"], "keys": new["source"]["keys"]},
+    }
+    fewer = new["settings"]["variants"] < old["settings"]["variants"] or new["source"]["count"] < count
+    grown.pop("history", None)
+    return not fewer and hash_manifest(grown) == hash_manifest(new) and hash_keys(keys[:count]) == old["source"]["keys"]
+
+
+def _add_to_history(old: Mapping[str, Any], new: Mapping[str, Any], source: ImageSource) -> dict[str, Any]:
+    """Return the manifest of an extended bank: the settings and source of `new`, and in its history what it was before."""
+    info, count = dict(old["info"]), old["source"]["count"]
+    if "samples" in info and len(source.keys) > count:
+        info["samples"] = sample_more(source, info["samples"], count)
+    before = {
+        "variants": old["settings"]["variants"], "count": count, "keys": old["source"]["keys"],
+        "digest": hash_manifest(old), "until": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    return {**old, "settings": new["settings"], "source": new["source"], "info": info, "history": [*old.get("history", []), before]}
+
+
+def _extend(directory: Path, new: dict[str, Any], source: ImageSource) -> dict[str, Any]:
+    """Put the manifest of the extended bank in the place of the old one; return it.
+
+    Raises:
+        BankError: if the directory cannot be written, or another process has extended the bank differently.
+    """
+    try:
+        with locked(directory):
+            old = read_manifest(directory)
+            if all(old[name] == new[name] for name in ("settings", "source")):
+                return old  # another process was faster
+            if hash_manifest(old) != new["history"][-1]["digest"]:
+                raise BankError(f"{directory}: another process has just extended the bank differently: run this command again")
+            if isinstance(source, ArrangedSource) or (directory / KEYS).exists():
+                write_json(directory / KEYS, list(source.keys))
+            (directory / INDEX).unlink(missing_ok=True)
+            write_json(directory / MANIFEST, new, indent=2)
+            sync_directory(directory)
+    except OSError as error:
+        raise explain_write_error(error, directory) from error
+    return new
+
+
 def _check_empty(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Check that a bank with this manifest may begin in a directory.
+
+    Raises:
+        BankError: if the directory holds something else, or units with other settings.
+    """
     if not directory.exists():
         return
     if not directory.is_dir():

@@ -22,7 +22,8 @@ from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.index import encode_marks
 from gentransforms.bank.format.unit import Row, Unit, write_unit
 from gentransforms.bank.generate.encode import Encoding
-from gentransforms.bank.generate.growth import Former, adopt_unit, check_not_extended, read_former, remove_former
+from gentransforms.bank.generate.former import Former, adopt_unit, check_not_extended, read_former, remove_former
+from gentransforms.bank.generate.matching import check_marks, read_marks
 from gentransforms.bank.generate.reading import BlockOfSources, new_buffer, read_block
 from gentransforms.bank.generate.variants import NOT_FINITE, Made, make_block
 from gentransforms.errors import GeneratorError
@@ -154,6 +155,7 @@ def _make_unit(
 ) -> tuple[Former, list[list[Made]], list[list[Future[list[bytes | None]]]], list[dict[str, Any]], list[bytes], float]:
     begun = time.perf_counter()
     former = read_former(job.directory, unit, job.facts) if job.facts.history else Former()
+    recorded = read_marks(job.directory, unit, job.facts, job.source.keys[unit.start : unit.stop])
     tried = former.tried(job.facts, job.config.max_attempts)
     batches: list[list[Made]] = []
     encoded: list[list[Future[list[bytes | None]]]] = []
@@ -162,9 +164,8 @@ def _make_unit(
     offset = 0
     for block in blocks:
         images, inputs, reasons, seen = block.wait()
-        for key, one in zip(block.keys, seen, strict=True):
-            former.check_source(job.directory, key, one)
-        marks += seen
+        check_marks(job.directory, block.keys, seen, recorded)
+        marks += [one or recorded.get(key, b"") for key, one in zip(block.keys, seen, strict=True)]
         places = range(unit.start + offset, unit.stop)
         failed += [{"key": key, "index": i, "reason": text} for key, i, text in zip(block.keys, places, reasons, strict=False) if text]
         if all(reasons):
@@ -241,7 +242,7 @@ def _write(
         sources = {i: None for i, key in enumerate(keys) if key in had}
     facts = {
         "settings": job.facts.digest, "failed": failed, "rejected": report.rejected, "retried": report.retried,
-        "seconds": round(seconds, 3), "marks": encode_marks([marks[i] or former.marks.get(keys[i], b"") for i in sorted(sources)]),
+        "seconds": round(seconds, 3), "marks": encode_marks([marks[i] for i in sorted(sources)]),
     }  # fmt: skip
     check = functools.partial(check_not_extended, job.directory, job.facts)
     report.written = write_unit(job.directory, unit, rows, job.source.key_type, facts, replace=job.replace, check=check)

@@ -13,7 +13,7 @@ import torch
 
 from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.unit import Unit, is_done, read_sidecar
-from gentransforms.bank.generate.growth import former_sidecar
+from gentransforms.bank.generate.former import count_former_rows
 from gentransforms.bank.generate.pipeline import Job, default_workers
 from gentransforms.bank.generate.reading import new_buffer, read_block
 from gentransforms.bank.generate.variants import make_block
@@ -79,7 +79,7 @@ def make_plan(directory: Path, facts: Facts, shard: tuple[int, int] = (0, 1), re
         if sidecar is not None and sidecar.get("settings") in earlier:  # a plan of an extension that has not begun
             kept, sidecar = kept + sidecar.get("rows", 0), None
         elif sidecar is None and earlier:
-            kept += (former_sidecar(directory, unit) or {}).get("rows", 0)
+            kept += count_former_rows(directory, unit)
         if sidecar is not None and sidecar.get("settings") != facts.digest:
             raise BankError(
                 f"{directory / unit.file}: was made with other settings than this bank's (on other machines?): "

@@ -16,13 +16,14 @@ from gentransforms.bank.config import BankConfig, BankSettings, build_config
 from gentransforms.bank.format.facts import Facts, describe_bank, describe_generator, describe_source
 from gentransforms.bank.format.index import write_index
 from gentransforms.bank.format.locking import remove_partials
-from gentransforms.bank.format.manifest import MANIFEST, read_manifest
+from gentransforms.bank.format.manifest import MANIFEST
 from gentransforms.bank.format.unit import read_sidecar
 from gentransforms.bank.generate.begin import begin_bank, compare_bank
 from gentransforms.bank.generate.encode import Encoding
 from gentransforms.bank.generate.engines.local import Engine, Local
 from gentransforms.bank.generate.engines.ray import Ray
-from gentransforms.bank.generate.growth import arrange_source, extend_manifest, retire_units
+from gentransforms.bank.generate.former import retire_units
+from gentransforms.bank.generate.matching import arrange_source
 from gentransforms.bank.generate.pipeline import Job, UnitReport
 from gentransforms.bank.generate.plan import Estimate, Plan, estimate, make_plan, parse_shard
 from gentransforms.bank.generate.progress import Progress, stoppable
@@ -195,13 +196,8 @@ def plan_bank(
         (90, 0, True)
     """
     run = _open_run(source, path, generator, config, settings, shard, engine, retry_failed, extend)
-    there = (run.directory / MANIFEST).exists()
-    if there:
-        manifest, grows = compare_bank(run.directory, run.describe, run.source, extend)
-        if grows:
-            manifest = extend_manifest(read_manifest(run.directory), manifest)
-    else:
-        manifest = run.describe(None)
+    begun = (run.directory / MANIFEST).exists()
+    manifest = compare_bank(run.directory, run.describe, run.source, extend)[0] if begun else run.describe(None)
     plan = run.plan(manifest)
     return plan, estimate(run.job(manifest), plan, seconds, workers=getattr(run.engine, "workers", None))
 
