@@ -281,6 +281,13 @@ class TestSave:
         assert "@media print" in page
         assert page.count("data:image/png;base64") > 20
 
+    def test_a_figure_stands_apart_from_its_interval_and_a_line_shows_zero(self, audit: gt.Audit) -> None:
+        page = html(audit)
+        assert re.search(r"\d <span class=.soft.>\(", page)
+        assert not re.search(r"\d<span|\d\(", page)
+        points = [(m.value, *m.interval, m.reference or 0.0) for m in audit.measures.values() if m.interval is not None]
+        assert page.count('class="zero"') == sum(min(own) < 0 < max(own) for own in points) > 0
+
     def test_what_users_name_is_escaped(self, tmp_path: Path) -> None:
         source = gt.open_source([image for image, _ in photos()], key=[f"<script>{i}</script>" for i in range(N)])
         gt.generate_bank(source, tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)

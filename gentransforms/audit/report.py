@@ -99,6 +99,7 @@ def _bar(value: float, interval: tuple[float, float], reference: float | None) -
         "low": left,
         "width": round(max(1.0, right - left), 1),
         "reference": None if reference is None else place(reference),
+        "zero": place(0.0) if low < 0 < high else None,
     }
 
 
