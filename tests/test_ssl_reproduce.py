@@ -64,6 +64,13 @@ class TestTable:
         assert byol[:5] == ["BYOL", "icgan", "1", "50.00 ± 1.00", ""]
         assert byol[7] == "7"
 
+    def test_gains_over_another_arm(self) -> None:
+        runs = [record("simclr", arm, seed, 0.5 + gain + 0.1 * seed) for arm, gain in (("best", 0.02), ("worst", 0.0)) for seed in (0, 1)]
+        text = ssl("reproduce").table(runs, "worst")
+        assert [row[4] for row in rows(text)[2:]] == ["+2.00 ± 0.00", ""]
+        assert "relative to worst" in text
+        assert [row[4] for row in rows(ssl("reproduce").table(runs))[2:]] == ["", ""]
+
     def test_similarity_with_the_encoder(self) -> None:
         """Means over the runs that have it; the untrained network is not among them."""
         untrained = {"linear_cka": 0.1, "procrustes_distance": 1.9}

@@ -61,6 +61,7 @@ def main() -> None:
         default="cached",
         help="cached: features extracted once, SGD; paper: the paper's linear probe",
     )
+    parser.add_argument("--gain-over", metavar="GENERATOR", default="baseline", help="the arm that the table's gains are relative to")
     parser.add_argument("--probe-epochs", type=positive, default=100)
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings of all runs, for example trainer.epochs=5")
     args = parser.parse_args()
@@ -81,7 +82,7 @@ def main() -> None:
             print(f"[{i + 1}/{len(plan)}] {folder.name}", flush=True)
             name = {"method": method, "generator": generator, "seed": seed, "measure": measures[i]}
             run(name, settings, folder, args, images[i], encoder)
-        report(finished(args.out), args.out)
+        report(finished(args.out), args.out, args.gain_over)
     print((args.out / "results.md").read_text())
 
 
@@ -191,15 +192,15 @@ def refuse_others(plan: list[tuple[str, str, int, Settings]], out: Path) -> None
         refuse_another_run(run_folder(out, method, generator, seed), flatten(settings), free)
 
 
-def report(runs: list[dict[str, Any]], out: Path) -> None:
+def report(runs: list[dict[str, Any]], out: Path, over: str = "baseline") -> None:
     """Write ``results.json``, ``results.md`` and ``curves.png``."""
     (out / "results.json").write_text(json.dumps(runs, indent=2) + "\n")
-    (out / "results.md").write_text(table(runs))
+    (out / "results.md").write_text(table(runs, over))
     draw_curves(runs, out / "curves.png")
 
 
-def table(runs: list[dict[str, Any]]) -> str:
-    """Return the runs as a Markdown table: means in percent with half their 95% intervals, and gains over the baseline."""
+def table(runs: list[dict[str, Any]], over: str = "baseline") -> str:
+    """Return the runs as a Markdown table: means in percent with half their 95% intervals, and gains over the arm `over`."""
     encoder = any("encoder" in run for run in runs)
     head = ["method", "generator", "seeds", "linear", "gain", "k-NN", "gain", "steps"] + (
         ["CKA with the encoder", "Procrustes distance"] if encoder else []
@@ -211,10 +212,10 @@ def table(runs: list[dict[str, Any]]) -> str:
     for (method, generator), own in arms.items():
         row = [TITLES.get(method, method), generator, str(len(own))]
         for probe in ("linear", "knn"):
-            baseline = {run["seed"]: run[probe]["accuracy"] for run in arms.get((method, "baseline"), [])}
+            baseline = {run["seed"]: run[probe]["accuracy"] for run in arms.get((method, over), [])}
             pairs = [run[probe]["accuracy"] - baseline[run["seed"]] for run in own if run["seed"] in baseline]
             row.append(_with_interval(own, probe))
-            row.append("" if generator == "baseline" or not pairs else _gain(pairs))
+            row.append("" if generator == over or not pairs else _gain(pairs))
         row.append("/".join(sorted({f"{run['training']['steps']}" for run in own})))
         if encoder:
             own_encoder = [next(v for name, v in run["encoder"].items() if name != "untrained") for run in own if "encoder" in run]
@@ -224,7 +225,8 @@ def table(runs: list[dict[str, Any]]) -> str:
         rows.append(row)
     note = (
         "Accuracy in percent on the test images. Intervals are 95%: over seeds (Student's t) where there are several, else over the "
-        "test images (Wilson), without the variation between training runs; gains are paired by seed.\n"
+        "test images (Wilson), without the variation between training runs; gains are paired by seed"
+        f"{'' if over == 'baseline' else f' and relative to {over}'}.\n"
     )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n\n" + note
 

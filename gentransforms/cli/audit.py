@@ -98,7 +98,8 @@ def select(
     assert chosen.selection is not None
     chosen.selection.save(output)
     without = len(opened.keys) - len(chosen.keys)
-    typer.echo(f"{len(chosen)} of {len(opened)} images of {len(chosen.keys)} sources are kept; {without} sources have none left")
+    left = "every source has some left" if not without else f"{without} source{'s have' if without > 1 else ' has'} none left"
+    typer.echo(f"{len(chosen)} of {len(opened)} images are kept, of {len(chosen.keys)} sources; {left}")
     typer.echo(f'selection: {output}: open it with gentransforms.Bank.open("{bank}", selection="{output}")')
 
 
