@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from gentransforms.errors import GentransformsError
     from gentransforms.generators.base import ImageGenerator
     from gentransforms.generators.diffusion.controlnet import ControlNetVariation
-    from gentransforms.generators.diffusion.pipeline import PipelineVariation
     from gentransforms.generators.diffusion.variation import StableDiffusionVariation
     from gentransforms.generators.icgan.generator import ICGAN
+    from gentransforms.generators.pipelines.variation import PipelineVariation
     from gentransforms.generators.registry import list_pretrained, load_generator
     from gentransforms.seeding import derive_seeds
     from gentransforms.sources import ImageSource, open_source
@@ -64,7 +64,7 @@ _MODULES = {
     "GentransformsError": "errors",
     "ImageGenerator": "generators.base",
     "ImageSource": "sources",
-    "PipelineVariation": "generators.diffusion.pipeline",
+    "PipelineVariation": "generators.pipelines.variation",
     "StableDiffusionVariation": "generators.diffusion.variation",
     "TwoViews": "transforms.two_views",
     "audit_bank": "audit.run",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_diffusion
 import tiny_pipelines
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torchvision.transforms.v2 import functional as TF
 
 import gentransforms as gt
 from gentransforms.errors import ConfigError, GentransformsError, MissingInputError, WeightsError
+from gentransforms.generators.diffusion import conditions
 from gentransforms.testing import check_generator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,7 +37,13 @@ MORE: dict[str, dict[str, Any]] = {
     "stable_diffusion_3": STRENGTH | {"guidance_scale": 3.0, "max_sequence_length": 16},
     "flux_redux": {"num_inference_steps": 2},
     "z_image": STRENGTH | {"guidance_scale": 0.0, "max_sequence_length": 16},
-}
+    "sana_sprint": {
+        "strength": 0.6, "num_inference_steps": 2, "max_sequence_length": 16, "use_resolution_binning": False,
+        "complex_human_instruction": [],
+    },
+    "qwen_image_edit": {"num_inference_steps": 2, "negative_prompt": " ", "true_cfg_scale": 2.0},
+    "kandinsky_depth": {"num_inference_steps": 2, "image_size": 64, "condition": "depth"},
+}  # fmt: skip
 EVERY = [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)]
 FAMILIES |= MORE
 
@@ -51,7 +59,25 @@ def parts(family: str) -> tuple[Any, Any]:
 
 def generator_of(family: str, **options: Any) -> gt.PipelineVariation:
     pipe, prior = parts(family)
+    if family == "kandinsky_depth":
+        options |= {"depth_estimator": estimator()}
     return gt.PipelineVariation.from_pipeline(pipe, prior=prior, **{"image_size": 32} | FAMILIES[family] | options)
+
+
+@cache
+def estimator() -> tuple[Any, Any]:
+    return tiny_diffusion.depth_estimator()
+
+
+@pytest.fixture(autouse=True)
+def _small_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen-Image-Edit brings each image to 1024 x 1024 pixels, which take minutes on a CPU; here to 64 x 64, in the stock call too."""
+    try:
+        from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as module
+    except ImportError:
+        return
+    own = module.calculate_dimensions
+    monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio: own(64 * 64, ratio))
 
 
 def photos(count: int = 2, size: int = 32) -> Tensor:
@@ -62,15 +88,18 @@ def photos(count: int = 2, size: int = 32) -> Tensor:
 def stock(family: str, image: Tensor, seed: int, prompt: str = "") -> Tensor:
     """What the pipeline makes of one image with one rng."""
     pipe, prior = parts(family)
-    options = {name: value for name, value in FAMILIES[family].items() if name != "image_size"}
+    options = {name: value for name, value in FAMILIES[family].items() if name not in ("image_size", "condition")}
+    size = FAMILIES[family].get("image_size", 32)
     pipe.set_progress_bar_config(disable=True)
     with torch.no_grad():
-        if family == "kandinsky":
+        if family in ("kandinsky", "kandinsky_depth"):
             pixels = prior.image_processor(image[None], do_rescale=False, return_tensors="pt").pixel_values
             options["image_embeds"] = prior.image_encoder(pixels).image_embeds
-            options |= {"negative_image_embeds": prior.get_zero_embed(), "height": 32, "width": 32}
-        elif family == "flux2_klein":
-            options |= {"image": TF.to_pil_image((image * 255).round().byte()), "prompt": prompt, "height": 64, "width": 64}
+            options |= {"negative_image_embeds": prior.get_zero_embed(), "height": size, "width": size}
+            if family == "kandinsky_depth":
+                options["hint"] = conditions.depth_maps(*estimator(), image[None])
+        elif family in ("flux2_klein", "qwen_image_edit"):
+            options |= {"image": TF.to_pil_image((image * 255).round().byte()), "prompt": prompt, "height": size, "width": size}
         elif family == "flux_redux":
             embeds = prior(TF.to_pil_image((image * 255).round().byte()), prompt=prompt)
             options |= {
@@ -81,11 +110,11 @@ def stock(family: str, image: Tensor, seed: int, prompt: str = "") -> Tensor:
             }
         else:
             options |= {"image": image[None], "prompt": prompt}
-            if family in ("flux", "stable_diffusion_3", "z_image"):
+            if family in ("flux", "stable_diffusion_3", "z_image", "sana_sprint"):
                 options |= {"height": 32, "width": 32}
         made = pipe(**options, generator=torch.Generator().manual_seed(seed), output_type="pt").images
     pipe.set_progress_bar_config()
-    return (made / 2 + 0.5).clamp(0, 1) if family == "kandinsky" else made.float()
+    return (made / 2 + 0.5).clamp(0, 1) if family.startswith("kandinsky") else made.float()
 
 
 @pytest.mark.parametrize("family", EVERY)
@@ -101,30 +130,38 @@ class TestFamilies:
             assert (made[i : i + 1] - expected).abs().max() <= 1e-4
 
     def test_the_contract(self, family: str) -> None:
-        check_generator(generator_of(family), images=photos(3, 64 if family == "flux2_klein" else 32))
+        check_generator(generator_of(family), images=photos(3, FAMILIES[family].get("image_size", 32)))
 
     def test_each_source_is_encoded_once(self, family: str) -> None:
         generator = generator_of(family)
         pipe, prior = parts(family)
-        encoder = prior.image_encoder if prior is not None else pipe.vae.encoder
+        encoders = [prior.image_encoder if prior is not None else pipe.vae.encoder]
+        if family == "qwen_image_edit":  # which reads the picture with the instruction, and with the negative prompt
+            encoders.append(pipe.text_encoder.model.visual)
+        if family == "kandinsky_depth":
+            encoders.append(generator.depth_estimator)
         images = photos(2, generator.image_size[0])
         generator(images, SEEDS)  # the first use tries the pipeline
         generator._once.clear()
-        encoded = 0
+        encoded = [0] * len(encoders)
 
-        def count(_module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            nonlocal encoded
-            encoded += len(args[0] if args else kwargs["pixel_values"])
+        def count(i: int, args: Any, kwargs: Any) -> None:
+            given = args[0] if args else kwargs.get("pixel_values", kwargs.get("hidden_states"))
+            encoded[i] += 1 if given.ndim == 2 else len(given)
 
-        hook = encoder.register_forward_hook(count, with_kwargs=True)
+        hooks = [
+            encoder.register_forward_hook(lambda _module, args, kwargs, _output, i=i: count(i, args, kwargs), with_kwargs=True)
+            for i, encoder in enumerate(encoders)
+        ]
         condition = generator.encode(images)
         for start in range(0, 10, 2):
             generator.sample(condition, torch.tensor([start, start + 1]))
         rows = {name: value.repeat_interleave(5, 0) for name, value in condition.items()}
         generator.sample(rows, torch.arange(10))
-        hook.remove()
-        zeros = 2 + 4 if family == "kandinsky" else 0  # the embedding of a black image, which it is led away from
-        assert encoded <= 2 + zeros
+        for hook in hooks:
+            hook.remove()
+        expected = [3 if family.startswith("kandinsky") else 2, 2 * 2 if family == "qwen_image_edit" else 2]  # a black image beside them
+        assert encoded == expected[: len(encoded)]
 
     def test_saved_and_loaded(self, family: str, tmp_path: Path) -> None:
         generator = generator_of(family)
@@ -175,11 +212,11 @@ class TestPrompts:
             generator_of("img2img", prompt="a {label}").encode(photos(), **inputs)
 
     def test_any_text_survives(self) -> None:
-        from gentransforms.generators.diffusion.pipeline import _from_bytes, _to_bytes
+        from gentransforms.generators.pipelines.texts import from_bytes, to_bytes
 
         texts = ["", "a", "été 日本", "a  b "]
-        assert _from_bytes(_to_bytes(texts)) == texts
-        assert _from_bytes(_to_bytes([])) == []
+        assert from_bytes(to_bytes(texts)) == texts
+        assert from_bytes(to_bytes([])) == []
 
 
 class TestOptions:
@@ -208,8 +245,6 @@ class TestRefused:
             generator_of("kandinsky", prompt="a")
 
     def test_pipelines_that_take_no_image(self) -> None:
-        import tiny_diffusion
-
         with pytest.raises(WeightsError, match=r"StableDiffusionPipeline takes no image.*AutoPipelineForImage2Image"):
             gt.PipelineVariation.from_pipeline(tiny_diffusion.stable_diffusion())
 
@@ -305,19 +340,19 @@ class TestContract:
             made = generator(photos(), SEEDS)
         alone = torch.cat([generator(photos()[i : i + 1], SEEDS[i : i + 1]) for i in range(2)])  # without another warning
         assert torch.equal(made, alone)
-        assert generator.batched is False
+        assert generator.together == "nothing"
 
     def test_the_trial_leaves_the_random_state_alone(self) -> None:
         generator = generator_of("img2img")
         before = torch.get_rng_state()
         generator(photos(), SEEDS)
         assert torch.equal(before, torch.get_rng_state())
-        assert generator.batched is True
+        assert generator.together == "sources"
 
     def test_black_images_of_a_safety_checker_are_failures(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pipe = tiny_pipelines.img2img()
         generator = gt.PipelineVariation.from_pipeline(pipe, **STRENGTH)
-        generator.batched = True
+        generator.together = "sources"
 
         def check(image: Tensor, device: Any, dtype: Any) -> tuple[Tensor, list[bool]]:
             return image * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1), [False, True]
@@ -353,8 +388,6 @@ class TestContract:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    import tiny_diffusion
-
     root = tmp_path_factory.mktemp("pipelines")
     pipes = {"img2img": parts("img2img")[0], "sd": tiny_diffusion.stable_diffusion(), "unclip": tiny_diffusion.unclip()}
     pipes |= {"decoder": parts("kandinsky")[0], "prior": parts("kandinsky")[1]}

@@ -214,3 +214,96 @@ def z_image() -> Any:
         scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae, text_encoder=Qwen3Model(config).eval(), tokenizer=tokenizer,
         transformer=transformer,
     )  # fmt: skip
+
+
+def sana_sprint() -> Any:
+    """SANA-Sprint, image to image, in one or two steps."""
+    from diffusers import AutoencoderDC, SanaSprintImg2ImgPipeline, SanaTransformer2DModel, SCMScheduler
+    from transformers import Gemma2Config, Gemma2Model
+
+    torch.manual_seed(2)
+    transformer = SanaTransformer2DModel(
+        patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4, num_cross_attention_heads=2,
+        cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=8, sample_size=32, qk_norm="rms_norm_across_heads",
+        guidance_embeds=True,
+    ).eval()  # fmt: skip
+    torch.manual_seed(3)
+    vae = AutoencoderDC(
+        in_channels=3, latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+        encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)), encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1), downsample_block_type="conv", upsample_block_type="interpolate", decoder_norm_types="rms_norm",
+        decoder_act_fns="silu", scaling_factor=0.41407,
+    ).eval()  # fmt: skip
+    torch.manual_seed(5)
+    config = Gemma2Config(
+        vocab_size=32, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=4,
+        bos_token_id=None, eos_token_id=1, pad_token_id=0, attn_implementation="eager",
+    )  # fmt: skip
+    return SanaSprintImg2ImgPipeline(
+        tokenizer=t5()[1], text_encoder=Gemma2Model(config).eval(), vae=vae, transformer=transformer, scheduler=SCMScheduler()
+    )
+
+
+def qwen_image_edit() -> Any:
+    """Qwen-Image-Edit, which reads the image with the instruction."""
+    from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, QwenImageEditPipeline, QwenImageTransformer2DModel
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    torch.manual_seed(2)
+    transformer = QwenImageTransformer2DModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=3, joint_attention_dim=16,
+        guidance_embeds=False, axes_dims_rope=(8, 4, 4),
+    ).eval()  # fmt: skip
+    torch.manual_seed(3)
+    vae = AutoencoderKLQwenImage(
+        base_dim=12, z_dim=4, dim_mult=[1, 2, 4], num_res_blocks=1, temperal_downsample=[False, True], latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    ).eval()  # fmt: skip
+    processor = qwen_processor()
+    ids = {
+        name: processor.tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start", "vision_end")
+    }
+    torch.manual_seed(5)
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "rope_parameters": {"mrope_section": [1, 1, 2], "rope_type": "default", "rope_theta": 1e6},
+            "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0,
+        },
+        vision_config={"depth": 2, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16},
+        image_token_id=ids["image_pad"], video_token_id=ids["video_pad"], vision_start_token_id=ids["vision_start"],
+        vision_end_token_id=ids["vision_end"],
+    )  # fmt: skip
+    return QwenImageEditPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae, text_encoder=Qwen2_5_VLForConditionalGeneration(config).eval(),
+        tokenizer=processor.tokenizer, processor=processor, transformer=transformer,
+    )  # fmt: skip
+
+
+def qwen_processor() -> Any:
+    """The processor of Qwen2-VL, whose tokenizer knows single letters."""
+    from transformers import Qwen2Tokenizer, Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
+
+    special = [f"<|{name}|>" for name in ("im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")]
+    letters = {token: i for i, token in enumerate(["<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz"])}
+    tokenizer = Qwen2Tokenizer(vocab=letters, merges=[], unk_token="<|endoftext|>", pad_token="<|endoftext|>", extra_special_tokens=special)
+    return Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(max_pixels=56 * 56), tokenizer=tokenizer, video_processor=Qwen2VLVideoProcessor()
+    )
+
+
+def kandinsky_depth() -> tuple[Any, Any]:
+    """Kandinsky 2.2 with a depth map beside the image's embedding."""
+    from diffusers import KandinskyV22ControlnetPipeline, UNet2DConditionModel, VQModel
+
+    decoder, prior = kandinsky()
+    torch.manual_seed(2)
+    config = {name: value for name, value in decoder.unet.config.items() if not name.startswith("_")}
+    unet = UNet2DConditionModel(**config | {"in_channels": 8, "addition_embed_type": "image_hint"}).eval()
+    torch.manual_seed(3)
+    config = {name: value for name, value in decoder.movq.config.items() if not name.startswith("_")}
+    # The hint is made eight times smaller, as MoVQ's latents are.
+    config |= {"block_out_channels": (32, 32, 32, 32), "layers_per_block": 1}
+    config |= {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    return KandinskyV22ControlnetPipeline(unet=unet, scheduler=decoder.scheduler, movq=VQModel(**config).eval()), prior

@@ -20,7 +20,7 @@ _OURS = {
     "ICGAN": "gentransforms.generators.icgan.generator",
     "StableDiffusionVariation": "gentransforms.generators.diffusion.variation",
     "ControlNetVariation": "gentransforms.generators.diffusion.controlnet",
-    "PipelineVariation": "gentransforms.generators.diffusion.pipeline",
+    "PipelineVariation": "gentransforms.generators.pipelines.variation",
 }
 
 

@@ -40,8 +40,13 @@ def describe_part(part: Any) -> dict[str, Any]:
     if not hasattr(part, "config"):
         return {name: _plain(getattr(part, name)) for name in _PROCESSOR if getattr(part, name, None) is not None}
     config = part.config.to_dict() if hasattr(part.config, "to_dict") else dict(part.config)
-    kept = {name: value for name, value in config.items() if not name.startswith("_") and name not in _FORGET}
-    return {"_class_name": type(part).__name__} | copy.deepcopy(kept)
+    return {"_class_name": type(part).__name__} | copy.deepcopy(_kept(config))
+
+
+def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration, and those inside it (of the text and the image model of one encoder), without `_FORGET`."""
+    kept = {name: value for name, value in config.items() if not str(name).startswith("_") and name not in _FORGET}
+    return {name: _kept(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 
 def _plain(value: Any) -> Any:

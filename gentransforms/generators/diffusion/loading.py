@@ -16,14 +16,13 @@ import torch
 from torch import nn
 
 from gentransforms.errors import ConfigError, WeightsError
-from gentransforms.generators.diffusion.calls import takes_image
 from gentransforms.generators.unreadable import explain
 from gentransforms.hub import models as hub
 from gentransforms.paths import local_path
 
 __all__ = [
     "BASES",
-    "add_ip_adapter", "add_lora", "load_any", "load_part", "load_pipeline", "load_processor", "load_vae", "pipeline_class", "rebuild",
+    "add_ip_adapter", "add_lora", "load_part", "load_pipeline", "load_processor", "load_vae", "pipeline_class", "rebuild",
 ]  # fmt: skip
 
 # Pipelines whose components the sampling loop knows, and the one whose prompt encoding is used for them.
@@ -86,57 +85,6 @@ def load_pipeline(source: hub.Source, dtype: torch.dtype, class_name: str | None
         pipe = cls.from_pretrained(_place(source), **_dtype(cls, dtype), **_options(source), **kind, **passed)
     _check_whole(source, pipe)
     return pipe
-
-
-def load_any(
-    source: hub.Source, dtype: torch.dtype, variant: str | None = None, folder: str | None = None, needs_image: bool = False, **passed: Any
-) -> Any:
-    """Return any pipeline of diffusers that a repository or folder holds.
-
-    Args:
-        source: where.
-        dtype: to load in.
-        variant: of the weight files.
-        folder: in the repository, of another pipeline than its own.
-        needs_image: whether it must take an image: a pipeline from text is loaded as its image-to-image counterpart.
-        passed: components that are there already.
-
-    Raises:
-        WeightsError: if there is none, it is not one of diffusers, or it takes no image.
-    """
-    import diffusers
-
-    inside = f"{folder}/{hub.PIPELINE_FILE}" if folder else hub.PIPELINE_FILE
-    name = json.loads(source.file(inside).read_text()).get("_class_name")
-    cls: Any = getattr(diffusers, str(name), None)
-    if not isinstance(cls, type) or not issubclass(cls, diffusers.DiffusionPipeline):
-        raise WeightsError(
-            f"{source} holds a {name}, which the installed diffusers ({diffusers.__version__}) does not have: upgrade diffusers; "
-            "code that comes with a repository is not run"
-        )
-    if needs_image and not takes_image(cls):
-        counterpart = next((c for c in _counterparts(cls) if takes_image(c)), None)
-        if counterpart is None:
-            raise WeightsError(f"{source} holds a {name}, which takes no image, and diffusers has no image-to-image pipeline of its parts")
-        cls = counterpart
-    if "safety_checker" in passed and passed["safety_checker"] is None:
-        passed |= {"requires_safety_checker": False} if "requires_safety_checker" in inspect.signature(cls.__init__).parameters else {}
-    kind = {} if variant is None else {"variant": variant}
-    place = _place(source) if folder is None else str(source.file(inside).parent)
-    with _weights_errors(source, variant, folder):
-        pipe = cls.from_pretrained(place, **_dtype(cls, dtype), **_options(source), **kind, **passed)
-    _check_whole(source, pipe)
-    return pipe
-
-
-def _counterparts(cls: Any) -> list[Any]:
-    """Return the image-to-image pipelines that diffusers names for a pipeline from text."""
-    from diffusers.pipelines import auto_pipeline
-
-    for model, kind in auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.items():
-        if kind is cls and (found := auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.get(model)) is not None:
-            return [found]
-    return []
 
 
 def load_part(cls: Any, source: hub.Source, dtype: torch.dtype, subfolder: str | None = None, variant: str | None = None) -> Any:

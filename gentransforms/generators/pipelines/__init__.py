@@ -1,0 +1,1 @@
+"""Any pipeline of diffusers as a generator."""

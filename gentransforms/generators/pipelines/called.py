@@ -1,0 +1,160 @@
+"""How a generator calls its pipeline: a batch at once where its images allow that, which is tried out, else one after the other."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentransforms.generators.base import ImageGenerator
+from gentransforms.generators.diffusion.pickling import drop_capturing_hooks
+from gentransforms.generators.diffusion.sampling import make_rngs
+from gentransforms.generators.pipelines import calls, priors, texts
+from gentransforms.generators.pipelines.once import EncodeOnce
+from gentransforms.generators.pipelines.trial import find_dependence
+from gentransforms.seeding import check_seeds
+
+__all__ = ["CalledPipeline"]
+
+
+class CalledPipeline(ImageGenerator):
+    """A generator whose images a pipeline's own call makes; `PipelineVariation` says what of.
+
+    Attributes:
+        together: what goes through one call: ``"sources"``, any batch; ``"variants"``, those of one source; or ``"nothing"``,
+            one image. None until the first batch was tried.
+    """
+
+    pipe: Any
+    prior: Any
+    roles: calls.Roles
+    options: dict[str, Any]
+    prompt: str
+    fields: tuple[str, ...]
+    takes_prompt: bool
+    together: str | None = None
+    _prompt_to_pipe: bool
+    _pictures: bool  # whether it takes PIL images alone
+
+    def _prepare(self) -> None:
+        """Set what the calls go by, once the pipeline is known."""
+        self.together = None
+        self._pictures = calls.one_source_at_a_time(self.pipe)
+        self._once = EncodeOnce()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline computes: with offloading not where its weights are."""
+        return torch.device(self.pipe._execution_device)
+
+    @property
+    def _plain_prompt(self) -> str:
+        return texts.fill_prompts(self.prompt, {}, 1)[0]  # where braces are doubled
+
+    def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+        """Return new images (B, 3, *image_size) float32 in [0, 1]; NaN where a safety checker or an overflow left none.
+
+        Args:
+            condition: what `encode` returned, or rows of it.
+            seeds: (B,) int64 on the CPU. Row i is what the pipeline's call makes with ``torch.Generator().manual_seed(seeds[i])``.
+
+        Raises:
+            GeneratorError: if the pipeline makes something else than images, or other ones with each call.
+        """
+        check_seeds(seeds, len(seeds))
+        if not len(seeds):
+            return torch.empty(0, 3, *self.image_size, device=self.device)
+        if len(seeds) == 1:
+            return self._call(condition, seeds)
+        if self.together is None:
+            self.together = self._try_together()
+        if self.together == "sources":
+            return self._call(condition, seeds)
+        groups = _runs(condition, len(seeds)) if self.together == "variants" else [slice(i, i + 1) for i in range(len(seeds))]
+        made = [self._call({name: rows[group] for name, rows in condition.items()}, seeds[group], True) for group in groups]
+        return made[0] if len(made) == 1 else torch.cat(made)
+
+    def _call(self, condition: Mapping[str, Tensor], seeds: Tensor, one_source: bool = False) -> Tensor:
+        """Return what one call of the pipeline makes; with `one_source`, all rows are of one, and it is given once."""
+        count = len(seeds)
+        one_source = one_source or self._pictures
+        rows = {name: value[:1] if one_source else value for name, value in condition.items()}
+        arguments: dict[str, Any] = dict(self.options)
+        for role, name in ((self.roles.source, "images"), (self.roles.control, "control")):
+            if role is not None and name in rows:
+                arguments[role] = rows[name].to(self.device, self.dtype)
+        for name in priors.EMBEDDINGS:
+            if name in rows:
+                arguments[name] = rows[name].to(self.dtype)
+        if "image_embeds" in rows:
+            nothing = priors.embed_nothing(self.prior, len(rows["image_embeds"]), self.device, self._once)
+            arguments["negative_image_embeds"] = nothing.to(self.dtype)
+        if self._prompt_to_pipe:
+            lines = texts.from_bytes(rows["prompts"]) if "prompts" in rows else [self._plain_prompt] * (1 if one_source else count)
+            arguments["prompt"] = lines[0] if one_source else lines
+        if one_source and count > 1:
+            arguments["num_images_per_prompt"] = count
+        with self._once.around(self.pipe):
+            if self._pictures:
+                return calls.call(self.pipe, make_rngs(seeds), self.image_size, self._as_pictures(arguments))
+            try:
+                return calls.call(self.pipe, make_rngs(seeds), self.image_size, arguments)
+            except (TypeError, ValueError, AttributeError) as error:  # perhaps it takes PIL images alone
+                if count > 1 or not isinstance(arguments.get(self.roles.source or ""), Tensor):
+                    raise
+                try:
+                    made = calls.call(self.pipe, make_rngs(seeds), self.image_size, self._as_pictures(arguments))
+                except Exception:
+                    raise error from None
+                self._pictures = True
+                return made
+
+    def _as_pictures(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        roles = (role for role in (self.roles.source, self.roles.control) if role in arguments)
+        return {**arguments, **{role: calls.to_pictures(arguments[role])[0] for role in roles if role is not None}}
+
+    def _try_together(self) -> str:
+        """Try two sources alone and together, in both orders, then two variants of one; return what goes together, and say so."""
+        images = torch.rand(2, 3, *self.image_size, generator=torch.Generator().manual_seed(0)).to(self.device)
+        given: dict[str, Any] = {"prompts": ["", "a"]} if self.takes_prompt else {}
+        if self.condition == "maps":
+            given["control_maps"] = images.flip(0)
+        condition, seeds, name = self.encode(images, **given), torch.tensor([1, 2]), type(self.pipe).__name__
+
+        def make_sources(rows: Sequence[int]) -> Tensor:
+            return self._call({name: value[list(rows)] for name, value in condition.items()}, seeds[list(rows)])
+
+        def make_variants(rows: Sequence[int]) -> Tensor:
+            return self._call({name: value[[0] * len(rows)] for name, value in condition.items()}, seeds[list(rows)], True)
+
+        self._call({name: value[:1] for name, value in condition.items()}, seeds[:1])  # finds out whether it takes tensors
+        reason = None
+        if not self._pictures:
+            reason = find_dependence(make_sources, "sources", name, self.dtype)
+            if reason is None:
+                return "sources"
+        if find_dependence(make_variants, "variants", name, self.dtype) is None:
+            if reason is not None:
+                warnings.warn(f"{name}: {reason}: it runs one source at a time, with all its variants", stacklevel=2)
+            return "variants"
+        reason = reason or "its images depend on what else is in the batch"
+        warnings.warn(f"{name}: {reason}: it runs one image at a time", stacklevel=2)
+        return "nothing"
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._once.clear()
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def __getstate__(self) -> dict[str, Any]:
+        drop_capturing_hooks(self.modules())
+        given: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return given | {"_once": EncodeOnce()}
+
+
+def _runs(condition: Mapping[str, Tensor], count: int) -> list[slice]:
+    """Return the ranges of neighbouring rows with the same condition: variants of one source."""
+    starts = [i for i in range(count) if i == 0 or any(not torch.equal(rows[i], rows[i - 1]) for rows in condition.values())]
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], count], strict=True)]

@@ -1,0 +1,177 @@
+"""How pipelines of diffusers are called with sources of ours: what goes in by which name, and what comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentransforms.errors import ConfigError, GeneratorError, WeightsError
+
+__all__ = ["Roles", "call", "call_options", "check_call_options", "find_roles", "one_source_at_a_time", "takes_image", "to_pictures"]
+
+# What the generator itself gives.
+_MANAGED = {
+    "image", "image_embeds", "negative_image_embeds", "generator", "output_type", "return_dict", "num_images_per_prompt", "latents",
+    "height", "width", "prompt", "prompt_embeds", "pooled_prompt_embeds", "callback", "callback_steps", "callback_on_step_end",
+    "callback_on_step_end_tensor_inputs", "hint", "control_image",
+}  # fmt: skip
+# Pipelines that read a list of images as several references for one result, and take PIL images only.
+_ONE_SOURCE = ("Flux2", "QwenImageEdit")
+_CONTROLS = ("hint", "control_image")
+
+
+@dataclass(frozen=True)
+class Roles:
+    """By which arguments a pipeline's call is told of a source; None for what it is not told.
+
+    Args:
+        source: of the image itself.
+        control: of a control map, made of the image.
+        prompt: whether it takes a text.
+        decoder: whether it needs the embedding of an image, which a prior makes.
+    """
+
+    source: str | None
+    control: str | None
+    prompt: bool
+    decoder: bool
+
+
+def find_roles(pipe: Any, has_prior: bool, options: Collection[str]) -> Roles:
+    """Return how a pipeline is told of a source.
+
+    Args:
+        pipe: a diffusers pipeline.
+        has_prior: whether there is a pipeline that makes embeddings for it.
+        options: names of the options of its call that are given.
+
+    Raises:
+        WeightsError: if it takes no image, or needs what a generator cannot give, such as a mask.
+    """
+    name, parameters = type(pipe).__name__, _parameters(type(pipe))
+    needed = {n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD} - {"self"}
+    decoder = "image_embeds" in needed
+    if "mask_image" in parameters:
+        raise WeightsError(
+            f"a {name} paints what a mask covers anew: use the image-to-image pipeline of its parts, "
+            "diffusers.AutoPipelineForImage2Image.from_pipe(pipe)"
+        )
+    if "num_frames" in parameters:
+        raise WeightsError(f"a {name} makes videos: use a pipeline that makes images")
+    if decoder and not has_prior:
+        raise WeightsError(f"a {name} needs the embedding of an image: give prior=, its prior pipeline, which makes it")
+    if not takes_image(type(pipe)) and not has_prior:
+        raise WeightsError(
+            f"a {name} takes no image: use its image-to-image pipeline, "
+            "diffusers.AutoPipelineForImage2Image.from_pipe(pipe), or give prior="
+        )
+    if unknown := sorted(needed - _MANAGED - set(options)):
+        raise WeightsError(f"a {name} needs {', '.join(unknown)}: give it as an option, or use another pipeline")
+    control = next((n for n in _CONTROLS if n in parameters), None)
+    if control is None and "image" in parameters and any(word in name for word in ("ControlNet", "Adapter")):
+        control = "image"
+    source = "image" if "image" in parameters and control != "image" else None
+    return Roles(source, control, "prompt" in parameters, decoder)
+
+
+def takes_image(cls: type) -> bool:
+    """Whether a pipeline class makes images of an image, of its embedding or of a control map."""
+    parameters = _parameters(cls)
+    return any(name in parameters for name in ("image", "image_embeds", *_CONTROLS)) and hasattr(cls, "from_pretrained")
+
+
+def one_source_at_a_time(pipe: Any) -> bool:
+    """Whether a pipeline is known to read several sources as references for one image, and to take PIL images alone."""
+    return type(pipe).__name__.startswith(_ONE_SOURCE)
+
+
+def call_options(pipe: Any) -> list[str]:
+    """Return the options that a pipeline's call takes, less what the generator gives."""
+    return sorted(n for n, p in _parameters(type(pipe)).items() if n != "self" and n not in _MANAGED and p.kind is not p.VAR_KEYWORD)
+
+
+def check_call_options(pipe: Any, options: Mapping[str, Any], own: Collection[str]) -> None:
+    """Raise unless a pipeline's call takes these options.
+
+    Args:
+        pipe: the pipeline.
+        options: of its call.
+        own: names of the options of the generator, for the message.
+
+    Raises:
+        ConfigError: with those that it takes.
+    """
+    known = call_options(pipe)
+    if unknown := sorted(options.keys() - set(known)):
+        what = f"unknown option {unknown[0]!r}" if unknown[0] not in _MANAGED else f"the option {unknown[0]!r} is set by the generator"
+        raise ConfigError(f"{what}: a {type(pipe).__name__} takes {', '.join(known)}; beside them {', '.join(sorted(own))}")
+
+
+def call(pipe: Any, rngs: list[torch.Generator], size: tuple[int, int], arguments: Mapping[str, Any]) -> Tensor:
+    """Return what a pipeline makes: (B, 3, h, w) float32 in [0, 1]; NaN for an image that its safety checker blacked out.
+
+    Args:
+        pipe: the pipeline.
+        rngs: one for each image.
+        size: (h, w) of the images.
+        arguments: of the call.
+
+    Raises:
+        GeneratorError: if it makes something else than that many images of that size.
+    """
+    taken, name = _parameters(type(pipe)), type(pipe).__name__
+    given = dict(arguments) | {"generator": rngs, "output_type": "pt", "height": size[0], "width": size[1]}
+    with _quiet(pipe):
+        result = pipe(**{name: value for name, value in given.items() if name in taken})
+    found: Any = getattr(result, "images", None)
+    if isinstance(found, list) and found and all(isinstance(image, Tensor) for image in found):
+        found = torch.stack(found)
+    if not isinstance(found, Tensor) or found.ndim != 4 or found.shape[1] != 3:
+        kind = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise GeneratorError(f"{name} returned {kind} as images: expected a tensor (B, 3, h, w)")
+    if len(found) != len(rngs):
+        raise GeneratorError(f"{name} made {len(found)} images where {len(rngs)} were asked for")
+    if tuple(found.shape[2:]) != tuple(size):
+        raise GeneratorError(
+            f"{name} made images of {found.shape[2]} x {found.shape[3]} pixels where image_size={tuple(size)} was asked for: "
+            f"give image_size={tuple(found.shape[2:])}"
+        )
+    made: Tensor = found.float()
+    if name.startswith("Kandinsky") and not hasattr(pipe, "image_processor"):  # its tensors stay in [-1, 1]
+        made = made / 2 + 0.5
+    made = made.clamp(0, 1)
+    flagged = getattr(result, "nsfw_content_detected", None) or getattr(result, "nsfw_detected", None)
+    if flagged and any(flagged):
+        made[torch.tensor([bool(f) for f in flagged], device=made.device)] = float("nan")
+    return made
+
+
+def to_pictures(images: Tensor) -> list[Any]:
+    """Return PIL images of (B, 3, H, W) in [0, 1], for pipelines that take no tensors."""
+    from torchvision.transforms.v2 import functional as TF
+
+    return [TF.to_pil_image((image * 255).round().to(torch.uint8).cpu()) for image in images.clamp(0, 1)]
+
+
+def _parameters(cls: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(cls.__call__).parameters
+
+
+@contextlib.contextmanager
+def _quiet(pipe: Any) -> Iterator[None]:
+    """No progress bar of the pipeline's: the caller's own tells of more than one image."""
+    before = getattr(pipe, "_progress_bar_config", None)
+    pipe.set_progress_bar_config(**(before or {}) | {"disable": True})
+    try:
+        yield
+    finally:
+        if before is None:
+            del pipe._progress_bar_config
+        else:
+            pipe._progress_bar_config = before

@@ -1,0 +1,132 @@
+"""Encode each source once, however many variants a pipeline makes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["EncodeOnce"]
+
+
+class EncodeOnce:
+    """A bounded store of what the encoders of a pipeline make of single sources, by their content.
+
+    Each image is encoded alone, so that the result does not depend on which others are in the batch, or in the store. What a
+    network made before its weights or its tiling changed is not used again.
+
+    Args:
+        size: largest number of results kept.
+    """
+
+    def __init__(self, size: int = 64) -> None:
+        self.size = size
+        self.kept: OrderedDict[tuple[Any, bytes], Any] = OrderedDict()
+
+    def clear(self) -> None:
+        """Forget everything: the networks' dtype or device changed."""
+        self.kept.clear()
+
+    def get(self, network: Any, content: bytes, make: Callable[[], Any]) -> Any:
+        """Return what `make` returned for this content and state of a network, or make it."""
+        key = (_state_of(network), hashlib.blake2b(content, digest_size=16).digest())
+        if key not in self.kept:
+            self.kept[key] = make()
+        self.kept.move_to_end(key)
+        while len(self.kept) > self.size:
+            self.kept.popitem(last=False)
+        return self.kept[key]
+
+    @contextlib.contextmanager
+    def around(self, pipe: Any) -> Iterator[None]:
+        """Let the encoding of images by a pipeline go through the store, inside the context.
+
+        That is its autoencoder's ``encode``, and ``encode_prompt`` where it reads the image together with the text.
+        """
+        coder: Any = getattr(pipe, "vae", None) or getattr(pipe, "movq", None)
+        with contextlib.ExitStack() as stack:
+            if hasattr(coder, "encode"):
+                stack.enter_context(_replaced(coder, "encode", self._encode_images(coder)))
+            if hasattr(pipe, "encode_prompt") and {"image", "prompt_embeds"} <= inspect.signature(pipe.encode_prompt).parameters.keys():
+                stack.enter_context(_replaced(pipe, "encode_prompt", self._encode_prompt(pipe)))
+            yield
+
+    def _encode_images(self, coder: nn.Module) -> Callable[..., Any]:
+        own: Any = coder.encode
+
+        def encode(images: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if args or kwargs.keys() - {"return_dict"} or not len(images):
+                return own(images, *args, **kwargs)
+            how = f"encode {kwargs.get('return_dict')}"
+            return _joined([self.get(coder, _content(how, row), partial(own, row, **kwargs)) for row in torch.split(images, 1)])
+
+        return encode
+
+    def _encode_prompt(self, pipe: Any) -> Callable[..., Any]:
+        own: Any = pipe.encode_prompt
+
+        def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+            if args or kwargs.get("image") is None or kwargs.get("prompt_embeds") is not None:
+                return own(*args, **kwargs)
+            once = kwargs | {"num_images_per_prompt": 1}
+            made = self.get(pipe.text_encoder, _content(*once.items()), partial(own, **once))
+            named = dict(zip(("prompt_embeds", "prompt_embeds_mask"), made, strict=False))
+            return own(**kwargs | named)  # repeats them for each image
+
+        return encode_prompt
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Let an object have another method, inside the context."""
+    vars(owner)[name] = function
+    try:
+        yield
+    finally:
+        del vars(owner)[name]
+
+
+def _state_of(network: Any) -> tuple[Any, ...]:
+    """Return what changes when weights are replaced or changed in place, or an autoencoder's tiles are set."""
+    # accelerate makes new parameters on the meta device with each call.
+    known = (parameter for parameter in network.parameters() if not (parameter.is_meta or parameter.is_inference()))
+    weights = [(id(parameter), parameter._version) for parameter in known]
+    tiles = {name: value for name, value in vars(network).items() if name.startswith(("use_", "tile_"))}
+    return (id(network), tuple(weights), str(sorted(tiles.items())))
+
+
+def _content(*parts: Any) -> bytes:
+    """Return bytes that differ where texts, numbers, tensors or PIL images differ."""
+    found = []
+    for part in parts:
+        if isinstance(part, Tensor):
+            raw = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            found.append(f"{tuple(part.shape)} {part.dtype}".encode() + raw)
+        elif hasattr(part, "tobytes") and hasattr(part, "mode"):  # a PIL image
+            found.append(f"{part.mode} {part.size}".encode() + part.tobytes())
+        elif isinstance(part, tuple | list):
+            found.append(_content(*part))
+        else:
+            found.append(repr(part).encode())
+    return b"".join(len(part).to_bytes(8, "little") + part for part in found)
+
+
+def _joined(outputs: list[Any]) -> Any:
+    """Return one output of a batch from those of its images."""
+    first = outputs[0]
+    if len(outputs) == 1:
+        return first
+    if isinstance(first, tuple) and not hasattr(first, "keys"):
+        return tuple(_joined(list(parts)) for parts in zip(*outputs, strict=True))
+    if isinstance(first, Tensor):
+        return torch.cat(outputs)
+    if hasattr(first, "parameters") and hasattr(first, "mode"):  # a diagonal Gaussian
+        return type(first)(torch.cat([output.parameters for output in outputs]), deterministic=first.deterministic)
+    return type(first)(**{name: _joined([output[name] for output in outputs]) for name in first.keys()})  # noqa: SIM118

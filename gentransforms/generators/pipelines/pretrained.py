@@ -1,0 +1,95 @@
+"""What `from_pretrained` and `save_pretrained` of `PipelineVariation` do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gentransforms.errors import ConfigError
+from gentransforms.generators.base import _check_placement
+from gentransforms.generators.card import model_card
+from gentransforms.generators.diffusion import saving, state
+from gentransforms.generators.diffusion.loading import add_lora
+from gentransforms.generators.pipelines import control
+from gentransforms.generators.pipelines.opening import is_single_file, load_any, load_single_file
+from gentransforms.hub import models as hub
+from gentransforms.paths import local_path
+
+__all__ = ["load", "save"]
+
+_PRIOR = "prior_pipeline"  # folder of a saved prior
+
+
+def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
+    """Do what `PipelineVariation.from_pretrained` says.
+
+    Args:
+        cls: the class.
+        name_or_path: repository, folder or file.
+        given: the other arguments by name; ``options`` holds those of the class and of the pipeline's call.
+    """
+    place, dtype, variant = _check_placement(given["device"], given["dtype"]), given["dtype"] or torch.float32, given["variant"]
+    elsewhere: dict[str, Any] = {name: given[name] for name in ("token", "cache_dir", "local_files_only")}
+    of_source, prior = elsewhere | {"revision": given["revision"]}, given["prior"]
+    leave_out = {name: given[name] for name in ("safety_checker", "watermarker") if given[name] != "repository"}
+    single, saved = is_single_file(name_or_path), {}
+    source = hub.Source(given["config"] if single and given["config"] is not None else "", **elsewhere) if single else None
+    if source is None:
+        source = hub.Source(name_or_path, **of_source)
+        saved = saving.saved_options(source, cls.__name__)
+    had = {name: saved.pop(name, None) for name in ("prior", "state", "depth")}
+    options = saved.pop("options", {}) | saved | given["options"]
+    own_prior, needs_image = prior is None and bool(had["prior"]), prior is None and not had["prior"]
+    if single:
+        pipe = load_single_file(name_or_path, given["config"], of_source, dtype, needs_image, **leave_out)
+    else:
+        if given["config"] is not None:
+            raise ConfigError(f"config={given['config']!r}: only for a single file; {source} has its own configurations")
+        if given["quantization_config"] is not None:
+            leave_out["quantization_config"] = given["quantization_config"]
+        pipe = load_any(source, dtype, variant, needs_image=needs_image, **leave_out)
+    if given["lora"] is not None:
+        add_lora(pipe, given["lora"], **elsewhere)
+    parts: dict[str, Any] = {}
+    if own_prior:
+        parts["prior"] = load_any(source, dtype, variant, folder=_PRIOR)
+    elif prior is not None:
+        parts["prior"] = load_any(hub.Source(prior, **elsewhere), dtype, variant)
+    if options.get("condition") == "depth":
+        parts["depth_estimator"] = control.load_depth(given["depth_model"], source, bool(had["depth"]), dtype, elsewhere)
+    try:
+        generator = cls(pipe, **parts, **options)
+    except ConfigError as error:
+        raise ConfigError(f"{name_or_path}: {error}") from error
+    state.apply_state(generator._networks(), had["state"] or {})
+    generator.name_or_path = str(name_or_path)
+    return generator.to(device=place)
+
+
+def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card: Mapping[str, Any]) -> None:
+    """Do what `PipelineVariation.save_pretrained` says."""
+    if dtype is not None:
+        raise ConfigError(f"dtype={dtype}: load the generator with dtype={dtype} and save that; a pipeline is saved as it is")
+    state.check_saveable(generator._networks())
+    has = {"prior": generator.prior is not None, "depth": generator.depth_estimator is not None}
+    config = {name: value for name, value in generator.config.items() if "components" not in name} | has
+    try:
+        text = json.dumps(saving.describe(generator, config), indent=2)
+    except TypeError as error:
+        raise ConfigError(
+            f"options {generator.options!r} cannot be written as JSON ({error}): use numbers, strings, lists, dicts"
+        ) from error
+    page, folder = model_card(generator, card), local_path(directory, "directory")
+    folder.mkdir(parents=True, exist_ok=True)
+    generator.pipe.save_pretrained(folder, safe_serialization=True)
+    if generator.prior is not None:
+        generator.prior.save_pretrained(folder / _PRIOR, safe_serialization=True)
+    if generator.depth_estimator is not None:
+        generator.depth_estimator.save_pretrained(folder / control.DEPTH_FOLDER, safe_serialization=True)
+        generator.depth_processor.save_pretrained(folder / control.DEPTH_FOLDER)
+    (folder / hub.CONFIG_FILE).write_text(text + "\n")
+    (folder / hub.CARD_FILE).write_text(page, encoding="utf-8")

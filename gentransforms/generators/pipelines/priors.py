@@ -1,0 +1,49 @@
+"""What the prior of a pipeline makes of images: the embeddings that Kandinsky's decoders and FLUX Redux start from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentransforms.generators.diffusion import appearance
+from gentransforms.generators.pipelines.calls import to_pictures
+from gentransforms.generators.pipelines.once import EncodeOnce
+
+__all__ = ["EMBEDDINGS", "embed", "embed_nothing", "reads_prompts"]
+
+EMBEDDINGS = ("image_embeds", "prompt_embeds", "pooled_prompt_embeds")
+
+
+def reads_prompts(prior: Any) -> bool:
+    """Whether a prior makes its embeddings of an image and a text together, as FLUX Redux with text encoders does."""
+    return hasattr(prior, "image_embedder") and getattr(prior, "text_encoder", None) is not None
+
+
+def embed(prior: Any, images: Tensor, texts: Sequence[str], size: tuple[int, int]) -> dict[str, Tensor]:
+    """Return the embeddings of images, of `EMBEDDINGS` those that the prior makes, each (B, ...).
+
+    Args:
+        prior: Kandinsky's, or that of FLUX Redux.
+        images: (B, 3, H, W) floating in [0, 1].
+        texts: one for each image, where the prior reads them; else empty.
+        size: (h, w) of an image, where there is none.
+    """
+    if hasattr(prior, "get_zero_embed"):
+        encoder = prior.image_encoder
+        pixels = appearance.preprocess(images.float(), prior.image_processor, encoder.config.image_size)
+        if not len(images):
+            return {"image_embeds": pixels.new_zeros(0, encoder.config.projection_dim)}
+        return {"image_embeds": encoder(pixels.to(encoder.dtype)).image_embeds}
+    pictures = to_pictures(images if len(images) else torch.zeros(1, 3, *size))
+    given = [{"prompt": text} for text in texts or [""]] if reads_prompts(prior) else [{}] * len(pictures)
+    made = [prior(picture, **text) for picture, text in zip(pictures, given, strict=True)]
+    return {name: torch.cat([output[name] for output in made])[: len(images)] for name in EMBEDDINGS[1:]}
+
+
+def embed_nothing(prior: Any, count: int, device: torch.device, once: EncodeOnce) -> Tensor:
+    """Return (count, D): the embedding of a black image, which guidance leads away from; encoded once."""
+    found: Tensor = once.get(prior.image_encoder, f"nothing {device}".encode(), lambda: prior.get_zero_embed(1, device))
+    return found.expand(count, *found.shape[1:])
