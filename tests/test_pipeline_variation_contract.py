@@ -1,0 +1,266 @@
+"""Pipelines that break the contract, each in a way of its own: what is found out before the first batch, and what follows."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from diffusers import ConfigMixin, DiffusionPipeline, ImagePipelineOutput, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+import gentransforms as gt
+from gentransforms.errors import ConfigError, GeneratorError, WeightsError
+from gentransforms.testing import check_generator
+
+SEEDS = torch.tensor([5, 6, 7])
+
+
+class Net(ModelMixin, ConfigMixin):
+    """One convolution, which changes nothing."""
+
+    @register_to_config
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        nn.init.dirac_(self.conv.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        made: Tensor = self.conv(images)
+        return made
+
+
+class Honest(DiffusionPipeline):
+    """Noise of each image's own rng on a convolved source; counts its calls."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.register_modules(unet=unet)
+        self.calls = 0
+
+    def __call__(self, image: Tensor, generator: list[torch.Generator] | None = None, num_images_per_prompt: int = 1) -> Any:
+        self.calls += 1
+        assert generator is not None
+        sources = self.read(image)
+        sources = self.unet(sources).repeat_interleave(num_images_per_prompt, 0)
+        return ImagePipelineOutput(images=self.make(sources, generator).clamp(0, 1))
+
+    def read(self, image: Any) -> Tensor:
+        assert isinstance(image, Tensor)
+        return image
+
+    def make(self, sources: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        return sources + 0.2 * torch.cat([torch.randn(1, 3, 8, 8, generator=rng) for rng in rngs])
+
+
+class Normalised(Honest):
+    """With the statistics of the batch, as a batch norm left in training mode."""
+
+    def make(self, sources: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        return torch.nn.functional.batch_norm(super().make(sources, rngs), None, None, training=True) * 0.2 + 0.5
+
+
+class SharedRng(Honest):
+    """All noise from the first rng, as pipelines do that are given one."""
+
+    def make(self, sources: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        return sources + 0.2 * torch.randn(len(sources), 3, 8, 8, generator=rngs[0])
+
+
+class ByPosition(Honest):
+    """Right for whatever stands first."""
+
+    def make(self, sources: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        return super().make(sources, rngs) + 0.05 * torch.arange(len(sources)).view(-1, 1, 1, 1)
+
+
+class BySecond(Honest):
+    """Right in one order of two sources, wrong in the other."""
+
+    def make(self, sources: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        made = super().make(sources, rngs)
+        return made if len(made) < 2 or made[0].mean() < made[1].mean() else made.roll(1, 0)
+
+
+class Single(Honest):
+    """Of whatever batch, the first image."""
+
+    def make(self, sources: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        return super().make(sources, rngs)[:1]
+
+
+class FixedBatch(Honest):
+    """With an option that is one value for each image."""
+
+    def __call__(self, image: Tensor, generator: Any = None, num_images_per_prompt: int = 1, weights: Any = (1.0,)) -> Any:
+        if len(weights) != len(generator):
+            raise ValueError(f"expected {len(generator)} weights, got {len(weights)}")
+        return super().__call__(image * weights[0], generator, num_images_per_prompt)
+
+
+class References(Honest):
+    """Several sources are references for one image."""
+
+    def read(self, image: Any) -> Tensor:
+        return super().read(image).mean(0, keepdim=True)
+
+
+class Pictures(Honest):
+    """Takes a PIL image alone."""
+
+    def read(self, image: Any) -> Tensor:
+        width, height = image.size
+        return torch.tensor(list(image.tobytes())).view(1, height, width, 3).movedim(-1, 1) / 255
+
+
+class GlobalNoise(Honest):
+    """Draws from torch's global random state."""
+
+    def make(self, sources: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        return sources + 0.2 * torch.randn(len(sources), 3, 8, 8)
+
+
+class Remembers(Honest):
+    """Its images depend on earlier calls."""
+
+    def make(self, sources: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        return super().make(sources, rngs) + 0.01 * self.calls
+
+
+class Larger(Honest):
+    """Makes images of its own size."""
+
+    def make(self, sources: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        return super().make(sources, rngs).repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+
+class Latents(Honest):
+    """Makes no images."""
+
+    def make(self, sources: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        return super().make(sources, rngs)[:, :1]
+
+
+def generator_of(kind: type[Honest], **options: Any) -> gt.PipelineVariation:
+    return gt.PipelineVariation.from_pipeline(kind(Net()), image_size=8, **options)
+
+
+def photos(count: int = 3) -> Tensor:
+    return torch.randint(0, 256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(0)).float() / 255
+
+
+def one_by_one(kind: type[Honest], **options: Any) -> Tensor:
+    """What the pipeline itself makes of each image alone."""
+    pipe = generator_of(kind, **options).pipe
+    made = []
+    with torch.no_grad():
+        for photo, seed in zip(photos(), SEEDS.tolist(), strict=True):
+            made.append(pipe(photo[None], generator=[torch.Generator().manual_seed(seed)], **options).images)
+    return torch.cat(made)
+
+
+class TestTogether:
+    @pytest.mark.parametrize(
+        ("kind", "together", "message"),
+        [
+            (Honest, "sources", None),
+            (Normalised, "nothing", "its images depend on what else is in the batch: it runs one image at a time"),
+            (SharedRng, "nothing", "its images depend on"),
+            (ByPosition, "nothing", "its images depend on"),
+            (BySecond, "nothing", "its images depend on"),
+            (Single, "nothing", "it takes no batch of sources .*made 1 images where 2 were asked for"),
+            (FixedBatch, "nothing", r"it takes no batch of sources \(expected 2 weights, got 1\): it runs one image at a time"),
+            (References, "variants", "it runs one source at a time, with all its variants"),
+        ],
+    )
+    def test_what_goes_through_one_call(self, kind: type[Honest], together: str, message: str | None) -> None:
+        generator = generator_of(kind)
+        if message is None:
+            made = generator(photos(), SEEDS)
+        else:
+            with pytest.warns(UserWarning, match=f"^{kind.__name__}: .*{message}"):
+                made = generator(photos(), SEEDS)
+        assert generator.together == together
+        assert (made - one_by_one(kind)).abs().max() <= 1e-6
+        again = generator(photos(), SEEDS)  # without another warning
+        assert torch.equal(made, again)
+        before = generator.pipe.calls
+        generator(photos(1).expand(3, -1, -1, -1), SEEDS)
+        assert generator.pipe.calls - before == {"sources": 1, "variants": 1, "nothing": 3}[together]
+
+    @pytest.mark.filterwarnings("ignore:.*runs one:UserWarning")
+    @pytest.mark.parametrize("kind", [Honest, Normalised, SharedRng, ByPosition, BySecond, Single, FixedBatch, References])
+    def test_the_contract_holds_however_it_is_called(self, kind: type[Honest]) -> None:
+        check_generator(generator_of(kind), images=photos())
+
+    def test_one_image_is_made_without_a_trial(self) -> None:
+        generator = generator_of(Normalised)
+        generator(photos(1), SEEDS[:1])
+        assert generator.pipe.calls == 1
+        assert generator.together is None
+
+    def test_pictures_where_it_takes_no_tensors(self) -> None:
+        generator = generator_of(Pictures)
+        made = generator(photos(), SEEDS)
+        assert generator.together == "variants"
+        expected = generator_of(Honest)(photos(), SEEDS)
+        assert (made - expected).abs().max() <= 1e-6  # the photos are of whole steps of 8 bits
+
+    def test_copies_know_what_was_found_out(self) -> None:
+        generator = generator_of(SharedRng)
+        with pytest.warns(UserWarning, match="one image at a time"):
+            made = generator(photos(), SEEDS)
+        for again in (copy.deepcopy(generator), pickle.loads(pickle.dumps(generator))):
+            assert torch.equal(again(photos(), SEEDS), made)
+
+    def test_the_trial_is_the_same_whatever_comes(self) -> None:
+        """It tries images of its own, so that two machines with different sources come to the same conclusion."""
+        batches = (photos(), torch.zeros(3, 3, 8, 8), torch.full((2, 3, 8, 8), 0.5))
+        for batch in batches:
+            generator = generator_of(Normalised)
+            with pytest.warns(UserWarning, match="one image at a time"):
+                generator(batch, SEEDS[: len(batch)])
+
+
+class TestRefused:
+    @pytest.mark.parametrize("kind", [GlobalNoise, Remembers])
+    def test_images_that_differ_with_each_call(self, kind: type[Honest]) -> None:
+        with pytest.raises(GeneratorError, match=rf"^{kind.__name__} makes another image of the same source and rng with each call"):
+            generator_of(kind)(photos(), SEEDS)
+
+    def test_another_size_with_the_size_to_give(self) -> None:
+        with pytest.raises(GeneratorError, match=r"images of 16 x 16 pixels where image_size=\(8, 8\).*give image_size=\(16, 16\)"):
+            generator_of(Larger)(photos(), SEEDS)
+
+    def test_no_images(self) -> None:
+        with pytest.raises(GeneratorError, match=r"Latents returned a tensor \(1, 1, 8, 8\) as images"):
+            generator_of(Latents)(photos(1), SEEDS[:1])
+
+    def test_the_error_of_a_pipeline_is_its_own(self) -> None:
+        """Not that of the second try, with pictures."""
+        with pytest.raises(ValueError, match="expected 1 weights, got 2"):
+            generator_of(FixedBatch, weights=[1.0, 2.0])(photos(1), SEEDS[:1])
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("StableDiffusionInpaintPipeline", "paints what a mask covers anew.*AutoPipelineForImage2Image"),
+            ("StableVideoDiffusionPipeline", "makes videos"),
+            ("CycleDiffusionPipeline", "needs source_prompt: give it as an option"),
+            ("StableDiffusionControlNetPipeline", "takes a control map, not the image itself: give condition=.*ControlNetVariation"),
+            ("KandinskyV22ControlnetPipeline", "needs the embedding of an image: give prior="),
+        ],
+    )
+    def test_pipelines_that_are_told_of_a_source_in_another_way(self, name: str, message: str) -> None:
+        import diffusers
+
+        kind: Any = getattr(diffusers, name)
+        with pytest.raises(WeightsError, match=message):
+            gt.PipelineVariation(kind.__new__(kind))
+
+    def test_a_condition_that_nothing_takes(self) -> None:
+        with pytest.raises(ConfigError, match="condition='depth': a Honest takes no control map"):
+            generator_of(Honest, condition="depth")
