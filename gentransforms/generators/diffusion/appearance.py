@@ -29,6 +29,14 @@ class UNetInputs:
     class_labels: Tensor | None = None
     added: dict[str, Any] = field(default_factory=dict)
 
+    def last(self, count: int) -> UNetInputs:
+        """Return the last `count` rows: those of the images, in a step without guidance."""
+        if count == len(self.encoder_hidden_states):
+            return self
+        labels = None if self.class_labels is None else self.class_labels[-count:]
+        added = {name: [t[-count:] for t in value] if isinstance(value, list) else value[-count:] for name, value in self.added.items()}
+        return UNetInputs(self.encoder_hidden_states[-count:], labels, added)
+
 
 def find_kind(pipe: Any) -> str:
     """Return how a pipeline's UNet is told of an image: one of `KINDS`.

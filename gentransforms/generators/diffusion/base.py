@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.diffusion import appearance, fit, state
 from gentransforms.generators.diffusion.appearance import UNetInputs, select_rows, with_unconditional
 from gentransforms.generators.diffusion.describe import describe_part, describe_pipeline, select_networks
+from gentransforms.generators.diffusion.faster.deepcache import check_branch, run_unet
+from gentransforms.generators.diffusion.faster.steps import Step, check_interval, plan_steps
 from gentransforms.generators.diffusion.loading import rebuild
 from gentransforms.generators.diffusion.options import check_count, check_number, image_size, keyword_options, with_preset
 from gentransforms.generators.diffusion.pickling import drop_capturing_hooks
@@ -62,6 +64,10 @@ class DiffusionGenerator(ImageGenerator):
         self.scheduler = build_scheduler(given.get("scheduler"), self.pipe.scheduler)
         sample_size = self.unet.config.sample_size
         own = [n * self._shrinks for n in (sample_size if isinstance(sample_size, list | tuple) else [sample_size] * 2)]
+        self.guidance_interval = check_interval(given.get("guidance_interval"))
+        self.cache_interval = check_count("cache_interval", given.get("cache_interval", 1))
+        self.cache_branch = self._check_cache_branch(given.get("cache_branch", 0))
+        self._check_guided_steps()
         self.image_size = image_size(given["image_size"] if given.get("image_size") is not None else tuple(own), self._shrinks)
         self.prompt, self.negative_prompt = given.get("prompt") or "", given.get("negative_prompt")
         for name, value in {"prompt": self.prompt, "negative_prompt": self.negative_prompt or ""}.items():
@@ -106,6 +112,10 @@ class DiffusionGenerator(ImageGenerator):
             "image_size": list(self.image_size), "prompt": self.prompt, "negative_prompt": self.negative_prompt,
             "decode_batch_size": self.decode_batch_size, **self._init_config,
         }  # fmt: skip
+        if self.guided:
+            options["guidance_interval"] = self.guidance_interval and list(self.guidance_interval)
+        if self.cache_interval > 1:
+            options |= {"cache_interval": self.cache_interval, "cache_branch": self.cache_branch}
         if self.kind == "unclip":
             options["noise_level"] = self.noise_level
         if self.kind == "ip-adapter":
@@ -193,19 +203,37 @@ class DiffusionGenerator(ImageGenerator):
         inputs = self._unet_inputs(condition, rngs)
         scheduler = fresh(self.scheduler, self.num_inference_steps)
         latents, first = self._start(condition, rngs, scheduler)
-        extra = self._per_call(condition, seeds)
-
-        def predict(noisy: Tensor, t: Tensor) -> Tensor:
-            made: Tensor = self.unet(
-                noisy, t, encoder_hidden_states=inputs.encoder_hidden_states, class_labels=inputs.class_labels,
-                added_cond_kwargs=inputs.added, timestep_cond=timestep_cond, **self._per_step(noisy, t, inputs, extra), return_dict=False,
-            )[0]  # fmt: skip
-            return made
-
-        timestep_cond = self._guidance_embedding(len(seeds))
-        scale = self.guidance_scale if self.guided else 1.0
-        latents = denoise(predict, scheduler, latents, rngs, guidance_scale=scale, eta=self.eta, first=first)
+        steps = self._plan(len(scheduler.timesteps), first)
+        predict = self._prediction(inputs, self._per_call(condition, seeds), self._guidance_embedding(len(seeds)))
+        latents = denoise(predict, scheduler, latents, rngs, steps, guidance_scale=self.guidance_scale, eta=self.eta)
         return decode(self.vae, latents, self.decode_batch_size)
+
+    def _plan(self, count: int, first: int = 0) -> list[Step]:
+        """Return what the steps from `first` to the last of `count` do."""
+        return plan_steps(count, first=first, guided=self.guided, interval=self.guidance_interval, cache_interval=self.cache_interval)
+
+    def _prediction(self, inputs: UNetInputs, extra: Any, timestep_cond: Tensor | None) -> Callable[[Tensor, Tensor, Step], Tensor]:
+        """Return what predicts in each step of one call of `sample`; what it caches lives as long as that call."""
+        caching, branch, deep = self.cache_interval > 1, self.cache_branch, None
+
+        def predict(noisy: Tensor, t: Tensor, step: Step) -> Tensor:
+            nonlocal deep
+            rows = inputs.last(len(noisy))
+            residuals, middle = self._residuals(noisy, t, rows, extra, None if step.full else branch)
+            if caching:
+                known = None if step.full else deep
+                made, deep = run_unet(
+                    self.unet, noisy, t, rows, branch=branch, timestep_cond=timestep_cond, residuals=residuals, middle=middle,
+                    deep=None if known is None else known[-len(noisy) :],
+                )  # fmt: skip
+                return made
+            control = {"down_block_additional_residuals": residuals, "mid_block_additional_residual": middle} if residuals else {}
+            return self.unet(  # type: ignore[no-any-return]
+                noisy, t, encoder_hidden_states=rows.encoder_hidden_states, class_labels=rows.class_labels, added_cond_kwargs=rows.added,
+                timestep_cond=timestep_cond, **control, return_dict=False,
+            )[0]  # fmt: skip
+
+        return predict
 
     def _start(self, condition: Mapping[str, Tensor], rngs: list[torch.Generator], scheduler: Any) -> tuple[Tensor, int]:
         """Return the initial latents (B, C, h, w), and how many timesteps to skip."""
@@ -216,9 +244,14 @@ class DiffusionGenerator(ImageGenerator):
     def _per_call(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Any:
         """Return what a subclass computes once for all steps."""
 
-    def _per_step(self, noisy: Tensor, t: Tensor, inputs: UNetInputs, extra: Any) -> dict[str, Any]:
-        """Return further arguments of the UNet, from what `_per_call` returned."""
-        return {}
+    def _residuals(
+        self, noisy: Tensor, t: Tensor, inputs: UNetInputs, extra: Any, branch: int | None
+    ) -> tuple[Sequence[Tensor], Tensor | None]:
+        """Return what is added to the UNet's skip connections, up to `branch` alone if it is given, and to its middle.
+
+        `extra` is what `_per_call` returned.
+        """
+        return (), None
 
     def _unet_inputs(self, condition: Mapping[str, Tensor], rngs: list[torch.Generator]) -> UNetInputs:
         count = len(rngs)
@@ -287,6 +320,28 @@ class DiffusionGenerator(ImageGenerator):
         if type(level) is not int or not 0 <= level <= top:
             raise ConfigError(f"noise_level={level!r}: expected an integer from 0 to {top}")
         return level
+
+    def _check_cache_branch(self, branch: Any) -> int:
+        if self.cache_interval > 1:
+            return check_branch(self.unet, branch)
+        if branch != 0:
+            raise ConfigError(f"cache_branch={branch!r} has no effect with cache_interval=1: leave it out, or give cache_interval=2")
+        return 0
+
+    def _check_guided_steps(self) -> None:
+        if self.guidance_interval is None:
+            return
+        if not self.guided:
+            why = "the network was distilled with guidance" if self._distilled else f"guidance_scale={self.guidance_scale:g}"
+            raise ConfigError(
+                f"guidance_interval={self.guidance_interval!r}: there is no guidance ({why}): leave it out; where it was saved, give (0, 1)"
+            )
+        scheduler = fresh(self.scheduler, self.num_inference_steps)
+        if not any(step.guided for step in self._plan(len(scheduler.timesteps))):
+            raise ConfigError(
+                f"guidance_interval={self.guidance_interval!r}: none of {len(scheduler.timesteps)} steps is in it: widen it, or give "
+                "guidance_scale=1"
+            )
 
     @property
     def _distilled(self) -> bool:

@@ -14,6 +14,7 @@ from gentransforms.errors import ConfigError
 from gentransforms.generators.diffusion import conditions, loading
 from gentransforms.generators.diffusion.appearance import UNetInputs
 from gentransforms.generators.diffusion.describe import select_networks
+from gentransforms.generators.diffusion.faster.deepcache import control_residuals
 from gentransforms.generators.diffusion.fit import check_controlnets
 from gentransforms.generators.diffusion.options import Preset, SchedulerName, check_number, given
 from gentransforms.generators.diffusion.pretrained import PretrainedDiffusion
@@ -59,6 +60,11 @@ class ControlNetVariation(PretrainedDiffusion):
             noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
         num_inference_steps: number of denoising steps; the stock pipeline's by default.
         guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
+        guidance_interval: (low, high), fractions of the steps from the noisiest, 0, to the last, 1: guidance only from low to high
+            (approximate); everywhere by default.
+        cache_interval: every how many steps the whole UNet runs; the other steps take its deep features from the last of these
+            (DeepCache, approximate). 1 by default, which is off.
+        cache_branch: the deepest skip connection that the other steps compute; 0, the least work, by default.
         scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
             by default.
         eta: noise of DDIM, from 0 to 1.
@@ -111,6 +117,9 @@ class ControlNetVariation(PretrainedDiffusion):
         preset: Preset | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        cache_interval: int = 1,
+        cache_branch: int = 0,
         scheduler: SchedulerName | SchedulerMixin | dict[str, Any] | None = None,
         eta: float = 0.0,
         image_size: int | tuple[int, int] | None = None,
@@ -171,6 +180,9 @@ class ControlNetVariation(PretrainedDiffusion):
         preset: Preset | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        cache_interval: int = 1,
+        cache_branch: int = 0,
         scheduler: SchedulerName | SchedulerMixin | dict[str, Any] | None = None,
         eta: float = 0.0,
         image_size: int | tuple[int, int] | None = None,
@@ -199,6 +211,11 @@ class ControlNetVariation(PretrainedDiffusion):
                 noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
             num_inference_steps: number of denoising steps; the stock pipeline's by default.
             guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
+            guidance_interval: (low, high), fractions of the steps from the noisiest, 0, to the last, 1: guidance only from low to high
+                (approximate); everywhere by default.
+            cache_interval: every how many steps the whole UNet runs; the other steps take its deep features from the last of these
+                (DeepCache, approximate). 1 by default, which is off.
+            cache_branch: the deepest skip connection that the other steps compute; 0, the least work, by default.
             scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
                 by default.
             eta: noise of DDIM, from 0 to 1.
@@ -242,6 +259,9 @@ class ControlNetVariation(PretrainedDiffusion):
         preset: Preset | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        cache_interval: int | None = None,
+        cache_branch: int | None = None,
         scheduler: SchedulerName | SchedulerMixin | dict[str, Any] | None = None,
         eta: float | None = None,
         image_size: int | tuple[int, int] | None = None,
@@ -281,6 +301,11 @@ class ControlNetVariation(PretrainedDiffusion):
                 noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
             num_inference_steps: number of denoising steps; the stock pipeline's by default.
             guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
+            guidance_interval: (low, high), fractions of the steps from the noisiest, 0, to the last, 1: guidance only from low to high
+                (approximate); everywhere by default.
+            cache_interval: every how many steps the whole UNet runs; the other steps take its deep features from the last of these
+                (DeepCache, approximate). 1 by default, which is off.
+            cache_branch: the deepest skip connection that the other steps compute; 0, the least work, by default.
             scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
                 by default.
             eta: noise of DDIM, from 0 to 1.
@@ -368,32 +393,25 @@ class ControlNetVariation(PretrainedDiffusion):
         for i, net in enumerate(nets):
             maps = condition[f"control_{i}"] if f"control_{i}" in condition else self._edges(condition[f"magnitude_{i}"], seeds)
             maps = maps.to(self.dtype).expand(-1, 3, -1, -1)
-            if net.config.controlnet_conditioning_channel_order == "bgr":
-                # The network flips the channels of what it is given, here the embedded map: once more undoes that.
-                rows = net.controlnet_cond_embedding(maps.flip(1)).flip(1)
-            else:
-                rows = net.controlnet_cond_embedding(maps)
+            rows = net.controlnet_cond_embedding(maps.flip(1) if _takes_bgr(net) else maps)
             embedded.append(torch.cat([rows, rows]) if self.guided else rows)
         return embedded
 
-    def _per_step(self, noisy: Tensor, t: Tensor, inputs: UNetInputs, extra: list[Tensor]) -> dict[str, Any]:
+    def _residuals(
+        self, noisy: Tensor, t: Tensor, inputs: UNetInputs, extra: list[Tensor], branch: int | None
+    ) -> tuple[Sequence[Tensor], Tensor | None]:
         down: list[Tensor] = []
-        mid: Any = None
+        mid: Tensor | None = None
         nets: list[Any] = list(self.controlnets)
-        for net, scale, embedded in zip(nets, self.scales, extra, strict=True):
-            added = {name: value for name, value in inputs.added.items() if name != "image_embeds"}
-            embedding = net.controlnet_cond_embedding
-            net.controlnet_cond_embedding = nn.Identity()  # the maps were embedded before the first step
-            try:
-                residuals, middle = net(
-                    noisy, t, encoder_hidden_states=inputs.encoder_hidden_states, controlnet_cond=embedded, conditioning_scale=scale,
-                    class_labels=inputs.class_labels if net.config.class_embed_type else None, added_cond_kwargs=added, return_dict=False,
-                )  # fmt: skip
-            finally:
-                net.controlnet_cond_embedding = embedding
+        for net, scale, rows in zip(nets, self.scales, extra, strict=True):
+            embedded = rows[-len(noisy) :]
+            if branch is None:
+                residuals, middle = _run_controlnet(net, noisy, t, inputs, embedded, scale)
+                mid = middle if mid is None else mid + middle
+            else:
+                residuals = control_residuals(net, noisy, t, inputs, embedded, scale=scale, branch=branch)
             down = [a + b for a, b in zip(down, residuals, strict=True)] if down else list(residuals)
-            mid = middle if mid is None else mid + middle
-        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        return down, mid
 
     def _edges(self, magnitude: Tensor, seeds: Tensor) -> Tensor:
         return conditions.canny_edges(magnitude, *conditions.draw_thresholds(self.thresholds, seeds))
@@ -486,6 +504,26 @@ class ControlNetVariation(PretrainedDiffusion):
             self.depth_processor.save_pretrained(directory / "depth_estimator")
         for folder, network in networks.items():
             (network if dtype is None else copy.deepcopy(network).to(dtype)).save_pretrained(directory / folder, safe_serialization=True)
+
+
+def _run_controlnet(net: Any, noisy: Tensor, t: Tensor, inputs: UNetInputs, embedded: Tensor, scale: float) -> Any:
+    """Return what a ControlNet adds to the skip connections and the middle of a UNet, from control maps that it has embedded before."""
+    added = {name: value for name, value in inputs.added.items() if name != "image_embeds"}
+    if _takes_bgr(net):
+        embedded = embedded.flip(1)  # the network flips the channels of what it is given, here the embedded map
+    embedding = net.controlnet_cond_embedding
+    net.controlnet_cond_embedding = nn.Identity()
+    try:
+        return net(
+            noisy, t, encoder_hidden_states=inputs.encoder_hidden_states, controlnet_cond=embedded, conditioning_scale=scale,
+            class_labels=inputs.class_labels if net.config.class_embed_type else None, added_cond_kwargs=added, return_dict=False,
+        )  # fmt: skip
+    finally:
+        net.controlnet_cond_embedding = embedding
+
+
+def _takes_bgr(net: Any) -> bool:
+    return str(net.config.controlnet_conditioning_channel_order) == "bgr"
 
 
 def _as_list(nets: Any) -> list[Any]:

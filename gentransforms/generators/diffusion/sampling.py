@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gentransforms.generators.diffusion.faster.steps import Step
+
 __all__ = ["decode", "denoise", "draw", "make_rngs", "scale_latents", "to_latents"]
 
 
@@ -30,39 +32,39 @@ def draw(rngs: Sequence[torch.Generator], shape: Sequence[int], like: Tensor) ->
 
 
 def denoise(
-    predict: Callable[[Tensor, Tensor], Tensor],
+    predict: Callable[[Tensor, Tensor, Step], Tensor],
     scheduler: Any,
     latents: Tensor,
     rngs: Sequence[torch.Generator],
+    steps: Sequence[Step],
     *,
     guidance_scale: float = 1.0,
     eta: float = 0.0,
-    first: int = 0,
 ) -> Tensor:
-    """Return latents (B, C, h, w) after the scheduler's steps.
+    """Return latents (B, C, h, w) after the scheduler's last steps.
 
     Args:
-        predict: from noisy latents (B or 2 B, C, h, w) and a timestep (0-dim, on their device) to the network's
-            prediction of the same shape. Under guidance the first B rows are unconditional, the last B conditional.
+        predict: from noisy latents (B or 2 B, C, h, w), a timestep (0-dim, on their device) and the step to the network's
+            prediction of the same shape. In a guided step the first B rows are unconditional, the last B conditional.
         scheduler: set to its timesteps, on the CPU.
-        latents: (B, C, h, w), at the noise level of the first step.
+        latents: (B, C, h, w), at the noise level of the first of `steps`.
         rngs: one for each image, for schedulers that add noise at each step.
-        guidance_scale: classifier-free guidance (Ho and Salimans, 2022); none at 1 or below.
+        steps: what each does; the last timesteps of the scheduler, which are all of them unless images start from less than full noise.
+        guidance_scale: of classifier-free guidance (Ho and Salimans, 2022).
         eta: noise of DDIM (Song et al., ICLR 2021), from 0 to 1; other schedulers have none.
-        first: how many timesteps to leave out, for images that start from less than full noise.
     """
     accepted = inspect.signature(scheduler.step).parameters
     extra = {name: value for name, value in {"eta": eta, "generator": list(rngs)}.items() if name in accepted}
-    timesteps = scheduler.timesteps[first:]
+    timesteps = scheduler.timesteps[len(scheduler.timesteps) - len(steps) :]
     # The network reads its timestep on the device, the scheduler on the CPU, so that neither waits for the other.
     on_device = timesteps.to(latents.device, non_blocking=True)
-    for t, t_device in zip(timesteps, on_device, strict=True):
+    for t, t_device, step in zip(timesteps, on_device, steps, strict=True):
         noisy = scheduler.scale_model_input(latents, t)
-        if guidance_scale > 1:
-            without, with_condition = predict(torch.cat([noisy, noisy]), t_device).chunk(2)
+        if step.guided:
+            without, with_condition = predict(torch.cat([noisy, noisy]), t_device, step).chunk(2)
             predicted = without + guidance_scale * (with_condition - without)
         else:
-            predicted = predict(noisy, t_device)
+            predicted = predict(noisy, t_device, step)
         # Some schedulers compute in float32 whatever they are given.
         latents = scheduler.step(predicted, t, latents, **extra, return_dict=False)[0].to(latents.dtype)
     return latents

@@ -37,6 +37,11 @@ class StableDiffusionVariation(PretrainedDiffusion):
             noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
         num_inference_steps: number of denoising steps; the stock pipeline's by default.
         guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
+        guidance_interval: (low, high), fractions of the steps from the noisiest, 0, to the last, 1: guidance only from low to high
+            (approximate); everywhere by default.
+        cache_interval: every how many steps the whole UNet runs; the other steps take its deep features from the last of these
+            (DeepCache, approximate). 1 by default, which is off.
+        cache_branch: the deepest skip connection that the other steps compute; 0, the least work, by default.
         scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
             by default.
         eta: noise of DDIM, from 0 to 1.
@@ -75,6 +80,9 @@ class StableDiffusionVariation(PretrainedDiffusion):
         preset: Preset | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        cache_interval: int = 1,
+        cache_branch: int = 0,
         scheduler: SchedulerName | SchedulerMixin | dict[str, Any] | None = None,
         eta: float = 0.0,
         image_size: int | tuple[int, int] | None = None,
@@ -102,6 +110,9 @@ class StableDiffusionVariation(PretrainedDiffusion):
         preset: Preset | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        cache_interval: int = 1,
+        cache_branch: int = 0,
         scheduler: SchedulerName | SchedulerMixin | dict[str, Any] | None = None,
         eta: float = 0.0,
         image_size: int | tuple[int, int] | None = None,
@@ -123,6 +134,11 @@ class StableDiffusionVariation(PretrainedDiffusion):
                 noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
             num_inference_steps: number of denoising steps; the stock pipeline's by default.
             guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
+            guidance_interval: (low, high), fractions of the steps from the noisiest, 0, to the last, 1: guidance only from low to high
+                (approximate); everywhere by default.
+            cache_interval: every how many steps the whole UNet runs; the other steps take its deep features from the last of these
+                (DeepCache, approximate). 1 by default, which is off.
+            cache_branch: the deepest skip connection that the other steps compute; 0, the least work, by default.
             scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
                 by default.
             eta: noise of DDIM, from 0 to 1.
@@ -159,6 +175,9 @@ class StableDiffusionVariation(PretrainedDiffusion):
         preset: Preset | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        cache_interval: int | None = None,
+        cache_branch: int | None = None,
         scheduler: SchedulerName | SchedulerMixin | dict[str, Any] | None = None,
         eta: float | None = None,
         image_size: int | tuple[int, int] | None = None,
@@ -190,6 +209,11 @@ class StableDiffusionVariation(PretrainedDiffusion):
                 noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
             num_inference_steps: number of denoising steps; the stock pipeline's by default.
             guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
+            guidance_interval: (low, high), fractions of the steps from the noisiest, 0, to the last, 1: guidance only from low to high
+                (approximate); everywhere by default.
+            cache_interval: every how many steps the whole UNet runs; the other steps take its deep features from the last of these
+                (DeepCache, approximate). 1 by default, which is off.
+            cache_branch: the deepest skip connection that the other steps compute; 0, the least work, by default.
             scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
                 by default.
             eta: noise of DDIM, from 0 to 1.
