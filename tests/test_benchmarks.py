@@ -71,11 +71,55 @@ class TestFigures:
             "examples/icgan/cifar10_card.yaml",
             "README.md",
             "docs/training.md",
+            "examples/ssl/README.md",
             "gentransforms/weights/icgan-cifar10-32/README.md",
         ],
     )
     def test_no_placeholder(self, name: str) -> None:
         assert not re.findall(r"@[A-Z0-9_]+@", (ROOT / name).read_text())
+
+
+class TestAuditBundled:
+    """benchmarks/audit_bundled.py in miniature: the sources of a recipe's bank, its audit, and the pictures of the page."""
+
+    def test_sources_are_those_that_the_recipe_trains_on(self, tmp_path: Path) -> None:
+        from ssl_example import ssl
+
+        from benchmarks.audit_bundled import NAMES, write_sources
+
+        pq.write_table(
+            pa.table({"image": [bytes([i]) for i in range(100)], "label": [i % 10 for i in range(100)]}), tmp_path / "train.parquet"
+        )
+        write_sources(str(tmp_path / "train.parquet"), tmp_path / "some.parquet", holdout=10, limit=40)
+        rows = ssl("data").split_rows(100, 40, 10)[0].tolist()
+        some = pq.read_table(tmp_path / "some.parquet").to_pydict()
+        assert some["row"] == rows
+        assert some["image"] == [bytes([i]) for i in rows]
+        assert some["class"] == [NAMES[i % 10] for i in rows]
+
+    def test_audit_and_pictures(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from PIL import Image
+
+        import gentransforms as gt
+        from benchmarks import audit_bundled
+
+        photos = [(ROOT / "gentransforms" / "samples" / f"{name}.png").read_bytes() for name in audit_bundled.NAMES] * 2
+        table = pa.table({"image": [{"bytes": b, "path": None} for b in photos], "label": list(range(10)) * 2})
+        pq.write_table(table, tmp_path / "train.parquet")
+        monkeypatch.setattr(audit_bundled.write_sources, "__defaults__", (1, 19))
+        audit_bundled.write_sources(str(tmp_path / "train.parquet"), tmp_path / "sources.parquet")
+        source = gt.open_source(tmp_path / "sources.parquet", key="row")
+        gt.generate_bank(source, tmp_path / "bank", "icgan-cifar10-32", variants=2, progress=False)
+        arguments = ["--train", tmp_path / "train.parquet", "--test", tmp_path / "train.parquet", "--bank", tmp_path / "bank"]
+        arguments += ["--encoder", "generator", "--out", tmp_path / "out", "--pictures", tmp_path]
+        monkeypatch.setattr(sys, "argv", ["audit_bundled", *map(str, arguments)])
+        audit_bundled.main()
+        assert "frog" in (tmp_path / "out" / "report.html").read_text()
+        for name in ("audit-farthest", "audit-worst-class"):
+            with Image.open(tmp_path / f"{name}.png") as picture:
+                width, height = picture.size
+            assert width == 3 * (32 * 3 + 2) + 6  # a source and two variants, three times as large
+            assert (height + 6) % (32 * 3 + 6) == 0
 
 
 @pytest.mark.slow
