@@ -79,6 +79,8 @@ class Hungry(FakeGenerator):
         if len(seeds) > self.fits:
             if self.kind == "cuda":
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+            if self.kind == "cudnn":
+                raise RuntimeError("GET was unable to find an engine to execute this computation")
             if self.kind == "cpu":
                 raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: 8000 bytes")
             if self.kind == "python":

@@ -458,7 +458,7 @@ class TestDevices:
 
 
 class TestOutOfMemory:
-    @pytest.mark.parametrize("kind", ["cuda", "cpu"])
+    @pytest.mark.parametrize("kind", ["cuda", "cudnn", "cpu"])
     def test_halves_says_so_once_and_remembers(self, kind: str) -> None:
         augment = gt.GenerativeAugment(Hungry(fits=2, kind=kind), 1.0, seeds_getter=fixed_seeds)
         with warnings.catch_warnings(record=True) as caught:

@@ -116,7 +116,8 @@ def settle_statistics(encoder: SmallResNet, images: Tensor, batches: int = 40, b
 
 def _augmentations(size: int, smallest: float, largest: float) -> nn.Module:
     return nn.Sequential(
-        K.RandomResizedCrop((size, size), scale=(smallest, largest)),
+        # All images at once; by slices, kornia's default, every image launches kernels of its own.
+        K.RandomResizedCrop((size, size), scale=(smallest, largest), cropping_mode="resample"),
         K.RandomHorizontalFlip(),
         K.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
         K.RandomGrayscale(p=0.2),

@@ -257,9 +257,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that memory ran out, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # The CPU allocator and some backends raise a plain RuntimeError.
+    # The CPU allocator and some backends raise a plain RuntimeError; cuDNN has "no engine" where none's workspace fits.
     text = str(error).lower()
-    return any(sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed"))
+    signs = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "unable to find an engine")
+    return any(sign in text for sign in signs)
 
 
 def check_inputs(generator: ImageGenerator, inputs: Mapping[str, Any]) -> None:

@@ -108,9 +108,10 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = torch.split(F.conv2d(x, self.in_weight), self.widths, dim=1)
         key, value = F.max_pool2d(key, 2), F.max_pool2d(value, 2)
-        query, key, value = (rearrange(t, "b c h w -> b (h w) c") for t in (query, key, value))
+        # As one head: torch's fused kernels want four dimensions, and with three it stores all weights of all positions.
+        query, key, value = (rearrange(t, "b c h w -> b 1 (h w) c") for t in (query, key, value))
         h = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        h = rearrange(h, "b (h w) c -> b c h w", h=x.shape[-2])
+        h = rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[-2])
         return x + F.conv2d(h, self.out_weight)
 
 
