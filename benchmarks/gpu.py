@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -124,23 +125,30 @@ def measure(
     return {"what": name, "batch": batch, **figures}
 
 
-def median_seconds(run: Callable[[], Any], device: torch.device, duration: float) -> float:
-    """Return the median over five repetitions of the seconds a call takes, after warming up."""
-    for _ in range(3):
-        run()
+def median_seconds(run: Callable[[], Any], device: torch.device, duration: float, repetitions: int = 5) -> float:
+    """Return the median over repetitions of the seconds a call takes, after two calls to warm up.
+
+    Args:
+        run: the call.
+        device: waited for before the clock is read.
+        duration: seconds of a repetition, which is at least one call.
+        repetitions: of a call that takes longer than `duration`, three at most.
+    """
+    run()
     _wait(device)
     start = time.perf_counter()
     run()
     _wait(device)
-    calls = max(1, int(duration / max(time.perf_counter() - start, 1e-6)))
+    once = time.perf_counter() - start
+    calls = max(1, int(duration / max(once, 1e-6)))
     times = []
-    for _ in range(5):
+    for _ in range(repetitions if once < duration else min(3, repetitions)):
         start = time.perf_counter()
         for _ in range(calls):
             run()
         _wait(device)
         times.append((time.perf_counter() - start) / calls)
-    return sorted(times)[2]
+    return statistics.median(times)
 
 
 def matrix_ceiling(device: torch.device, size: int) -> float:
@@ -151,8 +159,9 @@ def matrix_ceiling(device: torch.device, size: int) -> float:
 
 def count(network: torch.nn.Module, config: BigGANConfig) -> int:
     """Return the operations of one image (a multiply-add counts 2)."""
+    device = next(network.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, config.z_dim), torch.zeros(1, config.feature_dim))
+        network(torch.zeros(1, config.z_dim, device=device), torch.zeros(1, config.feature_dim, device=device))
     return counter.get_total_flops()
 
 

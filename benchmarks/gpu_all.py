@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,17 +43,23 @@ class Part:
 
 
 _LIBRARY = ("torch", "torchvision", "numpy", "PIL", "huggingface_hub", "safetensors", "filelock", "einops")
-_DIFFUSION = (*_LIBRARY, "diffusers", "transformers")
-_BANK = (*_LIBRARY, "pyarrow", "datasets", "rich")
-_TRAINING = (*_BANK, "kornia", "omegaconf", "tensorboard", "matplotlib", "yaml")
+_DIFFUSION = (*_LIBRARY, "diffusers", "transformers", "importlib_metadata", "regex", "requests", "kornia", "kornia_rs")
+_BANK = (*_LIBRARY, "pyarrow", "datasets", "dill", "multiprocess", "xxhash", "pandas", "rich")
+_TRAINING = (*_BANK, "kornia", "kornia_rs", "omegaconf", "antlr4", "tensorboard", "matplotlib", "yaml")
+_SSL = (*_TRAINING, "lightning", "lightly", "hydra", "torchmetrics")
 PARTS = (
-    Part(1, "correctness", "correctness on the device", 30, 15, _DIFFUSION),
+    Part(1, "correctness", "correctness on the device", 60, 20, _DIFFUSION),
     Part(2, "icgan", "throughput of IC-GAN 256", 60, 20, _LIBRARY),
     Part(3, "diffusion", "throughput of Stable Diffusion 2.1 unCLIP", 90, 30, _DIFFUSION),
     Part(4, "training", "training of the bundled generator", 300, 60, _TRAINING),
-    Part(5, "ssl", "self-supervised learning on CIFAR-10", None, 40, (*_TRAINING, "lightning", "lightly", "torchmetrics")),
+    Part(5, "ssl", "self-supervised learning on CIFAR-10", None, 40, _SSL),
     Part(6, "bank", "filling a bank", None, 20, _BANK),
 )
+AHEAD = (
+    "torchvision", "diffusers.pipelines.stable_diffusion", "transformers.models.clip", "diffusers.models", "kornia.augmentation",
+    "datasets", "omegaconf", "torch.utils.tensorboard", "matplotlib.pyplot", "lightning", "lightly.loss", "torchmetrics.classification",
+    "torch._inductor.compile_fx",
+)  # fmt: skip
 RESERVED = 25.0  # seconds that a part without a limit leaves for each part behind it
 
 
@@ -64,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="CIFAR-10's training images, a Parquet file; without it some parts make toy images")
     parser.add_argument("--test", type=Path, help="the test images; without them 5,000 of the training images are held out")
     parser.add_argument("--out", type=Path, required=True, help="folder for the packed results, at most eight files")
-    parser.add_argument("--work", type=Path, help="folder for everything else; default: a temporary one")
+    parser.add_argument("--work", type=Path, help="folder for everything else, with which a second call goes on; default: a temporary one")
     parser.add_argument("--parts", default="1,2,3,4,5,6", help="which, and in which order")
     parser.add_argument("--wheels", type=Path, help="folder of wheels to install first, without a network, outside the environment")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to rehearse")
@@ -81,12 +87,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{option} {path} does not exist", file=sys.stderr)
             return 2
     args.out.mkdir(parents=True, exist_ok=True)
-    work = args.work or Path(tempfile.mkdtemp(prefix="gpu_all-"))
+    work = (args.work or Path(tempfile.mkdtemp(prefix="gpu_all-"))).resolve()
     work.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    # What is cut off has said what it knew, and nothing waits for a network that is not there.
+    environment |= {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
     if args.wheels is not None:
         install(args.wheels, work / "site", environment)
-    rows = run_parts([part for part in chosen if part is not None], args, work, end, environment)
+    with reading_ahead(environment) if args.device != "cpu" else contextlib.nullcontext():
+        rows = run_parts([part for part in chosen if part is not None], args, work, end, environment)
     print(table(rows))
     if all(row["outcome"].startswith("skipped: missing") for row in rows):
         return 2
@@ -144,7 +153,7 @@ def part_command(part: Part, args: argparse.Namespace, folder: Path, work: Path,
     """Return the command of a part."""
     command = [sys.executable, "-m", f"benchmarks.gpu_parts.{part.name}", "--out", str(folder), "--work", str(work)]
     command += ["--device", args.device]
-    command += ["--seconds", f"{seconds:.1f}", *(["--quick"] if args.quick else [])]
+    command += ["--seconds", f"{seconds:.1f}", "--since", f"{time.time():.2f}", *(["--quick"] if args.quick else [])]
     for option, path in {"--data": args.data, "--test": args.test}.items():
         command += [option, str(path.resolve())] if path is not None else []
     return command
@@ -171,10 +180,37 @@ def end_session(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+@contextlib.contextmanager
+def reading_ahead(environment: dict[str, str]) -> Iterator[None]:
+    """Import, beside the parts, what they will import: on a machine that has never read these files, the first import takes long."""
+    code = "import contextlib, importlib\nfor name in {names}:\n  with contextlib.suppress(Exception): importlib.import_module(name)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code.format(names=AHEAD)], cwd=ROOT, env=environment | {"CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        end_session(process)
+
+
 def install(wheels: Path, site: Path, environment: dict[str, str]) -> None:
     """Install the wheels of a folder into `site`, without a network, and put it into the environment's path."""
     files = sorted(str(path) for path in wheels.glob("*.whl"))
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--target", str(site), *files]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--no-compile",
+        "--upgrade",
+        "--target",
+        str(site),
+        *files,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False) if files else None
     if done is None or done.returncode:
         print(f"the wheels in {wheels} could not be installed: {done.stderr[-500:] if done else 'there are none'}", flush=True)

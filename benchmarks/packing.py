@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,10 +14,11 @@ ORDER = (".json", ".md", ".txt", ".yaml", ".png", ".safetensors", ".pt")
 def pack(folder: Path, target: Path, limit: int = LIMIT) -> list[str]:
     """Write the files below `folder` into a zip file of at most `limit` bytes; return the names of those left out.
 
-    The file is replaced as a whole, so that a reader, or the end of the machine, never finds half of one.
+    The file is replaced as a whole, so that a reader, or the end of the machine, never finds half of one. It is written beside
+    `folder`, so that no other file lies beside `target` for long.
     """
     files = sorted((path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()), key=_rank)
-    part, left_out, size = target.with_suffix(".partial"), [], 1000
+    part, left_out, size = folder.with_name(f"{target.stem}.partial"), [], 1000
     with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in files:
             name = path.relative_to(folder).as_posix()
@@ -32,7 +34,12 @@ def pack(folder: Path, target: Path, limit: int = LIMIT) -> list[str]:
             size += cost
         if left_out:
             archive.writestr("left_out.txt", "\n".join(left_out)[:500] + "\n")
-    part.replace(target)
+    try:
+        part.replace(target)
+    except OSError:  # on another file system
+        beside = target.with_suffix(".partial")
+        shutil.move(part, beside)
+        beside.replace(target)
     return left_out
 
 

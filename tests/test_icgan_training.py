@@ -171,6 +171,18 @@ class TestParts:
         rate = example("encoder")._warmup_cosine
         assert [rate(i, 4, 104) for i in (0, 3, 4, 54, 104)] == pytest.approx([0.25, 1.0, 1.0, 0.5, 0.0])
 
+    def test_crops_of_all_images_at_once_are_those_of_slices(self) -> None:
+        crop = example("encoder")._augmentations(24, 0.25, 1.0)[0]
+        images = photos(5).float() / 255
+        torch.manual_seed(0)
+        found = crop(images)
+        assert crop.flags["cropping_mode"] == "resample"
+        for i, corners in enumerate(crop._params["src"].long()):
+            (left, top), (right, bottom) = corners[0].tolist(), corners[2].tolist()
+            part = images[i : i + 1, :, top : bottom + 1, left : right + 1]
+            expected = F.interpolate(part, (24, 24), mode="bilinear", align_corners=True)
+            torch.testing.assert_close(found[i : i + 1], expected, atol=1e-3, rtol=0)
+
     def test_nearest_neighbours(self) -> None:
         features = F.normalize(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)))
         found = example("instances").nearest_neighbours(features, 5, batch_size=7)
@@ -226,6 +238,57 @@ class TestParts:
         assert not torch.allclose(logits, critic(images, features.flip(0)))  # it hears the condition
 
 
+class TestPace:
+    """A stage with a limit of time goes through its whole schedule and ends, with fewer steps, in what can be loaded."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """Seconds that pass as the test says."""
+
+        class Clock:
+            now = 100.0
+
+            def perf_counter(self) -> float:
+                return self.now
+
+        clock = Clock()
+        monkeypatch.setattr(example("pace"), "time", clock)
+        return clock
+
+    def test_position(self, clock: Any) -> None:
+        without, limited, resumed = (example("pace").Pace(40, *more) for more in ((), (10,), (10, 5.0)))
+        clock.now += 2
+        assert [pace.position(3) for pace in (without, limited, resumed)] == [3, 8, 28]
+        assert limited.position(9) == 9  # faster than its time
+        assert resumed.seconds == 7
+
+    def test_both_stages_end_in_time(self, clock: Any, tmp_path: Path) -> None:
+        encoder, adversarial = example("encoder"), example("adversarial")
+
+        class Slow(StopAfter):
+            """A second for every step."""
+
+            def update(self, *args: Any, **kwargs: Any) -> None:
+                clock.now += 1
+
+        progress = Slow(10**6)
+        chosen = settings(
+            "encoder.epochs=50", "encoder.seconds=5", "generator.steps=100", "generator.seconds=3", "generator.finish_from=75"
+        )
+        made = encoder.train_encoder(photos(), chosen, tmp_path, progress)
+        adversarial.train_generator(photos(), made, chosen, tmp_path, progress)
+        ends = [torch.load(tmp_path / f"{part}.pt", weights_only=True) for part in ("encoder", "generator")]
+        assert [(end["step"], end["seconds"]) for end in ends] == [(150, 6), (100, 4)]  # the clock moves after a step's look at it
+        assert ends[0]["schedule"]["last_epoch"] == 6  # steps that were taken
+        assert ends[0]["optimizer"]["param_groups"][0]["lr"] < 0.01 * chosen.encoder.learning_rate
+        (snapshot,) = (tmp_path / "snapshots").iterdir()
+        assert json.loads((snapshot / "training.json").read_text())["step"] == 4
+        assert gt.load_generator(snapshot)(photos(2) / 255, torch.arange(2)).shape == (2, 3, 32, 32)
+        before = clock.now  # the same command again: nothing is left to do
+        adversarial.train_generator(photos(), encoder.train_encoder(photos(), chosen, tmp_path, progress), chosen, tmp_path, progress)
+        assert clock.now == before
+
+
 class TestSettings:
     """Defaults, then YAML, then arguments; unknown names are refused."""
 
@@ -235,7 +298,8 @@ class TestSettings:
         assert (merged.seed, merged.generator.steps, merged.generator.learning_rate_G) == (3, 9, 1e-3)
 
     @pytest.mark.parametrize(
-        "override", ["generator.stepps=3", "sede=1", "seed", "limit=abc", "generator=5", "encoder.widths=64", "precision="]
+        "override",
+        ["generator.stepps=3", "sede=1", "seed", "limit=abc", "generator=5", "encoder.widths=64", "precision=", "encoder.seconds=0"],
     )
     def test_refused(self, override: str) -> None:
         with pytest.raises(SystemExit):

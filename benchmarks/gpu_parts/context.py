@@ -50,7 +50,6 @@ class Context:
 
 def run(part: Callable[[Context], None], description: str | None) -> None:
     """Parse the command line of a part and run it."""
-    start = time.monotonic()
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true")
@@ -59,11 +58,13 @@ def run(part: Callable[[Context], None], description: str | None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--since", type=float, default=time.time(), help="when the seconds began, by time.time: imports count, too")
     args = parser.parse_args()
-    context = Context(torch.device(args.device), args.quick, args.data, args.test, args.out, args.work, start + args.seconds)
+    end = time.monotonic() + args.seconds - (time.time() - args.since)
+    context = Context(torch.device(args.device), args.quick, args.data, args.test, args.out, args.work, end)
     context.out.mkdir(parents=True, exist_ok=True)
     name = torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else "cpu"
-    context.write(device=name, torch=torch.__version__, seconds=args.seconds)
+    context.write(device=name, torch=torch.__version__, seconds=args.seconds, left_after_imports=round(context.left(), 1))
     part(context)
 
 

@@ -6,6 +6,7 @@ generator is that of part 4 if it left one, else the bundled one.
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import sys
 from pathlib import Path
@@ -68,6 +69,7 @@ def main(context: Context) -> None:
     accuracies = {}
     for arm in ("two real views", "online"):
         out = context.work / f"ssl-{arm.replace(' ', '-')}"
+        shutil.rmtree(out, ignore_errors=True)  # of an earlier call, with other epochs
         train(
             load(arm, *common, f"trainer.epochs={epochs}", f"probe.every={epochs}", f"optimizer.warmup_epochs={min(10, epochs // 10)}"),
             out, quiet=True,

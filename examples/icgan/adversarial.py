@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import time
 from pathlib import Path
 
 import kornia.augmentation as K
@@ -18,6 +17,7 @@ import torch
 from checkpoints import atomic_save, seed_step
 from instances import instance_features, nearest_neighbours, whiten
 from networks import ConditionalNorm, Discriminator, FeatureHeads, Generator
+from pace import Pace
 from results import export, save_grid, with_statistics
 from rich.progress import Progress
 from settings import Settings
@@ -62,23 +62,27 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
     if settings.compile:  # in place: the names of the weights stay
         generator.compile()
         critic.compile()
-    began = time.perf_counter()
+    pace = Pace(s.steps, s.seconds, before)
     writer = SummaryWriter(str(out / "tensorboard" / "generator"), purge_step=start)
     task = progress.add_task("generator", total=s.steps, completed=start)
     mixed = {"device_type": device.type, "dtype": getattr(torch, settings.precision), "enabled": settings.precision != "float32"}
-    for step in range(start, s.steps):
+    done = start
+    position = pace.position(done)
+    while position < s.steps:
         # Another seed than the encoder's, so that the two stages never draw the same random numbers.
-        seed_step(settings.seed + 1, step)
+        seed_step(settings.seed + 1, done)
         k, consistency = s.neighbours, s.consistency
-        if s.finish_from is not None and step >= s.finish_from:
+        if s.finish_from is not None and position >= s.finish_from:
             k, consistency = s.finish_neighbours, s.finish_consistency
-        rows = torch.randint(len(images), (s.batch_size,)).to(device)
-        partners = neighbours[rows, torch.randint(min(k, neighbours.shape[1]), (s.batch_size,)).to(device)]
+        # Drawn on the CPU, the same on every device, and copied without waiting for the device.
+        rows, places = (torch.randint(high, (s.batch_size,)) for high in (len(images), min(k, neighbours.shape[1])))
+        rows, places = (x.to(device, non_blocking=True) for x in (rows, places))
+        partners = neighbours[rows, places]
         real, f = images[partners].float() / 127.5 - 1, features[rows]
         hint = hints[rows]
         if s.flip:
             real = torch.where(torch.rand(s.batch_size, 1, 1, 1, device=device) < 0.5, real.flip(3), real)
-        z = torch.randn(s.batch_size, config.z_dim).to(device)
+        z = torch.randn(s.batch_size, config.z_dim).to(device, non_blocking=True)
         with torch.autocast(**mixed):
             fake = generator(z, f).float()
             maps = critic.look(fake)  # computed once: the critic's step uses them detached, the generator's with their graph
@@ -99,24 +103,28 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
         loss_G.backward()
         optimizer_G.step()
         critic.requires_grad_(True)
-        _update_average(average, generator, min(s.ema, (1 + step) / (10 + step)))
-        progress.update(task, advance=1)
-        done = step + 1
+        _update_average(average, generator, min(s.ema, (1 + done) / (10 + done)))
+        done += 1
+        position = pace.position(done)
+        last = position >= s.steps
+        progress.update(task, completed=min(position, s.steps))
         if done % settings.log_every == 0:
             for name, value in {"D": loss_D, "G": loss_G, "feature_distance": distance}.items():
                 writer.add_scalar(f"generator/{name}", value.item(), done)
         # Before the checkpoint, so that a run killed in between writes its snapshot again.
-        if done % settings.sample_every == 0 or done == s.steps:
+        if done % settings.sample_every == 0 or last:
             ready = with_statistics(average, features, s.batch_size)
             save_grid(ready, images, features, out / "samples" / f"{done:07d}.png")
             snapshot = out / "snapshots" / f"{done:07d}"
             export(ready, encoder, snapshot, {})
-            record = {"step": done, "seconds": round(before + time.perf_counter() - began)}
+            record = {"step": done, "seconds": round(pace.seconds)}
             (snapshot / "training.json").write_text(json.dumps(record) + "\n")
-        if done % settings.checkpoint_every == 0 or done == s.steps:
-            seconds = before + time.perf_counter() - began
-            atomic_save({name: part.state_dict() for name, part in parts.items()} | {"step": done, "seconds": seconds}, path)
-            print(f"step {done}/{s.steps} D {loss_D.item():.3f} G {loss_G.item():.3f} dist {distance.item():.3f}", flush=True)
+        if done % settings.checkpoint_every == 0 or last:
+            # A stage that its seconds have ended is complete, too.
+            ended = {"step": s.steps if last else done, "seconds": pace.seconds}
+            atomic_save({name: part.state_dict() for name, part in parts.items()} | ended, path)
+            found = f"D {loss_D.item():.3f} G {loss_G.item():.3f} dist {distance.item():.3f}"
+            print(f"step {done}/{s.steps} {found} {pace.seconds:.0f} s", flush=True)
     writer.close()
     return with_statistics(average, features, s.batch_size)
 
@@ -155,8 +163,8 @@ def start_from_whitening(generator: Generator, mean: Tensor, whitening: Tensor) 
 @torch.no_grad()
 def _update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-    for mine, theirs in zip(average.buffers(), model.buffers(), strict=True):
-        mine.copy_(theirs)
+    if buffers := list(average.buffers()):
+        torch._foreach_copy_(buffers, list(model.buffers()))
 
 
 def _diffaugment(policy: str) -> nn.Module:

@@ -7,12 +7,12 @@ global views (multi-crop; Caron et al., "SwAV", NeurIPS 2020). Small views are c
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 
 import kornia.augmentation as K
 import torch
 from checkpoints import atomic_save, seed_step
+from pace import Pace
 from rich.progress import Progress
 from settings import Settings
 from torch import Tensor, nn
@@ -34,14 +34,16 @@ def train_encoder(images: Tensor, settings: Settings, out: Path, progress: Progr
     parameters = [*encoder.parameters(), *head.parameters()]
     # On a GPU the steps of so small a network are bound by launches: one kernel for all parameters.
     optimizer = torch.optim.AdamW(parameters, lr=s.learning_rate, weight_decay=s.weight_decay, fused=device.type == "cuda")
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: _warmup_cosine(i, s.warmup_steps, total))
     large, small = (max(8, round(settings.resolution * side / 8) * 8) for side in (s.view_side, s.local_side))
-    views = [_augmentations(large, s.crop_scale, 1.0)] * 2 + [_augmentations(small, s.local_scale, s.crop_scale)] * s.local_views
+    kinds = [(2, _augmentations(large, s.crop_scale, 1.0)), (s.local_views, _augmentations(small, s.local_scale, s.crop_scale))]
     path, start, before = out / "encoder.pt", 0, 0.0
-    parts = {"encoder": encoder, "head": head, "optimizer": optimizer, "schedule": schedule}
-    if path.exists():
-        state = torch.load(path, map_location=device, weights_only=True)
+    state = torch.load(path, map_location=device, weights_only=True) if path.exists() else None
+    if state is not None:
         start, before = state["step"], state["seconds"]
+    pace = Pace(total, s.seconds, before)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: _warmup_cosine(pace.position(i), s.warmup_steps, total))
+    parts = {"encoder": encoder, "head": head, "optimizer": optimizer, "schedule": schedule}
+    if state is not None:
         for name, part in parts.items():
             part.load_state_dict(state[name])
 
@@ -49,33 +51,39 @@ def train_encoder(images: Tensor, settings: Settings, out: Path, progress: Progr
         return head(torch.cat([encoder.maps(group)[-1].mean(dim=(2, 3)) for group in groups]))
 
     project = torch.compile(project) if settings.compile else project
-    began = time.perf_counter()
     writer = SummaryWriter(str(out / "tensorboard" / "encoder"), purge_step=start)
     task = progress.add_task("encoder", total=total, completed=start)
     images = images.to(device)
-    for step in range(start, total):
+    step, order, drawn = start, torch.empty(0, dtype=torch.int64), -1
+    last = pace.position(step) >= total
+    while not last:
         seed_step(settings.seed, step)
         epoch, i = divmod(step, steps_per_epoch)
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings.seed * 100_003 + epoch))
-        rows = order[i * batch_size : (i + 1) * batch_size].to(device)
-        batch = images[rows].float() / 255
-        with torch.no_grad():
-            made = [view(batch) for view in views]
-            groups = [torch.cat(group).contiguous(memory_format=torch.channels_last) for group in (made[:2], made[2:]) if group]
+        if drawn != epoch:  # drawing 50,000 rows takes longer than the launches of a small network's step
+            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings.seed * 100_003 + epoch))
+            order, drawn = order.to(device, non_blocking=True), epoch
+        batch = images[order[i * batch_size : (i + 1) * batch_size]].float() / 255
+        with torch.no_grad():  # all views of one size at once, each with random numbers of its own
+            made = [augment(batch.repeat(count, 1, 1, 1)) for count, augment in kinds if count]
+            groups = [group.contiguous(memory_format=torch.channels_last) for group in made]
         with torch.autocast(device.type, getattr(torch, settings.precision), enabled=settings.precision != "float32"):
             projections = project(groups)
-        loss = decoupled_contrastive_loss(projections.float(), len(views), s.temperature)
+        loss = decoupled_contrastive_loss(projections.float(), 2 + s.local_views, s.temperature)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         schedule.step()
-        progress.update(task, advance=1)
-        if (step + 1) % settings.log_every == 0:
-            writer.add_scalar("encoder/loss", loss.item(), step + 1)
-        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == total:
-            seconds = before + time.perf_counter() - began
-            atomic_save({name: part.state_dict() for name, part in parts.items()} | {"step": step + 1, "seconds": seconds}, path)
-            print(f"encoder step {step + 1}/{total} loss {loss.item():.4f}", flush=True)
+        step += 1
+        position = pace.position(step)
+        last = position >= total
+        progress.update(task, completed=min(position, total))
+        if step % settings.log_every == 0:
+            writer.add_scalar("encoder/loss", loss.item(), step)
+        if step % settings.checkpoint_every == 0 or last:
+            # A stage that its seconds have ended is complete, too.
+            ended = {"step": total if last else step, "seconds": pace.seconds}
+            atomic_save({name: part.state_dict() for name, part in parts.items()} | ended, path)
+            print(f"encoder step {step}/{total} loss {loss.item():.4f} {pace.seconds:.0f} s", flush=True)
     writer.close()
     settle_statistics(encoder, images)
     return encoder.requires_grad_(False)
@@ -124,7 +132,7 @@ def _augmentations(size: int, smallest: float, largest: float) -> nn.Module:
     )
 
 
-def _warmup_cosine(step: int, warmup: int, total: int) -> float:
+def _warmup_cosine(step: float, warmup: int, total: int) -> float:
     if step < warmup:
-        return (step + 1) / warmup
+        return min(1.0, (step + 1) / warmup)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))

@@ -11,12 +11,16 @@ from shared import fill_in, flatten, read_layers
 
 @dataclass
 class EncoderSettings:
-    """SimCLR with multi-crop on a SmallResNet. Sides of the views are fractions of the resolution, scales are fractions of the area."""
+    """SimCLR with multi-crop on a SmallResNet. Sides of the views are fractions of the resolution, scales are fractions of the area.
+
+    `seconds` limits the time: a stage that would take longer goes through its schedule faster and takes fewer steps (pace.py).
+    """
 
     widths: list[int] = field(default_factory=lambda: [64, 128, 256])
     blocks: list[int] = field(default_factory=lambda: [1, 1, 1])
     feature_stages: int = 1
     epochs: int = 14
+    seconds: float | None = None
     batch_size: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
@@ -34,7 +38,8 @@ class EncoderSettings:
 class GeneratorSettings:
     """IC-GAN (Casanova et al., NeurIPS 2021) with the BigGAN generator of the library.
 
-    From step `finish_from` on, `finish_neighbours` and `finish_consistency` replace `neighbours` and `consistency`.
+    From step `finish_from` on, `finish_neighbours` and `finish_consistency` replace `neighbours` and `consistency`. `seconds`
+    limits the time, as for the encoder.
     """
 
     G_ch: int = 24
@@ -46,6 +51,7 @@ class GeneratorSettings:
     feature_heads: bool = True
     neighbours: int = 50
     steps: int = 10_000
+    seconds: float | None = None
     batch_size: int = 64
     learning_rate_G: float = 3e-4
     learning_rate_D: float = 5e-4
@@ -88,4 +94,7 @@ def load_settings(path: str | Path | None, overrides: list[str]) -> Settings:
     for name in ("encoder.widths", "encoder.blocks"):
         if not values[name] or min(values[name]) < 1:
             raise SystemExit(f"{name}={values[name]!r}: expected numbers of 1 or more")
+    for name in ("encoder.seconds", "generator.seconds"):
+        if values[name] is not None and values[name] <= 0:
+            raise SystemExit(f"{name}={values[name]!r}: expected more than 0, or null")
     return settings

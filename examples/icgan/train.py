@@ -23,7 +23,9 @@ from shared import flatten, read_record, refuse_another_run, settle_precision, w
 from torch import Tensor
 
 # Settings that may change when a run is resumed.
-FREE = {"device", "compile", "checkpoint_every", "sample_every", "log_every", "generator.steps"}
+FREE = {
+    "device", "compile", "checkpoint_every", "sample_every", "log_every", "generator.steps", "encoder.seconds", "generator.seconds",
+}  # fmt: skip
 
 
 def open_run(out: Path, settings: Settings, images: Tensor) -> None:

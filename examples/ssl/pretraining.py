@@ -38,9 +38,20 @@ class Pretraining(L.LightningModule, ABC):
         self.figures: dict[str, Tensor | float] = {}  # of the latest batch, for the curves
         s, size = settings.augmentation, settings.data.image_size
         # Views and crops have no state, and a transform holds its generator unregistered: a checkpoint has the model alone.
-        self.classic = TwoClassicViews(s, size, crop=settings.data.in_memory)
         self.generative = generative
-        self.crops = nn.ModuleList(device_crop(s.generated or view, size, s.interpolation) for view in (s.view1, s.view2))
+        # In a tuple, so that they stay where they are: kornia draws on the device that its module was moved to, and reads what it drew.
+        crops = [device_crop(s.generated or view, size, s.interpolation) for view in (s.view1, s.view2)]
+        self._augmentations = (TwoClassicViews(s, size, crop=settings.data.in_memory), crops)
+
+    @property
+    def classic(self) -> TwoClassicViews:
+        """The classic augmentations of both views."""
+        return self._augmentations[0]
+
+    @property
+    def crops(self) -> list[nn.Module]:
+        """The crops of generated images, for each view."""
+        return self._augmentations[1]
 
     @abstractmethod
     def heads(self) -> list[nn.Module]:
@@ -147,4 +158,4 @@ def _replace(crops: Tensor, images: Tensor, made: Tensor, crop: nn.Module) -> tu
     """Put crops of the generated images in the place of those of the real ones."""
     if not made.any():
         return crops, made
-    return put(crops, made, crop(images[made.nonzero().squeeze(1).to(images.device)]).clamp(0, 1)), made
+    return put(crops, made, crop(images[made.nonzero().squeeze(1).to(images.device, non_blocking=True)]).clamp(0, 1)), made

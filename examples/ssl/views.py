@@ -64,6 +64,6 @@ class TwoClassicViews(nn.Module):
         if made.all():
             return self.generated(images)
         places = torch.cat([(~made).nonzero(), made.nonzero()]).squeeze(1)
-        real, generated = (images[rows.nonzero().squeeze(1).to(images.device)] for rows in (~made, made))
+        real, generated = (images[rows.nonzero().squeeze(1).to(images.device, non_blocking=True)] for rows in (~made, made))
         out = torch.cat([view(real), self.generated(generated)])
-        return torch.empty_like(out).index_copy(0, places.to(out.device), out)
+        return torch.empty_like(out).index_copy(0, places.to(out.device, non_blocking=True), out)

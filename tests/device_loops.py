@@ -1,0 +1,153 @@
+"""Steps of the training loops on a pretended accelerator, in a process of their own: prints where a step waits for the device, as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from pretend_device import DEVICE, PretendDevice, pretend_device
+from rich.progress import Progress
+from torch import Tensor
+
+import gentransforms as gt
+
+RECIPES = Path(__file__).parents[1] / "examples"
+STEPS = 4
+
+
+class Counted:
+    """Takes the place of a function that a loop calls once a step, and remembers the waits before each call."""
+
+    def __init__(self, mode: PretendDevice, function: Callable[..., Any]) -> None:
+        self.mode, self.function = mode, function
+        self.seen: list[tuple[dict[str, int], int]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.seen.append((dict(self.mode.waits), self.mode.launches))
+        return self.function(*args, **kwargs)
+
+    def of_a_step(self) -> dict[str, Any]:
+        """What happened between the second call and the last, by step; the first step prepares."""
+        (before, started), (after, ended) = self.seen[1], self.seen[-1]
+        steps = len(self.seen) - 2
+        waits = {name: (count - before.get(name, 0)) / steps for name, count in after.items() if count > before.get(name, 0)}
+        return {"waits": waits, "launches": (ended - started) / steps}
+
+
+def pictures(count: int) -> Tensor:
+    return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def loops(which: str) -> Iterator[tuple[str, Any]]:
+    """Run the loops of a recipe; yield the name of each, and what happens in a step."""
+    sys.path.insert(0, str(RECIPES / ("ssl" if which == "ssl" else "icgan")))
+    yield from {"check": check, "transform": transform, "icgan": icgan, "ssl": ssl}[which]()
+
+
+def check() -> Iterator[tuple[str, Any]]:
+    """What the pretended device has to see."""
+    with pretend_device() as mode:
+        x = torch.arange(4.0).to(DEVICE, non_blocking=True)
+        x.to(DEVICE)
+        torch.ones(4).to(DEVICE)
+        float(x.sum())
+        x[x > 1]
+        x.cpu()
+        x.nonzero()
+        y = x.clone().requires_grad_()
+        (y * 2).sum().backward()
+        assert y.grad is not None
+        assert y.grad.device == DEVICE
+        try:
+            x + torch.ones(4)
+        except RuntimeError:
+            mode.waits["two devices"] += 1
+    yield "check", {name.rpartition(": ")[2]: count for name, count in mode.waits.items()}
+
+
+def icgan() -> Iterator[tuple[str, dict[str, Any]]]:
+    import adversarial
+    import classifier
+    import encoder
+    from settings import load_settings
+
+    settings = load_settings(None, [
+        "device=pretend", "precision=float32", "encoder.widths=[4,8]", "encoder.blocks=[1,1]", "encoder.projection=4", "encoder.epochs=2",
+        "encoder.batch_size=8", "generator.G_ch=4", "generator.dim_z=8", "generator.shared_dim_feat=6", "generator.D_ch=4",
+        f"generator.steps={STEPS}", "generator.batch_size=8", "sample_every=1000", "checkpoint_every=1000", "log_every=1000",
+    ])  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, Progress(disable=True) as progress, pretend_device() as mode:
+        encoder.seed_step = counted = Counted(mode, encoder.seed_step)
+        made = encoder.train_encoder(pictures(16), settings, Path(folder), progress)
+        yield "encoder", counted.of_a_step()
+        adversarial.seed_step = counted = Counted(mode, adversarial.seed_step)
+        adversarial.train_generator(pictures(16), made, settings, Path(folder), progress)
+        yield "generator", counted.of_a_step()
+    with pretend_device() as mode:
+        classifier.F.cross_entropy = counted = Counted(mode, classifier.F.cross_entropy)
+        classifier.train_judge(
+            pictures(500 * STEPS)[..., :16, :16].contiguous(), torch.arange(500 * STEPS) % 3, 1, 0, 16, "pretend", "float32"
+        )
+        yield "judge", counted.of_a_step()
+
+
+def ssl() -> Iterator[tuple[str, dict[str, Any]]]:
+    from config import load_settings
+    from methods import METHODS
+    from optimizers import build_optimizer, learning_rate, parameter_groups
+    from probes import knn
+
+    small = [
+        "backbone.name=small",
+        "backbone.widths=[8,16]",
+        "backbone.blocks=[1,1]",
+        "method.hidden=16",
+        "method.out=8",
+        "data.train=none",
+    ]
+    for method in ("simclr", "byol", "simsiam", "barlowtwins", "mocov2plus"):
+        settings = load_settings(RECIPES / "ssl" / "configs" / "cifar10" / f"{method}-baseline.yaml", [*small, "trainer.batch_size=8"])
+        generator = gt.GenerativeAugment(gt.load_generator("icgan-cifar10-32"))
+        with pretend_device() as mode:
+            module = METHODS[method](settings, 3, generator).to(DEVICE)
+            module.log_dict = lambda *_, **__: None
+            s = settings.optimizer
+            optimizer = build_optimizer(parameter_groups([module.backbone, *module.heads()], s), s, learning_rate(s, settings.trainer))
+            counted = Counted(mode, lambda: None)
+            batch = {"images": pictures(8).to(DEVICE), "labels": (torch.arange(8) % 3).to(DEVICE), "rows": torch.arange(8)}
+            for _ in range(STEPS):
+                counted()
+                loss = module.training_step(dict(batch), 0)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                if hasattr(module, "target_backbone"):
+                    module.after_step(3, 10)
+            yield method, counted.of_a_step()
+    with pretend_device() as mode:
+        counted, features = Counted(mode, knn), torch.randn(20, 4).to(DEVICE)
+        for _ in range(STEPS):
+            counted(features, features, torch.arange(20).to(DEVICE, non_blocking=True) % 3, 3, 5, 0.1)
+        yield "k-NN", counted.of_a_step()
+
+
+def transform() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, p, dtype in (("half", 0.5, torch.float32), ("all", 1.0, torch.float32), ("bytes", 0.5, torch.uint8)):
+        augment = gt.GenerativeAugment(gt.load_generator("icgan-cifar10-32"), p=p)
+        with pretend_device() as mode:
+            augment.to(DEVICE)
+            images = pictures(8).to(DEVICE)
+            counted = Counted(mode, augment)
+            for _ in range(STEPS):
+                made = counted(images if dtype == torch.uint8 else images.float() / 255)
+            assert made.device == DEVICE
+            yield name, counted.of_a_step()
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: found for which in sys.argv[1:] for name, found in loops(which)}))
