@@ -10,52 +10,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from audited import PROBED, N, NoisyForAudits, Pool, V, photos
 from torch import Tensor, nn
 
 import gentransforms as gt
-from gentransforms.audit.encoders import load_encoder
 from gentransforms.audit.evidence import Measure
 from gentransforms.audit.result import NAMES
 from gentransforms.audit.scores import COLUMNS
-from gentransforms.errors import BankError, ConfigError, GeneratorError
-from gentransforms.seeding import sample_noise
-
-N, V = 40, 3
-
-
-class NoisyForAudits(gt.ImageGenerator):
-    """The source with noise; its feature is the image in 4 x 4."""
-
-    image_size, preserves_geometry, instance_feature = (8, 8), False, "features"
-
-    def __init__(self, noise: float = 0.1) -> None:
-        super().__init__()
-        self.noise = noise
-
-    def encode(self, images: Tensor) -> dict[str, Tensor]:
-        return {"images": images, "features": nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)}
-
-    def sample(self, condition: Any, seeds: Tensor) -> Tensor:
-        return (condition["images"] + self.noise * sample_noise(seeds, (3, 8, 8))).clamp(0, 1)
-
-
-def photos(count: int = N, seed: int = 0) -> list[tuple[Tensor, int]]:
-    """Images of two classes, red and blue, with their label."""
-    rng = torch.Generator().manual_seed(seed)
-    images = 0.3 + 0.3 * torch.rand(count, 3, 8, 8, generator=rng)
-    for i in range(count):
-        images[i, 2 * (i % 2)] += 0.35
-    return [((image.clamp(0, 1) * 255).to(torch.uint8), i % 2) for i, image in enumerate(images)]
-
-
-class Pool(nn.Module):
-    """An encoder that counts what it encodes."""
-
-    calls = 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        type(self).calls += len(images)
-        return nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
+from gentransforms.errors import BankError, ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +141,30 @@ class TestAuditBank:
         assert found.about["sources"] == N - 1
 
 
+class BrightForAudits(NoisyForAudits):
+    """The source, a little brighter."""
+
+    def sample(self, condition: Any, seeds: Tensor) -> Tensor:
+        return (condition["images"] + self.noise).clamp(0, 1)
+
+
+class TestDrift:
+    """Brightened images: what moves, and what stays."""
+
+    def test_of_brightened_images(self) -> None:
+        images = torch.stack([image for image, _ in photos()]).float() / 255
+        red, green, blue = images.unbind(1)
+        spread = float((0.299 * red + 0.587 * green + 0.114 * blue).mean((1, 2)).std())
+        options: dict[str, Any] = {"variants": 2, "encoder": Pool(), "labels": [i % 2 for i in range(N)], "progress": False}
+        found = gt.audit_generator(BrightForAudits(noise=0.04), images, **options).measures
+        assert found["drift/brightness"].value == pytest.approx(0.04 / spread, rel=1e-3)
+        assert found["drift/saturation"].value < -0.1  # of the same differences of brighter channels
+        for name in ("contrast", "sharpness", "edges"):
+            assert found[f"drift/{name}"].value == pytest.approx(0, abs=1e-3), name
+        assert found["drift/classes"].value == 0
+        assert found["duplicate_variants"].value == 1
+
+
 class TestAuditGenerator:
     def test_agrees_with_the_bank_of_the_same_seeds(self, audit: gt.Audit) -> None:
         found = gt.audit_generator(
@@ -206,7 +192,7 @@ class TestCache:
         first = gt.audit_bank(bank, photos(), **options)
         before = Pool.calls
         second = gt.audit_bank(bank, photos(), **options)
-        assert Pool.calls == before
+        assert Pool.calls == before + 2 * PROBED
         assert first.to_dict() == second.to_dict()
         assert first.to_dict()["measures"] == audit.to_dict()["measures"]
 
@@ -221,7 +207,7 @@ class TestCache:
         (tmp_path / "x").write_text("")
         before = Pool.calls
         gt.audit_bank(bank, photos(), **options)
-        assert Pool.calls - before == (N - 10) * (1 + V)
+        assert Pool.calls - before == (N - 10) * (1 + V) + PROBED
 
     def test_a_damaged_chunk_is_made_again(self, bank: Path, tmp_path: Path) -> None:
         options: dict[str, Any] = {"encoder": Pool(), "progress": False, "cache": tmp_path}
@@ -294,6 +280,45 @@ class TestSave:
         assert "<script>" not in html(gt.audit_bank(tmp_path / "bank", source, encoder=Pool(), progress=False))
 
 
+class TestScores:
+    def test_columns_that_need_labels_are_no_reason_to_choose_without_them(self, bank: Path) -> None:
+        scores = gt.audit_bank(bank, photos(), encoder=Pool(), progress=False).scores
+        for expression in ("agrees", "not agrees", 'label == "0"', 'label < "0"'):
+            with pytest.raises(ConfigError, match="empty in these scores"):
+                gt.Bank.open(bank).select(scores, expression)
+
+
+class TestCard:
+    """What an export says of a bank's audit."""
+
+    def test_takes_up_the_main_figures(self, audit: gt.Audit, bank: Path, tmp_path: Path) -> None:
+        from gentransforms.bank.share.export import export_bank
+
+        audit.save(tmp_path / "audit")
+        for place in ("audit", "audit/audit.json"):
+            folder = tmp_path / place.replace("/", "-")
+            export_bank(gt.Bank.open(bank), tmp_path / "export" / folder.name, audit=tmp_path / place)
+            card = (tmp_path / "export" / folder.name / "README.md").read_text()
+            for name in ("source_retrieval", "near_copies", "label_agreement", "training_share_others"):
+                measure = audit.measures[name]
+                assert f"| `{name}` | {measure.value:.3g} | {measure.interval[0]:.3g} to {measure.interval[1]:.3g} |" in card
+                assert measure.meaning in card
+            assert f"{N * V} variants of {N} sources, compared by `Pool`" in card
+
+    def test_of_another_bank_or_none_is_refused(self, audit: gt.Audit, bank: Path, tmp_path: Path) -> None:
+        from gentransforms.bank.share.export import export_bank
+
+        audit.save(tmp_path / "audit")
+        gt.generate_bank(photos(), tmp_path / "other", NoisyForAudits(noise=0.2), variants=V, progress=False)
+        with pytest.raises(BankError, match="audit of"):
+            export_bank(gt.Bank.open(tmp_path / "other"), tmp_path / "export", audit=tmp_path / "audit")
+        (tmp_path / "audit" / "audit.json").write_text('{"format": 3}')
+        for place in ("audit", "nothing"):
+            with pytest.raises(BankError, match="bank audit"):
+                export_bank(gt.Bank.open(bank), tmp_path / "export", audit=tmp_path / place)
+        assert not (tmp_path / "export").exists()
+
+
 class TestCommands:
     """``gentransforms bank audit`` and ``select``."""
 
@@ -341,6 +366,13 @@ class TestCommands:
         assert "missing > 0" not in failed.output
         assert (places / "audit" / "report.html").exists()
 
+    def test_an_export_with_the_audit(self, places: Path) -> None:
+        out = places / "audit"
+        assert self.call("audit", places / "bank", places / "photos", "--encoder", "generator", "--out", out).exit_code == 0
+        done = self.call("export", places / "bank", places / "export", "--audit", out)
+        assert done.exit_code == 0, done.output
+        assert "| `source_retrieval` |" in (places / "export" / "README.md").read_text()
+
     @pytest.mark.parametrize(
         ("options", "named"),
         [
@@ -357,64 +389,3 @@ class TestCommands:
         found = self.call(*call, *options)
         assert found.exit_code == 2, found.output
         assert named in found.output
-
-
-class TestLoadEncoder:
-    def test_what_cannot_be_one_is_refused_with_what_can(self, tmp_path: Path) -> None:
-        (tmp_path / "empty").mkdir()
-        for wrong in (3, None, str(tmp_path / "empty"), "torchvision:nothing"):
-            with pytest.raises(ConfigError, match="encoder="):
-                load_encoder(wrong, lambda: None)
-
-    def test_without_a_generator_auto_says_what_to_give(self) -> None:
-        with pytest.raises(ConfigError, match="torchvision:resnet50"):
-            load_encoder("generator", lambda: None)
-
-    def test_a_transformers_model_from_a_folder(self, tmp_path: Path) -> None:
-        from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
-
-        config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
-        model = Dinov2Model(config).eval()
-        model.save_pretrained(tmp_path)
-        BitImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28}).save_pretrained(tmp_path)
-        encoder = load_encoder(str(tmp_path), lambda: None)
-        features = encoder(torch.rand(2, 3, 8, 8))
-        assert features.shape == (2, 16)
-        assert not encoder.own
-
-    @pytest.mark.parametrize(
-        "function", [lambda x: x.mean(), lambda x: x[:1].flatten(1), lambda x: x.flatten(1).long(), lambda x: "features"], ids=range(4)
-    )
-    def test_features_of_another_shape_are_refused(self, function: Any) -> None:
-        with pytest.raises(GeneratorError, match=r"\(B, D\)"):
-            load_encoder(function, lambda: None)(torch.rand(3, 3, 8, 8))
-
-    def test_a_surrounding_autocast_changes_nothing(self) -> None:
-        linear = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
-        encoder, images = load_encoder(linear, lambda: None), torch.rand(2, 3, 8, 8)
-        with torch.autocast("cpu", torch.bfloat16):
-            inside = encoder(images)
-        assert torch.equal(inside, encoder(images))
-
-
-class TestLabels:
-    def test_labels_of_another_length_are_refused(self, bank: Path) -> None:
-        with pytest.raises(ConfigError, match="39 labels for 40"):
-            gt.audit_bank(bank, photos(), encoder=Pool(), labels=[0] * 39, progress=False)
-
-    def test_an_unknown_name_is_refused_with_those_there_are(self, bank: Path) -> None:
-        source = gt.open_source(photos())
-        with pytest.raises(ConfigError, match="'labels'"):
-            gt.audit_bank(bank, source, encoder=Pool(), labels="category", progress=False)
-
-    def test_class_folders(self, tmp_path: Path) -> None:
-        from torchvision.transforms.v2.functional import to_pil_image
-
-        for i, (image, label) in enumerate(photos()):
-            folder = tmp_path / "photos" / ("red", "blue")[label]
-            folder.mkdir(parents=True, exist_ok=True)
-            to_pil_image(image).save(folder / f"{i:03d}.png")
-        gt.generate_bank(tmp_path / "photos", tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)
-        for labels in ("folders", "labels"):
-            found = gt.audit_bank(tmp_path / "bank", tmp_path / "photos", encoder=Pool(), labels=labels, progress=False)
-            assert [row["name"] for row in found.classes] == ["blue", "red"]

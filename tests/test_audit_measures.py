@@ -12,13 +12,13 @@ from scipy.spatial import distance
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
+from gentransforms.audit.analyse import measure_all
 from gentransforms.audit.evidence import Evidence, Measure
 from gentransforms.audit.intervals import Resamples, subsampling_interval
 from gentransforms.audit.judge import choose_neighbours, judge_by_neighbours, vote
 from gentransforms.audit.measures import copies, diversity, drift, faithfulness, likeness
 from gentransforms.audit.neighbours import nearest, neighbours_of_real, neighbours_of_variants
 from gentransforms.audit.pixels import STATISTICS, describe_pixels
-from gentransforms.audit.run import _measure
 from gentransforms.errors import ConfigError, GeneratorError
 
 N, V, D, CLASSES = 120, 4, 6, 4
@@ -45,10 +45,10 @@ def evidence(variants: Tensor, *, labels: Tensor | None = LABELS, holdout: Tenso
 
 
 def measured(e: Evidence) -> dict[str, Measure]:
-    real = neighbours_of_real(e.real, 10)
+    real = neighbours_of_real(e.real, 10, e.device)
     placed = neighbours_of_variants(e, real.distances[:, 2], 10)
     judgement = None if e.labels is None else judge_by_neighbours(e.labels, real, placed, choose_neighbours(e.labels))
-    found = _measure(e, real, placed, judgement, Resamples(len(e.real), 200))
+    found = measure_all(e, real, placed, judgement, Resamples(len(e.real), 200))
     return {name: value for name, value in found.items() if isinstance(value, Measure)}
 
 
@@ -161,6 +161,22 @@ class TestKnownAnswers:
         for name in ("source_similarity", "source_retrieval", "near_copies", "frechet_distance"):
             assert value(found, name) == value(healthy, name)
 
+    def test_duplicates_among_the_real_images_hide_no_copies(self) -> None:
+        real = REAL.clone()
+        real[1:6:2] = real[0:6:2]  # three pairs of the same image: the 1% quantile of the distances is 0
+        other = torch.arange(N).roll(-CLASSES)
+        copied = measured(evidence(real[other][:, None].expand(N, V, D).clone(), real=real))
+        assert value(copied, "near_copies") == 1
+        assert copied["near_copies"].reference == pytest.approx(6 / N, abs=0.02)
+        noisy = measured(evidence(real[:, None] + 0.35 * random(N, V, D, seed=1), real=real))
+        assert value(noisy, "near_copies") < 0.1
+
+    def test_an_encoder_that_tells_nothing_apart(self) -> None:
+        found = _measure_all(evidence(torch.ones(N, V, D), real=torch.ones(N, D), labels=None, holdout=None))
+        for name in ("source_retrieval", "mean_reciprocal_rank", "variant_distance", "source_copies", "near_copies", "nearest_ratio"):
+            assert isinstance(found[name], str), name
+        assert np.isfinite([one.value for one in found.values() if isinstance(one, Measure)]).all()
+
 
 class TestDrift:
     def test_a_shift_is_seen_where_it_is_and_nowhere_else(self) -> None:
@@ -202,6 +218,13 @@ class TestReferences:
         d[np.arange(len(d)), e.owner] = np.inf
         np.testing.assert_array_equal(placed.other_index.numpy(), d.argmin(1))
         np.testing.assert_allclose(placed.other.numpy(), d.min(1), rtol=1e-5)
+
+    @pytest.mark.gpu
+    def test_a_device_changes_nothing(self) -> None:
+        e = evidence(HEALTHY)
+        found, there = (measured(dataclasses.replace(e, device=torch.device(name))) for name in ("cpu", "cuda"))
+        for name, measure in found.items():
+            assert there[name].value == pytest.approx(measure.value, rel=1e-4, abs=1e-6), name
 
     def test_chunks_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from gentransforms.audit import neighbours
@@ -415,13 +438,14 @@ class TestBadInput:
                                      variant_statistics=e.variant_statistics[kept])  # fmt: skip
         found = measured(uneven)
         assert np.isfinite([measure.value for measure in found.values()]).all()
-        # The distance within a class is the same: the figure goes with the mean over the sources that have two variants or more.
-        spread = [distance.pdist(one.double().numpy()).mean() for one in HEALTHY]
-        ratio = found["variant_distance"].value / measured(e)["variant_distance"].value
-        assert ratio == pytest.approx(np.mean(spread[2:]) / np.mean(spread), rel=1e-5)
+        # The sources that have two variants or more count, each beside the real images of its class.
+        of_class = [distance.pdist(REAL[c == LABELS].double().numpy()).mean() for c in range(CLASSES)]
+        ratios = [distance.pdist(one.double().numpy()).mean() / of_class[c] for one, c in zip(HEALTHY, LABELS.tolist(), strict=True)]
+        assert found["variant_distance"].value == pytest.approx(np.mean(ratios[2:]), rel=1e-5)
+        assert measured(e)["variant_distance"].value == pytest.approx(np.mean(ratios), rel=1e-5)
 
 
 def _measure_all(e: Evidence) -> dict[str, Measure | str]:
     real = neighbours_of_real(e.real, 10)
     placed = neighbours_of_variants(e, real.distances[:, 2], 10)
-    return _measure(e, real, placed, None, Resamples(len(e.real), 50))
+    return measure_all(e, real, placed, None, Resamples(len(e.real), 50))

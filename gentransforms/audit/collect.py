@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,20 +14,30 @@ import torch
 from torch import Tensor
 
 from gentransforms.audit.encoders import Encoder
-from gentransforms.audit.pairs import Pairs, read_images, space_evenly
+from gentransforms.audit.pairs import Pairs, mark_some, read_images, space_evenly
 from gentransforms.audit.pixels import describe_pixels
+from gentransforms.errors import GeneratorError
 from gentransforms.sources import ImageSource
+from gentransforms.sources.inputs import integer
 
 __all__ = ["Collected", "collect_features", "collect_holdout"]
 
+_LAYOUT = "2"  # of the cached files
 _CHUNK = 256  # sources read, encoded and cached together
 _BATCH = 256  # images encoded at once
-_SAVED = ("real", "statistics", "variants", "variant_statistics", "owner", "number")
+# Numbers of pixels that bound both for large images: 128 MB and 512 MB.
+_MOST_IN_BATCH, _MOST_IN_CHUNK = 2**25, 2**27
 
 
 @dataclass(frozen=True)
 class Collected:
-    """Features and pixel figures of all images; see `Evidence` for the shapes. `inputs` has those of each source."""
+    """Features and pixel figures of all images; see `Evidence` for the shapes.
+
+    Attributes:
+        inputs: numbers and texts that the source carries of each image.
+        scores: (N, C) float32, what a classifier of the user's gives each class of each source; None without one.
+        variant_scores: (M, C) float32, the same of the variants.
+    """
 
     real: Tensor
     statistics: Tensor
@@ -35,10 +46,16 @@ class Collected:
     owner: Tensor
     number: Tensor
     inputs: list[dict[str, Any]]
+    scores: Tensor | None = None
+    variant_scores: Tensor | None = None
 
 
 def collect_features(
-    pairs: Pairs, encoder: Encoder, cache: Path | None, on_progress: Callable[[int, int], None] | None = None
+    pairs: Pairs,
+    encoder: Encoder,
+    cache: Path | None,
+    on_progress: Callable[[int, int], None] | None = None,
+    classifier: Encoder | None = None,
 ) -> Collected:
     """Return the features of sources and variants.
 
@@ -47,62 +64,131 @@ def collect_features(
         encoder: makes the features.
         cache: folder for the chunks; None for none.
         on_progress: called with the number of sources done, and of all.
+        classifier: of the user's, that judges the images.
+
+    Raises:
+        GeneratorError: if features of different images have different lengths.
     """
-    folder = _folder(cache, encoder, pairs.identity, str(list(pairs.places)))
+    folder = _folder(cache, (encoder, classifier), pairs.size, pairs.identity, str(list(pairs.places)))
     count = len(pairs.places)
-    parts: dict[str, list[Tensor]] = {name: [] for name in _SAVED}
+    height, width = pairs.size
+    step = max(1, min(_CHUNK, _MOST_IN_CHUNK // (3 * height * width * (1 + pairs.variants))))
+    chunks: list[dict[str, Tensor]] = []
     inputs: list[dict[str, Any]] = []
-    for start in range(0, count, _CHUNK):
-        stop = min(start + _CHUNK, count)
+    for start in range(0, count, step):
+        stop = min(start + step, count)
         chunk = _load(folder, f"pairs-{start:09d}")
         if chunk is None:
             images, given = pairs.read_sources(start, stop)
             made, owner, number = pairs.read_variants(start, stop)
-            tensors = {
-                "real": _encode(encoder, images), "statistics": describe_pixels(images),
-                "variants": _encode(encoder, made), "variant_statistics": describe_pixels(made), "owner": owner, "number": number,
-            }  # fmt: skip
-            chunk = tensors, [{name: value for name, value in one.items() if isinstance(value, int | str)} for one in given]
+            tensors = {"owner": owner, "number": number}
+            for prefix, batch in (("", images), ("variant_", made)):
+                tensors[f"{prefix}features"] = _in_batches(encoder, batch)
+                tensors[f"{prefix}statistics"] = _in_batches(describe_pixels, batch)
+                if classifier is not None:
+                    tensors[f"{prefix}scores"] = _in_batches(classifier, batch)
+            chunk = tensors, [_plain(one) for one in given]
             _save(folder, f"pairs-{start:09d}", *chunk)
-        for name in _SAVED:
-            if len(chunk[0][name]):
-                parts[name].append(chunk[0][name])
+        chunks.append(chunk[0])
         inputs += chunk[1]
         if on_progress is not None:
             on_progress(stop, count)
-    empty = {"owner": torch.zeros(0, dtype=torch.int64), "number": torch.zeros(0, dtype=torch.int64)}
-    width = parts["real"][0].shape[1]
-    joined = {name: torch.cat(found) if found else empty.get(name, torch.zeros(0, width)) for name, found in parts.items()}
-    return Collected(**joined, inputs=inputs)
+
+    def join(name: str) -> Tensor:
+        return _join([chunk[name] for chunk in chunks], encoder if name.endswith("features") else classifier)
+
+    return Collected(
+        real=join("features"), statistics=join("statistics"), variants=join("variant_features"),
+        variant_statistics=join("variant_statistics"), owner=join("owner"), number=join("number"), inputs=inputs,
+        scores=None if classifier is None else join("scores"), variant_scores=None if classifier is None else join("variant_scores"),
+    )  # fmt: skip
 
 
 def collect_holdout(source: ImageSource, count: int, pairs: Pairs, encoder: Encoder, cache: Path | None) -> Tensor:
     """Return the features of at most `count` images of a source, evenly spaced: (H, D) float32."""
     places = space_evenly(range(len(source.keys)), count)
-    folder = _folder(cache, encoder, f"{source.description!r} {len(source.keys)} {pairs.size}", str(places))
+    identity = f"{source.description!r} {len(source.keys)} {_digest(mark_some(source, places))}" if cache is not None else ""
+    folder = _folder(cache, (encoder,), pairs.size, identity, str(places))
     found = []
-    for start in range(0, len(places), _CHUNK):
+    height, width = pairs.size
+    step = max(1, min(_CHUNK, _MOST_IN_CHUNK // (3 * height * width)))
+    for start in range(0, len(places), step):
         chunk = _load(folder, f"holdout-{start:09d}")
         if chunk is None:
-            images, _ = read_images(source, places[start : start + _CHUNK], pairs.size, pairs.preserves_geometry)
-            chunk = {"real": _encode(encoder, images)}, []
+            images, _ = read_images(source, places[start : start + step], pairs.size, pairs.preserves_geometry)
+            chunk = {"features": _in_batches(encoder, images)}, []
             _save(folder, f"holdout-{start:09d}", *chunk)
-        found.append(chunk[0]["real"])
-    return torch.cat(found)
+        found.append(chunk[0]["features"])
+    return _join(found, encoder)
 
 
-def _encode(encoder: Encoder, images: Tensor) -> Tensor:
-    return torch.cat([encoder(batch) for batch in torch.split(images, _BATCH)]) if len(images) else torch.zeros(0, 0)
+def _in_batches(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    if not len(images):
+        return torch.zeros(0, 0)
+    size = max(1, min(_BATCH, _MOST_IN_BATCH // images[0].numel()))
+    return _join([function(batch) for batch in torch.split(images, size)], function)
 
 
-def _folder(cache: Path | None, encoder: Encoder, *identity: str) -> Path | None:
-    """Return the folder for what these decide; None if something has no name, such as a function."""
-    if cache is None or not encoder.digest or not identity[0]:
+def _join(parts: Sequence[Tensor], made_by: Any) -> Tensor:
+    """Return the rows of all parts; those without rows do not count."""
+    parts = [part for part in parts if len(part)] or list(parts[:1])
+    widths = {part.shape[1] for part in parts if part.ndim == 2}
+    if len(widths) > 1:
+        raise GeneratorError(
+            f"the encoder {getattr(made_by, 'name', made_by)} returned {' and '.join(map(str, sorted(widths)))} features for images of one "
+            "size: expected (B, D) with the same D for all"
+        )
+    return torch.cat(list(parts))
+
+
+def _plain(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return those inputs that may be labels: text, and whole numbers of any type."""
+    found = {}
+    for name, value in inputs.items():
+        number = int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else integer(value)
+        if isinstance(value, str) or number is not None:
+            found[name] = value if isinstance(value, str) else number
+    return found
+
+
+def _folder(cache: Path | None, encoders: Sequence[Encoder | None], size: tuple[int, int], *identity: str) -> Path | None:
+    """Return the folder for what these decide; None if something has no name, such as variants made in memory."""
+    if cache is None or not identity[0]:
         return None
-    digest = hashlib.blake2b("\n".join([encoder.digest, *identity]).encode(), digest_size=16).hexdigest()
-    folder = cache / digest
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    used = [encoder for encoder in encoders if encoder is not None]
+    digest = _digest([part.encode() for part in (_LAYOUT, *(f"{encoder.name} {encoder.digest}" for encoder in used), *identity)])
+    probed = {str(i): encoder(_probe(size)) for i, encoder in enumerate(used) if not encoder.digest}
+    # No digest covers the code of a user's function: what it returns for some images tells it from others of its name.
+    for number in itertools.count():
+        folder = cache / (f"{digest}-{number}" if number else digest)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            _save(folder, "probe", probed, [])
+            return folder
+        kept = _load(folder, "probe")
+        if kept is None:  # killed before it was written
+            for file in folder.glob("*.safetensors"):
+                file.unlink()
+            _save(folder, "probe", probed, [])
+            return folder
+        if all(_alike(kept[0].get(name), new) for name, new in probed.items()):
+            return folder
+    raise AssertionError("itertools.count ends")
+
+
+def _alike(old: Tensor | None, new: Tensor) -> bool:
+    return old is not None and old.shape == new.shape and torch.allclose(old, new, rtol=1e-4, atol=1e-5)
+
+
+def _probe(size: tuple[int, int]) -> Tensor:
+    """Return four images of noise and slopes, the same at each call: (4, 3, *size)."""
+    noise = torch.rand(4, 3, *size, generator=torch.Generator("cpu").manual_seed(0))
+    slopes = torch.linspace(0, 1, size[1]).expand(4, 3, *size)
+    return (noise + torch.arange(4).view(4, 1, 1, 1) * slopes) / (1 + torch.arange(4).view(4, 1, 1, 1))
+
+
+def _digest(parts: Sequence[bytes]) -> str:
+    return hashlib.blake2b(b"\n".join(parts), digest_size=16).hexdigest()
 
 
 def _load(folder: Path | None, name: str) -> tuple[dict[str, Tensor], list[dict[str, Any]]] | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from torch.nn import functional as F
 from gentransforms.errors import ConfigError, GeneratorError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.hub.models import find_cached
+from gentransforms.paths import local_path
+from gentransforms.sources.decode import one_line
 from gentransforms.surroundings import isolate
 
 __all__ = ["Encoder", "load_encoder"]
@@ -30,7 +34,7 @@ class Encoder:
         function: from (B, 3, H, W) float32 in [0, 1], on `device`, to (B, D).
         device: where it runs.
         own: whether it is the generator's own, which flatters the generator.
-        digest: names it, for the cache of features; empty if nothing does.
+        digest: of its weights, for the cache of features; empty for a user's function or module, whose code no digest covers.
     """
 
     name: str
@@ -46,12 +50,27 @@ class Encoder:
         Raises:
             GeneratorError: if the function returns anything else than one row of numbers for each image.
         """
-        with isolate(self.device):
+        with isolate(self.device), _evaluating(self.function):
             features = self.function(images.to(self.device))
-        if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != len(images) or not features.is_floating_point():
-            shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise GeneratorError(f"the encoder {self.name} returned {shape} for {len(images)} images: expected floating features (B, D)")
-        return features.flatten(1).float().cpu()
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(images) or not features.is_floating_point():
+            found = f"{features.dtype} of shape {tuple(features.shape)}" if isinstance(features, Tensor) else f"a {type(features).__name__}"
+            raise GeneratorError(
+                f"the encoder {self.name} returned {found} for {len(images)} images: expected floating features (B, D), one row each"
+            )
+        return features.float().cpu()
+
+
+@contextlib.contextmanager
+def _evaluating(function: Any) -> Iterator[None]:
+    """Put a module into eval mode, and back: the user may be in the middle of training it."""
+    training = [module for module in function.modules() if module.training] if isinstance(function, nn.Module) else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def load_encoder(encoder: Any, generator: Callable[[], ImageGenerator | None], device: torch.device | str | None = None) -> Encoder:
@@ -62,13 +81,14 @@ def load_encoder(encoder: Any, generator: Callable[[], ImageGenerator | None], d
             same figures), else the generator's own; ``"generator"``: its `instance_feature`; ``"torchvision:NAME"``,
             ``"timm:NAME"``, a transformers vision model by repository or folder; a module, or a function.
         generator: gives the generator, where it is needed; None if there is none.
-        device: where it runs; CUDA where there is one, by default.
+        device: where it runs; by default CUDA where there is one, and a module of the user's where it is.
 
     Raises:
         ConfigError: if there is no such encoder.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if isinstance(encoder, str):
+    if isinstance(encoder, str | Path):
+        encoder = str(encoder)
         if encoder == "auto":
             # From its folder: by its name, transformers would ask the network for adapters.
             folder = find_cached(DEFAULT, ("config.json", "preprocessor_config.json", "model.safetensors"))
@@ -80,7 +100,9 @@ def load_encoder(encoder: Any, generator: Callable[[], ImageGenerator | None], d
             return _wrap(encoder, *(_torchvision if kind == "torchvision" else _timm)(name), device=place)
         return _wrap(encoder, *_transformers(encoder), device=place)
     if isinstance(encoder, nn.Module):
-        return _wrap(type(encoder).__name__, encoder, device=place)
+        if device is None:
+            place = next((tensor.device for tensor in (*encoder.parameters(), *encoder.buffers())), place)
+        return Encoder(type(encoder).__name__, encoder.to(place), place)
     if callable(encoder):
         return Encoder(getattr(encoder, "__name__", type(encoder).__name__), encoder, place)
     raise ConfigError(
@@ -89,14 +111,18 @@ def load_encoder(encoder: Any, generator: Callable[[], ImageGenerator | None], d
     )
 
 
-def _wrap(name: str, model: nn.Module, preprocessing: _Preprocessing | None = None, *, device: torch.device) -> Encoder:
+def _wrap(name: str, model: nn.Module, preprocessing: _Preprocessing, *, device: torch.device) -> Encoder:
     model.to(device).eval()
-    digest = hashlib.blake2b(name.encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{name} {preprocessing}".encode(), digest_size=16)
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    function = model if preprocessing is None else lambda images: model(preprocessing(images))
-    return Encoder(name, function, device, digest=digest.hexdigest())
+
+    def encode(images: Tensor) -> Tensor:
+        features: Tensor = model(preprocessing(images))
+        return features.mean(dim=tuple(range(2, features.ndim))) if features.ndim > 2 else features  # maps, where a model has no pooling
+
+    return Encoder(name, encode, device, digest=digest.hexdigest())
 
 
 def _own(generator: ImageGenerator | None, device: torch.device, asked: str) -> Encoder:
@@ -150,18 +176,20 @@ def _torchvision(name: str) -> tuple[nn.Module, _Preprocessing]:
 
     try:
         weights = models.get_model_weights(name).DEFAULT
-        model = models.get_model(name, weights=weights)
     except ValueError as error:
         raise ConfigError(f"encoder='torchvision:{name}': no such model of torchvision: {error}") from error
+    if {"video", "detection", "segmentation", "optical_flow"} & set(type(weights).__module__.split(".")):
+        raise ConfigError(f"encoder='torchvision:{name}': not a classifier of images: expected one, such as torchvision:resnet50")
+    try:
+        model = models.get_model(name, weights=weights)
     except Exception as error:  # of the download
-        raise ConfigError(f"encoder='torchvision:{name}': its weights cannot be loaded: {error}") from error
-    for head in ("fc", "classifier", "heads", "head"):
-        if hasattr(model, head):
-            setattr(model, head, nn.Identity())
-            break
+        raise ConfigError(f"encoder='torchvision:{name}': its weights cannot be loaded: {one_line(error)}") from error
+    head = next(head for head in ("fc", "classifier", "heads", "head") if hasattr(model, head))
     transform = weights.transforms()
-    side = int(transform.crop_size[0])
-    return model, _Preprocessing((side, side), transform.mean, transform.std)
+    # Where the classes are a convolution of a map, the map is pooled.
+    in_maps = any(isinstance(layer, nn.Conv2d) for layer in getattr(model, head).modules())
+    setattr(model, head, nn.AdaptiveAvgPool2d(1) if in_maps else nn.Identity())
+    return model, _Preprocessing((int(transform.crop_size[0]), int(transform.crop_size[-1])), transform.mean, transform.std)
 
 
 def _timm(name: str) -> tuple[nn.Module, _Preprocessing]:
@@ -172,7 +200,7 @@ def _timm(name: str) -> tuple[nn.Module, _Preprocessing]:
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # of the registry or the download
-        raise ConfigError(f"encoder='timm:{name}': cannot be loaded: {error}") from error
+        raise ConfigError(f"encoder='timm:{name}': cannot be loaded: {one_line(error)}") from error
     config = timm.data.resolve_data_config({}, model=model)
     _, height, width = config["input_size"]
     return model, _Preprocessing((height, width), config["mean"], config["std"])
@@ -182,15 +210,19 @@ def _transformers(name: str) -> tuple[nn.Module, _Preprocessing]:
     """Return a vision model and its preprocessing."""
     from transformers import AutoImageProcessor, AutoModel
 
+    place = str(local_path(name, "encoder")) if name.startswith("~") else name
     try:
-        model = AutoModel.from_pretrained(name, trust_remote_code=False)
-        processor = AutoImageProcessor.from_pretrained(name)  # type: ignore[no-untyped-call]
+        model = AutoModel.from_pretrained(place, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(place)  # type: ignore[no-untyped-call]
     except Exception as error:  # of the client, the network or the files
         raise ConfigError(
-            f"encoder={name!r}: no such encoder: as a transformers vision model it cannot be loaded: {' '.join(str(error).split())[:300]}"
+            f"encoder={name!r}: no such encoder: as a transformers vision model it cannot be loaded: {one_line(error)}"
         ) from error
+    if hasattr(model.config, "mask_ratio"):
+        model.config.mask_ratio = 0.0  # a masked autoencoder sees the whole image
     side = _find_side(processor)
-    return _Pooled(getattr(model, "vision_model", model)), _Preprocessing((side, side), processor.image_mean, processor.image_std)
+    mean, std = (getattr(processor, name, None) or fallback for name, fallback in (("image_mean", (0.0,) * 3), ("image_std", (1.0,) * 3)))
+    return _Pooled(getattr(model, "vision_model", model)), _Preprocessing((side, side), mean, std)
 
 
 def _find_side(processor: Any) -> int:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from gentransforms.errors import ConfigError, GeneratorError
 
-__all__ = ["Evidence", "Measure", "mean_per_source"]
+__all__ = ["CPU", "Evidence", "Measure", "mean_per_source"]
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,10 @@ class Evidence:
         holdout: (H, D) float32, features of real images that the generator has not seen; None if there are none.
         statistics: (N, S) float32, simple figures of the pixels of each source; see `pixels.STATISTICS`.
         variant_statistics: (M, S) float32, the same of the variants.
+        device: where distances are computed.
 
     Raises:
-        GeneratorError: if features hold NaN or infinity, naming the image.
+        GeneratorError: if features hold NaN or infinity, naming the image, or have different lengths.
         ConfigError: if sizes do not fit, or there is nothing to measure.
     """
 
@@ -63,15 +66,18 @@ class Evidence:
     holdout: Tensor | None = None
     statistics: Tensor | None = None
     variant_statistics: Tensor | None = None
+    device: torch.device = CPU
 
     def __post_init__(self) -> None:
         if len(self.real) < 2:
             raise ConfigError(f"{len(self.real)} source(s) to audit: expected 2 or more, since images are compared with each other")
         if not len(self.variants):
-            raise ConfigError("no variants to audit: expected a bank with images of the sources")
+            raise ConfigError("no variants to audit: expected finite images of some of the sources")
         if self.real.ndim != 2 or self.variants.ndim != 2 or self.real.shape[1] != self.variants.shape[1]:
             shapes = f"{tuple(self.real.shape)} and {tuple(self.variants.shape)}"
-            raise ConfigError(f"features of shapes {shapes}: expected (images, features), with one number of features")
+            raise GeneratorError(
+                f"the encoder's features have the shapes {shapes}: expected (images, features), with one number of features"
+            )
         if self.labels is not None and len(self.labels) != len(self.real):
             raise ConfigError(f"labels: {len(self.labels)} for {len(self.real)} sources: expected one for each, in order")
         assert bool((self.owner[1:] >= self.owner[:-1]).all()), "variants are ordered by source"

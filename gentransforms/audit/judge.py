@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gentransforms.audit.neighbours import RealNeighbours, VariantNeighbours
+from gentransforms.errors import ConfigError
 
-__all__ = ["Judgement", "choose_neighbours", "judge_by_neighbours", "vote"]
+__all__ = ["Judgement", "choose_neighbours", "judge_by_neighbours", "judge_by_scores", "vote"]
 
 _MOST = 10
 
@@ -57,6 +58,28 @@ def judge_by_neighbours(labels: Tensor, real: RealNeighbours, variants: VariantN
     classes = int(labels.max()) + 1
     sources = vote(labels[real.indices[:, :k]], classes)
     return Judgement(vote(labels[variants.indices[:, :k]], classes), sources, sources == labels, f"{k} nearest real images")
+
+
+def judge_by_scores(labels: Tensor, classes: int, sources: Tensor, variants: Tensor, name: str) -> Judgement:
+    """Take the class with the highest score of a classifier.
+
+    Args:
+        labels: (N,) int64 of the sources.
+        classes: how many there are.
+        sources: (N, classes) scores.
+        variants: (M, classes) scores.
+        name: of the classifier.
+
+    Raises:
+        ConfigError: if it does not give one score for each class.
+    """
+    if sources.shape[1] != classes:
+        raise ConfigError(
+            f"classifier: {name} returned {sources.shape[1]} scores for an image, and there are {classes} classes: expected one for "
+            "each, in the order of the sorted labels"
+        )
+    judged = sources.argmax(dim=1)
+    return Judgement(variants.argmax(dim=1), judged, judged == labels, name)
 
 
 def vote(neighbours: Tensor, classes: int) -> Tensor:

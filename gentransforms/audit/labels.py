@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,21 +10,58 @@ from torch import Tensor
 
 from gentransforms.audit.pairs import Pairs
 from gentransforms.errors import ConfigError
+from gentransforms.sources import ImageSource, open_source
 
-__all__ = ["find_labels"]
+__all__ = ["find_labels", "names_column", "open_labelled"]
 
 FOLDERS = "folders"
 
 
-def find_labels(name: str, labels: Any, pairs: Pairs, inputs: Sequence[dict[str, Any]]) -> tuple[Tensor, list[str]]:
+def names_column(labels: Any) -> bool:
+    """Return whether labels are read with the images, since a column or an input is named."""
+    return isinstance(labels, str) and labels != FOLDERS
+
+
+def open_labelled(source: Any, labels: Mapping[str, Any], needed: Collection[str] = (), **options: Any) -> ImageSource:
+    """Open a source that carries the columns that are named as labels or attributes, and nothing else that is not needed.
+
+    Args:
+        source: whatever `open_source` takes, or a tensor (N, 3, H, W).
+        labels: as for `find_labels`, by the name of the argument; only those that name a column count.
+        needed: inputs that it has to carry besides.
+        options: of `open_source`.
+
+    Raises:
+        ConfigError: if there is no such column.
+    """
+    source = list(source) if isinstance(source, Tensor) else source
+    opened = open_source(source, **options)
+    columns = {name: column for name, column in labels.items() if names_column(column)}
+    absent = {name: column for name, column in columns.items() if _find_input(opened, column) is None}
+    for name, column in absent.items() if isinstance(source, ImageSource) else ():
+        known = ", ".join(map(repr, opened.inputs)) or "none"
+        raise ConfigError(
+            f"{name}={column!r}: this source carries no such column (its inputs: {known}): open it with "
+            f'gentransforms.open_source(source, columns={{"labels": {column!r}}}), or give a list with a label for each image'
+        )
+    if absent:
+        # Under names that mean nothing else: the input "labels" has to be whole numbers, and a column of labels may be text.
+        try:
+            opened = open_source(source, **options, columns={f"column {column}": column for column in absent.values()})
+        except ConfigError as error:
+            raise ConfigError(f"{', '.join(f'{name}={column!r}' for name, column in absent.items())}: cannot be read: {error}") from error
+    return opened.select({*needed, *(found for column in columns.values() if (found := _find_input(opened, column)) is not None)})
+
+
+def find_labels(name: str, labels: Any, pairs: Pairs, inputs: Sequence[dict[str, Any]] = ()) -> tuple[Tensor, list[str]]:
     """Return the class of each source that is audited, (N,) int64, and the names of the classes.
 
     Args:
         name: of the argument, for errors.
-        labels: ``"folders"`` for the first folder of each key; the name of one of the source's inputs; or a list, array or
-            tensor with one label (number or text) for each image of the source, in order.
+        labels: ``"folders"`` for the first folder of each key; the name of a column, or of one of the source's inputs; or a
+            list, array or tensor with one label (number or text) for each image of the source, in order.
         pairs: the sources.
-        inputs: of the sources that are audited.
+        inputs: of the sources that are audited, where a column is named.
 
     Raises:
         ConfigError: if there are no such labels, or not one for each image.
@@ -39,6 +76,14 @@ def find_labels(name: str, labels: Any, pairs: Pairs, inputs: Sequence[dict[str,
     return _number(name, [values[place] for place in pairs.places])
 
 
+def _find_input(source: ImageSource, name: str) -> str | None:
+    """Return the input of that name, or the one that is read from the column of that name; None if there is none."""
+    if name in source.inputs:
+        return name
+    columns = source.description["decides"].get("columns", {})
+    return next((given for given, column in columns.items() if column == name and given in source.inputs), None)
+
+
 def _named(name: str, labels: str, pairs: Pairs, inputs: Sequence[dict[str, Any]]) -> list[Any]:
     if labels == FOLDERS:
         keys = pairs.keys
@@ -46,23 +91,24 @@ def _named(name: str, labels: str, pairs: Pairs, inputs: Sequence[dict[str, Any]
         if flat is not None:
             raise ConfigError(f'{name}="folders": the key {flat!r} names no folder: expected keys such as "cat/001.jpg"')
         return [str(key).partition("/")[0] for key in keys]
-    if not all(labels in one for one in inputs):
-        known = ", ".join(map(repr, pairs.source.inputs)) or "none"
+    found = _find_input(pairs.source, labels)
+    assert found is not None, "open_labelled refuses other names"
+    bare = next((key for key, one in zip(pairs.keys, inputs, strict=True) if found not in one), None)
+    if bare is not None:
         raise ConfigError(
-            f"{name}={labels!r}: the source carries no such column of numbers or text (its inputs: {known}): open it with "
-            f'gentransforms.open_source(source, columns={{"labels": {labels!r}}}) and give {name}="labels"'
+            f"{name}={labels!r}: that of the image {bare!r} is neither a whole number nor text: expected one of these for each"
         )
     # A folder of class folders numbers them; their names say more.
-    if labels == "labels" and "folders" in pairs.source.description.get("decides", {}):
+    if found == "labels" and "folders" in pairs.source.description["decides"]:
         return _named(name, FOLDERS, pairs, inputs)
-    return [one[labels] for one in inputs]
+    return [one[found] for one in inputs]
 
 
 def _number(name: str, values: list[Any]) -> tuple[Tensor, list[str]]:
-    plain = [int(v) if isinstance(v, int) or (isinstance(v, float) and v == int(v)) else v for v in values]
-    kinds = {type(v) for v in plain}
-    if len(kinds) > 1 or not kinds <= {int, str}:
-        raise ConfigError(f"{name}: labels such as {values[0]!r}: expected whole numbers, or text, one kind for all")
+    plain = [int(v) if isinstance(v, int) or (isinstance(v, float) and v.is_integer()) else v for v in values]
+    other = next((v for v in plain if type(v) not in (int, str) or type(v) is not type(plain[0])), None)
+    if len({type(v) for v in plain} - {int, str}) or len({type(v) for v in plain}) > 1:
+        raise ConfigError(f"{name}: the label {other!r}: expected whole numbers, or text, one kind for all")
     names = sorted(set(plain))
     number = {value: i for i, value in enumerate(names)}
     return torch.tensor([number[v] for v in plain]), [str(value) for value in names]

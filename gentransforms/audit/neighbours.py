@@ -12,13 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gentransforms.audit.evidence import Evidence
+from gentransforms.audit.evidence import CPU, Evidence
 
 __all__ = ["RealNeighbours", "VariantNeighbours", "nearest", "neighbours_of_real", "neighbours_of_variants", "radii", "squared_distances"]
 
 _ELEMENTS = 32_000_000  # of a chunk of distances: 128 MB
 # Squared distances that differ by less than this share of the squared norms are taken for equal.
 _ROUNDING = 1e-6
+_LEAST = 1e-12  # keeps a ratio finite where an image is a copy
+_ROWS = 8192  # subtracted at once
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class VariantNeighbours:
     realism: Tensor
 
 
-def neighbours_of_real(real: Tensor, k: int) -> RealNeighbours:
-    """Find the k nearest other rows of each row of `real` (N, D).
+def neighbours_of_real(real: Tensor, k: int, device: torch.device = CPU) -> RealNeighbours:
+    """Find the k nearest other rows of each row of `real` (N, D), with the distances computed on `device`.
 
     Example:
         >>> import torch
@@ -67,14 +69,12 @@ def neighbours_of_real(real: Tensor, k: int) -> RealNeighbours:
     k = min(k, len(real) - 1)
     centred = real - real.mean(dim=0)
     distances, indices = [], []
-    for start, squares in squared_distances(centred, centred):
-        rows = torch.arange(len(squares))
-        squares[rows, rows + start] = torch.inf
-        found = squares.topk(k, dim=1, largest=False).indices
-        exact = _measure(real[start : start + len(squares)], real, found)
-        order = exact.argsort(dim=1, stable=True)
-        distances.append(exact.gather(1, order))
-        indices.append(found.gather(1, order))
+    for start, squares in squared_distances(centred, centred, device):
+        squares.diagonal(offset=start).fill_(torch.inf)
+        found = squares.topk(k, dim=1, largest=False).indices.cpu()
+        nearest_first = _sort(real[start : start + len(squares)], real, found)
+        distances.append(nearest_first[0])
+        indices.append(nearest_first[1])
     return RealNeighbours(torch.cat(distances), torch.cat(indices))
 
 
@@ -89,29 +89,27 @@ def neighbours_of_variants(e: Evidence, radius: Tensor, k: int) -> VariantNeighb
     k = min(k, len(e.real) - 1)
     mean = e.real.mean(dim=0)
     real, variants = e.real - mean, e.variants - mean
-    norms = real.square().sum(dim=1)
+    own = _distances(e.variants, e.real, e.owner)
+    slack = _ROUNDING * (variants.square().sum(dim=1) + real.square().sum(dim=1)[e.owner])
     square_radius = radius.square()
+    to_own = square_radius[e.owner] / own.square().clamp(min=_LEAST)
+    square_radius = square_radius.to(e.device)
     parts: list[tuple[Tensor, ...]] = []
-    for start, squares in squared_distances(variants, real):
+    for start, squares in squared_distances(variants, real, e.device):
         stop = start + len(squares)
-        rows, owner = torch.arange(len(squares)), e.owner[start:stop]
-        own_square = squares[rows, owner]
-        slack = _ROUNDING * (variants[start:stop].square().sum(dim=1) + norms[owner])
-        rank = 1 + (squares < (own_square - slack)[:, None]).sum(dim=1)
-        own = (e.variants[start:stop] - e.real[owner]).norm(dim=1)
-        squares[rows, owner] = torch.inf
-        ratio = (square_radius / squares.clamp(min=1e-12)).amax(dim=1)
-        ratio = torch.maximum(ratio, square_radius[owner] / own.square().clamp(min=1e-12))
-        found = squares.topk(k, dim=1, largest=False).indices
-        exact = _measure(e.variants[start:stop], e.real, found)
-        order = exact.argsort(dim=1, stable=True)
-        exact, found = exact.gather(1, order), found.gather(1, order)
-        parts.append((own, rank, exact[:, 0], found[:, 0], found, ratio.sqrt()))
-    own, rank, other, other_index, indices, realism = (torch.cat(column) for column in zip(*parts, strict=True))
-    return VariantNeighbours(own, rank, other, other_index, indices, realism)
+        owner = e.owner[start:stop, None].to(e.device)
+        bound = squares.gather(1, owner) - slack[start:stop, None].to(e.device)
+        rank = 1 + (squares < bound).sum(dim=1).cpu()
+        squares.scatter_(1, owner, torch.inf)
+        found = squares.topk(k, dim=1, largest=False).indices.cpu()
+        exact, found = _sort(e.variants[start:stop], e.real, found)
+        ratio = (square_radius / squares.clamp_(min=_LEAST)).amax(dim=1).cpu()
+        parts.append((rank, exact[:, 0], found, torch.maximum(ratio, to_own[start:stop]).sqrt()))
+    rank, other, indices, realism = (torch.cat(column) for column in zip(*parts, strict=True))
+    return VariantNeighbours(own, rank, other, indices[:, 0], indices, realism)
 
 
-def nearest(points: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
+def nearest(points: Tensor, support: Tensor, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
     """Return for each row of `points` (M, D) the distance to the nearest row of `support` (N, D), and which it is.
 
     Example:
@@ -120,26 +118,34 @@ def nearest(points: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
         (tensor([1., 2.]), tensor([0, 1]))
     """
     mean = support.mean(dim=0)
-    indices = torch.cat([squares.argmin(dim=1) for _, squares in squared_distances(points - mean, support - mean)])
-    return (points - support[indices]).norm(dim=1), indices
+    indices = torch.cat([squares.argmin(dim=1).cpu() for _, squares in squared_distances(points - mean, support - mean, device)])
+    return _distances(points, support, indices), indices
 
 
-def squared_distances(points: Tensor, support: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield the first row, and (rows, N) squared distances, chunk by chunk."""
+def squared_distances(points: Tensor, support: Tensor, device: torch.device = CPU) -> Iterator[tuple[int, Tensor]]:
+    """Yield the first row, and (rows, N) squared distances on `device`, chunk by chunk."""
+    support = support.to(device)
     norms = support.square().sum(dim=1)
     size = max(1, _ELEMENTS // len(support))
     for start in range(0, len(points), size):
-        rows = points[start : start + size]
+        rows = points[start : start + size].to(device)
         squares = torch.addmm(norms[None], rows, support.T, alpha=-2).add_(rows.square().sum(dim=1, keepdim=True))
         yield start, squares.clamp_(min=0)
 
 
-def radii(points: Tensor, k: int) -> Tensor:
+def radii(points: Tensor, k: int, device: torch.device = CPU) -> Tensor:
     """Return the distance of each point (N, D) to its k-th nearest other point: (N,) float32."""
-    return neighbours_of_real(points, k).distances[:, -1]
+    return neighbours_of_real(points, k, device).distances[:, -1]
 
 
-def _measure(points: Tensor, support: Tensor, indices: Tensor) -> Tensor:
-    """Return the distances of points (B, D) from rows `indices` (B, k) of the support, by the difference itself."""
-    columns = [(points - support[indices[:, i]]).norm(dim=1) for i in range(indices.shape[1])]
-    return torch.stack(columns, dim=1)
+def _sort(points: Tensor, support: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distances of points (B, D) from rows `indices` (B, k) of the support, ascending, and the indices in that order."""
+    exact = torch.stack([_distances(points, support, indices[:, i]) for i in range(indices.shape[1])], dim=1)
+    order = exact.argsort(dim=1, stable=True)
+    return exact.gather(1, order), indices.gather(1, order)
+
+
+def _distances(points: Tensor, support: Tensor, indices: Tensor) -> Tensor:
+    """Return the distance of each point (M, D) from the row of the support that `indices` (M,) names, by the difference itself."""
+    starts = range(0, len(points), _ROWS)
+    return torch.cat([(points[i : i + _ROWS] - support[indices[i : i + _ROWS]]).norm(dim=1) for i in starts])

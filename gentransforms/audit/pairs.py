@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +18,12 @@ from gentransforms.generators.held import generate
 from gentransforms.images import fit, to_float, to_rows
 from gentransforms.seeding import derive_seeds
 from gentransforms.sources import ImageSource
+from gentransforms.sources.resemblance import compare_marks, mark
 
-__all__ = ["BankPairs", "GeneratorPairs", "Pairs", "read_images", "space_evenly"]
+__all__ = ["BankPairs", "GeneratorPairs", "Pairs", "mark_some", "read_images", "space_evenly"]
+
+_COMPARED = 64  # sources whose marks are compared with those that a bank keeps
+_OTHER = 10.0  # grey levels by which the mark of another image differs; decoders and encodings differ by far less
 
 
 class Pairs(ABC):
@@ -26,12 +32,14 @@ class Pairs(ABC):
     Attributes:
         source: where the sources are read.
         places: of each source that is audited, in `source`.
+        variants: how many each source has, at most.
         size: (h, w) of every image compared, that of the variants.
         preserves_geometry: whether variants show the whole image, or its centre.
     """
 
     source: ImageSource
     places: Sequence[int]
+    variants: int
     size: tuple[int, int]
     preserves_geometry: bool
 
@@ -67,23 +75,23 @@ class BankPairs(Pairs):
     """
 
     def __init__(self, bank: Bank, source: ImageSource, limit: int | None = None) -> None:
-        self.bank, self.source = bank, source
+        if not bank.keys:
+            raise ConfigError(f"{bank.path}: holds no images: there is nothing to audit")
+        self.bank, self.source, self.variants = bank, source, bank.variants
         self.size, self.preserves_geometry = bank.image_size, bank.preserves_geometry
-        place_of = {key: place for place, key in enumerate(source.keys)}
+        place_of = dict(zip(cast(Sequence[str | int], source.keys), range(len(source.keys)), strict=True))
         absent = [key for key in bank.keys if key not in place_of]
-        known = len({*bank.keys, *(entry["key"] for entry in bank.failed), *(entry["key"] for entry in bank.rejected)})
         if absent:
             raise BankError(
                 f"{bank.path}: {len(absent):,} of its {len(bank.keys):,} keys are not in this source, such as {absent[0]!r} (the source's "
                 f"keys look like {source.keys[0]!r}): give the source that the bank was made of"
             )
-        if not bank.missing_units and known != len(source.keys):
+        if bank.source_count != len(source.keys):
             raise BankError(
-                f"{bank.path}: was made of {known:,} sources, and this source has {len(source.keys):,}: "
+                f"{bank.path}: was made of {bank.source_count:,} sources, and this source has {len(source.keys):,}: "
                 "give the source that the bank was made of"
             )
-        if not bank.keys:
-            raise ConfigError(f"{bank.path}: holds no images: there is nothing to audit")
+        self._seen = _compare_marks(bank, source, place_of)
         self.places = space_evenly([place_of[key] for key in bank.keys], limit)
 
     def read_variants(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,7 +106,9 @@ class BankPairs(Pairs):
 
     @property
     def identity(self) -> str:
-        return f"{self.bank.path} {sorted(self.bank.manifest.items())!r} {len(self.bank)}"
+        selection = self.bank.selection
+        kept = "" if selection is None else hashlib.blake2b(selection.kept.tobytes(), digest_size=16).hexdigest()
+        return f"{self.bank.path} {sorted(self.bank.manifest.items())!r} {len(self.bank)} {kept} {self._seen}"
 
 
 class GeneratorPairs(Pairs):
@@ -170,6 +180,39 @@ def space_evenly(items: Sequence[int], limit: int | None) -> list[int]:
     if type(limit) is not int or limit < 1:
         raise ConfigError(f"limit={limit!r}: expected a positive integer, or None for all")
     return [items[i * len(items) // limit] for i in range(limit)]
+
+
+def mark_some(source: ImageSource, places: Sequence[int]) -> list[bytes]:
+    """Return the marks of the sources at up to 64 of the places, evenly spaced; empty for one that cannot be read.
+
+    Together they tell data sets apart that have the same keys and description.
+    """
+    found = []
+    for place in space_evenly(places, min(_COMPARED, len(places))):
+        (sample,) = source.read_range(place, place + 1)
+        found.append(b"" if isinstance(sample, SourceError) else mark(to_rows(sample.image)[0]).tobytes())
+    return found
+
+
+def _compare_marks(bank: Bank, source: ImageSource, place_of: Mapping[str | int, int]) -> str:
+    """Return a digest of some sources, unless they are other images than the bank was made of.
+
+    Raises:
+        BankError: if they are.
+    """
+    keys = [bank.keys[i] for i in space_evenly(range(len(bank.keys)), min(_COMPARED, len(bank.keys)))]
+    seen = mark_some(source, [place_of[key] for key in keys])
+    if bank.marks is not None:
+        own = bank.marks[bank.find_keys(keys)].astype(np.int16)
+        rows = zip(keys, seen, own, strict=True)
+        differ = [key for key, one, kept in rows if one and np.abs(np.frombuffer(one, np.uint8) - kept).mean() > _OTHER]
+        together = np.stack([np.frombuffer(one or kept.astype(np.uint8), np.uint8) for one, kept in zip(seen, own, strict=True)])
+        if len(differ) > len(keys) // 8 or compare_marks(together, bank.find_keys(keys), bank.marks).verdict == "wrong":
+            raise BankError(
+                f"{bank.path}: images of this source were compared with what the bank was made of, and are other images, such as the "
+                f"one with the key {(differ or keys)[0]!r}: give the source that the bank was made of"
+            )
+    return hashlib.blake2b(b"".join(seen), digest_size=16).hexdigest()
 
 
 def _runs(places: Sequence[int]) -> list[tuple[int, tuple[int, int]]]:

@@ -80,7 +80,8 @@ def _row(pairs: Pairs, source: int, caption: str) -> Row:
 
 
 def _near_copies(e: Evidence, pairs: Pairs, real: RealNeighbours, variants: VariantNeighbours) -> list[Row]:
-    found = (variants.other < near_copy_distance(real)).nonzero()[:, 0]
+    limit = near_copy_distance(real)
+    found = (variants.other < (-1.0 if limit is None else limit)).nonzero()[:, 0]
     found = found[variants.other[found].argsort(stable=True)]
     rows, seen = [], set()
     for place in found.tolist():

@@ -13,12 +13,12 @@ from gentransforms.audit.evidence import Measure
 from gentransforms.audit.pictures import Pictures
 from gentransforms.audit.pixels import STATISTICS
 from gentransforms.bank.selection import parse_comparison
+from gentransforms.bank.share.audited import AUDIT_FILE, AUDIT_FORMAT, AUDIT_VERSION
 from gentransforms.errors import ConfigError
 from gentransforms.paths import local_path
 
 __all__ = ["Audit"]
 
-FORMAT, FORMAT_VERSION = "gentransforms-audit", 1
 NAMES = (
     "rows", "missing", "rejected", "failed", "unpaired", "source_similarity", "other_similarity", "source_retrieval",
     "mean_reciprocal_rank", "label_agreement", "variant_distance", "vendi", "duplicate_variants", "frechet_distance",
@@ -90,7 +90,7 @@ class Audit:
 
         path = local_path(folder, "folder")
         path.mkdir(parents=True, exist_ok=True)
-        (path / "audit.json").write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
+        (path / AUDIT_FILE).write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
         pq.write_table(self.scores, path / "scores.parquet")
         (path / "report.html").write_text(render(self), encoding="utf-8")
         return path / "report.html"
@@ -98,8 +98,8 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """Return everything but scores and pictures as JSON-able values."""
         return {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format": AUDIT_FORMAT,
+            "format_version": AUDIT_VERSION,
             "about": dict(self.about),
             "measures": {name: dataclasses.asdict(measure) for name, measure in self.measures.items()},
             "omitted": dict(self.omitted),

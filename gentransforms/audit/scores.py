@@ -42,6 +42,7 @@ def score_variants(e: Evidence, real: RealNeighbours, variants: VariantNeighbour
     owner = e.owner.tolist()
     threshold = -1.0 if near is None else near
     similarity = F.cosine_similarity(e.variants, e.real[e.owner])
+    limit = near_copy_distance(real)
     columns: dict[str, Any] = {
         "key": pa.array([e.keys[i] for i in owner], pa.string() if isinstance(e.keys[0], str) else pa.int64()),
         "variant": pa.array(e.number.numpy(), pa.int32()),
@@ -51,7 +52,7 @@ def score_variants(e: Evidence, real: RealNeighbours, variants: VariantNeighbour
         "rank": pa.array(variants.rank.numpy(), pa.int32()),
         "nearest_key": pa.array([e.keys[i] for i in variants.other_index.tolist()]),
         "nearest_similarity": pa.array(F.cosine_similarity(e.variants, e.real[variants.other_index]).numpy()),
-        "near_copy": _flags(variants.other < near_copy_distance(real)),
+        "near_copy": _flags(variants.other < (-1.0 if limit is None else limit)),
         "source_copy": _flags(variants.own < threshold),
         "duplicate": _flags(duplicate_distances(e) < threshold),
         "realism": pa.array(variants.realism.numpy()),

@@ -74,7 +74,9 @@ def _faithfulness(m: Mapping[str, Measure]) -> Verdict | None:
         text = f"A variant is as similar to its source as {own.value:.2f}, to other sources as {other.value:.2f} (cosine). "
     else:
         return None
-    return _verdict(level, "Faithfulness.", text + f"{m['source_retrieval'].value:.0%} have their own source as the nearest.")
+    if "source_retrieval" in m:
+        text += f"{m['source_retrieval'].value:.0%} have their own source as the nearest."
+    return _verdict(level, "Faithfulness.", text)
 
 
 def _diversity(m: Mapping[str, Measure]) -> Verdict | None:

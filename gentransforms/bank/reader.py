@@ -320,7 +320,8 @@ class Bank:
 
         Args:
             repo_id: ``"organisation/name"``; made if absent.
-            options: ``license`` and ``description`` for the card; ``private``, ``token``, ``revision``, ``commit_message``.
+            options: for the card ``license``, ``description`` and ``audit``, the folder of an audit; ``private``, ``token``,
+                ``revision``, ``commit_message``.
 
         Raises:
             BankError: if the Hub refuses.

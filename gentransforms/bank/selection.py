@@ -149,6 +149,10 @@ def choose_rows(lookup: Lookup, scores: Any, where: str | None, bank: str) -> Ma
         return kept
     table = read_scores(scores)
     rows = find_scored_rows(lookup, table, bank)
+    used = {text for kind, text in _tokens(where) if kind == "name"}
+    empty = next((name for name in table.column_names if name in used and table[name].null_count == len(table)), None)
+    if empty is not None:
+        raise ConfigError(f"{where!r}: the column {empty!r} is empty in these scores: `label` and `agrees` come of an audit with labels")
     kept = np.zeros(len(before), dtype=bool)
     kept[rows[evaluate_expression(where, {name: to_numpy(table[name]) for name in table.column_names})]] = True
     if not (kept & before).any():
@@ -207,8 +211,12 @@ class _Parser:
         compare = _OPERATORS[self.tokens[self.place][1]]
         self.place += 1
         value = self.value(name, column)
+        known = (
+            np.array([entry is not None for entry in column], dtype=bool) if column.dtype == object else np.ones(len(column), dtype=bool)
+        )
+        found: Mask = np.full(len(column), compare is operator.ne)
         with np.errstate(invalid="ignore"):
-            found: Mask = np.asarray(compare(column, value), dtype=bool)
+            found[known] = compare(column[known], value)
         return found
 
     def value(self, name: str, column: npt.NDArray[Any]) -> Any:

@@ -26,6 +26,14 @@ def audit(
     label_column: Annotated[
         str | None, typer.Option(help='Column of the labels, or "folders" for class folders; none by default.', show_default=False)
     ] = None,
+    attribute_column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column whose frequencies before and after are compared, such as age. Can be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     holdout: Annotated[
         str | None,
         typer.Option(help="Images that the generator was not trained on, at least as many as there are sources.", show_default=False),
@@ -40,30 +48,33 @@ def audit(
         list[str] | None,
         typer.Option(
             metavar="CONDITION",
-            help='Exit with 1 if this holds, such as "near_copies > 0.01". May be given several times.',
+            help='Exit with 1 if this holds, such as "near_copies > 0.01". Can be given several times.',
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Measure the variants of a bank against their sources, and write a report.
 
-    Features are cached in the folder: the same call goes on after a kill.
+    Features are cached in the folder: run an interrupted audit again to resume it. The exit code is 1 if a condition of
+    --fail-if holds, which is named.
 
     \b
     Example:
       gentransforms bank audit bank photos --label-column folders --out audit --fail-if "near_copies > 0.01"
     """
+    from gentransforms.audit.labels import open_labelled
     from gentransforms.audit.result import Audit
     from gentransforms.audit.run import audit_bank
     from gentransforms.sources import open_source
 
     Audit.check_gates(fail_if or ())  # a wrong one is refused before the work
-    columns = None if label_column in (None, "folders") else {"labels": str(label_column)}
-    opened = open_source(source, split=split, image_column=image_column, key=key, columns=columns)
+    attributes = {name: name for name in attribute_column or ()}
+    named = {"--label-column": label_column, **{f"--attribute-column {name}": name for name in attributes}}
+    opened = open_labelled(source, named, split=split, image_column=image_column, key=key)
     held_out = None if holdout is None else open_source(holdout, split=holdout_split, image_column=image_column)
-    labels = label_column if label_column in (None, "folders") else "labels"
     found = audit_bank(
-        bank, opened, encoder=encoder, labels=labels, holdout=held_out, limit=limit, device=device, cache=out / "features",
+        bank, opened, encoder=encoder, labels=label_column, holdout=held_out, limit=limit, attributes=attributes or None, device=device,
+        cache=out / "features",
     )  # fmt: skip
     report = found.save(out)
     typer.echo(str(found))

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from gentransforms.cli.audit import audit, select
+from gentransforms.cli.audit import audit as audit_command
+from gentransforms.cli.audit import select as select_command
 from gentransforms.cli.plain import Failure, PathsExpanded, WrongCall
 from gentransforms.paths import local_path
 
@@ -19,10 +20,14 @@ __all__ = ["app"]
 
 app = PathsExpanded(rich_markup_mode=None, help="Inspect, verify and share banks.", no_args_is_help=True)
 
-app.command()(audit)
-app.command()(select)
+app.command()(audit_command)
+app.command()(select_command)
 
 _Bank = Annotated[Path, typer.Argument(help="Directory of the bank.", show_default=False)]
+_Audited = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Folder that `bank audit` wrote: its main figures go into the card.", show_default=False),
+]
 
 
 @app.command()
@@ -104,6 +109,7 @@ def export(
     license: Annotated[str | None, typer.Option(help="Licence of the images for the card, such as cc-by-nc-4.0.")] = None,
     description: Annotated[str, typer.Option(help="Description for the card.", show_default=False)] = "",
     repo_id: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Its future repository on the Hub, for the card.")] = None,
+    audit: _Audited = None,
 ) -> None:
     """Write a bank as an ordinary Hugging Face data set with a card, as the Hub holds it.
 
@@ -116,7 +122,7 @@ def export(
 
     _check_there(bank)
     opened = Bank.open(bank)
-    count = export_bank(opened, output, shard_bytes=shard_bytes, license=license, description=description, repo_id=repo_id)
+    count = export_bank(opened, output, shard_bytes=shard_bytes, license=license, description=description, repo_id=repo_id, audit=audit)
     typer.echo(f"{len(opened)} images in {count} Parquet {'file' if count == 1 else 'files'}: {output}")
 
 
@@ -129,6 +135,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to upload to; by default main.")] = None,
     commit_message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
+    audit: _Audited = None,
 ) -> None:
     """Upload a bank to the Hugging Face Hub and print the address of the commit.
 
@@ -144,7 +151,7 @@ def push(
     _check_there(bank)
     opened = Bank.open(bank)
     address = opened.push_to_hub(
-        repo_id, license=license, description=description, private=private, revision=revision, commit_message=commit_message
+        repo_id, license=license, description=description, private=private, revision=revision, commit_message=commit_message, audit=audit
     )
     typer.echo(address)
 

@@ -7,14 +7,15 @@ import math
 import torch
 from torch import Tensor
 
-from gentransforms.audit.evidence import Evidence, Measure, mean_per_source
+from gentransforms.audit.evidence import CPU, Evidence, Measure, mean_per_source
 from gentransforms.audit.intervals import Resamples
-from gentransforms.audit.neighbours import RealNeighbours, VariantNeighbours, nearest
+from gentransforms.audit.neighbours import RealNeighbours, VariantNeighbours, nearest, radii
 
 __all__ = ["c_t_score", "measure_copies", "near_copy_distance", "near_distance"]
 
 _PART = "copies"
 _SEED = 0
+_NO_SCALE = "half of the real images have an exact duplicate: nothing says what a copy is"
 
 
 def near_distance(real: RealNeighbours) -> float | None:
@@ -23,9 +24,17 @@ def near_distance(real: RealNeighbours) -> float | None:
     return median / 10 if median > 0 else None
 
 
-def near_copy_distance(real: RealNeighbours) -> float:
-    """Return the 1% quantile of the distances of real images to their nearest."""
-    return float(real.distances[:, 0].double().quantile(0.01))
+def near_copy_distance(real: RealNeighbours) -> float | None:
+    """Return the 1% quantile of the distances of real images to their nearest; None if all have an exact duplicate.
+
+    Where 1% or more of them have one, the quantile is that of the others: nothing is nearer than 0.
+    """
+    distances = real.distances[:, 0].double()
+    limit = float(distances.quantile(0.01))
+    if limit > 0:
+        return limit
+    apart = distances[distances > 0]
+    return float(apart.quantile(0.01)) if len(apart) else None
 
 
 def measure_copies(
@@ -47,27 +56,27 @@ def measure_copies(
         found[name] = Measure(_PART, *resamples.mean(mean_per_source(values, e.owner, len(e.real))), reference, meaning)
 
     if near is None:
-        found["source_copies"] = "half of the real images have an exact duplicate: nothing says what a copy is"
+        found["source_copies"] = _NO_SCALE
     else:
         add(
             "source_copies", (variants.own < near).double(), float((among_real < near).double().mean()),
             "share of variants nearer to their own source than a tenth of the median distance of real images to their nearest; good is 0",
         )  # fmt: skip
     limit = near_copy_distance(real)
-    add(
-        "near_copies", (variants.other < limit).double(), float((among_real < limit).double().mean()),
-        "share of variants nearer to another real image, their own source left out, than 99% of real images are to their nearest; "
-        "good is 0.01 or less",
-    )  # fmt: skip
     scale = float(among_real.mean())
-    if scale > 0:
+    if limit is None:
+        found["near_copies"] = found["nearest_ratio"] = "every real image has an exact duplicate: there is no distance to compare with"
+    else:
+        add(
+            "near_copies", (variants.other < limit).double(), float((among_real < limit).double().mean()),
+            "share of variants nearer to another real image, their own source left out, than 99% of real images are to their nearest; "
+            "good is 0.01 or less",
+        )  # fmt: skip
         add(
             "nearest_ratio", variants.other.double() / scale, 1.0,
             "mean distance of variants to the nearest real image, own source left out, over that of real images; good is 1, "
             "less means that they repeat other images",
         )  # fmt: skip
-    else:
-        found["nearest_ratio"] = "every real image has an exact duplicate: there is no distance to compare with"
     authentic = _authentic(e, real, variants)
     add(
         "authpct", 100 * authentic, 100 * _authentic_real(e, real),
@@ -79,7 +88,7 @@ def measure_copies(
     return found | _against_holdout(e, variants, resamples)
 
 
-def c_t_score(training: Tensor, held_out: Tensor, made: Tensor, cells: int | None = None) -> float:
+def c_t_score(training: Tensor, held_out: Tensor, made: Tensor, cells: int | None = None, device: torch.device = CPU) -> float:
     """Return the C_T statistic of data copying: negative where `made` lies nearer to `training` than `held_out` does.
 
     A Mann-Whitney test of the distances to the nearest training image in each cell of the space, as a z-score, averaged
@@ -90,11 +99,12 @@ def c_t_score(training: Tensor, held_out: Tensor, made: Tensor, cells: int | Non
         held_out: (H, D) features of real images that were not trained on.
         made: (M, D) features of generated images.
         cells: of k-means on the training images; one for each 200 of them, at most 5, by default.
+        device: where distances are computed.
 
     Source: Meehan et al., "A Non-Parametric Test to Detect Data-Copying in Generative Models" (AISTATS 2020).
     """
     cells = max(1, min(5, len(training) // 200)) if cells is None else cells
-    of_held_out, of_made = (nearest(points, training)[0] for points in (held_out, made))
+    of_held_out, of_made = (nearest(points, training, device)[0] for points in (held_out, made))
     if cells == 1:
         cell_of_held_out, cell_of_made = (torch.zeros(len(points), dtype=torch.int64) for points in (held_out, made))
     else:
@@ -132,16 +142,9 @@ def _authentic_real(e: Evidence, real: RealNeighbours) -> float:
     """Return the share of real images that are authentic among the others: of a held-out half against the other half."""
     order = torch.randperm(len(e.real), generator=torch.Generator("cpu").manual_seed(_SEED))
     half, rest = e.real[order[: len(order) // 2]], e.real[order[len(order) // 2 :]]
-    distances, indices = nearest(half, rest)
-    own = nearest_other(rest) if len(rest) > 1 else torch.full((len(rest),), torch.inf)
+    distances, indices = nearest(half, rest, e.device)
+    own = radii(rest, 1, e.device) if len(rest) > 1 else torch.full((len(rest),), torch.inf)
     return float((distances > own[indices]).double().mean())
-
-
-def nearest_other(points: Tensor) -> Tensor:
-    """Return the distance of each point (N, D) to the nearest other: (N,) float32."""
-    from gentransforms.audit.neighbours import neighbours_of_real
-
-    return neighbours_of_real(points, 1).distances[:, 0]
 
 
 def _against_holdout(e: Evidence, variants: VariantNeighbours, resamples: Resamples) -> dict[str, Measure | str]:
@@ -155,7 +158,7 @@ def _against_holdout(e: Evidence, variants: VariantNeighbours, resamples: Resamp
         return dict.fromkeys(("training_share", "training_share_others", "c_t"), few)
     # Evenly spaced, so that a set sorted by class keeps its classes.
     holdout = e.holdout[torch.arange(len(e.real)) * len(e.holdout) // len(e.real)]
-    held_out, _ = nearest(e.variants, holdout)
+    held_out, _ = nearest(e.variants, holdout, e.device)
     found: dict[str, Measure | str] = {}
     for name, to_training, meaning in (
         ("training_share", torch.minimum(variants.own, variants.other),
@@ -167,10 +170,11 @@ def _against_holdout(e: Evidence, variants: VariantNeighbours, resamples: Resamp
         nearer = (to_training < held_out).double() + 0.5 * (to_training == held_out).double()
         found[name] = Measure(_PART, *resamples.mean(mean_per_source(nearer, e.owner, len(e.real))), 0.5, meaning)
     first = (e.counts.cumsum(0) - e.counts)[e.counts > 0]
-    score = c_t_score(e.real, holdout, e.variants[first])
+    score = c_t_score(e.real, holdout, e.variants[first], device=e.device)
     meaning = (
-        "data-copying statistic C_T (Meehan et al., 2020), a z-score, of one variant of each source; 0 is best, below -2 means that "
-        "variants lie nearer to training images than held-out images do"
+        "data-copying statistic C_T (Meehan et al., 2020), a z-score, of one variant of each source, its own source among the training "
+        "images; negative means that variants lie nearer to training images than held-out images do, which a variant does by its "
+        "source: read it beside training_share_others"
     )
     found["c_t"] = Measure(_PART, score, (score - 1.96, score + 1.96), 0.0, meaning)
     return found

@@ -10,10 +10,11 @@ from gentransforms.audit.evidence import Evidence, Measure, mean_per_source
 from gentransforms.audit.intervals import Resamples
 from gentransforms.audit.neighbours import RealNeighbours
 
-__all__ = ["duplicate_distances", "measure_diversity", "vendi_score"]
+__all__ = ["distances_within_classes", "distances_within_groups", "duplicate_distances", "measure_diversity", "vendi_score"]
 
 _PART = "diversity"
 _ELEMENTS = 16_000_000
+_MOST = 2000  # images of a class whose pairs are measured
 _SEED = 0
 
 
@@ -31,8 +32,9 @@ def measure_diversity(e: Evidence, real: RealNeighbours, near: float | None, res
     spread, vendi = _within_sources(e)
     found: dict[str, Measure | str] = {}
     scale, among = _real_spread(e, real)
-    if scale > 0:
-        value, interval = resamples.mean(spread / scale)
+    ratios = torch.where(scale > 0, spread / scale, torch.nan)
+    if bool(ratios.isfinite().any()):
+        value, interval = resamples.mean(ratios)
         meaning = f"mean distance between two variants of a source, over that {among}; good is 0.5 to 1.1, 0 is one image again and again"
         found["variant_distance"] = Measure(_PART, value, interval, 1.0, meaning)
     else:
@@ -61,12 +63,55 @@ def measure_diversity(e: Evidence, real: RealNeighbours, near: float | None, res
     return found
 
 
+def distances_within_groups(features: Tensor, there: Tensor | None = None) -> Tensor:
+    """Return the mean distance between two images of each group: (B,) float64, NaN where there are not two.
+
+    Args:
+        features: (B, V, D), B groups of images.
+        there: (B, V) bool, which of them count; all by default.
+
+    Example:
+        >>> import torch
+        >>> distances_within_groups(torch.tensor([[[0.0], [3.0], [6.0]]])).tolist()
+        [4.0]
+    """
+    there = torch.ones(features.shape[:2], dtype=torch.bool) if there is None else there
+    distances = _pairwise(features) * (there[:, :, None] & there[:, None, :])
+    count = there.sum(dim=1)
+    pairs = count * (count - 1)
+    return torch.where(pairs > 0, distances.double().sum(dim=(1, 2)) / pairs, torch.nan)
+
+
+def distances_within_classes(features: Tensor, labels: Tensor) -> Tensor:
+    """Return for each image the mean distance between two images of its class: (N,) float64, NaN for a class of one image.
+
+    Of a class with more than 2,000 images that many are measured.
+
+    Args:
+        features: (N, D).
+        labels: (N,) int64.
+
+    Example:
+        >>> import torch
+        >>> distances_within_classes(torch.tensor([[0.0], [3.0], [6.0], [9.0]]), torch.tensor([0, 0, 0, 1])).tolist()
+        [4.0, 4.0, 4.0, nan]
+    """
+    rng = torch.Generator("cpu").manual_seed(_SEED)
+    found = torch.full((len(features),), torch.nan, dtype=torch.float64)
+    for label in range(int(labels.max()) + 1):
+        rows = (labels == label).nonzero()[:, 0]
+        some = features[rows[torch.randperm(len(rows), generator=rng)[:_MOST]]]
+        if len(some) > 1:
+            found[rows] = torch.cdist(some, some).fill_diagonal_(0).double().sum() / (len(some) * (len(some) - 1))
+    return found
+
+
 def duplicate_distances(e: Evidence) -> Tensor:
     """Return the distance of each variant to the nearest other variant of its source: (M,) float32, infinite for a lone one."""
     rows, there = e.grouped()
     result = torch.full((len(e.variants),), torch.inf)
     for part in _chunks(e, rows.shape[1]):
-        distances = _pairwise(e, rows[part], there[part])
+        distances = _pairwise(e.variants[rows[part]])
         distances.diagonal(dim1=1, dim2=2).fill_(torch.inf)
         distances.masked_fill_(~there[part][:, None, :], torch.inf)
         nearest = distances.amin(dim=2)
@@ -100,21 +145,17 @@ def vendi_score(features: Tensor, there: Tensor | None = None) -> Tensor:
 def _within_sources(e: Evidence) -> tuple[Tensor, Tensor]:
     """Return the mean distance between two variants of each source, NaN where there are not two, and its Vendi score."""
     rows, there = e.grouped()
-    spreads, scores = [], []
+    distances, scores = [], []
     for part in _chunks(e, rows.shape[1]):
-        distances, present = _pairwise(e, rows[part], there[part]), there[part]
-        count = present.sum(dim=1)
-        distances = distances * (present[:, :, None] & present[:, None, :])
-        spreads.append(distances.double().sum(dim=(1, 2)) / (count * (count - 1)))
-        scores.append(vendi_score(e.variants[rows[part]], present))
-    spread = torch.cat(spreads)
-    return torch.where(spread.isfinite(), spread, torch.nan), torch.cat(scores)
+        groups = e.variants[rows[part]], there[part]
+        distances.append(distances_within_groups(*groups))
+        scores.append(vendi_score(*groups))
+    return torch.cat(distances), torch.cat(scores)
 
 
-def _pairwise(e: Evidence, rows: Tensor, there: Tensor) -> Tensor:
-    features = e.variants[rows]
+def _pairwise(features: Tensor) -> Tensor:
     # The difference itself, so that equal images have the distance zero.
-    return torch.stack([(features - features[:, i : i + 1]).norm(dim=2) for i in range(rows.shape[1])], dim=1)
+    return torch.stack([(features - features[:, i : i + 1]).norm(dim=2) for i in range(features.shape[1])], dim=1)
 
 
 def _chunks(e: Evidence, width: int) -> list[slice]:
@@ -122,23 +163,15 @@ def _chunks(e: Evidence, width: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(e.real), size)]
 
 
-def _real_spread(e: Evidence, real: RealNeighbours) -> tuple[float, str]:
-    """Return the mean distance between real images that ought to differ as variants do, and which these are."""
-    if e.labels is None:
-        return float(real.distances[:, 0].double().mean()), "between a real image and its nearest other"
-    rng = torch.Generator("cpu").manual_seed(_SEED)
-    order = torch.randperm(len(e.real), generator=rng)
-    order = order[e.labels[order].argsort(stable=True)]
-    labels, total, count = e.labels[order], 0.0, 0
-    # Pairs at several distances of a random order within each class: every image takes part, no matrix of pairs is needed.
-    for step in range(1, min(17, len(order))):
-        same = labels[step:] == labels[:-step]
-        first, second = order[:-step][same], order[step:][same]
-        total += float((e.real[first] - e.real[second]).norm(dim=1).double().sum())
-        count += len(first)
-    if not count:
-        return float(real.distances[:, 0].double().mean()), "between a real image and its nearest other, as every class has one image"
-    return total / count, "between two real images of a class"
+def _real_spread(e: Evidence, real: RealNeighbours) -> tuple[Tensor, str]:
+    """Return for each source the mean distance between real images that ought to differ as its variants do, and which these are."""
+    without = ""
+    if e.labels is not None:
+        within = distances_within_classes(e.real, e.labels)
+        if bool(within.isfinite().any()):
+            return within, "between two real images of its class"
+        without = ", as every class has one image"
+    return real.distances[:, 0].double().mean().expand(len(e.real)), f"between a real image and its nearest other{without}"
 
 
 def _real_vendi(e: Evidence, real: RealNeighbours, size: int) -> float | None:

@@ -25,8 +25,8 @@ def similarities(e: Evidence) -> tuple[Tensor, Tensor]:
     return own, others.float()
 
 
-def measure_faithfulness(e: Evidence, real: RealNeighbours, variants: VariantNeighbours, resamples: Resamples) -> dict[str, Measure]:
-    """Return how near the variants are to their own sources, by similarity and by rank."""
+def measure_faithfulness(e: Evidence, real: RealNeighbours, variants: VariantNeighbours, resamples: Resamples) -> dict[str, Measure | str]:
+    """Return how near the variants are to their own sources, by similarity and by rank, or why a measure is left out."""
     own, others = similarities(e)
     count = len(e.real)
 
@@ -35,7 +35,7 @@ def measure_faithfulness(e: Evidence, real: RealNeighbours, variants: VariantNei
 
     nearer, among_others = _real_similarities(e, real)
     chance = sum(1 / rank for rank in range(1, count + 1)) / count
-    return {
+    found: dict[str, Measure | str] = {
         "source_similarity": figure(
             own, nearer,
             "mean cosine between a variant and its own source; good is above other_similarity, and near the reference, "
@@ -44,14 +44,18 @@ def measure_faithfulness(e: Evidence, real: RealNeighbours, variants: VariantNei
         "other_similarity": figure(
             others, among_others, "mean cosine between a variant and other sources; good is near the reference, two real images"
         ),
-        "source_retrieval": figure(
-            (variants.rank == 1).double(), 1 / count,
-            "share of variants whose nearest source is their own; good is far above the reference, chance",
-        ),
-        "mean_reciprocal_rank": figure(
-            1 / variants.rank.double(), chance, "mean of 1 / the rank of a variant's own source; 1 is best, the reference is chance"
-        ),
     }  # fmt: skip
+    if bool((e.real == e.real[0]).all()):
+        alike = "all real images have the same features: the encoder does not tell them apart"
+        return found | {"source_retrieval": alike, "mean_reciprocal_rank": alike}
+    found["source_retrieval"] = figure(
+        (variants.rank == 1).double(), 1 / count,
+        "share of variants whose nearest source is their own; good is far above the reference, chance",
+    )  # fmt: skip
+    found["mean_reciprocal_rank"] = figure(
+        1 / variants.rank.double(), chance, "mean of 1 / the rank of a variant's own source; 1 is best, the reference is chance"
+    )
+    return found
 
 
 def label_agreement(e: Evidence, judgement: Judgement, resamples: Resamples) -> Measure:

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from gentransforms.audit.evidence import Evidence, Measure
+from gentransforms.audit.evidence import CPU, Evidence, Measure
 from gentransforms.audit.intervals import Resamples, subsampling_interval
 from gentransforms.audit.neighbours import radii, squared_distances
 
@@ -59,7 +59,7 @@ def measure_likeness(e: Evidence, resamples: Resamples) -> dict[str, Measure | s
         half, rest = order[:taken], order[taken : 2 * taken]
         variants = first[half] + split % e.counts[half]
         for found, points in ((values, e.variants[variants]), (references, e.real[half])):
-            for name, value in _compare(points, e.real[rest]).items():
+            for name, value in _compare(points, e.real[rest], e.device).items():
                 found[name].append(value)
     result: dict[str, Measure | str] = {}
     for name, meaning in _MEANINGS.items():
@@ -114,13 +114,16 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
     return float(among(a) + among(b) - 2 * kernel(a, b).mean())
 
 
-def precision_recall_density_coverage(made: Tensor, real: Tensor, k: int = _K) -> tuple[float, float, float, float]:
+def precision_recall_density_coverage(
+    made: Tensor, real: Tensor, k: int = _K, device: torch.device = CPU
+) -> tuple[float, float, float, float]:
     """Compare supports: unions of balls around points that reach to their k-th nearest other point.
 
     Args:
         made: (M, D) features.
         real: (N, D) features.
         k: neighbours.
+        device: where distances are computed.
 
     Returns:
         precision and recall (Kynkäänniemi et al., NeurIPS 2019), density and coverage (Naeem et al., ICML 2020).
@@ -132,13 +135,13 @@ def precision_recall_density_coverage(made: Tensor, real: Tensor, k: int = _K) -
         (1.0, 1.0)
     """
     k = min(k, len(made) - 1, len(real) - 1)
-    real_radius, made_radius = radii(real, k).square(), radii(made, k).square()
+    real_radius, made_radius = (radii(points, k, device).square().to(device) for points in (real, made))
     mean = real.mean(dim=0)
     inside_real = 0
     density = 0.0
-    inside_made = torch.zeros(len(real), dtype=torch.bool)
-    nearest = torch.full((len(real),), torch.inf)
-    for start, squares in squared_distances(made - mean, real - mean):
+    inside_made = torch.zeros(len(real), dtype=torch.bool, device=device)
+    nearest = torch.full((len(real),), torch.inf, device=device)
+    for start, squares in squared_distances(made - mean, real - mean, device):
         balls = squares <= real_radius
         inside_real += int(balls.any(dim=1).sum())
         density += float(balls.sum())
@@ -208,7 +211,7 @@ def _told_apart(e: Evidence, sources: Tensor, first: Tensor, resamples: Resample
     return Measure(_PART, value, interval, reference, meaning)
 
 
-def _compare(points: Tensor, real: Tensor) -> dict[str, float]:
+def _compare(points: Tensor, real: Tensor, device: torch.device) -> dict[str, float]:
     names = ("precision", "recall", "density", "coverage")
-    supports = dict(zip(names, precision_recall_density_coverage(points, real), strict=True))
+    supports = dict(zip(names, precision_recall_density_coverage(points, real, device=device), strict=True))
     return {"frechet_distance": frechet_distance(points, real), "kernel_distance": kernel_distance(points, real), **supports}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gentransforms.bank.format.manifest import AGREED
+from gentransforms.bank.share.audited import audit_section
 from gentransforms.hub.client import is_repository
 from gentransforms.hub.datasets import card_metadata
 from gentransforms.hub.models import bundled_names
@@ -17,7 +18,13 @@ _UNSAID = "Not stated by whoever shared this bank. The images inherit what the s
 
 
 def bank_card(
-    manifest: Mapping[str, Any], rows: int, *, license: str | None = None, description: str = "", repo_id: str | None = None
+    manifest: Mapping[str, Any],
+    rows: int,
+    *,
+    license: str | None = None,
+    description: str = "",
+    repo_id: str | None = None,
+    audit: Mapping[str, Any] | None = None,
 ) -> str:
     """Return a data set card in Markdown, with the metadata that the Hub reads.
 
@@ -27,6 +34,7 @@ def bank_card(
         license: licence of the images, by the Hub's name for it, such as ``"cc-by-nc-4.0"``.
         description: a paragraph written by the user.
         repo_id: the bank's future repository on the Hub.
+        audit: what its ``audit.json`` says.
 
     Example:
         >>> generator = {"class": "ICGAN", "fingerprint": "0f"}
@@ -64,6 +72,7 @@ def bank_card(
         "augment = gt.BankAugment(bank, p=0.5)  # for samples with keys: see gt.with_keys\n```\n",
         f'Or as an ordinary data set: `datasets.load_dataset("{where}", split="train")`.\n',
         "Each row: `key` (the source image), `variant`, `seed`, `attempt` (0 unless the variant was tried again) and `image`.\n",
+        *([] if audit is None else [audit_section(audit)]),
         f"## Settings\n\n```json\n{json.dumps({name: manifest.get(name) for name in AGREED}, indent=2)}\n```",
     ]
     return "\n".join(lines) + "\n"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gentransforms.bank.format.manifest import MANIFEST
 from gentransforms.bank.format.unit import unit_schema
+from gentransforms.bank.share.audited import read_audit
 from gentransforms.bank.share.card import bank_card
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.hub.client import DATASET, sha256, upload_one_by_one
@@ -38,6 +39,7 @@ def export_bank(
     license: str | None = None,
     description: str = "",
     repo_id: str | None = None,
+    audit: str | Path | None = None,
 ) -> int:
     """Write a bank into a new directory, as an ordinary Hugging Face data set; return the number of Parquet files.
 
@@ -51,21 +53,24 @@ def export_bank(
         license: licence of the images, for the card.
         description: text for the card.
         repo_id: the bank's future repository on the Hub, for the card.
+        audit: folder that an audit of this bank was saved in; its main figures go into the card.
 
     Raises:
-        BankError: if the bank is unfinished or empty, or the directory holds files or cannot be written; nothing is left in it then.
+        BankError: if the bank is unfinished or empty, the audit is another bank's, or the directory holds files or cannot be
+            written; nothing is left in it then.
         ConfigError: if `shard_bytes` is not positive.
     """
     if type(shard_bytes) is not int or shard_bytes < 1:
         raise ConfigError(f"shard_bytes={shard_bytes!r}: expected a positive integer")
     _check_whole(bank)
+    audited = None if audit is None else read_audit(audit, bank)
     directory = local_path(directory, "directory")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise BankError(f"{directory}: already exists: expected a new or empty directory")
     made = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        written = list(_write_files(bank, directory, shard_bytes, license, description, repo_id))
+        written = list(_write_files(bank, directory, shard_bytes, license, description, repo_id, audited))
     except BaseException as error:
         _clear(directory, made)
         if not isinstance(error, OSError):
@@ -74,7 +79,9 @@ def export_bank(
     return sum(path.suffix == ".parquet" for path in written)
 
 
-def push_bank(bank: Bank, repo_id: str, *, license: str | None = None, description: str = "", **options: Any) -> str:
+def push_bank(
+    bank: Bank, repo_id: str, *, license: str | None = None, description: str = "", audit: str | Path | None = None, **options: Any
+) -> str:
     """Upload a bank to the data set repository `repo_id`, as `export_bank` writes it; return the address of the commit.
 
     Each Parquet file, of about 500 MB, is written, uploaded and removed before the next; the disk holds one at a time. They become
@@ -86,16 +93,18 @@ def push_bank(bank: Bank, repo_id: str, *, license: str | None = None, descripti
         repo_id: ``"organisation/name"``; created if it does not exist.
         license: licence of the images, for the card.
         description: text for the card.
+        audit: folder that an audit of this bank was saved in; its main figures go into the card.
         options: ``private``, ``token``, ``revision``, ``commit_message``.
 
     Raises:
         BankError: if the bank is unfinished or empty, or the Hub refuses; a wrong name or token before anything is exported.
     """
     _check_whole(bank)  # before the repository is made
+    audited = None if audit is None else read_audit(audit, bank)
 
     def write(directory: Path) -> Iterator[Path]:
         try:
-            yield from _write_files(bank, directory, _SHARD_BYTES, license, description, repo_id)
+            yield from _write_files(bank, directory, _SHARD_BYTES, license, description, repo_id, audited)
         except OSError as error:
             raise BankError(
                 f"{directory}: cannot be written: {error.strerror or error}: one Parquet file of {_SHARD_BYTES // 1_000_000} MB at a time "
@@ -116,7 +125,7 @@ def _check_whole(bank: Bank) -> None:
 
 
 def _write_files(
-    bank: Bank, directory: Path, shard_bytes: int, license: str | None, description: str, repo_id: str | None
+    bank: Bank, directory: Path, shard_bytes: int, license: str | None, description: str, repo_id: str | None, audit: dict[str, Any] | None
 ) -> Iterator[Path]:
     """Write the files of an export one after the other, and yield each; equal banks give equal files."""
     counts, batches = _plan_shards(bank, shard_bytes), bank.batches()
@@ -127,7 +136,7 @@ def _write_files(
         files.append(_write_parquet(directory, name, itertools.islice(batches, count), bank))
         yield directory / name
     info = {**bank.manifest["info"], "failed": bank.failed, "rejected": bank.rejected, "files": files}
-    card = bank_card(bank.manifest, len(bank), license=license, description=description, repo_id=repo_id)
+    card = bank_card(bank.manifest, len(bank), license=license, description=description, repo_id=repo_id, audit=audit)
     for name, text in {CARD_FILE: card, MANIFEST: json.dumps({**bank.manifest, "info": info}, indent=2) + "\n"}.items():
         (directory / name).write_text(text, encoding="utf-8")
         yield directory / name

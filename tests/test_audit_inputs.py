@@ -1,0 +1,280 @@
+"""What audits take: sources, labels, encoders, and the features of an earlier run."""
+
+from __future__ import annotations
+
+import io
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from audited import PROBED, N, NoisyForAudits, Pool, V, photos
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import to_pil_image
+
+import gentransforms as gt
+from gentransforms.audit.encoders import load_encoder
+from gentransforms.errors import BankError, ConfigError, GeneratorError
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("audit") / "bank"
+    gt.generate_bank(photos(), path, NoisyForAudits(), variants=V, progress=False, image_format="png")
+    return path
+
+
+def audit(bank: Path | gt.Bank, source: Any = None, **options: Any) -> gt.Audit:
+    return gt.audit_bank(bank, photos() if source is None else source, **{"encoder": Pool(), "progress": False, **options})
+
+
+class TestSource:
+    def test_other_images_with_the_same_row_numbers_are_refused(self, bank: Path) -> None:
+        for other in (photos(seed=3), photos()[::-1], [photos()[(i + 2) % N] for i in range(N)]):
+            with pytest.raises(BankError, match="other images"):
+                audit(bank, other)
+
+    def test_the_same_images_encoded_again_are_taken(self, bank: Path) -> None:
+        rng = torch.Generator().manual_seed(0)
+        again = [
+            ((image.float() + torch.randint(-3, 4, image.shape, generator=rng)).clamp(0, 255).byte(), label) for image, label in photos()
+        ]
+        assert audit(bank, again).measures["rows"].value == N * V
+
+    def test_a_tensor_as_source_and_as_holdout(self, bank: Path) -> None:
+        images, others = (torch.stack([image for image, _ in photos(seed=seed)]) for seed in (0, 5))
+        assert audit(bank, images, holdout=others).about["holdout"] == N
+
+    def test_an_unfinished_bank_counts_what_is_missing(self, tmp_path: Path) -> None:
+        gt.generate_bank(photos(), tmp_path / "bank", NoisyForAudits(), variants=2, unit_size=10, shard="0/2", progress=False)
+        found = audit(gt.Bank.open(tmp_path / "bank", partial=True))
+        assert (found.measures["rows"].value, found.measures["missing"].value) == (N, N)
+        assert found.failed(["missing > 0"])
+
+    def test_what_a_selection_leaves_out_is_not_missing(self, bank: Path) -> None:
+        opened = gt.Bank.open(bank)
+        mask = np.arange(N * V) % V != 0
+        found = audit(opened.select(mask))
+        assert (found.measures["rows"].value, found.measures["missing"].value) == (N * (V - 1), 0)
+        assert set(found.scores["variant"].to_pylist()) == {1, 2}
+
+    def test_says_whose_images_they_are(self, bank: Path) -> None:
+        assert audit(bank).about["fingerprint"] == NoisyForAudits().fingerprint()
+
+
+class TestLabels:
+    def test_of_another_length_are_refused_before_the_work(self, bank: Path) -> None:
+        before = Pool.calls
+        with pytest.raises(ConfigError, match="39 labels for 40"):
+            audit(bank, labels=[0] * 39)
+        assert Pool.calls == before
+
+    @pytest.mark.parametrize("kind", [list, np.array, torch.tensor], ids=lambda kind: kind.__name__)
+    def test_a_list_an_array_or_a_tensor(self, bank: Path, kind: Any) -> None:
+        assert [row["sources"] for row in audit(bank, labels=kind([i % 2 for i in range(N)])).classes] == [N // 2] * 2
+
+    def test_what_is_no_label_is_named(self, bank: Path) -> None:
+        for wrong in (None, 0.5, "cat"):
+            with pytest.raises(ConfigError, match=repr(wrong)):
+                audit(bank, labels=[0] * 39 + [wrong])
+
+    def test_an_unknown_name_is_refused_with_those_there_are(self, bank: Path) -> None:
+        with pytest.raises(ConfigError, match="'labels'"):
+            audit(bank, gt.open_source(photos()), labels="category")
+        with pytest.raises(ConfigError, match="category"):
+            audit(bank, attributes={"kind": "category"})
+
+    def test_columns_of_numbers_and_of_text(self, tmp_path: Path) -> None:
+        cells = []
+        for image, _ in photos():
+            buffer = io.BytesIO()
+            to_pil_image(image).save(buffer, "PNG")
+            cells.append({"bytes": buffer.getvalue()})
+        kinds = ["red" if label == 0 else "blue" for _, label in photos()]
+        table = pa.table({"image": cells, "kind": kinds, "number": [label for _, label in photos()], "age": [i // 20 for i in range(N)]})
+        pq.write_table(table, tmp_path / "photos.parquet")
+        gt.generate_bank(tmp_path / "photos.parquet", tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)
+        for labels, names in (("kind", ["blue", "red"]), ("number", ["0", "1"])):
+            found = audit(tmp_path / "bank", tmp_path / "photos.parquet", labels=labels, attributes={"years": "age"})
+            assert [row["name"] for row in found.classes] == names
+            assert found.measures["label_agreement"].value == 1
+            assert [row["before"] for row in found.attributes["years"]] == [0.5, 0.5]
+            assert "drift/years" in found.measures
+
+    def test_an_attribute_may_not_take_the_name_of_a_measure(self, bank: Path) -> None:
+        with pytest.raises(ConfigError, match="brightness"):
+            audit(bank, attributes={"brightness": [0] * N})
+
+    def test_class_folders(self, tmp_path: Path) -> None:
+        for i, (image, label) in enumerate(photos()):
+            folder = tmp_path / "photos" / ("red", "blue")[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            to_pil_image(image).save(folder / f"{i:03d}.png")
+        gt.generate_bank(tmp_path / "photos", tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)
+        for labels in ("folders", "labels"):
+            found = audit(tmp_path / "bank", tmp_path / "photos", labels=labels)
+            assert [row["name"] for row in found.classes] == ["blue", "red"]
+
+
+class TestClassifier:
+    def test_is_asked_once_for_each_image_and_cached(self, bank: Path, tmp_path: Path) -> None:
+        class Redness(nn.Module):
+            seen = 0
+
+            def forward(self, images: Tensor) -> Tensor:
+                Redness.seen += len(images)
+                return torch.stack([images[:, 0].mean((1, 2)), images[:, 2].mean((1, 2))], dim=1)
+
+        first = audit(bank, labels="labels", classifier=Redness(), cache=tmp_path)
+        assert Redness.seen == N * (1 + V) + PROBED
+        assert first.measures["label_agreement"].value == 1
+        assert audit(bank, labels="labels", classifier=Redness(), cache=tmp_path).to_dict() == first.to_dict()
+        assert Redness.seen == N * (1 + V) + 2 * PROBED
+
+    def test_one_of_other_classes_is_refused(self, bank: Path) -> None:
+        with pytest.raises(ConfigError, match=r"3 scores .* 2 classes"):
+            audit(bank, labels="labels", classifier=lambda images: images.mean((2, 3)))
+        with pytest.raises(ConfigError, match="labels="):
+            audit(bank, classifier=lambda images: images.mean((2, 3)))
+
+
+class TestLoadEncoder:
+    def test_what_cannot_be_one_is_refused_with_what_can(self, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        for wrong in (3, None, str(tmp_path / "empty"), "torchvision:nothing"):
+            with pytest.raises(ConfigError, match="encoder="):
+                load_encoder(wrong, lambda: None)
+
+    def test_without_a_generator_auto_says_what_to_give(self) -> None:
+        with pytest.raises(ConfigError, match="torchvision:resnet50"):
+            load_encoder("generator", lambda: None)
+
+    def test_a_transformers_model_from_a_folder(self, tmp_path: Path) -> None:
+        from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+
+        config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+        model = Dinov2Model(config).eval()
+        model.save_pretrained(tmp_path)
+        BitImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28}).save_pretrained(tmp_path)
+        encoder = load_encoder(str(tmp_path), lambda: None)
+        features = encoder(torch.rand(2, 3, 8, 8))
+        assert features.shape == (2, 16)
+        assert not encoder.own
+
+    @pytest.mark.parametrize(
+        "function", [lambda x: x.mean(), lambda x: x[:1].flatten(1), lambda x: x.flatten(1).long(), lambda x: "features"], ids=range(4)
+    )
+    def test_features_of_another_shape_are_refused(self, function: Any) -> None:
+        with pytest.raises(GeneratorError, match=r"\(B, D\)"):
+            load_encoder(function, lambda: None)(torch.rand(3, 3, 8, 8))
+
+    def test_a_surrounding_autocast_changes_nothing(self) -> None:
+        linear = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
+        encoder, images = load_encoder(linear, lambda: None), torch.rand(2, 3, 8, 8)
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = encoder(images)
+        assert torch.equal(inside, encoder(images))
+
+    def test_images_without_features_of_one_length_are_refused(self, bank: Path) -> None:
+        lengths = iter(range(4, 100))
+        with pytest.raises(GeneratorError, match="one number of features"):
+            audit(bank, encoder=lambda images: images.flatten(1)[:, : next(lengths)], limit=30)
+
+    def test_a_module_in_training_is_in_eval_mode_only_for_the_audit(self) -> None:
+        model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192), nn.Dropout(0.5)).train()
+        model[2].eval()
+        encoder, images = load_encoder(model, lambda: None), torch.rand(3, 3, 8, 8)
+        assert torch.equal(encoder(images), encoder(images))
+        assert [module.training for module in model] == [True, True, False]
+        assert int(model[1].num_batches_tracked) == 0
+
+    def test_auto_asks_no_network(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        import socket
+
+        def refuse(*_: Any) -> None:
+            raise AssertionError("the network was asked")
+
+        monkeypatch.setattr(socket.socket, "connect", refuse)
+        images = [(255 * torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(i))).to(torch.uint8) for i in range(8)]
+        generator = gt.load_generator("icgan-cifar10-32", truncation=0.5)
+        gt.generate_bank(images, tmp_path / "bank", generator, variants=1, progress=False)
+        found = audit(tmp_path / "bank", images, encoder="auto")
+        assert found.about["own_encoder"]
+
+    def test_a_torchvision_model_without_its_head(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from torchvision import models
+
+        real = models.get_model
+        monkeypatch.setattr(models, "get_model", lambda name, weights: real(name, weights=None))
+        for name, width in (("resnet18", 512), ("squeezenet1_1", 512)):
+            features = load_encoder(f"torchvision:{name}", lambda: None)(torch.rand(2, 3, 8, 8))
+            assert features.shape == (2, width)
+        with pytest.raises(ConfigError, match="not a classifier of images"):
+            load_encoder("torchvision:r3d_18", lambda: None)
+
+    def test_a_timm_model(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def create_model(name: str, pretrained: bool, num_classes: int) -> nn.Module:
+            assert (name, pretrained, num_classes) == ("tiny", True, 0)
+            return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+        data = types.SimpleNamespace(
+            resolve_data_config=lambda _, model: {"input_size": (3, 16, 16), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.5, 1.0)}
+        )
+        monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=create_model, data=data))
+        encoder = load_encoder("timm:tiny", lambda: None)
+        torch.testing.assert_close(encoder(torch.ones(2, 3, 8, 8)), torch.tensor([[2.0, 1.0, 0.5]] * 2))
+        monkeypatch.setitem(sys.modules, "timm", None)
+        with pytest.raises(ConfigError, match="pip install timm"):
+            load_encoder("timm:tiny", lambda: None)
+
+
+class TestCachedFeatures:
+    def test_a_function_is_known_by_what_it_returns(self, bank: Path, tmp_path: Path) -> None:
+        seen = []
+
+        def make(power: float) -> Any:
+            def encoder(images: Tensor) -> Tensor:
+                seen.append(len(images))
+                return nn.functional.adaptive_avg_pool2d(images, 4).flatten(1) ** power
+
+            return encoder
+
+        first = audit(bank, encoder=make(1.0), cache=tmp_path)
+        seen.clear()
+        assert audit(bank, encoder=make(1.0), cache=tmp_path).to_dict() == first.to_dict()
+        assert sum(seen) == PROBED
+        for _ in range(2):
+            other = audit(bank, encoder=make(2.0), cache=tmp_path)
+            assert other.to_dict()["measures"] == audit(bank, encoder=make(2.0)).to_dict()["measures"]
+
+    def test_another_holdout_of_the_same_description_has_features_of_its_own(self, bank: Path, tmp_path: Path) -> None:
+        for seed in (5, 6):
+            found = audit(bank, holdout=photos(seed=seed), cache=tmp_path)
+            assert found.measures["training_share"] == audit(bank, holdout=photos(seed=seed)).measures["training_share"]
+
+    def test_another_selection_of_the_same_size_has_features_of_its_own(self, bank: Path, tmp_path: Path) -> None:
+        for place in range(2):
+            opened = gt.Bank.open(bank).select(np.arange(N * V) % V == place)
+            assert set(audit(opened, cache=tmp_path).scores["variant"].to_pylist()) == {place}
+
+    def test_large_images_are_read_in_smaller_chunks(self, bank: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        from gentransforms.audit import collect
+
+        whole = audit(bank, holdout=photos(seed=5))
+        monkeypatch.setattr(collect, "_MOST_IN_CHUNK", 192 * (1 + V) * 7)
+        monkeypatch.setattr(collect, "_MOST_IN_BATCH", 192 * 5)
+        sizes: list[int] = []
+
+        def encoder(images: Tensor) -> Tensor:
+            sizes.append(len(images))
+            return nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
+
+        parts = audit(bank, holdout=photos(seed=5), encoder=encoder, cache=tmp_path)
+        assert max(sizes) == 5
+        assert len(list(tmp_path.rglob("pairs-*"))) == 6
+        assert parts.to_dict()["measures"] == whole.to_dict()["measures"]
