@@ -4,6 +4,7 @@
     python examples/icgan/evaluate.py --generator icgan-cifar10-32 --judge runs/judge \
         --train train.parquet --test test.parquet --out runs/evaluation
 
+The measures are those of `gentransforms.audit`; the variants are compared with the training images, which are not their sources.
 All distances are Euclidean, in the features of the classifier that classifier.py trained on the real training images.
 "Same class" is the mean distance between two different real test images of the source's class. All seeds are fixed.
 Writes evaluation.json, evaluation.md, variants.png, nearest.png and, by class, classes.png into OUT.
@@ -19,21 +20,14 @@ from pathlib import Path
 import torch
 from classifier import Judge, load_judge, predict
 from images import load_images, load_labels
-from measures import (
-    agreement,
-    distance_from_source,
-    diversity,
-    frechet_distance,
-    knn_vote,
-    nearest,
-    precision_recall,
-    spread_of_classes,
-)
+from measures import agreement, distance_from_source, diversity, knn_vote, spread_of_classes
 from pictures import classes_picture, nearest_picture, variants_picture
 from rich.progress import track
 from torch import Tensor
 
 import gentransforms as gt
+from gentransforms.audit.measures.likeness import frechet_distance, precision_recall_density_coverage
+from gentransforms.audit.neighbours import nearest
 
 # What each figure means, in the order of the report.
 MEANING = {
@@ -150,16 +144,17 @@ def measure(judge: Judge, train: Tensor, sources: Tensor, expected: Tensor, made
     spread = spread_of_classes(real, expected)
     share, interval = agreement(predicted, expected)
     some = torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))[: len(real)]
-    precision, recall = precision_recall(bank[some], features[:, 0])
-    precision_real, recall_real = precision_recall(bank[some], real)
-    near, closest = nearest(features[:, 0], bank)
+    first = features[:, 0].contiguous()
+    precision, recall, *_ = precision_recall_density_coverage(first, bank[some], k=3)
+    precision_real, recall_real, *_ = precision_recall_density_coverage(real, bank[some], k=3)
+    near, closest = nearest(first, bank)
     figures = {
         "images": float(predicted.numel()),
         "label_agreement": share,
         "label_agreement_interval": interval,
         "diversity": diversity(features, spread),
         "distance_from_source": distance_from_source(features, real, spread),
-        "frechet_distance": frechet_distance(features[:, 0], bank),
+        "frechet_distance": frechet_distance(first, bank),
         "frechet_distance_real": frechet_distance(real, bank),
         "precision": precision,
         "recall": recall,

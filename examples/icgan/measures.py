@@ -1,78 +1,41 @@
-"""The measures of evaluate.py, as functions of features (N, D) float and labels (N,) integer.
+"""What evaluate.py and curves.py measure in the features of the classifier, by the measures of `gentransforms.audit`.
 
-Sources: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (NeurIPS 2017) for the Fréchet distance;
-Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models" (NeurIPS 2019).
+The library relates variants to their sources; here distances are relative to the mean distance between two real images of the
+source's class, and the generator's own encoder is examined too.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gentransforms.audit.intervals import Resamples
+from gentransforms.audit.measures.diversity import distances_within_classes, distances_within_groups
+
 
 def agreement(predicted: Tensor, expected: Tensor) -> tuple[float, float]:
-    """Return the share of `predicted` (N, V) equal to `expected` (N,), and half its 95% interval.
-
-    The variants of one source are not independent: the interval is over sources, 1.96 standard errors of their means.
-    """
-    right = (predicted == expected[:, None]).float().mean(dim=1)
-    return right.mean().item(), 1.96 * right.std().item() / math.sqrt(len(right))
+    """Return the share of `predicted` (N, V) equal to `expected` (N,), and half its 95% interval over sources."""
+    share, (low, high) = Resamples(len(expected)).mean((predicted == expected[:, None]).double().mean(dim=1))
+    return share, (high - low) / 2
 
 
 def spread_of_classes(features: Tensor, labels: Tensor) -> Tensor:
-    """Return (N,) for each image the mean Euclidean distance between two different images of its class."""
-    spread = torch.zeros(len(features))
-    for label in labels.unique():
-        rows = labels == label
-        n = int(rows.sum())
-        if n < 2:
-            raise SystemExit(f"class {int(label)} has {n} image: distances within a class need two or more")
-        spread[rows] = torch.cdist(features[rows], features[rows]).sum().item() / (n * (n - 1))
+    """Return (N,) for each image (N, D) the mean distance between two different images of its class (N,)."""
+    spread = distances_within_classes(features, labels)
+    if spread.isnan().any():
+        raise SystemExit(f"class {int(labels[spread.isnan()][0])} has 1 image: distances within a class need two or more")
     return spread
 
 
 def diversity(variants: Tensor, spread: Tensor) -> float:
     """Return the mean distance between two variants (N, V, D) of one source, over `spread` (N,)."""
-    n = variants.shape[1]
-    return (torch.cdist(variants, variants).sum(dim=(1, 2)) / (n * (n - 1)) / spread).mean().item()
+    return (distances_within_groups(variants) / spread).mean().item()
 
 
 def distance_from_source(variants: Tensor, sources: Tensor, spread: Tensor) -> float:
     """Return the mean distance of the variants (N, V, D) from their sources (N, D), over `spread` (N,)."""
     return ((variants - sources[:, None]).norm(dim=2) / spread[:, None]).mean().item()
-
-
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Return |mean difference|^2 + tr(A + B - 2 (A B)^(1/2)) of the Gaussians fitted to a and b (N, D)."""
-    a, b = a.double(), b.double()
-    A, B = torch.cov(a.T), torch.cov(b.T)
-    # The eigenvalues of A B are those of the symmetric B^(1/2) A B^(1/2), real and not negative.
-    values, vectors = torch.linalg.eigh(B)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ A @ root).clamp(min=0).sqrt().sum()
-    return ((a.mean(0) - b.mean(0)).square().sum() + A.trace() + B.trace() - 2 * cross).item()
-
-
-def precision_recall(real: Tensor, made: Tensor, k: int = 3) -> tuple[float, float]:
-    """Return the shares of `made` within the support of `real` and of `real` within the support of `made`.
-
-    The support of a set is the union of balls around its points that reach to their k-th nearest neighbour.
-    """
-    return _inside(made, real, k), _inside(real, made, k)
-
-
-def _inside(points: Tensor, support: Tensor, k: int) -> float:
-    radius = torch.cat([torch.cdist(rows, support).topk(k + 1, dim=1, largest=False).values[:, -1] for rows in support.split(1000)])
-    return torch.cat([(torch.cdist(rows, support) <= radius).any(dim=1) for rows in points.split(1000)]).float().mean().item()
-
-
-def nearest(points: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (N,) distances to, and (N,) indices of, each point's nearest row of `bank`."""
-    pairs = [torch.cdist(rows, bank).min(dim=1) for rows in points.split(500)]
-    return torch.cat([p.values for p in pairs]), torch.cat([p.indices for p in pairs])
 
 
 def knn_vote(queries: Tensor, expected: Tensor, bank: Tensor, labels: Tensor, k: int, temperature: float = 0.1) -> tuple[Tensor, Tensor]:
