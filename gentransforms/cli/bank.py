@@ -151,8 +151,9 @@ def push(
     _check_there(bank)
     opened = Bank.open(bank)
     address = opened.push_to_hub(
-        repo_id, license=license, description=description, private=private, revision=revision, commit_message=commit_message, audit=audit
-    )
+        repo_id, license=license, description=description, private=private, revision=revision, commit_message=commit_message,
+        **({} if audit is None else {"audit": audit}),
+    )  # fmt: skip
     typer.echo(address)
 
 
