@@ -93,7 +93,7 @@ def _near_copies(e: Evidence, pairs: Pairs, real: RealNeighbours, variants: Vari
         made, _, numbers = pairs.read_variants(owner, owner + 1)
         repeated, _ = pairs.read_sources(other, other + 1)
         variant = made[numbers == e.number[place]][0]
-        caption = f"{e.keys[owner]}, its variant {int(e.number[place])}, and {e.keys[other]}, which that is nearer to than real images are"
+        caption = f"{e.keys[owner]}, its variant {int(e.number[place])}, and {e.keys[other]}, unusually near to that variant"
         rows.append(Row(caption, [_pixels(image) for image in (source[0], variant, repeated[0])]))
         if len(rows) == _ROWS:
             break

@@ -51,7 +51,7 @@ def render(audit: Audit) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(template).render(
         title=audit.about["bank"] or f"what {audit.about['generator']} makes",
-        about={**audit.about, "sources": f"{audit.about['sources']:,}", "variants": f"{audit.about['variants']:,}"},
+        about={**audit.about, **{name: f"{audit.about[name]:,}" for name in ("sources", "variants", "holdout") if audit.about[name]}},
         verdicts=give_verdicts(audit.measures),
         parts=[_part(name, title, audit) for name, title in _PARTS.items()],
         tables=_tables(audit),
