@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,14 @@ from gentransforms.generators.diffusion import appearance, fit, state
 from gentransforms.generators.diffusion.appearance import UNetInputs, select_rows, with_unconditional
 from gentransforms.generators.diffusion.describe import describe_part, describe_pipeline, select_networks
 from gentransforms.generators.diffusion.faster.deepcache import check_branch, run_unet
+from gentransforms.generators.diffusion.faster.execution import (
+    check_compile,
+    check_fused,
+    compile_function,
+    compile_network,
+    fuse_projections,
+    uses_cuda_graphs,
+)
 from gentransforms.generators.diffusion.faster.steps import Step, check_interval, plan_steps
 from gentransforms.generators.diffusion.loading import rebuild
 from gentransforms.generators.diffusion.options import check_count, check_number, image_size, keyword_options, with_preset
@@ -41,7 +49,7 @@ class DiffusionGenerator(ImageGenerator):
     unet: Any
     vae: Any
     image_encoder: Any
-    execution_options = ("decode_batch_size", "channels_last", "compile")
+    execution_options = ("decode_batch_size", "channels_last", "compile", "fuse_qkv")
     _parts: frozenset[str] = frozenset()  # arguments of the constructor that are networks, not options
 
     def __init__(self, pipe: Any, options: Mapping[str, Any]) -> None:
@@ -82,8 +90,9 @@ class DiffusionGenerator(ImageGenerator):
             state.set_ip_adapter_scale(self.pipe, given["ip_adapter_scale"])
         self.inputs = (*(["prompts"] if takes_prompts(self.pipe) else []), *(["noise_levels"] if self.kind == "unclip" else []))
         # How it runs, which no attribute holds; the other options are read from attributes, as they are now.
-        self.__dict__["_init_config"] = {name: True for name in ("channels_last", "compile") if given.get(name)}
-        self._finish([self.unet])
+        check_compile(given.get("compile", False))
+        self.__dict__["_init_config"] = {name: given[name] for name in ("channels_last", "compile", "fuse_qkv") if given.get(name)}
+        self._finish({"unet": self.unet})
 
     @classmethod
     def option_names(cls) -> frozenset[str]:
@@ -133,6 +142,8 @@ class DiffusionGenerator(ImageGenerator):
         return select_networks(dict(self.named_children()))
 
     def _saved_weights(self) -> dict[str, Tensor]:
+        for name, network in self._networks().items():
+            check_fused(name, network)
         # Fused projections are copies of others.
         fused = {
             f"{path}.{name}."
@@ -214,24 +225,32 @@ class DiffusionGenerator(ImageGenerator):
 
     def _prediction(self, inputs: UNetInputs, extra: Any, timestep_cond: Tensor | None) -> Callable[[Tensor, Tensor, Step], Tensor]:
         """Return what predicts in each step of one call of `sample`; what it caches lives as long as that call."""
-        caching, branch, deep = self.cache_interval > 1, self.cache_branch, None
+        caching, branch = self.cache_interval > 1, self.cache_branch
+        run = self._part(run_unet) if caching else self.unet
+        overwritten = uses_cuda_graphs(self._init_config.get("compile", False))
+        deep: Tensor | None = None
 
         def predict(noisy: Tensor, t: Tensor, step: Step) -> Tensor:
             nonlocal deep
+            if overwritten:
+                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             rows = inputs.last(len(noisy))
             residuals, middle = self._residuals(noisy, t, rows, extra, None if step.full else branch)
+            made: Tensor
             if caching:
-                known = None if step.full else deep
-                made, deep = run_unet(
-                    self.unet, noisy, t, rows, branch=branch, timestep_cond=timestep_cond, residuals=residuals, middle=middle,
-                    deep=None if known is None else known[-len(noisy) :],
-                )  # fmt: skip
-                return made
-            control = {"down_block_additional_residuals": residuals, "mid_block_additional_residual": middle} if residuals else {}
-            return self.unet(  # type: ignore[no-any-return]
-                noisy, t, encoder_hidden_states=rows.encoder_hidden_states, class_labels=rows.class_labels, added_cond_kwargs=rows.added,
-                timestep_cond=timestep_cond, **control, return_dict=False,
-            )[0]  # fmt: skip
+                known = None if step.full or deep is None else deep[-len(noisy) :]
+                made, new = run(
+                    self.unet, noisy, t, rows, branch=branch, timestep_cond=timestep_cond, residuals=residuals, middle=middle, deep=known
+                )
+                if step.full:
+                    deep = new.clone() if overwritten else new
+            else:
+                control = {"down_block_additional_residuals": residuals, "mid_block_additional_residual": middle} if residuals else {}
+                made = run(
+                    noisy, t, encoder_hidden_states=rows.encoder_hidden_states, class_labels=rows.class_labels,
+                    added_cond_kwargs=rows.added, timestep_cond=timestep_cond, **control, return_dict=False,
+                )[0]  # fmt: skip
+            return made.clone() if overwritten else made
 
         return predict
 
@@ -356,16 +375,34 @@ class DiffusionGenerator(ImageGenerator):
     def _latent_channels(self) -> int:
         return int(self.unet.config.in_channels)
 
-    def _finish(self, compiled: Sequence[nn.Module]) -> None:
-        """Freeze all networks and give them the memory format asked for; compile some."""
+    def _finish(self, denoising: Mapping[str, nn.Module]) -> None:
+        """Freeze all networks and bring them into the form asked for; those that run in each step are fused and compiled, too."""
+        if self._init_config.get("fuse_qkv"):
+            for name, network in denoising.items():
+                fuse_projections(name, network)
         self.eval().requires_grad_(False)
         self._upcast_vae()
         fit.check_placement(self._networks())
         if self._init_config.get("channels_last"):
             self.to(memory_format=torch.channels_last)
-        if self._init_config.get("compile"):
-            for network in compiled:
-                network.compile()
+        self._compile(denoising.values())
+
+    def _compile(self, networks: Iterable[nn.Module]) -> None:
+        if mode := self._init_config.get("compile", False):
+            for network in networks:
+                compile_network(network, mode)
+
+    def _denoising_networks(self) -> list[nn.Module]:
+        """Return the networks that run in each step."""
+        return [self.unet]
+
+    def _part(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that runs a part of a network, compiled if networks are; it is compiled once in a generator's life."""
+        compiled: dict[str, Any] = self.__dict__.setdefault("_compiled_parts", {})
+        name = function.__name__
+        if name not in compiled:
+            compiled[name] = compile_function(function, self._init_config.get("compile", False))
+        return compiled[name]  # type: ignore[no-any-return]
 
     def _upcast_vae(self) -> None:
         """Keep a VAE that overflows in float16 (SDXL's) in float32, as the stock pipeline does."""
@@ -377,7 +414,12 @@ class DiffusionGenerator(ImageGenerator):
     def __getstate__(self) -> dict[str, Any]:
         drop_capturing_hooks(self.modules())
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        state.pop("_compiled_parts", None)
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._compile(self._denoising_networks())  # what was compiled stays with the original
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

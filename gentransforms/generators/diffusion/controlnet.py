@@ -15,6 +15,7 @@ from gentransforms.generators.diffusion import conditions, loading
 from gentransforms.generators.diffusion.appearance import UNetInputs
 from gentransforms.generators.diffusion.describe import select_networks
 from gentransforms.generators.diffusion.faster.deepcache import control_residuals
+from gentransforms.generators.diffusion.faster.execution import CompileMode
 from gentransforms.generators.diffusion.fit import check_controlnets
 from gentransforms.generators.diffusion.options import Preset, SchedulerName, check_number, given
 from gentransforms.generators.diffusion.pretrained import PretrainedDiffusion
@@ -74,8 +75,10 @@ class ControlNetVariation(PretrainedDiffusion):
         noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
         ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
         decode_batch_size: how many images the VAE decodes at once; all by default.
-        channels_last: memory format of the networks.
-        compile: run the UNet through ``torch.compile``.
+        channels_last: memory format of the networks (exact up to rounding).
+        fuse_qkv: one matrix product for queries, keys and values in the networks that run in each step (exact up to rounding).
+        compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"``, their repeated blocks alone,
+            which are soon compiled; ``"full"`` or True, the whole; ``"max-autotune"`` or ``"reduce-overhead"``, torch's modes.
 
     Raises:
         WeightsError: if the pipeline is of another kind, or lacks a component.
@@ -129,7 +132,8 @@ class ControlNetVariation(PretrainedDiffusion):
         ip_adapter_scale: float | dict[str, Any] | None = None,
         decode_batch_size: int | None = None,
         channels_last: bool = False,
-        compile: bool = False,
+        fuse_qkv: bool = False,
+        compile: bool | CompileMode = False,
     ) -> None:
         options = given(locals(), self.option_names())
         nets = _as_list(self._find_parts(pipe).get("controlnet") if controlnet is None else controlnet)
@@ -163,7 +167,7 @@ class ControlNetVariation(PretrainedDiffusion):
         if self.conditions.count("maps") > 1:
             raise ConfigError(f"condition={chosen!r}: 'maps' stands in it twice, and images carry one control map: use it once")
         self.inputs = (*self.required_inputs, *self.inputs)
-        self._finish(list(self.controlnets))
+        self._finish({_folder(i): net for i, net in enumerate(self.controlnets)})
 
     @classmethod
     def from_pipeline(
@@ -192,7 +196,8 @@ class ControlNetVariation(PretrainedDiffusion):
         ip_adapter_scale: float | dict[str, Any] | None = None,
         decode_batch_size: int | None = None,
         channels_last: bool = False,
-        compile: bool = False,
+        fuse_qkv: bool = False,
+        compile: bool | CompileMode = False,
     ) -> V:
         """Return a generator on the components of a loaded diffusers pipeline; they are shared with it, and frozen.
 
@@ -225,8 +230,10 @@ class ControlNetVariation(PretrainedDiffusion):
             noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
             ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
             decode_batch_size: how many images the VAE decodes at once; all by default.
-            channels_last: memory format of the networks.
-            compile: run the UNet through ``torch.compile``.
+            channels_last: memory format of the networks (exact up to rounding).
+            fuse_qkv: one matrix product for queries, keys and values in the networks that run in each step (exact up to rounding).
+            compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"``, their repeated blocks alone,
+                which are soon compiled; ``"full"`` or True, the whole; ``"max-autotune"`` or ``"reduce-overhead"``, torch's modes.
 
         Raises:
             WeightsError: if the pipeline is of a kind that the class cannot take, or its parts do not fit each other.
@@ -271,7 +278,8 @@ class ControlNetVariation(PretrainedDiffusion):
         ip_adapter_scale: float | dict[str, Any] | None = None,
         decode_batch_size: int | None = None,
         channels_last: bool | None = None,
-        compile: bool | None = None,
+        fuse_qkv: bool | None = None,
+        compile: bool | CompileMode | None = None,
     ) -> V:
         """Load a base and its ControlNets; returned in eval mode.
 
@@ -315,8 +323,10 @@ class ControlNetVariation(PretrainedDiffusion):
             noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
             ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
             decode_batch_size: how many images the VAE decodes at once; all by default.
-            channels_last: memory format of the networks.
-            compile: run the UNet through ``torch.compile``.
+            channels_last: memory format of the networks (exact up to rounding).
+            fuse_qkv: one matrix product for queries, keys and values in the networks that run in each step (exact up to rounding).
+            compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"``, their repeated blocks alone,
+                which are soon compiled; ``"full"`` or True, the whole; ``"max-autotune"`` or ``"reduce-overhead"``, torch's modes.
 
         Raises:
             WeightsError: if a file is missing, damaged or of another kind, or parts do not fit each other.
@@ -409,7 +419,7 @@ class ControlNetVariation(PretrainedDiffusion):
                 residuals, middle = _run_controlnet(net, noisy, t, inputs, embedded, scale)
                 mid = middle if mid is None else mid + middle
             else:
-                residuals = control_residuals(net, noisy, t, inputs, embedded, scale=scale, branch=branch)
+                residuals = self._part(control_residuals)(net, noisy, t, inputs, embedded, scale=scale, branch=branch)
             down = [a + b for a, b in zip(down, residuals, strict=True)] if down else list(residuals)
         return down, mid
 
@@ -433,6 +443,9 @@ class ControlNetVariation(PretrainedDiffusion):
     def _networks(self) -> dict[str, nn.Module]:
         own = {name: network for name, network in super()._networks().items() if name != "controlnets"}
         return own | select_networks({_folder(i): net for i, net in enumerate(self.controlnets)} if "controlnets" in self._modules else {})
+
+    def _denoising_networks(self) -> list[nn.Module]:
+        return [self.unet, *self.controlnets]
 
     @property
     def required_inputs(self) -> tuple[str, ...]:

@@ -17,7 +17,10 @@ from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.identity import uncompiled
 from gentransforms.generators.structure import check_structure
 
-__all__ = ["apply_state", "check_networks", "check_saveable", "check_scheduler", "ip_adapter_scale", "read_state", "set_ip_adapter_scale"]
+__all__ = [
+    "apply_state", "check_networks", "check_saveable", "check_scheduler", "holds_lora", "ip_adapter_scale", "quantisation", "read_state",
+    "set_ip_adapter_scale",
+]  # fmt: skip
 
 # Attention computed in another way, with the same result but for rounding.
 _EXACT = {
@@ -118,6 +121,11 @@ def check_saveable(networks: Mapping[str, nn.Module]) -> None:
                 f"{name} is quantised ({method}), which safetensors files of a generator cannot hold: save the generator before "
                 "quantising it, and quantise after loading; banks work as it is"
             )
+
+
+def holds_lora(network: nn.Module) -> bool:
+    """Return whether a network holds a LoRA beside its weights."""
+    return bool(_read_lora(network))
 
 
 def quantisation(network: nn.Module) -> str | None:

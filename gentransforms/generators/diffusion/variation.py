@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gentransforms.errors import WeightsError
+from gentransforms.generators.diffusion.faster.execution import CompileMode
 from gentransforms.generators.diffusion.options import Preset, SchedulerName, given
 from gentransforms.generators.diffusion.pretrained import PretrainedDiffusion
 
@@ -51,8 +52,10 @@ class StableDiffusionVariation(PretrainedDiffusion):
         noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
         ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
         decode_batch_size: how many images the VAE decodes at once; all by default.
-        channels_last: memory format of the networks.
-        compile: run the UNet through ``torch.compile``.
+        channels_last: memory format of the networks (exact up to rounding).
+        fuse_qkv: one matrix product for queries, keys and values in the networks that run in each step (exact up to rounding).
+        compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"``, their repeated blocks alone,
+            which are soon compiled; ``"full"`` or True, the whole; ``"max-autotune"`` or ``"reduce-overhead"``, torch's modes.
 
     Raises:
         WeightsError: if the pipeline is of another kind, or lacks a component.
@@ -92,7 +95,8 @@ class StableDiffusionVariation(PretrainedDiffusion):
         ip_adapter_scale: float | dict[str, Any] | None = None,
         decode_batch_size: int | None = None,
         channels_last: bool = False,
-        compile: bool = False,
+        fuse_qkv: bool = False,
+        compile: bool | CompileMode = False,
     ) -> None:
         super().__init__(pipe, given(locals(), self.option_names()))
         if self.kind == "none":
@@ -122,7 +126,8 @@ class StableDiffusionVariation(PretrainedDiffusion):
         ip_adapter_scale: float | dict[str, Any] | None = None,
         decode_batch_size: int | None = None,
         channels_last: bool = False,
-        compile: bool = False,
+        fuse_qkv: bool = False,
+        compile: bool | CompileMode = False,
     ) -> V:
         """Return a generator on the components of a loaded diffusers pipeline; they are shared with it, and frozen.
 
@@ -148,8 +153,10 @@ class StableDiffusionVariation(PretrainedDiffusion):
             noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
             ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
             decode_batch_size: how many images the VAE decodes at once; all by default.
-            channels_last: memory format of the networks.
-            compile: run the UNet through ``torch.compile``.
+            channels_last: memory format of the networks (exact up to rounding).
+            fuse_qkv: one matrix product for queries, keys and values in the networks that run in each step (exact up to rounding).
+            compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"``, their repeated blocks alone,
+                which are soon compiled; ``"full"`` or True, the whole; ``"max-autotune"`` or ``"reduce-overhead"``, torch's modes.
 
         Raises:
             WeightsError: if the pipeline is of a kind that the class cannot take, or its parts do not fit each other.
@@ -187,7 +194,8 @@ class StableDiffusionVariation(PretrainedDiffusion):
         ip_adapter_scale: float | dict[str, Any] | None = None,
         decode_batch_size: int | None = None,
         channels_last: bool | None = None,
-        compile: bool | None = None,
+        fuse_qkv: bool | None = None,
+        compile: bool | CompileMode | None = None,
     ) -> V:
         """Load a repository or folder in diffusers layout, or one written by `save_pretrained`, in eval mode.
 
@@ -223,8 +231,10 @@ class StableDiffusionVariation(PretrainedDiffusion):
             noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
             ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
             decode_batch_size: how many images the VAE decodes at once; all by default.
-            channels_last: memory format of the networks.
-            compile: run the UNet through ``torch.compile``.
+            channels_last: memory format of the networks (exact up to rounding).
+            fuse_qkv: one matrix product for queries, keys and values in the networks that run in each step (exact up to rounding).
+            compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"``, their repeated blocks alone,
+                which are soon compiled; ``"full"`` or True, the whole; ``"max-autotune"`` or ``"reduce-overhead"``, torch's modes.
 
         Raises:
             WeightsError: if a file is missing, damaged or of another kind, or parts do not fit each other.

@@ -1,0 +1,120 @@
+"""The same images in less time, up to rounding: compiled networks, and fused projections of the attention."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from gentransforms.errors import ConfigError
+from gentransforms.generators.diffusion.state import holds_lora, quantisation
+from gentransforms.generators.identity import uncompiled
+
+__all__ = ["CompileMode", "check_compile", "check_fused", "compile_function", "compile_network", "fuse_projections", "uses_cuda_graphs"]
+
+CompileMode = Literal["regional", "full", "max-autotune", "reduce-overhead"]
+_MODES = ("regional", "full", "max-autotune", "reduce-overhead")
+# The blocks that a UNet or ControlNet repeats, where the class does not name its own.
+_BLOCKS = ("BasicTransformerBlock",)
+
+
+def check_compile(value: Any) -> Any:
+    """Return what the option `compile` may be: True, False or one of the modes.
+
+    Raises:
+        ConfigError: if it is something else.
+    """
+    if isinstance(value, bool) or (isinstance(value, str) and value in _MODES):
+        return value
+    raise ConfigError(f"compile={value!r}: expected {', '.join(map(repr, _MODES))}, True for 'full', or False")
+
+
+def compile_network(network: Any, mode: Any) -> None:
+    """Run a network through ``torch.compile``; nothing is compiled before its first call.
+
+    Args:
+        network: a UNet or ControlNet.
+        mode: ``"regional"`` compiles the transformer blocks, which repeat, so that there is little to compile; any other mode the
+            whole network, True as ``"full"``.
+    """
+    if mode != "regional":
+        network.compile(**_arguments(mode))
+        return
+    names = getattr(network, "_repeated_blocks", None) or _BLOCKS
+    for module in network.modules():
+        if type(module).__name__ in names:
+            module.compile(**_many_recompiles())
+
+
+def compile_function(function: Callable[..., Any], mode: Any) -> Callable[..., Any]:
+    """Return a function that runs a part of a network, compiled as `compile_network` would the whole."""
+    return function if mode in (False, "regional") else torch.compile(function, **_arguments(mode), **_many_recompiles())
+
+
+def uses_cuda_graphs(mode: Any) -> bool:
+    """Return whether what a compiled network returns is overwritten by its next call, on a GPU."""
+    return mode in ("max-autotune", "reduce-overhead")
+
+
+def fuse_projections(name: str, network: Any) -> None:
+    """Let one matrix product make queries, keys and values, or the keys and values of text.
+
+    Args:
+        name: of the network, for messages.
+        network: a UNet or ControlNet; it keeps its own weights, and gets copies of them that are joined.
+
+    Raises:
+        ConfigError: if it holds an IP-Adapter, a LoRA beside its weights, or quantised weights.
+    """
+    from diffusers.models.attention_processor import FusedAttnProcessor2_0
+
+    network = uncompiled(network)
+    if any(type(processor).__name__.startswith("IPAdapter") for processor in network.attn_processors.values()):
+        raise ConfigError(f"fuse_qkv=True: the {name} holds an IP-Adapter, whose attention cannot be fused: leave fuse_qkv out")
+    if holds_lora(network):
+        raise ConfigError(
+            f"fuse_qkv=True: the {name} holds a LoRA beside its weights, which fused projections would leave out: merge it first, "
+            "pipe.fuse_lora() and then pipe.unload_lora_weights()"
+        )
+    if (method := quantisation(network)) is not None:
+        raise ConfigError(f"fuse_qkv=True: the weights of the {name} are quantised ({method}) and cannot be fused: leave fuse_qkv out")
+    with torch.no_grad():
+        for _, module in _attentions(network):
+            module.fuse_projections(fuse=True)
+    network.set_attn_processor(FusedAttnProcessor2_0())  # type: ignore[no-untyped-call]
+
+
+def check_fused(name: str, network: nn.Module) -> None:
+    """Raise if fused projections are not what the weights are now: those are saved and in the fingerprint, these make images.
+
+    Raises:
+        ConfigError: naming the layer.
+    """
+    for path, module in _attentions(network):
+        if not getattr(module, "fused_projections", False) or module.to_q.weight.is_meta:
+            continue
+        joined, parts = ("to_kv", ("to_k", "to_v")) if module.is_cross_attention else ("to_qkv", ("to_q", "to_k", "to_v"))
+        weights = torch.cat([getattr(module, part).weight for part in parts])
+        if not torch.equal(getattr(module, joined).weight, weights):
+            raise ConfigError(
+                f"{name}.{path}.{joined} differs from the weights that were fused into it, which changed afterwards: call "
+                f"pipe.{name}.unfuse_qkv_projections() and build the generator again, with fuse_qkv=True"
+            )
+
+
+def _attentions(network: Any) -> Iterator[tuple[str, Any]]:
+    from diffusers.models.attention_processor import Attention
+
+    return ((path, module) for path, module in network.named_modules() if isinstance(module, Attention))
+
+
+def _arguments(mode: Any) -> dict[str, Any]:
+    return {} if mode in (True, "full") else {"mode": mode}
+
+
+def _many_recompiles() -> dict[str, Any]:
+    """Room for a graph of each width and resolution: torch stops compiling a function after eight, and blocks share one."""
+    return {"recompile_limit": 64} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
