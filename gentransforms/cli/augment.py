@@ -53,8 +53,7 @@ def open_generator(name: str, device: str, options: Mapping[str, Any] | None = N
     """
     import torch
 
-    from gentransforms.generators.registry import check_option_names, find_class
-    from gentransforms.hub import models as hub
+    from gentransforms.generators.registry import check_option_names, choose_class
 
     options = dict(options or {})
     if isinstance(options.get("dtype"), str):  # the one option whose value no JSON can hold
@@ -64,8 +63,7 @@ def open_generator(name: str, device: str, options: Mapping[str, Any] | None = N
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without that kind of device
         raise WrongCall(f"--device {device}: not a device of this machine ({str(error).splitlines()[0]})") from error
     try:
-        source = hub.Source(name)
-        kind = find_class(source, options)
+        kind = choose_class(name, options)
     except WeightsError as error:
         if _unreachable(error):
             raise

@@ -48,6 +48,7 @@ class ImageGenerator(nn.Module, ABC):
         instance_feature: the entry of the condition that describes the content of an image, such as ``"features"``; banks use
             it to compare variants with their source (``min_similarity``). None if there is none.
         name_or_path: where it was loaded from, which banks record; None if it was built. Not part of its config.
+        license: licence of its weights, by the Hub's name for it, as the card beside them states it; None if that is not known.
         execution_options: names in `config` that affect how images are computed, and change them by rounding alone, such as
             ``("compile",)``. They are not in the fingerprint.
 
@@ -70,6 +71,7 @@ class ImageGenerator(nn.Module, ABC):
     inputs: tuple[str, ...] = ()
     instance_feature: str | None = None
     name_or_path: str | None = None
+    license: str | None = None
     execution_options: tuple[str, ...] = ()
     registered: ClassVar[dict[str, type[ImageGenerator]]] = {}
     _init_config: dict[str, Any]
@@ -125,6 +127,11 @@ class ImageGenerator(nn.Module, ABC):
         A module among the arguments is replaced with a description: its class, and a hash of its structure.
         """
         return {name: describe_argument(value) for name, value in self._init_config.items()}
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What the cards of this generator and of its banks say beside the figures: the licence of its weights, what was left out."""
+        return {} if self.license is None else {"Licence of the weights": self.license}
 
     @property
     def required_inputs(self) -> tuple[str, ...]:
@@ -247,6 +254,8 @@ class ImageGenerator(nn.Module, ABC):
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
         generator.name_or_path = str(name_or_path)
+        if source.folder is not None:  # elsewhere it would take another request
+            generator.license = hub.read_license(source)
         return generator.to(device=place).eval()
 
     @classmethod

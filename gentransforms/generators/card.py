@@ -46,7 +46,8 @@ def model_card(generator: Any, sections: Mapping[str, Any]) -> str:
         raise ConfigError(f"card: unknown sections {unknown}, expected title, description, license or {sorted(_SECTIONS)}")
     name = type(generator).__name__
     tags = ["data-augmentation", "self-supervised-learning", name.lower()]
-    metadata = hub.card_metadata(license=sections.get("license"), pipeline_tag="image-to-image", tags=tags)
+    license = sections.get("license", generator.license)
+    metadata = hub.card_metadata(license=license, pipeline_tag="image-to-image", tags=tags)
     height, width = generator.image_size
     weights = sum(tensor.numel() for tensor in generator._saved_weights().values())
     lines = [
@@ -56,7 +57,9 @@ def model_card(generator: Any, sections: Mapping[str, Any]) -> str:
         f"\n- Images: {height} x {width} pixels; keeps the source's layout: {'yes' if generator.preserves_geometry else 'no'}",
         f"- Weights: {weights:,} numbers",
         f"- Inputs besides the image: {', '.join(generator.inputs) or 'none'}",
-        f"- Licence: {sections.get('license', _UNSAID)}\n",
+        f"- Licence: {license or _UNSAID}",
+        *(f"- {what}: {text}" for what, text in generator.notes.items() if text != license),
+        "",
         "## How to load\n",
         "```python\nimport gentransforms as gt\n",
         'augment = gt.GenerativeAugment.from_pretrained("<this repository or folder>", p=0.5)\n```\n',

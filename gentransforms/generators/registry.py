@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.base import FORMAT_VERSION, ImageGenerator
 from gentransforms.hub import models as hub
 
-__all__ = ["PretrainedTable", "check_option_names", "find_class", "list_pretrained", "load_generator"]
+__all__ = ["PretrainedTable", "check_option_names", "choose_class", "find_class", "list_pretrained", "load_generator"]
 
 # Our own classes, imported when a folder asks for them; users' classes register when they are defined.
 _OURS = {
@@ -74,7 +74,7 @@ def load_generator(name_or_path: str | Path, **options: Any) -> ImageGenerator:
     `StableDiffusionVariation` if it sees images by an embedding or ``ip_adapter=`` is given, else a `PipelineVariation`.
 
     Args:
-        name_or_path: a bundled name, a folder, or a Hub repository ``"organisation/name"``.
+        name_or_path: a bundled name, a folder, a Hub repository ``"organisation/name"``, or a checkpoint file (with ``config=``).
         options: those of `ImageGenerator.from_pretrained` (revision, device, dtype, token, cache_dir,
             local_files_only) and of the class found.
 
@@ -86,9 +86,7 @@ def load_generator(name_or_path: str | Path, **options: Any) -> ImageGenerator:
         >>> load_generator("icgan-cifar10-32").image_size
         (32, 32)
     """
-    names = ("revision", "token", "cache_dir", "local_files_only")
-    source = hub.Source(name_or_path, **{name: options[name] for name in names if name in options})
-    kind = find_class(source, options)
+    kind = choose_class(name_or_path, options)
     check_option_names(kind, options)
     return kind.from_pretrained(name_or_path, **options)
 
@@ -105,6 +103,25 @@ def check_option_names(kind: type[ImageGenerator], names: Iterable[str]) -> None
     known = sorted(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
     if unknown := sorted(set(names) - set(known)):
         raise ConfigError(f"unknown option {unknown[0]!r} of {kind.__name__}: expected one of {', '.join(known)}")
+
+
+def choose_class(name_or_path: str | Path, options: Mapping[str, Any]) -> type[ImageGenerator]:
+    """Return the class that loads what a name or path stands for.
+
+    Args:
+        name_or_path: a bundled name, a folder, a Hub repository, or a checkpoint file of diffusers.
+        options: of its ``from_pretrained``; those that say where to look are used here.
+
+    Raises:
+        WeightsError: if nothing is there, or its class is not known.
+    """
+    from gentransforms.generators.pipelines.opening import is_single_file
+
+    if is_single_file(name_or_path):
+        return _class("PipelineVariation", None)
+    names = ("revision", "token", "cache_dir", "local_files_only")
+    source = hub.Source(name_or_path, **{name: options[name] for name in names if name in options})
+    return find_class(source, options)
 
 
 def find_class(source: hub.Source, options: Collection[str] = ()) -> type[ImageGenerator]:
@@ -136,7 +153,7 @@ def _class_for(pipeline: str, options: Collection[str]) -> str:
     return "PipelineVariation" if by_its_call and "ip_adapter" not in options else "StableDiffusionVariation"
 
 
-def _class(name: str, source: hub.Source) -> type[ImageGenerator]:
+def _class(name: str, source: hub.Source | None) -> type[ImageGenerator]:
     if name in _OURS:
         return getattr(importlib.import_module(_OURS[name]), name)  # type: ignore[no-any-return]
     if name not in ImageGenerator.registered:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUNDLED", "CARD_FILE", "CONFIG_FILE", "PIPELINE_FILE", "WEIGHTS_FILE", "Source", "bundled_names", "card_metadata", "check_format",
-    "own_config", "pipeline_class", "read_config", "read_weights",
+    "own_config", "pipeline_class", "read_config", "read_license", "read_weights",
 ]  # fmt: skip
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -182,6 +183,25 @@ def pipeline_class(source: Source) -> str | None:
     if not isinstance(name, str):
         raise WeightsError(f"{source}: {PIPELINE_FILE} names no pipeline class: fetch it again")
     return name
+
+
+def read_license(source: Source) -> str | None:
+    """Return the licence that the card of a repository or folder states; None if it states none, or there is no card.
+
+    Example:
+        >>> read_license(Source("icgan-cifar10-32"))
+        'apache-2.0'
+    """
+    from huggingface_hub import ModelCard
+
+    try:
+        card = source.find(CARD_FILE)
+        header = None if card is None else re.match(r"---\s*\n.*?\n---\s*(?:\n|$)", card.read_text(encoding="utf-8"), re.DOTALL)
+        data = None if header is None else ModelCard(header[0]).data
+    except Exception:  # whatever is wrong with a card, no generator should fail for it
+        return None
+    found, name = getattr(data, "license", None), getattr(data, "license_name", None)
+    return str(name if found in (None, "other") and name else found) if found or name else None
 
 
 def _read_object(source: Source, path: Path) -> dict[str, Any]:

@@ -224,6 +224,7 @@ class _Run:
         encoder = Encoding(str(config.image_format)).encoder
         how = {name: value for name, value in self.generator.config.items() if name in self.generator.execution_options}
         info = {"source": dict(self.source.description), "generator_name": self.generator.name_or_path, "execution": how}
+        info["generator_notes"] = dict(self.generator.notes)
         return describe_bank(config, *self.described, device=self.device, encoder=encoder, info=info)
 
     def plan(self, manifest: Mapping[str, Any]) -> Plan:

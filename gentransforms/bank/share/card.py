@@ -60,7 +60,7 @@ def bank_card(
         "Encoding": _encoding(settings),
         "Made": f"{info.get('created')}, with {', '.join(f'{n} {v}' for n, v in info.get('versions', {}).items())}",
         "Licence": license or _UNSAID,
-    }
+    } | {f"{what} of the generator" if "weights" not in what else what: text for what, text in info.get("generator_notes", {}).items()}
     lines = [f"---\n{metadata}\n---\n", f"# Variants made by {name}\n", description + "\n" if description else ""]
     lines += [
         "A [gentransforms] bank: images that a generative model generated from source images, to augment training data.",

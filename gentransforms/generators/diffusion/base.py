@@ -159,6 +159,11 @@ class DiffusionGenerator(ImageGenerator):
             setattr(self.pipe, name, value)  # one compiled, for example: encoding and saving go through the pipeline
 
     @property
+    def notes(self) -> dict[str, str]:
+        """The licence of its weights, and that no safety checker looks at its images."""
+        return super().notes | {"Safety checker": "none: the pipeline's was left out, what it makes is not looked at"}
+
+    @property
     def guided(self) -> bool:
         """Whether classifier-free guidance is at work: two rows per image go through the UNet instead of one."""
         return self.guidance_scale > 1 and not self._distilled

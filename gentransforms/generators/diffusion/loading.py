@@ -166,28 +166,61 @@ def add_ip_adapter(pipe: Any, choice: Sequence[str], variant: str | None = None,
         pipe.image_encoder.to(pipe.unet.dtype)
 
 
-def add_lora(pipe: Any, choice: str | Sequence[str], **where: Any) -> None:
-    """Load a LoRA, a repository, folder or file or (repo, weight_name), and merge it into the weights.
+def add_lora(pipe: Any, choice: Any, **where: Any) -> None:
+    """Load LoRAs and merge them into the weights.
+
+    Args:
+        pipe: a pipeline that takes LoRAs.
+        choice: a repository, folder or file, or (repo, weight_name); or a mapping from several of these to their scales.
+        where: of `hub.Source`.
 
     Raises:
-        ConfigError: if `peft` is not installed, or `choice` is something else.
-        WeightsError: if it cannot be loaded.
+        ConfigError: if `peft` is not installed, the pipeline takes none, or `choice` is something else.
+        WeightsError: if one cannot be loaded.
+
+    Example:
+        >>> add_lora(pipe, {"your/style-lora": 0.8, "loras/film.safetensors": 0.5})  # doctest: +SKIP
     """
     try:
         import peft  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"lora={choice!r}: needs peft: pip install peft") from error
-    parts: list[Any] = list(choice) if isinstance(choice, list | tuple) else [choice]
+    scales: dict[Any, Any] = dict(choice) if isinstance(choice, Mapping) else {_hashable(choice): 1.0}
+    sources = [_lora_source(key, choice, where) for key in scales]
+    for scale in scales.values():
+        if isinstance(scale, bool) or not isinstance(scale, int | float):
+            raise ConfigError(f"lora={choice!r}: expected a number as the scale of each, not {scale!r}")
+    if not hasattr(pipe, "load_lora_weights") or not scales:
+        raise ConfigError(f"lora={choice!r}: " + ("no LoRA in it" if not scales else f"a {type(pipe).__name__} takes none"))
+    names = [f"lora_{i}" for i in range(len(scales))]
+    for name, (source, weight_name) in zip(names, sources, strict=True):
+        kind = {"weight_name": weight_name} if weight_name else {}
+        with _weights_errors(source), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant
+            pipe.load_lora_weights(_place(source), adapter_name=name, **kind, **_options(source))
+            if not any(name in adapters for adapters in pipe.get_list_adapters().values()):
+                raise WeightsError(f"lora={choice!r}: {source} holds no weights for a {type(pipe).__name__}: it is for another base")
+    with _weights_errors(sources[0][0]):
+        pipe.set_adapters(names, [float(scale) for scale in scales.values()])
+        pipe.fuse_lora(adapter_names=names)
+        pipe.unload_lora_weights()
+
+
+def _hashable(choice: Any) -> Any:
+    return tuple(choice) if isinstance(choice, list) else choice
+
+
+def _lora_source(key: Any, choice: Any, where: Mapping[str, Any]) -> tuple[hub.Source, str | None]:
+    """Return where a LoRA is, and the name of its file where it has one."""
+    parts: list[Any] = list(key) if isinstance(key, tuple) else [key]
     if not 1 <= len(parts) <= 2 or not all(isinstance(part, str | Path) for part in parts):
-        raise ConfigError(f"lora={choice!r}: expected a repository, folder or file, or (repo, weight_name)")
+        raise ConfigError(
+            f"lora={choice!r}: expected a repository, folder or file, or (repo, weight_name); several as {{lora: scale, other: scale}}"
+        )
     if len(parts) == 1 and (file := local_path(parts[0], "lora")).is_file():
         parts = [file.parent, file.name]
     repo, weight_name = (*parts, None)[:2]
-    source = hub.Source(repo, **where)
-    with _weights_errors(source):
-        pipe.load_lora_weights(_place(source), **({"weight_name": str(weight_name)} if weight_name else {}), **_options(source))
-        pipe.fuse_lora()
-        pipe.unload_lora_weights()
+    return hub.Source(repo, **where), None if weight_name is None else str(weight_name)
 
 
 def rebuild(pipe: Any, **changes: Any) -> Any:

@@ -66,7 +66,7 @@ class PretrainedDiffusion(DiffusionGenerator):
         generator = cls(pipe, **parts, **options)
         generator._adapter_file = adapter
         apply_state(generator._networks(), saved_state)
-        generator.name_or_path = str(name_or_path)
+        generator.name_or_path, generator.license = str(name_or_path), hub.read_license(source)
         return generator.to(device=place)
 
     def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None) -> None:

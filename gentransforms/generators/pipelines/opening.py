@@ -92,11 +92,21 @@ def load_single_file(
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         text = next(iter(lines), type(error).__name__).rstrip(".")
-        if "safetensors" in text.lower() or "pickle" in text.lower() or "Weights only" in text or "unpickl" in text.lower():
+        if path.suffix != ".safetensors" or not _is_safetensors(path):
             text = explain(path, error)
         raise WeightsError(f"{name_or_path}: not loadable as a {cls.__name__} of the kind of {layout}: {text}") from error
     _check_whole(layout, pipe)
     return pipe
+
+
+def _is_safetensors(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
 
 
 def _find_class(source: hub.Source, name: Any, needs_image: bool) -> Any:

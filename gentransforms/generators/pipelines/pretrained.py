@@ -34,39 +34,37 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
     """
     place, dtype, variant = _check_placement(given["device"], given["dtype"]), given["dtype"] or torch.float32, given["variant"]
     elsewhere: dict[str, Any] = {name: given[name] for name in ("token", "cache_dir", "local_files_only")}
-    of_source, prior = elsewhere | {"revision": given["revision"]}, given["prior"]
-    leave_out = {name: given[name] for name in ("safety_checker", "watermarker") if given[name] != "repository"}
-    single, saved = is_single_file(name_or_path), {}
-    source = hub.Source(given["config"] if single and given["config"] is not None else "", **elsewhere) if single else None
-    if source is None:
-        source = hub.Source(name_or_path, **of_source)
-        saved = saving.saved_options(source, cls.__name__)
-    had = {name: saved.pop(name, None) for name in ("prior", "state", "depth")}
-    options = saved.pop("options", {}) | saved | given["options"]
-    own_prior, needs_image = prior is None and bool(had["prior"]), prior is None and not had["prior"]
-    if single:
-        pipe = load_single_file(name_or_path, given["config"], of_source, dtype, needs_image, **leave_out)
+    of_source, prior, config = elsewhere | {"revision": given["revision"]}, given["prior"], given["config"]
+    passed = {name: given[name] for name in ("safety_checker", "watermarker") if given[name] != "repository"}
+    if is_single_file(name_or_path):
+        pipe = load_single_file(name_or_path, config, of_source, dtype, prior is None, **passed)
+        source, had, options, license = hub.Source(config, **elsewhere), {}, given["options"], None
     else:
-        if given["config"] is not None:
-            raise ConfigError(f"config={given['config']!r}: only for a single file; {source} has its own configurations")
+        source = hub.Source(name_or_path, **of_source)
+        if config is not None:
+            raise ConfigError(f"config={config!r}: only for a single file; {source} has its own configurations")
+        saved = saving.saved_options(source, cls.__name__)
+        had = {name: saved.pop(name, None) for name in ("prior", "state", "depth")}
+        options = saved.pop("options", {}) | saved | given["options"]
         if given["quantization_config"] is not None:
-            leave_out["quantization_config"] = given["quantization_config"]
-        pipe = load_any(source, dtype, variant, needs_image=needs_image, **leave_out)
+            passed["quantization_config"] = given["quantization_config"]
+        pipe = load_any(source, dtype, variant, needs_image=prior is None and not had["prior"], **passed)
+        license = hub.read_license(source)
     if given["lora"] is not None:
         add_lora(pipe, given["lora"], **elsewhere)
     parts: dict[str, Any] = {}
-    if own_prior:
-        parts["prior"] = load_any(source, dtype, variant, folder=_PRIOR)
-    elif prior is not None:
+    if prior is not None:
         parts["prior"] = load_any(hub.Source(prior, **elsewhere), dtype, variant)
+    elif had.get("prior"):
+        parts["prior"] = load_any(source, dtype, variant, folder=_PRIOR)
     if options.get("condition") == "depth":
-        parts["depth_estimator"] = control.load_depth(given["depth_model"], source, bool(had["depth"]), dtype, elsewhere)
+        parts["depth_estimator"] = control.load_depth(given["depth_model"], source, bool(had.get("depth")), dtype, elsewhere)
     try:
         generator = cls(pipe, **parts, **options)
     except ConfigError as error:
         raise ConfigError(f"{name_or_path}: {error}") from error
-    state.apply_state(generator._networks(), had["state"] or {})
-    generator.name_or_path = str(name_or_path)
+    state.apply_state(generator._networks(), had.get("state") or {})
+    generator.name_or_path, generator.license = str(name_or_path), license
     return generator.to(device=place)
 
 

@@ -16,6 +16,7 @@ from gentransforms.generators.diffusion.options import image_size as checked_siz
 from gentransforms.generators.diffusion.prompts import check_prompts
 from gentransforms.generators.pipelines import calls, control, pretrained, priors, sizes, texts
 from gentransforms.generators.pipelines.called import CalledPipeline
+from gentransforms.generators.pipelines.safeguards import describe_safeguards
 from gentransforms.images import fit
 from gentransforms.surroundings import isolate_loading
 
@@ -304,6 +305,11 @@ class PipelineVariation(CalledPipeline):
             ConfigError: if an option is not JSON-able, or a network holds a LoRA that is not merged, or quantised weights.
         """
         pretrained.save(self, directory, dtype, card or {})
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """The licence of its weights; whether the pipeline's safety checker and watermarker work, or were left out."""
+        return super().notes | describe_safeguards(self.pipe)
 
     def _networks(self) -> dict[str, nn.Module]:
         return select_networks(dict(self.named_children()))
