@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gentransforms.errors import ConfigError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.diffusion.pickling import drop_capturing_hooks
 from gentransforms.generators.diffusion.sampling import make_rngs
 from gentransforms.generators.pipelines import calls, priors, texts
+from gentransforms.generators.pipelines.caching import enabled_cache, per_batch
 from gentransforms.generators.pipelines.once import EncodeOnce
 from gentransforms.generators.pipelines.trial import find_dependence
 from gentransforms.seeding import check_seeds
@@ -32,6 +34,7 @@ class CalledPipeline(ImageGenerator):
     prior: Any
     roles: calls.Roles
     options: dict[str, Any]
+    cache: dict[str, Any] | None
     prompt: str
     fields: tuple[str, ...]
     takes_prompt: bool
@@ -41,7 +44,7 @@ class CalledPipeline(ImageGenerator):
 
     def _prepare(self) -> None:
         """Set what the calls go by, once the pipeline is known."""
-        self.together = None
+        self.together = "nothing" if per_batch(self.cache) else None
         self._pictures = calls.one_source_at_a_time(self.pipe)
         self._once = EncodeOnce()
 
@@ -97,13 +100,25 @@ class CalledPipeline(ImageGenerator):
             arguments["prompt"] = lines[0] if one_source else lines
         if one_source and count > 1:
             arguments["num_images_per_prompt"] = count
-        with self._once.around(self.pipe):
+        try:
+            return self._call_with(arguments, seeds)
+        except (TypeError, LookupError, AttributeError, ValueError) as error:
+            if self.cache is None or isinstance(error, ConfigError):
+                raise
+            raise ConfigError(
+                f"cache={self.cache!r}: the installed diffusers cannot use it in a {type(self.pipe).__name__} with these options "
+                f"({type(error).__name__}: {error}): use another, or none"
+            ) from error
+
+    def _call_with(self, arguments: dict[str, Any], seeds: Tensor) -> Tensor:
+        """Call the pipeline with tensors, or with PIL images where it takes no tensors."""
+        with self._once.around(self.pipe), enabled_cache(self.pipe, self.cache):
             if self._pictures:
                 return calls.call(self.pipe, make_rngs(seeds), self.image_size, self._as_pictures(arguments))
             try:
                 return calls.call(self.pipe, make_rngs(seeds), self.image_size, arguments)
             except (TypeError, ValueError, AttributeError) as error:  # perhaps it takes PIL images alone
-                if count > 1 or not isinstance(arguments.get(self.roles.source or ""), Tensor):
+                if len(seeds) > 1 or not isinstance(arguments.get(self.roles.source or ""), Tensor):
                     raise
                 try:
                     made = calls.call(self.pipe, make_rngs(seeds), self.image_size, self._as_pictures(arguments))

@@ -15,6 +15,7 @@ from gentransforms.generators.diffusion.describe import describe_part, describe_
 from gentransforms.generators.diffusion.options import image_size as checked_size
 from gentransforms.generators.diffusion.prompts import check_prompts
 from gentransforms.generators.pipelines import calls, control, pretrained, priors, sizes, texts
+from gentransforms.generators.pipelines.caching import check_cache
 from gentransforms.generators.pipelines.called import CalledPipeline
 from gentransforms.generators.pipelines.safeguards import describe_safeguards
 from gentransforms.images import fit
@@ -24,7 +25,7 @@ __all__ = ["PipelineVariation"]
 
 P = TypeVar("P", bound="PipelineVariation")
 Condition = str | Callable[[Tensor], Tensor]
-_OWN = ("prompt", "image_size", "preserves_geometry", "condition")
+_OWN = ("prompt", "image_size", "preserves_geometry", "condition", "cache")
 
 
 class PipelineVariation(CalledPipeline):
@@ -45,6 +46,9 @@ class PipelineVariation(CalledPipeline):
         condition: for pipelines that take a control map: ``"depth"``, ``"canny"``, ``"maps"`` for maps that come beside the
             images, or a function from images (B, 3, H, W) in [0, 1] to control maps likewise, with an attribute ``version``.
         depth_estimator: (model, image processor) of transformers, for ``"depth"``.
+        cache: approximate: one of diffusers' caches between the steps of a transformer, ``"FirstBlockCache"``, ``{"name":
+            "TaylorSeerCache", "cache_interval": 3}`` or diffusers' configuration of it. Each call starts without memory; caches that
+            decide for a whole batch at once (first block, Sea) run one image at a time.
         options: of the pipeline's call, such as ``strength``, ``num_inference_steps`` and ``guidance_scale``.
 
     Raises:
@@ -78,6 +82,7 @@ class PipelineVariation(CalledPipeline):
         preserves_geometry: bool = False,
         condition: Condition | None = None,
         depth_estimator: tuple[nn.Module, Any] | None = None,
+        cache: Any = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -99,6 +104,7 @@ class PipelineVariation(CalledPipeline):
         self.preserves_geometry = preserves_geometry
         self.image_size = checked_size(image_size if image_size is not None else sizes.own_size(pipe), sizes.multiple_of(pipe))
         self.options = {name: value for name, value in options.items() if value is not None}
+        self.cache = check_cache(pipe, cache, self.options)
         self._prepare()
         self.__dict__["_init_config"] = {}
         self.eval().requires_grad_(False)
@@ -125,6 +131,7 @@ class PipelineVariation(CalledPipeline):
         preserves_geometry: bool = False,
         condition: Condition | None = None,
         depth_estimator: tuple[nn.Module, Any] | None = None,
+        cache: Any = None,
         **options: Any,
     ) -> P:
         """Return a generator that calls a loaded diffusers pipeline; its networks are shared with it, and frozen.
@@ -139,6 +146,7 @@ class PipelineVariation(CalledPipeline):
             preserves_geometry: whether you know that the layout of the source is kept.
             condition: for pipelines that take a control map: ``"depth"``, ``"canny"``, ``"maps"`` or a function.
             depth_estimator: (model, image processor) of transformers, for ``"depth"``.
+            cache: approximate: one of diffusers' caches between the steps of a transformer.
             options: of the pipeline's call.
 
         Raises:
@@ -151,7 +159,7 @@ class PipelineVariation(CalledPipeline):
             "preserves_geometry": preserves_geometry,
             "condition": condition,
         }
-        return cls(pipe, prior=prior, depth_estimator=depth_estimator, **given, **options)
+        return cls(pipe, prior=prior, depth_estimator=depth_estimator, cache=cache, **given, **options)
 
     @classmethod
     @isolate_loading()
@@ -229,6 +237,8 @@ class PipelineVariation(CalledPipeline):
 
     def _own_options(self) -> dict[str, Any]:
         options = {"prompt": self.prompt, "image_size": list(self.image_size), "preserves_geometry": self.preserves_geometry}
+        if self.cache is not None:
+            options["cache"] = dict(self.cache)
         if self.condition is not None:
             options["condition"] = conditions.describe(self.condition)
         return options | {"options": dict(self.options)}

@@ -1,0 +1,137 @@
+"""Caches between the steps of a transformer, as diffusers has them: approximate, and faster."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from gentransforms.errors import ConfigError
+from gentransforms.generators.identity import uncompiled
+
+__all__ = ["check_cache", "enabled_cache", "per_batch"]
+
+# Those that decide by the change of a whole batch whether to compute a step.
+_PER_BATCH = ("FirstBlockCache", "SeaCache")
+_CALLBACK = "current_timestep_callback"
+
+
+def check_cache(pipe: Any, choice: Any, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a cache as configurations hold it: ``{"name": "FirstBlockCache", "threshold": 0.1}``; None for none.
+
+    Args:
+        pipe: the pipeline.
+        choice: a name of diffusers' caches, such as ``"FirstBlockCache"``; a mapping with ``name`` and settings; or diffusers' own
+            configuration, such as ``FirstBlockCacheConfig(threshold=0.1)``.
+        options: of the pipeline's call.
+
+    Raises:
+        ConfigError: if there is no such cache or setting, or the pipeline can have none.
+    """
+    network = uncompiled(getattr(pipe, "transformer", None))
+    if getattr(network, "is_cache_enabled", False):
+        raise ConfigError(
+            "transformer runs under a cache, whose memory of one call would reach into the next: call pipe.transformer.disable_cache(), "
+            "and give the generator cache=…, with which each call starts anew"
+        )
+    if choice is None:
+        return None
+    if not hasattr(network, "enable_cache"):
+        part = getattr(pipe, "unet", None) if network is None else network
+        raise ConfigError(f"cache={choice!r}: a {type(part).__name__} has none: only transformers with diffusers' enable_cache do")
+    described = _describe(choice)
+    config = _build(described)
+    name, pipeline = described["name"], type(pipe).__name__
+    if hasattr(config, _CALLBACK) and not hasattr(type(pipe), "current_timestep"):
+        raise ConfigError(f"cache={choice!r}: {name} goes by timesteps, which a {pipeline} does not tell: use FirstBlockCache")
+    source = _source_of_call(pipe)
+    if name == "SeaCache" and "step_index" not in source:
+        raise ConfigError(f"cache={choice!r}: {name} goes by steps, which a {pipeline} does not tell: use FirstBlockCache")
+    if "cache_context" not in source and options.get("true_cfg_scale", 1) > 1 and options.get("negative_prompt") is not None:
+        raise ConfigError(
+            f"cache={choice!r}: a {pipeline} does not tell the cache which of its calls are those of the negative prompt: leave "
+            "negative_prompt or the cache out"
+        )
+    return described
+
+
+def per_batch(described: Mapping[str, Any] | None) -> bool:
+    """Whether a cache decides for a whole batch at once, so that only single images are functions of their source and seed."""
+    return described is not None and described["name"] in _PER_BATCH
+
+
+@contextlib.contextmanager
+def enabled_cache(pipe: Any, described: Mapping[str, Any] | None) -> Iterator[None]:
+    """Let the pipeline's transformer run under a cache that knows of no earlier call, inside the context."""
+    if described is None:
+        yield
+        return
+    network, config = uncompiled(pipe.transformer), _build(described)
+    assert network is not None
+    if hasattr(config, _CALLBACK):
+        setattr(config, _CALLBACK, lambda: pipe.current_timestep)
+    network.enable_cache(config)
+    try:
+        with network.cache_context("image"):  # for pipelines that set no context themselves
+            yield
+    finally:
+        network.disable_cache()
+        for module in network.modules():  # what the hooks leave behind keeps a module from being copied
+            own = vars(module)
+            if not getattr(own.get("_diffusers_hook"), "hooks", True):
+                del own["_diffusers_hook"]
+                if getattr(own.get("forward"), "__self__", None) is module:
+                    del own["forward"]
+
+
+def _describe(choice: Any) -> dict[str, Any]:
+    if isinstance(choice, str):
+        return {"name": choice.removesuffix("Config")}
+    if isinstance(choice, Mapping):
+        if not isinstance(choice.get("name"), str):
+            raise ConfigError(f"cache={dict(choice)!r}: expected an entry 'name', such as {{'name': 'FirstBlockCache', 'threshold': 0.1}}")
+        return {**choice, "name": choice["name"].removesuffix("Config")}
+    if not dataclasses.is_dataclass(choice) or isinstance(choice, type):
+        raise ConfigError(f"cache={choice!r}: expected a name, a mapping with a name and settings, or a configuration of diffusers.hooks")
+    given = {}
+    for field in dataclasses.fields(choice):
+        value = getattr(choice, field.name)
+        if field.name.endswith("callback") or value == field.default:
+            continue
+        given[field.name] = str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
+    return {"name": type(choice).__name__.removesuffix("Config"), **given}
+
+
+def _build(described: Mapping[str, Any]) -> Any:
+    """Return diffusers' own configuration of a described cache."""
+    import diffusers.hooks as hooks
+
+    names = sorted(n.removesuffix("Config") for n in dir(hooks) if n.endswith("CacheConfig") or n == "PyramidAttentionBroadcastConfig")
+    name, settings = described["name"], {key: value for key, value in described.items() if key != "name"}
+    if name not in names:
+        raise ConfigError(f"cache={name!r}: expected one of {', '.join(names)}, which the installed diffusers has")
+    kind: Any = getattr(hooks, f"{name}Config")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := sorted(settings.keys() - fields.keys()):
+        raise ConfigError(f"cache: unknown setting {unknown[0]!r} of {name}: it takes {', '.join(fields)}")
+    for key, value in settings.items():
+        if isinstance(fields[key].default, torch.dtype) and isinstance(value, str):
+            settings[key] = getattr(torch, value, value)
+        elif isinstance(fields[key].default, tuple) and isinstance(value, list):
+            settings[key] = tuple(value)
+    try:
+        return kind(**settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"cache={dict(described)!r}: {error}") from error
+
+
+def _source_of_call(pipe: Any) -> str:
+    """Return the code of a pipeline's call, which shows what it tells a cache; empty where it cannot be had."""
+    try:
+        return inspect.getsource(type(pipe).__call__)
+    except (OSError, TypeError):
+        return ""
