@@ -200,7 +200,7 @@ class TestPush:
         for _ in range(2):  # the second time nothing changed
             address = site.push("org/pushed-again", token=TOKEN)
         assert address.endswith(site.hub.repos["org/pushed-again"].refs["main"])
-        site.push("org/pushed-again", token=TOKEN, card={"license": "mit"})
+        site.push("org/pushed-again", token=TOKEN, card={"license": "apache-2.0"})
         assert len(site.hub.repos["org/pushed-again"].commits) == 3
         assert site.load("org/pushed-again", cache_dir=tmp_path) == site.expected
 
