@@ -285,7 +285,7 @@ class TestTraining:
         found, out = part("    sys.exit(7)\n    ")
         assert found["summary"] == {"training": "failed with exit code 7", "steps": 20, "label_agreement": 0.5, "recall": 20}
         # START and EVALUATION are kept of the 300 s, and the rest is divided
-        assert re.findall(r"(\w+)\.seconds=(\d+)", (out / "train.txt").read_text()) == [("encoder", "74"), ("generator", "115")]
+        assert re.findall(r"(\w+)\.seconds=(\d+)", (out / "train.txt").read_text()) == [("encoder", "70"), ("generator", "109")]
 
     def test_without_a_judge_the_weights_come_back(self, part: Any) -> None:
         found, out = part("    sys.exit(7)\n    ", judge="import sys; sys.exit(2)")
