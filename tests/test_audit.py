@@ -17,6 +17,7 @@ import gentransforms as gt
 from gentransforms.audit.evidence import Measure
 from gentransforms.audit.result import NAMES
 from gentransforms.audit.scores import COLUMNS
+from gentransforms.audit.verdicts import give_verdicts
 from gentransforms.errors import BankError, ConfigError
 
 
@@ -278,6 +279,38 @@ class TestSave:
         source = gt.open_source([image for image, _ in photos()], key=[f"<script>{i}</script>" for i in range(N)])
         gt.generate_bank(source, tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)
         assert "<script>" not in html(gt.audit_bank(tmp_path / "bank", source, encoder=Pool(), progress=False))
+
+
+class TestVerdicts:
+    """The limits that docs/audit.md states."""
+
+    @pytest.mark.parametrize(
+        ("part", "figures", "level"),
+        [
+            ("Faithfulness", {"label_agreement": (0.82, 0.9), "source_retrieval": (0.5, 0.1)}, "good"),
+            ("Faithfulness", {"label_agreement": (0.7, 0.9), "source_retrieval": (0.5, 0.1)}, "check"),
+            ("Faithfulness", {"label_agreement": (0.5, 0.9)}, "bad"),
+            ("Faithfulness", {"label_agreement": (0.5, 0.45)}, "check"),
+            ("Faithfulness", {"source_similarity": (0.9, 0.95), "other_similarity": (0.3, 0.3)}, "good"),
+            ("Faithfulness", {"source_similarity": (0.4, 0.95), "other_similarity": (0.3, 0.3)}, "bad"),
+            ("Diversity", {"variant_distance": (0.6, 1.0), "duplicate_variants": (0.01, 0.0)}, "good"),
+            ("Diversity", {"variant_distance": (0.6, 1.0), "duplicate_variants": (0.1, 0.0)}, "check"),
+            ("Diversity", {"variant_distance": (0.1, 1.0)}, "bad"),
+            ("Copies", {"near_copies": (0.015, 0.01)}, "good"),
+            ("Copies", {"near_copies": (0.04, 0.01)}, "check"),
+            ("Copies", {"near_copies": (0.2, 0.01)}, "bad"),
+            ("Copies", {"near_copies": (0.01, 0.01), "source_copies": (0.05, 0.0)}, "check"),
+            ("Copies", {"near_copies": (0.01, 0.01), "training_share_others": (0.7, 0.5)}, "bad"),
+        ],
+    )
+    def test_follow_the_stated_limits(self, part: str, figures: dict[str, tuple[float, float]], level: str) -> None:
+        measures = {
+            name: Measure("part", value, (value - 0.01, value + 0.01), reference, "a figure")
+            for name, (value, reference) in figures.items()
+        }
+        (verdict,) = give_verdicts(measures)
+        assert verdict.title.startswith(part)
+        assert verdict.level == level
 
 
 class TestScores:

@@ -128,7 +128,7 @@ def audit_generator(generator: ImageGenerator | str | Path, images: Any, *, vari
     chosen = read_options(options)
     loaded = generator if isinstance(generator, ImageGenerator) else load_generator(generator)
     pairs = GeneratorPairs(loaded, open_labelled(images, chosen.given, loaded.inputs), variants, base_seed, chosen.limit)
-    about = {"bank": None, "generator": type(loaded).__name__, "fingerprint": loaded.fingerprint()}
+    about = {"bank": None, "selection": None, "generator": type(loaded).__name__, "fingerprint": loaded.fingerprint()}
     return _audit(pairs, lambda: loaded, about, chosen)
 
 

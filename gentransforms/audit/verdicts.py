@@ -1,4 +1,4 @@
-"""A line in plain words for each part of an audit, worst news first in each line."""
+"""A verdict in plain words for each part of an audit, with the figures that it rests on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from gentransforms.audit.evidence import Measure
+from gentransforms.audit.pixels import STATISTICS
 
 __all__ = ["Verdict", "give_verdicts"]
 
@@ -26,7 +27,7 @@ class Verdict(NamedTuple):
     text: str
 
 
-_MARKS = {"good": "Good", "check": "Look", "bad": "Problem"}
+_MARKS = {"good": "Good", "check": "Check", "bad": "Problem"}
 
 
 def give_verdicts(measures: Mapping[str, Measure]) -> list[Verdict]:
@@ -84,7 +85,7 @@ def _diversity(m: Mapping[str, Measure]) -> Verdict | None:
         return None
     spread, duplicates = m["variant_distance"].value, m["duplicate_variants"].value if "duplicate_variants" in m else 0.0
     level = "bad" if spread < 0.2 or duplicates > 0.2 else "good" if 0.5 <= spread <= 1.1 and duplicates < 0.02 else "check"
-    text = f"Variants of a source differ {spread:.2f} times as much as real images they are compared with; {duplicates:.1%} repeat another."
+    text = f"Variants of a source differ {spread:.2f} times as much as comparable real images; {duplicates:.1%} repeat another."
     return _verdict(level, "Diversity.", text)
 
 
@@ -109,22 +110,22 @@ def _copies(m: Mapping[str, Measure]) -> Verdict | None:
     interval = m["near_copies"].interval
     surely = near if interval is None else interval[0]
     level = "bad" if surely > max(0.05, 3 * expected) else "check" if near > max(0.02, 2 * expected) else "good"
-    text = f"{near:.1%} are nearer to another real image than real images are to their nearest (real images: {expected:.1%})."
+    text = f"{near:.1%} are nearer to another real image than 99% of the real images are to their nearest (real images: {expected:.1%})."
     if "source_copies" in m and m["source_copies"].value > 0.02:
         level = "check" if level == "good" else level
-        text += f" {m['source_copies'].value:.1%} are all but their own source."
+        text += f" {m['source_copies'].value:.1%} are practically copies of their own source."
     if "training_share_others" in m:
         share = m["training_share_others"]
         assert share.interval is not None
         if share.interval[0] > 0.55:
             level = "bad" if share.interval[0] > 0.65 else "check"
-        text += f" {share.value:.0%} are nearer to other training images than to held-out ones; 50% is what no memorisation looks like."
+        text += f" {share.value:.0%} are nearer to other training images than to held-out ones; without memorisation it is about 50%."
     return _verdict(level, "Copies.", text)
 
 
 def _drift(m: Mapping[str, Measure]) -> Verdict | None:
     shifts = {name: measure.value for name, measure in m.items() if name.startswith("drift/") and measure.part == "drift"}
-    pixels = {name: value for name, value in shifts.items() if "standard deviations" in m[name].meaning}
+    pixels = {name: value for name, value in shifts.items() if name.removeprefix("drift/") in STATISTICS}
     if not pixels:
         return None
     name, value = max(pixels.items(), key=lambda item: abs(item[1]))
@@ -133,5 +134,5 @@ def _drift(m: Mapping[str, Measure]) -> Verdict | None:
     if "drift/classes" in m:
         moved, error = m["drift/classes"].value, m["drift/classes"].reference or 0.0
         level = "check" if level == "good" and moved > error + 0.05 else level
-        text += f" The frequencies of the classes move by {moved:.1%}; the judge's errors alone move those of real images by {error:.1%}."
+        text += f" The class frequencies shift by {moved:.1%}; the judge's errors alone shift those of real images by {error:.1%}."
     return _verdict(level, "Drift and bias.", text)

@@ -74,14 +74,14 @@ def measure_copies(
         )  # fmt: skip
         add(
             "nearest_ratio", variants.other.double() / scale, 1.0,
-            "mean distance of variants to the nearest real image, own source left out, over that of real images; good is 1, "
+            "mean distance of variants to the nearest real image, own source left out, over that of real images; good is 1; "
             "less means that they repeat other images",
         )  # fmt: skip
     authentic = _authentic(e, real, variants)
     add(
         "authpct", 100 * authentic, 100 * _authentic_real(e, real),
-        "per cent of variants that are farther from their nearest real image than that is from its own nearest (Alaa et al., 2022); "
-        "far below the reference means copies",
+        "percentage of variants that are farther from their nearest real image than that image is from its own nearest (Alaa et al., "
+        "2022); far below the reference means copies",
     )  # fmt: skip
     if e.holdout is None:
         return found | dict.fromkeys(("training_share", "training_share_others", "c_t"), "no holdout was given")

@@ -35,7 +35,9 @@ def measure_diversity(e: Evidence, real: RealNeighbours, near: float | None, res
     ratios = torch.where(scale > 0, spread / scale, torch.nan)
     if bool(ratios.isfinite().any()):
         value, interval = resamples.mean(ratios)
-        meaning = f"mean distance between two variants of a source, over that {among}; good is 0.5 to 1.1, 0 is one image again and again"
+        meaning = (
+            f"mean distance between two variants of a source, over that {among}; good is 0.5 to 1.1; 0 means the same image again and again"
+        )
         found["variant_distance"] = Measure(_PART, value, interval, 1.0, meaning)
     else:
         found["variant_distance"] = f"the distance {among} is 0: the encoder does not tell them apart"
@@ -43,7 +45,7 @@ def measure_diversity(e: Evidence, real: RealNeighbours, near: float | None, res
     if size > 1:
         value, interval = resamples.mean(torch.where(e.counts > 1, vendi, torch.nan))
         meaning = (
-            f"Vendi score within a source (Friedman and Dieng, 2023): how many different images its variants amount to, "
+            f"Vendi score within a source (Friedman and Dieng, 2023): the number of different images that its variants amount to, "
             f"1 to {int(e.counts.max())}; the reference is that of {size} real images"
         )
         found["vendi"] = Measure(_PART, value, interval, _real_vendi(e, real, size), meaning)

@@ -36,7 +36,8 @@ def measure_drift(e: Evidence, resamples: Resamples) -> dict[str, Measure | str]
         shifts = mean_per_source((made - real[e.owner]) / spread, e.owner, len(e.real))
         reference = float((real[halves[0]].mean() - real[halves[1]].mean()).abs()) / spread
         meaning = (
-            f"shift of {what} from source to variant, in standard deviations of the real images; good is near 0, as two halves of these"
+            f"shift of {what} from source to variant, in standard deviations of the real images; good is near 0; the reference is the "
+            "difference between two random halves of the real images"
         )
         found[f"drift/{name}"] = Measure(_PART, *resamples.mean(shifts), reference, meaning)
     return found

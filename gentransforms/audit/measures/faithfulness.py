@@ -42,7 +42,7 @@ def measure_faithfulness(e: Evidence, real: RealNeighbours, variants: VariantNei
             + ("two real images of one class" if e.labels is not None else "a real image and its nearest other"),
         ),
         "other_similarity": figure(
-            others, among_others, "mean cosine between a variant and other sources; good is near the reference, two real images"
+            others, among_others, "mean cosine between a variant and other sources; good is near the reference, that of two real images"
         ),
     }  # fmt: skip
     if bool((e.real == e.real[0]).all()):
@@ -50,10 +50,10 @@ def measure_faithfulness(e: Evidence, real: RealNeighbours, variants: VariantNei
         return found | {"source_retrieval": alike, "mean_reciprocal_rank": alike}
     found["source_retrieval"] = figure(
         (variants.rank == 1).double(), 1 / count,
-        "share of variants whose nearest source is their own; good is far above the reference, chance",
+        "share of variants whose nearest source is their own; good is far above the reference, which is chance",
     )  # fmt: skip
     found["mean_reciprocal_rank"] = figure(
-        1 / variants.rank.double(), chance, "mean of 1 / the rank of a variant's own source; 1 is best, the reference is chance"
+        1 / variants.rank.double(), chance, "mean of 1 / the rank of a variant's own source; 1 is best; the reference is chance"
     )
     return found
 
