@@ -1,6 +1,8 @@
 """Stable Diffusion unCLIP against the stock pipeline: a reduced SD 2.1, 256 pixels, 4 steps of DDIM with guidance, float32.
 
-Each case makes 16 images, of 16 sources or of 2 with 8 variants each.
+Each case makes 16 images, of 16 sources or of 2 with 8 variants each. `-k faster` compares the options for a faster loop: 10 steps,
+2 images, and how far from the plain loop's images those of each option are. On a busy machine, measure processor time:
+``--benchmark-timer=time.process_time``.
 """
 
 from __future__ import annotations
@@ -53,3 +55,47 @@ def test_diffusion_stock(benchmark: Any, variants: int, images: Tensor) -> None:
     made = benchmark.pedantic(stock.run, (StableUnCLIPImg2ImgPipeline, generator, SEEDS), arguments, rounds=3, warmup_rounds=1)
     if variants == 1:  # for several, the stock pipeline draws the noise on the embeddings in another order
         assert (made - ours(generator, images, 1)).abs().max() <= 1e-4
+
+
+EXACT: dict[str, Any] = {"compile": "regional", "fuse_qkv": True}
+FASTER: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "regional": {"compile": "regional"},
+    "fused": {"fuse_qkv": True},
+    "exact": EXACT,
+    "interval": {"guidance_interval": (0.25, 0.75)},
+    "deepcache2": {"cache_interval": 2},
+    "all": EXACT | {"guidance_interval": (0.25, 0.75), "cache_interval": 2},
+}
+TEN = OPTIONS | {"num_inference_steps": 10}
+
+
+@pytest.fixture(scope="module")
+def plain_images(images: Tensor) -> Tensor:
+    generator = gt.StableDiffusionVariation.from_pipeline(full_size.reduced_unclip(), **TEN)
+    with torch.no_grad():
+        return generator(images[:2], SEEDS[:2])
+
+
+@pytest.mark.parametrize("kind", FASTER)
+@torch.no_grad()
+def test_faster_ours(benchmark: Any, kind: str, images: Tensor, plain_images: Tensor) -> None:
+    generator = gt.StableDiffusionVariation.from_pipeline(full_size.reduced_unclip(), **TEN, **FASTER[kind])
+    compiled = int("compile" in FASTER[kind])
+    made = benchmark.pedantic(generator, (images[:2], SEEDS[:2]), rounds=3, warmup_rounds=compiled)
+    difference = (made - plain_images).abs()
+    print(f"\n{kind}: differs from the plain loop by {difference.mean():.2g} on average, {difference.max():.2g} at most")
+    benchmark.extra_info["mean_difference"] = float(difference.mean())
+    if kind in ("plain", "regional", "fused", "exact"):
+        assert difference.max() <= 1e-3  # rounding, which ten steps with guidance 10 enlarge
+
+
+@torch.no_grad()
+def test_faster_stock(benchmark: Any, images: Tensor, plain_images: Tensor) -> None:
+    import stock
+    from diffusers import StableUnCLIPImg2ImgPipeline
+
+    generator = gt.StableDiffusionVariation.from_pipeline(full_size.reduced_unclip(), **TEN)
+    arguments = {"image": stock.normalised(generator, images)[:2], "prompt": [""] * 2}
+    made = benchmark.pedantic(stock.run, (StableUnCLIPImg2ImgPipeline, generator, SEEDS[:2]), arguments, rounds=3)
+    assert (made - plain_images).abs().max() <= 1e-3
