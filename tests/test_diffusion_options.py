@@ -17,7 +17,7 @@ CLASSES = [gt.StableDiffusionVariation, gt.ControlNetVariation]
 WAYS = ["__init__", "from_pipeline", "from_pretrained"]
 SHARED = {
     "preset", "num_inference_steps", "guidance_scale", "guidance_interval", "cache_interval", "cache_branch",
-    "scheduler", "eta", "image_size", "prompt", "negative_prompt", "noise_level",
+    "scheduler", "eta", "image_size", "prompt", "negative_prompt", "noise_level", "foreground_bounds",
     "ip_adapter_scale", "decode_batch_size", "channels_last", "fuse_qkv", "compile",
 }  # fmt: skip
 CONTROL = {"controlnet", "condition", "conditioning_scale", "canny_thresholds", "palette", "strength"}

@@ -99,7 +99,7 @@ class TestPages:
             pytest.importorskip("lightning")
         if page.name == "icgan.md":
             _released_models(workplace)
-        if page.name in ("stable-diffusion.md", "controlnet.md", "choosing.md"):
+        if page.name in ("stable-diffusion.md", "controlnet.md", "choosing.md", "faster.md"):
             _tiny_repositories(workplace)
         if page.name == "pipelines.md":
             _tiny_pipelines(workplace)

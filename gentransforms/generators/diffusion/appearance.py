@@ -84,16 +84,19 @@ def preprocess(images: Tensor, processor: Any, side: int) -> Tensor:
     return (images - m) / s
 
 
-def embed_images(pipe: Any, kind: str, pixels: Tensor) -> Tensor:
-    """Return what the UNet is told of preprocessed images (B, 3, S, S): (B, D), or (B, T, D) for an IP-Adapter on hidden states."""
+def embed_images(pipe: Any, kind: str, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the UNet is told of preprocessed images (B, 3, S, S), and the encoder's features of their N patches, (B, N, D').
+
+    The first is (B, D), or (B, T, D) for an IP-Adapter on hidden states.
+    """
     if not len(pixels):  # CLIP takes no empty batch
-        return embed_images(pipe, kind, pixels.new_zeros(1, *pixels.shape[1:]))[:0]
+        embeds, patches = embed_images(pipe, kind, pixels.new_zeros(1, *pixels.shape[1:]))
+        return embeds[:0], patches[:0]
     pixels = pixels.to(pipe.image_encoder.dtype)
-    if kind == "ip-adapter" and _on_hidden_states(pipe):
-        hidden: Tensor = pipe.image_encoder(pixels, output_hidden_states=True).hidden_states[-2]
-        return hidden
-    embeds: Tensor = pipe.image_encoder(pixels).image_embeds
-    return embeds
+    hidden = kind == "ip-adapter" and _on_hidden_states(pipe)
+    encoded = pipe.image_encoder(pixels, **({"output_hidden_states": True} if hidden else {}))
+    # The first is of the image as a whole.
+    return encoded.hidden_states[-2] if hidden else encoded.image_embeds, encoded.last_hidden_state[:, 1:]
 
 
 def negative_embeds(pipe: Any, kind: str) -> Tensor | None:
@@ -102,7 +105,7 @@ def negative_embeds(pipe: Any, kind: str) -> Tensor | None:
     if kind != "ip-adapter" or not _on_hidden_states(pipe):
         return None
     side = pipe.image_encoder.config.image_size
-    return embed_images(pipe, kind, torch.zeros(1, 3, side, side, device=pipe.image_encoder.device))
+    return embed_images(pipe, kind, torch.zeros(1, 3, side, side, device=pipe.image_encoder.device))[0]
 
 
 def noise_embeds(pipe: Any, embeds: Tensor, levels: Tensor, rngs: list[torch.Generator]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gentransforms.errors import ConfigError, ImageError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.diffusion import appearance, fit, state
+from gentransforms.generators.diffusion import foreground as subjects
 from gentransforms.generators.diffusion.appearance import UNetInputs, select_rows, with_unconditional
 from gentransforms.generators.diffusion.describe import describe_part, describe_pipeline, select_networks
 from gentransforms.generators.diffusion.faster.deepcache import check_branch, run_unet
@@ -84,11 +85,15 @@ class DiffusionGenerator(ImageGenerator):
         if (self.prompt or self.negative_prompt) and not takes_prompts(self.pipe):
             raise ConfigError(f"prompt={self.prompt!r}: a {type(self.pipe).__name__} has no text encoder and takes no prompt")
         self.noise_level = self._check_noise_level(given.get("noise_level", 0))
+        self.foreground_bounds = self._check_foreground_bounds(given.get("foreground_bounds"))
         if given.get("ip_adapter_scale") is not None:
             if self.kind != "ip-adapter":
                 raise ConfigError(f"ip_adapter_scale={given['ip_adapter_scale']!r}: this generator has no IP-Adapter; give ip_adapter=")
             state.set_ip_adapter_scale(self.pipe, given["ip_adapter_scale"])
-        self.inputs = (*(["prompts"] if takes_prompts(self.pipe) else []), *(["noise_levels"] if self.kind == "unclip" else []))
+        self.inputs = (
+            *(["prompts"] if takes_prompts(self.pipe) else []), *(["noise_levels"] if self.kind == "unclip" else []),
+            *(["foreground"] if self.noise_level == "foreground" else []),
+        )  # fmt: skip
         # How it runs, which no attribute holds; the other options are read from attributes, as they are now.
         check_compile(given.get("compile", False))
         self.__dict__["_init_config"] = {name: given[name] for name in ("channels_last", "compile", "fuse_qkv") if given.get(name)}
@@ -127,6 +132,8 @@ class DiffusionGenerator(ImageGenerator):
             options |= {"cache_interval": self.cache_interval, "cache_branch": self.cache_branch}
         if self.kind == "unclip":
             options["noise_level"] = self.noise_level
+        if self.noise_level == "foreground":
+            options["foreground_bounds"] = list(self.foreground_bounds)
         if self.kind == "ip-adapter":
             options["ip_adapter_scale"] = state.ip_adapter_scale(self.unet)
         if describe_part(self.scheduler) != describe_part(self.pipe.scheduler):
@@ -169,7 +176,7 @@ class DiffusionGenerator(ImageGenerator):
         return self.guidance_scale > 1 and not self._distilled
 
     def encode(  # type: ignore[override]
-        self, images: Tensor, prompts: list[str] | None = None, noise_levels: Tensor | None = None
+        self, images: Tensor, prompts: list[str] | None = None, noise_levels: Tensor | None = None, foreground: Any = None
     ) -> dict[str, Tensor]:
         """Return the condition of each image for the UNet.
 
@@ -177,6 +184,8 @@ class DiffusionGenerator(ImageGenerator):
             images: (B, 3, H, W) floating in [0, 1], on the generator's device.
             prompts: one for each image, instead of the option `prompt`.
             noise_levels: (B,) int64, one for each image, instead of the option `noise_level` (unCLIP).
+            foreground: for ``noise_level="foreground"``, masks of the subject, instead of looking for it: (B, H, W) or (B, 1, H, W),
+                boolean, integers of which 0 is background, or floating in [0, 1]; or a list of B of any sizes.
 
         Returns:
             ``image_embeds`` (B, D) or, for an IP-Adapter on hidden states, (B, T, D), where an image encoder is used;
@@ -193,9 +202,14 @@ class DiffusionGenerator(ImageGenerator):
         if self.kind != "none":
             side = self.image_encoder.config.image_size
             pixels = appearance.preprocess(images.float(), getattr(self.pipe, "feature_extractor", None), side)
-            condition["image_embeds"] = appearance.embed_images(self.pipe, self.kind, pixels).to(self.dtype)
+            embeds, patches = appearance.embed_images(self.pipe, self.kind, pixels)
+            condition["image_embeds"] = embeds.to(self.dtype)
+        if foreground is not None and self.noise_level != "foreground":
+            raise ConfigError(
+                f"foreground was given, and noise_level={self.noise_level!r}: masks count with noise_level='foreground' alone"
+            )
         if self.kind == "unclip":
-            condition["noise_levels"] = self._levels(noise_levels, len(images))
+            condition["noise_levels"] = self._levels(noise_levels, foreground, patches)
         elif noise_levels is not None:
             raise ConfigError(f"noise_levels={noise_levels!r}: only unCLIP generators take them")
         if prompts is not None:
@@ -323,7 +337,14 @@ class DiffusionGenerator(ImageGenerator):
         embedding: Tensor = self.pipe.get_guidance_scale_embedding(torch.tensor([self.guidance_scale - 1]), embedding_dim=width)
         return embedding.to(device=self.device, dtype=self.dtype, non_blocking=True).expand(count, width)
 
-    def _levels(self, levels: Any, count: int) -> Tensor:
+    def _levels(self, levels: Any, masks: Any, patches: Tensor) -> Tensor:
+        """Return the noise level of each image, (B,) int64; patches (B, N, D) are the image encoder's."""
+        count = len(patches)
+        if levels is None and self.noise_level == "foreground":
+            shares = subjects.foreground_share(patches) if masks is None else subjects.mask_share(masks, count, self.device)
+            return subjects.to_levels(shares, self.foreground_bounds)
+        if masks is not None:
+            raise ConfigError("noise_levels and foreground were both given, and each decides the noise: give one of them")
         if levels is None:
             return torch.full((count,), self.noise_level, dtype=torch.int64, device=self.device)
         levels = torch.as_tensor(levels)
@@ -335,15 +356,27 @@ class DiffusionGenerator(ImageGenerator):
             self._check_noise_level(int(levels.max()))
         return levels.to(self.device, torch.int64, non_blocking=True)
 
-    def _check_noise_level(self, level: Any) -> int:
+    def _check_noise_level(self, level: Any) -> Any:
         if self.kind != "unclip":
             if level in (0, None):
                 return 0
             raise ConfigError(f"noise_level={level!r}: only unCLIP generators take one; this is a {type(self.pipe).__name__}")
-        top = self.pipe.image_noising_scheduler.config.num_train_timesteps - 1
-        if type(level) is not int or not 0 <= level <= top:
-            raise ConfigError(f"noise_level={level!r}: expected an integer from 0 to {top}")
+        if level == "foreground":
+            return level
+        if type(level) is not int or not 0 <= level <= self._top_level:
+            raise ConfigError(f"noise_level={level!r}: expected an integer from 0 to {self._top_level}, or 'foreground'")
         return level
+
+    def _check_foreground_bounds(self, bounds: Any) -> tuple[float, ...]:
+        if self.noise_level == "foreground":
+            return subjects.check_bounds(subjects.BOUNDS if bounds is None else bounds, self._top_level)
+        if bounds is not None:
+            raise ConfigError(f"foreground_bounds={bounds!r} has no effect with noise_level={self.noise_level!r}: give 'foreground'")
+        return subjects.BOUNDS
+
+    @property
+    def _top_level(self) -> int:
+        return int(self.pipe.image_noising_scheduler.config.num_train_timesteps) - 1
 
     def _check_cache_branch(self, branch: Any) -> int:
         if self.cache_interval > 1:

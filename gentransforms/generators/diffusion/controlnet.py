@@ -72,7 +72,10 @@ class ControlNetVariation(PretrainedDiffusion):
         image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
         prompt: text for images without a prompt of their own.
         negative_prompt: what guidance leads away from.
-        noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
+        noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: for each
+            image 0, 100, 200, 300 or 400, more where its subject fills more of it (GenView).
+        foreground_bounds: with ``"foreground"``, the shares of foreground from which on there are 100 levels more; five equal bins by
+            default, (0.2, 0.4, 0.6, 0.8).
         ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
         decode_batch_size: how many images the VAE decodes at once; all by default.
         channels_last: memory format of the networks (exact up to rounding).
@@ -87,7 +90,8 @@ class ControlNetVariation(PretrainedDiffusion):
     Attributes:
         inputs: ``masks`` with ``"segmentation"``: classes (B, H, W) or (B, 1, H, W), integers, 255 unlabelled;
             ``control_maps`` with ``"maps"``: (B, 1 or 3, H, W) uint8, or floating in [0, 1]; ``prompts``, one string for each
-            image, where there is a text encoder; ``noise_levels`` (B,) int64 (unCLIP).
+            image, where there is a text encoder; ``noise_levels`` (B,) int64 (unCLIP);
+            ``foreground``, masks of the subject, with ``noise_level="foreground"``.
 
     Example:
         >>> import torch
@@ -128,7 +132,8 @@ class ControlNetVariation(PretrainedDiffusion):
         image_size: int | tuple[int, int] | None = None,
         prompt: str = "",
         negative_prompt: str | None = None,
-        noise_level: int = 0,
+        noise_level: int | Literal["foreground"] = 0,
+        foreground_bounds: Sequence[float] | None = None,
         ip_adapter_scale: float | dict[str, Any] | None = None,
         decode_batch_size: int | None = None,
         channels_last: bool = False,
@@ -192,7 +197,8 @@ class ControlNetVariation(PretrainedDiffusion):
         image_size: int | tuple[int, int] | None = None,
         prompt: str = "",
         negative_prompt: str | None = None,
-        noise_level: int = 0,
+        noise_level: int | Literal["foreground"] = 0,
+        foreground_bounds: Sequence[float] | None = None,
         ip_adapter_scale: float | dict[str, Any] | None = None,
         decode_batch_size: int | None = None,
         channels_last: bool = False,
@@ -227,7 +233,10 @@ class ControlNetVariation(PretrainedDiffusion):
             image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
             prompt: text for images without a prompt of their own.
             negative_prompt: what guidance leads away from.
-            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
+            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: for each
+                image 0, 100, 200, 300 or 400, more where its subject fills more of it (GenView).
+            foreground_bounds: with ``"foreground"``, the shares of foreground from which on there are 100 levels more; five equal bins by
+                default, (0.2, 0.4, 0.6, 0.8).
             ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
             decode_batch_size: how many images the VAE decodes at once; all by default.
             channels_last: memory format of the networks (exact up to rounding).
@@ -274,7 +283,8 @@ class ControlNetVariation(PretrainedDiffusion):
         image_size: int | tuple[int, int] | None = None,
         prompt: str | None = None,
         negative_prompt: str | None = None,
-        noise_level: int | None = None,
+        noise_level: int | Literal["foreground"] | None = None,
+        foreground_bounds: Sequence[float] | None = None,
         ip_adapter_scale: float | dict[str, Any] | None = None,
         decode_batch_size: int | None = None,
         channels_last: bool | None = None,
@@ -320,7 +330,10 @@ class ControlNetVariation(PretrainedDiffusion):
             image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
             prompt: text for images without a prompt of their own.
             negative_prompt: what guidance leads away from.
-            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
+            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: for each
+                image 0, 100, 200, 300 or 400, more where its subject fills more of it (GenView).
+            foreground_bounds: with ``"foreground"``, the shares of foreground from which on there are 100 levels more; five equal bins by
+                default, (0.2, 0.4, 0.6, 0.8).
             ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
             decode_batch_size: how many images the VAE decodes at once; all by default.
             channels_last: memory format of the networks (exact up to rounding).
@@ -341,6 +354,7 @@ class ControlNetVariation(PretrainedDiffusion):
         prompts: list[str] | None = None,
         noise_levels: Tensor | None = None,
         control_maps: Any = None,
+        foreground: Any = None,
     ) -> dict[str, Tensor]:
         """Return the control maps of each image, and what else the UNet is told of it.
 
@@ -350,6 +364,7 @@ class ControlNetVariation(PretrainedDiffusion):
             prompts: one for each image, instead of the option `prompt`.
             noise_levels: (B,) int64, instead of the option `noise_level` (unCLIP).
             control_maps: for ``"maps"``: (B, 1 or 3, H, W) uint8, or floating in [0, 1]; or a list of B of any sizes.
+            foreground: masks of the subject, for ``noise_level="foreground"`` (unCLIP), as in `StableDiffusionVariation.encode`.
 
         Returns:
             For the i-th ControlNet ``control_i`` (B, 1 or 3, h, w), or ``magnitude_i`` (B, 1, h, w) where each variant draws
@@ -361,7 +376,7 @@ class ControlNetVariation(PretrainedDiffusion):
             ConfigError: if masks, control maps, prompts or levels are not one for each image, or out of range.
             GeneratorError: if a function of the user's returns something else than control maps.
         """
-        condition = super().encode(images, prompts, noise_levels)
+        condition = super().encode(images, prompts, noise_levels, foreground)
         images = fit(images.float(), self.image_size, True)
         for i, kind in enumerate(self.conditions):
             if kind == "canny":

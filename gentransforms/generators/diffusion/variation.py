@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -49,7 +49,10 @@ class StableDiffusionVariation(PretrainedDiffusion):
         image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
         prompt: text for images without a prompt of their own.
         negative_prompt: what guidance leads away from.
-        noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
+        noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: for each
+            image 0, 100, 200, 300 or 400, more where its subject fills more of it (GenView).
+        foreground_bounds: with ``"foreground"``, the shares of foreground from which on there are 100 levels more; five equal bins by
+            default, (0.2, 0.4, 0.6, 0.8).
         ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
         decode_batch_size: how many images the VAE decodes at once; all by default.
         channels_last: memory format of the networks (exact up to rounding).
@@ -62,7 +65,8 @@ class StableDiffusionVariation(PretrainedDiffusion):
         ConfigError: if an option is unknown or out of its range.
 
     Attributes:
-        inputs: ``prompts``, one string for each image, where there is a text encoder; ``noise_levels`` (B,) int64 (unCLIP).
+        inputs: ``prompts``, one string for each image, where there is a text encoder; ``noise_levels`` (B,) int64 (unCLIP);
+            ``foreground``, masks of the subject, with ``noise_level="foreground"``.
 
     Example:
         >>> import torch
@@ -91,7 +95,8 @@ class StableDiffusionVariation(PretrainedDiffusion):
         image_size: int | tuple[int, int] | None = None,
         prompt: str = "",
         negative_prompt: str | None = None,
-        noise_level: int = 0,
+        noise_level: int | Literal["foreground"] = 0,
+        foreground_bounds: Sequence[float] | None = None,
         ip_adapter_scale: float | dict[str, Any] | None = None,
         decode_batch_size: int | None = None,
         channels_last: bool = False,
@@ -122,7 +127,8 @@ class StableDiffusionVariation(PretrainedDiffusion):
         image_size: int | tuple[int, int] | None = None,
         prompt: str = "",
         negative_prompt: str | None = None,
-        noise_level: int = 0,
+        noise_level: int | Literal["foreground"] = 0,
+        foreground_bounds: Sequence[float] | None = None,
         ip_adapter_scale: float | dict[str, Any] | None = None,
         decode_batch_size: int | None = None,
         channels_last: bool = False,
@@ -150,7 +156,10 @@ class StableDiffusionVariation(PretrainedDiffusion):
             image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
             prompt: text for images without a prompt of their own.
             negative_prompt: what guidance leads away from.
-            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
+            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: for each
+                image 0, 100, 200, 300 or 400, more where its subject fills more of it (GenView).
+            foreground_bounds: with ``"foreground"``, the shares of foreground from which on there are 100 levels more; five equal bins by
+                default, (0.2, 0.4, 0.6, 0.8).
             ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
             decode_batch_size: how many images the VAE decodes at once; all by default.
             channels_last: memory format of the networks (exact up to rounding).
@@ -190,7 +199,8 @@ class StableDiffusionVariation(PretrainedDiffusion):
         image_size: int | tuple[int, int] | None = None,
         prompt: str | None = None,
         negative_prompt: str | None = None,
-        noise_level: int | None = None,
+        noise_level: int | Literal["foreground"] | None = None,
+        foreground_bounds: Sequence[float] | None = None,
         ip_adapter_scale: float | dict[str, Any] | None = None,
         decode_batch_size: int | None = None,
         channels_last: bool | None = None,
@@ -228,7 +238,10 @@ class StableDiffusionVariation(PretrainedDiffusion):
             image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
             prompt: text for images without a prompt of their own.
             negative_prompt: what guidance leads away from.
-            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety.
+            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: for each
+                image 0, 100, 200, 300 or 400, more where its subject fills more of it (GenView).
+            foreground_bounds: with ``"foreground"``, the shares of foreground from which on there are 100 levels more; five equal bins by
+                default, (0.2, 0.4, 0.6, 0.8).
             ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
             decode_batch_size: how many images the VAE decodes at once; all by default.
             channels_last: memory format of the networks (exact up to rounding).
