@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,19 @@ class TestWithKeys:
         with pytest.warns(UserWarning, match="made from 100 images, and the data set has 60, whose keys are row numbers"):
             with_keys(Photos(PHOTOS[:60]), transform=BankAugment(bank))
 
+    @pytest.mark.parametrize("count", [COUNT, 40])
+    def test_another_data_set_warns(self, count: int, bank: Bank) -> None:
+        others = Photos(structured_photos(2 * COUNT)[COUNT : COUNT + count])
+        expected = f"{min(count, MOST)} images resemble the bank's sources with the same keys no more than other sources"
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            with_keys(others, transform=BankAugment(bank))
+        assert [expected in str(warning.message) for warning in said] == [True] + [False] * (count < COUNT)
+
+    def test_right_images_that_are_inverted_or_have_one_channel(self, bank: Bank) -> None:
+        for change in (v2.RandomInvert(1.0), v2.RandomSolarize(0.0, 1.0), lambda image: image[:1]):
+            with_keys(Photos(PHOTOS, change), transform=BankAugment(bank))
+
     def test_within_other_transforms(self, bank: Bank) -> None:
         for transform in (
             v2.Compose([v2.Resize(16), BankAugment(bank)]),
@@ -202,6 +216,12 @@ class TestBankAugment:
     def test_heavily_changed_others_are_refused_before_long(self, bank: Bank) -> None:
         torch.manual_seed(0)
         assert self.feed(BankAugment(bank), [HEAVY(photo) for photo in PHOTOS[30:]], 10) < MOST
+
+    def test_another_data_set_warns_once(self, bank: Bank) -> None:
+        augment = BankAugment(bank)
+        with pytest.warns(UserWarning, match="64 images resemble the bank's sources with the same keys no more than other") as said:
+            self.feed(augment, structured_photos(2 * COUNT)[COUNT:], 10)
+        assert len(said) == 1
 
     def test_no_more_is_compared_once_it_is_sure(self, bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
         augment = BankAugment(bank)

@@ -2,10 +2,15 @@
 
 Row numbers are keys that fit any data set. After ``dataset.select(range(5, 10))`` they refer to other images, and each would get
 variants of the wrong source. So a bank keeps a `mark` of each source, with which the images that request variants are compared.
+
+An image may be changed before it is compared, in ways that nobody can list. That it looks unlike its own row therefore proves
+nothing; what proves that keys are wrong is that images match *other* rows, far better than by chance.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +24,20 @@ __all__ = ["MARK_SIZE", "Resemblance", "compare_marks", "mark"]
 _CELLS = 4
 MARK_SIZE = 3 * _CELLS * _CELLS
 
-# Mean difference of two marks, in grey levels. The same image, resized or encoded again, is closer than the first; an image that
-# is further than the second from its source is not that source in its original form.
-_SAME, _OTHER = 2.5, 10.0
-_ROWS = 256  # rows of a bank among which a source's own row is ranked
-# Likelihood ratio of the ranks, in nats, that is required for a verdict.
-_SURE = 7.0
+_SAME = 2.5  # mean difference in grey levels; the same image, resized or encoded again, is closer
+_CANDIDATES = 512  # rows that are nearest at first sight, among which a match is searched for
+_NEIGHBOURS = 64  # of those, from whose distances follows how close a chance match would be
+# A bound of the probability of a match by chance, and the share of the images, and their number, that must be below it.
+_CLEAR, _SOME = (1e-3, 1 / 4, 2), (5e-2, 1 / 8, 4)
+_CLOSER = 0.7  # a match has at most this share of the distance to the image's own row, whatever was done to that
+_FLOOR = 0.01  # distances below are rounding
+_DIMENSION = 16.0  # the most that marks are taken to spread over, as natural images do
+
+_RANKED = 256  # rows of a bank among which a source's own row is ranked
+_SHIFTS = 1 << 16  # the most rows among which a shift is searched for
+_SHIFTED = 24  # images that are compared with them at least; of a small bank, more
+_COMPARED = 1 << 17
+_SURE = 7.0  # log of the likelihood ratio that is required of the ranks
 _SHAPE = 0.3  # of Beta(0.3, 1), about the ranks that random crops and colour jitter of the right image have; uniform if it is another
 
 
@@ -49,8 +62,9 @@ class Resemblance:
     """The result of a comparison.
 
     Attributes:
-        verdict: ``"right"``, ``"wrong"``, or ``"unsure"``, if more images have to be compared.
-        example: for a wrong one: the index of an image among those compared, and the row of the bank that it fits.
+        verdict: ``"right"``; ``"wrong"``, if images match other rows; ``"unlike"``, if many images resemble their own rows no
+            more than any others, but match no others either; or ``"unsure"``, if more images have to be compared.
+        example: for a wrong one: the index of an image among those compared, and the row of the bank that it matches.
     """
 
     verdict: str
@@ -58,11 +72,7 @@ class Resemblance:
 
 
 def compare_marks(seen: npt.NDArray[np.uint8], own: npt.NDArray[np.integer], marks: npt.NDArray[np.uint8]) -> Resemblance:
-    """Decide whether images fit their own rows of a bank, or other rows better.
-
-    The right images may have been resized, cropped, flipped or recoloured. If several of them match the unchanged image of
-    another row, the keys are wrong. Otherwise each image's own row is ranked among other rows of the bank, using marks of
-    parts of each row: the ranks of the right rows are low, whatever was done to the images, and those of wrong rows uniform.
+    """Decide whether images fit their own rows of a bank, or match other rows.
 
     Args:
         seen: marks of the images (N, 48); with fewer than eight there is little evidence.
@@ -81,73 +91,195 @@ def compare_marks(seen: npt.NDArray[np.uint8], own: npt.NDArray[np.integer], mar
     telling = np.sort(first[counts == 1])
     if not len(telling) or len(marks) < 2:
         return Resemblance("unsure")
-    near = [(int(i), *_nearest(seen[i], int(own[i]), marks)) for i in telling]
-    elsewhere = [(i, row) for i, to_own, row, to_row in near if to_row < _SAME and to_own > max(_OTHER, 4 * to_row)]
-    if len(elsewhere) >= max(min(2, len(telling)), len(telling) // 4):
-        return Resemblance("wrong", elsewhere[0])
-    if 4 * sum(to_own < _SAME for _, to_own, _, _ in near) >= 3 * len(telling):
+    seen, own = seen[telling], own[telling]
+    same = np.abs(seen.astype(np.int16) - marks[own]).mean(1) < _SAME
+    if same.all():
         return Resemblance("right")
-    evidence = sum(_evidence(rank) for rank in _ranks(seen[telling], own[telling], marks))
-    if evidence > _SURE:
+    away = np.flatnonzero(~same)
+    matches = _find_matches(seen[away], own[away], marks)
+    for chance, share, fewest in (_CLEAR, _SOME):
+        found = {place: row for place, (row, by_chance) in zip(away.tolist(), matches, strict=True) if by_chance < chance}
+        if len(set(found.values())) >= max(min(fewest, len(telling)), share * len(telling)):
+            place = min(found)
+            return Resemblance("wrong", (int(telling[place]), found[place]))
+    if 4 * same.sum() >= 3 * len(telling):
         return Resemblance("right")
-    if evidence < -_SURE:
-        i, _, row, _ = max(near, key=lambda found: found[1] - found[3])
-        return Resemblance("wrong", (i, row))
-    return Resemblance("unsure")
+    evidence = _compare_ranks(seen, own, marks)
+    if evidence > -_SURE:
+        return Resemblance("right" if evidence > _SURE else "unsure")
+    example = _find_shift(seen, own, marks)
+    return Resemblance("unlike") if example is None else Resemblance("wrong", (int(telling[example[0]]), example[1]))
 
 
-def _nearest(seen: npt.NDArray[np.uint8], own: int, marks: npt.NDArray[np.uint8]) -> tuple[float, int, float]:
-    """Return the distance of a mark to its own row, and the nearest other row with its distance."""
-    best, row = np.inf, -1
+def _find_matches(seen: npt.NDArray[np.uint8], own: npt.NDArray[np.integer], marks: npt.NDArray[np.uint8]) -> list[tuple[int, float]]:
+    """Return for each image the other row that it matches best, and how probable that is by chance; 1 if its own is as good."""
+    rows = _first_sight(_grid(seen), marks)
+    images = _features(_grid(seen))
+    to_own = (_features(_changes(_grid(marks[own]))) - images[:, None]).abs().mean(-1).amin(1)
+    small = _features(_parts(_grid(marks))) if len(marks) <= _CANDIDATES else None
+    found = []
+    for number, (image, candidates) in enumerate(zip(images, rows, strict=True)):
+        others = candidates[(marks[candidates] != marks[own[number]]).any(1)]
+        if not len(others):
+            found.append((-1, 1.0))
+            continue
+        parts = _features(_parts(_grid(marks[others]))) if small is None else small[torch.from_numpy(others)]
+        distances = (parts - image).abs().mean(-1).amin(1).clamp(min=_FLOOR)
+        nearest = int(distances.argmin())
+        closer = distances[nearest] < _CLOSER * to_own[number]
+        found.append((int(others[nearest]), _chance(distances.sort().values[:_NEIGHBOURS]) if closer else 1.0))
+    return found
+
+
+def _chance(distances: Tensor) -> float:
+    """Return the probability that the first of K ascending distances is as small as it is, were it a neighbour like the others.
+
+    Within a distance r are about r^D of the rows, where the dimension D follows from the distances of the further neighbours.
+    Twins of the first are no evidence against it.
+    """
+    count = len(distances)
+    start = count // 4
+    if start < 1:
+        return 1.0
+    first, inner, outer = (float(distances[i]) for i in (0, start, -1))
+    if outer <= first:
+        return 1.0
+    dimension = min(math.log(count / (start + 1)) / max(math.log(outer / inner), 1e-6), _DIMENSION)
+    return count * (first / outer) ** dimension
+
+
+def _first_sight(images: Tensor, marks: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.intp]]:
+    """Return for each image (N, 3, 4, 4) the rows whose marks are nearest, whatever the brightness, as they are or mirrored."""
+    centred = torch.cat([_centre(images), _centre(images.flip(-1))]).flatten(1)
+    nearest = torch.empty(len(images), 0)
+    places = torch.empty(len(images), 0, dtype=torch.int64)
     step = 1 << 16  # bounds the memory that a bank of millions of rows takes here
     for start in range(0, len(marks), step):
-        distances = np.abs(marks[start : start + step].astype(np.int16) - seen).mean(1, dtype=np.float32)
-        if start <= own < start + step:
-            to_own = float(distances[own - start])
-            distances[own - start] = np.inf
-        if distances.min() < best:
-            best, row = float(distances.min()), start + int(distances.argmin())
-    return to_own, row, best
+        grids = _centre(_grid(marks[start : start + step])).flatten(1)
+        distances = torch.cdist(centred, grids, p=1).view(2, len(images), -1).amin(0)
+        nearest = torch.cat([nearest, distances], 1)
+        places = torch.cat([places, torch.arange(start, start + len(grids)).expand(len(images), -1)], 1)
+        nearest, kept = nearest.topk(min(_CANDIDATES, nearest.shape[1]), largest=False)
+        places = places.gather(1, kept)
+    return list(places.numpy())
 
 
-def _evidence(rank: float) -> float:
-    """Return log p(rank | the right row) - log p(rank | another row)."""
-    return float(np.log(_SHAPE) + (_SHAPE - 1) * np.log(rank))
+def _compare_ranks(seen: npt.NDArray[np.uint8], own: npt.NDArray[np.integer], marks: npt.NDArray[np.uint8]) -> float:
+    """Return log p(ranks | the right rows) - log p(ranks | others), by the features that speak most for the right ones.
+
+    Each image's own row is ranked among other rows. Whatever was done to the images, ranks of the right rows are low for some
+    features; those of wrong rows are uniform for all.
+    """
+    rows = np.unique(np.linspace(0, len(marks) - 1, min(_RANKED, len(marks))).astype(np.int64))
+    others, mine, images = _grid(marks[rows]), _grid(marks[own]), _grid(seen)
+    apart = torch.from_numpy((marks[rows][None] != marks[own][:, None]).any(-1))
+    best = -math.inf
+    for compare in (_compare_colours, _compare_structure, _compare_zoomed):
+        closer = ((compare(images, others) < compare(images, mine).diagonal()[:, None]) & apart).sum(1)
+        best = max(best, float(_weigh((closer + 0.5) / (apart.sum(1) + 1)).sum()))
+    return best
 
 
-def _ranks(seen: npt.NDArray[np.uint8], own: npt.NDArray[np.integer], marks: npt.NDArray[np.uint8]) -> list[float]:
-    """Return the share, between 0 and 1, of other rows that look more like an image than its own row does."""
-    rows = np.unique(np.linspace(0, len(marks) - 1, min(_ROWS, len(marks))).astype(np.int64))
-    others = _features(_parts(marks[rows]))
-    mine = _features(_parts(marks[own]))
-    images = _features(_grid(seen)[:, None])
-    ranks = []
-    for image, row, parts in zip(images, own.tolist(), mine, strict=True):
-        distances = (others[torch.from_numpy(rows != row)] - image).abs().mean(-1).amin(1)
-        closer = (distances < (parts - image).abs().mean(-1).min()).sum().item()
-        ranks.append((closer + 0.5) / (len(distances) + 1))
-    return ranks
+def _weigh(ranks: Tensor) -> Tensor:
+    """Return log p(rank | the right row) - log p(rank | another row), of ranks in (0, 1)."""
+    return math.log(_SHAPE) + (_SHAPE - 1) * ranks.log()
+
+
+def _find_shift(seen: npt.NDArray[np.uint8], own: npt.NDArray[np.integer], marks: npt.NDArray[np.uint8]) -> tuple[int, int] | None:
+    """Return an image and its row if all images, however changed, fit rows that are equally far from their own ones.
+
+    That is what cutting a data set does, and leaving out rows.
+    """
+    low, high = max(0, int(own.min()) - _SHIFTS // 2), min(len(marks), int(own.max()) + _SHIFTS // 2)
+    used = max(_SHIFTED, _COMPARED // (high - low))
+    images, places = _grid(seen[:used]), torch.from_numpy(own[:used].astype(np.int64)) - low
+    step = 1 << 10
+    pieces = [_compare_colours(images, _grid(marks[start : min(start + step, high)])) for start in range(low, high, step)]
+    distances = torch.cat(pieces, 1)
+    count = distances.shape[1]
+    ranks = torch.empty_like(distances)
+    ranks.scatter_(1, distances.argsort(1), ((torch.arange(count) + 0.5) / count).expand_as(distances))
+    shifts = torch.arange(1 - count, count)
+    targets = places[:, None] + shifts
+    inside = (targets >= 0) & (targets < count) & (shifts != 0)
+    weights = _weigh(ranks).gather(1, targets.clamp(0, count - 1)) * inside
+    total = weights.sum(0).masked_fill(2 * inside.sum(0) < len(images), -math.inf)
+    best = int(total.argmax())
+    if total[best] < _SURE + math.log(len(shifts)):
+        return None
+    image = int(weights[:, best].argmax())
+    return image, int(own[image]) + int(shifts[best])
+
+
+def _compare_colours(images: Tensor, rows: Tensor) -> Tensor:
+    """Return the distances (N, R) of images to the most similar part of each row, by colours and structure."""
+    parts = _features(_parts(rows))
+    return torch.cdist(_features(images), parts.flatten(0, 1), p=1).view(len(images), len(rows), -1).amin(-1)
+
+
+def _compare_zoomed(images: Tensor, rows: Tensor) -> Tensor:
+    """Return the distances (N, R) of the most similar part of images to each row, as images on a larger ground have them."""
+    parts = _features(_parts(images, fine=True))
+    return torch.cdist(parts.flatten(0, 1), _features(rows), p=1).view(len(images), -1, len(rows)).amin(1)
+
+
+def _compare_structure(images: Tensor, rows: Tensor) -> Tensor:
+    """Return the distances (N, R) of images to parts of each row, turned or not, by structure up to its sign."""
+    light = rows.mean(1, keepdim=True)
+    parts = torch.cat([_parts(light), _turned(light)], 1)
+    return 1 - torch.einsum("npf,mf->mnp", _unit(parts), _unit(images.mean(1, keepdim=True))).abs().amax(-1)
+
+
+def _turned(grids: Tensor) -> Tensor:
+    return torch.stack([grids.rot90(k, (-2, -1)) for k in (1, 2, 3)], 1)
+
+
+def _changes(grids: Tensor) -> Tensor:
+    """Return what usual augmentations might make of rows (N, 3, 4, 4): (N, K, 3, 4, 4)."""
+    turned = torch.cat([_parts(grids), _turned(grids)], 1)
+    grey = turned.mean(2, keepdim=True).expand_as(turned)
+    channels = [turned[:, :, i : i + 1].expand_as(turned) for i in range(3)]
+    return torch.cat([turned, 255 - turned, grey, 255 - grey, turned.flip(2), *channels], 1)
 
 
 def _grid(marks: npt.NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(marks.astype(np.float32)).view(-1, _CELLS, _CELLS, 3).permute(0, 3, 1, 2)
 
 
-def _parts(marks: npt.NDArray[np.uint8]) -> Tensor:
-    """Return what crops of the marked images would look like, mirrored too: (N, K, 3, 4, 4)."""
-    large = F.interpolate(_grid(marks), 4 * _CELLS, mode="bilinear")
+def _centre(grids: Tensor) -> Tensor:
+    return grids - grids.mean((-3, -2, -1), keepdim=True)
+
+
+def _unit(grids: Tensor) -> Tensor:
+    """Return grids (…, C, 4, 4) as vectors of length one, centred; nearly plain ones are shorter."""
+    centred = _centre(grids).flatten(-3)
+    return centred / (centred.norm(dim=-1, keepdim=True) + 4)
+
+
+def _parts(grids: Tensor, *, fine: bool = False) -> Tensor:
+    """Return what crops of images (N, C, 4, 4) would look like, mirrored too, the images first: (N, K, C, 4, 4)."""
+    parts = grids.flatten(-2) @ _crops(fine)  # (N, C, K * 16)
+    return parts.unflatten(-1, (-1, _CELLS, _CELLS)).transpose(1, 2)
+
+
+@functools.cache
+def _crops(fine: bool) -> Tensor:
+    """Return the matrix (16, K * 16) from cells of an image to those of its parts."""
+    basis = torch.eye(_CELLS * _CELLS).view(-1, 1, _CELLS, _CELLS)
+    large = F.interpolate(basis, 4 * _CELLS, mode="bilinear")
+    sizes, step = ((12, 10, 8, 6), 2) if fine else ((12, 8), 4)
     crops = [
         F.adaptive_avg_pool2d(large[..., top : top + size, left : left + size], _CELLS)
-        for size in (16, 12, 8)
-        for top in range(0, 17 - size, 4)
-        for left in range(0, 17 - size, 4)
+        for size in sizes
+        for top in range(0, 17 - size, step)
+        for left in range(0, 17 - size, step)
     ]
-    parts = torch.stack(crops, 1)
-    return torch.cat([parts, parts.flip(-1)], 1)
+    parts = torch.cat([basis, *crops], 1)
+    return torch.cat([parts, parts.flip(-1)], 1).flatten(1)
 
 
 def _features(grids: Tensor) -> Tensor:
     """Return grids (…, 3, 4, 4) as vectors: the colours, and the structure whatever the brightness and contrast."""
-    centred = grids - grids.mean((-3, -2, -1), keepdim=True)
+    centred = _centre(grids)
     structure = centred / (centred.square().mean((-3, -2, -1), keepdim=True).sqrt() + 4)
     return torch.cat([structure.flatten(-3), grids.flatten(-3) / 128], -1)

@@ -45,9 +45,9 @@ class BankAugment(ReplaceImages):
         missing: what to do with an image without variants: ``"error"``, or ``"source"`` to leave it unchanged.
         output_size: ``"input"``, ``"generator"`` (the bank's) or (h, w), as for `GenerativeAugment`; ``"native"`` returns
             variants at the bank's size and leaves all other images at their own, for a crop or resize that follows.
-        check_sources: compare the first images, eight or more, with what the bank keeps of its sources, and refuse keys that
-            belong to other images, as row numbers do after a data set was filtered or cut. Changed images pass: resized,
-            cropped, flipped, recoloured. False where they look nothing like their sources.
+        check_sources: compare the first images, eight or more, with what the bank keeps of its sources. Images that match other
+            sources are refused, as after a data set whose keys are row numbers was filtered or cut; a warning says if they
+            resemble their own sources no more than any others. Augmented images of the right rows pass.
         weights: of several banks, positive numbers; equal by default. Or the name of a score, such as ``"realism"``: an image's
             variants are drawn in proportion to it, those of several banks together. Scores are numbers of 0 or more; variants of
             score 0 are never drawn.
@@ -59,7 +59,6 @@ class BankAugment(ReplaceImages):
     Attributes:
         banks: the open banks.
         missing_count: how many images in this process were selected but had no variants.
-
 
     Raises:
         ConfigError: if an argument, or what the getter returns, is not as described; if keys belong to other images.

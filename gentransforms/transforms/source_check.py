@@ -27,6 +27,8 @@ __all__ = ["FEWEST", "MOST", "SourceCheck", "check_dataset"]
 
 FEWEST, MOST = 8, 64  # images that are compared at first, and where that does not tell
 
+_WHY = "Row numbers change when a data set is filtered, shuffled or cut"
+
 
 class SourceCheck:
     """Compares the first images with the marks that a bank keeps of its sources, until they tell right from wrong keys.
@@ -43,11 +45,20 @@ class SourceCheck:
         self._next = fewest
         self._seen: dict[str | int, npt.NDArray[np.uint8]] = {}
 
-    def add(self, bank: Bank, keys: Sequence[str | int], rows: Sequence[Tensor]) -> None:
+    def add(self, bank: Bank, keys: Sequence[str | int], rows: Sequence[Tensor], *, last: bool = False) -> None:
         """Compare more images (n, C, H, W), N in all, with the sources of their N keys.
 
+        Args:
+            bank: the bank.
+            keys: of the images.
+            rows: the images.
+            last: whether there will be no more.
+
         Raises:
-            ConfigError: if they fit other sources of the bank, with an example.
+            ConfigError: if they match other sources of the bank, with an example.
+
+        Warns:
+            UserWarning: if 64 images, or all there are, resemble their own sources no more than any others.
         """
         if self.done:
             return
@@ -58,50 +69,58 @@ class SourceCheck:
         for key, image in zip(keys, images, strict=True):
             if key not in self._seen and len(self._seen) < MOST:
                 self._seen[key] = mark(image)
-        if len(self._seen) >= self._next:
+        if len(self._seen) >= self._next or last:
             self._next *= 2
-            self._compare(bank, bank.marks)
-            self.done = self.done or len(self._seen) >= MOST
+            self._compare(bank, bank.marks, last or len(self._seen) >= MOST)
 
-    def _compare(self, bank: Bank, marks: npt.NDArray[np.uint8]) -> None:
+    def _compare(self, bank: Bank, marks: npt.NDArray[np.uint8], last: bool) -> None:
         names = list(self._seen)
         places = bank.find_keys(names)
         known = np.flatnonzero(places >= 0)
-        if not len(known):
-            return
-        found = compare_marks(np.stack([self._seen[names[i]] for i in known]), places[known], marks)
-        if found.verdict == "wrong":
+        verdict = ""
+        if len(known):
+            found = compare_marks(np.stack([self._seen[names[i]] for i in known]), places[known], marks)
+            verdict = found.verdict
+        if verdict == "wrong":
             assert found.example is not None
             number, row = found.example
             raise ConfigError(
                 f"{bank.path}: the images are not those of the bank: the image with the key {names[known[number]]!r} looks like the "
-                f"bank's source {bank.keys[row]!r}. Row numbers change when a data set is filtered, shuffled or cut: give with_keys() the "
-                "keys that the rows had when the bank was made (key=), or make a bank of this data set; if the images are to look "
-                "different, use BankAugment(check_sources=False)"
+                f"bank's source {bank.keys[row]!r}. {_WHY}: give with_keys() the keys that the rows had when the bank was made (key=), "
+                "or make a bank of this data set; if the images are to look different, use BankAugment(check_sources=False)"
             )
-        self.done = found.verdict == "right"
+        self.done = last or verdict == "right"
+        if last and verdict == "unlike":
+            warnings.warn(
+                f"{bank.path}: {len(known)} images resemble the bank's sources with the same keys no more than other sources: they may be "
+                f"another data set. {_WHY}. If the keys are right, and the images were changed beyond recognition, use "
+                "BankAugment(check_sources=False)",
+                stacklevel=4,
+            )
 
 
 def check_dataset(bank: Bank, dataset: KeyedDataset) -> None:
     """Compare eight samples, spread over a data set, with the bank's sources; up to 64 where eight do not tell.
 
     Raises:
-        ConfigError: if they fit other sources of the bank, with an example.
+        ConfigError: if they match other sources of the bank, with an example.
 
     Warns:
-        UserWarning: if the keys are row numbers, and the bank was made from another number of images.
+        UserWarning: if the keys are row numbers, and the bank was made from another number of images; if the images resemble their
+            own sources no more than any others.
     """
-    tried: set[int] = set()
     check = SourceCheck(min(FEWEST, len(dataset)))
-    size = FEWEST
+    tried: set[int] = set()
     with _random_state_kept():
-        while not check.done and size <= MOST and len(tried) < len(dataset):
+        for size in (FEWEST, 2 * FEWEST, 4 * FEWEST, MOST):
             places = np.unique(np.linspace(0, len(dataset) - 1, min(size, len(dataset))).astype(int)).tolist()
             fresh = [place for place in places if place not in tried]
             tried |= set(fresh)
             found = [(dataset.keys[place], rows) for place in fresh if (rows := _image_in(dataset, place)) is not None]
-            check.add(bank, [key for key, _ in found], [rows for _, rows in found])
-            size *= 2
+            last = size == MOST or len(tried) == len(dataset)
+            check.add(bank, [key for key, _ in found], [rows for _, rows in found], last=last)
+            if check.done:
+                break
     count = bank.source_count
     if dataset.keys == range(len(dataset)) and len(dataset) != count:
         warnings.warn(
