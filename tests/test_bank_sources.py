@@ -464,6 +464,24 @@ class TestParquet:
         (tmp_path / "data" / "small-00000-of-00001.parquet").unlink()
         assert len(open_source(tmp_path)) == 1  # the only one
 
+    @pytest.mark.parametrize("name", ["train-00000-of-{}.parquet", "train/0000.parquet"])
+    def test_folders_of_configurations_without_a_readme(self, name: str, tmp_path: Path) -> None:
+        for label, folder in enumerate(("large", "small")):
+            (tmp_path / folder / name).parent.mkdir(parents=True)
+            parquet(tmp_path / folder / name.format(f"0000{label}"), image=[png(label)], label=[label])
+        with pytest.raises(ConfigError, match="holds the configurations 'large', 'small': choose one with config="):
+            open_source(tmp_path)
+        assert [read(open_source(tmp_path, config=c), 0).inputs["labels"] for c in ("large", "small")] == [0, 1]
+        with pytest.raises(ConfigError, match="config='none'"):
+            open_source(tmp_path, config="none")
+
+    @pytest.mark.parametrize("names", [("0/train-00000.parquet", "1/train-00001.parquet"), ("a=0/part.parquet", "a=1/part.parquet")])
+    def test_parts_of_one_data_set_in_folders(self, names: tuple[str, str], tmp_path: Path) -> None:
+        for name in names:
+            (tmp_path / name).parent.mkdir()
+            parquet(tmp_path / name, image=[png(0)])
+        assert len(open_source(tmp_path)) == 2
+
     def test_configurations(self, tmp_path: Path) -> None:
         for i, name in enumerate(("x", "y")):
             parquet(tmp_path / name / "1.parquet", image=[png(0)], label=[i])
@@ -516,6 +534,9 @@ class TestParquet:
         path = parquet(tmp_path / "a.parquet", url=["https://example.org/a.jpg"], caption=["x"])
         with pytest.raises(ConfigError, match=r"'url' .*addresses.*download them first"):
             open_source(path)
+        other = parquet(tmp_path / "b.parquet", image=["https://example.org/1.jpg"], caption=["x"])
+        with pytest.raises(ConfigError, match=r"'image' seems to hold addresses.*download them first"):
+            open_source(other)
         with pytest.raises(ConfigError, match=r"image_column='url': .*addresses.*download them first"):
             open_source(path, image_column="url")
         kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
@@ -573,8 +594,21 @@ class TestParquet:
         with pytest.raises(ConfigError, match="any of the columns 'left', 'right' may be the image: say which with image_column="):
             open_source(path)
         assert torch.equal(read(open_source(path, image_column="right"), 0).image, tensor(1))
-        path = parquet(tmp_path / "b.parquet", depth=[png(0)], image=[png(1)])
-        assert torch.equal(read(open_source(path), 0).image, tensor(1))
+
+    @pytest.mark.parametrize("other", ["depth", "image2", "mask_image"])
+    def test_another_column_beside_image(self, other: str, tmp_path: Path) -> None:
+        path = parquet(tmp_path / "b.parquet", **{other: [mask_png([[1, 1], [1, 1]])], "image": [png(1)]})
+        with pytest.raises(ConfigError, match=rf"'{other}', 'image' may be the image: .*image_column='image', .*{{'masks': '{other}'}}"):
+            open_source(path)
+        assert torch.equal(read(open_source(path, image_column="image"), 0).image, tensor(1))
+        assert open_source(path, columns={"masks": other}).inputs == ("masks",)
+        assert open_source(path, key=other, image_column="image").keys
+
+    def test_a_mask_beside_image(self, tmp_path: Path) -> None:
+        for name in ("mask", "masks", "control_map"):
+            path = parquet(tmp_path / f"{name}.parquet", **{name: [png(0)], "photo": [png(1)]})
+            assert torch.equal(read(open_source(path, image_column="photo"), 0).image, tensor(1))
+            assert open_source(path).inputs in (("masks",), ("control_maps",))
 
     def test_columns_that_do_not_fit(self, tmp_path: Path) -> None:
         path = parquet(tmp_path / "a.parquet", image=[png(0)], label=["cat"], title=["t"])
@@ -1205,6 +1239,18 @@ class TestHuggingFace:
         with pytest.raises(ConfigError, match=r"'left', 'right' may be the image: say which with image_column="):
             open_source(data)
         assert torch.equal(read(open_source(data, image_column="right"), 0).image, tensor(1))
+
+    @pytest.mark.parametrize("other", ["depth", "image2", "mask_image"])
+    def test_another_column_beside_image(self, other: str) -> None:
+        rows = {"image": [{"bytes": png(0), "path": None}], other: [{"bytes": mask_png([[1]]), "path": None}]}
+        data = datasets.Dataset.from_dict(rows, datasets.Features(dict.fromkeys(rows, datasets.Image())))
+        for source in (data, [{"image": PIL.Image.new("RGB", (4, 4)), other: PIL.Image.new("L", (4, 4))}]):
+            with pytest.raises(ConfigError, match=rf"'image', '{other}' may be the image: say which with image_column='image'"):
+                open_source(source)
+            assert open_source(source, image_column="image").inputs == ()
+            assert open_source(source, columns={"masks": other}).inputs == ("masks",)
+            declared = open_source(source, inputs_getter=lambda sample: {"masks": sample[other]})
+            assert (declared.inputs, declared.description["decides"]["image_column"]) == (("masks",), "image")
 
     def test_a_column_of_addresses(self) -> None:
         data = datasets.Dataset.from_dict({"image_url": ["https://example.org/a.jpg"], "n": [1]})

@@ -18,6 +18,7 @@ from torchvision.datasets import DatasetFolder
 from gentransforms.errors import ConfigError, SourceError
 from gentransforms.sources.base import ImageSource, SourceSample, read_each
 from gentransforms.sources.decode import DOWNLOAD, Orientation, check_folder, decode_oriented, find_file, is_of_the_machine, one_line
+from gentransforms.sources.image_column import only_image
 from gentransforms.sources.inputs import choose_columns, input_value, integer
 from gentransforms.sources.keyed import KeyedDataset
 from gentransforms.sources.keys import Key, Keyed, list_keys
@@ -81,9 +82,12 @@ class MapStyleSource(ImageSource):
         features = _features(dataset)
         if features is not None:
             self._dataset = _undecoded(dataset)
-            self._image_column = image_column or _image_feature(features, (columns or {}).values() if isinstance(columns, Mapping) else ())
+            self._image_column = image_column or self._image_feature(features, columns)
         index, sample = self._first_sample(len(keys))
         inputs = self._inputs_in(sample, columns, features)
+        if self._image_column is None and inputs_getter is None and isinstance(sample, Mapping):
+            images = [name for name, value in sample.items() if _is_image(value) and isinstance(name, str)]
+            only_image(images, self._columns.values(), f"the samples of this {type(dataset).__name__}")
         if self._image_in(sample) is None and self._image_column is None:
             address = next((name for name, value in _items(sample) if isinstance(value, str) and "://" in value), None)
             if address is not None:
@@ -205,6 +209,14 @@ class MapStyleSource(ImageSource):
             raise ConfigError(f"columns={columns!r}: a sample is a {type(sample).__name__}, not a dict: give inputs_getter")
         return tuple(self._read_inputs(sample))
 
+    def _image_feature(self, features: Mapping[str, Any], columns: Mapping[str, str] | None) -> str | None:
+        images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
+        usual = next((name for name in _IMAGE_NAMES if name in images), None)
+        if usual is not None and self._getter is not None:  # which may use the others
+            return usual
+        taken = list(columns.values()) if isinstance(columns, Mapping) else []
+        return only_image(images, taken, f"this {type(self._dataset).__name__}")
+
     def _read_inputs(self, sample: Any) -> Mapping[str, Any]:
         if self._getter is not None:
             try:
@@ -256,14 +268,6 @@ def _undecoded(dataset: Any) -> Any:
     return dataset
 
 
-def _image_feature(features: Mapping[str, Any], taken: Collection[str | None]) -> str | None:
-    names = [name for name, feature in features.items() if type(feature).__name__ == "Image" and name not in ("masks", "mask", *taken)]
-    usual = next((name for name in _IMAGE_NAMES if name in names), None)
-    if usual is None and len(names) > 1:
-        raise ConfigError(f"any of the columns {', '.join(map(repr, names))} may be the image: say which with image_column=")
-    return usual or next(iter(names), None)
-
-
 def _usable_feature(name: str, feature: Any) -> bool:
     kind = str(getattr(feature, "dtype", ""))
     if name == "labels":
@@ -280,7 +284,7 @@ def _lock_for(dataset: Any) -> contextlib.AbstractContextManager[Any]:
 
 def _leaves(sample: Any) -> Iterator[Any]:
     """Yield everything in a sample that may be an image, in order."""
-    if isinstance(sample, PIL.Image.Image | tv_tensors.Image | bytes) or _is_plain(sample) or _is_stored(sample):
+    if _is_image(sample) or _is_plain(sample):
         yield sample
     elif isinstance(sample, Mapping):
         for value in sample.values():
@@ -288,6 +292,10 @@ def _leaves(sample: Any) -> Iterator[Any]:
     elif isinstance(sample, tuple | list):
         for value in sample:
             yield from _leaves(value)
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, PIL.Image.Image | tv_tensors.Image | bytes) or _is_stored(value)
 
 
 def _is_plain(value: Any) -> bool:

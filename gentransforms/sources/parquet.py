@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from gentransforms.paths import local_path
 from gentransforms.sources.arrow import arrow
 from gentransforms.sources.base import ImageSource, SourceSample
 from gentransforms.sources.decode import DOWNLOAD, decode_oriented, find_file, one_line
+from gentransforms.sources.image_column import only_image
 from gentransforms.sources.inputs import choose_columns, input_value
 from gentransforms.sources.keys import Keys
 from gentransforms.sources.parquet_files import find_files
@@ -75,7 +77,7 @@ class ParquetSource(ImageSource):
                 raise ConfigError(f"{name}={column!r}: expected a column of {self._files[0]}: {', '.join(map(repr, schema.names))}")
         images = _image_columns(schema)
         self._columns = choose_columns(schema.names, columns, lambda name, column: _usable(name, schema, column), str(path))
-        self._image = image_column or _the_image(images, {*self._columns.values(), key}, self._files[0], schema.names)
+        self._image = image_column or _the_image(images, {*self._columns.values(), key}, self._files[0], parts[0])
         self._columns = {name: column for name, column in self._columns.items() if column not in (self._image, key)}
         if image_column is not None and not _holds_images(schema.field(image_column).type):
             raise ConfigError(
@@ -163,16 +165,15 @@ def _image_columns(schema: Any) -> list[list[str]]:
     return [marked, structs, plain]
 
 
-def _the_image(kinds: Sequence[Sequence[str]], taken: Collection[Any], file: Path, names: Sequence[str]) -> str:
+def _the_image(kinds: Sequence[Sequence[str]], taken: Collection[Any], file: Path, part: Any) -> str:
     for kind in kinds:
-        free = [name for name in kind if name not in taken]
-        if len(free) > 1:
-            free = [name for name in ("image", "img") if name in free] or free
-            if free[0] not in ("image", "img"):
-                raise ConfigError(f"{file}: any of the columns {', '.join(map(repr, free))} may be the image: say which with image_column=")
-        if free:
-            return free[0]
+        if (found := only_image(kind, taken, str(file))) is not None:
+            return found
+    names = part.schema_arrow.names
+    first = next(part.iter_batches(batch_size=1), None)
+    row = first.to_pylist()[0] if first is not None and len(first) else {}
     addresses = [name for name in names if name.lower() in _ADDRESSES]
+    addresses += [name for name, value in row.items() if isinstance(value, str) and re.match(r"\w+://", value)]
     if addresses:
         raise ConfigError(f"{file}: no column of images, and {addresses[0]!r} {_ARE_ADDRESSES}")
     raise ConfigError(

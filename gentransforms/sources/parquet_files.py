@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from gentransforms.errors import ConfigError
@@ -61,7 +62,7 @@ def find_files(path: Path, split: str | None = None, config: str | None = None) 
     Args:
         path: a file or folder.
         split: name of the split; by default ``"train"``, or the only one.
-        config: name of one of the configurations in README.md.
+        config: name of one of the configurations in README.md, or without one, of the folders that hold them.
 
     Raises:
         ConfigError: if there are no Parquet files, no such split or configuration, or several and none was chosen.
@@ -88,10 +89,24 @@ def find_files(path: Path, split: str | None = None, config: str | None = None) 
             raise ConfigError(f"{path}: holds the splits {names}: choose one with split=")
     if split not in splits:
         raise ConfigError(f"split={split!r}: {path} holds {names}")
+    if mixed := _configurations(path, split, splits[split]):
+        raise ConfigError(f"{path}: holds the configurations {', '.join(map(repr, mixed))}: choose one with config=")
     return splits[split]
 
 
+def _configurations(path: Path, split: str, files: Sequence[Path]) -> list[str]:
+    """Return the folders that each hold the same part of a split, as the Hub's configurations do; `datasets` would mix them."""
+    folders: dict[str, set[str]] = {}
+    for file in [] if _names_parquet(path / "README.md") else files:
+        folder, _, inside = Path(os.path.relpath(file, path)).as_posix().partition("/")
+        if re.match(rf"{re.escape(split)}\b", inside):
+            folders.setdefault(re.sub(r"-of-\d+", "", inside), set()).add(folder)
+    return sorted(set().union(*(names for names in folders.values() if len(names) > 1)))
+
+
 def _splits(path: Path, config: str | None) -> dict[str, list[Path]]:
+    if config is not None and (path / config).is_dir() and not _names_parquet(path / "README.md"):
+        return _splits(path / config, None)
     datasets = import_datasets()
     try:
         # Otherwise `datasets` would leave an empty cache folder behind.

@@ -253,13 +253,14 @@ def _centre(grids: Tensor) -> Tensor:
 def _unit(grids: Tensor) -> Tensor:
     """Return grids (…, C, 4, 4) as vectors of length one, centred; nearly plain ones are shorter."""
     centred = _centre(grids).flatten(-3)
-    return centred / (centred.norm(dim=-1, keepdim=True) + 4)
+    unit: Tensor = centred / (centred.norm(dim=-1, keepdim=True) + 4)
+    return unit
 
 
 def _parts(grids: Tensor, *, fine: bool = False) -> Tensor:
     """Return what crops of images (N, C, 4, 4) would look like, mirrored too, the images first: (N, K, C, 4, 4)."""
-    parts = grids.flatten(-2) @ _crops(fine)  # (N, C, K * 16)
-    return parts.unflatten(-1, (-1, _CELLS, _CELLS)).transpose(1, 2)
+    parts: Tensor = grids.flatten(-2) @ _crops(fine)  # (N, C, K * 16)
+    return parts.view(len(grids), grids.shape[1], -1, _CELLS, _CELLS).transpose(1, 2)
 
 
 @functools.cache
