@@ -238,3 +238,12 @@ class TestFindPhotos:
         for name in ("b.PNG", "a.jpeg", "c.txt", ".d.png"):
             shutil.copy(sample_photos()[0], tmp_path / name)
         assert [path.name for path in find_photos(tmp_path)] == ["a.jpeg", "b.PNG"]
+
+    def test_of_class_folders_in_turn(self, tmp_path: Path) -> None:
+        for name in ("cat/1.png", "cat/2.png", "cat/3.png", "dog/puppies/1.png", "dog/2.png", ".thumbnails/1.png", "cat/notes.txt"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(sample_photos()[0], tmp_path / name)
+        found = [path.relative_to(tmp_path).as_posix() for path in find_photos(tmp_path)]
+        assert found == ["cat/1.png", "dog/2.png", "dog/puppies/1.png", "cat/2.png", "cat/3.png"]
+        shutil.copy(sample_photos()[0], tmp_path / "own.png")
+        assert [path.name for path in find_photos(tmp_path)] == ["own.png"]

@@ -114,6 +114,7 @@ class TestPages:
         for language, code, line in blocks(page):
             if language == "python":
                 # Empty lines before it, so that a traceback shows the line of the page.
+                code = code.replace('if __name__ == "__main__":', "if True:")  # as where a reader runs it
                 exec(compile("\n" * line + code, str(page), "exec", dont_inherit=True), module.__dict__)
             elif language == "bash":
                 for command in code.replace("\\\n", " ").splitlines():

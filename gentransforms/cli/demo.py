@@ -16,14 +16,16 @@ __all__ = ["demo"]
 
 
 def demo(
-    images: Annotated[Path | None, typer.Option(help="Folder of your own images; ten bundled photos by default.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of your own images, or of class folders; ten bundled photos by default.")
+    ] = None,
     variants: Annotated[int, typer.Option(min=1, help="Variants of each image.")] = 7,
     p: Annotated[
         float, typer.Option(min=0, max=1, help="Probability that a variant is a generated image; otherwise it is the source.")
     ] = 1.0,
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write: .png, .jpg or .webp.")] = Path("demo/augmentations.png"),
     generator: Generator = DEFAULT_GENERATOR,
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of images to take from the folder, sorted by name.")] = 16,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of images to take: the first by name, of class folders in turn.")] = 16,
     max_batch_size: MaxBatchSize = 64,
     seed: Seed = 0,
     device: Device = "cpu",

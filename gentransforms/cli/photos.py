@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +28,9 @@ def sample_photos() -> list[Path]:
 
 
 def find_photos(folder: Path) -> list[Path]:
-    """Return the image files in `folder` (not in subfolders), recognised by suffix and sorted by name.
+    """Return the image files in `folder`, recognised by suffix and sorted by name.
+
+    If there are none, those in its subfolders: the first of each, then the second of each, so that a few show every class.
 
     Raises:
         WrongCall: if it is not a folder, or contains no images.
@@ -35,12 +40,23 @@ def find_photos(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise WrongCall(f"{folder}: {'expected a folder of images' if folder.exists() else 'no such folder'}")
     try:
-        photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+        photos = _images_in(folder, os.listdir(folder))
     except PermissionError as error:
         raise WrongCall(f"{folder}: this folder is not readable") from error
     if not photos:
-        raise WrongCall(f"{folder}: no images in this folder (looked for {', '.join(sorted(SUFFIXES))}, not in subfolders)")
+        inside = ((Path(place), names) for place, _, names in os.walk(folder))
+        found = sorted((place, names) for place, names in inside if not any(part[0] == "." for part in place.relative_to(folder).parts))
+        rounds = itertools.zip_longest(*(_images_in(place, names) for place, names in found))
+        photos = [path for paths in rounds for path in paths if path is not None]
+    if not photos:
+        raise WrongCall(f"{folder}: no images in this folder or its subfolders (looked for {', '.join(sorted(SUFFIXES))})")
     return photos
+
+
+def _images_in(folder: Path, names: Iterable[str]) -> list[Path]:
+    from gentransforms.sources.decode import SUFFIXES
+
+    return [folder / name for name in sorted(names) if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")]
 
 
 def read_photo(path: Path) -> PIL.Image.Image:
