@@ -40,7 +40,7 @@ def find_photos(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise WrongCall(f"{folder}: {'expected a folder of images' if folder.exists() else 'no such folder'}")
     try:
-        photos = _images_in(folder, os.listdir(folder))
+        photos = _images_in(folder, (path.name for path in folder.iterdir()))
     except PermissionError as error:
         raise WrongCall(f"{folder}: this folder is not readable") from error
     if not photos:
