@@ -190,11 +190,13 @@ class TestCompareMarks:
         assert compare_marks(few[5:], np.arange(5, 10), few).verdict == "right"
         assert compare_marks(few[:1], np.array([0]), few[:1]).verdict == "unsure"
 
-    def test_plain_images_that_are_brighter(self) -> None:
-        """Row i made brighter by 100 cannot be told from row i + 5."""
+    def test_plain_images(self) -> None:
         greys = np.stack([np.full(48, 20 * i, np.uint8) for i in range(10)])
+        assert compare_marks(greys[5:], np.arange(5), greys) == Resemblance("wrong", (0, 5))
         assert compare_marks(greys[5:], np.arange(5, 10), greys).verdict == "right"
-        assert compare_marks(greys[5:], np.arange(5), greys).verdict == "unsure"
+        for changed in (255 - greys, greys + 30, greys // 2, np.roll(greys, 1, 1) // 3, greys[::-1]):  # inverted, brighter, darker
+            assert compare_marks(changed[:8], np.arange(8), greys).verdict != "wrong"
+        assert compare_marks(greys[1:2], np.array([0]), greys).verdict != "wrong"  # it may be a brighter one
 
     def test_images_that_look_alike_say_nothing(self, bank: Any) -> None:
         black = np.zeros((8, 48), np.uint8)
