@@ -59,7 +59,7 @@ class TestDemo:
 
     def test_p_zero_shows_the_sources(self, tiny: str, tmp_path: Path) -> None:  # noqa: F811
         stdout = drawn("demo", "--generator", tiny, "--variants", 1, "--p", 0, "-o", tmp_path / "a.png").stdout
-        assert "10 sources x 1 variants: 0 images made" in stdout
+        assert "10 sources x 1 variant: 0 images made" in stdout
         found = pixels(tmp_path / "a.png")
         assert numpy.array_equal(found[:, :96], found[:, 108:])
 
@@ -72,7 +72,7 @@ class TestDemo:
         (folder / ".hidden.png").write_text("not an image")
         lines = drawn("demo", "--images", folder, "--generator", tiny, "--variants", 1, "-o", tmp_path / "a.webp").stdout.splitlines()
         assert lines[0] == f"took the first 16 of 18 images in {folder}; --limit takes more"
-        assert lines[1].startswith("16 sources x 1 variants")
+        assert lines[1].startswith("16 sources x 1 variant")
         lines = drawn("demo", "--images", folder, "--generator", tiny, "--limit", 18, "-o", tmp_path / "a.jpg").stdout.splitlines()
         assert lines[0].startswith("18 sources x 7 variants: 126 images")
         for name, kind in {"a.webp": "WEBP", "a.jpg": "JPEG"}.items():

@@ -129,7 +129,8 @@ def report(result: Augmented, generator: ImageGenerator, output: Path) -> None:
         typer.echo(f"Warning: {result.kept} generated images were not finite; the source is shown instead", err=True)
     count, columns = result.variants.shape[:2]
     speed = f"{result.made} images made in {result.seconds:.2f} s, {result.made / result.seconds:.1f} images/s"
-    typer.echo(f"{count} sources x {columns} variants: {speed} ({type(generator).__name__} on {generator.device})")
+    shape = f"{count} {'source' if count == 1 else 'sources'} x {columns} {'variant' if columns == 1 else 'variants'}"
+    typer.echo(f"{shape}: {speed} ({type(generator).__name__} on {generator.device})")
     typer.echo(f"wrote {output}")
 
 

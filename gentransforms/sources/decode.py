@@ -23,7 +23,7 @@ from gentransforms.images import same_aspect_ratio
 
 __all__ = [
     "DOWNLOAD", "NOT_AN_IMAGE", "SUFFIXES", "Encoded", "Orientation", "check_folder", "decode_image", "decode_mask", "decode_oriented",
-    "find_file", "is_of_the_machine", "one_line", "rgb_image", "turn_map", "turn_mask",
+    "find_file", "is_of_the_machine", "name_type", "one_line", "rgb_image", "turn_map", "turn_mask",
 ]  # fmt: skip
 
 Encoded = bytes | bytearray | memoryview | str | Path | PIL.Image.Image
@@ -219,6 +219,17 @@ def one_line(error: BaseException) -> str:
     if len(line) > _REASON:
         line = f"{line[: _REASON - 1]}…"
     return line or type(error).__name__
+
+
+def name_type(value: object) -> str:
+    """Return the type of a value with its article, as messages name it.
+
+    Example:
+        >>> name_type(3), name_type("three")
+        ('an int', 'a str')
+    """
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def is_of_the_machine(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError, SourceError
-from gentransforms.sources.decode import Orientation, decode_mask, decode_oriented, find_file, turn_map, turn_mask
+from gentransforms.sources.decode import Orientation, decode_mask, decode_oriented, find_file, name_type, turn_map, turn_mask
 
 __all__ = ["choose_columns", "input_value", "integer"]
 
@@ -147,5 +147,5 @@ def _stored(value: Any, folder: Path | None) -> bytes | Path | PIL.Image.Image:
     if isinstance(value, str | Path):
         value = find_file(value, folder)
     if not isinstance(value, bytes | Path | PIL.Image.Image):
-        raise SourceError(f"a {type(value).__name__}: expected an image")
+        raise SourceError(f"{name_type(value)}: expected an image")
     return value

@@ -16,6 +16,7 @@ import torch.utils.data
 from torch import Tensor
 
 from gentransforms.errors import ConfigError
+from gentransforms.sources.decode import name_type
 from gentransforms.sources.inputs import integer
 
 __all__ = ["Key", "Keyed", "Keys", "as_keys", "check_keys", "list_keys"]
@@ -99,7 +100,7 @@ def check_keys(keys: Iterable[Any], where: str) -> tuple[Keys, str]:
     plain = [str(k) if isinstance(k, str) else integer(k) for k in found]
     if None in plain:
         wrong = found[plain.index(None)]
-        raise ConfigError(f"{where}: the key {wrong!r} is a {type(wrong).__name__}: expected str or int")
+        raise ConfigError(f"{where}: the key {wrong!r} is {name_type(wrong)}: expected str or int")
     kinds = {type(k) for k in plain}
     if len(kinds) > 1:
         text, number = (next(k for k in plain if type(k) is kind) for kind in (str, int))
@@ -148,7 +149,7 @@ def _key(key: Any, name: str) -> str | int:
             return operator.index(key)
     except TypeError:
         pass
-    raise ConfigError(f"{name}: {key!r} is a {type(key).__name__}, expected keys that are str or int")
+    raise ConfigError(f"{name}: {key!r} is {name_type(key)}, expected keys that are str or int")
 
 
 def _own_keys(dataset: Any) -> list[Any] | None:
@@ -195,7 +196,7 @@ def _column(dataset: Any, key: str) -> list[Any]:
     names = getattr(dataset, "column_names", None)
     if not isinstance(names, list) or not hasattr(dataset, "with_format"):
         raise ConfigError(
-            f"key={key!r}: a {type(dataset).__name__} has no columns: expected a function from the index to the key, or a list of keys"
+            f"key={key!r}: {name_type(dataset)} has no columns: expected a function from the index to the key, or a list of keys"
         )
     if key not in names:
         raise ConfigError(f"key={key!r}: no such column: the data set has {', '.join(map(repr, names))}")
@@ -220,5 +221,5 @@ def _encodes(key: str) -> bool:
 
 def _length(dataset: Any) -> int:
     if isinstance(dataset, torch.utils.data.IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-        raise ConfigError(f"a {type(dataset).__name__} has no length and no index: expected a map-style data set")
+        raise ConfigError(f"{name_type(dataset)} has no length and no index: expected a map-style data set")
     return len(dataset)

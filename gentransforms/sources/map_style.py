@@ -17,7 +17,16 @@ from torchvision.datasets import DatasetFolder
 
 from gentransforms.errors import ConfigError, SourceError
 from gentransforms.sources.base import ImageSource, SourceSample, read_each
-from gentransforms.sources.decode import DOWNLOAD, Orientation, check_folder, decode_oriented, find_file, is_of_the_machine, one_line
+from gentransforms.sources.decode import (
+    DOWNLOAD,
+    Orientation,
+    check_folder,
+    decode_oriented,
+    find_file,
+    is_of_the_machine,
+    name_type,
+    one_line,
+)
 from gentransforms.sources.image_column import only_image
 from gentransforms.sources.inputs import choose_columns, input_value, integer
 from gentransforms.sources.keyed import KeyedDataset
@@ -186,7 +195,7 @@ class MapStyleSource(ImageSource):
             taken = self._columns.values()
             sample = [sample[name] for name in (*first, *(n for n in sample if n not in first and n not in taken))]
         elif self._image_column is not None:
-            raise ConfigError(f"image_column={self._image_column!r}: a sample is a {type(sample).__name__}: expected a dict")
+            raise ConfigError(f"image_column={self._image_column!r}: a sample is {name_type(sample)}: expected a dict")
         leaves = list(_leaves(sample))
         explicit = (leaf for leaf in leaves if not _is_plain(leaf))
         return next(explicit, next(iter(leaves), None))
@@ -206,7 +215,7 @@ class MapStyleSource(ImageSource):
             self._columns = choose_columns(names, columns, usable, "the samples")
             self._columns = {name: column for name, column in self._columns.items() if column != self._image_column}
         elif columns is not None:
-            raise ConfigError(f"columns={columns!r}: a sample is a {type(sample).__name__}, not a dict: give inputs_getter")
+            raise ConfigError(f"columns={columns!r}: a sample is {name_type(sample)}, not a dict: give inputs_getter")
         return tuple(self._read_inputs(sample))
 
     def _image_feature(self, features: Mapping[str, Any], columns: Mapping[str, str] | None) -> str | None:
@@ -224,7 +233,7 @@ class MapStyleSource(ImageSource):
             except Exception as error:
                 raise SourceError(f"inputs_getter raised {type(error).__name__}: {one_line(error)}") from error
             if not isinstance(found, Mapping):
-                raise ConfigError(f"inputs_getter returned a {type(found).__name__}: expected a dict, such as {{'labels': 3}}")
+                raise ConfigError(f"inputs_getter returned {name_type(found)}: expected a dict, such as {{'labels': 3}}")
             return found
         if isinstance(sample, Mapping):
             return {name: sample.get(column) for name, column in self._columns.items()}
@@ -322,7 +331,7 @@ def _pixels(value: Any, white_level: float | None) -> tuple[Tensor, Orientation]
     if value is None:
         raise SourceError("no image in this row")
     if not isinstance(value, bytes | str | Path | PIL.Image.Image):
-        raise SourceError(f"the image is a {type(value).__name__}: expected a PIL image, a tensor (C, H, W) or an encoded image")
+        raise SourceError(f"the image is {name_type(value)}: expected a PIL image, a tensor (C, H, W) or an encoded image")
     return decode_oriented(find_file(value) if isinstance(value, str) else value, white_level)
 
 
@@ -340,4 +349,4 @@ def _outline(sample: Any) -> str:
         return "a dict of " + ", ".join(f"{name!r}: {type(value).__name__}" for name, value in sample.items())
     if isinstance(sample, tuple | list):
         return f"a {type(sample).__name__} of " + ", ".join(type(value).__name__ for value in sample)
-    return f"a {type(sample).__name__}"
+    return f"{name_type(sample)}"

@@ -167,7 +167,7 @@ def _chance(distances: Tensor) -> float:
     if outer <= first:
         return 1.0
     dimension = min(math.log(count / (start + 1)) / max(math.log(outer / inner), 1e-6), _DIMENSION)
-    return count * (first / outer) ** dimension
+    return float(count * (first / outer) ** dimension)
 
 
 def _first_sight(images: Tensor, marks: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.intp]]:

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from gentransforms.errors import ConfigError
+from gentransforms.sources.decode import name_type
 
 __all__ = ["KeyTensor", "NameKey", "RowKey", "find_keys", "mark_key"]
 
@@ -82,7 +83,7 @@ def find_keys(sample: Any) -> Any:
         elif isinstance(leaf, KeyTensor):
             found.extend(leaf.flatten().tolist())
     if not found:
-        has = f"has entries {list(sample)}" if isinstance(sample, Mapping) else f"is a {type(sample).__name__}"
+        has = f"has entries {list(sample)}" if isinstance(sample, Mapping) else f"is {name_type(sample)}"
         raise ConfigError(
             f"the sample {has} and no key is marked as one in it: wrap the data set in gentransforms.with_keys, put the key into a "
             'dict entry "key", or pass keys_getter=, such as keys_getter="last" for (image, …, key)'

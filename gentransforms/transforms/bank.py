@@ -14,6 +14,7 @@ from torch import Tensor
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import ConfigError, MissingKeyError
 from gentransforms.images import Image, count_images
+from gentransforms.sources.decode import name_type
 from gentransforms.sources.keyed import KeyedDataset
 from gentransforms.sources.sample_keys import find_keys
 from gentransforms.transforms.getters import per_image_keys
@@ -222,4 +223,4 @@ class BankAugment(ReplaceImages):
 def _last(sample: Any) -> Any:
     if isinstance(sample, tuple | list) and len(sample) > 1:
         return sample[-1]
-    raise ConfigError(f'keys_getter="last": the sample is a {type(sample).__name__}: expected a tuple or list of an image and its key')
+    raise ConfigError(f'keys_getter="last": the sample is {name_type(sample)}: expected a tuple or list of an image and its key')

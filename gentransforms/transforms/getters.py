@@ -15,6 +15,7 @@ from torch import Tensor
 from gentransforms.errors import ConfigError
 from gentransforms.images import Image, count_images, same_aspect_ratio
 from gentransforms.seeding import check_seeds
+from gentransforms.sources.decode import name_type
 from gentransforms.sources.keys import as_keys
 
 __all__ = ["gather", "per_image_inputs", "per_image_keys", "per_image_seeds"]
@@ -89,7 +90,7 @@ def per_image_inputs(values: Any, images: Sequence[Image], names: Sequence[str])
         {'labels': tensor([3])}
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"inputs_getter returned a {type(values).__name__}: expected a dict with one value per image")
+        raise ConfigError(f"inputs_getter returned {name_type(values)}: expected a dict with one value per image")
     count, lead = count_images(images), _leading(images)
     out: dict[str, Any] = {}
     for name in names:

@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 
 from gentransforms.errors import ImageError
 from gentransforms.images import Image
+from gentransforms.sources.decode import name_type
 
 __all__ = ["check_companions", "describe_leaves", "find_images"]
 
@@ -94,13 +95,12 @@ def _are_views(sample: Any) -> bool:
 
 
 def _describe(leaf: Any) -> str:
-    name = type(leaf).__name__
     if isinstance(leaf, np.ndarray):
         return f"a NumPy array {leaf.shape} of {leaf.dtype} (use v2.ToImage() before)"
     if isinstance(leaf, PIL.Image.Image | Tensor):  # a mask or boxes
-        return f"a {name} {tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf.size}"
+        return f"{name_type(leaf)} {tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf.size}"
     if isinstance(leaf, Mapping):
-        return f"a {name}, which is not searched for images (pass dict(sample) instead)"
+        return f"{name_type(leaf)}, which is not searched for images (pass dict(sample) instead)"
     if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-        return f"a {name}, which is not searched for images (pass its image instead)"
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+        return f"{name_type(leaf)}, which is not searched for images (pass its image instead)"
+    return name_type(leaf)
