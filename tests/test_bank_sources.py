@@ -922,7 +922,7 @@ class TestMapStyle:
             read(source, 1)
         with pytest.raises(ConfigError, match=r"columns=.*: inputs_getter says what the inputs are"):
             open_source(samples, inputs_getter=lambda sample: {}, columns={"prompts": "x"})
-        with pytest.raises(ConfigError, match="inputs_getter returned a int: expected a dict"):
+        with pytest.raises(ConfigError, match="inputs_getter returned an int: expected a dict"):
             open_source(samples, inputs_getter=lambda sample: 3)  # type: ignore[arg-type, return-value]
 
     def test_inputs_getter_that_raises(self) -> None:
