@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.base import FORMAT_VERSION, ImageGenerator
+from gentransforms.generators.known import KNOWN, PretrainedTable
 from gentransforms.hub import models as hub
 
-__all__ = ["PretrainedTable", "check_option_names", "choose_class", "find_class", "list_pretrained", "load_generator"]
+__all__ = ["check_option_names", "choose_class", "find_class", "list_pretrained", "load_generator"]
 
 # Our own classes, imported when a folder asks for them; users' classes register when they are defined.
 _OURS = {
@@ -24,47 +24,19 @@ _OURS = {
 }
 
 
-@dataclass(frozen=True)
-class Pretrained:
-    """One row of `list_pretrained`."""
-
-    name: str
-    class_name: str
-    repository: str
-    license: str
-    description: str
-
-
-class PretrainedTable(tuple[Pretrained, ...]):
-    """Known generators, as a tuple of rows that prints as a table."""
-
-    def __str__(self) -> str:
-        header = ("name", "class", "repository", "licence", "what it is")
-        rows = [header] + [(r.name, r.class_name, r.repository, r.license, r.description) for r in self]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-    __repr__ = __str__
-
-
-_KNOWN = PretrainedTable(
-    [
-        Pretrained(
-            "icgan-cifar10-32", "ICGAN", "bundled with the package", "Apache-2.0",
-            "IC-GAN, 32 pixels, trained on CIFAR-10 without labels",
-        ),
-    ]
-)  # fmt: skip
-
-
 def list_pretrained() -> PretrainedTable:
-    """Return the known generators: name, class, repository, licence, and what each is.
+    """Return the known generators, each of a name that `load_generator` takes.
+
+    Of each: its class, licence, whether it is gated, its usual size and steps, what it keeps of a source, and which options its
+    repository needs. The one that is bundled comes first; the others are on the Hub, and licences are what was read in their cards.
 
     Example:
-        >>> [row.name for row in list_pretrained()]
-        ['icgan-cifar10-32']
+        >>> for row in list_pretrained()[:2]:
+        ...     print(row.name, row.license)
+        icgan-cifar10-32 Apache-2.0
+        sd2-community/stable-diffusion-2-1-unclip-small CreativeML Open RAIL++-M
     """
-    return _KNOWN
+    return KNOWN
 
 
 def load_generator(name_or_path: str | Path, **options: Any) -> ImageGenerator:
@@ -148,9 +120,9 @@ def _class_for(pipeline: str, options: Collection[str]) -> str:
 
     if "controlnet" in options or ("ControlNet" in pipeline and pipeline in BASES):
         return "ControlNetVariation"
-    # From an image and a text alone our own loop makes nothing: it wants to see the image by its embedding.
-    by_its_call = pipeline not in BASES or ("Img2Img" in pipeline and "UnCLIP" not in pipeline)
-    return "PipelineVariation" if by_its_call and "ip_adapter" not in options else "StableDiffusionVariation"
+    # Our own loop sees an image by its embedding: those of text alone, with the same parts, run as image-to-image.
+    by_embedding = pipeline in ("StableUnCLIPImg2ImgPipeline", "StableDiffusionImageVariationPipeline") or "ip_adapter" in options
+    return "StableDiffusionVariation" if by_embedding else "PipelineVariation"
 
 
 def _class(name: str, source: hub.Source | None) -> type[ImageGenerator]:

@@ -46,7 +46,8 @@ def describe_part(part: Any) -> dict[str, Any]:
 def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration, and those inside it (of the text and the image model of one encoder), without `_FORGET`."""
     kept = {name: value for name, value in config.items() if not str(name).startswith("_") and name not in _FORGET}
-    return {name: _kept(value) if isinstance(value, dict) else value for name, value in kept.items()}
+    plain = {name: value.to_dict() if hasattr(value, "to_dict") else value for name, value in kept.items()}  # how it was quantised
+    return {name: _kept(value) if isinstance(value, dict) else value for name, value in plain.items()}
 
 
 def _plain(value: Any) -> Any:

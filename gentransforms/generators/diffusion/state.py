@@ -105,12 +105,18 @@ def apply_state(networks: Mapping[str, nn.Module], state: Mapping[str, Any]) -> 
 
 
 def check_saveable(networks: Mapping[str, nn.Module]) -> None:
-    """Raise if a network holds what diffusers' files cannot: LoRAs that are not merged, quantised weights.
+    """Raise if a network holds what diffusers' files cannot: LoRAs that are not merged, quantised weights, or none on the meta device.
 
     Raises:
         ConfigError: naming the network, with the calls that make it saveable.
+        WeightsError: if weights are on the meta device.
     """
     for name, network in networks.items():
+        if any(tensor.is_meta for tensor in network.parameters()):
+            raise WeightsError(
+                f"{name} has weights on the meta device, without values, as accelerate's offloading leaves them: call "
+                "pipe.remove_all_hooks() and pipe.to(device) before saving"
+            )
         if _read_lora(network):
             raise ConfigError(
                 f"{name} holds a LoRA beside its weights, which cannot be saved: merge it first, "
@@ -149,7 +155,7 @@ def check_networks(networks: Mapping[str, nn.Module], strict: bool = True) -> No
     Raises:
         ConfigError: naming the network and what it holds: replaced ``forward`` methods, forward hooks, modules that are not as the
             configuration builds them; attention processors of unknown effect, caches between steps, offloading.
-        WeightsError: if some weights are on the meta device, and others are not.
+        WeightsError: if some weights are on the meta device, and others are not; without `strict`, unless accelerate offloads them.
     """
     # A generator that is on the meta device as a whole is there to count operations; its fingerprint is refused.
     counted = all(tensor.is_meta for network in networks.values() for tensor in network.parameters())
@@ -164,7 +170,8 @@ def check_networks(networks: Mapping[str, nn.Module], strict: bool = True) -> No
             _check_replaced(where, module)
         check_structure(name, network, quantised=quantisation(network) is not None)
         meta = next((path for path, tensor in network.named_parameters() if tensor.is_meta), None)
-        if strict and meta is not None and not counted:
+        offloaded = not strict and any(vars(module).get("_hf_hook") is not None for module in network.modules())
+        if meta is not None and not counted and not offloaded:
             raise WeightsError(f"{name} has weights without values, on the meta device ({meta}): load them before building the generator")
 
 
