@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +21,7 @@ _IGNORED = {
     "s1", "s2", "b1", "b2",
 }  # fmt: skip
 Structure = dict[str, tuple[type, dict[str, Any]]]
+_told: set[type] = set()  # classes that a warning has named
 
 
 def check_structure(name: str, network: nn.Module, quantised: bool = False) -> None:
@@ -32,6 +34,8 @@ def check_structure(name: str, network: nn.Module, quantised: bool = False) -> N
         network: of any class; those that are not diffusers' own are left alone.
         quantised: whether other classes of layers are expected.
 
+    Warns once for each class that cannot be built from its configuration without weights, and so is not compared.
+
     Raises:
         ConfigError: naming the first module and attribute that differs.
     """
@@ -43,6 +47,15 @@ def check_structure(name: str, network: nn.Module, quantised: bool = False) -> N
     if config.get("encoder_hid_dim_type") == "ip_image_proj":  # set by an IP-Adapter, whose layers are read elsewhere
         config["encoder_hid_dim_type"] = None
     expected = _build(kind, json.dumps(config, sort_keys=True, default=str))
+    if isinstance(expected, str):
+        if kind not in _told:
+            _told.add(kind)
+            warnings.warn(
+                f"{name} ({kind.__name__}) cannot be built from its configuration without weights ({expected}): whether something "
+                "was set in it afterwards is not checked, and such a change would be neither saved nor in the fingerprint",
+                stacklevel=2,
+            )
+        return
     for path, (own_kind, own) in _describe(network).items():
         if path not in expected:
             continue
@@ -65,13 +78,13 @@ def check_structure(name: str, network: nn.Module, quantised: bool = False) -> N
 
 
 @lru_cache(maxsize=32)
-def _build(kind: Any, config: str) -> Structure:
-    """Return the structure of a network as its configuration builds it; empty where it cannot be built without weights."""
+def _build(kind: Any, config: str) -> Structure | str:
+    """Return the structure of a network as its configuration builds it, or why it cannot be built without weights."""
     try:
         with torch.device("meta"):
             return _describe(kind.from_config(json.loads(config)))
-    except (TypeError, ValueError, RuntimeError, NotImplementedError):
-        return {}
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
 
 
 def _describe(network: nn.Module) -> Structure:
