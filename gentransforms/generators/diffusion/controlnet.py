@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -11,17 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError
-from gentransforms.generators.diffusion import conditions, loading
-from gentransforms.generators.diffusion.appearance import UNetInputs
-from gentransforms.generators.diffusion.describe import select_networks
-from gentransforms.generators.diffusion.faster.deepcache import control_residuals
+from gentransforms.generators.diffusion import conditions
+from gentransforms.generators.diffusion.controlled import ControlledDiffusion, as_list, folder_name
 from gentransforms.generators.diffusion.faster.execution import CompileMode
 from gentransforms.generators.diffusion.fit import check_controlnets
 from gentransforms.generators.diffusion.options import Preset, SchedulerName, check_number, given
-from gentransforms.generators.diffusion.pretrained import PretrainedDiffusion
-from gentransforms.generators.diffusion.sampling import draw, scale_latents, to_latents
-from gentransforms.hub import models as hub
-from gentransforms.images import fit
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -33,10 +26,9 @@ Threshold = float | tuple[float, float]
 V = TypeVar("V", bound="ControlNetVariation")
 
 _NAMED = ("canny", "depth", "segmentation", "maps")
-DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 
 
-class ControlNetVariation(PretrainedDiffusion):
+class ControlNetVariation(ControlledDiffusion):
     """New images with the layout of the source, so that boxes, masks and key points stay valid.
 
     One or several ControlNets hold the layout. The appearance comes from a prompt, or one prompt per image; from the source
@@ -106,7 +98,6 @@ class ControlNetVariation(PretrainedDiffusion):
     """
 
     preserves_geometry = True
-    palette: Tensor
     _parts = frozenset({"controlnet", "depth_estimator"})
     _loaded_parts = frozenset({"controlnet", "depth_model"})
 
@@ -141,7 +132,7 @@ class ControlNetVariation(PretrainedDiffusion):
         compile: bool | CompileMode = False,
     ) -> None:
         options = given(locals(), self.option_names())
-        nets = _as_list(self._find_parts(pipe).get("controlnet") if controlnet is None else controlnet)
+        nets = as_list(self._find_parts(pipe).get("controlnet") if controlnet is None else controlnet)
         if not nets:
             raise ConfigError("controlnet is missing: give a ControlNetModel, or a list of them")
         super().__init__(pipe, options)
@@ -162,7 +153,7 @@ class ControlNetVariation(PretrainedDiffusion):
             raise ConfigError(f"conditioning_scale={scale!r}: expected one number for each of {len(nets)} ControlNets")
         self.thresholds = conditions.check_thresholds(canny_thresholds)
         self.register_buffer("palette", _palette(palette).to(self.device), persistent=False)
-        check_controlnets({_folder(i): net for i, net in enumerate(nets)}, self.unet)
+        check_controlnets({folder_name(i): net for i, net in enumerate(nets)}, self.unet)
         self.controlnets = nn.ModuleList(nets)
         model, processor = depth_estimator or (None, None)
         self.depth_estimator: Any = model
@@ -172,7 +163,7 @@ class ControlNetVariation(PretrainedDiffusion):
         if self.conditions.count("maps") > 1:
             raise ConfigError(f"condition={chosen!r}: 'maps' stands in it twice, and images carry one control map: use it once")
         self.inputs = (*self.required_inputs, *self.inputs)
-        self._finish({_folder(i): net for i, net in enumerate(self.controlnets)})
+        self._finish({folder_name(i): net for i, net in enumerate(self.controlnets)})
 
     @classmethod
     def from_pipeline(
@@ -347,223 +338,6 @@ class ControlNetVariation(PretrainedDiffusion):
         """
         return cls._load(name_or_path, locals(), given(locals(), cls.option_names()))
 
-    def encode(  # type: ignore[override]
-        self,
-        images: Tensor,
-        masks: Any = None,
-        prompts: list[str] | None = None,
-        noise_levels: Tensor | None = None,
-        control_maps: Any = None,
-        foreground: Any = None,
-    ) -> dict[str, Tensor]:
-        """Return the control maps of each image, and what else the UNet is told of it.
-
-        Args:
-            images: (B, 3, H, W) floating in [0, 1]; the whole image is brought to the generator's size.
-            masks: classes, for ``"segmentation"``: (B, H, W) or (B, 1, H, W) integers, or a list of B of any sizes.
-            prompts: one for each image, instead of the option `prompt`.
-            noise_levels: (B,) int64, instead of the option `noise_level` (unCLIP).
-            control_maps: for ``"maps"``: (B, 1 or 3, H, W) uint8, or floating in [0, 1]; or a list of B of any sizes.
-            foreground: masks of the subject, for ``noise_level="foreground"`` (unCLIP), as in `StableDiffusionVariation.encode`.
-
-        Returns:
-            For the i-th ControlNet ``control_i`` (B, 1 or 3, h, w), or ``magnitude_i`` (B, 1, h, w) where each variant draws
-            its thresholds; with `strength` ``latents`` and ``latents_std`` (B, C, h/8, w/8); and what
-            `StableDiffusionVariation.encode` returns.
-
-        Raises:
-            MissingInputError: if masks or control maps are needed and not given.
-            ConfigError: if masks, control maps, prompts or levels are not one for each image, or out of range.
-            GeneratorError: if a function of the user's returns something else than control maps.
-        """
-        condition = super().encode(images, prompts, noise_levels, foreground)
-        images = fit(images.float(), self.image_size, True)
-        for i, kind in enumerate(self.conditions):
-            if kind == "canny":
-                magnitude = conditions.canny_magnitude(images)
-                if self._drawn_thresholds:
-                    condition[f"magnitude_{i}"] = magnitude
-                else:
-                    condition[f"control_{i}"] = self._edges(magnitude, torch.zeros(len(images), dtype=torch.int64))
-            elif kind == "depth":
-                condition[f"control_{i}"] = conditions.depth_maps(self.depth_estimator, self.depth_processor, images)
-            elif kind == "segmentation":
-                condition[f"control_{i}"] = conditions.colour_masks(masks, self.palette, self.image_size, len(images))
-            elif kind == "maps":
-                condition[f"control_{i}"] = conditions.given_maps(control_maps, self.image_size, len(images)).to(images)
-            else:
-                condition[f"control_{i}"] = conditions.run_callable(kind, images)
-        if self.strength is not None and len(images):
-            condition |= to_latents(self.vae, images)
-        return condition
-
-    def _start(self, condition: Mapping[str, Tensor], rngs: list[torch.Generator], scheduler: Any) -> tuple[Tensor, int]:
-        if self.strength is None:
-            return super()._start(condition, rngs, scheduler)
-        latents = condition["latents"]
-        if "latents_std" in condition:
-            latents = latents + condition["latents_std"] * draw(rngs, latents.shape[1:], latents)
-        latents = scale_latents(self.vae, latents).to(self.dtype)
-        steps = self.num_inference_steps
-        first = (steps - min(int(steps * self.strength), steps)) * scheduler.order
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(first)
-        noise, t = draw(rngs, latents.shape[1:], latents), scheduler.timesteps[first : first + 1]
-        return scheduler.add_noise(latents, noise, t.repeat(len(rngs))), first
-
-    def _per_call(self, condition: Mapping[str, Tensor], seeds: Tensor) -> list[Tensor]:
-        """The control maps as each ControlNet embeds them, once for all steps: rows as in the UNet's batch."""
-        embedded = []
-        nets: list[Any] = list(self.controlnets)
-        for i, net in enumerate(nets):
-            maps = condition[f"control_{i}"] if f"control_{i}" in condition else self._edges(condition[f"magnitude_{i}"], seeds)
-            maps = maps.to(self.dtype).expand(-1, 3, -1, -1)
-            rows = net.controlnet_cond_embedding(maps.flip(1) if _takes_bgr(net) else maps)
-            embedded.append(torch.cat([rows, rows]) if self.guided else rows)
-        return embedded
-
-    def _residuals(
-        self, noisy: Tensor, t: Tensor, inputs: UNetInputs, extra: list[Tensor], branch: int | None
-    ) -> tuple[Sequence[Tensor], Tensor | None]:
-        down: list[Tensor] = []
-        mid: Tensor | None = None
-        nets: list[Any] = list(self.controlnets)
-        for net, scale, rows in zip(nets, self.scales, extra, strict=True):
-            embedded = rows[-len(noisy) :]
-            if branch is None:
-                residuals, middle = _run_controlnet(net, noisy, t, inputs, embedded, scale)
-                mid = middle if mid is None else mid + middle
-            else:
-                residuals = self._part(control_residuals)(net, noisy, t, inputs, embedded, scale=scale, branch=branch)
-            down = [a + b for a, b in zip(down, residuals, strict=True)] if down else list(residuals)
-        return down, mid
-
-    def _edges(self, magnitude: Tensor, seeds: Tensor) -> Tensor:
-        return conditions.canny_edges(magnitude, *conditions.draw_thresholds(self.thresholds, seeds))
-
-    def _options(self) -> dict[str, Any]:
-        named = [conditions.describe(condition) for condition in self.conditions]
-        options = super()._options() | {
-            "condition": named if len(named) > 1 else named[0],
-            "conditioning_scale": list(self.scales), "canny_thresholds": [list(pair) for pair in self.thresholds],
-        }  # fmt: skip
-        if "segmentation" in self.conditions and not torch.equal(self.palette.cpu(), conditions.ADE20K):
-            options["palette"] = self.palette.tolist()
-        return options if self.strength is None else options | {"strength": self.strength}
-
-    def _described_parts(self) -> dict[str, Any]:
-        parts = super()._described_parts() | {_folder(i): net for i, net in enumerate(self.controlnets)}
-        return parts | {"depth_estimator": self.depth_estimator, "depth_processor": self.depth_processor}
-
-    def _networks(self) -> dict[str, nn.Module]:
-        own = {name: network for name, network in super()._networks().items() if name != "controlnets"}
-        return own | select_networks({_folder(i): net for i, net in enumerate(self.controlnets)} if "controlnets" in self._modules else {})
-
-    def _denoising_networks(self) -> list[nn.Module]:
-        return [self.unet, *self.controlnets]
-
-    @property
-    def required_inputs(self) -> tuple[str, ...]:
-        """``masks``, with ``"segmentation"``; ``control_maps``, with ``"maps"``."""
-        needed = {"masks": "segmentation", "control_maps": "maps"}
-        return tuple(name for name, condition in needed.items() if condition in self.conditions)
-
-    @property
-    def _drawn_thresholds(self) -> bool:
-        return any(low < high for low, high in self.thresholds)
-
-    @classmethod
-    def _load_parts(
-        cls, source: hub.Source, base: str, dtype: torch.dtype, options: dict[str, Any], elsewhere: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        from diffusers import ControlNetModel
-
-        options, elsewhere = dict(options), dict(elsewhere)
-        variant = elsewhere.pop("variant", None)
-        given_nets, depth = options.pop("controlnet", None), options.pop("depth_model", None)
-        own, saved_depth = options.pop("saved_controlnets", 0), options.pop("saved_depth", False)
-        parts: dict[str, Any] = {}
-        if given_nets is not None:
-            parts["controlnet"] = [
-                net
-                if isinstance(net, nn.Module)
-                else loading.load_part(ControlNetModel, hub.Source(net, **elsewhere), dtype, variant=variant)
-                for net in _as_list(given_nets)
-            ]
-        elif own:
-            parts["controlnet"] = [loading.load_part(ControlNetModel, source, dtype, _folder(i), variant) for i in range(own)]
-        elif "ControlNet" not in base:
-            raise ConfigError(f"controlnet is missing: {source} holds a {base}; give the repository or folder of a ControlNetModel")
-        chosen = options.get("condition", "canny")
-        kinds = list(chosen) if isinstance(chosen, list | tuple) else [chosen]
-        for kind in kinds:
-            if isinstance(kind, dict):
-                raise ConfigError(
-                    f"{source} was saved with the function {kind.get('function')!r} (version {kind.get('version')!r}) as its condition, "
-                    "whose code is not in the folder: give it again, condition=…"
-                )
-        if "depth" in kinds:
-            where, folder = (source, "depth_estimator") if saved_depth and depth is None else (None, None)
-            parts["depth_estimator"] = _load_depth(where or hub.Source(depth or DEPTH_MODEL, **elsewhere), dtype, folder, variant)
-        return parts, options
-
-    @classmethod
-    def _pipeline_class(cls, base: str) -> str:
-        # As a stock ControlNet pipeline loads it: the others rewrite old configurations of its scheduler.
-        rewriting = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
-        return "StableDiffusionControlNetPipeline" if base in rewriting else base
-
-    @classmethod
-    def _pipeline_parts(cls, base: str, parts: Mapping[str, Any]) -> dict[str, Any]:
-        return {"controlnet": parts["controlnet"]} if "ControlNet" in cls._pipeline_class(base) and "controlnet" in parts else {}
-
-    @classmethod
-    def _find_parts(cls, pipe: Any) -> dict[str, Any]:
-        found = getattr(pipe, "controlnet", None)
-        return {} if found is None else {"controlnet": list(getattr(found, "nets", [found]))}
-
-    def _saved_extra(self) -> dict[str, Any]:
-        return {"saved_controlnets": len(self.controlnets), "saved_depth": self.depth_estimator is not None}
-
-    def _save_parts(self, directory: Path, dtype: torch.dtype | None) -> None:
-        networks: dict[str, Any] = {_folder(i): net for i, net in enumerate(self.controlnets)}
-        if self.depth_estimator is not None:
-            networks["depth_estimator"] = self.depth_estimator
-            self.depth_processor.save_pretrained(directory / "depth_estimator")
-        for folder, network in networks.items():
-            (network if dtype is None else copy.deepcopy(network).to(dtype)).save_pretrained(directory / folder, safe_serialization=True)
-
-
-def _run_controlnet(net: Any, noisy: Tensor, t: Tensor, inputs: UNetInputs, embedded: Tensor, scale: float) -> Any:
-    """Return what a ControlNet adds to the skip connections and the middle of a UNet, from control maps that it has embedded before."""
-    added = {name: value for name, value in inputs.added.items() if name != "image_embeds"}
-    if _takes_bgr(net):
-        embedded = embedded.flip(1)  # the network flips the channels of what it is given, here the embedded map
-    embedding = net.controlnet_cond_embedding
-    net.controlnet_cond_embedding = nn.Identity()
-    try:
-        return net(
-            noisy, t, encoder_hidden_states=inputs.encoder_hidden_states, controlnet_cond=embedded, conditioning_scale=scale,
-            class_labels=inputs.class_labels if net.config.class_embed_type else None, added_cond_kwargs=added, return_dict=False,
-        )  # fmt: skip
-    finally:
-        net.controlnet_cond_embedding = embedding
-
-
-def _takes_bgr(net: Any) -> bool:
-    return str(net.config.controlnet_conditioning_channel_order) == "bgr"
-
-
-def _as_list(nets: Any) -> list[Any]:
-    if nets is None:
-        return []
-    nets = getattr(nets, "nets", nets)  # diffusers' MultiControlNetModel
-    return list(nets) if isinstance(nets, list | tuple | nn.ModuleList) else [nets]
-
-
-def _folder(i: int) -> str:
-    return f"controlnet_{i}" if i else "controlnet"
-
 
 def _palette(colours: Any) -> Tensor:
     if colours is None:
@@ -575,10 +349,3 @@ def _palette(colours: Any) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         pass
     raise ConfigError(f"palette={colours!r}: expected (K, 3) colours from 0 to 255, one for each class")
-
-
-def _load_depth(source: hub.Source, dtype: torch.dtype, folder: str | None, variant: str | None) -> tuple[nn.Module, Any]:
-    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
-
-    model = loading.load_part(AutoModelForDepthEstimation, source, dtype, folder, variant)
-    return model, loading.load_processor(AutoImageProcessor, source, folder)

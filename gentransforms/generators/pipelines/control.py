@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.diffusion import conditions, loading
-from gentransforms.generators.diffusion.controlnet import DEPTH_MODEL
+from gentransforms.generators.diffusion.controlled import DEPTH_MODEL
 from gentransforms.hub import models as hub
 
 __all__ = ["CONDITIONS", "DEPTH_FOLDER", "check_condition", "control_maps", "load_depth"]
