@@ -71,6 +71,7 @@ class TestFigures:
             "examples/icgan/cifar10_card.yaml",
             "README.md",
             "docs/training.md",
+            "docs/limits.md",
             "examples/ssl/README.md",
             "gentransforms/weights/icgan-cifar10-32/README.md",
         ],
