@@ -87,6 +87,8 @@ def load_encoder(encoder: Any, generator: Callable[[], ImageGenerator | None], d
         ConfigError: if there is no such encoder.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if isinstance(encoder, Encoder):
+        return encoder
     if isinstance(encoder, str | Path):
         encoder = str(encoder)
         if encoder == "auto":
