@@ -165,6 +165,7 @@ class TestLoadEncoder:
         features = encoder(torch.rand(2, 3, 8, 8))
         assert features.shape == (2, 16)
         assert not encoder.own
+        assert load_encoder(encoder, lambda: None) is encoder
 
     @pytest.mark.parametrize(
         "function", [lambda x: x.mean(), lambda x: x[:1].flatten(1), lambda x: x.flatten(1).long(), lambda x: "features"], ids=range(4)

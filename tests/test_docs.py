@@ -336,8 +336,12 @@ def _run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         case ["python", "examples/icgan/train.py", *arguments]:
             monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *TINY_TRAINING])
             example("train").main()
-        case ["python", "examples/icgan/classifier.py" | "examples/icgan/evaluate.py" | "examples/icgan/curves.py" as script, *arguments]:
-            # test_icgan_evaluation.py runs them; here, that the options shown are theirs
+        case [
+            "python",
+            "examples/icgan/classifier.py" | "examples/icgan/evaluate.py" | "examples/icgan/curves.py" | "examples/anomaly.py" as script,
+            *arguments,
+        ]:
+            # test_icgan_evaluation.py and test_anomaly_example.py run them; here, that the options shown are theirs
             known = set(re.findall(r'add_argument\("(--[\w-]+)"', (ROOT / script).read_text()))
             assert {word for word in arguments if word.startswith("--")} <= known, " ".join(words)
         case ["python", path, *_] if path.startswith("examples/ssl/"):

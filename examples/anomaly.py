@@ -1,0 +1,158 @@
+"""Find images that do not belong: compare an image with its own variants, and with its nearest normal images.
+
+    python examples/anomaly.py
+    python examples/anomaly.py --train train.parquet --test test.parquet
+    python examples/anomaly.py --train train.parquet --test test.parquet --anomalies digits
+    python examples/anomaly.py --train photos/good --test photos/new --anomalies photos/broken --generator ORG/NAME
+
+A generator makes variants of what it knows. Of an image of another kind its variants may be less like the image: so the mean
+distance between an image and its variants is tried as an anomaly score, beside plain k-NN, the mean distance to the nearest
+normal images, in the same features. Without --anomalies, each class of --test (or those of --left-out) is the anomaly in turn:
+its images are left out of the normal ones. Mind that the bundled generator was trained on all classes of CIFAR-10, without labels:
+it has seen these anomalies. Without --train and --test, the ten sample photos of the library are told from digits, to show how it
+runs.
+
+Prints the area under the ROC curve (AUROC) of each score, 0.5 is chance, with a 95% interval over images; --out writes them.
+Measured figures and what follows from them: docs/beyond.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+import gentransforms as gt
+from gentransforms.audit.encoders import Encoder, load_encoder
+
+RESAMPLES = 1000
+
+
+def main() -> None:
+    """Score, compare and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", help="normal images, the references of k-NN: whatever gentransforms.open_source takes")
+    parser.add_argument("--test", help="other normal images, to be told from the anomalies; with labels, unless --anomalies is given")
+    parser.add_argument("--anomalies", help='images of another kind, or "digits" or "patches" for those that scikit-learn brings along')
+    parser.add_argument("--left-out", type=int, nargs="+", metavar="CLASS", help="labels that are the anomaly in turn; all by default")
+    parser.add_argument("--generator", default="icgan-cifar10-32", help="bundled name, folder or repository")
+    parser.add_argument("--encoder", default="generator", help="what images are compared by, as for gentransforms.audit_bank")
+    parser.add_argument("--variants", type=int, default=4, help="variants of each image")
+    parser.add_argument("--neighbours", type=int, default=5, help="k of k-NN")
+    parser.add_argument("--limit", type=int, default=1000, help="images of --test and of --anomalies, evenly spaced")
+    parser.add_argument("--references", type=int, default=5000, help="images of --train, evenly spaced")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="base seeds of the variants, each a row of its own")
+    parser.add_argument("--device", default="cpu", help="cuda, mps or cpu")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    args = parser.parse_args()
+    if (args.train is None) != (args.test is None):
+        parser.error("--train and --test: give both, or neither")
+    if args.train is None:  # every other sample photo is a reference
+        args.train = args.test = str(Path(gt.__file__).parent / "samples")
+        args.references, args.limit, args.anomalies = 5, 10, args.anomalies or "digits"
+    generator = gt.load_generator(args.generator).to(args.device)
+    encoder = load_encoder(args.encoder, lambda: generator, args.device)
+    train, train_labels = load(args.train, args.references, generator)
+    test, labels = load(args.test, args.limit, generator)
+    if args.anomalies:
+        anomalies = bring_along(args.anomalies, args.limit, generator)
+        anomalies = load(args.anomalies, args.limit, generator)[0] if anomalies is None else anomalies
+        test, labels = torch.cat([test, anomalies]), torch.cat([torch.zeros(len(test)), torch.ones(len(anomalies))]).long()
+        train_labels, left_out = torch.zeros(len(train)).long(), {args.anomalies: 1}
+    else:
+        left_out = {f"class {label}": label for label in args.left_out or sorted(set(labels.tolist()))}
+    features, references = encode(encoder, test), encode(encoder, train)
+    own = {f"own variants, seed {seed}": distances_to_variants(generator, encoder, test, args.variants, seed) for seed in args.seeds}
+    rows = []
+    for name, label in left_out.items():
+        is_anomaly = labels == label
+        if not 0 < int(is_anomaly.sum()) < len(labels):
+            raise SystemExit(f"{name}: {int(is_anomaly.sum())} of {len(labels)} tested images are the anomaly: expected some, and not all")
+        normal = references[train_labels != label]
+        scores = own | {f"{args.neighbours}-NN": distances_to_nearest(features, normal, args.neighbours)}
+        for score, values in scores.items():
+            area, (low, high) = auroc(values, is_anomaly)
+            rows.append({"anomaly": name, "score": score, "auroc": area, "low": low, "high": high, "anomalies": int(is_anomaly.sum())})
+            print(f"{name:12}  {score:24}  {area:.3f}  [{low:.3f}, {high:.3f}]", flush=True)
+    for score in dict.fromkeys(row["score"] for row in rows) if len(left_out) > 1 else ():
+        areas = [row["auroc"] for row in rows if row["score"] == score]
+        print(f"{'mean':12}  {score:24}  {sum(areas) / len(areas):.3f}")
+    if args.out is not None:
+        args.out.write_text(json.dumps({"arguments": {k: str(v) for k, v in vars(args).items()}, "rows": rows}, indent=2) + "\n")
+
+
+def distances_to_variants(generator: gt.ImageGenerator, encoder: Encoder, images: Tensor, variants: int, seed: int) -> Tensor:
+    """Return the mean distance between each image (N, 3, h, w) and its own variants: (N,)."""
+    options: dict[str, Any] = {"encoder": encoder, "variants": variants, "base_seed": seed}
+    scores = gt.audit_generator(generator, images, **options).scores
+    keys, distances = (torch.tensor(scores[name].to_pylist()) for name in ("key", "distance"))
+    return torch.zeros(len(images)).index_add_(0, keys, distances) / keys.bincount(minlength=len(images))
+
+
+def distances_to_nearest(features: Tensor, references: Tensor, k: int) -> Tensor:
+    """Return the mean distance of features (N, D) to the k nearest references (M, D): (N,)."""
+    nearest = [torch.cdist(rows, references).topk(min(k, len(references)), largest=False).values for rows in features.split(500)]
+    return torch.cat(nearest).mean(dim=1)
+
+
+def auroc(scores: Tensor, is_anomaly: Tensor) -> tuple[float, tuple[float, float]]:
+    """Return the area under the ROC curve, and its 95% interval by a bootstrap of normal images and of anomalies."""
+    rng = torch.Generator().manual_seed(0)
+    kinds = [is_anomaly.logical_not().nonzero()[:, 0], is_anomaly.nonzero()[:, 0]]
+    areas = []
+    for _ in range(RESAMPLES):
+        rows = torch.cat([kind[torch.randint(len(kind), (len(kind),), generator=rng)] for kind in kinds])
+        areas.append(roc_auc_score(is_anomaly[rows], scores[rows]))
+    low, high = torch.tensor(areas, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return float(roc_auc_score(is_anomaly, scores)), (low, high)
+
+
+def encode(encoder: Encoder, images: Tensor) -> Tensor:
+    """Return the features (N, D) of images (N, 3, h, w)."""
+    return torch.cat([encoder(batch) for batch in images.split(250)])
+
+
+def load(source: str, limit: int, generator: gt.ImageGenerator) -> tuple[Tensor, Tensor]:
+    """Return at most `limit` images of a source, evenly spaced: (N, 3, h, w) in [0, 1], and their labels (N,), 0 where there are none."""
+    opened = gt.open_source(source)
+    images, labels = [], []
+    for place in [i * len(opened) // limit for i in range(limit)] if limit < len(opened) else range(len(opened)):
+        (sample,) = opened.read_range(place, place + 1)
+        if isinstance(sample, gt.GentransformsError):
+            raise SystemExit(f"{source}: {opened.keys[place]!r} cannot be read: {sample}")
+        images.append(resize(sample.image, generator))
+        labels.append(int(sample.inputs.get("labels", 0)))
+    return torch.stack(images), torch.tensor(labels)
+
+
+def bring_along(name: str, limit: int, generator: gt.ImageGenerator) -> Tensor | None:
+    """Return images that scikit-learn holds: handwritten digits, or patches of two photographs; None for another name."""
+    from sklearn import datasets
+
+    if name == "digits":
+        images = [torch.from_numpy(image / 16).float()[None] for image in datasets.load_digits().images]
+    elif name == "patches":
+        photos = [torch.from_numpy(photo.copy()).permute(2, 0, 1) for photo in datasets.load_sample_images().images]
+        images = [patch for photo in photos for patch in photo.unfold(1, 64, 16).unfold(2, 64, 16).permute(1, 2, 0, 3, 4).flatten(0, 1)]
+    else:
+        return None
+    some = images if limit >= len(images) else [images[i * len(images) // limit] for i in range(limit)]
+    return torch.stack([resize(image, generator) for image in some])
+
+
+def resize(image: Tensor, generator: gt.ImageGenerator) -> Tensor:
+    """Return an image (C, H, W) as the generator sees it: the centre square, resized, (3, h, w) float32 in [0, 1]."""
+    image = v2.functional.to_dtype(image.expand(3, -1, -1), torch.float32, scale=True)
+    image = v2.functional.center_crop(image, [min(image.shape[-2:])])
+    return F.interpolate(image[None], generator.image_size, mode="bicubic", antialias=True, align_corners=False)[0].clamp(0, 1)
+
+
+if __name__ == "__main__":
+    main()
