@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as TF
 import gentransforms as gt
 from benchmarks.bank_generators import smooth_images
 from benchmarks.costs import CASES, H100, UTILISATION, built, counted
-from gentransforms.bank.generate.encode import Encoding
+from gentransforms.bank.format.images import Encoding
 
 SOURCES, VARIANTS = 1_281_167, 10  # the training images of ImageNet-1k
 SIDES, QUALITY, COUNT = (224, 256, 512, 1024), 90, 8

@@ -110,7 +110,7 @@ class TestImportBank:
             assert abs(red - 40 * SOURCES.index(key)) < 6
 
     def test_a_small_memory_of_names(self, folder: Path) -> None:
-        found = authors._found(folder)
+        found = authors._find_files(folder)
         assert len({id(tail) for tails in found.values() for tail in tails}) == 10
 
     def test_names_without_classes(self, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ class TestMissing:
         bank = gt.Bank.open(tmp_path / "bank")
         assert {(entry["key"], entry["variant"]) for entry in bank.rejected} == set(expected)
         assert bank.variants_of(SOURCES[0]) == [1, 2, 3, 4, 5, 6, 7, 8]
-        with pytest.raises(MissingKeyError, match="no such file was imported"):
+        with pytest.raises(MissingKeyError, match="no file was imported"):
             bank.read([SOURCES[0]], [9])
         report = verify_bank(tmp_path / "bank")
         assert report.ok, report
@@ -185,28 +185,34 @@ class TestRefused:
         text = refused(
             folder, photos, "2 of 42 files have no source, such as n01440764/n01440764_7_3.JPEG, n99/n01440764_1_0.JPEG: expected"
         )
-        assert "is it the folder they were made of?" in text
+        assert "check that the source is the folder from which they were generated" in text
 
     def test_the_wrong_folder_of_sources(self, folder: Path, tmp_path: Path) -> None:
         write(tmp_path / "other" / "cats" / "tom.jpg", jpeg(0, 0))
-        refused(folder, tmp_path / "other", "40 of 40 files have no source, such as .*, for sources such as cats/tom.jpg; is it the folder")
+        refused(
+            folder,
+            tmp_path / "other",
+            "40 of 40 files have no source, such as .*, for sources such as cats/tom.jpg: check that the source is the folder",
+        )
 
     def test_the_same_number_twice(self, folder: Path, photos: Path) -> None:
         write(folder / "n01440764" / "n01440764_1_00.JPEG", jpeg(0, 0))
-        refused(folder, photos, "variant 0 of n01440764/n01440764_1 is there twice, .*_1_0.JPEG and .*_1_00.JPEG: remove one")
+        refused(folder, photos, "variant 0 of n01440764/n01440764_1 occurs twice, .*_1_0.JPEG and .*_1_00.JPEG: remove one")
 
     def test_the_same_number_in_two_formats(self, folder: Path, photos: Path) -> None:
         write(folder / "n01440764" / "n01440764_1_3.png", jpeg(0, 0))
-        refused(folder, photos, "variant 3 of n01440764/n01440764_1 is there twice")
+        refused(folder, photos, "variant 3 of n01440764/n01440764_1 occurs twice")
 
     def test_variants_beyond(self, folder: Path, photos: Path) -> None:
-        text = refused(folder, photos, "is a variant beyond variants=8, counted from 0", variants=8)
-        assert "(and 7 more are): give their true number" in text
+        text = refused(folder, photos, "is not one of variants=8, which are counted from 0", variants=8)
+        assert "(and 7 more): set variants to their true number" in text
 
     @pytest.mark.parametrize("size", [(12, 15), (16, 12)])
     def test_another_size(self, folder: Path, photos: Path, size: tuple[int, int]) -> None:
         write(folder / "n02102040" / "n02102040_1_2_7.JPEG", jpeg(2, 7, size))
-        refused(folder, photos, rf"n02102040_1_2_7\.JPEG is {size[0]} x {size[1]} pixels, expected all of one size, 12 x 16: fix or remove")
+        refused(
+            folder, photos, rf"n02102040_1_2_7\.JPEG is {size[0]} x {size[1]} pixels, expected 12 x 16 like the first file: fix or remove"
+        )
 
     @pytest.mark.parametrize(
         "damage",
@@ -221,9 +227,7 @@ class TestRefused:
     def test_many_damaged_make_one_sentence(self, folder: Path, photos: Path) -> None:
         for variant in range(5):
             write(folder / "n02102040" / f"n02102040_1_2_{variant}.JPEG", b"x")
-        refused(
-            folder, photos, r"n02102040_1_2_0\.JPEG cannot be read as an image .* \(and 4 more of its neighbours have such faults\): fix"
-        )
+        refused(folder, photos, r"n02102040_1_2_0\.JPEG cannot be read as an image .* \(and 4 more files of this unit have problems\): fix")
 
     def test_another_format(self, folder: Path, photos: Path) -> None:
         write(folder / "n02102040" / "n02102040_1_2_7.JPEG", encoded(pixels(0, 0, SIZE), "BMP"))

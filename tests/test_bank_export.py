@@ -202,7 +202,7 @@ class TestExportBank:
 
     def test_not_of_a_bank_without_images(self, tmp_path: Path) -> None:
         """`datasets` refuses to open a data set without rows."""
-        with pytest.raises(BankError, match="has no images, since none of its sources gave one: there is nothing to share"):
+        with pytest.raises(BankError, match="has no images, because none could be generated: there is nothing to share"):
             exported(tmp_path, make_bank(tmp_path / "bank", failed=dict.fromkeys(KEYS, "empty")))
         assert not (tmp_path / "export").exists()
 
@@ -226,7 +226,7 @@ class TestOpenedExport:
         photos = [torch.full((3, 8, 8), 20 * i, dtype=torch.uint8) for i in range(5)]
         generate_bank(photos, tmp_path / "bank", FakeGenerator(8), variants=2, progress=False)
         folder = exported(tmp_path, tmp_path / "bank")
-        with pytest.raises(BankError, match="is the export of a bank, which cannot be added to"):
+        with pytest.raises(BankError, match="is the export of a bank, to which nothing can be added"):
             generate_bank(photos, folder, FakeGenerator(8), variants=2, progress=False)
 
     def test_has_no_revisions(self, tmp_path: Path) -> None:
@@ -243,25 +243,25 @@ class TestOpenedExport:
     def test_a_missing_file(self, tmp_path: Path) -> None:
         folder = exported(tmp_path, shard_bytes=500)
         (folder / "data" / "train-00001-of-00003.parquet").unlink()
-        with pytest.raises(BankError, match=r"data/train-00001-of-00003\.parquet is missing: fetch it whole, or export the bank again"):
+        with pytest.raises(BankError, match=r"data/train-00001-of-00003\.parquet is missing: download it again, or export the bank again"):
             gt.Bank.open(folder)
 
     def test_a_pointer_of_git_lfs(self, tmp_path: Path) -> None:
         folder = exported(tmp_path)
         (folder / "data" / "train-00000-of-00001.parquet").write_text("version https://git-lfs.github.com/spec/v1\n")
-        with pytest.raises(BankError, match=r"has 43 bytes, expected [\d,]+: fetch it whole"):
+        with pytest.raises(BankError, match=r"has 43 bytes, expected [\d,]+: download it again"):
             gt.Bank.open(folder)
 
     def test_no_manifest(self, tmp_path: Path) -> None:
         folder = exported(tmp_path)
         (folder / "bank.json").unlink()
-        with pytest.raises(BankError, match=r"no bank\.json in it"):
+        with pytest.raises(BankError, match=r"no bank\.json in this directory"):
             gt.Bank.open(folder)
 
     def test_a_manifest_of_the_bank_itself(self, tmp_path: Path) -> None:
         folder = exported(tmp_path)
         shutil.copy(tmp_path / "bank" / "bank.json", folder)
-        with pytest.raises(BankError, match="names no Parquet files, so it is not the manifest of an exported bank"):
+        with pytest.raises(BankError, match="lists no Parquet files, so it is not the manifest of an exported bank"):
             gt.Bank.open(folder)
 
 
@@ -342,7 +342,7 @@ class TestVerifyExport:
 
     def test_is_not_repaired(self, tmp_path: Path) -> None:
         folder = exported(tmp_path)
-        with pytest.raises(ConfigError, match="is an export, which no generate makes again: export the bank again"):
+        with pytest.raises(ConfigError, match="is an export, whose files generate cannot make again: export the bank again"):
             verify_bank(folder, repair=True)
 
 
@@ -364,7 +364,7 @@ class TestBankCard:
         assert head["configs"] == [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}]
         for needed in (
             "FakeGenerator", generator.fingerprint(), "derive_seeds(77, key, variant + attempt * 2)", "jpeg, quality 85", "8 x 8 pixels",
-            "6, up to 2 variants of each of 3 source images", "cc-by-nc-4.0", "Of my cat.", "**synthetic**", "not fit for evaluation",
+            "6, up to 2 variants of each of 3 source images", "cc-by-nc-4.0", "Of my cat.", "**synthetic**", "not suitable for evaluation",
             'gt.Bank.open("me/cats")', 'datasets.load_dataset("me/cats", split="train")',
         ):  # fmt: skip
             assert needed in text, needed
@@ -393,7 +393,7 @@ class TestBankCard:
         manifest = manifest_of(KEYS)
         manifest["settings"] |= {"base_seed": None, "quality": None, "image_format": "jpeg"}
         _, text = self.parts(bank_card(manifest, 30))
-        assert "Seeds: not known: the images were made elsewhere" in text
+        assert "Seeds: unknown, because the images were generated elsewhere" in text
         assert "Encoding: jpeg\n" in text
 
     @pytest.mark.parametrize(

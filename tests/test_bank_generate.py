@@ -34,8 +34,7 @@ from torchvision import tv_tensors
 
 import gentransforms as gt
 from gentransforms.bank import Local
-from gentransforms.bank.format.facts import Facts
-from gentransforms.bank.format.manifest import MANIFEST
+from gentransforms.bank.format.manifest import MANIFEST, Facts
 from gentransforms.bank.format.unit import Unit, list_units
 from gentransforms.bank.generate.plan import make_plan
 from gentransforms.bank.generate.run import Summary, generate_bank, plan_bank
@@ -162,7 +161,7 @@ class TestRows:
 
     @pytest.mark.parametrize("image_format", ["jpeg", "png"])
     def test_pillow_encodes_where_torchvision_does_not(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image_format: str) -> None:
-        from gentransforms.bank.generate import encode as encoding
+        from gentransforms.bank.format import images as encoding
 
         fill(tmp_path / "torchvision", image_format=image_format)
         monkeypatch.setattr(encoding, "_operator", lambda _format: None)
@@ -451,7 +450,7 @@ class TestResume:
         with pytest.raises(BankError, match="generator fingerprint"):
             fill(tmp_path, generator=other)
 
-    @pytest.mark.parametrize(("version", "message"), [(0, "read it with the version that wrote it"), (2, "upgrade gentransforms")])
+    @pytest.mark.parametrize(("version", "message"), [(0, "use the version of gentransforms that wrote it"), (2, "upgrade gentransforms")])
     def test_formats_of_other_versions(self, tmp_path: Path, version: int, message: str) -> None:
         fill(tmp_path)
         manifest = json.loads((tmp_path / MANIFEST).read_text())
@@ -539,7 +538,7 @@ class TestManifest:
         assert (source.pop("count"), source.pop("key_type"), source.pop("inputs"), source.pop("decides")) == (10, "str", [], {})
         assert list(source) == ["keys"]
         assert (manifest["device"], manifest["encoder"]) == ("cpu", "torchvision")
-        assert set(manifest["info"]) == {"created", "versions", "samples", "source", "generator_name", "execution"}
+        assert set(manifest["info"]) == {"created", "versions", "samples", "source", "generator_name", "generator_notes", "execution"}
         assert manifest["info"]["versions"]["torch"] == importlib.metadata.version("torch")
 
     def test_the_default_is_png_for_small_images_and_jpeg_for_large(self, tmp_path: Path) -> None:
@@ -982,7 +981,7 @@ class TestBadGenerators:
 
     @pytest.mark.parametrize("kind", ["cuda", "cpu", "python"])
     def test_out_of_memory_stops_with_advice(self, tmp_path: Path, kind: str) -> None:
-        with pytest.raises(BankError, match=r"out of memory at batch_size=64: .* start a new one with a smaller batch_size"):
+        with pytest.raises(BankError, match=r"out of memory at batch_size=64, .* start a new bank with a smaller one"):
             fill(tmp_path, generator=Hungry(3, kind))
         assert list_units(tmp_path) == []
 
@@ -1054,7 +1053,7 @@ class TestPlanBank:
         assert torch.get_num_threads() == 1
 
     def test_nothing_readable(self, tmp_path: Path) -> None:
-        with pytest.raises(BankError, match="nothing can be timed: none of the first sources could be read"):
+        with pytest.raises(BankError, match="nothing could be timed, because none of the first sources could be read"):
             plan_bank(Photos(4, broken=range(4)), tmp_path / "bank", FakeGenerator(), seconds=0.01)
 
     def test_unknown_arguments(self, tmp_path: Path) -> None:
@@ -1066,7 +1065,7 @@ class TestVeryManyUnits:
     def test_the_plan_warns_and_says_which_size_helps(self, tmp_path: Path) -> None:
         manifest = manifest_of([], unit_size=1)
         manifest["source"]["count"] = 123_456
-        with pytest.warns(UserWarning, match=r"123,456 units of two files each.*unit_size=3 gives at most 50,000"):
+        with pytest.warns(UserWarning, match=r"123,456 units of two files each.*unit_size=3 there are at most 50,000"):
             plan = make_plan(tmp_path, Facts.read(manifest, "bank.json"))
         assert len(plan.left) == 123_456
         manifest["settings"]["unit_size"] = 3

@@ -379,7 +379,7 @@ class TestStopped:
         with pytest.raises(RuntimeError, match="the third"):
             fill(tmp_path, variants=5, extend=True)
         monkeypatch.undo()
-        with pytest.raises(BankError, match="unfinished: 1 of 3 units are missing"):
+        with pytest.raises(BankError, match="unfinished: 1 of 3 units is missing"):
             gt.Bank.open(tmp_path)
         summary = fill(tmp_path, variants=5)
         assert (summary.images, summary.rows, summary.complete) == (4, 50, True)

@@ -21,9 +21,8 @@ from small_banks import KEYS, Rows, edit_json, make_bank, pixels, png
 from torch import Tensor
 
 from gentransforms.bank.format import index as index_module
-from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.index import INDEX, encode_marks, read_index, write_index
-from gentransforms.bank.format.manifest import read_manifest
+from gentransforms.bank.format.manifest import Facts, read_manifest
 from gentransforms.bank.format.unit import Row, Unit, list_units, plan_units, write_unit
 from gentransforms.bank.generate.run import generate_bank
 from gentransforms.bank.reader import Bank
@@ -220,11 +219,11 @@ class TestUntrustedIndex:
         bank, said = self.opened(tmp_path / "other")
         assert len(bank) == 20
         assert len(said) == 1
-        assert "is not of this bank" in said[0]
+        assert "does not belong to the bank" in said[0]
 
     def test_of_a_bank_with_more_units(self, path: Path) -> None:
         (path / MIDDLE.file).unlink()
-        with pytest.raises(BankError, match="unfinished: 1 of 3 units are missing"):
+        with pytest.raises(BankError, match="unfinished: 1 of 3 units is missing"):
             Bank.open(path)
         assert len(Bank.open(path, partial=True)) == 18
 
@@ -247,7 +246,7 @@ class TestVerify:
         report = verify_bank(path)
         assert [(problem.unit, problem.kind) for problem in report.problems] == [("", "index")]
         assert MIDDLE.file in report.problems[0].text
-        assert report.advice == "build the index anew with --repair"
+        assert report.advice == "rebuild the index with --repair"
 
     @pytest.mark.parametrize("data", [b"", b"text" * 100])
     def test_one_that_is_none(self, path: Path, data: bytes) -> None:
@@ -258,7 +257,7 @@ class TestVerify:
         self.spoil(path)
         report = verify_bank(path, repair=True)
         assert (report.ok, report.removed, report.index_rebuilt) == (True, (), True)
-        assert "the index was wrong, and was built anew" in str(report)
+        assert "the index was wrong and has been rebuilt" in str(report)
         assert verify_bank(path).ok
         assert len(Bank.open(path)) == 29
 

@@ -84,9 +84,9 @@ class TestRay:
         assert (summary.images, summary.complete) == (12, True)
 
     def test_more_than_the_cluster_has(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"3 actors with 1 CPUs each: the Ray cluster has 2"):
+        with pytest.raises(ConfigError, match=r"actors=3, cpus=1: the Ray cluster has only 2 CPUs"):
             generate_bank(Photos(4), tmp_path, FakeGenerator(), engine=Ray(actors=3, cpus=1), **OPTIONS)
-        with pytest.raises(ConfigError, match=r"1 actors with 1 GPUs each: the Ray cluster has 0"):
+        with pytest.raises(ConfigError, match=r"gpus=1: the Ray cluster has only 0 GPUs"):
             generate_bank(Photos(4), tmp_path / "gpus", FakeGenerator(), engine=Ray(gpus=1), **OPTIONS)
 
     def test_errors_of_the_generator_are_the_users_own(self, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ class TestRay:
 
 class TestOptions:
     def test_gpus_or_cpus(self) -> None:
-        with pytest.raises(ConfigError, match=r"cpus=1: Ray's actors are placed by their GPUs or by their CPUs"):
+        with pytest.raises(ConfigError, match=r"cpus=1: Ray places actors by GPUs or by CPUs"):
             Ray(actors=1, gpus=1, cpus=1)
 
     @pytest.mark.parametrize("wrong", [{"actors": 0}, {"actors": 1.5}, {"gpus": -1}, {"cpus": "two"}, {"workers": 0}], ids=str)

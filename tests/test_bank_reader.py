@@ -29,10 +29,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from gentransforms.bank.format import images as segments
-from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.index import INDEX, Index, save_index, write_index
 from gentransforms.bank.format.lookup import LookupBuilder
-from gentransforms.bank.format.manifest import MANIFEST, create_manifest, hash_manifest
+from gentransforms.bank.format.manifest import MANIFEST, Facts, create_manifest, hash_manifest
 from gentransforms.bank.format.unit import Row, Unit, list_units, unit_schema, write_unit
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
@@ -159,7 +158,7 @@ class TestOpenRefuses:
     def test_no_manifest(self, tmp_path: Path) -> None:
         make_bank(tmp_path)
         (tmp_path / MANIFEST).unlink()
-        with pytest.raises(BankError, match=r"bank\.json is missing and units are there: run generate"):
+        with pytest.raises(BankError, match=r"bank\.json is missing, but there are units: run generate"):
             Bank.open(tmp_path)
 
     @pytest.mark.parametrize(("version", "expected"), [(0, "format version 0"), (2, "newer than this library.*upgrade"), ("1", "'1'")])
@@ -182,7 +181,7 @@ class TestOpenRefuses:
         manifest = manifest_of(KEYS)
         manifest[section][name] = value
         create_manifest(tmp_path, manifest)
-        with pytest.raises(BankError, match=rf"bank\.json: {section} {name} .*put the original"):
+        with pytest.raises(BankError, match=rf"bank\.json: {section} {name} .*restore the original"):
             Bank.open(tmp_path)
 
     @pytest.mark.parametrize("section", ["settings", "generator", "source", "info"])
@@ -194,13 +193,13 @@ class TestOpenRefuses:
 
     def test_an_unfinished_bank_unless_told(self, tmp_path: Path) -> None:
         make_bank(tmp_path, only=[0, 2])
-        with pytest.raises(BankError, match=r"unfinished: 1 of 3 units are missing, 12 of 30 images: run generate .* partial=True"):
+        with pytest.raises(BankError, match=r"unfinished: 1 of 3 units is missing, 12 of 30 images: run generate .* partial=True"):
             Bank.open(tmp_path)
         bank = Bank.open(tmp_path, partial=True)
         assert bank.keys == [*KEYS[:4], *KEYS[8:]]
         assert bank.read([KEYS[9]], [2])[0].equal(pixels(9, 2))
         assert "1 units missing" in repr(bank)
-        with pytest.raises(MissingKeyError, match=f"'{KEYS[5]}' is not in this bank, of which 1 units are not made yet"):
+        with pytest.raises(MissingKeyError, match=f"'{KEYS[5]}' is not in this bank, of which 1 units have not been generated yet"):
             bank.read([KEYS[5]], [0])
 
     def test_a_bank_of_no_unit_yet(self, tmp_path: Path) -> None:
@@ -230,7 +229,7 @@ class TestOpenRefuses:
         edit_json(tmp_path / Unit(4, 8).sidecar, settings="0" * 32)
         with pytest.raises(BankError, match=r"unit-000000004-000000008\.arrow was made with other settings") as refused:
             Bank.open(tmp_path)
-        assert "move its two files out and run generate again" in str(refused.value)
+        assert "move its two files away and run generate again" in str(refused.value)
         assert "damaged" not in str(refused.value)
         assert "--repair" not in str(refused.value), "it would not remove it"
 
@@ -250,7 +249,7 @@ class TestOpenRefuses:
         with pa.ipc.new_stream(file, unit_schema("int")):
             pass
         edit_json(tmp_path / Unit(4, 8).sidecar, bytes=file.stat().st_size)
-        with pytest.raises(BankError, match="holds columns key: int64"):
+        with pytest.raises(BankError, match="has the columns key: int64"):
             Bank.open(tmp_path)
 
     def test_fewer_rows_than_the_sidecar_says(self, tmp_path: Path) -> None:
@@ -264,8 +263,8 @@ class TestOpenRefuses:
         [
             (lambda rows: [rows[1], rows[0], *rows[2:]], "out of order"),
             (lambda rows: [rows[0], *rows], "twice"),
-            (lambda rows: [*rows, Row(rows[-1].key, 3, 0, 0, b"")], "not one of 3"),
-            (lambda rows: [Row(rows[0].key, -1, 0, 0, b""), *rows], "not one of 3"),
+            (lambda rows: [*rows, Row(rows[-1].key, 3, 0, 0, b"")], "not one of 0 to 2"),
+            (lambda rows: [Row(rows[0].key, -1, 0, 0, b""), *rows], "not one of 0 to 2"),
             (lambda rows: [*rows[3:], *rows[:3], *rows[3:6]], "rows in two places"),
         ],
     )
@@ -454,13 +453,13 @@ class TestRead:
 
 class TestMissing:
     def test_an_unknown_key(self, bank: Bank) -> None:
-        with pytest.raises(MissingKeyError, match=r"key 'birds/1.jpg' is not in this bank \(keys look like 'dogs/000.jpg'\)") as caught:
+        with pytest.raises(MissingKeyError, match=r"key 'birds/1.jpg' is not in this bank \(its keys look like 'dogs/000.jpg'\)") as caught:
             bank.read(["birds/1.jpg"], [0])
         assert isinstance(caught.value, LookupError)
         assert str(bank.path) in str(caught.value)
 
     def test_the_first_of_several_is_named_and_the_others_counted(self, bank: Bank) -> None:
-        with pytest.raises(MissingKeyError, match=r"'a' is not .*\(and 1 more of these 3 are not there\)"):
+        with pytest.raises(MissingKeyError, match=r"'a' is not .*; 2 of these 3 pairs have no image"):
             bank.read([KEYS[0], "a", "b"], [0, 0, 0])
 
     def test_a_number_where_keys_are_text(self, bank: Bank) -> None:
@@ -475,7 +474,7 @@ class TestMissing:
 
     @pytest.mark.parametrize("variant", [-1, 3, 2**40])
     def test_a_variant_that_was_not_asked_for(self, bank: Bank, variant: int) -> None:
-        with pytest.raises(MissingKeyError, match=rf"has no variant {variant}: this bank was made with variants 0 to 2"):
+        with pytest.raises(MissingKeyError, match=rf"has no variant {variant}: the variants of this bank are 0 to 2"):
             bank.read([KEYS[0]], [variant])
 
     def test_a_source_that_could_not_be_read(self, gappy: Bank) -> None:
@@ -483,7 +482,9 @@ class TestMissing:
             gappy.read([KEYS[0]], [0])
 
     def test_a_variant_that_was_rejected(self, gappy: Bank) -> None:
-        with pytest.raises(MissingKeyError, match=rf"variant 2 of key '{KEYS[2]}' was rejected after 5 attempts \(.*\): it has \[1\]"):
+        with pytest.raises(
+            MissingKeyError, match=rf"variant 2 of key '{KEYS[2]}' was rejected after 5 attempts \(.*\): choose among \[1\]"
+        ):
             gappy.read([KEYS[2]], [2])
 
     def test_a_source_of_which_every_variant_was_rejected(self, gappy: Bank) -> None:
@@ -513,7 +514,7 @@ class TestMissing:
 
     @pytest.mark.parametrize(
         ("spoilt", "reason"),
-        [(b"", "no bytes"), (b"text", "cannot identify"), (png(5, 1)[:-30], "."), (png(5, 1, (4, 7)), "it is 4 x 7 pixels")],
+        [(b"", "no bytes"), (b"text", "cannot identify"), (png(5, 1)[:-30], "."), (png(5, 1, (4, 7)), "the image has 4 x 7")],
     )
     def test_an_image_that_does_not_decode(self, tmp_path: Path, spoilt: bytes, reason: str) -> None:
         make_bank(tmp_path, image=lambda i, v: spoilt if (i, v) == (5, 1) else png(i, v))

@@ -181,7 +181,7 @@ class TestSelect:
     def test_what_is_left_out_says_why(self, path: Path) -> None:
         bank = Bank.open(path)
         chosen = bank.select(scores(bank), "not near_copy")
-        with pytest.raises(MissingKeyError, match=r"variant 0 .* left out by the selection 'not near_copy': it has \[1, 2\]"):
+        with pytest.raises(MissingKeyError, match=r"variant 0 .* left out by the selection 'not near_copy': the key has \[1, 2\]"):
             chosen.read([KEYS[1]], [0])
         with pytest.raises(MissingKeyError, match="rejected"):
             chosen.read([KEYS[2]], [1])

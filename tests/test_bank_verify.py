@@ -25,8 +25,7 @@ from gentransforms.bank.format.unit import Row, Unit, plan_units, unit_schema
 from gentransforms.bank.reader import Bank
 from gentransforms.bank.verify import checker as verify
 from gentransforms.bank.verify.checker import BankReport, Problem, find_faults, verify_bank
-from gentransforms.bank.verify.repair import remove_units
-from gentransforms.bank.verify.report import damaged_units
+from gentransforms.bank.verify.report import damaged_units, remove_units
 from gentransforms.errors import BankError, ConfigError
 
 FIRST, MIDDLE, LAST = plan_units(10, 4)
@@ -95,7 +94,7 @@ class TestSoundBanks:
             (path / name).write_bytes(b"half")
         report = verify_bank(path)
         assert (report.ok, report.partials) == (True, 2)
-        assert "2 unfinished files left behind, which does no harm" in str(report)
+        assert "2 unfinished files left behind by a killed process; they do no harm" in str(report)
 
     def test_without_decoding(self, path: Path) -> None:
         report = verify_bank(path, images=False)
@@ -130,7 +129,7 @@ class TestFiles:
         (path / unit.file).unlink()
         report = verify_bank(path)
         assert [(problem.unit, problem.kind) for problem in report.problems] == [(unit.name, "missing")]
-        assert f"missing: {unit.name}: {unit.file} is not there: run generate" in str(report)
+        assert f"missing: {unit.name}: {unit.file} does not exist: run generate" in str(report)
 
     @pytest.mark.parametrize("unit", [FIRST, LAST])
     @pytest.mark.parametrize("cut", [0, 0.5, 0.99])
@@ -172,8 +171,8 @@ class TestFiles:
         edit_json(path / MIDDLE.sidecar, settings="0" * 32)
         report = verify_bank(path)
         assert [(problem.unit, problem.kind) for problem in report.problems] == [(MIDDLE.name, "settings")]
-        assert "put the right bank.json back" in report.problems[0].text
-        assert "move its two files out and run generate again" in report.problems[0].text
+        assert "restore the right bank.json" in report.problems[0].text
+        assert "move its two files away and run generate again" in report.problems[0].text
 
     @pytest.mark.parametrize("unit", [Unit(2, 6), Unit(8, 12), Unit(0, 10), Unit(12, 16)])
     def test_a_unit_that_is_not_of_the_plan(self, path: Path, unit: Unit) -> None:
@@ -301,9 +300,9 @@ class TestImages:
     @pytest.mark.parametrize(
         ("data", "expected"),
         [
-            (b"", r"does not decode (no bytes)"),
-            (b"text", "does not decode"),
-            (png(5, 1)[:-30], "does not decode"),
+            (b"", r"cannot be decoded (no bytes)"),
+            (b"text", "cannot be decoded"),
+            (png(5, 1)[:-30], "cannot be decoded"),
             (png(5, 1, (4, 7)), "is 4 x 7 pixels, expected 4 x 6"),
             (encoded(pixels(5, 1, (6, 4)), "JPEG"), "is 6 x 4 pixels, expected 4 x 6"),
         ],
@@ -332,7 +331,7 @@ class TestImages:
         bad = {(i, 0) for i in range(0, 200, 40)}
         make_bank(tmp_path, keys=list(range(200)), unit_size=200, image=lambda i, v: b"text" if (i, v) in bad else png(i, v))
         texts = [problem.text for problem in verify_bank(tmp_path, threads=threads).problems]
-        assert [text.split(" does")[0] for text in texts] == [f"variant 0 of key {i}" for i in range(0, 200, 40)]
+        assert [text.split(" cannot")[0] for text in texts] == [f"variant 0 of key {i}" for i in range(0, 200, 40)]
 
 
 class TestRepair:
@@ -463,8 +462,8 @@ class TestRemoveUnits:
 class TestAdvice:
     """What to do, by the kinds of problems; --repair is not promised where it removes nothing."""
 
-    REMAKE, REPAIR = "run generate again, which makes what is missing", "remove damaged units with --repair, then run generate again"
-    MOVE = "units of other settings were put here (by another run, or with other threads): move them out, --repair does not"
+    REMAKE, REPAIR = "run generate again, which makes the missing units", "remove damaged units with --repair, then run generate again"
+    MOVE = "move units with other settings away (another run wrote them, or one with other threads), which --repair does not do"
 
     @pytest.mark.parametrize(
         ("kinds", "expected"),
@@ -477,7 +476,7 @@ class TestAdvice:
             (["plan"], f"{MOVE}, then run generate again"),
             (["keys"], f"{MOVE}, then run generate again"),
             (["settings", "missing", "size"], f"{MOVE}, {REPAIR}"),
-            (["manifest", "size"], "see to bank.json first, as it says above; --repair removes nothing without it"),
+            (["manifest", "size"], "fix bank.json first, as described above; without it, --repair removes nothing"),
         ],
     )
     def test_by_kinds(self, kinds: list[str], expected: str) -> None:
@@ -496,7 +495,7 @@ class TestAdvice:
 
     def test_of_an_export(self) -> None:
         report = BankReport("export", problems=[Problem("data/0.parquet", "checksum", "x")], exported=True)
-        assert report.advice == "fetch what is damaged again, or export the bank again"
+        assert report.advice == "download the damaged files again, or export the bank again"
 
     @pytest.mark.parametrize("kind", ["settings", "plan", "keys", "manifest"])
     def test_repair_indeed_removes_none_of_those(self, path: Path, kind: str) -> None:

@@ -113,7 +113,7 @@ class TestGenerate:
     def test_a_folder_with_the_bundled_generator(self, photos: Path, tmp_path: Path) -> None:
         result = run("generate", photos, tmp_path / "bank", "--variants", 2)
         assert re.fullmatch(
-            rf"14 images made in [\d.]+ s, [\d.]+ images/s; 1 of 1 units are complete: {tmp_path / 'bank'}\n", result.stdout
+            rf"14 images generated in [\d.]+ s, [\d.]+ images/s; 1 of 1 unit complete: {tmp_path / 'bank'}\n", result.stdout
         ), result.stdout  # fmt: skip
         assert result.stderr == ""
         bank = gt.Bank.open(tmp_path / "bank")
@@ -190,14 +190,14 @@ class TestGenerate:
     def test_again_makes_nothing(self, photos: Path, tiny: str, tmp_path: Path) -> None:
         make(photos, tmp_path / "bank", tiny)
         before = files(tmp_path / "bank")
-        assert make(photos, tmp_path / "bank", tiny).stdout.startswith("0 images made in ")
+        assert make(photos, tmp_path / "bank", tiny).stdout.startswith("0 images generated in ")
         assert files(tmp_path / "bank") == before
 
     def test_shards(self, photos: Path, tiny: str, tmp_path: Path) -> None:
         make(photos, tmp_path / "whole", tiny)
         first = make(photos, tmp_path / "bank", tiny, "--shard", "0/3")
-        assert first.stdout.startswith("9 images made in "), first.stdout
-        assert "; 2 of 2 units are complete: " in first.stdout
+        assert first.stdout.startswith("9 images generated in "), first.stdout
+        assert "; 2 of 2 units complete: " in first.stdout
         assert [unit.start for unit in list_units(tmp_path / "bank")] == [0, 6]
         for shard in ("1/3", "2/3"):
             make(photos, tmp_path / "bank", tiny, "--shard", shard)
@@ -214,9 +214,9 @@ class TestGenerate:
 
     def test_rejected_variants_are_told(self, photos: Path, tiny: str, tmp_path: Path) -> None:
         result = make(photos, tmp_path / "bank", tiny, "--min-similarity", 1, "--max-attempts", 2, code=1)
-        assert result.stdout.startswith("0 images made")
+        assert result.stdout.startswith("0 images generated")
         first, last = result.stderr.splitlines()
-        assert re.fullmatch(r"Warning: 21 variants were given up; the first: similarity .*, below min_similarity=1\.0", first)
+        assert re.fullmatch(r"Warning: 21 variants rejected; the first: similarity .*, below min_similarity=1\.0", first)
         assert re.fullmatch(r"Error: no image could be generated in 4 units, .*; the first: cats/1\.png: similarity .*", last)
 
 
@@ -233,11 +233,11 @@ class TestFailedSources:
     def test_lines_and_number(self, broken: Path, tiny: str, tmp_path: Path) -> None:
         for made in (15, 0):  # and again by a run that makes nothing
             result = make(broken, tmp_path / "bank", tiny, "--summary", tmp_path / "summary.json", code=1)
-            assert result.stdout.startswith(f"{made} images made in ")
+            assert result.stdout.startswith(f"{made} images generated in ")
             first, second, last = result.stderr.splitlines()
             assert re.fullmatch(r"failed: cats/1\.png: .+", first)
             assert re.fullmatch(r"failed: dogs/4\.png: .+", second)
-            assert last == "Error: 2 sources could not be read: fix them and run with --retry-failed, or ignore them; all others are done"
+            assert last == "Error: 2 sources could not be read: fix and run with --retry-failed, or ignore this; all others are done"
             summary = json.loads((tmp_path / "summary.json").read_text())
             assert [entry["key"] for entry in summary["failed"]] == ["cats/1.png", "dogs/4.png"]
         assert len(gt.Bank.open(tmp_path / "bank")) == 15
@@ -296,9 +296,9 @@ class TestUnitsThatAreNotThere:
 
         monkeypatch.setattr(pipeline, "write_unit", of_its_own)
         result = make(photos, tmp_path / "bank", tiny, "--summary", tmp_path / "summary.json", code=1)
-        assert "; 0 of 4 units are complete" in result.stdout
+        assert "; 0 of 4 units complete" in result.stdout
         assert result.stderr == (
-            f"Error: 4 of 4 units are missing, although nothing failed: {tmp_path / 'bank'} has to be the same directory for all "
+            f"Error: 4 of 4 units missing, although nothing failed: {tmp_path / 'bank'} must be the same directory for all "
             "processes that fill it; make sure that it is on a file system that all nodes (of Ray, for example) share, and run the same "
             "command again\n"
         )  # fmt: skip
@@ -310,7 +310,7 @@ class TestUnitsThatAreNotThere:
         monkeypatch.setattr(generate, "generate_bank", lambda *_, **__: done)
         first, last = make(photos, tmp_path / "bank", tiny, code=1).stderr.splitlines()
         assert first == "failed: 0: cut"
-        assert last.startswith("Error: 1 of 4 units are missing")
+        assert last.startswith("Error: 1 of 4 units missing")
 
 
 class TestPlan:
@@ -361,7 +361,7 @@ class TestPlan:
 
     def test_of_a_shard_without_units(self, photos: Path, tiny: str, tmp_path: Path) -> None:
         message = refused("generate", photos, tmp_path / "bank", "--generator", tiny, "--shard", "8/9", "--plan")
-        assert "this shard has nothing to do: there are fewer units than shards" in message
+        assert "shard has no units, because there are fewer units than shards" in message
 
 
 class TestRefused:
@@ -404,7 +404,7 @@ class TestRefused:
             ("--threads 0", ["--threads"]),
             ("--workers 0", ["--workers"]),
             ("--actors 0", ["--actors"]),
-            ("--engine ray --gpus 1 --cpus 1", ["cpus=1", "leave it out"]),
+            ("--engine ray --gpus 1 --cpus 1", ["cpus=1", "omit one"]),
             ("--option truncation", ["--option truncation"]),
             ("--option colour=1", ["colour"]),
             ("--option dtype=blue", ["dtype='blue'", "torch.bfloat16"]),
@@ -651,7 +651,7 @@ class TestCtrlC:
             printed, _ = process.communicate()
         assert process.returncode == 130, drawn
         assert printed == ""
-        assert "stopping after the unit in flight; Ctrl-C again stops at once" in drawn
+        assert "stopping after the current unit; press Ctrl-C again to stop at once" in drawn
         assert "Traceback" not in drawn
         assert drawn.rfind("\x1b[?25h") > drawn.rfind("\x1b[?25l") >= 0, "the cursor is on again"
         made = files(tmp_path / "bank")
@@ -663,7 +663,7 @@ class TestCtrlC:
             printed, _ = process.communicate()
         assert process.returncode == 0, drawn
         left = 10 * (30 - len(made))
-        assert printed.startswith(f"{left} images made in ")
+        assert printed.startswith(f"{left} images generated in ")
         assert "generating" in drawn
         assert f"{left}/{left}" in drawn
         assert re.search(r"[\d.]+ images/s", drawn)
@@ -699,7 +699,7 @@ class TestBankInfo:
         assert lines == {
             "bank": f"{tmp_path / 'bank'} (complete)",
             "images": "21 of 7 keys, 32 x 32 pixels",
-            "sources": "7, 3 variants of each asked for",
+            "sources": "7, with 3 variants of each requested",
             "failed": "0 sources, 0 variants rejected",
             "generator": f"ICGAN {tiny}",
             "fingerprint": gt.load_generator(tiny).fingerprint(),
@@ -710,9 +710,9 @@ class TestBankInfo:
     def test_an_unfinished_one(self, tmp_path: Path) -> None:
         make_bank(tmp_path / "bank", only=[1], failed={KEYS[4]: "x"}, rejected={(KEYS[5], 0): "y"})
         text = run("bank", "info", tmp_path / "bank").stdout
-        assert "(unfinished, 2 units are missing)" in text
+        assert "(unfinished, 2 units missing)" in text
         assert "images: 8 of 3 keys, 4 x 6 pixels" in text
-        assert "failed: 1 sources, 1 variants rejected" in text
+        assert "failed: 1 source, 1 variant rejected" in text
 
     def test_json(self, bank: Path) -> None:
         (bank / Unit(8, 10).file).unlink()
@@ -731,7 +731,7 @@ class TestBankInfo:
         assert f"{tmp_path / 'file'}: expected the directory of a bank" in refused("bank", command, tmp_path / "file", *more)
 
     def test_a_directory_that_is_none(self, tmp_path: Path) -> None:
-        assert "no bank.json in it" in refused("bank", "info", tmp_path, code=1)
+        assert "no bank.json in this directory" in refused("bank", "info", tmp_path, code=1)
 
     def test_revision_of_a_directory(self, bank: Path) -> None:
         assert "revision='main'" in refused("bank", "info", bank, "--revision", "main")
@@ -758,8 +758,8 @@ class TestBankVerify:
         )  # fmt: skip
         result = run("bank", "verify", tmp_path / "bank", "--repair", code=1)
         assert "1 unit removed" in result.stdout
-        assert "run generate again, which makes what is missing" in result.stderr
-        assert "run generate again, which makes what is missing" in run("bank", "verify", tmp_path / "bank", code=1).stderr
+        assert "run generate again, which makes the missing units" in result.stderr
+        assert "run generate again, which makes the missing units" in run("bank", "verify", tmp_path / "bank", code=1).stderr
         make(photos, tmp_path / "bank", tiny)
         assert files(tmp_path / "bank") == before
         run("bank", "verify", tmp_path / "bank")
@@ -770,8 +770,8 @@ class TestBankVerify:
             result = run("bank", "verify", bank, *options, code=1)
             assert f"settings: {Unit(4, 8).name}: " in result.stdout
             assert result.stderr == (
-                f"Error: {bank}: 1 problem: units of other settings were put here (by another run, or with other threads): move them "
-                "out, --repair does not, then run generate again\n"
+                f"Error: {bank}: 1 problem: move units with other settings away (another run wrote them, or one with other "
+                "threads), which --repair does not do, then run generate again\n"
             )  # fmt: skip
 
     def test_an_export(self, bank: Path, tmp_path: Path) -> None:
@@ -779,7 +779,7 @@ class TestBankVerify:
         assert "1 file, 30 rows, 30 images decoded\nno problem" in run("bank", "verify", tmp_path / "export").stdout
         file = tmp_path / "export" / "data" / "train-00000-of-00001.parquet"
         file.write_bytes(file.read_bytes()[:-1])
-        assert "fetch what is damaged again, or export the bank again" in run("bank", "verify", tmp_path / "export", code=1).stderr
+        assert "download the damaged files again, or export the bank again" in run("bank", "verify", tmp_path / "export", code=1).stderr
         assert "is an export" in refused("bank", "verify", tmp_path / "export", "--repair")
 
     def test_progress_on_a_terminal(self, bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -811,7 +811,7 @@ class TestBankExport:
     def test_refused(self, bank: Path, tmp_path: Path) -> None:
         assert f"{bank}: already exists" in refused("bank", "export", bank, bank, code=1)
         (bank / Unit(0, 4).file).unlink()
-        assert "unfinished: 1 of 3 units are missing" in refused("bank", "export", bank, tmp_path / "export", code=1)
+        assert "unfinished: 1 of 3 units is missing" in refused("bank", "export", bank, tmp_path / "export", code=1)
         assert "--shard-bytes" in refused("bank", "export", bank, tmp_path / "export", "--shard-bytes", 0)
         assert "argument 'output'" in refused("bank", "export", bank)
 
@@ -856,7 +856,7 @@ class TestBankImport:
 
     def test_all_variants(self, made: Path, photos: Path, tmp_path: Path) -> None:
         result = run("bank", "import", made, photos, tmp_path / "bank", "--unit-size", 3, "--workers", 2)
-        assert result.stdout == f"70 images of 7 sources are in {tmp_path / 'bank'}\n"
+        assert result.stdout == f"70 images of 7 sources imported: {tmp_path / 'bank'}\n"
         assert result.stderr == ""
         run("bank", "verify", tmp_path / "bank")
         text = run("bank", "info", tmp_path / "bank").stdout
@@ -866,15 +866,15 @@ class TestBankImport:
         for name in ("cats/1_4.JPEG", "dogs/6_0.JPEG"):
             (made / name).unlink()
         result = run("bank", "import", made, photos, tmp_path / "bank")
-        assert result.stdout == f"68 images of 7 sources are in {tmp_path / 'bank'}\n"
+        assert result.stdout == f"68 images of 7 sources imported: {tmp_path / 'bank'}\n"
         assert result.stderr == (
-            "Warning: 2 variants have no file, such as variant 4 of cats/1.png, variant 0 of dogs/6.png: they are recorded as rejected\n"
+            "Warning: no file was found for 2 variants, such as variant 4 of cats/1.png, variant 0 of dogs/6.png: recorded as rejected\n"
         )
 
     def test_refused(self, made: Path, photos: Path, tmp_path: Path) -> None:
         assert "no such folder" in refused("bank", "import", tmp_path / "nothing", photos, tmp_path / "bank")
         assert "no such file or folder" in refused("bank", "import", made, tmp_path / "nothing", tmp_path / "bank")
-        assert "beyond variants=5" in refused("bank", "import", made, photos, tmp_path / "bank", "--variants", 5, code=1)
+        assert "is not one of variants=5" in refused("bank", "import", made, photos, tmp_path / "bank", "--variants", 5, code=1)
         shutil.copy(made / "cats" / "1_0.JPEG", made / "cats" / "99_0.JPEG")
         message = refused("bank", "import", made, photos, tmp_path / "bank", code=1)
         assert "1 of 71 files have no source, such as cats/99_0.JPEG" in message

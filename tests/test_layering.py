@@ -19,7 +19,7 @@ LAYERS = (
     ("generators",),
     ("sources",),
     ("bank.config", "bank.format", "bank.scores", "bank.selection", "bank.draws"),
-    ("bank.generate", "bank.verify", "bank.share", "bank.importing"),
+    ("bank.generate", "bank.verify", "bank.share", "bank.opening", "bank.importing"),
     ("bank.reader", "bank"),
     ("transforms", "kornia", "testing"),
     ("audit",),

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gentransforms.bank.generate.engines.local import Engine, Local
-    from gentransforms.bank.generate.engines.ray import Ray
+    from gentransforms.bank.generate.engines import Engine, Local, Ray
     from gentransforms.bank.generate.pipeline import Job, UnitReport
 
 __all__ = ["Engine", "Job", "Local", "Ray", "UnitReport"]
 
-_MODULES = {"Engine": "engines.local", "Local": "engines.local", "Ray": "engines.ray", "Job": "pipeline", "UnitReport": "pipeline"}
+_MODULES = {"Engine": "engines", "Local": "engines", "Ray": "engines", "Job": "pipeline", "UnitReport": "pipeline"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Take variants that others generated as image files, in the layout of the paper's authors, as a bank."""
+"""Import variants that were generated elsewhere, as image files in the layout of the paper's authors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from typing import Any
 import PIL.Image
 
 from gentransforms.bank.config import BankConfig
-from gentransforms.bank.format.facts import describe_bank, describe_source
 from gentransforms.bank.format.index import write_index
 from gentransforms.bank.format.locking import remove_partials
-from gentransforms.bank.format.manifest import hash_manifest
+from gentransforms.bank.format.manifest import describe_bank, describe_source, hash_manifest
 from gentransforms.bank.format.unit import Row, Unit, is_done, plan_units, write_unit
 from gentransforms.bank.generate.begin import begin_bank
 from gentransforms.errors import BankError, ConfigError
@@ -31,20 +30,20 @@ __all__ = ["Imported", "import_bank"]
 
 _SHOWN = 3
 _FORMATS = {"JPEG": "jpeg", "WEBP": "webp", "PNG": "png"}
-# What follows the name of a source: "_3.JPEG" for each of its variants. Few different strings, so that millions of files
-# take little memory.
+# For each stem <class>/<name>, what follows it in the names of its variants, such as "_3.JPEG". There are few different ones, so
+# that millions of files take little memory.
 _Tails = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What `import_bank` found.
+    """The result of `import_bank`.
 
     Attributes:
-        path: of the bank.
-        sources: how many there are.
-        images: how many variants the bank has.
-        missing: how many variants have no file.
+        path: directory of the bank.
+        sources: number of source images.
+        images: number of variants in the bank.
+        missing: number of variants without a file.
         examples: the first of these, as (key, variant).
     """
 
@@ -60,21 +59,21 @@ def import_bank(
 ) -> Imported:
     """Copy image files ``<class>/<name>_<i>.JPEG`` into a bank, unchanged.
 
-    The files of the source ``<class>/<name>.<any suffix>`` are its variants i, from 0. Each is decoded once, to see that it
-    is whole. Their seeds are not known: -1 in each row. A variant without a file is recorded as rejected. Resumable, as
-    `generate_bank` is: what is in the bank is not read again.
+    The file with number i, counted from 0, is variant i of the source ``<class>/<name>.<any suffix>``. Each file is decoded once
+    to check that it is complete. The seeds are unknown, and -1 in each row. A variant without a file is recorded as rejected. An
+    interrupted import is resumed by the same call, like `generate_bank`.
 
     Args:
-        variants_folder: holds the files.
-        source: the folder of the images they were made of, or whatever `generate_bank` takes that has such keys.
-        path: of the bank; made if absent.
-        variants: how many each source should have.
-        unit_size: sources written together.
-        workers: threads that read.
+        variants_folder: folder with the files.
+        source: folder of the images from which the variants were generated, or any other source with such keys.
+        path: directory of the bank; created if it does not exist.
+        variants: expected number of variants of each source.
+        unit_size: number of sources per unit.
+        workers: number of threads that read files.
 
     Raises:
-        BankError: if a file has no source, is damaged or of another size, is the second of its number or beyond `variants`,
-            or if a bank of other settings is there.
+        BankError: if a file has no source, is damaged or of another size, or its number occurs twice or is not below `variants`;
+            or if there is a bank with other settings.
         ConfigError: if there are no such files, or a number is not positive.
 
     Source: the released code of Ayromlou et al. (AAAI 2025) writes this layout.
@@ -84,23 +83,23 @@ def import_bank(
             raise ConfigError(f"{name}={number!r}: expected a positive integer")
     folder, directory = local_path(variants_folder, "variants_folder"), local_path(path)
     opened = open_source(source)
-    found = _found(folder)
+    found = _find_files(folder)
     stems = {_stem(key) for key in opened.keys}
     if len(stems) < len(opened.keys):
-        first, second = _alike(opened.keys)
+        first, second = _find_clash(opened.keys)
         raise BankError(
-            f"source: {first} and {second} differ only in their suffix, so the variants of one cannot be told from the other's: "
-            "rename one, with its variants"
+            f"source: {first} and {second} differ only in their suffix, so it is unknown whose variants the files are: rename one of them "
+            "and its variants"
         )
     _check_sources(folder, found, opened.keys, stems, variants)
-    size, image_format = _first(folder, found)
+    size, image_format = _inspect_first(folder, found)
     settings: dict[str, Any] = {field.name: None for field in dataclasses.fields(BankConfig)}
     settings |= {"variants": variants, "image_format": image_format, "unit_size": unit_size}
     generator = {"class": "imported", "fingerprint": "unknown", "config": {}, "preserves_geometry": False, "image_size": size}
     info = {"source": dict(opened.description), "generator_name": None, "imported_from": str(folder)}
     described = describe_source(opened) | {"inputs": [], "decides": {}}  # the keys alone say whose variants the files are
     call = describe_bank(settings, generator, described, device=None, encoder=None, info=info)
-    manifest = begin_bank(directory, lambda _there: call, opened)
+    manifest = begin_bank(directory, lambda _settings: call, opened)
     remove_partials(directory)
     with ThreadPoolExecutor(workers) as pool:
         for unit in plan_units(len(opened.keys), unit_size):
@@ -111,22 +110,22 @@ def import_bank(
     missing = len(opened.keys) * variants - images
     examples: list[tuple[str | int, int]] = []
     for key in opened.keys if missing else ():
-        there = {_number(tail) for tail in found.get(_stem(key), ())}
-        examples += [(key, variant) for variant in range(variants) if variant not in there]
+        imported = {_number(tail) for tail in found.get(_stem(key), ())}
+        examples += [(key, variant) for variant in range(variants) if variant not in imported]
         if len(examples) >= _SHOWN:
             break
     return Imported(str(directory), len(opened.keys), images, missing, tuple(examples[:_SHOWN]))
 
 
-def _found(folder: Path) -> _Tails:
-    """The files of each stem ``<class>/<name>``."""
+def _find_files(folder: Path) -> _Tails:
+    """Return the files in a folder by stem ``<class>/<name>``."""
     if not folder.is_dir():
         raise ConfigError(f"variants_folder={str(folder)!r}: {'expected a folder' if folder.exists() else 'no such folder'}")
     found: _Tails = {}
     walked: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(parent)) in walked:
-            folders.clear()  # a link to a folder that holds it: without end
+            folders.clear()  # a link to a folder above it
             continue
         walked.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -140,10 +139,10 @@ def _found(folder: Path) -> _Tails:
         if len({_number(tail) for tail in tails}) < len(tails):
             tails = sorted(tails, key=_number)
             first, second = next((a, b) for a, b in itertools.pairwise(tails) if _number(a) == _number(b))
-            raise BankError(f"{folder}: variant {_number(first)} of {stem} is there twice, {stem}{first} and {stem}{second}: remove one")
+            raise BankError(f"{folder}: variant {_number(first)} of {stem} occurs twice, {stem}{first} and {stem}{second}: remove one")
     if not found:
         raise ConfigError(
-            f"variants_folder={str(folder)!r}: no files <class>/<name>_<i>.<suffix> in it: expected variants that were generated"
+            f"variants_folder={str(folder)!r}: no files <class>/<name>_<i>.<suffix> in this folder: expected generated variants"
         )
     return found
 
@@ -156,8 +155,8 @@ def _stem(key: str | int) -> str:
     return str(PurePosixPath(key).with_suffix("")) if isinstance(key, str) else str(key)
 
 
-def _alike(keys: Sequence[str | int]) -> tuple[str | int, str | int]:
-    """Two keys that differ only in their suffix."""
+def _find_clash(keys: Sequence[str | int]) -> tuple[str | int, str | int]:
+    """Return two keys that differ only in their suffix."""
     seen: dict[str, str | int] = {}
     for key in keys:
         if (other := seen.setdefault(_stem(key), key)) != key:
@@ -171,21 +170,23 @@ def _check_sources(folder: Path, found: _Tails, keys: Sequence[str | int], stems
         shown = sorted(f"{stem}{tail}" for stem in sorted(orphans)[:_SHOWN] for tail in found[stem])[:_SHOWN]
         raise BankError(
             f"{folder}: {sum(len(found[stem]) for stem in orphans)} of {sum(map(len, found.values()))} files have no source, such as "
-            f"{', '.join(shown)}: expected <source without suffix>_<i>, for sources such as {', '.join(map(str, keys[:_SHOWN]))}; "
-            "is it the folder they were made of?"
+            f"{', '.join(shown)}: expected <source without suffix>_<i>, for sources such as {', '.join(map(str, keys[:_SHOWN]))}: "
+            "check that the source is the folder from which they were generated"
         )
     beyond = sorted(f"{stem}{tail}" for stem, tails in found.items() for tail in tails if _number(tail) >= variants)
     if beyond:
-        more = f" (and {len(beyond) - 1} more are)" if len(beyond) > 1 else ""
-        raise BankError(f"{folder}: {beyond[0]} is a variant beyond variants={variants}, counted from 0{more}: give their true number")
+        more = f" (and {len(beyond) - 1} more)" if len(beyond) > 1 else ""
+        raise BankError(
+            f"{folder}: {beyond[0]} is not one of variants={variants}, which are counted from 0{more}: set variants to their true number"
+        )
 
 
-def _first(folder: Path, found: _Tails) -> tuple[list[int], str]:
-    """Size (h, w), which all others must share, and format of the first file."""
+def _inspect_first(folder: Path, found: _Tails) -> tuple[list[int], str]:
+    """Return the size (h, w), which all files must have, and the format of the first file."""
     stem, tails = next(iter(found.items()))
     path = folder / f"{stem}{tails[0]}"
     try:
-        return _look(_read(path))
+        return _inspect(_read(path))
     except BankError as error:
         raise BankError(f"{path}: {error}: fix or remove it, then import again") from error
 
@@ -197,12 +198,16 @@ def _read(path: Path) -> bytes:
         raise BankError(f"{path}: cannot be read: {error.strerror or error}; fix or remove it, then import again") from error
 
 
-def _look(data: bytes) -> tuple[list[int], str]:
-    """Return size (h, w) and format of an image that is whole; raise a BankError with the reason for one that is not."""
+def _inspect(data: bytes) -> tuple[list[int], str]:
+    """Return the size (h, w) and format of an encoded image.
+
+    Raises:
+        BankError: if it is incomplete or damaged, with the reason.
+    """
     try:
         with PIL.Image.open(io.BytesIO(data)) as image:
             size, kind = [image.height, image.width], str(image.format)
-            image.load()  # Pillow's decoder, because torchvision's takes files that are cut short
+            image.load()  # Pillow's decoder, because torchvision's accepts truncated files
     except Exception as error:  # Pillow's decoders raise all kinds of errors on damaged files
         raise BankError(f"cannot be read as an image ({' '.join(str(error).split()) or type(error).__name__})") from error
     if kind not in _FORMATS:
@@ -221,12 +226,12 @@ def _copy(
         i, stem, tail = file
         data = _read(folder / f"{stem}{tail}")
         try:
-            found_size, _ = _look(data)
+            found_size, _ = _inspect(data)
         except BankError as error:
             problem = str(error)
         else:
             (height, width), (h, w) = found_size, size
-            problem = "" if found_size == size else f"is {height} x {width} pixels, expected all of one size, {h} x {w}"
+            problem = "" if found_size == size else f"is {height} x {width} pixels, expected {h} x {w} like the first file"
         return Row(keys[i], _number(tail), -1, 0, data), problem
 
     rows, problems = [], []
@@ -235,10 +240,10 @@ def _copy(
         if problem:
             problems.append(f"{stem}{tail} {problem}")
     if problems:
-        more = f" (and {len(problems) - 1} more of its neighbours have such faults)" if len(problems) > 1 else ""
+        more = f" (and {len(problems) - 1} more files of this unit have problems)" if len(problems) > 1 else ""
         raise BankError(f"{folder}: {problems[0]}{more}: fix or remove it, then import again")
-    present = {(i, _number(tail)) for i, _, tail in files}
-    lacking = [(i, n) for i in range(unit.start, unit.stop) for n in range(manifest["settings"]["variants"]) if (i, n) not in present]
-    rejected = [{"key": keys[i], "index": i, "variant": n, "attempts": 0, "reason": "no such file was imported"} for i, n in lacking]
+    imported = {(i, _number(tail)) for i, _, tail in files}
+    lacking = [(i, n) for i in range(unit.start, unit.stop) for n in range(manifest["settings"]["variants"]) if (i, n) not in imported]
+    rejected = [{"key": keys[i], "index": i, "variant": n, "attempts": 0, "reason": "no file was imported"} for i, n in lacking]
     facts = {"settings": hash_manifest(manifest), "failed": [], "rejected": rejected, "retried": 0}
     write_unit(directory, unit, rows, manifest["source"]["key_type"], facts)

@@ -13,7 +13,7 @@ import typer
 
 from gentransforms.cli.audit import audit as audit_command
 from gentransforms.cli.audit import select as select_command
-from gentransforms.cli.plain import Failure, PathsExpanded, WrongCall
+from gentransforms.cli.plain import Failure, PathsExpanded, WrongCall, count
 from gentransforms.paths import local_path
 
 __all__ = ["app"]
@@ -46,7 +46,7 @@ def info(
     from gentransforms.hub.client import is_repository
 
     if not is_repository(bank):
-        _check_there(local_path(bank, "BANK"))
+        _check_exists(local_path(bank, "BANK"))
     opened = Bank.open(bank, revision=revision, partial=True)
     if as_json:
         state = {
@@ -57,11 +57,12 @@ def info(
         return
     settings, generator, source, made = (opened.manifest[name] for name in ("settings", "generator", "source", "info"))
     quality = settings.get("quality")
+    completeness = f"unfinished, {count(opened.missing_units, 'unit')} missing" if opened.missing_units else "complete"
     lines = {
-        "bank": f"{opened.path} ({f'unfinished, {opened.missing_units} units are missing' if opened.missing_units else 'complete'})",
-        "images": f"{len(opened)} of {len(opened.keys)} keys, {opened.image_size[0]} x {opened.image_size[1]} pixels",
-        "sources": f"{source['count']}, {settings['variants']} variants of each asked for",
-        "failed": f"{len(opened.failed)} sources, {len(opened.rejected)} variants rejected",
+        "bank": f"{opened.path} ({completeness})",
+        "images": f"{len(opened)} of {count(len(opened.keys), 'key')}, {opened.image_size[0]} x {opened.image_size[1]} pixels",
+        "sources": f"{source['count']}, with {count(settings['variants'], 'variant')} of each requested",
+        "failed": f"{count(len(opened.failed), 'source')}, {count(len(opened.rejected), 'variant')} rejected",
         "generator": f"{generator['class']} {made.get('generator_name') or ''}".strip(),
         "fingerprint": generator["fingerprint"],
         "base seed": "unknown" if settings["base_seed"] is None else settings["base_seed"],
@@ -69,7 +70,9 @@ def info(
         "created": made.get("created"),
     }
     if history := opened.manifest.get("history"):
-        lines["history"] = "; ".join(f"{h['variants']} variants of {h['count']} sources until {h['until']}" for h in history)
+        lines["history"] = "; ".join(
+            f"{count(h['variants'], 'variant')} of {count(h['count'], 'source')} until {h['until']}" for h in history
+        )
     for name, text in lines.items():
         typer.echo(f"{name}: {text}")
 
@@ -78,9 +81,9 @@ def info(
 def verify(
     bank: _Bank,
     images: Annotated[bool, typer.Option(help="Decode every image as well.")] = True,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that decode; by default one per core, at most 8.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Number of threads that decode; by default one per core, at most 8.")] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Remove damaged units for generate to make again; rebuild a wrong index.")
+        bool, typer.Option("--repair", help="Remove damaged units, so that generate makes them again, and rebuild a wrong index.")
     ] = False,
 ) -> None:
     """Check every file, row and image of a bank or an export; exit code 1 if anything is wrong.
@@ -91,14 +94,13 @@ def verify(
     """
     from gentransforms.bank.verify.checker import verify_bank
 
-    _check_there(bank)
+    _check_exists(bank)
     with _progress() as advance:
         report = verify_bank(bank, images=images, threads=threads, repair=repair, on_progress=advance)
     typer.echo(str(report))
     if report.ok:
         return
-    count = "1 problem" if len(report.problems) == 1 else f"{len(report.problems)} problems"
-    raise Failure(f"{bank}: {count}: {report.advice}")
+    raise Failure(f"{bank}: {count(len(report.problems), 'problem')}: {report.advice}")
 
 
 @app.command()
@@ -120,16 +122,18 @@ def export(
     from gentransforms.bank.reader import Bank
     from gentransforms.bank.share.export import export_bank
 
-    _check_there(bank)
+    _check_exists(bank)
     opened = Bank.open(bank)
-    count = export_bank(opened, output, shard_bytes=shard_bytes, license=license, description=description, repo_id=repo_id, audit=audit)
-    typer.echo(f"{len(opened)} images in {count} Parquet {'file' if count == 1 else 'files'}: {output}")
+    files = export_bank(opened, output, shard_bytes=shard_bytes, license=license, description=description, repo_id=repo_id, audit=audit)
+    typer.echo(f"{count(len(opened), 'image')} in {count(files, 'Parquet file')}: {output}")
 
 
 @app.command()
 def push(
     bank: _Bank,
-    repo_id: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Data set repository; made if absent.", show_default=False)],
+    repo_id: Annotated[
+        str, typer.Argument(metavar="ORG/NAME", help="Data set repository; created if it does not exist.", show_default=False)
+    ],
     license: Annotated[str | None, typer.Option(help="Licence of the images for the card, such as cc-by-nc-4.0.")] = None,
     description: Annotated[str, typer.Option(help="Description for the card.", show_default=False)] = "",
     private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
@@ -139,8 +143,8 @@ def push(
 ) -> None:
     """Upload a bank to the Hugging Face Hub and print the address of the commit.
 
-    Log in first with `hf auth login`, or set HF_TOKEN. One Parquet file of about 500 MB at a time lies on the disk. If the upload
-    is interrupted, run it again: files that the Hub already has are not uploaded again.
+    Log in first with `hf auth login`, or set HF_TOKEN. The disk needs room for one Parquet file of about 500 MB. If the upload is
+    interrupted, run the same command again: files that the Hub already has are not uploaded again.
 
     \b
     Example:
@@ -148,7 +152,7 @@ def push(
     """
     from gentransforms.bank.reader import Bank
 
-    _check_there(bank)
+    _check_exists(bank)
     opened = Bank.open(bank)
     address = opened.push_to_hub(
         repo_id, license=license, description=description, private=private, revision=revision, commit_message=commit_message,
@@ -161,10 +165,10 @@ def push(
 def import_files(
     variants_folder: Annotated[Path, typer.Argument(help="Folder of the files <class>/<name>_<i>.JPEG.", show_default=False)],
     source: Annotated[Path, typer.Argument(help="Folder of the images that they were made from.", show_default=False)],
-    bank: Annotated[Path, typer.Argument(help="Directory of the bank; made if absent.", show_default=False)],
+    bank: Annotated[Path, typer.Argument(help="Directory of the bank; created if it does not exist.", show_default=False)],
     variants: Annotated[int, typer.Option(min=1, help="Expected variants of each source.")] = 10,
     unit_size: Annotated[int, typer.Option(min=1, help="Sources per unit.")] = 100,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that read files.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, help="Number of threads that read files.")] = 4,
 ) -> None:
     """Turn variants that were generated as files, in the layout of the paper's authors, into a bank.
 
@@ -178,20 +182,20 @@ def import_files(
     from gentransforms.bank.importing import import_bank
 
     done = import_bank(variants_folder, source, bank, variants=variants, unit_size=unit_size, workers=workers)
-    typer.echo(f"{done.images} images of {done.sources} sources are in {done.path}")
+    typer.echo(f"{count(done.images, 'image')} of {count(done.sources, 'source')} imported: {done.path}")
     if done.missing:
         shown = ", ".join(f"variant {variant} of {key}" for key, variant in done.examples)
-        typer.echo(f"Warning: {done.missing} variants have no file, such as {shown}: they are recorded as rejected", err=True)
+        typer.echo(f"Warning: no file was found for {count(done.missing, 'variant')}, such as {shown}: recorded as rejected", err=True)
 
 
-def _check_there(bank: Path) -> None:
+def _check_exists(bank: Path) -> None:
     if not bank.is_dir():
         raise WrongCall(f"BANK {bank}: {'expected the directory of a bank' if bank.exists() else 'no such directory'}")
 
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    """Show on a terminal, and nowhere else, how many units are checked."""
+    """Show progress if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -12,7 +12,7 @@ import typer
 from gentransforms.bank.config import BankConfig
 from gentransforms.cli.augment import DEFAULT_GENERATOR, open_generator
 from gentransforms.cli.options import Generator, Option, parse_options, with_settings
-from gentransforms.cli.plain import Failure, WrongCall, one_line
+from gentransforms.cli.plain import Failure, WrongCall, count, one_line
 
 if TYPE_CHECKING:
     from gentransforms.bank import Engine
@@ -57,12 +57,14 @@ def generate(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Generate units with unreadable sources again.")] = False,
     extend: Annotated[bool, typer.Option("--extend", help="Add variants, or new sources, to an existing bank.")] = False,
     engine: Annotated[_Engine, typer.Option(help="Run in this process, or in the actors of a Ray cluster.")] = _Engine.local,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads that read and encode; by default one per core, at most 8.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of threads that read and encode; by default one per core, at most 8.")
+    ] = None,
     actors: Annotated[int | None, typer.Option(min=1, help="Number of Ray actors.")] = None,
     gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of each Ray actor.")] = None,
     cpus: Annotated[float | None, typer.Option(min=0, help="CPUs of each Ray actor.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Write nothing; estimate bytes and hours from a timed sample instead.")] = False,
-    seconds: Annotated[float, typer.Option(min=0, help="How long --plan times its sample.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0, help="For how many seconds --plan times its sample.")] = 10.0,
     summary: Annotated[Path | None, typer.Option(help="Write a summary of the run to this JSON file.", show_default=False)] = None,
     progress: Annotated[bool, typer.Option(help="Show progress: a bar on a terminal, else a line every 30 seconds.")] = True,
     **settings: Any,
@@ -131,28 +133,28 @@ def _print_plan(plan: Plan, estimate: Estimate) -> None:
 
 def _report(done: Summary) -> None:
     typer.echo(
-        f"{done.images} images made in {done.seconds:.1f} s, {done.images_per_second:.1f} images/s; "
-        f"{done.units_done} of {done.units} units are complete: {done.path}"
+        f"{count(done.images, 'image')} generated in {done.seconds:.1f} s, {done.images_per_second:.1f} images/s; "
+        f"{done.units_done} of {count(done.units, 'unit')} complete: {done.path}"
     )
     if done.retried:
-        typer.echo(f"{done.retried} of them took more than one attempt")
+        typer.echo(f"more than one attempt: {count(done.retried, 'image')}")
     if done.rejected:
-        typer.echo(f"Warning: {len(done.rejected)} variants were given up; the first: {done.rejected[0]['reason']}", err=True)
+        typer.echo(f"Warning: {count(len(done.rejected), 'variant')} rejected; the first: {done.rejected[0]['reason']}", err=True)
     for entry in done.failed[:_SHOWN]:
         typer.echo(one_line(f"failed: {entry['key']}: {entry['reason']}"), err=True)
     if done.units_done < done.units:
         raise Failure(
-            f"{done.units - done.units_done} of {done.units} units are missing, although nothing failed: {done.path} has to be the same "
-            "directory for all processes that fill it; make sure that it is on a file system that all nodes (of Ray, for example) "
+            f"{done.units - done.units_done} of {count(done.units, 'unit')} missing, although nothing failed: {done.path} must be the "
+            "same directory for all processes that fill it; make sure that it is on a file system that all nodes (of Ray, for example) "
             "share, and run the same command again"
         )
     if done.units and not done.rows:
         what = "every source" if done.failed and not done.rejected else "every variant" if done.rejected else "everything"
-        raise Failure(f"no image could be generated in {done.units} units, because {what} failed{_first_reason(done)}")
+        raise Failure(f"no image could be generated in {count(done.units, 'unit')}, because {what} failed{_first_reason(done)}")
     if done.failed:
         more = f" (the other {len(done.failed) - _SHOWN} are listed in the sidecars)" if len(done.failed) > _SHOWN else ""
-        what = "1 source" if len(done.failed) == 1 else f"{len(done.failed)} sources"
-        raise Failure(f"{what} could not be read{more}: fix them and run with --retry-failed, or ignore them; all others are done")
+        what = count(len(done.failed), "source")
+        raise Failure(f"{what} could not be read{more}: fix and run with --retry-failed, or ignore this; all others are done")
 
 
 def _first_reason(done: Summary) -> str:
@@ -176,9 +178,9 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _bytes(count: float) -> str:
+def _bytes(size: float) -> str:
     for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} TB"
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} TB"

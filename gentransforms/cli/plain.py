@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from gentransforms.errors import ConfigError, DeviceError, GentransformsError, ImageError, MissingInputError
 from gentransforms.paths import local_path
 
-__all__ = ["Failure", "PathsExpanded", "PlainGroup", "WrongCall", "one_line"]
+__all__ = ["Failure", "PathsExpanded", "PlainGroup", "WrongCall", "count", "one_line"]
 
 _TRACEBACK = "GENTRANSFORMS_TRACEBACK"
 
@@ -41,6 +41,16 @@ def one_line(text: str) -> str:
         '2 keys do not fit: missing a'
     """
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def count(number: int, thing: str) -> str:
+    """Return a number with its noun in the singular or plural.
+
+    Example:
+        >>> count(1, "image"), count(2, "image")
+        ('1 image', '2 images')
+    """
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 class PathsExpanded(typer.Typer):

@@ -1,4 +1,4 @@
-"""Read the files of a bank: map them, reach into their images, decode these."""
+"""The images of a bank: encoded, read from memory-mapped files, and decoded."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import contextlib
 import functools
 import io
 import struct
+import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import PIL.Image
 import torch
+import torchvision.io  # noqa: F401  # registers the operators
 from torch import Tensor
 from torchvision.io import ImageReadMode
 
@@ -24,17 +27,18 @@ from gentransforms.sources.arrow import arrow
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["MAPPED_AT_ONCE", "Images", "decode_rgb", "map_file"]
+__all__ = ["MAPPED_AT_ONCE", "Encoding", "Images", "decode_rgb", "map_file", "to_uint8"]
 
-# Linux allows a process 65,530 mappings; a bank may have more files than that.
+# Linux allows a process 65,530 mappings, and a bank may have more files.
 MAPPED_AT_ONCE = 64
+_local = threading.local()
 _INT64, _INT32, _TWO_INT32 = struct.Struct("<q"), struct.Struct("<i"), struct.Struct("<ii")
 
 
 def map_file(path: str | Path, schema: pa.Schema) -> list[pa.RecordBatch]:
-    """Return the rows of a file, memory-mapped: nothing but the file's structure is read.
+    """Return the rows of a file, memory-mapped: only the structure of the file is read.
 
-    The mapping lives as long as the batches do; the file itself is closed, so that no file descriptor is kept.
+    The mapping lasts as long as the batches; the file itself is closed, so that no file descriptor is kept.
 
     Raises:
         BankError: if the file cannot be read, or is not the Arrow stream of a unit.
@@ -54,18 +58,18 @@ class _Layout(NamedTuple):
 
 
 class _MappedFile:
-    """The rows of one file, numbered from 0, read from mapped memory without pyarrow, which takes ten times as long to set up."""
+    """The rows of one file, numbered from 0, read from mapped memory; the setup of pyarrow takes ten times as long."""
 
     def __init__(self, data: memoryview, layouts: Sequence[_Layout]) -> None:
         self._data, self._layouts = data, layouts
 
     def image(self, row: int) -> bytearray:
-        """Return the bytes of an image, a copy of its own."""
+        """Return a copy of an encoded image."""
         layout, row = self._find(row)
         return bytearray(self._item(layout.images, layout.image_data, row))
 
     def holds(self, row: int, key: bytes | int, variant: int) -> bool:
-        """Whether a row is of this key, a str as UTF-8, and variant."""
+        """Return whether a row has this key (a str as UTF-8) and this variant."""
         layout, row = self._find(row)
         if isinstance(key, int):
             (found,) = _INT64.unpack_from(self._data, layout.keys + 8 * row)
@@ -74,7 +78,7 @@ class _MappedFile:
         return bool(found == key and _INT32.unpack_from(self._data, layout.variants + 4 * row) == (variant,))
 
     def _find(self, row: int) -> tuple[_Layout, int]:
-        for layout in self._layouts:  # there are few: of 16 MB each
+        for layout in self._layouts:  # few, of 16 MB each
             if row < layout.rows:
                 return layout, row
             row -= layout.rows
@@ -86,22 +90,22 @@ class _MappedFile:
 
 
 class Images:
-    """The encoded images of all rows of a bank, whose files are mapped when they are read, at most 64 at a time.
+    """The encoded images of all rows of a bank. Files are mapped when they are read, at most 64 at a time.
 
-    Safe in threads and after a fork: the files that are mapped stand in a `functools.lru_cache`, which holds no lock while
-    one is opened.
+    Safe in threads and after a fork: the mapped files are kept in a `functools.lru_cache`, which holds no lock while a file is
+    opened.
 
     Args:
-        lookup: of the bank.
-        schema: of its files.
-        find_file: returns the path of the file of a number.
+        lookup: the lookup of the bank.
+        schema: the schema of its files.
+        find_file: returns the path of a file by its number.
     """
 
     def __init__(self, lookup: Lookup, schema: pa.Schema, find_file: Callable[[int], Path]) -> None:
         self._lookup, self._schema, self._find_file = lookup, schema, find_file
         layouts: dict[int, list[_Layout]] = {}
 
-        # Not a method: it would keep this object, and what it maps, until the garbage collector comes.
+        # Not a method, which would keep this object and its mappings alive until the garbage collector runs.
         @functools.lru_cache(MAPPED_AT_ONCE)
         def open_file(number: int) -> _MappedFile:
             path = find_file(number)
@@ -122,7 +126,7 @@ class Images:
         return _parse(_map_indexed(path, self._lookup, number), path, self._schema)
 
     def read(self, rows: Numbers) -> list[bytearray]:
-        """Return the bytes of those rows, each a copy of its own.
+        """Return the encoded images of these rows, each as its own copy.
 
         Raises:
             BankError: if a file is not the one that the bank was opened with.
@@ -142,6 +146,64 @@ class Images:
         return found
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How a bank's images are encoded.
+
+    Args:
+        image_format: ``"jpeg"``, ``"webp"`` or ``"png"``.
+        quality: quality of JPEG and WebP, from 1 to 100; None for PNG, which is lossless.
+
+    Example:
+        >>> import torch
+        >>> Encoding("png").encode(torch.zeros(3, 8, 8))[1:4]
+        b'PNG'
+    """
+
+    image_format: str
+    quality: int | None = None
+
+    @property
+    def encoder(self) -> str:
+        """The library that encodes, ``"torchvision"`` or ``"pillow"``: their bytes differ, so the manifest names it."""
+        return "pillow" if _operator(self.image_format) is None else "torchvision"
+
+    def encode(self, image: Tensor) -> bytes:
+        """Encode an image (3, H, W) on the CPU, uint8 or floating in [0, 1]; thread-safe."""
+        pixels, operator = to_uint8(image), _operator(self.image_format)
+        if operator is not None:
+            encoded: Tensor = operator(torch.from_numpy(pixels), *_OPERATORS[self.image_format][1](self.quality))
+            return encoded.numpy().tobytes()
+        picture = PIL.Image.merge("RGB", [PIL.Image.fromarray(plane) for plane in pixels])
+        buffer = io.BytesIO()
+        picture.save(buffer, self.image_format, **({} if self.quality is None else {"quality": self.quality}))
+        return buffer.getvalue()
+
+
+def to_uint8(image: Tensor) -> Any:
+    """Convert an image (C, H, W) on the CPU, uint8 or floating in [0, 1], to a uint8 NumPy array, rounded as in `GenerativeAugment`.
+
+    The array belongs to this thread and is valid until its next call, because allocating memory costs more than the
+    arithmetic. NumPy is used because torch would start threads of its own in each encoder thread.
+
+    Example:
+        >>> import torch
+        >>> to_uint8(torch.full((1, 1, 2), 0.5)).tolist()
+        [[[128, 128]]]
+    """
+    array = image.numpy()
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if getattr(_local, "shape", None) != array.shape:
+        _local.shape, _local.floats, _local.bytes = array.shape, np.empty(array.shape, np.float32), np.empty(array.shape, np.uint8)
+    floats, pixels = _local.floats, _local.bytes
+    np.multiply(array, np.float32(255), out=floats, casting="same_kind")
+    np.rint(floats, out=floats)
+    np.clip(floats, 0, 255, out=floats)
+    np.copyto(pixels, floats, casting="unsafe")
+    return pixels
+
+
 def decode_rgb(data: bytearray) -> Tensor:
     """Return an encoded image as uint8 (3, H, W).
 
@@ -151,7 +213,7 @@ def decode_rgb(data: bytearray) -> Tensor:
     if not data:
         raise BankError("no bytes")
     if _DECODE is not None:
-        # What it cannot decode, it says in a page of text; Pillow has the last word.
+        # It explains in a page of text what it cannot decode; Pillow then gives the reason in a line.
         with contextlib.suppress(RuntimeError):
             image: Tensor = _DECODE(torch.frombuffer(data, dtype=torch.uint8), ImageReadMode.RGB.value, False)
             return image
@@ -164,7 +226,11 @@ def decode_rgb(data: bytearray) -> Tensor:
 
 
 def _map_indexed(path: Path, lookup: Lookup, number: int) -> pa.Buffer:
-    """Map the file of a number, if it has the size that the index says."""
+    """Map a file after checking that it has the size that the index says.
+
+    Raises:
+        BankError: if it has another size, or cannot be read.
+    """
     whole, expected = _map_bytes(path), int(lookup.file_sizes[number])
     if whole.size != expected:
         raise BankError(
@@ -184,13 +250,13 @@ def _map_bytes(path: str | Path) -> pa.Buffer:
 
 
 def _parse(whole: pa.Buffer, path: str | Path, schema: pa.Schema) -> list[pa.RecordBatch]:
-    """Return the rows of a file that is mapped, as views of it."""
+    """Return the rows of a mapped file as views of it."""
     pa = arrow()
     try:
         with pa.ipc.open_stream(whole) as stream:
             if not stream.schema.equals(schema, check_metadata=False):
                 found = ", ".join(f"{field.name}: {field.type}" for field in stream.schema)
-                raise BankError(f"{path}: holds columns {found}, not those of this bank: {ADVICE}")
+                raise BankError(f"{path}: has the columns {found}, which are not those of this bank: {ADVICE}")
             return [batch for batch in stream if batch.num_rows]
     except (pa.ArrowException, OSError, EOFError) as error:
         raise BankError(f"{path}: cannot be read as an Arrow stream ({_first_line(error)}): {ADVICE}") from error
@@ -209,11 +275,24 @@ def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _torchvision_decoder() -> Any:
-    """Return torchvision's decoder, or None where there is none.
+# torchvision's operators release the GIL while they work, which Pillow's encoders do not. The operators are called directly,
+# because since 0.29 their public wrappers warn at each call that they are deprecated.
+_OPERATORS: dict[str, Any] = {"jpeg": ("encode_jpeg", lambda quality: (quality,)), "png": ("encode_png", lambda _quality: (6,))}
 
-    It gives the pixels that Pillow gives, in two thirds of the time for a JPEG. The operator itself, because its public
-    wrapper warns at each call, since 0.29, that it will go one day.
+
+def _operator(image_format: str) -> Any:
+    """Return torchvision's operator, or None if there is none, in which case Pillow encodes."""
+    try:
+        return getattr(torch.ops.image, _OPERATORS[image_format][0]).default
+    except (KeyError, AttributeError, RuntimeError):
+        return None
+
+
+def _torchvision_decoder() -> Any:
+    """Return torchvision's decoder, or None if there is none.
+
+    It returns the same pixels as Pillow, in two thirds of the time for a JPEG. The operator is called directly, because since 0.29
+    its public wrapper warns at each call that it is deprecated.
     """
     try:
         return torch.ops.image.decode_image.default

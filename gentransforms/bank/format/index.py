@@ -1,4 +1,4 @@
-"""The index of a finished bank, ``index.arrow``: everything that opening it needs, in one memory-mapped file."""
+"""The index of a finished bank, ``index.arrow``: all that is needed to open the bank, in one memory-mapped file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.images import map_file
 from gentransforms.bank.format.locking import Partial, explain_write_error, locked, sync_directory
 from gentransforms.bank.format.lookup import Lookup, LookupBuilder, Numbers, view_numbers
-from gentransforms.bank.format.manifest import MANIFEST, read_manifest
+from gentransforms.bank.format.manifest import MANIFEST, Facts, read_manifest
 from gentransforms.bank.format.unit import ADVICE, INDEX, Unit, find_faults, list_entries, read_sidecar, unit_schema
 from gentransforms.errors import BankError
 from gentransforms.sources.arrow import arrow
@@ -35,12 +34,12 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Index:
-    """What opening a bank needs: where its rows are, and what has none.
+    """What is needed to open a bank: where its rows are, and which sources and variants have none.
 
     Attributes:
-        lookup: of its rows.
+        lookup: where each row is.
         failed: sources that could not be read.
-        rejected: variants of which every attempt was refused.
+        rejected: variants for which every attempt was rejected.
     """
 
     lookup: Lookup
@@ -49,10 +48,10 @@ class Index:
 
 
 def write_index(directory: str | Path) -> bool:
-    """Write the index of a bank if all its units exist; return whether it has one now.
+    """Write the index of a bank if all its units exist; return whether the bank has one now.
 
-    Any number of processes may do so at once, and others may write units in the meantime: if units change while the index is
-    built, it is not written.
+    Any number of processes may do so at once, and others may write units meanwhile: if units change while the index is built, it
+    is built again.
 
     Raises:
         BankError: if the bank is damaged, or its directory cannot be written.
@@ -76,13 +75,13 @@ def write_index(directory: str | Path) -> bool:
 
 
 def save_index(directory: Path, facts: Facts, index: Index, still_true: Callable[[], bool] = lambda: True) -> bool:
-    """Write an index that was built; return whether it was.
+    """Write an index; return whether it was written.
 
     Args:
-        directory: of the bank.
-        facts: of its manifest.
-        index: of all its units.
-        still_true: asked while the bank's lock is held, when no unit can be put in its place; if not, nothing is written.
+        directory: directory of the bank.
+        facts: the facts of its manifest.
+        index: the index of all its units.
+        still_true: called with the bank's lock held, so that no unit can change; if it returns False, nothing is written.
 
     Raises:
         BankError: if the directory cannot be written.
@@ -107,8 +106,8 @@ def read_index(directory: Path, facts: Facts) -> Index:
     """Map the index of a bank.
 
     Raises:
-        FileNotFoundError: if it has none.
-        BankError: if it is damaged, or not of this bank as its manifest describes it.
+        FileNotFoundError: if there is none.
+        BankError: if it is damaged, or does not belong to the bank that the manifest describes.
     """
     path, pa = directory / INDEX, arrow()
     if not path.is_file():
@@ -118,9 +117,9 @@ def read_index(directory: Path, facts: Facts) -> Index:
             schema, batch = stream.schema, stream.read_next_batch()
         about = json.loads((schema.metadata or {}).get(b"gentransforms", b"{}"))
         if about != _describe(facts):
-            raise BankError(f"{path}: is not of this bank as {MANIFEST} describes it")
+            raise BankError(f"{path}: does not belong to the bank that {MANIFEST} describes")
         if not schema.equals(_schema(facts.key_type), check_metadata=False) or batch.num_rows != 1:
-            raise BankError(f"{path}: is damaged: it holds other columns than an index")
+            raise BankError(f"{path}: is damaged: it does not have the columns of an index")
         batch.validate()
         return _from_arrow(batch, facts)
     except (pa.ArrowException, OSError, EOFError, StopIteration, ValueError, KeyError) as error:
@@ -128,16 +127,16 @@ def read_index(directory: Path, facts: Facts) -> Index:
 
 
 def build_index(directory: Path, facts: Facts, units: Sequence[Unit], sizes: Mapping[str, int]) -> Index:
-    """Return the index of those units, from their sidecars and rows; one after the other, none of which stays mapped.
+    """Build the index of some units from their sidecars and rows. Only one unit is mapped at a time.
 
     Args:
-        directory: of the bank.
-        facts: of its manifest.
-        units: that are there.
-        sizes: of their files in bytes, by name.
+        directory: directory of the bank.
+        facts: the facts of its manifest.
+        units: existing units.
+        sizes: sizes of their files in bytes, by name.
 
     Raises:
-        BankError: if one of them is damaged, or of other settings; a run that was interrupted leaves none such.
+        BankError: if a unit is damaged, which an interrupted run does not cause, or was made with other settings.
     """
     schema = unit_schema(facts.key_type)
     builder = LookupBuilder(facts.variants, facts.key_type == "int")
@@ -147,7 +146,7 @@ def build_index(directory: Path, facts: Facts, units: Sequence[Unit], sizes: Map
         faults = find_faults(unit, sidecar, size, facts.digest)
         if faults:
             others = next((text for kind, text in faults if kind == "settings"), None)
-            if others is not None:  # it is no damaged one, and no repair removes it
+            if others is not None:  # not damaged, and not removed by --repair
                 raise BankError(f"{directory}: {others}")
             raise BankError(f"{directory / unit.file}: damaged: {faults[0][1]}; {ADVICE}")
         assert sidecar is not None
@@ -168,12 +167,12 @@ def list_sizes(directory: Path) -> dict[str, int]:
 
 
 def encode_marks(marks: Sequence[bytes]) -> str:
-    """Return what a sidecar says as ``marks``: those of the unit's sources that have rows, in order, 48 bytes each."""
+    """Encode the marks of a unit's sources that have rows, in order, 48 bytes each, as the entry ``marks`` of its sidecar."""
     return base64.b64encode(b"".join(marks)).decode()
 
 
 def decode_marks(sidecar: Mapping[str, Any]) -> bytes | None:
-    """Return the marks of a unit's sources, one after the other; None if its sidecar has none."""
+    """Decode the entry ``marks`` of a sidecar; None if there is none."""
     try:
         return base64.b64decode(sidecar["marks"], validate=True)
     except (KeyError, ValueError, TypeError):
@@ -202,7 +201,7 @@ def _schema(key_type: str) -> Any:
         "start": pa.int64(), "variant": pa.int32(), "hash": pa.uint32() if text else pa.int64(), "order": pa.int32(),
         "mark": pa.binary(MARK), "failed": pa.string(), "rejected": pa.string(),
     }  # fmt: skip
-    # One row, in which each column is a list: so columns of any lengths stand in one file, and each is one piece of memory.
+    # One row in which each column is a list: columns of different lengths share a file, and each is one piece of memory.
     return pa.schema([pa.field(name, pa.large_list(kind)) for name, kind in columns.items()])
 
 
@@ -228,7 +227,7 @@ def _from_arrow(batch: pa.RecordBatch, facts: Facts) -> Index:
     values = {name: batch.column(name).flatten() for name in batch.schema.names}
     for name, column in values.items():
         if column.null_count:
-            raise ValueError(f"its column {name} has gaps")
+            raise ValueError(f"column {name} has missing values")
         if name in ("file", "key", "failed", "rejected"):
             column.validate(full=True)  # offsets that point elsewhere would crash the process
     numbers = {
@@ -245,9 +244,9 @@ def _from_arrow(batch: pa.RecordBatch, facts: Facts) -> Index:
     lengths = (len(lookup.starts) - 1, len(lookup.hashes), len(lookup.order), count if lookup.marks is None else len(marks))
     fits = lengths == (count,) * 4 and len(files) == len(lookup.file_sizes) == len(lookup.file_starts) - 1 == len(facts.units())
     if not fits or not all(_is_ordered(bounds, rows) for bounds in (lookup.starts, lookup.file_starts)):
-        raise ValueError("its columns do not fit each other")
+        raise ValueError("the lengths of its columns do not agree")
     if count and not 0 <= int(lookup.order.min()) <= int(lookup.order.max()) < count:
-        raise ValueError("it points to keys that are not there")
+        raise ValueError("it refers to keys that it does not have")
     failed, rejected = ([json.loads(entry) for entry in values[name].to_pylist()] for name in ("failed", "rejected"))
     return Index(lookup, failed, rejected)
 

@@ -1,4 +1,4 @@
-"""From (key, variant) to the number of a row of a bank, and from there to its file; arrays only, so that they can be mapped."""
+"""Look up rows: from (key, variant) to the number of a row and its file. Only arrays are used, so that they can be memory-mapped."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _INT64 = range(-(2**63), 2**63)
 
 @dataclass(frozen=True)
 class Lookup:
-    """The rows of a bank without their images; they are numbered through all files, sorted by source, then variant.
+    """The rows of a bank without their images, numbered across all files and sorted by source, then variant.
 
-    Keys are found by binary search in their sorted hashes: CRC-32 of a str, the number itself of an int. Unlike a dict, that
-    needs neither time nor memory when a bank is opened.
+    A key is found by binary search among the sorted hashes of all keys: the CRC-32 of a str, or an int itself. Unlike a dict, this
+    takes neither time nor memory when a bank is opened.
 
     Attributes:
         files: names of the files, in order.
         file_starts: (files + 1,) number of the first row of each file.
-        file_sizes: (files,) in bytes.
-        keys: Arrow array of those that have rows, each once, in source order: large_string or int64.
+        file_sizes: (files,) sizes in bytes.
+        keys: Arrow array of the keys that have rows, each once, in source order: large_string or int64.
         starts: (keys + 1,) number of the first row of each key.
-        variants: (rows,) int32.
-        hashes: (keys,) sorted; uint32 of str, int64 of int.
-        order: (keys,) int32, the place of the key that belongs to each hash.
-        marks: (keys, 48) uint8, a small picture of each source; None where the bank has none.
+        variants: (rows,) int32, variant of each row.
+        hashes: (keys,) sorted hashes: uint32 for str, int64 for int.
+        order: (keys,) int32, index in `keys` of the key with each hash.
+        marks: (keys, 48) uint8, mark of each source; None if the bank has none.
         kept: (rows,) bool, which rows are used; None for all. Rows keep their numbers.
     """
 
@@ -69,15 +69,15 @@ class Lookup:
 
     @property
     def integer_keys(self) -> bool:
-        """Whether keys are int; otherwise they are str."""
+        """Whether keys are int rather than str."""
         return _is_int(self.keys)
 
     def find_key(self, key: str | int) -> int:
-        """Return the place of a key, -1 if it is not there."""
+        """Return the index of a key in `keys`, or -1."""
         return int(self.find_keys([key])[0])
 
     def find_keys(self, keys: Sequence[str | int]) -> Numbers:
-        """Return the place of each key, -1 where it is not there."""
+        """Return the index of each key in `keys`, or -1."""
         kind, hashing = (int, _hash_int) if self.integer_keys else (str, _hash_text)
         fits = np.fromiter((isinstance(key, kind) and (kind is str or key in _INT64) for key in keys), bool, len(keys))
         wanted = np.fromiter((hashing(key) if fit else 0 for key, fit in zip(keys, fits, strict=True)), self.hashes.dtype, len(keys))
@@ -85,13 +85,13 @@ class Lookup:
         first, stop = np.searchsorted(self.hashes, wanted), np.searchsorted(self.hashes, wanted, side="right")
         for i in np.flatnonzero(fits & (first < stop)).tolist():
             own = keys[i] if kind is int else _encode(keys[i])
-            for place in self.order[first[i] : stop[i]].tolist():  # more than one where hashes collide
+            for place in self.order[first[i] : stop[i]].tolist():  # several if hashes collide
                 if self.raw_key(place) == own:
                     found[i] = place
         return found
 
     def find_rows(self, keys: Sequence[str | int], variants: Sequence[int]) -> Numbers:
-        """Return the number of the row of each pair, -1 where there is none."""
+        """Return the number of the row of each pair, or -1."""
         places = self.find_keys(keys)
         wanted = np.asarray(variants, dtype=np.int64)
         rows = np.full(len(places), -1, dtype=np.int64)
@@ -108,11 +108,11 @@ class Lookup:
             if place < len(own) and own[place] == wanted[i]:
                 rows[i] = first[i] + place
         if self.kept is not None:
-            rows[~self.kept[rows]] = -1  # where it was -1 already, whatever the last row says
+            rows[~self.kept[rows]] = -1  # a row of -1 looks at the last row, and stays -1 either way
         return rows
 
     def variants_of(self, key: str | int) -> list[int]:
-        """Return the variants that a key has, in order; none for an unknown key."""
+        """Return the variants of a key, in order; none for an unknown key."""
         place = self.find_key(key)
         if place < 0:
             return []
@@ -134,27 +134,27 @@ class Lookup:
         return used
 
     def locate(self, rows: Numbers) -> tuple[Numbers, Numbers]:
-        """Return for each row the number of its file, and the place of its key."""
+        """Return for each row the number of its file and the index of its key."""
         return np.searchsorted(self.file_starts, rows, side="right") - 1, np.searchsorted(self.starts, rows, side="right") - 1
 
     def raw_key(self, place: int) -> bytes | int:
-        """Return a key by its place, a str as the bytes of its UTF-8."""
+        """Return a key by its index, a str encoded as UTF-8."""
         if self.integer_keys:
             return int(self._key_data[place])
         ends, data = self._key_data
         return bytes(data[ends[place] : ends[place + 1]])
 
     def key(self, place: int) -> str | int:
-        """Return a key by its place."""
+        """Return a key by its index."""
         raw = self.raw_key(place)
         return raw if isinstance(raw, int) else raw.decode()
 
 
 class LookupBuilder:
-    """Build a `Lookup` from files one after the other, keeping none of them.
+    """Build a `Lookup` from one file after the other, without keeping any of them.
 
     Args:
-        variants: of each source, at most.
+        variants: largest number of variants of a source.
         integer_keys: whether keys are int.
     """
 
@@ -166,14 +166,14 @@ class LookupBuilder:
         self.keys: list[Any] = []
         self.starts: list[Numbers] = []
         self.variants: list[npt.NDArray[np.int32]] = []
-        self.last: object = None  # key so far
+        self.last: object = None  # the last key so far
         self.marks: list[bytes] | None = []
 
     def add(self, name: str, size: int, batches: Iterable[pa.RecordBatch], marks: bytes | None = None) -> None:
-        """Add the rows of a file of `size` bytes, with 48 bytes for each of its keys.
+        """Add the rows of a file of `size` bytes, and the marks of its keys, 48 bytes each.
 
         Raises:
-            BankError: if the rows are not those of a bank.
+            BankError: if a row has no key or no variant, or the keys are damaged.
         """
         rows = self.file_starts[-1]
         for batch in batches:
@@ -198,7 +198,7 @@ class LookupBuilder:
         """Return the lookup of all files.
 
         Raises:
-            BankError: if a key or variant is twice, out of order, or beyond their number.
+            BankError: if a key or variant occurs twice or out of order, or a variant is out of range.
         """
         pa = arrow()
         keys = pa.concat_arrays(self.keys) if self.keys else pa.nulls(0, self.kind)
@@ -220,7 +220,7 @@ class LookupBuilder:
         for place in lookup.order[sorted({*alike, *(i + 1 for i in alike)})].tolist():
             key = lookup.key(place)
             if key in seen:
-                raise BankError(f"key {key!r} has rows in two places: the bank is damaged; {ADVICE}")
+                raise BankError(f"key {key!r} has rows in two places, so the bank is damaged: {ADVICE}")
             seen.add(key)
         grows = np.diff(lookup.variants) > 0
         grows[lookup.starts[1:-1] - 1] = True  # from one key to the next
@@ -229,13 +229,13 @@ class LookupBuilder:
         if wrong:
             (file,), (place,) = lookup.locate(np.asarray(wrong[:1], np.int64))
             raise BankError(
-                f"{lookup.files[file]}: variant {lookup.variants[wrong[0]]} of key {lookup.key(int(place))!r} is twice, out of order, "
-                f"or not one of {self.count}; {ADVICE}"
+                f"{lookup.files[file]}: variant {lookup.variants[wrong[0]]} of key {lookup.key(int(place))!r} occurs twice or out of "
+                f"order, or is not one of 0 to {self.count - 1}, so the bank is damaged: {ADVICE}"
             )
 
 
 def view_numbers(column: pa.Array, dtype: type[Scalar]) -> npt.NDArray[Scalar]:
-    """Return a column of numbers without nulls as a view; pyarrow's `to_numpy` would import pandas, which takes a second."""
+    """Return a column of numbers without nulls as a view. The `to_numpy` of pyarrow would import pandas, which takes a second."""
     if not len(column):
         return np.empty(0, dtype)
     return np.frombuffer(column.buffers()[1], dtype)[column.offset : column.offset + len(column)]
@@ -250,7 +250,7 @@ def _hash_text(key: Any) -> int:
 
 
 def _encode(key: Any) -> bytes:
-    encoded: bytes = key.encode(errors="surrogatepass")  # file names may hold such; no bank does
+    encoded: bytes = key.encode(errors="surrogatepass")  # file names may contain surrogates, no key of a bank does
     return encoded
 
 
@@ -265,7 +265,7 @@ def _hash_all(keys: pa.Array) -> npt.NDArray[Any]:
 
 
 def _find_runs(name: str, column: pa.Array) -> tuple[pa.Array, Numbers]:
-    """Return the keys of a batch, each once for its run of rows, and where the runs begin."""
+    """Return the key of each run of equal keys in a batch, and where the runs begin."""
     import pyarrow.compute as pc
 
     try:
@@ -284,4 +284,4 @@ def _read_variants(name: str, batch: pa.RecordBatch) -> npt.NDArray[np.int32]:
     column = batch.column("variant")
     if column.null_count:
         raise BankError(f"{name}: has rows without a variant: {ADVICE}")
-    return view_numbers(column, np.int32).copy()  # or the file would stay mapped
+    return view_numbers(column, np.int32).copy()  # otherwise the file would stay mapped

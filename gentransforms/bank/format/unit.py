@@ -124,7 +124,7 @@ def list_entries(sidecar: Mapping[str, Any], *names: str) -> list[dict[str, Any]
 
 
 def find_faults(unit: Unit, sidecar: Mapping[str, Any] | None, size: int, settings: str | None) -> list[tuple[str, str]]:
-    """Return what is wrong with a unit's file, judging by its sidecar alone, as (kind, text).
+    """Return what is wrong with a unit according to its sidecar, as (kind, text).
 
     Args:
         unit: the unit.
@@ -143,11 +143,11 @@ def find_faults(unit: Unit, sidecar: Mapping[str, Any] | None, size: int, settin
         faults.append(("sidecar", f"{unit.sidecar} describes {sidecar.get('unit')!r}"))
     if settings is not None and sidecar.get("settings") != settings:
         faults.append((
-            "settings", f"{unit.file} was made with other settings than the bank's, by another run or with other threads: "
-            "move its two files out and run generate again, or put the right bank.json back",
+            "settings", f"{unit.file} was made with other settings than the bank's (by another run, or with another number of threads): "
+            "move its two files away and run generate again, or restore the right bank.json",
         ))  # fmt: skip
-    if (said := sidecar.get("bytes")) != size:
-        shown = f"{said:,}" if type(said) is int else repr(said)
+    if (recorded := sidecar.get("bytes")) != size:
+        shown = f"{recorded:,}" if type(recorded) is int else repr(recorded)
         faults.append(("size", f"{unit.file} has {size:,} bytes, and its sidecar says {shown}"))
     return faults
 
@@ -174,7 +174,7 @@ def write_unit(
 ) -> bool:
     """Write a unit and its sidecar, unless another process has done so in the meantime; return whether it was written.
 
-    The Arrow file appears last and complete: if the file of a unit exists, the unit is done. Equal rows give equal bytes.
+    The Arrow file appears last and complete, so that a unit whose file exists is done. Equal rows give equal bytes.
 
     Args:
         directory: directory of the bank.
@@ -183,7 +183,7 @@ def write_unit(
         key_type: ``"str"`` or ``"int"``.
         facts: further JSON-able entries of the sidecar: ``settings``, ``failed``, ``rejected``.
         replace: whether an existing unit is written again.
-        check: called with the bank's lock held, before anything changes; what it raises stops the writing.
+        check: called with the bank's lock held, before anything changes; if it raises, nothing is written.
 
     Raises:
         BankError: if the disk is full or cannot be written; the bank stays as it was.
@@ -203,7 +203,7 @@ def write_unit(
                 # If two processes generate the same unit, the first file stays: its bytes are the same, and it may be in use.
                 if not replace and is_done(directory, unit, facts.get("settings")):
                     return False
-                (directory / INDEX).unlink(missing_ok=True)  # it will no longer be right about this unit
+                (directory / INDEX).unlink(missing_ok=True)  # it describes the unit that is replaced
                 write_json(directory / unit.sidecar, sidecar)
                 partial.publish()
                 sync_directory(directory)

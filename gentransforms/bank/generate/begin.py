@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 
-from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.locking import explain_write_error, locked, sync_directory, write_json
-from gentransforms.bank.format.manifest import AGREED, MANIFEST, create_manifest, hash_keys, hash_manifest, is_export, read_manifest
+from gentransforms.bank.format.manifest import AGREED, MANIFEST, Facts, create_manifest, hash_keys, hash_manifest, is_export, read_manifest
 from gentransforms.bank.format.unit import INDEX, list_units, read_sidecar
 from gentransforms.bank.generate.matching import KEYS, ArrangedSource, changed_sample, compare_keys, sample_more, sample_sources
 from gentransforms.errors import BankError
@@ -68,7 +67,9 @@ def compare_bank(directory: Path, describe: Describe, source: ImageSource, exten
     If the bank is to be extended, return the manifest that it will have, and True.
     """
     if is_export(directory):
-        raise BankError(f"{directory}: is the export of a bank, which cannot be added to: give the bank's directory, or a new one")
+        raise BankError(
+            f"{directory}: is the export of a bank, to which nothing can be added: give the directory of the bank, or a new one"
+        )
     manifest = read_manifest(directory)
     call = describe(manifest["settings"])
     found = differences(manifest, call)
@@ -190,7 +191,7 @@ def _check_empty(directory: Path, manifest: Mapping[str, Any]) -> None:
     if not directory.is_dir():
         raise BankError(f"{directory}: is a file: expected a directory that is new, empty or a bank's")
     units = list_units(directory)
-    for unit in units:  # the manifest was lost: the units say which bank they belong to
+    for unit in units:  # the manifest was lost, but the sidecars have its digest
         sidecar = read_sidecar(directory, unit)
         if sidecar is None:
             raise BankError(f"{directory}: {MANIFEST} is missing, and so is {unit.sidecar}: put one of them back, or remove {unit.file}")
@@ -210,13 +211,13 @@ def _compare_versions(directory: Path, old: Mapping[str, Any], new: Mapping[str,
     changed = [f"{name} {old[name]} -> {version}" for name, version in new.items() if name in old and old[name] != version]
     if changed:
         warnings.warn(
-            f"{directory}: was started with other versions ({', '.join(changed)}): new images may differ from old ones in the last bits",
+            f"{directory}: was started with other versions ({', '.join(changed)}): new images may differ from the old ones by rounding",
             stacklevel=4,
         )
 
 
 def _versions(device: str | None) -> dict[str, str]:
-    """Return what may change the last bits besides the settings: versions of packages, and the kind of processor."""
+    """Return what may change the rounding: versions of packages, and the kind of processor."""
     versions = {"python": platform.python_version()} | _package_versions()
     if device == "cpu":
         versions["cpu"] = torch.backends.cpu.get_cpu_capability()

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.locking import explain_write_error, locked, sync_directory, write_json
-from gentransforms.bank.format.manifest import MANIFEST, hash_manifest, read_manifest
+from gentransforms.bank.format.manifest import MANIFEST, Facts, hash_manifest, read_manifest
 from gentransforms.bank.format.unit import FORMER, Row, Unit, is_done, list_entries, list_units, read_sidecar
 from gentransforms.errors import BankError
 from gentransforms.sources.arrow import arrow

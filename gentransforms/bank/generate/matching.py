@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.index import build_index, decode_marks, list_sizes, read_index
-from gentransforms.bank.format.manifest import MANIFEST, hash_keys, read_manifest
+from gentransforms.bank.format.manifest import MANIFEST, Facts, hash_keys, read_manifest
 from gentransforms.bank.format.unit import FORMER, Unit, list_entries, read_sidecar
 from gentransforms.bank.generate.reading import read_samples
 from gentransforms.errors import BankError, ImageError, SourceError

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from gentransforms.bank.config import BankConfig
-from gentransforms.bank.format.facts import Facts
+from gentransforms.bank.format.images import Encoding
 from gentransforms.bank.format.index import encode_marks
+from gentransforms.bank.format.manifest import Facts
 from gentransforms.bank.format.unit import Row, Unit, write_unit
-from gentransforms.bank.generate.encode import Encoding
 from gentransforms.bank.generate.former import Former, adopt_unit, check_not_extended, read_former, remove_former
 from gentransforms.bank.generate.matching import check_marks, read_marks
 from gentransforms.bank.generate.reading import BlockOfSources, new_buffer, read_block
@@ -34,7 +34,7 @@ __all__ = ["Job", "UnitReport", "default_workers", "make_units"]
 
 # Blocks of sources read ahead, batches waiting for the encoder, units waiting for the disk.
 _AHEAD, _ENCODING, _WRITING = 2, 3, 2
-# After this many sources in a row without a finite image, the generator is to blame.
+# After this many sources without a single finite image, the generator is taken to be broken.
 _ENOUGH = 8
 
 
@@ -50,7 +50,6 @@ class Job:
         device: type of the device on which the generator has to run, such as ``"cuda"``.
         facts: the facts of the bank's manifest.
         replace: whether existing units are written again.
-
     """
 
     directory: Path
@@ -113,7 +112,7 @@ def make_units(
     """
     threads, workers = torch.get_num_threads(), workers or default_workers()
     guard = _Guard(job)
-    held: list[tuple[Any, ...]] = []  # units without an image are held back until there is one: the generator may be at fault
+    held: list[tuple[Any, ...]] = []  # units are not written before the first image: the generator may be broken
     with _pool(workers, "read") as readers, _pool(workers, "encode") as encoders, _pool(1, "write") as writer:
         if job.config.threads is not None:
             torch.set_num_threads(job.config.threads)
@@ -205,8 +204,8 @@ class _Guard:
         if not self.passed and len(self.sources) >= _ENOUGH:
             raise GeneratorError(
                 f"{type(self.job.generator).__name__} made NaN or infinity in every image of the first {len(self.sources)} sources, "
-                f"{self.job.config.max_attempts} attempts each: nothing of them was written. Check its weights and its dtype: float16 "
-                "overflows in some networks, where bfloat16 and float32 do not"
+                f"{self.job.config.max_attempts} attempts each: nothing was written for them. Check the weights and the dtype of the "
+                "generator: some networks overflow in float16, but not in bfloat16 and float32"
             )
 
 
@@ -236,7 +235,7 @@ def _write(
         rows.append(Row(key, made.variant, made.seed, made.attempt, image))
         sources[made.source] = None
     report.images = len(rows)
-    if job.facts.history:  # variants of several stages, and those of before
+    if job.facts.history:  # several stages of variants, and those of the former unit
         former.merge(keys, rows, failed, report.rejected, job.config.variants)
         had = {row.key for row in rows}
         sources = {i: None for i, key in enumerate(keys) if key in had}
@@ -267,7 +266,7 @@ def _read_ahead(
             buffer = buffers.pop() if buffers else new_buffer(job.generator, size)
             ahead.append((unit, read_block(job.source, job.generator, places, readers, threads, buffer)))
 
-    def of(unit: Unit) -> Iterator[BlockOfSources]:
+    def read_unit(unit: Unit) -> Iterator[BlockOfSources]:
         while ahead and ahead[0][0] == unit:
             block = ahead.popleft()[1]
             fill()
@@ -276,7 +275,7 @@ def _read_ahead(
 
     fill()
     for unit in units:
-        yield unit, of(unit)
+        yield unit, read_unit(unit)
 
 
 def _encode(encoding: Encoding, images: Sequence[Tensor | None]) -> list[bytes | None]:
@@ -293,7 +292,7 @@ class _pool(ThreadPoolExecutor):
             for _ in range(count):
                 self.submit(_single_threaded, ready)
             ready.wait()
-        except BaseException:  # no more threads available, or Ctrl-C: the waiting threads would wait for ever
+        except BaseException:  # no more threads, or Ctrl-C: the threads that have started would wait forever
             ready.abort()
             self.shutdown(wait=False, cancel_futures=True)
             raise
@@ -310,6 +309,6 @@ def default_workers() -> int:
 
 
 def _single_threaded(ready: threading.Barrier) -> None:
-    torch.get_num_threads()  # a thread copies the process's number at first use, and only then can have its own
+    torch.get_num_threads()  # a thread copies the number of the process at first use; only then can it have its own
     torch.set_num_threads(1)
     ready.wait()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from gentransforms.bank.format.facts import Facts
+from gentransforms.bank.format.manifest import Facts
 from gentransforms.bank.format.unit import Unit, is_done, read_sidecar
 from gentransforms.bank.generate.former import count_former_rows
 from gentransforms.bank.generate.pipeline import Job, default_workers
@@ -21,19 +21,19 @@ from gentransforms.errors import BankError, ConfigError
 
 __all__ = ["Estimate", "Plan", "estimate", "make_plan", "parse_shard"]
 
-_MANY = 50_000  # units; a directory then holds twice as many files
+_MANY = 50_000  # units, each of two files in one directory
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The units of a bank that belong to this run, and those of them that are left."""
+    """The units of a bank that belong to this run, and which of them are still to be generated."""
 
     directory: Path
     sources: int
     variants: int
     units: tuple[Unit, ...]
     left: tuple[Unit, ...]
-    kept: int = 0  # images of a bank that is extended, which units that are left take over
+    kept: int = 0  # images of a bank that is extended, which the units still to be generated take over
 
     @property
     def done(self) -> int:
@@ -82,15 +82,15 @@ def make_plan(directory: Path, facts: Facts, shard: tuple[int, int] = (0, 1), re
             kept += count_former_rows(directory, unit)
         if sidecar is not None and sidecar.get("settings") != facts.digest:
             raise BankError(
-                f"{directory / unit.file}: was made with other settings than this bank's (on other machines?): "
+                f"{directory / unit.file}: was made with other settings than this bank's, perhaps on another machine: "
                 f"remove it and {unit.sidecar}, and run the same command again"
             )
         if sidecar is None or (retry_failed and sidecar.get("failed")):
             left.append(unit)
-    if facts.count > _MANY * facts.unit_size and len(left) == len(units):  # while that can still be changed
+    if facts.count > _MANY * facts.unit_size and len(left) == len(units):  # while unit_size can still be changed
         warnings.warn(
-            f"{directory}: {-(-facts.count // facts.unit_size):,} units of two files each: listing, copying and opening so many takes "
-            f"long; unit_size={-(-facts.count // _MANY)} gives at most {_MANY:,}",
+            f"{directory}: {-(-facts.count // facts.unit_size):,} units of two files each: listing and copying so many files takes "
+            f"long; with unit_size={-(-facts.count // _MANY)} there are at most {_MANY:,} units",
             stacklevel=4,
         )
     return Plan(directory, facts.count, facts.variants, units, tuple(left), kept)
@@ -124,15 +124,17 @@ def estimate(job: Job, plan: Plan, seconds: float = 10.0, workers: int | None = 
     Args:
         job: the job to time.
         plan: its units.
-        seconds: how long to time.
-        workers: threads that read and encode; by default as many as this process has cores, at most 8.
+        seconds: for how long to time.
+        workers: number of threads that read and encode; by default one per core, at most 8.
 
     Raises:
         BankError: if no image could be generated from the sources tried.
         ConfigError: if there are no units, because there are fewer units than shards.
     """
     if not plan.units:
-        raise ConfigError(f"{plan.directory}: this shard has nothing to do: there are fewer units than shards")
+        raise ConfigError(
+            f"{plan.directory}: shard has no units, because there are fewer units than shards: use fewer shards, or a smaller unit_size"
+        )
     images = size = 0
     spent, threads = 0.0, torch.get_num_threads()
     if job.config.threads is not None:
@@ -152,7 +154,7 @@ def estimate(job: Job, plan: Plan, seconds: float = 10.0, workers: int | None = 
         torch.set_num_threads(threads)
     if not images:
         raise BankError(
-            f"{plan.directory}: nothing can be timed: none of the first sources could be read, or every attempt of them was refused"
+            f"{plan.directory}: nothing could be timed, because none of the first sources could be read, or every attempt was rejected"
         )
     return Estimate(images, images / spent, size / images)
 

@@ -22,7 +22,7 @@ class Progress:
     """A context manager that shows images, failures and time on stderr.
 
     Args:
-        plan: what is to be generated.
+        plan: the plan of the run.
         enabled: False for no output.
         every: seconds between plain lines, if stderr is not a terminal.
     """
@@ -30,11 +30,11 @@ class Progress:
     def __init__(self, plan: Plan, enabled: bool = True, every: float = 30.0) -> None:
         self.plan, self.enabled, self.every = plan, enabled, every
         self.images = self.units = self.failed = self.rejected = 0
-        self.begun = self._said = time.monotonic()
+        self.begun = self._printed = time.monotonic()
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
-        self.begun = self._said = time.monotonic()
+        self.begun = self._printed = time.monotonic()
         if self.enabled and sys.stderr.isatty():
             self._bar = _bar()
             self._bar.start()
@@ -52,12 +52,12 @@ class Progress:
         return self.images / max(time.monotonic() - self.begun, 1e-9)
 
     def on_images(self, count: int) -> None:
-        """Count generated images."""
+        """Count images that have been generated."""
         self.images += count
         self._show()
 
     def on_unit(self, report: UnitReport) -> None:
-        """Count a unit that is on disk."""
+        """Count a unit that has been written."""
         self.units += 1
         self.failed += len(report.failed)
         self.rejected += len(report.rejected)
@@ -76,8 +76,8 @@ class Progress:
     def _show(self) -> None:
         if self._bar is not None:
             self._bar.update(self._task, completed=self.images, note=self._note(), rate=f"{self.rate:.1f} images/s")
-        elif self.enabled and time.monotonic() - self._said >= self.every:
-            self._said = time.monotonic()
+        elif self.enabled and time.monotonic() - self._printed >= self.every:
+            self._printed = time.monotonic()
             left = max(self.plan.images_left - self.images, 0) / max(self.rate, 1e-9)
             self.say(f"{self.images}/{self.plan.images_left} images, {self.rate:.1f} images/s, {duration(left)} left{self._note()}")
 
@@ -109,8 +109,8 @@ def stoppable(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     def ask(_number: int, _frame: FrameType | None) -> None:
         asked.set()
         signal.signal(signal.SIGINT, before)
-        with contextlib.suppress(Exception):  # the run ends even if the line cannot be printed
-            say("stopping after the unit in flight; Ctrl-C again stops at once, and the same call resumes either way")
+        with contextlib.suppress(Exception):  # the run ends even if the message cannot be printed
+            say("stopping after the current unit; press Ctrl-C again to stop at once; the same call resumes either way")
 
     signal.signal(signal.SIGINT, ask)
     try:

@@ -1,4 +1,4 @@
-"""Read sources into batches in memory, with several threads, at the generator's size; failures are recorded separately."""
+"""Read sources into batches at the generator's size, with several threads; a failure is recorded and does not stop the others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["BlockOfSources", "new_buffer", "read_block", "read_samples"]
 
 
 class _Read(NamedTuple):
-    """What is kept of a sample besides its image."""
+    """A sample without its image."""
 
     inputs: dict[str, Any]
     mark: bytes
@@ -35,7 +35,7 @@ class BlockOfSources:
     parts: list[Future[list[_Read | str]]]
 
     def wait(self) -> tuple[Tensor, dict[str, Any], list[str], list[bytes]]:
-        """Return images (B, 3, h, w) in [0, 1], their inputs, why each could not be read (empty if it could), and their marks.
+        """Return images (B, 3, h, w) in [0, 1], their inputs, the reason why each could not be read (or ""), and their marks.
 
         A failed source is replaced with a grey image, so that the batches of its neighbours stay the same.
         """
@@ -95,11 +95,11 @@ def read_samples(source: ImageSource, places: range) -> Iterator[SourceSample | 
 
 
 def _read_part(source: ImageSource, generator: ImageGenerator, places: range, slots: Tensor) -> list[_Read | str]:
-    """Write sources at the generator's size into `slots`, (N, 3, h, w) in [0, 1]; return inputs, or why one cannot be read."""
+    """Write sources at the generator's size into `slots`, (N, 3, h, w) in [0, 1]; return each sample, or why it cannot be read."""
     found: list[_Read | str] = []
     for sample in read_samples(source, places):
         if len(found) == len(places):
-            continue  # too many: an error is raised at the end
+            continue  # too many samples: an error is raised at the end
         slot = slots[len(found)]
         error = sample if isinstance(sample, SourceError) else _fit(sample.image, generator, slot)
         if error is None and isinstance(sample, SourceSample):
@@ -112,7 +112,7 @@ def _read_part(source: ImageSource, generator: ImageGenerator, places: range, sl
 
 
 def _fit(image: Tensor, generator: ImageGenerator, slot: Tensor) -> Exception | None:
-    """Write an image at the generator's size into `slot`; return what is wrong with it, if anything."""
+    """Write an image at the generator's size into `slot`; return an error if it is invalid."""
     try:
         rows = to_rows(image)
         if len(rows) != 1:

@@ -1,4 +1,4 @@
-"""Fill a bank: open the source, resolve the settings, plan, generate what is missing, report. Repeating the call resumes."""
+"""Fill a bank: open the source, resolve the settings, plan, generate the missing units, report. The same call again resumes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from typing import Any, Unpack
 import torch
 
 from gentransforms.bank.config import BankConfig, BankSettings, build_config
-from gentransforms.bank.format.facts import Facts, describe_bank, describe_generator, describe_source
+from gentransforms.bank.format.images import Encoding
 from gentransforms.bank.format.index import write_index
 from gentransforms.bank.format.locking import remove_partials
-from gentransforms.bank.format.manifest import MANIFEST
+from gentransforms.bank.format.manifest import MANIFEST, Facts, describe_bank, describe_generator, describe_source
 from gentransforms.bank.format.unit import read_sidecar
 from gentransforms.bank.generate.begin import begin_bank, compare_bank
-from gentransforms.bank.generate.encode import Encoding
-from gentransforms.bank.generate.engines.local import Engine, Local
-from gentransforms.bank.generate.engines.ray import Ray
+from gentransforms.bank.generate.engines import Engine, Local, Ray
 from gentransforms.bank.generate.former import retire_units
 from gentransforms.bank.generate.matching import arrange_source
 from gentransforms.bank.generate.pipeline import Job, UnitReport
@@ -43,7 +41,7 @@ class Summary:
 
     Attributes:
         path: directory of the bank.
-        units, units_done: units of the bank or shard, in total and on disk.
+        units, units_done: number of units of the bank or shard, in total and on disk.
         images: number of images generated in this run.
         retried: how many of these took more than one attempt.
         seconds, images_per_second, bytes: figures for this run.
@@ -109,9 +107,8 @@ def generate_bank(
         progress: whether to show progress on stderr.
         settings: fields of `BankConfig` by name, such as ``variants=10``; they override those of `config`.
 
-
     Returns:
-        a summary of the run, with the failed sources.
+        A summary of the run, with the failed sources.
 
     Raises:
         ConfigError: if an argument or setting is not as described, or the source is empty.
@@ -130,10 +127,11 @@ def generate_bank(
         >>> generate_bank(photos, folder, FakeGenerator(), variants=2, progress=False).images  # nothing is left to do
         0
     """
-    run = _open_run(source, path, generator, config, settings, shard, engine, retry_failed, extend)
+    run = _open_run(source, path, generator, config, settings, shard, engine, extend)
     manifest = begin_bank(run.directory, run.describe, run.source, extend)
-    retire_units(run.directory, run.read_facts(manifest))
-    plan = run.plan(manifest)
+    facts = Facts.read(manifest, str(run.directory / MANIFEST))
+    retire_units(run.directory, facts)
+    plan = make_plan(run.directory, facts, run.shard, retry_failed)
     remove_partials(run.directory)
     reports: list[UnitReport] = []
     with contextlib.ExitStack() as stack:
@@ -142,8 +140,8 @@ def generate_bank(
             shown.say(f"extending a bank of {plan.kept} images by {plan.images_left}: {run.directory}")
         stopped = stack.enter_context(stoppable(shown.say))
         begun = time.perf_counter()
-        made = run.engine.make_units(run.job(manifest), plan.left, on_images=shown.on_images, stopped=stopped)
-        stack.callback(getattr(made, "close", lambda: None))  # a generator ends its threads then, whatever happened
+        made = run.engine.make_units(run.job(manifest, facts, retry_failed), plan.left, on_images=shown.on_images, stopped=stopped)
+        stack.callback(getattr(made, "close", lambda: None))  # ends the threads of a generator, whatever happened
         for report in made:
             reports.append(report)
             shown.on_unit(report)
@@ -181,7 +179,6 @@ def plan_bank(
         engine: where units would be generated.
         retry_failed: whether units with unreadable sources count as left.
         extend: whether an existing bank would be extended.
-
         seconds: how long to time.
         settings: fields of `BankConfig` by name.
 
@@ -195,11 +192,12 @@ def plan_bank(
         >>> plan.images, plan.done, estimate.images_per_second > 0
         (90, 0, True)
     """
-    run = _open_run(source, path, generator, config, settings, shard, engine, retry_failed, extend)
+    run = _open_run(source, path, generator, config, settings, shard, engine, extend)
     begun = (run.directory / MANIFEST).exists()
     manifest = compare_bank(run.directory, run.describe, run.source, extend)[0] if begun else run.describe(None)
-    plan = run.plan(manifest)
-    return plan, estimate(run.job(manifest), plan, seconds, workers=getattr(run.engine, "workers", None))
+    facts = Facts.read(manifest, str(run.directory / MANIFEST))
+    plan = make_plan(run.directory, facts, run.shard, retry_failed)
+    return plan, estimate(run.job(manifest, facts, retry_failed), plan, seconds, workers=getattr(run.engine, "workers", None))
 
 
 @dataclass(frozen=True)
@@ -212,33 +210,24 @@ class _Run:
     config: BankConfig
     shard: tuple[int, int]
     engine: Engine
-    retry_failed: bool
     device: str
     described: tuple[dict[str, Any], dict[str, Any]]  # the generator and the source
 
-    def describe(self, there: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return the manifest of this call; settings that it leaves open are taken from `there`, those of an existing bank."""
-        config = self.config if there is None else self.config.fill_from(there)
+    def describe(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the manifest of this call; what it leaves open is taken from the `settings` of an existing bank, if there is one."""
+        config = self.config if settings is None else self.config.fill_from(settings)
         threads = torch.get_num_threads() if self.device == "cpu" else None
         config = config.resolve(self.generator.image_size, threads)
         encoder = Encoding(str(config.image_format)).encoder
-        how = {name: value for name, value in self.generator.config.items() if name in self.generator.execution_options}
-        info = {"source": dict(self.source.description), "generator_name": self.generator.name_or_path, "execution": how}
+        execution = {name: value for name, value in self.generator.config.items() if name in self.generator.execution_options}
+        info = {"source": dict(self.source.description), "generator_name": self.generator.name_or_path, "execution": execution}
         info["generator_notes"] = dict(self.generator.notes)
         return describe_bank(config, *self.described, device=self.device, encoder=encoder, info=info)
 
-    def plan(self, manifest: Mapping[str, Any]) -> Plan:
-        """Return which units are this run's, and which of them are left."""
-        return make_plan(self.directory, self.read_facts(manifest), self.shard, self.retry_failed)
-
-    def read_facts(self, manifest: Mapping[str, Any]) -> Facts:
-        """Return the facts of the bank's manifest."""
-        return Facts.read(manifest, str(self.directory / MANIFEST))
-
-    def job(self, manifest: Mapping[str, Any]) -> Job:
-        """Return what the engine gets."""
-        config, facts = BankConfig(**manifest["settings"]), self.read_facts(manifest)
-        return Job(self.directory, self.source, self.generator, config, self.device, facts, replace=self.retry_failed)
+    def job(self, manifest: Mapping[str, Any], facts: Facts, retry_failed: bool) -> Job:
+        """Return what an engine needs to generate units of the bank."""
+        config = BankConfig(**manifest["settings"])
+        return Job(self.directory, self.source, self.generator, config, self.device, facts, replace=retry_failed)
 
 
 def _open_run(
@@ -249,10 +238,9 @@ def _open_run(
     settings: Mapping[str, Any],
     shard: str | tuple[int, int] | None,
     engine: str | Engine,
-    retry_failed: bool,
     extend: bool,
 ) -> _Run:
-    """Check everything before anything is written, quick checks first."""
+    """Check all arguments before anything is written, quick checks first."""
     directory = local_path(path, "path")
     part, chosen, built = parse_shard(shard), _open_engine(engine), build_config(config, settings)
     loaded = _load(generator)
@@ -260,17 +248,17 @@ def _open_run(
     missing = [name for name in loaded.required_inputs if name not in opened.inputs]
     if missing:
         raise MissingInputError(
-            f"{', '.join(missing)} are missing: {type(loaded).__name__} needs them, and the source carries "
+            f"{', '.join(missing)} are missing: {type(loaded).__name__} needs them, and the source has "
             f"{', '.join(opened.inputs) or 'none of its inputs'}: name their columns with open_source(…, columns={{{missing[0]!r}: …}})"
         )
     if built.min_similarity is not None and loaded.instance_feature is None:
         raise ConfigError(
-            f"min_similarity={built.min_similarity!r}: {type(loaded).__name__} has no instance feature to compare by; "
-            "set the attribute instance_feature to an entry of its condition, or leave min_similarity out"
+            f"min_similarity={built.min_similarity!r}: {type(loaded).__name__} has no instance feature to compare by: "
+            "set its attribute instance_feature to the name of an entry of its condition, or omit min_similarity"
         )
     device = getattr(chosen, "device", None) or loaded.device.type
     described = describe_generator(loaded), describe_source(opened)
-    return _Run(directory, opened, loaded, built, part, chosen, retry_failed, device, described)
+    return _Run(directory, opened, loaded, built, part, chosen, device, described)
 
 
 def _open_engine(engine: str | Engine) -> Engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,9 +27,9 @@ NOT_FINITE = "the generator made NaN or infinity"
 
 @dataclass(frozen=True)
 class Made:
-    """One variant: its source in the block, its number, and the seed and attempt that generated it; or why there is none.
+    """One variant: its source in the block, its number, and the seed and attempt that generated it.
 
-    `image` is (3, h, w) on the CPU, floating in [0, 1] or uint8; None if every attempt was rejected, for `reason`.
+    `image` is (3, h, w) on the CPU, floating in [0, 1] or uint8; None if every attempt was rejected, the last one for `reason`.
     """
 
     source: int
@@ -62,8 +63,7 @@ def make_block(
         inputs: one value per source for each available name in ``generator.inputs``.
         stages: the numbers of variants that the bank has had, if it was extended; the variants of each stage are generated one
             stage after the other, never with a seed that was tried in an earlier stage.
-        known: for the places of sources that already have variants, how many, and the seed numbers tried for them.
-
+        known: for each source that already has variants, how many, and the seed numbers tried for them.
 
     Raises:
         BankError: if memory runs out. A smaller batch would give other bytes, so the user has to decide.
@@ -78,7 +78,7 @@ def make_block(
     """
     check_inputs(generator, inputs)
     block = _Block(generator, config, keys, inputs)
-    with isolate(generator.device), torch.no_grad(), _advice(config.batch_size):
+    with isolate(generator.device), torch.no_grad(), _explain_out_of_memory(config.batch_size):
         block.encode(images)
     known = known or {}
     block.tried |= {(source, number) for source, (_, numbers) in known.items() for number in numbers}
@@ -86,7 +86,7 @@ def make_block(
         sources = [s for s in range(len(keys)) if s not in known or known[s][0] <= first]
         rows = [(s, variant) for s in sources for variant in range(first, stop)]
         for start in range(0, len(rows), config.batch_size):
-            with isolate(generator.device), torch.no_grad(), _advice(config.batch_size):
+            with isolate(generator.device), torch.no_grad(), _explain_out_of_memory(config.batch_size):
                 batch = block.make(rows[start : start + config.batch_size], stop)
             block.tried |= {(m.source, m.variant + a * stop) for m in batch for a in range(1, min(m.attempt + 1, config.max_attempts))}
             yield batch
@@ -110,22 +110,22 @@ class _Block:
         """Return variants, given as (source, variant); attempts are `step` seed numbers apart."""
         sources, variants = [source for source, _ in rows], [variant for _, variant in rows]
         made: list[Made | None] = [None] * len(rows)
-        reasons = ["every seed was tried for an earlier variant"] * len(rows)
+        reasons = ["every seed was already tried for an earlier variant"] * len(rows)
         for attempt in range(self.config.max_attempts):
             left = [i for i in range(len(rows)) if made[i] is None and (sources[i], variants[i] + attempt * step) not in self.tried]
             if not left:
                 continue
             places = [sources[i] for i in left]
             seeds = derive_seeds(self.config.base_seed, [self.keys[s] for s in places], [variants[i] + attempt * step for i in left])
-            pixels, refused = self._sample(places, seeds)
-            for i, seed, image, reason in zip(left, seeds.tolist(), pixels, refused, strict=True):
+            pixels, rejections = self._sample(places, seeds)
+            for i, seed, image, reason in zip(left, seeds.tolist(), pixels, rejections, strict=True):
                 reasons[i] = reason
                 if not reason:
                     made[i] = Made(sources[i], variants[i], seed, attempt, image)
         return [m or Made(s, v, -1, self.config.max_attempts, None, r) for m, s, v, r in zip(made, sources, variants, reasons, strict=True)]
 
     def _sample(self, places: Sequence[int], seeds: Tensor) -> tuple[Tensor, list[str]]:
-        """Return images on the CPU, one for each place and seed, and why each is rejected: empty if it is not."""
+        """Return images on the CPU, one for each place and seed, and the reason why each is rejected, or ""."""
         generator, index = self.generator, torch.tensor(places, device=self.generator.device)
         images = generator.sample({name: value[index] for name, value in self.condition.items()}, seeds)
         check_output(generator, images, len(seeds))
@@ -152,23 +152,20 @@ def _finite(images: Tensor) -> Tensor:
     """Return which images hold no NaN or infinity, (B,) bool, in one pass: the sum of finite pixels is finite."""
     if images.device.type != "cpu":
         return images.flatten(1).sum(1).isfinite()
-    # NumPy on the CPU: torch's threads keep spinning for a while after each sum, which takes cores from the encoders.
+    # NumPy on the CPU, because torch's threads keep spinning for a while after each sum, which takes cores from the encoders.
     with np.errstate(invalid="ignore", over="ignore"):
         return torch.from_numpy(np.isfinite(images.flatten(1).numpy().sum(1)))
 
 
-class _advice:
+@contextlib.contextmanager
+def _explain_out_of_memory(batch_size: int) -> Iterator[None]:
     """Turn an out-of-memory error into one that says what to do."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is not None and is_out_of_memory(error):
-            raise BankError(
-                f"out of memory at batch_size={self.batch_size}: it is a setting of the bank, so start a new one with a smaller batch_size "
-                "in another directory (this one can be resumed on a machine with more memory)"
-            ) from error
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise BankError(
+            f"out of memory at batch_size={batch_size}, which is a setting of the bank: start a new bank with a smaller one in another "
+            "directory, or resume this one on a machine with more memory"
+        ) from error

@@ -14,7 +14,7 @@ from gentransforms.hub.models import bundled_names
 
 __all__ = ["bank_card"]
 
-_UNSAID = "Not stated by whoever shared this bank. The images inherit what the source images and the generator's weights are bound to."
+_NO_LICENCE = "Not stated by whoever shared this bank. The licences of the source images and of the generator's weights apply."
 
 
 def bank_card(
@@ -34,7 +34,7 @@ def bank_card(
         license: licence of the images, by the Hub's name for it, such as ``"cc-by-nc-4.0"``.
         description: a paragraph written by the user.
         repo_id: the bank's future repository on the Hub.
-        audit: what its ``audit.json`` says.
+        audit: contents of the ``audit.json`` of an audit of the bank.
 
     Example:
         >>> generator = {"class": "ICGAN", "fingerprint": "0f"}
@@ -44,7 +44,7 @@ def bank_card(
     """
     settings, generator, source, info = (manifest[name] for name in ("settings", "generator", "source", "info"))
     given = str(info.get("generator_name") or "")
-    # A path on the machine where it was generated means nothing to others.
+    # A path on the machine where the bank was generated means nothing to others.
     name = given if given in bundled_names() or is_repository(given) else generator["class"]
     where = repo_id or "ORG/NAME"
     metadata = card_metadata(
@@ -58,15 +58,15 @@ def bank_card(
         "Fingerprint": f"`{generator['fingerprint']}`",
         "Seeds": _seeds(settings, manifest.get("history", [])),
         "Encoding": _encoding(settings),
-        "Made": f"{info.get('created')}, with {', '.join(f'{n} {v}' for n, v in info.get('versions', {}).items())}",
-        "Licence": license or _UNSAID,
+        "Created": f"{info.get('created')}, with {', '.join(f'{n} {v}' for n, v in info.get('versions', {}).items())}",
+        "Licence": license or _NO_LICENCE,
     } | {f"{what} of the generator" if "weights" not in what else what: text for what, text in info.get("generator_notes", {}).items()}
     lines = [f"---\n{metadata}\n---\n", f"# Variants made by {name}\n", description + "\n" if description else ""]
     lines += [
         "A [gentransforms] bank: images that a generative model generated from source images, to augment training data.",
-        "They are **synthetic**: not photographs, and not fit for evaluation sets. They may show things that the source did not.\n",
+        "They are **synthetic**: they are not photographs, not suitable for evaluation, and may show things that the source does not.\n",
         *(f"- {what}: {text}" for what, text in facts.items()),
-        "\n## How to read it\n",
+        "\n## Usage\n",
         "```python\nimport gentransforms as gt\n",
         f'bank = gt.Bank.open("{where}")',
         "augment = gt.BankAugment(bank, p=0.5)  # for samples with keys: see gt.with_keys\n```\n",
@@ -80,12 +80,12 @@ def bank_card(
 
 def _seeds(settings: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
     if settings["base_seed"] is None:
-        return "not known: the images were made elsewhere"
+        return "unknown, because the images were generated elsewhere"
     stages = sorted({*(before["variants"] for before in history), settings["variants"]})
     if len(stages) == 1:
         return f"`derive_seeds({settings['base_seed']}, key, variant + attempt * {settings['variants']})`"
-    of = f"variants the first of {', '.join(map(str, stages))} above variant"
-    return f"`derive_seeds({settings['base_seed']}, key, variant + attempt * variants)`, {of}"
+    which = f"where variants is the first of {', '.join(map(str, stages))} that is larger than variant"
+    return f"`derive_seeds({settings['base_seed']}, key, variant + attempt * variants)`, {which}"
 
 
 def _encoding(settings: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Export a bank in the form in which the Hub stores it: Parquet files, the manifest and a card."""
+"""Share a bank in the form in which the Hub stores it: Parquet files, the manifest and a data set card."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def export_bank(
         license: licence of the images, for the card.
         description: text for the card.
         repo_id: the bank's future repository on the Hub, for the card.
-        audit: folder that an audit of this bank was saved in; its main figures go into the card.
+        audit: folder of a saved audit of this bank; the card then shows its main figures.
 
     Raises:
-        BankError: if the bank is unfinished or empty, the audit is another bank's, or the directory holds files or cannot be
-            written; nothing is left in it then.
+        BankError: if the bank is unfinished or empty, the audit is that of another bank, or the directory is not empty or cannot
+            be written; no file is left in it.
         ConfigError: if `shard_bytes` is not positive.
     """
     if type(shard_bytes) is not int or shard_bytes < 1:
@@ -75,7 +75,9 @@ def export_bank(
         _clear(directory, made)
         if not isinstance(error, OSError):
             raise
-        raise BankError(f"{directory}: cannot be written: {error.strerror or error}: nothing is left of it; export again") from error
+        raise BankError(
+            f"{directory}: cannot be written: {error.strerror or error}: the partial export was removed; fix this and export again"
+        ) from error
     return sum(path.suffix == ".parquet" for path in written)
 
 
@@ -84,22 +86,22 @@ def push_bank(
 ) -> str:
     """Upload a bank to the data set repository `repo_id`, as `export_bank` writes it; return the address of the commit.
 
-    Each Parquet file, of about 500 MB, is written, uploaded and removed before the next; the disk holds one at a time. They become
-    visible together, in one commit at the end. A push that was interrupted is resumed by the same call: files that the Hub has
-    are not uploaded again.
+    Each Parquet file, of about 500 MB, is written, uploaded and removed before the next one, so that the disk holds only one at a
+    time. All become visible together, in one commit at the end. If a push is interrupted, the same call resumes it: files that the
+    Hub already has are not uploaded again.
 
     Args:
         bank: the bank to share.
         repo_id: ``"organisation/name"``; created if it does not exist.
         license: licence of the images, for the card.
         description: text for the card.
-        audit: folder that an audit of this bank was saved in; its main figures go into the card.
+        audit: folder of a saved audit of this bank; the card then shows its main figures.
         options: ``private``, ``token``, ``revision``, ``commit_message``.
 
     Raises:
-        BankError: if the bank is unfinished or empty, or the Hub refuses; a wrong name or token before anything is exported.
+        BankError: if the bank is unfinished or empty, or the Hub refuses; a wrong name or token is found before the export.
     """
-    _check_whole(bank)  # before the repository is made
+    _check_whole(bank)  # before the repository is created
     audited = None if audit is None else read_audit(audit, bank)
 
     def write(directory: Path) -> Iterator[Path]:
@@ -107,21 +109,21 @@ def push_bank(
             yield from _write_files(bank, directory, _SHARD_BYTES, license, description, repo_id, audited)
         except OSError as error:
             raise BankError(
-                f"{directory}: cannot be written: {error.strerror or error}: one Parquet file of {_SHARD_BYTES // 1_000_000} MB at a time "
-                "has to fit there; free some space, or let TMPDIR name another directory, and push again"
+                f"{directory}: cannot be written: {error.strerror or error}: one Parquet file of "
+                f"{_SHARD_BYTES // 1_000_000} MB has to fit there; free some space, or set TMPDIR to another directory, and push again"
             ) from error
 
-    # Files of an earlier bank would be rows of this one.
+    # Leftover files of an earlier bank would be read as rows of this one.
     return upload_one_by_one(write, repo_id, DATASET, replace="data/*.parquet", **options)
 
 
 def _check_whole(bank: Bank) -> None:
     if bank.missing_units:
-        raise BankError(f"{bank.path}: unfinished, {bank.missing_units} units are missing: run generate again, then export it")
+        raise BankError(f"{bank.path}: unfinished, {bank.missing_units:,} units are missing: run generate again, then export it")
     if bank.selection is not None:
-        raise BankError(f"{bank.path}: is a selection of a bank: share the whole bank, and the selection as its small file")
+        raise BankError(f"{bank.path}: is a selection of a bank: share the whole bank, and with it the small file of the selection")
     if not len(bank):
-        raise BankError(f"{bank.path}: has no images, since none of its sources gave one: there is nothing to share")
+        raise BankError(f"{bank.path}: has no images, because none could be generated: there is nothing to share")
 
 
 def _write_files(
@@ -143,12 +145,12 @@ def _write_files(
 
 
 def _write_parquet(directory: Path, name: str, batches: Iterable[pa.RecordBatch], bank: Bank) -> dict[str, Any]:
-    """Write a Parquet file; return what the manifest says of it."""
+    """Write a Parquet file; return its entry in the manifest."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows, path = 0, directory / name
-    # The images are compressed already.
+    # The images are already compressed.
     with pq.ParquetWriter(path, unit_schema("int" if bank.integer_keys else "str"), compression="none") as writer:
         for batch in batches:
             writer.write_table(pa.Table.from_batches([batch]), row_group_size=_GROUP)
@@ -166,7 +168,7 @@ def _clear(directory: Path, made: bool) -> None:
 
 
 def _plan_shards(bank: Bank, size: int) -> list[int]:
-    """Return how many of the bank's record batches go into each Parquet file."""
+    """Return the number of record batches of the bank in each Parquet file."""
     counts, used = [0], 0
     for batch in bank.batches():
         if used and used + batch.nbytes > size:

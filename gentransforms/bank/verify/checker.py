@@ -1,4 +1,4 @@
-"""Check a bank against its manifest and the sidecars of its units, or an export against its manifest, down to each image."""
+"""Check a bank against its manifest and sidecars, or an export against its manifest, including every image."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gentransforms.bank.format.facts import Facts
 from gentransforms.bank.format.images import map_file
 from gentransforms.bank.format.index import write_index
-from gentransforms.bank.format.manifest import MANIFEST, hash_keys, is_export, list_exported_files, read_manifest
+from gentransforms.bank.format.manifest import MANIFEST, Facts, hash_keys, is_export, list_exported_files, read_manifest
 from gentransforms.bank.format.unit import Unit, find_faults, list_entries, list_units, read_sidecar, unit_schema
-from gentransforms.bank.verify.indexed import IndexCheck
-from gentransforms.bank.verify.repair import remove_index, remove_units
-from gentransforms.bank.verify.report import BankReport, Problem, damaged_units
-from gentransforms.bank.verify.rows import NO_ROWS, Contents, WithoutRows, check_images, check_rows
+from gentransforms.bank.verify.report import BankReport, Problem, damaged_units, remove_index, remove_units
+from gentransforms.bank.verify.rows import NO_ROWS, Contents, IndexCheck, WithoutRows, check_images, check_rows
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.hub.client import sha256
 from gentransforms.paths import local_path
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BankReport", "Checker", "Problem", "verify_bank"]
 
-_ROWS = 1000  # of a Parquet file, read at once
+_ROWS = 1000  # rows of a Parquet file that are read at once
 Fault = tuple[str, str]  # kind and text
 
 
@@ -39,26 +36,27 @@ def verify_bank(
     repair: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> BankReport:
-    """Check a bank, finished or not, whatever its state; one unit after another, so that memory stays bounded.
+    """Check a bank in any state, one unit after another, so that memory stays bounded.
 
-    Every unit: that it is there, as long as its sidecar says, of its SHA-256 and of the bank's settings; that its rows
-    are each source's variants in order, none twice, with the seeds that follow from their keys; that every image
-    decodes to the bank's size. The index, if there is one: that it says what the units say.
+    Each unit must exist, have the size and SHA-256 that its sidecar says, and have the bank's settings. Its rows must be all
+    variants of each source in order, each once and with the right seed, and every image must decode to the right size. The index,
+    if there is one, must agree with the units.
 
-    An export is checked too: its files by the SHA-256 in ``bank.json``, its rows and images as those of units are.
+    The files of an export must have the SHA-256 that ``bank.json`` says; its rows and images are checked like those of units.
 
     Args:
-        path: directory of the bank, or of its export.
-        images: decode them too.
-        threads: that decode; None for one for each core, at most 8.
-        repair: remove the files of damaged units, so that the next generate makes them again; each is checked once more before,
-            since another process may have made it meanwhile. Units of other settings, or that do not belong to the bank, stay:
-            they may be another bank's good ones. An index that is wrong is removed, and built anew from sound units.
-        on_progress: called with the units done and their number after each.
+        path: directory of a bank or of its export.
+        images: whether images are decoded.
+        threads: number of threads that decode; by default one per core, at most 8.
+        repair: whether the files of damaged units are removed, so that the next run of generate makes them again. Each is checked
+            once more first, because another process may have replaced it meanwhile. Units that have other settings or do not
+            belong to the bank stay, because they may be intact units of another bank. A wrong index is removed, and rebuilt if
+            all units are intact.
+        on_progress: called after each unit with the number of units done and their total number.
 
     Raises:
         BankError: if there is no such directory, or a damaged unit cannot be removed.
-        ConfigError: if `threads` is no positive integer, or an export is to be repaired.
+        ConfigError: if `threads` is not a positive integer, or an export is to be repaired.
 
     Example:
         >>> import tempfile
@@ -74,7 +72,7 @@ def verify_bank(
         raise BankError(f"{directory}: no such directory: expected a bank made by generate_bank or `gentransforms generate`")
     threads = threads or min(8, os.cpu_count() or 1)
     if repair and is_export(directory):
-        raise ConfigError(f"repair=True: {directory} is an export, which no generate makes again: export the bank again")
+        raise ConfigError(f"repair=True: {directory} is an export, whose files generate cannot make again: export the bank again")
     with Checker(directory, images, threads) as checker:
         if is_export(directory):
             checker.check_export(on_progress)
@@ -93,26 +91,26 @@ def verify_bank(
 
 
 class Checker:
-    """One run over the files of a bank, or of its export; adds up as it goes. Memory is bounded but for the keys.
+    """One check of the files of a bank or of its export. Memory is bounded except for the keys.
 
     Args:
-        directory: of the bank, or of its export.
-        decode: check that the images decode, too.
-        threads: that decode.
+        directory: directory of the bank or of its export.
+        decode: whether images are decoded.
+        threads: number of threads that decode.
 
     Attributes:
-        problems: what was found.
-        files, rows, images: how many were checked.
+        problems: the problems found so far.
+        files, rows, images: how many were checked so far.
     """
 
     def __init__(self, directory: Path, decode: bool, threads: int) -> None:
         self.directory, self.decode, self.threads = directory, decode, threads
         self.problems: list[Problem] = []
         self.files = self.rows = self.images = 0
-        self._owners: dict[str | int, str] = {}  # which file has a key
-        self._sources: list[str | int] | None = []  # all so far, in order; None once a place is unknown
+        self._owners: dict[str | int, str] = {}  # the file that has a key
+        self._sources: list[str | int] | None = []  # all so far, in order; None after one whose place is unknown
         self._expect(None)
-        self._seen: dict[str, tuple[int, int, int]] = {}  # which file it was that was checked, by its unit's name
+        self._seen: dict[str, tuple[int, int, int]] = {}  # identity of the file that was checked, by the name of its unit
         self._facts: Facts | None = None
         self._manifest: dict[str, Any] = {}
         try:
@@ -140,7 +138,7 @@ class Checker:
         if facts is None or index is None:
             return
         for unit in sorted(set(found) - set(planned)):
-            text = f"{unit.file} does not belong to this bank of {facts.count:,} sources in units of {facts.unit_size:,}: move it out"
+            text = f"{unit.file} does not belong to this bank of {facts.count:,} sources in units of {facts.unit_size:,}: move it away"
             self._add(unit.name, [("plan", text)])
         if not self.problems:
             self._check_order(facts)
@@ -158,7 +156,7 @@ class Checker:
         if facts is None:
             return
         self._expect(self._manifest["info"])
-        rest = NO_ROWS  # of a source that may go on in the next file
+        rest = NO_ROWS  # rows of a source that may continue in the next file
         for done, entry in enumerate(files, 1):
             rest = self._check_exported_file(entry, facts, rest)
             if on_progress is not None:
@@ -166,19 +164,19 @@ class Checker:
         strangers = {f"data/{path.name}" for path in (self.directory / "data").glob("*.parquet")} - {entry["file"] for entry in files}
         for name in sorted(strangers):
             self._add(name, [("plan", "does not belong to this bank: delete it")])
-        if all(problem.kind == "plan" for problem in self.problems):  # what follows from a missing or damaged file is no news
+        if all(problem.kind == "plan" for problem in self.problems):  # otherwise these follow from a missing or damaged file
             self._add("", self._check_rows("", rest, facts))
             self._add("", self._check_rest(facts))
             if not self.problems:
                 self._check_order(facts)
 
     def check_again(self, name: str) -> bool:
-        """Check a unit alone once more, whether it is damaged; what is found takes the place of what was."""
-        assert self._facts is not None, "without a manifest nobody can say what is damaged"
+        """Check a single unit again; replace its problems with those found now, and return whether it is damaged."""
+        assert self._facts is not None, "units are only called damaged if there is a manifest"
         unit = next(unit for unit in self._facts.units() if unit.name == name)
         with Checker(self.directory, self.decode, self.threads) as again:
             found = [Problem(name, kind, text) for kind, text in again._check_unit(unit, None)]
-        if again._seen.get(name) == self._seen.get(name):  # the file is the same, so what it has in common with others is, too
+        if again._seen.get(name) == self._seen.get(name):  # the same file, so it still has keys in common with others
             found += [problem for problem in self.problems if problem.unit == name and problem.kind == "duplicate" and problem not in found]
         self.problems = [problem for problem in self.problems if problem.unit != name] + found
         return name in damaged_units(found)
@@ -192,10 +190,10 @@ class Checker:
         try:
             state = path.stat()
         except OSError:
-            yield "missing", f"{unit.file} is not there: run generate with the settings of this bank again"
+            yield "missing", f"{unit.file} does not exist: run generate with the settings of this bank again"
             return
         self._seen[unit.name] = (state.st_ino, state.st_mtime_ns, state.st_size)
-        # Only now: generate, which may be at work, puts the sidecar in its place before the unit.
+        # Read after that: a running generate writes the sidecar before the unit.
         sidecar = read_sidecar(self.directory, unit)
         self.files += 1
         faults = find_faults(unit, sidecar, state.st_size, None if facts is None else facts.digest)
@@ -209,8 +207,8 @@ class Checker:
                 return
             if not intact:
                 kinds.add("checksum")
-                yield "checksum", f"{unit.file} has other bytes than were written: its SHA-256 differs from its sidecar's"
-        # What is known to be damaged is not parsed.
+                yield "checksum", f"{unit.file} has changed since it was written: its SHA-256 differs from that in its sidecar"
+        # A file that is known to be damaged is not parsed.
         if facts is None or kinds & {"size", "checksum", "settings"}:
             self._sources = None
             return
@@ -239,18 +237,18 @@ class Checker:
             self.images += len(contents.keys)
 
     def _check_exported_file(self, entry: Mapping[str, Any], facts: Facts, rest: Contents) -> Contents:
-        """Check a file, and all sources that end in it; return the rows of one that may go on in the next."""
+        """Check a file and all sources that end in it; return the rows of a source that may continue in the next file."""
         name, path = entry["file"], self.directory / entry["file"]
         if not path.is_file():
-            self._add(name, [("missing", "is not there: fetch it, or export the bank again")])
+            self._add(name, [("missing", "does not exist: download it, or export the bank again")])
             return rest
         self.files += 1
         if (size := path.stat().st_size) != entry["bytes"]:
-            text = f"has {size:,} bytes, expected {entry['bytes']:,}: fetch it whole, or export the bank again"
+            text = f"has {size:,} bytes, expected {entry['bytes']:,}: download it again, or export the bank again"
             self._add(name, [("size", text)])
             return rest
         if sha256(path) != entry["sha256"]:
-            text = "has other bytes than were written: its SHA-256 differs from that in bank.json: fetch it again"
+            text = "has changed since it was written: its SHA-256 differs from that in bank.json: download it again"
             self._add(name, [("checksum", text)])
             return rest
         rows = 0
@@ -278,7 +276,7 @@ class Checker:
         yield from self._place(name, contents.keys)
 
     def _check_rest(self, facts: Facts) -> Iterator[Fault]:
-        """Check the sources of an export that have no rows, once all others are known."""
+        """Check the sources of an export that have no rows, after all others."""
         assert self._without is not None
         assert self._sources is not None
         self._pass_those_without_rows(None)
@@ -286,23 +284,23 @@ class Checker:
         yield from check_rows(NO_ROWS, facts, self._without.among(unseen), None)
         placeless = self._placeless - self._owners.keys()
         if (there := len(self._sources) + len(placeless)) != facts.count:
-            yield "rows", f"has {there:,} sources, failed ones counted, expected {facts.count:,}"
+            yield "rows", f"has {there:,} sources, including failed ones, expected {facts.count:,}"
         if placeless:
             self._sources = None
 
     def _check_order(self, facts: Facts) -> None:
         if self._sources is not None and hash_keys(self._sources) != facts.keys_digest:
-            self._add("", [("keys", "the keys of the rows are not those of the source, or in another order")])
+            self._add("", [("keys", "the keys of the rows are not those of the source, or are in another order")])
 
     def _expect(self, stated: Mapping[str, Any] | None) -> None:
-        """Take in what a sidecar, or the manifest of an export, says of sources and variants without rows."""
+        """Read what a sidecar, or the manifest of an export, says about sources and variants without rows."""
         failed, rejected = (list_entries(stated or {}, name) for name in ("failed", "rejected"))
         self._without = None if stated is None else WithoutRows.read(failed, rejected)
         self._places = {entry["index"]: entry["key"] for entry in [*rejected, *failed] if type(entry.get("index")) is int}
         self._placeless = {entry["key"] for entry in [*rejected, *failed]} - set(self._places.values())
 
     def _place(self, name: str, keys: Sequence[str | int]) -> Iterator[Fault]:
-        """Add the sources of these rows to the list of all; none may be there already."""
+        """Add the sources of these rows to the list of all sources; none may be in it already."""
         shared: dict[str, list[str | int]] = {}
         for key in dict.fromkeys(keys):
             if other := self._owners.setdefault(key, ""):
@@ -317,12 +315,12 @@ class Checker:
             if other == name:
                 yield "duplicate", f"{text} in two places"
                 continue
-            # Which of the two is right cannot be told: both are made again.
+            # It is unknown which of the two is right, so both are made again.
             self.problems.append(Problem(other, "duplicate", f"{text}, and so has {name}"))
             yield "duplicate", f"{text}, and so has {other}"
 
     def _pass_those_without_rows(self, key: str | int | None) -> None:
-        """Go on in the list of all sources as long as the next one is known to have no rows; `key` is the next that has."""
+        """Add sources to the list of all sources as long as the next one is known to have no rows; `key` is the next with rows."""
         if self._sources is None:
             return
         while (there := self._places.get(len(self._sources))) is not None and there != key and there not in self._owners:
@@ -330,7 +328,7 @@ class Checker:
 
 
 def _read_rows(batch: pa.RecordBatch, where: str) -> Contents:
-    """Return the rows of a batch without their images, once it is known to be whole."""
+    """Validate a batch; return its rows without their images."""
     batch.validate(full=True)
     for name in batch.schema.names:
         if batch.column(name).null_count:
@@ -344,6 +342,6 @@ def _read_parquet(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 
     with pq.ParquetFile(path) as file:
         if not file.schema_arrow.equals(schema, check_metadata=False):
-            raise BankError(f"holds columns {', '.join(file.schema_arrow.names)}, not those of this bank")
+            raise BankError(f"has the columns {', '.join(file.schema_arrow.names)}, which are not those of this bank")
         for batch in file.iter_batches(_ROWS):
             yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)

@@ -1,28 +1,33 @@
-"""What is said of a bank that was verified."""
+"""The report of a verification, and the repair that it suggests."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["BankReport", "Problem", "damaged_units"]
+from gentransforms.bank.format.locking import locked
+from gentransforms.bank.format.unit import INDEX
+from gentransforms.errors import BankError
+
+__all__ = ["BankReport", "Problem", "damaged_units", "remove_index", "remove_units"]
 
 _SHOWN = 10  # of a kind
 
-# What `repair` leaves alone: there is nothing to remove, or removing could destroy what is good.
+# Kinds of problems that `repair` leaves alone: there is nothing to remove, or intact files could be lost.
 _FOREIGN = ("settings", "plan", "keys")
 _NOT_REPAIRED = ("missing", "manifest", "index", *_FOREIGN)
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong.
+    """One problem of a bank.
 
     Attributes:
-        unit: the name of the unit, or of an export's file; empty if it is the bank.
-        kind: one word: manifest, missing, sidecar, settings, size, checksum, arrow, rows, order, duplicate, variant, seed, image,
-            plan, keys or index.
+        unit: name of the unit, or of the file of an export; empty for a problem of the whole bank.
+        kind: one of manifest, missing, sidecar, settings, size, checksum, arrow, rows, order, duplicate, variant, seed, image,
+            plan, keys and index.
         text: what was found, and what was expected.
     """
 
@@ -33,18 +38,18 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class BankReport:
-    """What `verify_bank` found.
+    """The result of `verify_bank`.
 
     Attributes:
-        path: of the bank.
-        units: how many were looked at; of an export, Parquet files.
-        rows: in them.
-        images: how many were decoded.
-        partials: files that a killed process left behind; they do no harm.
-        problems: everything that is wrong.
+        path: directory of the bank.
+        units: number of units that were checked; of an export, number of Parquet files.
+        rows: number of rows in them.
+        images: number of images that were decoded.
+        partials: number of unfinished files that killed processes left behind; they do no harm.
+        problems: all problems that were found.
         removed: names of the units that `repair` removed.
-        index_rebuilt: whether `repair` built the bank's index anew.
-        exported: whether it is an export, made of Parquet files.
+        index_rebuilt: whether `repair` rebuilt the index of the bank.
+        exported: whether this is an export, which consists of Parquet files.
 
     Example:
         >>> print(BankReport("bank", units=1, rows=10, images=10, problems=[Problem("unit-0", "checksum", "it differs")]))
@@ -65,33 +70,35 @@ class BankReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no problems."""
         return not self.problems
 
     @property
     def advice(self) -> str:
-        """What to do about it; empty if nothing is wrong."""
+        """What to do about the problems; empty if there are none."""
         kinds = {problem.kind for problem in self.problems}
         if not kinds:
             return ""
         if self.exported:
-            return "fetch what is damaged again, or export the bank again"
+            return "download the damaged files again, or export the bank again"
         if "manifest" in kinds:
-            return "see to bank.json first, as it says above; --repair removes nothing without it"
+            return "fix bank.json first, as described above; without it, --repair removes nothing"
         if kinds == {"index"}:
-            return "build the index anew with --repair"
+            return "rebuild the index with --repair"
         steps = []
         if not kinds.isdisjoint(_FOREIGN):
-            steps.append("units of other settings were put here (by another run, or with other threads): move them out, --repair does not")
+            steps.append(
+                "move units with other settings away (another run wrote them, or one with other threads), which --repair does not do"
+            )
         if set(damaged_units(self.problems)) - set(self.removed):
             steps.append("remove damaged units with --repair")
-        return ", ".join([*steps, "then run generate again"]) if steps else "run generate again, which makes what is missing"
+        return ", ".join([*steps, "then run generate again"]) if steps else "run generate again, which makes the missing units"
 
     def __str__(self) -> str:
         units = _count(self.units, "file" if self.exported else "unit")
         lines = [f"{self.path}: {units}, {_count(self.rows, 'row')}, {_count(self.images, 'image')} decoded"]
         if self.partials:
-            lines.append(f"{_count(self.partials, 'unfinished file')} left behind, which does no harm")
+            lines.append(f"{_count(self.partials, 'unfinished file')} left behind by a killed process; they do no harm")
         shown: Counter[str] = Counter()
         for problem in self.problems:
             shown[problem.kind] += 1
@@ -102,7 +109,7 @@ class BankReport:
         if self.removed:
             lines.append(f"{_count(len(self.removed), 'unit')} removed: run generate with the settings of this bank again")
         if self.index_rebuilt:
-            lines.append("the index was wrong, and was built anew")
+            lines.append("the index was wrong and has been rebuilt")
         return "\n".join(lines)
 
 
@@ -114,9 +121,54 @@ def damaged_units(problems: Sequence[Problem]) -> list[str]:
         ['unit-1']
     """
     if any(problem.kind == "manifest" for problem in problems):
-        return []  # without it nobody can say what is damaged
+        return []  # without the manifest, it is unknown what is damaged
     spared = {problem.unit for problem in problems if problem.kind in _NOT_REPAIRED}
     return sorted({problem.unit for problem in problems} - spared)
+
+
+def remove_units(directory: Path, names: Sequence[str], damaged: Callable[[str], bool]) -> tuple[str, ...]:
+    """Remove the units that are still damaged; return their names.
+
+    Args:
+        directory: directory of the bank, which other processes may be filling.
+        names: names of units that were found damaged, perhaps some time ago.
+        damaged: called for each with the bank's lock held, so that no process can replace the unit meanwhile; returns whether it
+            is still damaged.
+
+    Raises:
+        BankError: if files cannot be removed.
+
+    Example:
+        >>> import tempfile
+        >>> remove_units(Path(tempfile.mkdtemp()), ["unit-000000000-000000002"], lambda name: False)
+        ()
+    """
+    removed = []
+    for name in names:
+        try:
+            with locked(directory):
+                if not damaged(name):
+                    continue
+                (directory / INDEX).unlink(missing_ok=True)  # it describes the unit that is removed
+                for suffix in (".arrow", ".json"):
+                    (directory / f"{name}{suffix}").unlink(missing_ok=True)
+                removed.append(name)
+        except OSError as error:
+            raise BankError(f"{directory / name}: cannot be removed: {error.strerror or error}: fix it and repair again") from error
+    return tuple(removed)
+
+
+def remove_index(directory: Path) -> None:
+    """Remove the index of a bank, which can be opened without it.
+
+    Raises:
+        BankError: if it cannot be removed.
+    """
+    try:
+        with locked(directory):
+            (directory / INDEX).unlink(missing_ok=True)
+    except OSError as error:
+        raise BankError(f"{directory / INDEX}: cannot be removed: {error.strerror or error}: fix it and repair again") from error
 
 
 def _count(number: int, thing: str) -> str:

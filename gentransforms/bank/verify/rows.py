@@ -1,4 +1,4 @@
-"""Check rows: whose they are, their order, the seeds that follow from them, and their images."""
+"""Check rows: keys, variants, order, seeds and images; and the index that refers to them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gentransforms.bank.format.facts import Facts
+import numpy as np
+
 from gentransforms.bank.format.images import decode_rgb
+from gentransforms.bank.format.index import INDEX, Index, decode_marks, read_index
+from gentransforms.bank.format.manifest import Facts
+from gentransforms.bank.format.unit import Unit, list_entries
 from gentransforms.errors import BankError
 from gentransforms.seeding import derive_seeds
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["NO_ROWS", "Contents", "WithoutRows", "check_images", "check_rows"]
+__all__ = ["NO_ROWS", "Contents", "IndexCheck", "WithoutRows", "check_images", "check_rows"]
 
-_SHOWN = 10  # of the bad images of a file
-_CHUNK = 64  # images that a thread decodes at once
+_SHOWN = 10  # damaged images of a file that are reported
+_CHUNK = 64  # images that a thread decodes in one task
 
 
 class Contents(NamedTuple):
@@ -33,16 +38,16 @@ class Contents(NamedTuple):
 
     @classmethod
     def read(cls, batch: pa.RecordBatch) -> Contents:
-        """Return those of a validated batch."""
+        """Return the rows of a validated batch."""
         return cls(*(batch.column(name).to_pylist() for name in ("key", "variant", "seed", "attempt")))
 
     def join(self, other: Contents) -> Contents:
-        """Return these rows and, after them, those of `other`."""
+        """Return these rows followed by those of `other`."""
         columns: Any = zip(self, other, strict=True)
         return Contents(*(mine + others for mine, others in columns))
 
     def split_last_key(self) -> tuple[Contents, Contents]:
-        """Return the rows before those of the last key, and these."""
+        """Split the rows of the last key off; return the others and these."""
         row = len(self.keys)
         while row and self.keys[row - 1] == self.keys[-1]:
             row -= 1
@@ -55,11 +60,11 @@ NO_ROWS = Contents([], [], [], [])
 
 @dataclass(frozen=True)
 class WithoutRows:
-    """What a bank says of sources and variants that have no rows.
+    """The sources and variants that have no rows, according to a bank.
 
     Attributes:
         failed: keys of the sources that could not be read.
-        rejected: (key, variant) of which every attempt was refused.
+        rejected: (key, variant) pairs for which every attempt was rejected.
     """
 
     failed: set[str | int]
@@ -67,22 +72,22 @@ class WithoutRows:
 
     @classmethod
     def read(cls, failed: Sequence[Mapping[str, Any]], rejected: Sequence[Mapping[str, Any]]) -> WithoutRows:
-        """Return those of entries as they stand in a sidecar."""
+        """Read the entries of a sidecar."""
         return cls({entry["key"] for entry in failed}, {(entry["key"], entry.get("variant")) for entry in rejected})
 
     def among(self, keys: set[str | int]) -> WithoutRows:
-        """Return what is said of those keys alone."""
+        """Return only the entries about these keys."""
         return WithoutRows(self.failed & keys, {pair for pair in self.rejected if pair[0] in keys})
 
 
 def check_rows(contents: Contents, facts: Facts, without: WithoutRows | None, count: int | None) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with the rows of some sources, as (kind, text).
+    """Yield the problems of the rows of some sources, as (kind, text).
 
     Args:
         contents: all rows of these sources.
-        facts: of the bank.
-        without: those of these sources and their variants that have no rows; None if it is not known.
-        count: of these sources; None if it is not known.
+        facts: the facts of the bank's manifest.
+        without: which of these sources and their variants have no rows; None if unknown.
+        count: number of these sources; None if unknown.
     """
     keys, variants = contents.keys, contents.variants
     pairs = Counter(zip(keys, variants, strict=True))
@@ -95,7 +100,7 @@ def check_rows(contents: Contents, facts: Facts, without: WithoutRows | None, co
     runs = [(key, [variant for _, variant in run]) for key, run in groupby(zip(keys, variants, strict=True), key=lambda pair: pair[0])]
     apart = [key for key, times in Counter(key for key, _ in runs).items() if times > 1]
     if apart:
-        yield "order", _first(apart, "rows of key {0!r} do not stand together")
+        yield "order", _first(apart, "rows of key {0!r} are not next to each other")
     unsorted = [key for key, run in runs if run != sorted(run)]
     if unsorted:
         yield "order", _first(unsorted, "variants of key {0!r} are out of order")
@@ -107,7 +112,7 @@ def check_rows(contents: Contents, facts: Facts, without: WithoutRows | None, co
 def check_images(
     batches: Sequence[pa.RecordBatch], contents: Contents, size: tuple[int, int], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[str, str]]:
-    """Yield which images of these rows do not decode to (h, w) `size`, as (kind, text)."""
+    """Yield which images of these rows cannot be decoded or do not have (h, w) `size`, as (kind, text)."""
     images = [image for batch in batches for image in batch.column("image").field("bytes")]
     bad = 0
     for texts in pool.map(lambda start: _decode(images, contents, start, size), range(0, len(images), _CHUNK)):
@@ -119,12 +124,65 @@ def check_images(
         yield "image", f"… and {bad - _SHOWN:,} more in this unit"
 
 
+class IndexCheck:
+    """Compares the index of a bank with each of its units in order.
+
+    Args:
+        directory: directory of the bank.
+        facts: the facts of its manifest.
+    """
+
+    def __init__(self, directory: Path, facts: Facts) -> None:
+        self._index: Index | None = None
+        self._fault = ""
+        self._units = 0
+        self._failed = list[dict[str, Any]]()
+        self._rejected = list[dict[str, Any]]()
+        try:
+            self._index = read_index(directory, facts)
+        except FileNotFoundError:  # not required: it only makes opening faster
+            pass
+        except BankError as error:
+            self._fault = str(error)
+
+    def check_unit(self, unit: Unit, size: int, contents: Contents, sidecar: Mapping[str, Any]) -> None:
+        """Compare the entries of the index about a unit with its rows and its sidecar."""
+        if self._index is None or self._fault:
+            return
+        lookup, number = self._index.lookup, self._units
+        self._units += 1
+        self._failed += list_entries(sidecar, "failed")
+        self._rejected += list_entries(sidecar, "rejected")
+        if lookup.files[number] != unit.file or lookup.file_sizes[number] != size:
+            self._fault = f"{INDEX} says that file {number} is {lookup.files[number]} with {lookup.file_sizes[number]:,} bytes"
+            return
+        rows = np.arange(lookup.file_starts[number], lookup.file_starts[number + 1])
+        _, places = lookup.locate(rows)
+        keys = [lookup.key(place) for place in places.tolist()]
+        if keys != contents.keys or lookup.variants[rows].tolist() != contents.variants:
+            self._fault = f"{INDEX} lists other rows of {unit.file} than it has"
+            return
+        if lookup.marks is not None and lookup.marks[np.unique(places)].tobytes() != decode_marks(sidecar):
+            self._fault = f"{INDEX} has other marks of sources than {unit.sidecar}"
+
+    def finish(self) -> Iterator[tuple[str, str]]:
+        """Yield the problem of the index, if there is one, as (kind, text), after all units were compared."""
+        if self._index is not None and not self._fault:
+            lookup = self._index.lookup
+            if (self._index.failed, self._index.rejected) != (self._failed, self._rejected):
+                self._fault = f"{INDEX} lists other failed sources or rejected variants than the sidecars of the units"
+            elif lookup.find_keys(lookup.keys.to_pylist()).tolist() != list(range(len(lookup.keys))):
+                self._fault = f"{INDEX} does not find its own keys"
+        if self._fault:
+            yield "index", f"{self._fault}: --repair rebuilds it"
+
+
 def _check_seeds(contents: Contents, facts: Facts) -> Iterator[tuple[str, str]]:
     negative = [i for i, attempt in enumerate(contents.attempts) if attempt < 0]
     if negative:
         yield "seed", _first([contents.keys[i] for i in negative], "an attempt of key {0!r} is negative")
         return
-    if facts.base_seed is None:  # images that others made
+    if facts.base_seed is None:  # imported images
         return
     numbers = [facts.seed_number(variant, attempt) for variant, attempt in zip(contents.variants, contents.attempts, strict=True)]
     expected = derive_seeds(facts.base_seed, contents.keys, numbers).tolist()
@@ -137,7 +195,7 @@ def _check_seeds(contents: Contents, facts: Facts) -> Iterator[tuple[str, str]]:
 def _check_complete(
     pairs: Mapping[tuple[str | int, int], int], facts: Facts, without: WithoutRows, count: int | None
 ) -> Iterator[tuple[str, str]]:
-    """Every source has each variant as a row, or recorded as rejected, or is recorded as failed itself."""
+    """Check that every source has each variant as a row or recorded as rejected, or is itself recorded as failed."""
     failed, accounted = without.failed, {*pairs, *without.rejected}
     sources = dict.fromkeys(key for key, _ in accounted)
     both = [key for key in sources if key in failed]
@@ -150,7 +208,7 @@ def _check_complete(
         yield "rows", _first(lacking, "lacks variant {0[1]} of key {0[0]!r}, which was not rejected")
     there = len({*sources, *failed})
     if count is not None and there != count:
-        yield "rows", f"has {there} sources, failed ones counted, expected {count}"
+        yield "rows", f"has {there} sources, including failed ones, expected {count}"
 
 
 def _first(found: Sequence[Any], text: str) -> str:
@@ -159,7 +217,7 @@ def _first(found: Sequence[Any], text: str) -> str:
 
 
 def _decode(images: Sequence[pa.BinaryScalar], contents: Contents, start: int, size: tuple[int, int]) -> list[str]:
-    """Return what is wrong with the images from `start` on."""
+    """Return the problems of a chunk of images that begins at `start`."""
     wrong = []
     for row in range(start, min(start + _CHUNK, len(images))):
         text = ""
@@ -168,7 +226,7 @@ def _decode(images: Sequence[pa.BinaryScalar], contents: Contents, start: int, s
             if shape[1:] != size:
                 text = f"is {shape[1]} x {shape[2]} pixels, expected {size[0]} x {size[1]}"
         except BankError as error:
-            text = f"does not decode ({error})"
+            text = f"cannot be decoded ({error})"
         if text:
             wrong.append(f"variant {contents.variants[row]} of key {contents.keys[row]!r} {text}")
     return wrong

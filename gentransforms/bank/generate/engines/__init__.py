@@ -1,1 +1,0 @@
-"""Where the units of a bank are generated."""
