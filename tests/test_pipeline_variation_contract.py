@@ -7,10 +7,13 @@ import pickle
 from typing import Any
 
 import pytest
+import tiny_diffusion
+import tiny_pipelines
 import torch
 from diffusers import ConfigMixin, DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as TF
 
 import gentransforms as gt
 from gentransforms.errors import ConfigError, GeneratorError, WeightsError
@@ -223,6 +226,26 @@ class TestTogether:
             generator = generator_of(Normalised)
             with pytest.warns(UserWarning, match="one image at a time"):
                 generator(batch, SEEDS[: len(batch)])
+
+
+class TestIpAdapter:
+    def test_the_source_is_what_it_sees(self) -> None:
+        """Image to image with an IP-Adapter, which reads several images as references for one."""
+        pipe = tiny_pipelines.img2img()
+        pipe.register_modules(image_encoder=tiny_diffusion.image_encoder(), feature_extractor=tiny_diffusion.image_processor())
+        pipe.load_ip_adapter(tiny_diffusion.ip_adapter(pipe.unet), subfolder="", weight_name="", image_encoder_folder=None)
+        options = {"strength": 0.5, "num_inference_steps": 2}
+        generator = gt.PipelineVariation.from_pipeline(pipe, **options)
+        images = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float() / 255
+        made = generator(images, SEEDS[:2])
+        assert generator.together == "variants"
+        for image, seed, found in zip(images, SEEDS.tolist(), made, strict=False):
+            picture, rng = TF.to_pil_image((image * 255).round().byte()), torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                expected = pipe("", image[None], ip_adapter_image=picture, generator=rng, output_type="pt", **options).images[0]
+            assert (found - expected).abs().max() <= 1e-4
+        with pytest.raises(ConfigError, match="the option 'ip_adapter_image' is set by the generator"):
+            gt.PipelineVariation.from_pipeline(pipe, ip_adapter_image=1)
 
 
 class TestRefused:

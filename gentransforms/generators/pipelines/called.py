@@ -83,12 +83,15 @@ class CalledPipeline(ImageGenerator):
     def _call(self, condition: Mapping[str, Tensor], seeds: Tensor, one_source: bool = False) -> Tensor:
         """Return what one call of the pipeline makes; with `one_source`, all rows are of one, and it is given once."""
         count = len(seeds)
-        one_source = one_source or self._pictures
+        adapted = calls.sees_by_adapter(self.pipe) and "images" in condition
+        one_source = one_source or self._pictures or adapted
         rows = {name: value[:1] if one_source else value for name, value in condition.items()}
         arguments: dict[str, Any] = dict(self.options)
         for role, name in ((self.roles.source, "images"), (self.roles.control, "control")):
             if role is not None and name in rows:
                 arguments[role] = rows[name].to(self.device, self.dtype)
+        if adapted:
+            arguments["ip_adapter_image"] = calls.to_pictures(rows["images"])[0]
         for name in priors.EMBEDDINGS:
             if name in rows:
                 arguments[name] = rows[name].to(self.dtype)
@@ -147,7 +150,7 @@ class CalledPipeline(ImageGenerator):
 
         self._call({name: value[:1] for name, value in condition.items()}, seeds[:1])  # finds out whether it takes tensors
         reason = None
-        if not self._pictures:
+        if not self._pictures and not calls.sees_by_adapter(self.pipe):
             reason = find_dependence(make_sources, "sources", name, self.dtype)
             if reason is None:
                 return "sources"

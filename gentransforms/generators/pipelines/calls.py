@@ -12,14 +12,26 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError, GeneratorError, WeightsError
+from gentransforms.generators.identity import uncompiled
 
-__all__ = ["Roles", "call", "call_options", "check_call_options", "find_roles", "one_source_at_a_time", "takes_image", "to_pictures"]
+__all__ = [
+    "Roles",
+    "call",
+    "call_options",
+    "check_call_options",
+    "find_roles",
+    "one_source_at_a_time",
+    "sees_by_adapter",
+    "takes_image",
+    "to_pictures",
+]
 
 # What the generator itself gives.
 _MANAGED = {
     "image", "image_embeds", "negative_image_embeds", "generator", "output_type", "return_dict", "num_images_per_prompt", "latents",
     "height", "width", "prompt", "prompt_embeds", "pooled_prompt_embeds", "callback", "callback_steps", "callback_on_step_end",
     "callback_on_step_end_tensor_inputs", "hint", "control_image",
+    "ip_adapter_image", "ip_adapter_image_embeds",
 }  # fmt: skip
 # Pipelines that read a list of images as several references for one result, and take PIL images only.
 _ONE_SOURCE = ("Flux2", "QwenImageEdit")
@@ -78,6 +90,13 @@ def find_roles(pipe: Any, has_prior: bool, options: Collection[str]) -> Roles:
         control = "image"
     source = "image" if "image" in parameters and control != "image" else None
     return Roles(source, control, "prompt" in parameters, decoder)
+
+
+def sees_by_adapter(pipe: Any) -> bool:
+    """Whether a pipeline holds an IP-Adapter, which reads a list of images as several references for one."""
+    unet = uncompiled(getattr(pipe, "unet", None))
+    loaded = getattr(getattr(unet, "config", None), "encoder_hid_dim_type", None) == "ip_image_proj"
+    return loaded and "ip_adapter_image" in _parameters(type(pipe))
 
 
 def takes_image(cls: type) -> bool:
