@@ -39,10 +39,11 @@ class UNetInputs:
 
 
 def find_kind(pipe: Any) -> str:
-    """Return how a pipeline's UNet is told of an image: one of `KINDS`.
+    """Return how a pipeline conditions its UNet on an image: one of `KINDS`.
 
     Raises:
-        WeightsError: if it takes an image in a way that is none of them, or a component is missing.
+        WeightsError: if a component is missing.
+        ConfigError: if it holds several IP-Adapters.
     """
     if getattr(pipe, "image_noising_scheduler", None) is not None:
         kind = "unclip"
@@ -52,7 +53,9 @@ def find_kind(pipe: Any) -> str:
         kind = "ip-adapter"
         layers = pipe.unet.encoder_hid_proj.image_projection_layers
         if len(layers) != 1:
-            raise ConfigError(f"pipe holds {len(layers)} IP-Adapters: expected one; load the others away with unload_ip_adapter()")
+            raise ConfigError(
+                f"pipe holds {len(layers)} IP-Adapters: expected one; call pipe.unload_ip_adapter(), then load one of them again"
+            )
     else:
         return "none"
     if getattr(pipe, "image_encoder", None) is None:
@@ -85,7 +88,7 @@ def preprocess(images: Tensor, processor: Any, side: int) -> Tensor:
 
 
 def embed_images(pipe: Any, kind: str, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what the UNet is told of preprocessed images (B, 3, S, S), and the encoder's features of their N patches, (B, N, D').
+    """Return the embeddings of preprocessed images (B, 3, S, S) for the UNet, and features of their N patches, (B, N, D').
 
     The first is (B, D), or (B, T, D) for an IP-Adapter on hidden states.
     """

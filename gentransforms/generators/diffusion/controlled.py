@@ -47,7 +47,7 @@ class ControlledDiffusion(PretrainedDiffusion):
         control_maps: Any = None,
         foreground: Any = None,
     ) -> dict[str, Tensor]:
-        """Return the control maps of each image, and what else the UNet is told of it.
+        """Return the control maps of each image, and its other conditions for the UNet.
 
         Args:
             images: (B, 3, H, W) floating in [0, 1]; the whole image is brought to the generator's size.
@@ -65,7 +65,7 @@ class ControlledDiffusion(PretrainedDiffusion):
         Raises:
             MissingInputError: if masks or control maps are needed and not given.
             ConfigError: if masks, control maps, prompts or levels are not one for each image, or out of range.
-            GeneratorError: if a function of the user's returns something else than control maps.
+            GeneratorError: if a condition function returns anything other than control maps.
         """
         condition = super().encode(images, prompts, noise_levels, foreground)
         images = fit(images.float(), self.image_size, True)

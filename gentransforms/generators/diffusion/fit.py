@@ -20,10 +20,10 @@ def check_parts(pipe: Any, kind: str) -> None:
 
     Args:
         pipe: a diffusers pipeline of one of the bases.
-        kind: how its UNet is told of an image, of `appearance.KINDS`.
+        kind: how its UNet is conditioned on an image, one of `appearance.KINDS`.
 
     Raises:
-        WeightsError: naming the part, its width, the other's, and what to give instead.
+        WeightsError: naming both parts, their widths, and what to use instead.
     """
     unet, vae = uncompiled(pipe.unet).config, uncompiled(pipe.vae).config
     if unet.in_channels != unet.out_channels:

@@ -154,7 +154,7 @@ def add_ip_adapter(pipe: Any, choice: Sequence[str], variant: str | None = None,
         raise ConfigError(f"ip_adapter={tuple(choice)!r}: a {type(pipe).__name__} takes none: use a Stable Diffusion 1.5 or XL repository")
     repo, subfolder, weight_name = choice[:3]
     source = hub.Source(repo, **where)
-    source.file(f"{subfolder}/{weight_name}" if subfolder else weight_name)  # says well what is missing
+    source.file(f"{subfolder}/{weight_name}" if subfolder else weight_name)  # its error names what is missing
     if getattr(pipe, "image_encoder", None) is None:
         from transformers import CLIPVisionModelWithProjection
 
@@ -266,7 +266,7 @@ def _dtype(cls: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
 
 
 def _options(source: hub.Source) -> dict[str, Any]:
-    """Where and how to fetch, in the words of diffusers and transformers."""
+    """Return where and how to fetch files, as arguments of diffusers and transformers."""
     if source.folder is not None:
         return {"local_files_only": True}
     return {name: value for name, value in source.options.items() if value is not None}

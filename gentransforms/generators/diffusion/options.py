@@ -65,7 +65,7 @@ def check_count(name: str, value: Any, *, none: bool = False) -> Any:
     """Return a positive integer, or None where that is allowed.
 
     Raises:
-        ConfigError: if it is none.
+        ConfigError: if it is not one.
     """
     if (none and value is None) or (type(value) is int and value > 0):
         return value
@@ -76,7 +76,7 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf) -> f
     """Return a number from low to high.
 
     Raises:
-        ConfigError: if it is none, or outside.
+        ConfigError: if it is not a number, or out of range.
     """
     if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high and math.isfinite(value):
         return value

@@ -75,7 +75,7 @@ class PretrainedDiffusion(DiffusionGenerator):
         A VAE, LoRA or IP-Adapter given at loading is in it, so that the folder needs no other.
 
         Args:
-            directory: made if absent.
+            directory: created if it does not exist.
             dtype: of the floating weights in the files; as they are by default.
             card: as in `ImageGenerator.save_pretrained`.
 

@@ -51,7 +51,7 @@ def write(
 
     Args:
         generator: the DiffusionGenerator.
-        directory: made if absent.
+        directory: created if it does not exist.
         options: JSON-able; what builds the generator again from the components.
         dtype: of the floating weights; None for as they are.
         card: sections of the model card.

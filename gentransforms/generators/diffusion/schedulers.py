@@ -29,7 +29,7 @@ def build_scheduler(choice: Any, own: Any) -> Any:
         own: the repository's scheduler.
 
     Raises:
-        ConfigError: if the choice is neither.
+        ConfigError: if the choice is none of these.
 
     Example:
         >>> from diffusers import PNDMScheduler

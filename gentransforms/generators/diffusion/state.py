@@ -257,7 +257,7 @@ def check_scheduler(name: str, scheduler: Any) -> None:
     if "init_noise_sigma" in vars(scheduler) and float(scheduler.init_noise_sigma) != float(rebuilt.init_noise_sigma):
         raise ConfigError(
             f"{name}.init_noise_sigma of the {type(scheduler).__name__} is {scheduler.init_noise_sigma}, where its configuration gives "
-            f"{rebuilt.init_noise_sigma}: set it back, for it is neither saved nor in the fingerprint"
+            f"{rebuilt.init_noise_sigma}: set it back, because it is neither saved nor in the fingerprint"
         )
 
 
@@ -272,7 +272,7 @@ def set_ip_adapter_scale(pipe: Any, scale: Any) -> None:
     """Set what `ip_adapter_scale` returned, or what diffusers' ``set_ip_adapter_scale`` takes.
 
     Raises:
-        ConfigError: if it is neither.
+        ConfigError: if it is none of these.
     """
     processors = dict(_ip_processors(pipe.unet))
     if isinstance(scale, Mapping) and scale.keys() == processors.keys():

@@ -44,7 +44,7 @@ def run_unet(
         unet: one that `check_branch` let pass.
         noisy: (B, C, h, w).
         t: the timestep, 0-dim, on the same device.
-        inputs: what else it is told of each image.
+        inputs: the other conditions of each image.
         branch: the deepest skip connection that a cached step computes.
         timestep_cond: (B, D), for networks that were distilled with guidance.
         residuals: what ControlNets add to the skip connections: to all, or, with `deep`, to those up to `branch`.
@@ -89,7 +89,7 @@ def control_residuals(
         net: the ControlNet.
         noisy: (B, C, h, w).
         t: the timestep, 0-dim, on the same device.
-        inputs: what else it is told of each image.
+        inputs: the other conditions of each image.
         embedded: (B, C', h, w), the control maps as its ``controlnet_cond_embedding`` embeds them.
         scale: weight of the ControlNet.
         branch: the deepest skip connection.
