@@ -9,6 +9,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tiny_diffusion
 import torch
@@ -137,6 +139,19 @@ class TestMiniature:
         assert "simclr-baseline-seed1" in printed
         assert all(path.stat().st_mtime_ns == time for path, time in times.items())
         assert len(json.loads((place / "runs" / "results.json").read_text())) == 4
+
+        # an arm of chosen variants, by the scores of an audit, beside the others; continued with no other choice
+        bank = Bank.open(place / "bank")
+        keys = [key for key in bank.keys for _ in range(2)]
+        pq.write_table(pa.table({"key": keys, "variant": [0, 1] * 30, "place": [2, 1] * 30}), place / "scores.parquet")
+        arms, scores = ("--generators", "icgan-best", "--gain-over", "icgan"), "generative.scores=scores.parquet"
+        self.reproduce(monkeypatch, place, scores, "generative.select=place <= 1", *arms)
+        chosen = json.loads((place / "runs" / "simclr-icgan-best-seed0" / "result.json").read_text())
+        assert (chosen["select"], chosen["weights"], chosen["training"]["images_without_variants"]) == ("place <= 1", None, 0)
+        assert rows((place / "runs" / "results.md").read_text())[-1][:3] == ["SimCLR", "icgan-best", "1"]
+        with pytest.raises(SystemExit, match=r"generative\.select \('place <= 1', now 'place <= 2'\)"):
+            self.reproduce(monkeypatch, place, scores, "generative.select=place <= 2", *arms)
+        capsys.readouterr()
 
         # what was measured otherwise does not come into the same table
         with pytest.raises(SystemExit, match=r"evaluated with different probe_epochs \(2, now 3\)"):

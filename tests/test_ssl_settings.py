@@ -205,7 +205,6 @@ class TestRefused:
             (["generative.select=place <= 5"], r"generative.select='place <= 5' needs generative.scores=scores\.parquet"),
             (["generative.weights=realism"], "needs generative.scores"),
             (["generative.select=best.json", "generative.weights=realism"], "needs generative.scores"),
-            (["generative.scores=s.parquet"], "nothing uses it"),
         ],
     )
     def test_variants_are_chosen_by_scores(self, overrides: list[str], said: str) -> None:
@@ -213,6 +212,8 @@ class TestRefused:
         with pytest.raises(SystemExit, match=said):
             load(path, *overrides)
         load(path, "generative.select=best.json")
+        for arm in ("baseline", "icgan"):  # like generative.bank, it may be given to all arms of an experiment
+            load(path.with_name(f"simclr-{arm}.yaml"), "generative.scores=s.parquet")
         load(path, "generative.select=place <= 5", "generative.weights=realism", "generative.scores=s.parquet")
 
     def test_a_key_of_another_method(self) -> None:

@@ -42,15 +42,13 @@ def refuse_useless_values(values: dict[str, Any]) -> None:
         raise SystemExit(f"backbone.blocks={blocks!r}: expected as many numbers as backbone.widths={widths!r}, and at least one")
     if values["generative.source"] == "bank" and not values["generative.bank"]:
         raise SystemExit("generative.source=bank needs generative.bank=FOLDER; `gentransforms generate SOURCE BANK` makes one")
-    chosen = [name for name in ("generative.scores", "generative.select", "generative.weights") if values[name] is not None]
+    chosen = [name for name in ("generative.select", "generative.weights") if values[name] is not None]
     if chosen and values["generative.source"] != "bank":
         raise SystemExit(f"{chosen[0]}={values[chosen[0]]!r}: a bank is needed, generative.source is {values['generative.source']!r}")
     if chosen and not values["generative.scores"] and (values["generative.weights"] or not values["generative.select"].endswith(".json")):
         raise SystemExit(
             f"{chosen[0]}={values[chosen[0]]!r} needs generative.scores=scores.parquet, which `gentransforms bank audit` writes"
         )
-    if chosen == ["generative.scores"]:
-        raise SystemExit(f"generative.scores={values[chosen[0]]!r}: nothing uses it: expected generative.select or generative.weights too")
     if values["generative.source"] == "online" and not values["generative.generator"]:
         raise SystemExit("generative.source=online needs generative.generator, for example icgan-cifar10-32")
     if not values["data.train"]:
