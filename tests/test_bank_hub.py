@@ -372,7 +372,7 @@ class TestNoBank:
 
     def test_the_units_of_a_bank_uploaded_as_they_are(self, site: Site, name: str) -> None:
         site.add(name, files_of(site.bank))
-        with pytest.raises(BankError, match=f"^{name}/bank.json: names no Parquet files, .*: export or push the bank again$"):
+        with pytest.raises(BankError, match=f"^{name}/bank.json: lists no Parquet files, .*: export or push the bank again$"):
             site.read(name)
 
     def test_a_file_that_is_gone(self, site: Site, name: str) -> None:
