@@ -25,7 +25,7 @@ from gentransforms.transforms.samples import find_images
 
 __all__ = ["FEWEST", "MOST", "SourceCheck", "check_dataset"]
 
-FEWEST, MOST = 8, 64  # images that are compared at first, and where that does not tell
+FEWEST, MOST = 8, 64  # images compared at first, and at most
 
 _WHY = "Row numbers change when a data set is filtered, shuffled or cut"
 
@@ -34,7 +34,7 @@ class SourceCheck:
     """Compares the first images with the marks that a bank keeps of its sources, until they tell right from wrong keys.
 
     Args:
-        fewest: images that are compared, each with a key of its own, before anything is said.
+        fewest: images that are compared, each with a key of its own, before a verdict.
 
     Attributes:
         done: nothing more is compared: the images are the right ones, or the first 64 did not tell, or there are no marks.
@@ -52,7 +52,7 @@ class SourceCheck:
             bank: the bank.
             keys: of the images.
             rows: the images.
-            last: whether there will be no more.
+            last: whether no more images will follow.
 
         Raises:
             ConfigError: if they match other sources of the bank, with an example.
@@ -131,7 +131,7 @@ def check_dataset(bank: Bank, dataset: KeyedDataset) -> None:
 
 
 def _image_in(dataset: KeyedDataset, place: int) -> Tensor | None:
-    """Return the first image (1, C, H, W) of a sample; None if it has none, or cannot be read, which is said when it is used."""
+    """Return the first image (1, C, H, W) of a sample; None if it has none, or cannot be read, which is reported when it is used."""
     try:
         sample = dataset.dataset[place]
         flat = tree_leaves(sample)
