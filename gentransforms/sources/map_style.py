@@ -349,4 +349,4 @@ def _outline(sample: Any) -> str:
         return "a dict of " + ", ".join(f"{name!r}: {type(value).__name__}" for name, value in sample.items())
     if isinstance(sample, tuple | list):
         return f"a {type(sample).__name__} of " + ", ".join(type(value).__name__ for value in sample)
-    return f"{name_type(sample)}"
+    return name_type(sample)

@@ -227,7 +227,9 @@ def _find_shift(seen: npt.NDArray[np.uint8], own: npt.NDArray[np.integer], marks
     weights = _weigh(ranks).gather(1, targets.clamp(0, count - 1)) * inside
     total = weights.sum(0).masked_fill(2 * inside.sum(0) < len(images), -math.inf)
     best = int(total.argmax())
-    if total[best] < _SURE + math.log(len(shifts)):
+    others = torch.cat([total[:best], total[best + 1 :]])
+    # Where rows are alike from one to the next, as in a film, shifts near to each other fit alike, and the best is no evidence.
+    if total[best] < _SURE + math.log(len(shifts)) or total[best] - others.max() < _SURE:
         return None
     image = int(weights[:, best].argmax())
     return image, int(own[image]) + int(shifts[best])
