@@ -17,7 +17,9 @@ from small_banks import KEYS, SIZE, encoded, make_bank
 from torch import Tensor
 
 from gentransforms.bank.draws import Draws
+from gentransforms.bank.format.manifest import hash_manifest
 from gentransforms.bank.reader import Bank
+from gentransforms.bank.scores import mark_scores
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
 from gentransforms.transforms.bank import BankAugment
 
@@ -246,6 +248,34 @@ class TestRefused:
             BankAugment(bank, weights="realism", scores=table(bank).slice(1))
         with pytest.raises(BankError, match="more than one score"):
             BankAugment(bank, weights="realism", scores=pa.concat_tables([table(bank), table(bank).slice(0, 1)]))
+
+    def test_another_bank_of_the_same_keys(self, path: Path, tmp_path: Path) -> None:
+        bank = Bank.open(path)
+        other = Bank.open(make_bank(tmp_path / "other", variants=5, preserves_geometry=True, rejected={(KEYS[2], 1): "not finite"}))
+        own, others = (mark_scores(table(b), hash_manifest(b.manifest)) for b in (bank, other))
+        pq.write_table(own.filter(pa.array([True] * 49)).sort_by("realism"), tmp_path / "own.parquet")
+        BankAugment(bank, weights="realism", scores=tmp_path / "own.parquet")
+        for call in (
+            lambda: BankAugment(bank, weights="realism", scores=others),
+            lambda: BankAugment([bank, other], weights="realism", scores=[others, own]),
+            lambda: bank.select(others, "realism > 1"),
+            lambda: bank.weigh("realism", others),
+        ):
+            with pytest.raises(BankError, match="those of another bank, although keys and variants agree"):
+                call()
+        BankAugment([bank, other], weights="realism", scores=[own, others])
+        bank.select(others.replace_schema_metadata(None), "realism > 1")  # a table of the user's own names no bank
+
+    def test_an_earlier_state_of_the_bank(self, path: Path) -> None:
+        bank = Bank.open(path)
+        before = mark_scores(table(bank), "0" * 32)
+        bank.manifest = dict(bank.manifest) | {"history": [{"variants": 4, "count": 10, "digest": "0" * 32}]}
+        with pytest.raises(BankError, match="before the bank was extended: audit it again"):
+            bank.weigh("realism", before)
+
+    def test_whole_numbers_of_any_size(self, path: Path) -> None:
+        bank = Bank.open(path)
+        assert bank.weigh("realism", table(bank, [2**53 + 1] * 49))[0] == 2.0**53
 
     def test_a_column_that_is_none(self, path: Path) -> None:
         bank = Bank.open(path)

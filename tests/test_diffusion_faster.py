@@ -432,8 +432,11 @@ class TestOptions:
         assert again.fingerprint() == generator.fingerprint()
         assert again.guidance_interval == options.get("guidance_interval")
         assert torch.equal(run(again, *batch()), run(generator, *batch()))
-        off: Any = gt.load_generator(tmp_path / "saved", guidance_interval=(0, 1), cache_interval=1, cache_branch=0)
-        assert off.fingerprint() == plain.fingerprint()
+        for switched in ({"cache_branch": 0}, {}):
+            off: Any = gt.load_generator(tmp_path / "saved", guidance_interval=(0, 1), cache_interval=1, **switched)
+            assert off.fingerprint() == plain.fingerprint()
+        unguided: Any = gt.load_generator(tmp_path / "saved", guidance_scale=1.0)
+        assert unguided.guidance_interval is None
 
     def test_off_is_the_same_generator_as_none(self, kinds: Any) -> None:
         off = kinds("unclip")(guidance_interval=(0.0, 1.0), cache_interval=1, cache_branch=0)

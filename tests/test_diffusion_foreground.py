@@ -187,6 +187,8 @@ class TestGenerator:
         again: Any = gt.load_generator(tmp_path / "saved")
         assert (again.noise_level, again.foreground_bounds) == ("foreground", (0.5,))
         assert again.fingerprint() == other.fingerprint()
+        fixed: Any = gt.load_generator(tmp_path / "saved", noise_level=100)  # the bounds that were saved say nothing then
+        assert (fixed.noise_level, fixed.fingerprint()) == (100, make(unclip, noise_level=100, **FAST).fingerprint())
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -362,6 +362,16 @@ class TestChosenVariants:
         moved = write("moved.parquet", lambda key, variant: variant == 1 and key != bank.keys[0])
         run(settings(photos, config, *short, moved), tmp_path / "run")
 
+    def test_images_whose_variants_all_weigh_nothing_are_counted(self, photos: Path, tmp_path: Path) -> None:
+        bank = Bank.open(photos / "bank")
+        rows = [(key, variant) for key in bank.keys for variant in bank.variants_of(key)]
+        weights = [0.0 if key in bank.keys[:2] else 1.0 for key, _ in rows]
+        columns = {"key": [key for key, _ in rows], "variant": [variant for _, variant in rows], "realism": weights}
+        pq.write_table(pa.table(columns), tmp_path / "scores.parquet")
+        own = ["data.limit=null", "generative.weights=realism", f"generative.scores={tmp_path / 'scores.parquet'}"]
+        chosen = settings(photos, "cifar10-small/simclr-icgan", *own)
+        assert ssl("generative").count_without_variants(bank, list(bank.keys), chosen.generative) == 2
+
 
 class TestRefused:
     def refused(self, chosen: Any, out: Path, said: str) -> None:

@@ -71,6 +71,12 @@ def hash_variants(bank: Bank, s: GenerativeSettings) -> str | None:
     return digest.hexdigest()
 
 
+def count_without_variants(bank: Bank, keys: list[Any], s: GenerativeSettings) -> int:
+    """Return of how many images nothing can be drawn: no variant was selected, or all of them weigh 0. They stay as they are."""
+    draws = bank.draws(None if s.weights is None else bank.weigh(s.weights, s.scores))
+    return int((draws.find(keys)[1] == 0).sum())
+
+
 class KeysOfRows:
     """The keys of a batch ``{"images": …, "rows": …}``, by its places in the training set."""
 

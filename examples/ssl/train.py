@@ -25,7 +25,16 @@ import lightning as L
 import torch
 from config import Settings, load_settings
 from data import Source, open_images, refuse_other_classes, spaced
-from generative import bank_augment, choose_variants, hash_variants, load_online, open_bank, p_at, warn_of_strangers
+from generative import (
+    bank_augment,
+    choose_variants,
+    count_without_variants,
+    hash_variants,
+    load_online,
+    open_bank,
+    p_at,
+    warn_of_strangers,
+)
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -84,7 +93,7 @@ def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), q
         "images_per_second": round(module.batches_done * settings.trainer.batch_size * trainer.world_size / max(clock.seconds, 1e-9), 1),
     }  # fmt: skip
     if chosen is not None:
-        record["images_without_variants"] = int((augment.banks[0].find_keys(keys) < 0).sum())  # none was selected: they stay as they are
+        record["images_without_variants"] = count_without_variants(augment.banks[0], keys, settings.generative)
     if trainer.is_global_zero:
         (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
     return record

@@ -22,6 +22,7 @@ from gentransforms.audit.progress import show_progress
 from gentransforms.audit.result import Audit
 from gentransforms.bank.format.manifest import hash_manifest
 from gentransforms.bank.reader import Bank
+from gentransforms.bank.scores import mark_scores
 from gentransforms.errors import ConfigError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.registry import load_generator
@@ -98,7 +99,8 @@ def audit_bank(
         "rows": len(opened), "selection": None if opened.selection is None else opened.selection.where,
     }  # fmt: skip
     audit = _audit(pairs, lambda: _load_generator(opened, offline=encoder == "auto"), about, options)
-    return dataclasses.replace(audit, measures={**_integrity(opened), **audit.measures})
+    scores = mark_scores(audit.scores, hash_manifest(opened.manifest))
+    return dataclasses.replace(audit, measures={**_integrity(opened), **audit.measures}, scores=scores)
 
 
 @isolate()

@@ -20,7 +20,7 @@ from gentransforms.bank.format.lookup import Numbers
 from gentransforms.bank.format.manifest import MANIFEST, Facts, hash_manifest, read_manifest
 from gentransforms.bank.format.unit import ADVICE, unit_schema
 from gentransforms.bank.opening import Opened, open_files
-from gentransforms.bank.scores import weigh_rows
+from gentransforms.bank.scores import read_bank_scores, weigh_rows
 from gentransforms.bank.selection import Selection, choose_rows
 from gentransforms.bank.verify.checker import BankReport, verify_bank
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
@@ -249,7 +249,8 @@ class Bank:
             ConfigError: if the expression is invalid or names an unknown column, or no variant would be left.
             BankError: if the scores are those of another bank.
         """
-        kept = choose_rows(self._lookup, scores, expression, str(self.path))
+        table = scores if expression is None else read_bank_scores(scores, self.manifest, str(self.path))
+        kept = choose_rows(self._lookup, table, expression, str(self.path))
         return _select(self, Selection(hash_manifest(self.manifest), kept, expression or ""), None if expression is None else scores)
 
     def weigh(self, column: str, scores: Any = None) -> npt.NDArray[np.float64]:
@@ -266,7 +267,7 @@ class Bank:
         given = self.scores if scores is None else scores
         if given is None:
             raise ConfigError(f"weights={column!r}: {self.path} has no scores: pass scores=, the table of an audit or its path")
-        return weigh_rows(self._lookup, given, column, str(self.path))
+        return weigh_rows(self._lookup, read_bank_scores(given, self.manifest, str(self.path)), column, str(self.path))
 
     def draws(self, weights: npt.NDArray[np.float64] | None = None) -> Draws:
         """Return an object that draws among the variants of each source: uniformly, or with the weights that `weigh` returned."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from gentransforms.bank.format.lookup import Lookup, Numbers
+from gentransforms.bank.format.manifest import hash_manifest
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.paths import local_path
 from gentransforms.sources.arrow import arrow
 
-__all__ = ["find_scored_rows", "read_scores", "to_numpy", "weigh_rows"]
+__all__ = ["find_scored_rows", "mark_scores", "read_bank_scores", "read_scores", "to_numpy", "weigh_rows"]
+
+_BANK = b"gentransforms.bank"  # in the metadata of a table of scores: the hash of the manifest of the bank that was audited
 
 
 def read_scores(scores: Any) -> Any:
@@ -38,6 +42,31 @@ def read_scores(scores: Any) -> Any:
         raise BankError(
             f"{path}: cannot be read as scores ({' '.join(str(error).split())}): expected scores.parquet of an audit"
         ) from error
+
+
+def mark_scores(table: Any, digest: str) -> Any:
+    """Return a table of scores that names the bank it is about, by the hash of its manifest; Parquet files keep it."""
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), _BANK: digest.encode()})
+
+
+def read_bank_scores(scores: Any, manifest: Mapping[str, Any], bank: str) -> Any:
+    """Return the Arrow table that `scores` is, or the path of, unless it names another bank.
+
+    Tables that name none are the user's own, or have been through a library that drops the metadata of a table.
+
+    Raises:
+        ConfigError: as `read_scores`.
+        BankError: as `read_scores`; if the scores are those of another bank, or of this one before it was extended.
+    """
+    table = read_scores(scores)
+    named = (table.schema.metadata or {}).get(_BANK, b"").decode()
+    if named in ("", hash_manifest(manifest)):
+        return table
+    if named in [entry["digest"] for entry in manifest.get("history") or []]:
+        raise BankError(f"{bank}: the scores are from before the bank was extended: audit it again")
+    raise BankError(
+        f"{bank}: the scores are those of another bank, although keys and variants agree: audit this one, or pass its own scores.parquet"
+    )
 
 
 def find_scored_rows(lookup: Lookup, table: Any, bank: str) -> Numbers:
@@ -75,12 +104,12 @@ def find_scored_rows(lookup: Lookup, table: Any, bank: str) -> Numbers:
     return rows
 
 
-def weigh_rows(lookup: Lookup, scores: Any, column: str, bank: str) -> npt.NDArray[np.float64]:
+def weigh_rows(lookup: Lookup, table: Any, column: str, bank: str) -> npt.NDArray[np.float64]:
     """Return the score of each row of a bank, as weights of 0 or more; 0 for rows that a selection left out.
 
     Args:
         lookup: of the bank.
-        scores: an Arrow table, or the path of a Parquet file.
+        table: the scores, an Arrow table with the columns ``key`` and ``variant``.
         column: of it, numbers.
         bank: its name, for errors.
 
@@ -89,7 +118,6 @@ def weigh_rows(lookup: Lookup, scores: Any, column: str, bank: str) -> npt.NDArr
         BankError: as `find_scored_rows`.
     """
     pa = arrow()
-    table = read_scores(scores)
     rows = find_scored_rows(lookup, table, bank)
     if column not in table.column_names:
         raise ConfigError(f"weights={column!r}: the scores have no such column, but {', '.join(table.column_names)}")
@@ -99,7 +127,7 @@ def weigh_rows(lookup: Lookup, scores: Any, column: str, bank: str) -> npt.NDArr
             f"weights={column!r}: the column is {kind}, expected numbers; to leave variants out use Bank.select(scores, expression)"
         )
     values = np.zeros(len(lookup.variants))
-    values[rows] = to_numpy(table[column].cast(pa.float64()).fill_null(float("nan")))
+    values[rows] = to_numpy(table[column].cast(pa.float64(), safe=False).fill_null(float("nan")))
     if lookup.kept is not None:
         values[~lookup.kept] = 0
     wrong = np.flatnonzero(~((values >= 0) & (values < 1e300)))

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gentransforms.bank.format.lookup import Lookup
-from gentransforms.bank.scores import find_scored_rows, read_scores, to_numpy
+from gentransforms.bank.scores import find_scored_rows, to_numpy
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.paths import local_path
 
@@ -127,8 +127,8 @@ def choose_rows(lookup: Lookup, scores: Any, where: str | None, bank: str) -> Ma
 
     Args:
         lookup: of the bank.
-        scores: an Arrow table with the columns ``key`` and ``variant``, or the path of such a Parquet file; or, without
-            `where`, a mask with one entry for each image of the bank.
+        scores: an Arrow table with the columns ``key`` and ``variant``; or, without `where`, a mask with one entry for each
+            image of the bank.
         where: the expression.
         bank: its name, for errors.
 
@@ -147,14 +147,13 @@ def choose_rows(lookup: Lookup, scores: Any, where: str | None, bank: str) -> Ma
         kept = before.copy()
         kept[before] = mask
         return kept
-    table = read_scores(scores)
-    rows = find_scored_rows(lookup, table, bank)
+    rows = find_scored_rows(lookup, scores, bank)
     used = {text for kind, text in _tokens(where) if kind == "name"}
-    empty = next((name for name in table.column_names if name in used and table[name].null_count == len(table)), None)
+    empty = next((name for name in scores.column_names if name in used and scores[name].null_count == len(scores)), None)
     if empty is not None:
         raise ConfigError(f"{where!r}: the column {empty!r} is empty in these scores: `label` and `agrees` come of an audit with labels")
     kept = np.zeros(len(before), dtype=bool)
-    kept[rows[evaluate_expression(where, {name: to_numpy(table[name]) for name in table.column_names})]] = True
+    kept[rows[evaluate_expression(where, {name: to_numpy(scores[name]) for name in scores.column_names})]] = True
     if not (kept & before).any():
         raise ConfigError(f"{where!r}: holds for none of the {int(before.sum()):,} images of {bank}: nothing would be left to train on")
     return kept & before

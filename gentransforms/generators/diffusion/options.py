@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 from gentransforms.errors import ConfigError
 
-__all__ = ["PRESETS", "Preset", "SchedulerName", "check_count", "check_number", "given", "image_size", "keyword_options", "with_preset"]
+__all__ = [
+    "PRESETS",
+    "Preset",
+    "SchedulerName",
+    "check_count",
+    "check_number",
+    "given",
+    "image_size",
+    "keyword_options",
+    "override",
+    "with_preset",
+]
 
 Preset = Literal["paper", "fast"]
 SchedulerName = Literal["ddim", "dpm++", "unipc", "euler", "lcm"]
@@ -18,6 +29,14 @@ SchedulerName = Literal["ddim", "dpm++", "unipc", "euler", "lcm"]
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"scheduler": "ddim", "num_inference_steps": 10, "guidance_scale": 10.0, "noise_level": 0, "eta": 0.0, "prompt": ""},
     "fast": {"scheduler": "dpm++", "num_inference_steps": 4, "guidance_scale": 1.0},
+}
+
+
+# Options that have no effect, and are refused, at some values of another: by the other's name, those values and the options.
+_DEPENDENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "cache_interval": (lambda interval: interval == 1, "cache_branch"),
+    "guidance_scale": (lambda scale: isinstance(scale, int | float) and scale <= 1, "guidance_interval"),
+    "noise_level": (lambda level: level != "foreground", "foreground_bounds"),
 }
 
 
@@ -36,6 +55,19 @@ def given(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
         {'eta': 0.5}
     """
     return {name: value for name, value in values.items() if name in names and value is not None}
+
+
+def override(saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a saved generator with those that were given in their place.
+
+    A saved option that has no effect beside those given is left out: who turns guidance off needs no interval for it.
+
+    Example:
+        >>> override({"cache_interval": 2, "cache_branch": 1, "eta": 0.5}, {"cache_interval": 1})
+        {'cache_interval': 1, 'eta': 0.5}
+    """
+    idle = {name for switch, (off, name) in _DEPENDENTS.items() if switch in given and off(given[switch])}
+    return {name: value for name, value in saved.items() if name not in idle} | dict(given)
 
 
 def with_preset(options: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:

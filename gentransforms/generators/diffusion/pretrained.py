@@ -12,7 +12,7 @@ from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.base import _check_placement
 from gentransforms.generators.diffusion import loading, saving
 from gentransforms.generators.diffusion.base import DiffusionGenerator
-from gentransforms.generators.diffusion.options import PRESETS
+from gentransforms.generators.diffusion.options import PRESETS, override
 from gentransforms.generators.diffusion.state import apply_state, check_saveable
 from gentransforms.hub import models as hub
 from gentransforms.paths import local_path
@@ -47,7 +47,7 @@ class PretrainedDiffusion(DiffusionGenerator):
         elsewhere = {name: where[name] for name in ("token", "cache_dir", "local_files_only")}  # for other repositories than this too
         source = hub.Source(name_or_path, revision=revision, **elsewhere)
         base = loading.pipeline_class(source)
-        options = saving.saved_options(source, cls.__name__) | options
+        options = override(saving.saved_options(source, cls.__name__), options)
         saved_adapter, saved_state = options.pop("ip_adapter", None), options.pop("state", {})
         own_adapter = saved_adapter is not None and ip_adapter is None
         parts, options = cls._load_parts(source, base, dtype, options | parts_given, {"variant": variant, **elsewhere})
