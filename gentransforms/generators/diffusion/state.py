@@ -31,6 +31,7 @@ _EXACT = {
 _IP_ADAPTER = {"IPAdapterAttnProcessor", "IPAdapterAttnProcessor2_0", "IPAdapterXFormersAttnProcessor"}
 # Their forward hooks count, capture or move tensors, or are read elsewhere.
 _LIBRARIES = {"accelerate", "diffusers", "gentransforms", "peft", "torch", "transformers"}
+_LOSSY = ("sage", "fp8")  # in the names of attention backends that round to few bits
 _FREEU = ("s1", "s2", "b1", "b2")
 
 
@@ -43,8 +44,8 @@ def read_state(networks: Mapping[str, nn.Module], strict: bool = True) -> dict[s
 
     Returns:
         ``lora``: adapters that are active, merged or disabled, with their scales; ``freeu``: the four factors of each block;
-        ``tiling``: the tiles of a VAE; ``attention`` and ``hooks``, unless strict: classes and settings of attention processors,
-        and caches.
+        ``tiling``: the tiles of a VAE; ``attention``, ``attention_backend`` and ``hooks``, unless strict: classes and settings of
+        attention processors, backends that round to few bits, and caches.
 
     Raises:
         ConfigError: if a network holds what cannot be described (`check_networks`).
@@ -75,6 +76,8 @@ def _name_unknown(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
             state.setdefault("attention", {})[name] = kinds if len(kinds) == 1 and len(named) == len(processors) else named
         if any(type(p).__name__ in _IP_ADAPTER for p in processors.values()):
             state.setdefault("ip_adapter_scale", {})[name] = ip_adapter_scale(network)
+        if lossy := sorted(set(_lossy_backends(network).values())):
+            state.setdefault("attention_backend", {})[name] = lossy
         if (cache := getattr(network, "_cache_config", None)) is not None:
             state.setdefault("hooks", {})[name] = f"{type(cache).__name__} {_plain_fields(cache)}"
     return state
@@ -117,6 +120,7 @@ def check_saveable(networks: Mapping[str, nn.Module]) -> None:
                 f"{name} has weights on the meta device, without values, as accelerate's offloading leaves them: call "
                 "pipe.remove_all_hooks() and pipe.to(device) before saving"
             )
+        _check_backend(name, network)
         if _read_lora(network):
             raise ConfigError(
                 f"{name} holds a LoRA beside its weights, which cannot be saved: merge it first, "
@@ -161,6 +165,7 @@ def check_networks(networks: Mapping[str, nn.Module], strict: bool = True) -> No
     counted = all(tensor.is_meta for network in networks.values() for tensor in network.parameters())
     for name, network in networks.items():
         if strict:
+            _check_backend(name, network)
             for path, processor in getattr(network, "attn_processors", {}).items():
                 _check_processor(name, path, processor)
         for path, module in network.named_modules():
@@ -177,16 +182,33 @@ def check_networks(networks: Mapping[str, nn.Module], strict: bool = True) -> No
 
 def _check_processor(name: str, path: str, processor: Any) -> None:
     kind = type(processor)
-    backend = getattr(processor, "_attention_backend", None)
-    if backend is not None and "sage" in str(backend).lower():
-        raise ConfigError(
-            f"{name} computes attention by {backend}, which rounds it to few bits: call pipe.{name}.reset_attention_backend()"
-        )
     if not kind.__module__.startswith("diffusers.") or kind.__name__ not in _EXACT | _IP_ADAPTER:
         raise ConfigError(
             f"{name} has the attention processor {kind.__name__} ({path}), of which a fingerprint cannot tell what it does to images: "
             f"call pipe.{name}.set_attn_processor(AttnProcessor2_0()), of diffusers.models.attention_processor"
         )
+
+
+def _check_backend(name: str, network: nn.Module) -> None:
+    if backends := _lossy_backends(network):
+        raise ConfigError(
+            f"{name} computes attention by {sorted(set(backends.values()))[0]}, which rounds it to few bits: call "
+            f"pipe.{name}.reset_attention_backend(), or pipe.{name}.set_attention_backend('native') where DIFFUSERS_ATTN_BACKEND says so"
+        )
+
+
+def _lossy_backends(network: nn.Module) -> dict[str, str]:
+    """Return the attention backends of diffusers that round to few bits, by the layer that uses one."""
+    processors = {path: module.processor for path, module in network.named_modules() if hasattr(module, "processor")}
+    chosen = {path: p._attention_backend for path, p in processors.items() if hasattr(p, "_attention_backend")}
+    if not chosen:
+        return {}
+    from diffusers.models import attention_dispatch
+
+    # The one of every layer that has none of its own, set by DIFFUSERS_ATTN_BACKEND or diffusers' context manager.
+    default = attention_dispatch._AttentionBackendRegistry._active_backend
+    names = {path: str(getattr(b, "value", b)).lower() for path, b in ((p, b or default) for p, b in chosen.items())}
+    return {path: backend for path, backend in names.items() if any(word in backend for word in _LOSSY)}
 
 
 def _check_managed(name: str, where: str, module: nn.Module) -> None:

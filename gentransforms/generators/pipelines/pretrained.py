@@ -14,7 +14,7 @@ from gentransforms.generators.base import _check_placement
 from gentransforms.generators.card import model_card
 from gentransforms.generators.diffusion import saving, state
 from gentransforms.generators.diffusion.loading import add_lora
-from gentransforms.generators.pipelines import control
+from gentransforms.generators.pipelines import control, settings
 from gentransforms.generators.pipelines.opening import is_single_file, load_any, load_single_file
 from gentransforms.hub import models as hub
 from gentransforms.paths import local_path
@@ -32,23 +32,33 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
         name_or_path: repository, folder or file.
         given: the other arguments by name; ``options`` holds those of the class and of the pipeline's call.
     """
+    was: dict[str, Any]
     place, dtype, variant = _check_placement(given["device"], given["dtype"]), given["dtype"] or torch.float32, given["variant"]
     elsewhere: dict[str, Any] = {name: given[name] for name in ("token", "cache_dir", "local_files_only")}
     of_source, prior, config = elsewhere | {"revision": given["revision"]}, given["prior"], given["config"]
     passed = {name: given[name] for name in ("safety_checker", "watermarker") if given[name] != "repository"}
     if is_single_file(name_or_path):
         pipe = load_single_file(name_or_path, config, of_source, dtype, prior is None, **passed)
-        source, had, options, license = hub.Source(config, **elsewhere), {}, given["options"], None
+        source, had, was, options, license = hub.Source(config, **elsewhere), {}, {}, given["options"], None
     else:
         source = hub.Source(name_or_path, **of_source)
         if config is not None:
             raise ConfigError(f"config={config!r}: only for a single file; {source} has its own configurations")
         saved = saving.saved_options(source, cls.__name__)
-        had = {name: saved.pop(name, None) for name in ("prior", "state", "depth")}
+        had = {name: saved.pop(name, None) for name in ("prior", "state", "depth", "settings")}
+        was = had["settings"] or {}
+        if "watermark" in was.get("pipe", {}) and was["pipe"]["watermark"] is None and "watermarker" not in passed:
+            passed["watermarker"] = None
         options = saved.pop("options", {}) | saved | given["options"]
         if given["quantization_config"] is not None:
             passed["quantization_config"] = given["quantization_config"]
         pipe = load_any(source, dtype, variant, needs_image=prior is None and not had["prior"], **passed)
+        settings.restore_settings(pipe, was.get("pipe", {}))
+        if "watermarker" not in passed:
+            try:
+                settings.check_watermark(pipe, was.get("pipe", {}))
+            except ConfigError as error:
+                raise ConfigError(f"{source}: {error}") from error
         license = hub.read_license(source)
     if given["lora"] is not None:
         add_lora(pipe, given["lora"], **elsewhere)
@@ -57,6 +67,7 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
         parts["prior"] = load_any(hub.Source(prior, **elsewhere), dtype, variant)
     elif had.get("prior"):
         parts["prior"] = load_any(source, dtype, variant, folder=_PRIOR)
+        settings.restore_settings(parts["prior"], was.get("prior", {}))
     if options.get("condition") == "depth":
         parts["depth_estimator"] = control.load_depth(given["depth_model"], source, bool(had.get("depth")), dtype, elsewhere)
     try:
@@ -73,7 +84,9 @@ def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card:
     if dtype is not None:
         raise ConfigError(f"dtype={dtype}: load the generator with dtype={dtype} and save that; a pipeline is saved as it is")
     state.check_saveable(generator._networks())
-    has = {"prior": generator.prior is not None, "depth": generator.depth_estimator is not None}
+    has: dict[str, Any] = {"prior": generator.prior is not None, "depth": generator.depth_estimator is not None}
+    pipes = {"pipe": generator.pipe} | ({"prior": generator.prior} if generator.prior is not None else {})
+    has["settings"] = {name: settings.read_settings(pipe) for name, pipe in pipes.items()}
     config = {name: value for name, value in generator.config.items() if "components" not in name} | has
     try:
         text = json.dumps(saving.describe(generator, config), indent=2)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, ImageError, MissingInputError
 from gentransforms.generators.diffusion import conditions, state
-from gentransforms.generators.diffusion.describe import describe_part, describe_pipeline, select_networks
+from gentransforms.generators.diffusion.describe import describe_part, select_networks
 from gentransforms.generators.diffusion.options import image_size as checked_size
 from gentransforms.generators.diffusion.prompts import check_prompts
-from gentransforms.generators.pipelines import calls, control, pretrained, priors, sizes, texts
+from gentransforms.generators.pipelines import calls, control, pretrained, priors, settings, sizes, texts
 from gentransforms.generators.pipelines.caching import check_cache
 from gentransforms.generators.pipelines.called import CalledPipeline
 from gentransforms.generators.pipelines.safeguards import describe_safeguards
@@ -222,9 +222,9 @@ class PipelineVariation(CalledPipeline):
             ConfigError: if a part was changed in a way that cannot be described, such as a replaced ``forward``.
         """
         found = self._read_state()
-        parts = {"components": describe_pipeline(self.pipe, {})}
+        parts = {"components": settings.describe(self.pipe)}
         if self.prior is not None:
-            parts["prior_components"] = describe_pipeline(self.prior, {})
+            parts["prior_components"] = settings.describe(self.prior)
         if self.depth_estimator is not None:
             parts["components"] |= {name: describe_part(getattr(self, name)) for name in ("depth_estimator", "depth_processor")}
         return self._own_options() | parts | ({"state": found} if found else {})

@@ -1,0 +1,88 @@
+"""What is set in a pipeline beside its components: flags of its configuration, attributes, image processors, a watermarker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from gentransforms.errors import ConfigError
+from gentransforms.generators.diffusion.describe import describe_pipeline
+
+__all__ = ["check_watermark", "describe", "read_settings", "restore_settings"]
+
+# They decide warnings alone.
+_SILENT = {"requires_safety_checker"}
+_PLAIN = bool | int | float | str | None
+
+
+def describe(pipe: Any) -> dict[str, Any]:
+    """Return what of a pipeline decides its images beside the weights: the components, and what `read_settings` finds."""
+    described = describe_pipeline(pipe, {})
+    return described | {"pipeline": described["pipeline"] | read_settings(pipe)}
+
+
+def read_settings(pipe: Any) -> dict[str, Any]:
+    """Return what is set in a pipeline beside its components, as JSON can hold it.
+
+    Returns:
+        ``flags``, the entries of its configuration that name no component; ``attributes``, its plain ones; ``processors``, the
+        configurations of image processors; ``watermark``, the class of the watermarker, None without one. Empty ones are left out.
+    """
+    parts, own = pipe.components, vars(pipe)
+    flags = {name: _plain(value) for name, value in pipe.config.items() if name not in parts and name not in _SILENT and name[0] != "_"}
+    # The pipeline's call keeps its own notes under names that begin with an underscore.
+    public = {name: value for name, value in own.items() if name not in parts and name[0] != "_" and name != "watermark"}
+    attributes = {name: value for name, value in public.items() if _is_plain(value)}
+    processors = {name: _public(value.config) for name, value in public.items() if isinstance(getattr(value, "config", None), Mapping)}
+    found: dict[str, Any] = {"flags": flags, "attributes": _plain(attributes), "processors": processors}
+    found = {name: value for name, value in found.items() if value}
+    if "watermark" in own:
+        found["watermark"] = None if pipe.watermark is None else type(pipe.watermark).__name__
+    return found
+
+
+def restore_settings(pipe: Any, saved: Mapping[str, Any]) -> None:
+    """Set in a pipeline, as it was loaded, what `read_settings` found in the saved one; the watermarker is not touched."""
+    now = read_settings(pipe)
+    for name, value in _changed(now, saved, "attributes"):
+        setattr(pipe, name, tuple(value) if isinstance(getattr(pipe, name), tuple) else value)
+    if flags := dict(_changed(now, saved, "flags")):
+        pipe.register_to_config(**flags)
+    for name, config in _changed(now, saved, "processors"):
+        getattr(pipe, name).register_to_config(**config)
+
+
+def check_watermark(pipe: Any, saved: Mapping[str, Any]) -> None:
+    """Raise unless a pipeline marks its images as the saved one did.
+
+    Raises:
+        ConfigError: naming both watermarkers.
+    """
+    now = read_settings(pipe).get("watermark")
+    if "watermark" in saved and saved["watermark"] != now:
+        raise ConfigError(
+            f"it was saved with the watermarker {saved['watermark']}, and the installed diffusers gives it {now or 'none'}: install "
+            "invisible-watermark, or give watermarker=None, with which it makes other images"
+        )
+
+
+def _changed(now: Mapping[str, Any], saved: Mapping[str, Any], kind: str) -> list[tuple[str, Any]]:
+    here = now.get(kind, {})
+    return [(name, value) for name, value in saved.get(kind, {}).items() if name in here and json.dumps(here[name]) != json.dumps(value)]
+
+
+def _public(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in config.items() if name[0] != "_"}
+
+
+def _is_plain(value: Any) -> bool:
+    return all(map(_is_plain, value)) if isinstance(value, list | tuple) else isinstance(value, _PLAIN)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value if isinstance(value, _PLAIN) else type(value).__name__

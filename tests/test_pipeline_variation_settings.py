@@ -1,0 +1,158 @@
+"""What is set in a pipeline beside its components: in the fingerprint, and in what is saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_diffusion
+import tiny_pipelines
+import torch
+from diffusers.models import attention_dispatch
+from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl_img2img as xl_module
+from torch import Tensor
+
+import gentransforms as gt
+from gentransforms.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+OPTIONS: dict[str, Any] = {"strength": 0.9, "num_inference_steps": 2}
+EDIT: dict[str, Any] = {"num_inference_steps": 2, "max_sequence_length": 16, "text_encoder_out_layers": (0, 1, 2), "image_size": 64}
+SEEDS = torch.tensor([3, 4])
+
+
+def photos(size: int = 32) -> Tensor:
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+class Darkening:
+    """Stands for the watermarker of diffusers, which needs a package that is not installed."""
+
+    def apply_watermark(self, images: Tensor) -> Tensor:
+        return images * 0.5
+
+
+@pytest.fixture
+def watermarker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xl_module, "is_invisible_watermark_available", lambda: True)
+    monkeypatch.setattr(xl_module, "StableDiffusionXLWatermarker", Darkening, raising=False)
+
+
+@pytest.mark.usefixtures("watermarker")
+class TestWatermark:
+    def test_left_out_stays_left_out(self, tmp_path: Path) -> None:
+        tiny_pipelines.img2img_xl().save_pretrained(tmp_path / "xl")
+        marked = gt.PipelineVariation.from_pretrained(tmp_path / "xl", **OPTIONS)
+        plain = gt.PipelineVariation.from_pretrained(tmp_path / "xl", watermarker=None, **OPTIONS)
+        made = plain(photos(), SEEDS)
+        assert (marked(photos(), SEEDS) - made).abs().max() > 0.1
+        assert marked.fingerprint() != plain.fingerprint()
+        plain.save_pretrained(tmp_path / "plain")
+        again = gt.PipelineVariation.from_pretrained(tmp_path / "plain")
+        assert again.fingerprint() == plain.fingerprint()
+        assert torch.equal(again(photos(), SEEDS), made)
+
+    def test_one_that_is_missing_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        tiny_pipelines.img2img_xl().save_pretrained(tmp_path / "xl")
+        gt.PipelineVariation.from_pretrained(tmp_path / "xl", **OPTIONS).save_pretrained(tmp_path / "marked")
+        assert gt.PipelineVariation.from_pretrained(tmp_path / "marked").pipe.watermark is not None
+        monkeypatch.setattr(xl_module, "is_invisible_watermark_available", lambda: False)
+        with pytest.raises(ConfigError, match="saved with the watermarker Darkening, and the installed diffusers gives it none"):
+            gt.PipelineVariation.from_pretrained(tmp_path / "marked")
+        assert gt.PipelineVariation.from_pretrained(tmp_path / "marked", watermarker=None).pipe.watermark is None
+
+
+def keep_pixels(pipe: Any) -> None:
+    pipe.image_processor.register_to_config(do_normalize=False)
+
+
+def score_aesthetics(pipe: Any) -> None:
+    pipe.register_to_config(requires_aesthetics_score=True)
+
+
+def encode_to_zeros(pipe: Any) -> None:
+    pipe.register_to_config(force_zeros_for_empty_prompt=not pipe.config.force_zeros_for_empty_prompt)
+
+
+def mark(pipe: Any) -> None:
+    pipe.watermark = Darkening()
+
+
+def shorten(pipe: Any) -> None:
+    pipe.tokenizer_max_length = 4
+
+
+def distil(pipe: Any) -> None:
+    pipe.register_to_config(is_distilled=True)
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("family", "change"),
+        [
+            ("img2img", keep_pixels),
+            ("img2img_xl", encode_to_zeros),
+            ("img2img_xl", mark),
+            ("flux", shorten),
+            ("flux2_klein", distil),
+        ],
+    )
+    def test_change_images_and_fingerprint(self, family: str, change: Any, tmp_path: Path) -> None:
+        pipe = getattr(tiny_pipelines, family)()
+        options = EDIT if family == "flux2_klein" else OPTIONS | {"image_size": 32, "prompt": "abcdefgh"}
+        if change in (encode_to_zeros, distil):
+            options = options | {"guidance_scale": 4.0, "prompt": "abc" if change is distil else ""}
+        generator = gt.PipelineVariation.from_pipeline(pipe, **options)
+        generator.together = "nothing"  # without the trial
+        size = generator.image_size[0]
+        before, made = generator.fingerprint(), generator(photos(size)[:1], SEEDS[:1])
+        assert generator.fingerprint() == before  # a call leaves nothing behind that counts
+        change(pipe)
+        changed = generator(photos(size)[:1], SEEDS[:1])
+        assert not torch.equal(changed, made)
+        assert generator.fingerprint() != before
+        if change is mark:
+            return
+        generator.save_pretrained(tmp_path)
+        again = gt.PipelineVariation.from_pretrained(tmp_path)
+        assert again.fingerprint() == generator.fingerprint()
+        assert (again(photos(size)[:1], SEEDS[:1]) - changed).abs().max() <= 1e-6
+
+    def test_of_the_prior(self, tmp_path: Path) -> None:
+        pipe, prior = tiny_pipelines.kandinsky()
+        prior.note = 3  # stands for an attribute of a prior
+        generator = gt.PipelineVariation.from_pipeline(pipe, prior=prior, num_inference_steps=2, image_size=32)
+        before = generator.fingerprint()
+        prior.note = 4
+        assert generator.fingerprint() != before
+
+
+class TestAttentionBackends:
+    def test_of_few_bits_are_recorded_and_not_saved(self, tmp_path: Path) -> None:
+        pipe = tiny_pipelines.flux()
+        generator = gt.PipelineVariation.from_pipeline(pipe, image_size=32, **OPTIONS)
+        before = generator.fingerprint()
+        processors = [module.processor for module in pipe.transformer.modules() if hasattr(module, "processor")]
+        for backend, exact in (("native", True), ("flash", True), ("sage", False), (attention_dispatch.AttentionBackendName.SAGE, False)):
+            for processor in processors:
+                processor._attention_backend = backend
+            assert (generator.fingerprint() == before) is exact
+        assert generator.config["state"]["attention_backend"] == {"transformer": ["sage"]}
+        with pytest.raises(ConfigError, match="transformer computes attention by sage"):
+            generator.save_pretrained(tmp_path)
+
+    def test_the_one_of_all_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        generator = gt.PipelineVariation.from_pipeline(tiny_pipelines.flux(), image_size=32, **OPTIONS)
+        before = generator.fingerprint()
+        registry = attention_dispatch._AttentionBackendRegistry
+        monkeypatch.setattr(registry, "_active_backend", attention_dispatch.AttentionBackendName.SAGE)
+        assert generator.fingerprint() != before
+
+    def test_generators_with_a_loop_of_their_own_refuse_them(self) -> None:
+        generator = gt.StableDiffusionVariation(tiny_diffusion.unclip())
+        for module in generator.unet.modules():
+            if hasattr(module, "processor"):
+                module.processor._attention_backend = "sage"
+        with pytest.raises(ConfigError, match="unet computes attention by sage"):
+            generator.fingerprint()
