@@ -17,10 +17,10 @@ from gentransforms.generators.diffusion.describe import describe_part, describe_
 from gentransforms.generators.diffusion.faster.deepcache import check_branch, run_unet
 from gentransforms.generators.diffusion.faster.execution import (
     check_compile,
-    check_fused,
     compile_function,
     compile_network,
     fuse_projections,
+    unfused_weights,
     uses_cuda_graphs,
 )
 from gentransforms.generators.diffusion.faster.steps import Step, check_interval, plan_steps
@@ -30,7 +30,6 @@ from gentransforms.generators.diffusion.pickling import drop_capturing_hooks
 from gentransforms.generators.diffusion.prompts import check_prompts, encode_prompts, takes_prompts
 from gentransforms.generators.diffusion.sampling import decode, denoise, draw, make_rngs
 from gentransforms.generators.diffusion.schedulers import build_scheduler, fresh
-from gentransforms.generators.identity import named_weights
 from gentransforms.seeding import check_seeds
 
 __all__ = ["DiffusionGenerator"]
@@ -149,16 +148,7 @@ class DiffusionGenerator(ImageGenerator):
         return select_networks(dict(self.named_children()))
 
     def _saved_weights(self) -> dict[str, Tensor]:
-        for name, network in self._networks().items():
-            check_fused(name, network)
-        # Fused projections are copies of others.
-        fused = {
-            f"{path}.{name}."
-            for path, module in self.named_modules() if getattr(module, "fused_projections", False)
-            for name in ("to_qkv", "to_kv", "to_added_qkv")
-        }  # fmt: skip
-        fused = {name.replace("_orig_mod.", "") for name in fused}
-        return {name: t for name, t in named_weights(self).items() if name.rpartition(".")[0] + "." not in fused}
+        return unfused_weights(self, self._networks())
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)

@@ -86,6 +86,8 @@ def _name_unknown(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
 def _describe_processor(processor: Any) -> str:
     """Return the class of an attention processor, with its plain attributes; the scales of IP-Adapters are read elsewhere."""
     kind = type(processor).__name__
+    if type(processor).__module__.startswith("diffusers.") and kind.startswith("Fused"):  # the same up to rounding
+        kind = kind.removeprefix("Fused")
     fields = {} if kind in _IP_ADAPTER else _plain_fields(processor)
     fields = {key: value for key, value in fields.items() if not key.startswith("_") and key != "training"}
     return f"{kind} {fields}" if fields else kind

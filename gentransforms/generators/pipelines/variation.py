@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from gentransforms.errors import ConfigError, ImageError, MissingInputError
 from gentransforms.generators.diffusion import conditions, state
 from gentransforms.generators.diffusion.describe import describe_part, select_networks
+from gentransforms.generators.diffusion.faster.execution import unfused_weights
 from gentransforms.generators.diffusion.options import image_size as checked_size
 from gentransforms.generators.diffusion.prompts import check_prompts
+from gentransforms.generators.identity import uncompiled
 from gentransforms.generators.pipelines import calls, control, pretrained, priors, settings, sizes, texts
 from gentransforms.generators.pipelines.caching import check_cache
 from gentransforms.generators.pipelines.called import CalledPipeline
@@ -231,6 +233,12 @@ class PipelineVariation(CalledPipeline):
 
     def _read_state(self) -> dict[str, Any]:
         for name, pipe in {"": self.pipe, "prior_": self.prior}.items():
+            for part, network in select_networks(pipe.components if pipe is not None else {}).items():
+                if network is not uncompiled(getattr(self, name + part, None)):
+                    raise ConfigError(
+                        f"{part} of the {type(pipe).__name__} was replaced after the generator was built: set it in the generator too, "
+                        f"generator.{name}{part} = …, or build another"
+                    )
             if getattr(pipe, "scheduler", None) is not None:
                 state.check_scheduler(f"{name}scheduler", pipe.scheduler)
         return state.read_state(self._networks(), strict=False)
@@ -320,6 +328,31 @@ class PipelineVariation(CalledPipeline):
     def notes(self) -> dict[str, str]:
         """The licence of its weights; whether the pipeline's safety checker and watermarker work, or were left out."""
         return super().notes | describe_safeguards(self.pipe)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        pipe = self._owner(name)
+        if pipe is not None:
+            part = name.removeprefix("prior_") if pipe is self.prior else name
+            if not isinstance(getattr(pipe, part), nn.Module):
+                raise ConfigError(
+                    f"{name} is no network: set it in the pipeline, generator.{'prior' if pipe is self.prior else 'pipe'}.{part}"
+                )
+            setattr(pipe, part, value)  # whose call makes the images
+            self._once.clear()
+        super().__setattr__(name, value)
+
+    def _owner(self, name: str) -> Any:
+        """Return the pipeline that has a component of this name; None if it is no component, or none is known yet."""
+        own = vars(self)
+        if "_once" not in own:
+            return None
+        if name in own["pipe"].components:
+            return own["pipe"]
+        found = own["prior"] is not None and name.startswith("prior_") and name.removeprefix("prior_") in own["prior"].components
+        return own["prior"] if found else None
+
+    def _saved_weights(self) -> dict[str, Tensor]:
+        return unfused_weights(self, self._networks())
 
     def _networks(self) -> dict[str, nn.Module]:
         return select_networks(dict(self.named_children()))

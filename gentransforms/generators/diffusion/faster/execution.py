@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError
 from gentransforms.generators.diffusion.state import holds_lora, quantisation
-from gentransforms.generators.identity import uncompiled
+from gentransforms.generators.identity import named_weights, uncompiled
 
-__all__ = ["CompileMode", "check_compile", "check_fused", "compile_function", "compile_network", "fuse_projections", "uses_cuda_graphs"]
+__all__ = [
+    "CompileMode", "check_compile", "check_fused", "compile_function", "compile_network", "fuse_projections", "unfused_weights",
+    "uses_cuda_graphs",
+]  # fmt: skip
 
 CompileMode = Literal["regional", "full", "max-autotune", "reduce-overhead"]
 _MODES = ("regional", "full", "max-autotune", "reduce-overhead")
 # The blocks that a UNet or ControlNet repeats, where the class does not name its own.
 _BLOCKS = ("BasicTransformerBlock",)
+# What fused projections of diffusers' attention layers are called, and which they join.
+_JOINED = {
+    "to_qkv": ("to_q", "to_k", "to_v"), "to_kv": ("to_k", "to_v"), "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
+}  # fmt: skip
 
 
 def check_compile(value: Any) -> Any:
@@ -93,16 +100,46 @@ def check_fused(name: str, network: nn.Module) -> None:
     Raises:
         ConfigError: naming the layer.
     """
-    for path, module in _attentions(network):
-        if not getattr(module, "fused_projections", False) or module.to_q.weight.is_meta:
-            continue
-        joined, parts = ("to_kv", ("to_k", "to_v")) if module.is_cross_attention else ("to_qkv", ("to_q", "to_k", "to_v"))
-        weights = torch.cat([getattr(module, part).weight for part in parts])
-        if not torch.equal(getattr(module, joined).weight, weights):
-            raise ConfigError(
-                f"{name}.{path}.{joined} differs from the weights that were fused into it, which changed afterwards: call "
-                f"pipe.{name}.unfuse_qkv_projections() and build the generator again, with fuse_qkv=True"
-            )
+    for path, module, joined in _fused(network):
+        parts = [getattr(module, part) for part in _JOINED[joined]]
+        where = f"{name}.{path}.{joined}" if path else f"{name}.{joined}"
+        again = f"call pipe.{name}.unfuse_qkv_projections() and build the generator again"
+        if any(hasattr(part, "lora_A") for part in parts):
+            raise ConfigError(f"{where} leaves out the LoRA that {name} holds beside its weights: {again}")
+        for kind in ("weight", "bias"):
+            own, tensors = getattr(getattr(module, joined), kind, None), [getattr(part, kind, None) for part in parts]
+            plain = [t for t in tensors if isinstance(t, Tensor)]
+            if own is None or own.is_meta or not plain:
+                continue
+            if not torch.equal(own, torch.cat(plain)):
+                raise ConfigError(
+                    f"{where} differs from the weights that were fused into it, which changed afterwards: {again}, fused again"
+                )
+
+
+def unfused_weights(module: nn.Module, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return the weights of a generator without fused projections, which are copies of others.
+
+    Args:
+        module: the generator.
+        networks: its networks by name.
+
+    Raises:
+        ConfigError: if fused projections are not what the weights are now.
+    """
+    for name, network in networks.items():
+        check_fused(name, network)
+    fused = {f"{path}.{joined}.".replace("_orig_mod.", "") for path, _, joined in _fused(module)}
+    return {name: t for name, t in named_weights(module).items() if name.rpartition(".")[0] + "." not in fused}
+
+
+def _fused(network: nn.Module) -> Iterator[tuple[str, Any, str]]:
+    """Yield path, layer and name of each fused projection that stands beside the plain ones; some layers have no others."""
+    for path, module in network.named_modules():
+        if getattr(module, "fused_projections", False):
+            for joined, parts in _JOINED.items():
+                if all(isinstance(getattr(module, part, None), nn.Module) for part in (joined, *parts)):
+                    yield path, module, joined
 
 
 def _attentions(network: Any) -> Iterator[tuple[str, Any]]:
