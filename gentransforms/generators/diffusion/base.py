@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, ImageError
 from gentransforms.generators.base import ImageGenerator
-from gentransforms.generators.diffusion import appearance, fit, state
+from gentransforms.generators.diffusion import appearance, fit, noise, state
 from gentransforms.generators.diffusion import foreground as subjects
 from gentransforms.generators.diffusion.appearance import UNetInputs, select_rows, with_unconditional
 from gentransforms.generators.diffusion.describe import describe_part, describe_pipeline, select_networks
@@ -23,7 +23,7 @@ from gentransforms.generators.diffusion.faster.execution import (
     unfused_weights,
     uses_cuda_graphs,
 )
-from gentransforms.generators.diffusion.faster.steps import Step, check_interval, plan_steps
+from gentransforms.generators.diffusion.faster.steps import Step, check_guided, check_interval, plan_steps
 from gentransforms.generators.diffusion.loading import rebuild
 from gentransforms.generators.diffusion.options import check_count, check_number, image_size, keyword_options, with_preset
 from gentransforms.generators.diffusion.pickling import drop_capturing_hooks
@@ -74,7 +74,7 @@ class DiffusionGenerator(ImageGenerator):
         own = [n * self._shrinks for n in (sample_size if isinstance(sample_size, list | tuple) else [sample_size] * 2)]
         self.guidance_interval = check_interval(given.get("guidance_interval"))
         self.cache_interval = check_count("cache_interval", given.get("cache_interval", 1))
-        self.cache_branch = self._check_cache_branch(given.get("cache_branch", 0))
+        self.cache_branch = check_branch(self.unet, given.get("cache_branch", 0), self.cache_interval)
         self._check_guided_steps()
         self.image_size = image_size(given["image_size"] if given.get("image_size") is not None else tuple(own), self._shrinks)
         self.prompt, self.negative_prompt = given.get("prompt") or "", given.get("negative_prompt")
@@ -337,25 +337,14 @@ class DiffusionGenerator(ImageGenerator):
             raise ConfigError("noise_levels and foreground were both given, and each decides the noise: give one of them")
         if levels is None:
             return torch.full((count,), self.noise_level, dtype=torch.int64, device=self.device)
-        levels = torch.as_tensor(levels)
-        assert isinstance(levels, Tensor)
-        if levels.shape != (count,) or levels.is_floating_point() or levels.is_complex() or levels.dtype == torch.bool:
-            raise ConfigError(f"noise_levels has shape {tuple(levels.shape)} and dtype {levels.dtype}: expected ({count},) int64")
-        if levels.device.type == "cpu" and count:  # elsewhere, reading the values would wait for the device
-            self._check_noise_level(int(levels.min()))
-            self._check_noise_level(int(levels.max()))
-        return levels.to(self.device, torch.int64, non_blocking=True)
+        return noise.check_levels(levels, count, self._top_level).to(self.device, torch.int64, non_blocking=True)
 
     def _check_noise_level(self, level: Any) -> Any:
-        if self.kind != "unclip":
-            if level in (0, None):
-                return 0
-            raise ConfigError(f"noise_level={level!r}: only unCLIP generators take one; this is a {type(self.pipe).__name__}")
-        if level == "foreground":
-            return level
-        if type(level) is not int or not 0 <= level <= self._top_level:
-            raise ConfigError(f"noise_level={level!r}: expected an integer from 0 to {self._top_level}, or 'foreground'")
-        return level
+        if self.kind == "unclip":
+            return noise.check_level(level, self._top_level)
+        if level in (0, None):
+            return 0
+        raise ConfigError(f"noise_level={level!r}: only unCLIP generators take one; this is a {type(self.pipe).__name__}")
 
     def _check_foreground_bounds(self, bounds: Any) -> tuple[float, ...]:
         if self.noise_level == "foreground":
@@ -368,27 +357,11 @@ class DiffusionGenerator(ImageGenerator):
     def _top_level(self) -> int:
         return int(self.pipe.image_noising_scheduler.config.num_train_timesteps) - 1
 
-    def _check_cache_branch(self, branch: Any) -> int:
-        if self.cache_interval > 1:
-            return check_branch(self.unet, branch)
-        if branch != 0:
-            raise ConfigError(f"cache_branch={branch!r} has no effect with cache_interval=1: leave it out, or give cache_interval=2")
-        return 0
-
     def _check_guided_steps(self) -> None:
-        if self.guidance_interval is None:
-            return
-        if not self.guided:
+        if self.guidance_interval is not None:
             why = "the network was distilled with guidance" if self._distilled else f"guidance_scale={self.guidance_scale:g}"
-            raise ConfigError(
-                f"guidance_interval={self.guidance_interval!r}: there is no guidance ({why}): leave it out; where it was saved, give (0, 1)"
-            )
-        scheduler = fresh(self.scheduler, self.num_inference_steps)
-        if not any(step.guided for step in self._plan(len(scheduler.timesteps))):
-            raise ConfigError(
-                f"guidance_interval={self.guidance_interval!r}: none of {len(scheduler.timesteps)} steps is in it: widen it, or give "
-                "guidance_scale=1"
-            )
+            count = len(fresh(self.scheduler, self.num_inference_steps).timesteps)
+            check_guided(self.guidance_interval, None if self.guided else why, self._plan(count))
 
     @property
     def _distilled(self) -> bool:

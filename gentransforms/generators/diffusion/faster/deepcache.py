@@ -114,12 +114,16 @@ def count_skips(unet: Any) -> int:
     return sum(len(block.resnets) for block in unet.up_blocks)
 
 
-def check_branch(unet: Any, branch: Any) -> int:
-    """Return the branch of a cache, if the UNet has it.
+def check_branch(unet: Any, branch: Any, interval: int) -> int:
+    """Return the branch of a cache, if the UNet has it; 0 where `interval` is 1 and nothing is cached.
 
     Raises:
-        ConfigError: if it has not, or is of a kind whose parts are not known here.
+        ConfigError: if it has not, or is of a kind whose parts are not known here; if a branch is given and nothing is cached.
     """
+    if interval == 1:
+        if branch != 0:
+            raise ConfigError(f"cache_branch={branch!r} has no effect with cache_interval=1: leave it out, or give cache_interval=2")
+        return 0
     unet = uncompiled(unet)
     found = {type(block).__name__ for blocks in (unet.down_blocks, unet.up_blocks) for block in blocks}
     if type(unet).__name__ != "UNet2DConditionModel" or (unknown := sorted(found - _DOWN - _UP)) or unet.mid_block is None:

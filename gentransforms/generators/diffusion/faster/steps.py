@@ -8,7 +8,7 @@ from typing import Any
 
 from gentransforms.errors import ConfigError
 
-__all__ = ["Step", "check_interval", "plan_steps"]
+__all__ = ["Step", "check_guided", "check_interval", "plan_steps"]
 
 
 @dataclass(frozen=True)
@@ -75,3 +75,22 @@ def check_interval(value: Any) -> tuple[float, float] | None:
             "the last, 1"
         )
     return None if tuple(value) == (0, 1) else (float(value[0]), float(value[1]))
+
+
+def check_guided(interval: tuple[float, float], unguided: str | None, steps: Sequence[Step]) -> None:
+    """Check that an interval has an effect.
+
+    Args:
+        interval: that of the guidance.
+        unguided: why there is no guidance at all; None if there is.
+        steps: the whole plan.
+
+    Raises:
+        ConfigError: if there is no guidance, or none of the steps is in the interval.
+    """
+    if unguided is not None:
+        raise ConfigError(
+            f"guidance_interval={interval!r}: there is no guidance ({unguided}): leave it out; where it was saved, give (0, 1)"
+        )
+    if not any(step.guided for step in steps):
+        raise ConfigError(f"guidance_interval={interval!r}: none of {len(steps)} steps is in it: widen it, or give guidance_scale=1")
