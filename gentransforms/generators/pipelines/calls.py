@@ -132,6 +132,12 @@ def check_call_options(pipe: Any, options: Mapping[str, Any], own: Collection[st
         raise ConfigError(f"{what}: a {type(pipe).__name__} takes {', '.join(known)}; beside them {', '.join(sorted(own))}")
 
 
+def without_defaults(pipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a pipeline's call without those that are None and are so by default; None elsewhere is a value."""
+    parameters = _parameters(type(pipe))
+    return {name: value for name, value in options.items() if value is not None or parameters[name].default is not None}
+
+
 def call(pipe: Any, rngs: list[torch.Generator], size: tuple[int, int], arguments: Mapping[str, Any]) -> Tensor:
     """Return what a pipeline makes: (B, 3, h, w) float32 in [0, 1]; NaN for an image that its safety checker blacked out.
 

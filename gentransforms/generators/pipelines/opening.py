@@ -140,8 +140,15 @@ def _counterparts(cls: Any) -> list[Any]:
 
 
 def _for_constructor(cls: Any, passed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a pipeline's constructor that leave out what was passed as None."""
+    """Return the arguments of a pipeline's constructor that leave out what was passed as None.
+
+    Raises:
+        ConfigError: if the pipeline takes no such component.
+    """
     given, taken = dict(passed), inspect.signature(cls.__init__).parameters
+    checker = given.pop("safety_checker") if "safety_checker" in given and "safety_checker" not in taken else None
+    if checker is not None:
+        raise ConfigError(f"safety_checker={type(checker).__name__}: a {cls.__name__} has none: leave it out")
     if "safety_checker" in given and given["safety_checker"] is None and "requires_safety_checker" in taken:
         given["requires_safety_checker"] = False
     if "watermarker" in given and given.pop("watermarker") is None and "add_watermarker" in taken:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,20 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
     elsewhere: dict[str, Any] = {name: given[name] for name in ("token", "cache_dir", "local_files_only")}
     of_source, prior, config = elsewhere | {"revision": given["revision"]}, given["prior"], given["config"]
     passed = {name: given[name] for name in ("safety_checker", "watermarker") if given[name] != "repository"}
+    if given["watermarker"] not in ("repository", None):
+        raise ConfigError(
+            f"watermarker={given['watermarker']!r}: expected None, which leaves it out; another one of your own is set in a pipeline, "
+            "pipe.watermark, for from_pipeline"
+        )
     if is_single_file(name_or_path):
+        _check_unused(
+            name_or_path,
+            given,
+            ("variant", "quantization_config"),
+            "a single file is read as it is, by diffusers' from_single_file: give a folder or repository in its layout",
+        )
+        if local_path(name_or_path, "name_or_path").is_file():
+            _check_unused(name_or_path, given, ("revision",), "the file is on this machine")
         pipe = load_single_file(name_or_path, config, of_source, dtype, prior is None, **passed)
         source, had, was, options, license = hub.Source(config, **elsewhere), {}, {}, given["options"], None
     else:
@@ -70,6 +83,8 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
         settings.restore_settings(parts["prior"], was.get("prior", {}))
     if options.get("condition") == "depth":
         parts["depth_estimator"] = control.load_depth(given["depth_model"], source, bool(had.get("depth")), dtype, elsewhere)
+    else:
+        _check_unused(name_or_path, given, ("depth_model",), "it is for condition='depth' alone")
     try:
         generator = cls(pipe, **parts, **options)
     except ConfigError as error:
@@ -77,6 +92,12 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
     state.apply_state(generator._networks(), had.get("state") or {})
     generator.name_or_path, generator.license = str(name_or_path), license
     return generator.to(device=place)
+
+
+def _check_unused(name_or_path: str | Path, given: Mapping[str, Any], names: Sequence[str], reason: str) -> None:
+    for name in names:
+        if given[name] is not None:
+            raise ConfigError(f"{name}={given[name]!r} has no effect on {name_or_path}: {reason}; leave it out")
 
 
 def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card: Mapping[str, Any]) -> None:

@@ -103,9 +103,11 @@ class PipelineVariation(CalledPipeline):
         self._check_prompt(prompt)
         self.prompt, self.fields = prompt, texts.template_fields(prompt)
         self.inputs = (*self.required_inputs, *(["prompts"] if self.takes_prompt else []))
+        if not isinstance(preserves_geometry, bool):
+            raise ConfigError(f"preserves_geometry={preserves_geometry!r}: expected True or False")
         self.preserves_geometry = preserves_geometry
         self.image_size = checked_size(image_size if image_size is not None else sizes.own_size(pipe), sizes.multiple_of(pipe))
-        self.options = {name: value for name, value in options.items() if value is not None}
+        self.options = calls.without_defaults(pipe, options)
         self.cache = check_cache(pipe, cache, self.options)
         self._prepare()
         self.__dict__["_init_config"] = {}
