@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_pipelines
 import torch
+from diffusers import FluxImg2ImgPipeline
 from torch import Tensor
 
 import gentransforms as gt
@@ -41,6 +42,59 @@ def pipe() -> Any:
     return made
 
 
+def chroma() -> Any:
+    from diffusers import ChromaImg2ImgPipeline, ChromaTransformer2DModel
+
+    flux = tiny_pipelines.flux()
+    torch.manual_seed(2)
+    transformer = ChromaTransformer2DModel(
+        patch_size=1, in_channels=8, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, axes_dims_rope=(4, 4, 8), approximator_hidden_dim=32, approximator_layers=1,
+        approximator_num_channels=64,
+    ).eval()  # fmt: skip
+    parts = {"text_encoder": flux.text_encoder_2, "tokenizer": flux.tokenizer_2, "scheduler": flux.scheduler, "vae": flux.vae}
+    return ChromaImg2ImgPipeline(**parts, transformer=transformer)
+
+
+class Untold(FluxImg2ImgPipeline):
+    """Calls its transformer a second time in each step, on other input, and does not tell the cache."""
+
+    def __call__(self, image: Any, prompt: Any = None, generator: Any = None, num_images_per_prompt: int = 1, strength: float = 1.0,
+                 num_inference_steps: int = 4, max_sequence_length: int = 16, height: Any = None, width: Any = None,
+                 output_type: Any = "pt") -> Any:  # fmt: skip
+        network = self.transformer
+        again = [False]
+
+        def twice(module: Any, args: Any, kwargs: Any) -> None:
+            if not again[0]:
+                again[0] = True
+                with self.told(network, "other"):
+                    network(*args, **kwargs | {"hidden_states": -kwargs["hidden_states"]})
+                again[0] = False
+                contexts.enter_context(self.told(network, "own"))
+
+        contexts = ExitStack()
+        hook = network.register_forward_pre_hook(twice, with_kwargs=True, prepend=True)
+        with contexts:
+            made = super().__call__(
+                prompt=prompt, image=image, generator=generator, num_images_per_prompt=num_images_per_prompt, strength=strength,
+                num_inference_steps=num_inference_steps, max_sequence_length=max_sequence_length, height=height, width=width,
+                output_type=output_type,
+            )  # fmt: skip
+        hook.remove()
+        return made
+
+    def told(self, network: Any, name: str) -> Any:
+        return nullcontext()
+
+
+class Told(Untold):
+    """Tells it."""
+
+    def told(self, network: Any, name: str) -> Any:
+        return network.cache_context(name)
+
+
 def generator_of(cache: Any, **options: Any) -> gt.PipelineVariation:
     return gt.PipelineVariation.from_pipeline(pipe(), cache=cache, **OPTIONS | options)
 
@@ -60,11 +114,12 @@ def calls_of(module: torch.nn.Module) -> Iterator[list[int]]:
 class TestCache:
     @pytest.mark.parametrize("cache", list(CACHES.values()), ids=list(CACHES))
     def test_skips_steps_and_changes_images(self, cache: dict[str, Any]) -> None:
-        generator = generator_of(cache)
+        generator, plain = generator_of(cache), generator_of(None)
+        for made_first in (generator, plain):  # twice
+            made_first(photos()[:1], SEEDS[:1])
         with calls_of(generator.transformer.transformer_blocks[1].attn.to_q) as computed:
             made = generator(photos()[:1], SEEDS[:1])
         assert computed[0] < STEPS
-        plain = generator_of(None)
         with calls_of(plain.transformer.transformer_blocks[1].attn.to_q) as all_of_them:
             expected = plain(photos()[:1], SEEDS[:1])
         assert all_of_them[0] == STEPS
@@ -148,6 +203,51 @@ class TestRefused:
     def test_guided_calls_that_the_pipeline_does_not_tell_apart(self) -> None:
         with pytest.raises(ConfigError, match="which of its calls are those of the negative prompt"):
             generator_of(SKIPPING, negative_prompt="a", true_cfg_scale=2.0)
+
+    @pytest.mark.filterwarnings("ignore:.FluxPosEmbed. is deprecated:FutureWarning")  # by Chroma's own parts
+    def test_several_calls_a_step_that_share_its_memory(self) -> None:
+        """Chroma guides by guidance_scale, and says nothing to a cache."""
+        guided = gt.PipelineVariation.from_pipeline(chroma(), cache=CACHES["Taylor"], **OPTIONS | {"guidance_scale": 4.0})
+        with pytest.raises(ConfigError, match="a ChromaImg2ImgPipeline calls its transformer more than once a step with these options"):
+            guided(photos()[:1], SEEDS[:1])
+        with pytest.raises(ConfigError, match="more than once a step"):
+            guided(photos(), SEEDS)
+        assert "step" not in vars(guided.pipe.scheduler)
+        assert "cache_context" not in vars(guided.transformer)
+        alone = gt.PipelineVariation.from_pipeline(chroma(), cache=CACHES["Taylor"], **OPTIONS | {"guidance_scale": 0.0})
+        check_generator(alone, images=photos())
+
+    def test_several_calls_a_step_that_the_pipeline_tells_apart(self) -> None:
+        made = pipe()
+        told = gt.PipelineVariation.from_pipeline(Told(**made.components), cache=CACHES["Taylor"], **OPTIONS)
+        untold = gt.PipelineVariation.from_pipeline(Untold(**made.components), cache=CACHES["Taylor"], **OPTIONS)
+        plain = gt.PipelineVariation.from_pipeline(made, cache=CACHES["Taylor"], **OPTIONS)
+        assert torch.equal(told(photos()[:1], SEEDS[:1]), plain(photos()[:1], SEEDS[:1]))
+        with pytest.raises(ConfigError, match="a Untold calls its transformer more than once a step"):
+            untold(photos()[:1], SEEDS[:1])
+
+    @pytest.mark.parametrize(
+        "cache", ["TextKVCache", {"name": "TaylorSeerCache", "cache_identifiers": ["nowhere"]}], ids=["other blocks", "no such part"]
+    )
+    def test_one_that_finds_nothing_to_work_in(self, cache: Any) -> None:
+        made = pipe()
+        with pytest.raises(ConfigError, match="it finds no part of a FluxTransformer2DModel to work in"):
+            gt.PipelineVariation.from_pipeline(made, cache=cache, **OPTIONS)
+        assert not made.transformer.is_cache_enabled
+
+    def test_one_that_is_enabled_in_part(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        made = pipe()
+        enable = type(made.transformer).enable_cache
+
+        def fail(self: Any, config: Any) -> None:
+            enable(self, config)
+            self._cache_config = None
+            raise ValueError("half of it")
+
+        monkeypatch.setattr(type(made.transformer), "enable_cache", fail)
+        with pytest.raises(ConfigError, match=r"cannot use it in a FluxImg2ImgPipeline \(half of it\)"):
+            gt.PipelineVariation.from_pipeline(made, cache=SKIPPING, **OPTIONS)
+        assert not any("_diffusers_hook" in vars(module) for module in made.transformer.modules())
 
     def test_one_that_the_pipeline_has_already(self) -> None:
         from diffusers.hooks import FirstBlockCacheConfig

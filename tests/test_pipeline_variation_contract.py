@@ -17,9 +17,11 @@ from torchvision.transforms.v2 import functional as TF
 
 import gentransforms as gt
 from gentransforms.errors import ConfigError, GeneratorError, WeightsError
+from gentransforms.generators.pipelines.trial import find_dependence
 from gentransforms.testing import check_generator
 
 SEEDS = torch.tensor([5, 6, 7])
+WAVES = torch.tensor([1.0, -1.0]).repeat(32)  # over the columns of an image of 64
 
 
 class Net(ModelMixin, ConfigMixin):
@@ -126,6 +128,36 @@ class GlobalNoise(Honest):
         return sources + 0.2 * torch.randn(len(sources), 3, 8, 8)
 
 
+class GlobalEncoder(Honest):
+    """Its autoencoder draws from torch's global random state."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__(unet)
+        self.vae = Careless()
+
+    def make(self, sources: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        return super().make(self.vae.encode(sources), rngs)
+
+
+class Careless(nn.Module):
+    """Not a part of the pipeline's networks, yet what it encodes is kept."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images + 0.2 * torch.randn_like(images)
+
+
+class BlackFirst(Honest):
+    """A safety checker blacks out its first two images; the others are of torch's global random state."""
+
+    def __call__(self, image: Tensor, generator: list[torch.Generator] | None = None, num_images_per_prompt: int = 1) -> Any:
+        made = super().__call__(image, generator, num_images_per_prompt)
+        made.nsfw_content_detected = [self.calls <= 2] * len(made.images)
+        return made
+
+    def make(self, sources: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        return sources + 0.2 * torch.randn(len(sources), 3, 8, 8)
+
+
 class Remembers(Honest):
     """Its images depend on earlier calls."""
 
@@ -199,11 +231,23 @@ class TestTogether:
     def test_the_contract_holds_however_it_is_called(self, kind: type[Honest]) -> None:
         check_generator(generator_of(kind), images=photos())
 
-    def test_one_image_is_made_without_a_trial(self) -> None:
+    def test_the_first_single_image_is_made_twice(self) -> None:
         generator = generator_of(Normalised)
         generator(photos(1), SEEDS[:1])
-        assert generator.pipe.calls == 1
-        assert generator.together is None
+        assert generator.pipe.calls == 2
+        assert generator.together is None  # which only a batch needs
+        generator(photos(1), SEEDS[1:2])
+        assert generator.pipe.calls == 3
+        again = copy.deepcopy(generator)
+        again(photos(1), SEEDS[:1])
+        assert again.pipe.calls == 4
+
+    def test_what_a_batch_has_shown_is_not_tried_again(self) -> None:
+        generator = generator_of(Honest)
+        generator(photos(), SEEDS)
+        before = generator.pipe.calls
+        generator(photos(1), SEEDS[:1])
+        assert generator.pipe.calls == before + 1
 
     def test_pictures_where_it_takes_no_tensors(self) -> None:
         generator = generator_of(Pictures)
@@ -248,11 +292,83 @@ class TestIpAdapter:
             gt.PipelineVariation.from_pipeline(pipe, ip_adapter_image=1)
 
 
+class TestFindDependence:
+    """Over functions of rows, in types in which rounding must be told from dependence."""
+
+    IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 0.5 + 0.25
+    HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+
+    @HALF
+    @pytest.mark.parametrize(
+        "effect",
+        [
+            lambda rows: 0.0095 * (len(rows) - 1),  # of the size alone
+            lambda rows: 0.004 * torch.arange(len(rows)).view(-1, 1, 1, 1),  # of the place
+            lambda rows: 0.006 * torch.tensor([1.0, -1.0, 1.0]).view(1, 3, 1, 1) * (len(rows) - 1),  # of colours, that cancel out
+            lambda rows: 0.008 * (torch.tensor(rows).float().mean() - 0.5) * WAVES,  # of the other's content, without a shift
+            lambda rows: 0.01 * rows[0] * WAVES,  # of whatever stands first
+        ],
+        ids=["size", "place", "colour", "content", "first"],
+    )
+    def test_dependence_below_the_rounding_of_pixels(self, effect: Any, dtype: torch.dtype) -> None:
+        def make(rows: Any) -> Tensor:
+            rows = list(rows)
+            return self.IMAGES[rows] + effect(rows)
+
+        assert find_dependence(make, "sources", "X", dtype) == "its images depend on what else is in the batch"
+
+    @HALF
+    def test_rounding_that_changes_with_the_size(self, dtype: torch.dtype) -> None:
+        def make(rows: Any) -> Tensor:
+            noise = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(len(rows)))
+            return self.IMAGES[list(rows)] + 0.008 * noise
+
+        assert find_dependence(make, "sources", "X", dtype) is None
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            torch.OutOfMemoryError("no"),
+            MemoryError(),
+            RuntimeError("MPS backend out of memory"),
+            RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"),
+        ],
+    )
+    def test_no_memory_is_no_refusal_of_a_batch(self, error: BaseException) -> None:
+        def make(rows: Any) -> Tensor:
+            if len(rows) > 1:
+                raise error
+            return self.IMAGES[list(rows)]
+
+        with pytest.raises(type(error)):
+            find_dependence(make, "sources", "X", torch.float32)
+
+
 class TestRefused:
     @pytest.mark.parametrize("kind", [GlobalNoise, Remembers])
     def test_images_that_differ_with_each_call(self, kind: type[Honest]) -> None:
         with pytest.raises(GeneratorError, match=rf"^{kind.__name__} makes another image of the same source and rng with each call"):
             generator_of(kind)(photos(), SEEDS)
+
+    @pytest.mark.parametrize("kind", [GlobalNoise, Remembers, GlobalEncoder])
+    def test_single_images_that_differ_with_each_call(self, kind: type[Honest]) -> None:
+        """As a bank with batches of one makes them."""
+        with pytest.raises(GeneratorError, match=rf"^{kind.__name__} makes another image of the same source and rng with each call"):
+            generator_of(kind)(photos(1), SEEDS[:1])
+
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_where_it_was_known_that_nothing_goes_together(self, count: int) -> None:
+        """As with a cache that decides for a whole batch."""
+        generator = generator_of(GlobalNoise)
+        generator.together = "nothing"
+        with pytest.raises(GeneratorError, match="with each call"):
+            generator(photos(count), SEEDS[:count])
+
+    def test_an_image_that_shows_nothing_decides_nothing(self) -> None:
+        generator = generator_of(BlackFirst)
+        assert generator(photos(1), SEEDS[:1]).isnan().all()
+        with pytest.raises(GeneratorError, match="with each call"):
+            generator(photos(1), SEEDS[:1])
 
     def test_another_size_with_the_size_to_give(self) -> None:
         with pytest.raises(GeneratorError, match=r"images of 16 x 16 pixels where image_size=\(8, 8\).*give image_size=\(16, 16\)"):

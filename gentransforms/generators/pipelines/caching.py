@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,7 +31,7 @@ def check_cache(pipe: Any, choice: Any, options: Mapping[str, Any]) -> dict[str,
         options: of the pipeline's call.
 
     Raises:
-        ConfigError: if there is no such cache or setting, or the pipeline can have none.
+        ConfigError: if there is no such cache or setting, the pipeline can have none, or nothing in its transformer takes this one.
     """
     network = uncompiled(getattr(pipe, "transformer", None))
     if getattr(network, "is_cache_enabled", False):
@@ -56,7 +57,15 @@ def check_cache(pipe: Any, choice: Any, options: Mapping[str, Any]) -> dict[str,
             f"cache={choice!r}: a {pipeline} does not tell the cache which of its calls are those of the negative prompt: leave "
             "negative_prompt or the cache out"
         )
-    return described
+    try:
+        with enabled_cache(pipe, described):  # raises where it has nothing to work in
+            return described
+    except (TypeError, LookupError, AttributeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"cache={choice!r}: the installed diffusers cannot use it in a {pipeline} ({error}): use another, or none"
+        ) from error
 
 
 def per_batch(described: Mapping[str, Any] | None) -> bool:
@@ -74,18 +83,76 @@ def enabled_cache(pipe: Any, described: Mapping[str, Any] | None) -> Iterator[No
     assert network is not None
     if hasattr(config, _CALLBACK):
         setattr(config, _CALLBACK, lambda: pipe.current_timestep)
-    network.enable_cache(config)
+    before = _hooks_of(network)
     try:
-        with network.cache_context("image"):  # for pipelines that set no context themselves
+        network.enable_cache(config)
+        if all(part is network for part, _ in _hooks_of(network) - before):
+            raise ConfigError(f"cache={dict(described)!r}: it finds no part of a {type(network).__name__} to work in: use another, or none")
+        with _one_call_a_step(pipe, network, described), network.cache_context("image"):  # for pipelines that set no context themselves
             yield
     finally:
-        network.disable_cache()
+        if network.is_cache_enabled:
+            network.disable_cache()
+        for part, name in _hooks_of(network) - before:  # of one that could not be enabled in full
+            part._diffusers_hook.remove_hook(name, recurse=False)
         for module in network.modules():  # what the hooks leave behind keeps a module from being copied
             own = vars(module)
             if not getattr(own.get("_diffusers_hook"), "hooks", True):
                 del own["_diffusers_hook"]
                 if getattr(own.get("forward"), "__self__", None) is module:
                     del own["forward"]
+
+
+@contextlib.contextmanager
+def _one_call_a_step(pipe: Any, network: Any, described: Mapping[str, Any]) -> Iterator[None]:
+    """Raise, inside the context, at a second call of the transformer in a step that the pipeline does not tell the cache from the first.
+
+    A guided pipeline makes two calls a step. Where they share the memory of a cache, one reuses what the other computed.
+    """
+    name, called, own_context = "", set[str](), network.cache_context
+    scheduler: Any = getattr(pipe, "scheduler", None)
+
+    @contextlib.contextmanager
+    def told(given: str, **kwargs: Any) -> Iterator[None]:
+        nonlocal name
+        before, name = name, given
+        try:
+            with own_context(given, **kwargs):
+                yield
+        finally:
+            name = before
+
+    def count(*_: Any) -> None:
+        if name in called:
+            raise ConfigError(
+                f"cache={dict(described)!r}: a {type(pipe).__name__} calls its transformer more than once a step with these options and "
+                "does not tell the cache which call is which: leave guidance (guidance_scale, true_cfg_scale) or the cache out"
+            )
+        called.add(name)
+
+    hook = pipe.transformer.register_forward_pre_hook(count)
+    network.cache_context = told
+    try:
+        if hasattr(scheduler, "step"):
+            own_step = scheduler.step
+
+            @functools.wraps(own_step)  # pipelines ask for its parameters
+            def step(*args: Any, **kwargs: Any) -> Any:
+                called.clear()
+                return own_step(*args, **kwargs)
+
+            scheduler.step = step
+        yield
+    finally:
+        hook.remove()
+        del network.cache_context
+        getattr(scheduler, "__dict__", {}).pop("step", None)
+
+
+def _hooks_of(network: Any) -> set[tuple[Any, str]]:
+    """Return what diffusers has put on the parts of a network: each part with the name of a hook."""
+    registries = ((part, vars(part).get("_diffusers_hook")) for part in network.modules())
+    return {(part, name) for part, registry in registries if registry is not None for name in registry.hooks}
 
 
 def _describe(choice: Any) -> dict[str, Any]:

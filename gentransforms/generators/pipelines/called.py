@@ -13,10 +13,11 @@ from gentransforms.errors import ConfigError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.diffusion.pickling import drop_capturing_hooks
 from gentransforms.generators.diffusion.sampling import make_rngs
+from gentransforms.generators.held import is_out_of_memory
 from gentransforms.generators.pipelines import calls, priors, texts
 from gentransforms.generators.pipelines.caching import enabled_cache, per_batch
 from gentransforms.generators.pipelines.once import EncodeOnce
-from gentransforms.generators.pipelines.trial import find_dependence
+from gentransforms.generators.pipelines.trial import check_repeatable, find_dependence
 from gentransforms.seeding import check_seeds
 
 __all__ = ["CalledPipeline"]
@@ -41,6 +42,7 @@ class CalledPipeline(ImageGenerator):
     together: str | None = None
     _prompt_to_pipe: bool
     _pictures: bool  # whether it takes PIL images alone
+    _repeatable: bool = False  # whether it is known to make an image again
 
     def _prepare(self) -> None:
         """Set what the calls go by, once the pipeline is known."""
@@ -71,14 +73,25 @@ class CalledPipeline(ImageGenerator):
         if not len(seeds):
             return torch.empty(0, 3, *self.image_size, device=self.device)
         if len(seeds) == 1:
-            return self._call(condition, seeds)
+            return self._call(condition, seeds) if self._repeatable else self._call_twice(condition, seeds)
         if self.together is None:
             self.together = self._try_together()
+            self._repeatable = True
+        elif self.together == "nothing" and not self._repeatable:  # as a cache has it, untried
+            self._call_twice({name: rows[:1] for name, rows in condition.items()}, seeds[:1])
         if self.together == "sources":
             return self._call(condition, seeds)
         groups = _runs(condition, len(seeds)) if self.together == "variants" else [slice(i, i + 1) for i in range(len(seeds))]
         made = [self._call({name: rows[group] for name, rows in condition.items()}, seeds[group], True) for group in groups]
         return made[0] if len(made) == 1 else torch.cat(made)
+
+    def _call_twice(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+        """Return one image, the first of this pipeline, if the same one comes out again."""
+        made = self._call(condition, seeds)
+        self._once.clear()  # what it encoded is tried, too
+        check_repeatable(lambda: self._call(condition, seeds), made, type(self.pipe).__name__, self.dtype)
+        self._repeatable = bool(made.isfinite().all())  # a black image of a safety checker shows nothing
+        return made
 
     def _call(self, condition: Mapping[str, Tensor], seeds: Tensor, one_source: bool = False) -> Tensor:
         """Return what one call of the pipeline makes; with `one_source`, all rows are of one, and it is given once."""
@@ -125,7 +138,9 @@ class CalledPipeline(ImageGenerator):
                     raise
                 try:
                     made = calls.call(self.pipe, make_rngs(seeds), self.image_size, self._as_pictures(arguments))
-                except Exception:
+                except Exception as second:
+                    if is_out_of_memory(second):
+                        raise
                     raise error from None
                 self._pictures = True
                 return made
