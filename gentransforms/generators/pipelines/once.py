@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,15 +13,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 __all__ = ["EncodeOnce"]
+
+# Autoencoders have fewer elements, and every one is looked at. Of the largest text encoders that would cost more than encoding again.
+_EVERY = 2**28
+_SOME = 2**12  # of each tensor
+_BLOCK = 2**18  # elements at a time, which bounds the memory
 
 
 class EncodeOnce:
     """A bounded store of what the encoders of a pipeline make of single sources, by their content.
 
     Each image is encoded alone, so that the result does not depend on which others are in the batch, or in the store. What a
-    network made before its weights or its tiling changed is not used again.
+    network made before its weights or its tiling changed is not used again. Changes that torch counts are seen, and those past
+    it (``.data``) by a checksum: of all values, or beyond 270 million of some in each tensor.
 
     Args:
         size: largest number of results kept.
@@ -34,9 +42,16 @@ class EncodeOnce:
         """Forget everything: the networks' dtype or device changed."""
         self.kept.clear()
 
-    def get(self, network: Any, content: bytes, make: Callable[[], Any]) -> Any:
-        """Return what `make` returned for this content and state of a network, or make it."""
-        key = (_state_of(network), hashlib.blake2b(content, digest_size=16).digest())
+    def get(self, network: Any, content: bytes, make: Callable[[], Any], state: bytes | None = None) -> Any:
+        """Return what `make` returned for this content and state of a network, or make it.
+
+        Args:
+            network: on which the result depends.
+            content: and on what else.
+            make: makes it.
+            state: of the network, if it was read already.
+        """
+        key = (state or _state_of(network), hashlib.blake2b(content, digest_size=16).digest())
         if key not in self.kept:
             self.kept[key] = make()
         self.kept.move_to_end(key)
@@ -65,7 +80,9 @@ class EncodeOnce:
             if args or kwargs.keys() - {"return_dict"} or not len(images):
                 return own(images, *args, **kwargs)
             how = f"encode {kwargs.get('return_dict')}"
-            return _joined([self.get(coder, _content(how, row), partial(own, row, **kwargs)) for row in torch.split(images, 1)])
+            state = _state_of(coder)
+            rows = torch.split(images, 1)
+            return _joined([self.get(coder, _content(how, row), partial(own, row, **kwargs), state) for row in rows])
 
         return encode
 
@@ -93,13 +110,49 @@ def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[N
         del vars(owner)[name]
 
 
-def _state_of(network: Any) -> tuple[Any, ...]:
-    """Return what changes when weights are replaced or changed in place, or an autoencoder's tiles are set."""
+def _state_of(network: Any) -> bytes:
+    """Return a hash that changes when weights are replaced or changed in place, or an autoencoder's tiles are set."""
     # accelerate makes new parameters on the meta device with each call.
-    known = (parameter for parameter in network.parameters() if not (parameter.is_meta or parameter.is_inference()))
-    weights = [(id(parameter), parameter._version) for parameter in known]
+    known = [tensor for tensor in itertools.chain(network.parameters(), network.buffers()) if not tensor.is_meta]
+    counted = [(id(tensor), None if tensor.is_inference() else tensor._version) for tensor in known]
     tiles = {name: value for name, value in vars(network).items() if name.startswith(("use_", "tile_"))}
-    return (id(network), tuple(weights), str(sorted(tiles.items())))
+    return hashlib.blake2b(repr((id(network), counted, _checksum(known), sorted(tiles.items()))).encode(), digest_size=16).digest()
+
+
+@torch.no_grad()
+def _checksum(tensors: list[Tensor]) -> tuple[list[Any], list[list[int]]]:
+    """Return dtypes, shapes and a number for the bits of each tensor; the devices are waited for once."""
+    plain = [part for tensor in tensors for part in _plain(tensor)]
+    every = sum(part.numel() for part in plain) <= _EVERY
+    sums: dict[torch.device, list[Tensor]] = {}
+    for part in plain:
+        flat = part.detach().contiguous().view(-1)
+        if not every:
+            flat = flat[:: max(1, flat.numel() // _SOME)]
+        sums.setdefault(part.device, []).append(_sum_of_bits(flat))
+    kinds = [(part.dtype, tuple(part.shape)) for part in plain]
+    return kinds, [torch.stack(numbers).tolist() for numbers in sums.values()]
+
+
+def _sum_of_bits(flat: Tensor) -> Tensor:
+    """Return a sum in int64 of the bits of each element times an odd number of its place, modulo 2^32: no single change leaves it."""
+    if flat.is_complex():
+        flat = torch.view_as_real(flat).flatten()
+    bits = flat.view({1: torch.uint8, 2: torch.int16}.get(flat.element_size(), torch.int32))
+    odd = torch.arange(min(len(bits), _BLOCK), dtype=torch.int32, device=flat.device) * 0x1E3779BA + 1
+    total = torch.zeros((), dtype=torch.int64, device=flat.device)
+    for block in torch.split(bits, _BLOCK):
+        total = total * 31 + (block.int() * odd[: len(block)]).sum()
+    return total
+
+
+def _plain(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield a tensor, or those that a quantised one (torchao's) consists of."""
+    if not is_traceable_wrapper_subclass(tensor):
+        yield tensor.detach().as_subclass(Tensor)
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _plain(getattr(tensor, name))
 
 
 def _content(*parts: Any) -> bytes:
