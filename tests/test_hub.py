@@ -217,12 +217,18 @@ class TestPush:
             ("org/wrong-token", {"token": "hf_wrong"}, "401"),
             ("org/na me", {"token": TOKEN}, "na me"),
             ("org/no-branch", {"token": TOKEN, "revision": "nothing"}, "nothing"),
-            ("org/card", {"token": TOKEN, "card": {"license": "not a licence"}}, "license"),
+            ("org/card", {"token": TOKEN, "card": {"license": "gfdl"}}, "license"),  # which this server does not list
         ],
     )
     def test_refused(self, site: Site, repo_id: str, options: dict[str, Any], reason: str) -> None:
         with pytest.raises(WeightsError, match=f"(?s){repo_id}: the upload failed: .*{reason}"):
             site.push(repo_id, **options)
+
+    def test_a_licence_of_another_name(self, site: Site) -> None:
+        site.push("org/own-licence", token=TOKEN, card={"license": "Our Own", "license_link": "https://example.org/terms"})
+        repo = site.hub.repos["org/own-licence"]
+        card = repo.commits[repo.refs["main"]]["README.md"].decode()
+        assert "license: other\nlicense_name: our-own\nlicense_link: https://example.org/terms\n" in card
 
     def test_server_down(self, site: Site) -> None:
         with site.hub.down(), pytest.raises(WeightsError, match="org/down: the upload failed: "):

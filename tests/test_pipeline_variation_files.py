@@ -18,6 +18,7 @@ from torch import Tensor
 import gentransforms as gt
 from gentransforms.bank.share.card import bank_card
 from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.hub.licenses import license_fields, license_link
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STRENGTH = {"strength": 0.5, "num_inference_steps": 2}
@@ -206,8 +207,70 @@ class TestCards:
         (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: flux-1-dev-non-commercial-license\n---\n")
         from gentransforms.hub.models import Source, read_license
 
-        assert read_license(Source(tmp_path)) == "flux-1-dev-non-commercial-license"
+        assert read_license(Source(tmp_path)).name == "flux-1-dev-non-commercial-license"
         (tmp_path / "README.md").write_text("no front matter: [")
-        assert read_license(Source(tmp_path)) is None
+        assert read_license(Source(tmp_path)).name is None
         (tmp_path / "README.md").write_text("---\n: [broken\n---\n")
-        assert read_license(Source(tmp_path)) is None
+        assert read_license(Source(tmp_path)).name is None
+
+    @pytest.mark.parametrize(
+        ("link", "written"), [("https://example.org/terms", "license_link: https://example.org/terms"), ("LICENSE.md", None)]
+    )
+    def test_one_that_the_hub_does_not_list_is_written_as_it_takes_it(
+        self, layout: Path, tmp_path: Path, link: str, written: str | None
+    ) -> None:
+        folder = tmp_path / "repository"
+        shutil.copytree(layout, folder)
+        (folder / "README.md").write_text(
+            f"---\nlicense: other\nlicense_name: flux-1-dev-non-commercial-license\nlicense_link: {link}\n---\n"
+        )
+        generator = gt.PipelineVariation.from_pretrained(folder, safety_checker=None, **STRENGTH)
+        generator.save_pretrained(tmp_path / "saved")
+        lines = (tmp_path / "saved/README.md").read_text().split("---")[1].splitlines()
+        assert "license: other" in lines
+        assert "license_name: flux-1-dev-non-commercial-license" in lines
+        assert [line for line in lines if line.startswith("license_link")] == ([written] if written else [])
+        again = gt.load_generator(tmp_path / "saved")
+        assert again.license == generator.license == "flux-1-dev-non-commercial-license"
+        again.save_pretrained(tmp_path / "twice")
+        assert (tmp_path / "twice/README.md").read_text().split("---")[1] == (tmp_path / "saved/README.md").read_text().split("---")[1]
+
+    @pytest.mark.parametrize(
+        ("license", "fields"),
+        [
+            (None, {}),
+            ("Apache-2.0", {"license": "apache-2.0"}),
+            ("openrail++", {"license": "openrail++"}),
+            ("other", {"license": "other", "license_link": "x"}),
+            ("Our Own (2026)", {"license": "other", "license_name": "our-own-2026", "license_link": "x"}),
+        ],
+    )
+    def test_fields(self, license: str | None, fields: dict[str, str]) -> None:
+        assert license_fields(license, "x") == fields
+
+    def test_a_link_in_a_repository(self) -> None:
+        assert license_link("LICENSE.md", "a/b", None, True) == "https://huggingface.co/a/b/blob/main/LICENSE.md"
+        assert license_link("LICENSE.md", "a/b", "v1", True) == "https://huggingface.co/a/b/blob/v1/LICENSE.md"
+        assert license_link("LICENSE.md", "a/b", None, False) is None
+        assert license_link(None, "a/b", None, True) is None
+
+    @pytest.mark.filterwarnings("ignore:.*`torch_dtype` is deprecated")
+    def test_of_pipelines_single_files_and_parts(self, layout: Path, single: tuple[Path, Path], tmp_path: Path) -> None:
+        from diffusers import StableDiffusionImg2ImgPipeline
+
+        pipe = StableDiffusionImg2ImgPipeline.from_pretrained(layout, safety_checker=None, requires_safety_checker=False)
+        assert gt.PipelineVariation.from_pipeline(pipe, **STRENGTH).license == "openrail++"
+        assert gt.PipelineVariation.from_pipeline(tiny_pipelines.img2img(), **STRENGTH).license is None
+        shutil.copy(single[0], tmp_path / "model.safetensors")
+        (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+        assert gt.load_generator(tmp_path / "model.safetensors", config=single[1], **STRENGTH).license == "mit"
+
+        files = [test_diffusion_state.write_lora(tmp_path / str(i), i) for i in range(2)]
+        (files[0].parent / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+        tuned = gt.PipelineVariation.from_pretrained(layout, lora={str(file): 0.5 for file in files}, **STRENGTH)
+        names = [f"Licence of the LoRA {file.parent.name}/{file.name}" for file in files]
+        tuned.save_pretrained(tmp_path / "saved")
+        for generator in (tuned, gt.load_generator(tmp_path / "saved")):
+            assert generator.notes["Licence of the weights"] == "openrail++"
+            assert (generator.notes[names[0]], generator.notes[names[1]]) == ("cc-by-nc-4.0", "not stated")
+        assert "Licence of the LoRA" in (tmp_path / "saved/README.md").read_text()

@@ -9,6 +9,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -73,6 +74,8 @@ class ImageGenerator(nn.Module, ABC):
     name_or_path: str | None = None
     license: str | None = None
     execution_options: tuple[str, ...] = ()
+    _license_link: str | None = None  # to its text, where the Hub has no name for it
+    _part_licenses: Mapping[str, str | None] = MappingProxyType({})  # of LoRAs and other parts from elsewhere, by what they are
     registered: ClassVar[dict[str, type[ImageGenerator]]] = {}
     _init_config: dict[str, Any]
 
@@ -131,7 +134,11 @@ class ImageGenerator(nn.Module, ABC):
     @property
     def notes(self) -> dict[str, str]:
         """What the cards of this generator and of its banks say beside the figures: the licence of its weights, what was left out."""
-        return {} if self.license is None else {"Licence of the weights": self.license}
+        own = {} if self.license is None else {"Licence of the weights": self.license}
+        return own | {f"Licence of {part}": license or "not stated" for part, license in self._part_licenses.items()}
+
+    def _set_license(self, found: hub.License) -> None:
+        self.license, self._license_link = found.name, found.link
 
     @property
     def required_inputs(self) -> tuple[str, ...]:
@@ -171,7 +178,7 @@ class ImageGenerator(nn.Module, ABC):
             directory: created if it does not exist.
             dtype: dtype of the floating weights in the file; unchanged by default.
             card: text of the model card by section: any of ``title``, ``description``, ``training_data``, ``license``,
-                ``intended_use``, ``limits``, ``evaluation``.
+                ``license_link``, ``intended_use``, ``limits``, ``evaluation``.
 
         Raises:
             ConfigError: if the config is not JSON-able, an argument of the constructor is a module, or a section of the
@@ -255,7 +262,7 @@ class ImageGenerator(nn.Module, ABC):
             raise ConfigError(f"{source}: {error}") from error
         generator.name_or_path = str(name_or_path)
         if source.folder is not None:  # elsewhere it would take another request
-            generator.license = hub.read_license(source)
+            generator._set_license(hub.read_license(source))
         return generator.to(device=place).eval()
 
     @classmethod

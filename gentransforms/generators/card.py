@@ -31,7 +31,7 @@ def model_card(generator: Any, sections: Mapping[str, Any]) -> str:
 
     Args:
         generator: the ImageGenerator to save.
-        sections: text of ``title``, ``description``, ``license`` and of the sections; the card says so if one is absent.
+        sections: text of ``title``, ``description``, ``license``, ``license_link`` and of the sections; the card says so if one is absent.
 
     Raises:
         ConfigError: if a section is unknown.
@@ -41,13 +41,14 @@ def model_card(generator: Any, sections: Mapping[str, Any]) -> str:
         >>> "library_name: gentransforms" in model_card(FakeGenerator(), {"license": "apache-2.0"})
         True
     """
-    unknown = sorted(sections.keys() - _SECTIONS.keys() - {"title", "description", "license"})
+    unknown = sorted(sections.keys() - _SECTIONS.keys() - {"title", "description", "license", "license_link"})
     if unknown:
-        raise ConfigError(f"card: unknown sections {unknown}, expected title, description, license or {sorted(_SECTIONS)}")
+        raise ConfigError(f"card: unknown sections {unknown}, expected title, description, license, license_link or {sorted(_SECTIONS)}")
     name = type(generator).__name__
     tags = ["data-augmentation", "self-supervised-learning", name.lower()]
     license = sections.get("license", generator.license)
-    metadata = hub.card_metadata(license=license, pipeline_tag="image-to-image", tags=tags)
+    link = sections.get("license_link", generator._license_link if license == generator.license else None)
+    metadata = hub.card_metadata(license, link, pipeline_tag="image-to-image", tags=tags)
     height, width = generator.image_size
     weights = sum(tensor.numel() for tensor in generator._saved_weights().values())
     lines = [
@@ -57,7 +58,7 @@ def model_card(generator: Any, sections: Mapping[str, Any]) -> str:
         f"\n- Images: {height} x {width} pixels; keeps the source's layout: {'yes' if generator.preserves_geometry else 'no'}",
         f"- Weights: {weights:,} numbers",
         f"- Inputs besides the image: {', '.join(generator.inputs) or 'none'}",
-        f"- Licence: {license or _UNSAID}",
+        f"- Licence: {f'[{license}]({link})' if license and link else license or _UNSAID}",
         *(f"- {what}: {text}" for what, text in generator.notes.items() if text != license),
         "",
         "## How to load\n",

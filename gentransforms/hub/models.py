@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.hub.client import MODEL, hub_errors, is_repository, sha256
+from gentransforms.hub.licenses import license_fields, license_link
 from gentransforms.paths import local_path
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "BUNDLED", "CARD_FILE", "CONFIG_FILE", "PIPELINE_FILE", "WEIGHTS_FILE", "Source", "bundled_names", "card_metadata", "check_format",
-    "own_config", "pipeline_class", "read_config", "read_license", "read_weights",
+    "BUNDLED", "CARD_FILE", "CONFIG_FILE", "PIPELINE_FILE", "WEIGHTS_FILE", "License", "Source", "bundled_names", "card_metadata",
+    "check_format", "own_config", "pipeline_class", "read_config", "read_license", "read_weights",
 ]  # fmt: skip
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -185,11 +187,24 @@ def pipeline_class(source: Source) -> str | None:
     return name
 
 
-def read_license(source: Source) -> str | None:
-    """Return the licence that the card of a repository or folder states; None if it states none, or there is no card.
+@dataclass(frozen=True)
+class License:
+    """The licence that a card states.
+
+    Args:
+        name: by the Hub's name for it, or its own; None if none is stated.
+        link: address of its text, for one that the Hub has no name for.
+    """
+
+    name: str | None = None
+    link: str | None = None
+
+
+def read_license(source: Source) -> License:
+    """Return the licence that the card of a repository or folder states.
 
     Example:
-        >>> read_license(Source("icgan-cifar10-32"))
+        >>> read_license(Source("icgan-cifar10-32")).name
         'apache-2.0'
     """
     from huggingface_hub import ModelCard
@@ -199,9 +214,12 @@ def read_license(source: Source) -> str | None:
         header = None if card is None else re.match(r"---\s*\n.*?\n---\s*(?:\n|$)", card.read_text(encoding="utf-8"), re.DOTALL)
         data = None if header is None else ModelCard(header[0]).data
     except Exception:  # whatever is wrong with a card, no generator should fail for it
-        return None
+        return License()
     found, name = getattr(data, "license", None), getattr(data, "license_name", None)
-    return str(name if found in (None, "other") and name else found) if found or name else None
+    if not found and not name:
+        return License()
+    link = license_link(getattr(data, "license_link", None), source.name, source.options["revision"], source.folder is None)
+    return License(str(name if found in (None, "other") and name else found), link)
 
 
 def _read_object(source: Source, path: Path) -> dict[str, Any]:
@@ -252,11 +270,17 @@ def read_weights(source: Source, expected_sha256: str | None) -> dict[str, Tenso
         raise WeightsError(f"{source}: {WEIGHTS_FILE} is not a complete safetensors file ({error}): fetch it again") from error
 
 
-def card_metadata(**fields: Any) -> str:
-    """Return the YAML header of a model card, which the Hub reads."""
+def card_metadata(license: str | None, link: str | None, **fields: Any) -> str:
+    """Return the YAML header of a model card, which the Hub reads.
+
+    Args:
+        license: of the weights.
+        link: to its text, where the Hub has no name for it.
+        fields: the others.
+    """
     from huggingface_hub import ModelCardData
 
-    return str(ModelCardData(library_name="gentransforms", **fields).to_yaml())
+    return str(ModelCardData(library_name="gentransforms", **license_fields(license, link), **fields).to_yaml())
 
 
 def _is_folder(path: Path) -> bool:

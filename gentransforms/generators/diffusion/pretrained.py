@@ -66,7 +66,8 @@ class PretrainedDiffusion(DiffusionGenerator):
         generator = cls(pipe, **parts, **options)
         generator._adapter_file = adapter
         apply_state(generator._networks(), saved_state)
-        generator.name_or_path, generator.license = str(name_or_path), hub.read_license(source)
+        generator.name_or_path = str(name_or_path)
+        generator._set_license(hub.read_license(source))
         return generator.to(device=place)
 
     def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None) -> None:

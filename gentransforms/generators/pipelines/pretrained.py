@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gentransforms.errors import ConfigError
+from gentransforms.errors import ConfigError, GentransformsError
 from gentransforms.generators.base import _check_placement
 from gentransforms.generators.card import model_card
 from gentransforms.generators.diffusion import saving, state
@@ -19,7 +19,7 @@ from gentransforms.generators.pipelines.opening import is_single_file, load_any,
 from gentransforms.hub import models as hub
 from gentransforms.paths import local_path
 
-__all__ = ["load", "save"]
+__all__ = ["load", "read_own_license", "save"]
 
 _PRIOR = "prior_pipeline"  # folder of a saved prior
 
@@ -52,13 +52,13 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
         if local_path(name_or_path, "name_or_path").is_file():
             _check_unused(name_or_path, given, ("revision",), "the file is on this machine")
         pipe = load_single_file(name_or_path, config, of_source, dtype, prior is None, **passed)
-        source, had, was, options, license = hub.Source(config, **elsewhere), {}, {}, given["options"], None
+        source, had, was, options, license = hub.Source(config, **elsewhere), {}, {}, given["options"], _beside(name_or_path, of_source)
     else:
         source = hub.Source(name_or_path, **of_source)
         if config is not None:
             raise ConfigError(f"config={config!r}: only for a single file; {source} has its own configurations")
         saved = saving.saved_options(source, cls.__name__)
-        had = {name: saved.pop(name, None) for name in ("prior", "state", "depth", "settings")}
+        had = {name: saved.pop(name, None) for name in ("prior", "state", "depth", "settings", "licenses")}
         was = had["settings"] or {}
         if "watermark" in was.get("pipe", {}) and was["pipe"]["watermark"] is None and "watermarker" not in passed:
             passed["watermarker"] = None
@@ -90,8 +90,49 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
     except ConfigError as error:
         raise ConfigError(f"{name_or_path}: {error}") from error
     state.apply_state(generator._networks(), had.get("state") or {})
-    generator.name_or_path, generator.license = str(name_or_path), license
+    generator.name_or_path = str(name_or_path)
+    generator._set_license(license)
+    generator._part_licenses = (had.get("licenses") or {}) | _licenses(given, elsewhere)
     return generator.to(device=place)
+
+
+def read_own_license(pipe: Any) -> hub.License:
+    """Return the licence on the card of where a pipeline was loaded from, as far as it is on this machine."""
+    try:
+        return hub.read_license(hub.Source(str(pipe.name_or_path or ""), local_files_only=True))
+    except GentransformsError:  # it was built from parts
+        return hub.License()
+
+
+def _beside(file: str | Path, where: Mapping[str, Any]) -> hub.License:
+    """Return the licence on the card beside a single file."""
+    path = local_path(file, "name_or_path")
+    if path.is_file():
+        return hub.read_license(hub.Source(path.parent, local_files_only=True))
+    return hub.read_license(hub.Source("/".join(str(file).split("/")[:2]), **where))
+
+
+def _licenses(given: Mapping[str, Any], elsewhere: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the licences of the parts that came from elsewhere, by what they are."""
+    parts: dict[str, Any] = {}
+    lora = given["lora"]
+    for key in lora if isinstance(lora, Mapping) else [] if lora is None else [lora]:
+        place = key[0] if isinstance(key, list | tuple) else key
+        parts[f"the LoRA {_label(place)}"] = place
+    for name, what in {"prior": "the prior", "depth_model": "the depth model"}.items():
+        if given[name] is not None:
+            parts[f"{what} {_label(given[name])}"] = given[name]
+    found: dict[str, str | None] = {}
+    for what, place in parts.items():
+        path = local_path(place, "name_or_path")
+        found[what] = hub.read_license(hub.Source(path.parent if path.is_file() else place, **elsewhere)).name
+    return found
+
+
+def _label(place: Any) -> str:
+    """Return what a card calls a part: cards are public, and paths of this machine tell nobody else anything."""
+    path = local_path(place, "name_or_path")
+    return f"{path.parent.name}/{path.name}" if path.exists() else str(place)
 
 
 def _check_unused(name_or_path: str | Path, given: Mapping[str, Any], names: Sequence[str], reason: str) -> None:
@@ -108,6 +149,7 @@ def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card:
     has: dict[str, Any] = {"prior": generator.prior is not None, "depth": generator.depth_estimator is not None}
     pipes = {"pipe": generator.pipe} | ({"prior": generator.prior} if generator.prior is not None else {})
     has["settings"] = {name: settings.read_settings(pipe) for name, pipe in pipes.items()}
+    has["licenses"] = dict(generator._part_licenses)
     config = {name: value for name, value in generator.config.items() if "components" not in name} | has
     try:
         text = json.dumps(saving.describe(generator, config), indent=2)

@@ -163,7 +163,11 @@ class PipelineVariation(CalledPipeline):
             "preserves_geometry": preserves_geometry,
             "condition": condition,
         }
-        return cls(pipe, prior=prior, depth_estimator=depth_estimator, cache=cache, **given, **options)
+        generator = cls(pipe, prior=prior, depth_estimator=depth_estimator, cache=cache, **given, **options)
+        generator._set_license(pretrained.read_own_license(pipe))
+        if prior is not None:
+            generator._part_licenses = {"the prior": pretrained.read_own_license(prior).name}
+        return generator
 
     @classmethod
     @isolate_loading()
