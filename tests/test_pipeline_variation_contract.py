@@ -44,10 +44,10 @@ class Honest(DiffusionPipeline):
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.register_modules(unet=unet)
-        self.calls = 0
+        self._calls = 0
 
     def __call__(self, image: Tensor, generator: list[torch.Generator] | None = None, num_images_per_prompt: int = 1) -> Any:
-        self.calls += 1
+        self._calls += 1
         assert generator is not None
         sources = self.read(image)
         sources = self.unet(sources).repeat_interleave(num_images_per_prompt, 0)
@@ -151,7 +151,7 @@ class BlackFirst(Honest):
 
     def __call__(self, image: Tensor, generator: list[torch.Generator] | None = None, num_images_per_prompt: int = 1) -> Any:
         made = super().__call__(image, generator, num_images_per_prompt)
-        made.nsfw_content_detected = [self.calls <= 2] * len(made.images)
+        made.nsfw_content_detected = [self._calls <= 2] * len(made.images)
         return made
 
     def make(self, sources: Tensor, rngs: list[torch.Generator]) -> Tensor:
@@ -162,7 +162,7 @@ class Remembers(Honest):
     """Its images depend on earlier calls."""
 
     def make(self, sources: Tensor, rngs: list[torch.Generator]) -> Tensor:
-        return super().make(sources, rngs) + 0.01 * self.calls
+        return super().make(sources, rngs) + 0.01 * self._calls
 
 
 class Larger(Honest):
@@ -222,9 +222,9 @@ class TestTogether:
         assert (made - one_by_one(kind)).abs().max() <= 1e-6
         again = generator(photos(), SEEDS)  # without another warning
         assert torch.equal(made, again)
-        before = generator.pipe.calls
+        before = generator.pipe._calls
         generator(photos(1).expand(3, -1, -1, -1), SEEDS)
-        assert generator.pipe.calls - before == {"sources": 1, "variants": 1, "nothing": 3}[together]
+        assert generator.pipe._calls - before == {"sources": 1, "variants": 1, "nothing": 3}[together]
 
     @pytest.mark.filterwarnings("ignore:.*runs one:UserWarning")
     @pytest.mark.parametrize("kind", [Honest, Normalised, SharedRng, ByPosition, BySecond, Single, FixedBatch, References])
@@ -234,20 +234,20 @@ class TestTogether:
     def test_the_first_single_image_is_made_twice(self) -> None:
         generator = generator_of(Normalised)
         generator(photos(1), SEEDS[:1])
-        assert generator.pipe.calls == 2
+        assert generator.pipe._calls == 2
         assert generator.together is None  # which only a batch needs
         generator(photos(1), SEEDS[1:2])
-        assert generator.pipe.calls == 3
+        assert generator.pipe._calls == 3
         again = copy.deepcopy(generator)
         again(photos(1), SEEDS[:1])
-        assert again.pipe.calls == 4
+        assert again.pipe._calls == 4
 
     def test_what_a_batch_has_shown_is_not_tried_again(self) -> None:
         generator = generator_of(Honest)
         generator(photos(), SEEDS)
-        before = generator.pipe.calls
+        before = generator.pipe._calls
         generator(photos(1), SEEDS[:1])
-        assert generator.pipe.calls == before + 1
+        assert generator.pipe._calls == before + 1
 
     def test_pictures_where_it_takes_no_tensors(self) -> None:
         generator = generator_of(Pictures)
