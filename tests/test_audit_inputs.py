@@ -154,6 +154,11 @@ class TestLoadEncoder:
         with pytest.raises(ConfigError, match="torchvision:resnet50"):
             load_encoder("generator", lambda: None)
 
+    def test_a_model_without_its_library_asks_no_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("socket.socket.connect", None)
+        with pytest.raises(ConfigError, match=r'encoder=\'resnet50\'.*"torchvision:resnet50" or "timm:resnet50"'):
+            load_encoder("resnet50", lambda: None)
+
     def test_a_transformers_model_from_a_folder(self, tmp_path: Path) -> None:
         from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 

@@ -261,7 +261,7 @@ class TestRefused:
             lambda: bank.select(others, "realism > 1"),
             lambda: bank.weigh("realism", others),
         ):
-            with pytest.raises(BankError, match="those of another bank, although keys and variants agree"):
+            with pytest.raises(BankError, match=r"those of another bank \(with 49 images\)"):
                 call()
         BankAugment([bank, other], weights="realism", scores=[own, others])
         bank.select(others.replace_schema_metadata(None), "realism > 1")  # a table of the user's own names no bank
@@ -272,6 +272,19 @@ class TestRefused:
         bank.manifest = dict(bank.manifest) | {"history": [{"variants": 4, "count": 10, "digest": "0" * 32}]}
         with pytest.raises(BankError, match="before the bank was extended: audit it again"):
             bank.weigh("realism", before)
+
+    @pytest.mark.parametrize("column", ["place", "rank", "distance", "nearest_similarity"])
+    def test_columns_of_which_less_is_better(self, path: Path, column: str) -> None:
+        bank = Bank.open(path)
+        with pytest.raises(ConfigError, match=rf"weights='{column}': .* the largest {column}.*'realism', 'similarity'"):
+            BankAugment(bank, weights=column, scores=table(bank, name=column))
+
+    def test_the_folder_of_an_audit(self, path: Path, tmp_path: Path) -> None:
+        bank = Bank.open(path)
+        with pytest.raises(BankError, match=r"scores\.parquet: no such file: expected scores\.parquet, which `gentransforms bank audit`"):
+            BankAugment(bank, weights="realism", scores=tmp_path)
+        pq.write_table(table(bank), tmp_path / "scores.parquet")
+        BankAugment(bank, weights="realism", scores=tmp_path)
 
     def test_whole_numbers_of_any_size(self, path: Path) -> None:
         bank = Bank.open(path)

@@ -213,6 +213,11 @@ def _transformers(name: str) -> tuple[nn.Module, _Preprocessing]:
     from transformers import AutoImageProcessor, AutoModel
 
     place = str(local_path(name, "encoder")) if name.startswith("~") else name
+    if "/" not in place and not Path(place).is_dir():  # no repository of a user or organisation: the network need not be asked
+        raise ConfigError(
+            f'encoder={name!r}: neither a folder nor a repository such as "facebook/dinov2-small": for a model of another library give '
+            f'"torchvision:{name}" or "timm:{name}"'
+        )
     try:
         model = AutoModel.from_pretrained(place, trust_remote_code=False)
         processor = AutoImageProcessor.from_pretrained(place)  # type: ignore[no-untyped-call]

@@ -16,8 +16,11 @@ from gentransforms.errors import BankError, ConfigError
 from gentransforms.paths import local_path
 from gentransforms.sources.arrow import arrow
 
-__all__ = ["find_scored_rows", "mark_scores", "read_bank_scores", "read_scores", "to_numpy", "weigh_rows"]
+__all__ = ["SCORES_FILE", "find_scored_rows", "mark_scores", "read_bank_scores", "read_scores", "to_numpy", "weigh_rows"]
 
+SCORES_FILE = "scores.parquet"  # in the folder of an audit
+# Columns of an audit that are small where a variant is good, or large where it repeats another source.
+_NO_WEIGHTS = ("place", "rank", "distance", "nearest_similarity")
 _BANK = b"gentransforms.bank"  # in the metadata of a table of scores: the hash of the manifest of the bank that was audited
 
 
@@ -36,6 +39,10 @@ def read_scores(scores: Any) -> Any:
     import pyarrow.parquet as pq
 
     path = local_path(scores, "scores")
+    if path.is_dir():  # of an audit
+        path = path / SCORES_FILE
+    if not path.is_file():
+        raise BankError(f"{path}: no such file: expected scores.parquet, which `gentransforms bank audit` writes")
     try:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
@@ -65,7 +72,7 @@ def read_bank_scores(scores: Any, manifest: Mapping[str, Any], bank: str) -> Any
     if named in [entry["digest"] for entry in manifest.get("history") or []]:
         raise BankError(f"{bank}: the scores are from before the bank was extended: audit it again")
     raise BankError(
-        f"{bank}: the scores are those of another bank, although keys and variants agree: audit this one, or pass its own scores.parquet"
+        f"{bank}: the scores are those of another bank (with {len(table):,} images): audit this one, or pass its own scores.parquet"
     )
 
 
@@ -114,13 +121,19 @@ def weigh_rows(lookup: Lookup, table: Any, column: str, bank: str) -> npt.NDArra
         bank: its name, for errors.
 
     Raises:
-        ConfigError: if there is no such column, or a score is missing, negative, or not finite; or if all are 0.
+        ConfigError: if there is no such column, or it is one of which less is better; if a score is missing, negative, or not
+            finite; or if all are 0.
         BankError: as `find_scored_rows`.
     """
     pa = arrow()
     rows = find_scored_rows(lookup, table, bank)
     if column not in table.column_names:
         raise ConfigError(f"weights={column!r}: the scores have no such column, but {', '.join(table.column_names)}")
+    if column in _NO_WEIGHTS:
+        raise ConfigError(
+            f"weights={column!r}: the variants that are drawn most would be those with the largest {column}, not the best: expected "
+            "'realism', 'similarity', or a column of yours of which more is better"
+        )
     kind = table[column].type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise ConfigError(

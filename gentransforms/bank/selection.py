@@ -151,7 +151,7 @@ def choose_rows(lookup: Lookup, scores: Any, where: str | None, bank: str) -> Ma
     used = {text for kind, text in _tokens(where) if kind == "name"}
     empty = next((name for name in scores.column_names if name in used and scores[name].null_count == len(scores)), None)
     if empty is not None:
-        raise ConfigError(f"{where!r}: the column {empty!r} is empty in these scores: `label` and `agrees` come of an audit with labels")
+        raise ConfigError(f"{where!r}: the column {empty!r} is empty in these scores: `label` and `agrees` come from an audit with labels")
     kept = np.zeros(len(before), dtype=bool)
     kept[rows[evaluate_expression(where, {name: to_numpy(scores[name]) for name in scores.column_names})]] = True
     if not (kept & before).any():

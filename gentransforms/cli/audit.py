@@ -65,6 +65,7 @@ def audit(
     from gentransforms.audit.labels import open_labelled
     from gentransforms.audit.result import Audit
     from gentransforms.audit.run import audit_bank
+    from gentransforms.audit.verdicts import give_verdicts
     from gentransforms.sources import open_source
 
     Audit.check_gates(fail_if or ())  # a wrong one is refused before the work
@@ -78,6 +79,11 @@ def audit(
     )  # fmt: skip
     report = found.save(out)
     typer.echo(str(found))
+    typer.echo("")
+    if found.about["own_encoder"]:
+        typer.echo("The images are compared by the generator's own encoder, which flatters it: see --encoder.")
+    for verdict in give_verdicts(found.measures):
+        typer.echo(f"{verdict.mark + ':':8} {verdict.title}: {verdict.text}")
     typer.echo(f"report: {report}")
     failed = found.failed(fail_if or ())
     if failed:
@@ -92,7 +98,7 @@ def select(
     output: Annotated[Path, typer.Option("--output", "-o", help="The selection, a small file.")] = Path("selection.json"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")] = False,
 ) -> None:
-    """Choose variants of a bank by their scores; training names the selection it used.
+    """Choose variants of a bank by their scores, and write the selection to a file.
 
     \b
     Example:
@@ -100,7 +106,7 @@ def select(
     """
     from gentransforms.bank.reader import Bank
 
-    if not scores.is_file():
+    if not scores.exists():
         raise WrongCall(f"--scores {scores}: no such file: expected scores.parquet, which `gentransforms bank audit` writes")
     if output.exists() and not overwrite:  # the selection that an earlier training names
         raise WrongCall(f"--output {output}: already exists: give another name, or --overwrite to replace it")
