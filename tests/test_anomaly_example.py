@@ -76,6 +76,7 @@ class TestScores:
 
 
 class TestScript:
+    @pytest.mark.slow
     def test_in_miniature(self, tmp_path: Path) -> None:
         for part, seed in (("train", 0), ("test", 1)):
             for i, (image, label) in enumerate(photos(16, seed)):

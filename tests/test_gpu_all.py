@@ -168,6 +168,7 @@ class TestParts:
         (tmp_path / "out").mkdir()
         return Context(torch.device("cpu"), True, None, None, tmp_path / "out", tmp_path / "work", time.monotonic() + 600)
 
+    @pytest.mark.slow
     def test_correctness(self, context: Context) -> None:
         correctness.main(context)
         found = json.loads((context.out / "result.json").read_text())
@@ -195,6 +196,7 @@ class TestParts:
             with pytest.raises(AssertionError, match=r"device_vs_cpu: .*expected at most"):
                 correctness.compare(generator, wrong, images, seeds, 1e-4)
 
+    @pytest.mark.slow
     def test_icgan(self, context: Context) -> None:
         icgan.main(context)
         found = json.loads((context.out / "result.json").read_text())
@@ -203,6 +205,7 @@ class TestParts:
         assert "images_per_second" in found["missed"]  # no CPU makes 3,000 a second
         assert "conv" in (context.out / "profile-icgan256.txt").read_text()
 
+    @pytest.mark.slow
     def test_diffusion(self, context: Context) -> None:
         diffusion.main(context)
         found = json.loads((context.out / "result.json").read_text())
@@ -212,6 +215,7 @@ class TestParts:
         assert found["summary"]["times_stock"] > 0
         assert (context.out / "profile-unclip.txt").exists()
 
+    @pytest.mark.slow
     def test_bank(self, context: Context) -> None:
         bank.main(context)
         found = json.loads((context.out / "result.json").read_text())

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -225,11 +226,13 @@ def name_type(value: object) -> str:
     """Return the type of a value with its article, as messages name it.
 
     Example:
-        >>> name_type(3), name_type("three")
-        ('an int', 'a str')
+        >>> from collections import UserDict
+        >>> name_type(3), name_type("three"), name_type(UserDict())
+        ('an int', 'a str', 'a UserDict')
     """
     name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    # A "u" as in "user", "uint8" and "unit" is spoken as a consonant.
+    return f"{'an' if re.match('[aeio]|u(?!s|ni|int)', name, re.IGNORECASE) else 'a'} {name}"
 
 
 def is_of_the_machine(error: BaseException) -> bool:
