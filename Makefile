@@ -33,7 +33,7 @@ test: setup  ## ruff, mypy --strict, pytest with doctests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict gentransforms
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not network"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network"
 
 newest:  ## the same tests with the newest version of every dependency, in .venv-newest
 	rm -f .venv-newest/.installed
