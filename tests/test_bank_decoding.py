@@ -27,10 +27,10 @@ from gentransforms.sources.decode import (
     decode_mask,
     decode_oriented,
     is_of_the_machine,
-    one_line,
     rgb_image,
     turn_mask,
 )
+from gentransforms.wording import one_line
 
 ORIENTATION = 0x0112
 

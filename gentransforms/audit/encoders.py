@@ -17,8 +17,8 @@ from gentransforms.errors import ConfigError, GeneratorError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.hub.models import find_cached
 from gentransforms.paths import local_path
-from gentransforms.sources.decode import one_line
 from gentransforms.surroundings import isolate
+from gentransforms.wording import one_line
 
 __all__ = ["Encoder", "load_encoder"]
 

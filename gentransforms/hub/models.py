@@ -13,6 +13,7 @@ from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.hub.client import MODEL, hub_errors, is_repository, sha256
 from gentransforms.hub.licenses import license_fields, license_link
 from gentransforms.paths import local_path
+from gentransforms.wording import name_type
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -231,7 +232,7 @@ def _read_object(source: Source, path: Path) -> dict[str, Any]:
     except OSError as error:
         raise WeightsError(f"{source}: {path.name} cannot be read: {error.strerror or error}") from error
     if not isinstance(value, dict):
-        raise WeightsError(f"{source}: {path.name} holds a {type(value).__name__}: expected an object")
+        raise WeightsError(f"{source}: {path.name} holds {name_type(value)}: expected an object")
     return value
 
 

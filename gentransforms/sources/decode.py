@@ -6,7 +6,6 @@ import contextlib
 import errno
 import io
 import os
-import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -21,10 +20,11 @@ from torchvision.transforms.v2 import functional as TF
 
 from gentransforms.errors import SourceError
 from gentransforms.images import same_aspect_ratio
+from gentransforms.wording import one_line
 
 __all__ = [
     "DOWNLOAD", "NOT_AN_IMAGE", "SUFFIXES", "Encoded", "Orientation", "check_folder", "decode_image", "decode_mask", "decode_oriented",
-    "find_file", "is_of_the_machine", "name_type", "one_line", "rgb_image", "turn_map", "turn_mask",
+    "find_file", "is_of_the_machine", "rgb_image", "turn_map", "turn_mask",
 ]  # fmt: skip
 
 Encoded = bytes | bytearray | memoryview | str | Path | PIL.Image.Image
@@ -39,7 +39,6 @@ DOWNLOAD = "download them first, for example with img2dataset, and give the fold
 NOT_AN_IMAGE = "not an image, or of a kind that cannot be read"
 
 _FILE_BYTES = 1 << 30
-_REASON = 200
 
 _ORIENTATION = 0x0112
 _TO_UPRIGHT = {
@@ -206,33 +205,6 @@ def find_file(path: str | Path, folder: Path | None = None) -> Path:
     if "://" in str(path):
         raise SourceError(f"{str(path)!r} is an address: images are not downloaded here: {DOWNLOAD}")
     return Path(path) if folder is None else folder / path
-
-
-def one_line(error: BaseException) -> str:
-    """Return the message of an error as one line of bounded length; its type if the message is empty.
-
-    Example:
-        >>> one_line(ValueError("two\\nlines")), one_line(KeyError())
-        ('two lines', 'KeyError')
-    """
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    line = " ".join(text.split())
-    if len(line) > _REASON:
-        line = f"{line[: _REASON - 1]}…"
-    return line or type(error).__name__
-
-
-def name_type(value: object) -> str:
-    """Return the type of a value with its article, as messages name it.
-
-    Example:
-        >>> from collections import UserDict
-        >>> name_type(3), name_type("three"), name_type(UserDict())
-        ('an int', 'a str', 'a UserDict')
-    """
-    name = type(value).__name__
-    # A "u" as in "user", "uint8" and "unit" is spoken as a consonant.
-    return f"{'an' if re.match('[aeio]|u(?!s|ni|int)', name, re.IGNORECASE) else 'a'} {name}"
 
 
 def is_of_the_machine(error: BaseException) -> bool:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from gentransforms.errors import ConfigError, SourceError
 from gentransforms.paths import local_path
 from gentransforms.sources.base import ImageSource, SourceSample, read_each
-from gentransforms.sources.decode import SUFFIXES, check_folder, decode_oriented, one_line
+from gentransforms.sources.decode import SUFFIXES, check_folder, decode_oriented
 from gentransforms.sources.inputs import input_value
 from gentransforms.sources.metadata import METADATA_NAMES, find_metadata, folder_order, read_metadata
+from gentransforms.wording import one_line
 
 if TYPE_CHECKING:
     from typing import Self

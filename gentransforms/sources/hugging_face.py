@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gentransforms.errors import ConfigError
-from gentransforms.sources.decode import one_line
+from gentransforms.wording import one_line
 
 __all__ = ["import_datasets", "load_from_disk", "load_from_hub", "load_shards"]
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError, SourceError
-from gentransforms.sources.decode import Orientation, decode_mask, decode_oriented, find_file, name_type, turn_map, turn_mask
+from gentransforms.sources.decode import Orientation, decode_mask, decode_oriented, find_file, turn_map, turn_mask
+from gentransforms.wording import name_type
 
 __all__ = ["choose_columns", "input_value", "integer"]
 

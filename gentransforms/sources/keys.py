@@ -16,8 +16,8 @@ import torch.utils.data
 from torch import Tensor
 
 from gentransforms.errors import ConfigError
-from gentransforms.sources.decode import name_type
 from gentransforms.sources.inputs import integer
+from gentransforms.wording import name_type
 
 __all__ = ["Key", "Keyed", "Keys", "as_keys", "check_keys", "list_keys"]
 

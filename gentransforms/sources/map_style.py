@@ -17,20 +17,12 @@ from torchvision.datasets import DatasetFolder
 
 from gentransforms.errors import ConfigError, SourceError
 from gentransforms.sources.base import ImageSource, SourceSample, read_each
-from gentransforms.sources.decode import (
-    DOWNLOAD,
-    Orientation,
-    check_folder,
-    decode_oriented,
-    find_file,
-    is_of_the_machine,
-    name_type,
-    one_line,
-)
+from gentransforms.sources.decode import DOWNLOAD, Orientation, check_folder, decode_oriented, find_file, is_of_the_machine
 from gentransforms.sources.image_column import only_image
 from gentransforms.sources.inputs import choose_columns, input_value, integer
 from gentransforms.sources.keyed import KeyedDataset
 from gentransforms.sources.keys import Key, Keyed, list_keys
+from gentransforms.wording import name_type, one_line
 
 __all__ = ["MapStyleSource"]
 

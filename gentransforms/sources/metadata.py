@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gentransforms.errors import ConfigError
-from gentransforms.sources.decode import DOWNLOAD, one_line
+from gentransforms.sources.decode import DOWNLOAD
 from gentransforms.sources.inputs import choose_columns, integer
+from gentransforms.wording import one_line
 
 __all__ = ["METADATA_NAMES", "find_metadata", "folder_order", "read_metadata"]
 

@@ -12,12 +12,13 @@ from gentransforms.errors import ConfigError, SourceError
 from gentransforms.paths import local_path
 from gentransforms.sources.arrow import arrow
 from gentransforms.sources.base import ImageSource, SourceSample
-from gentransforms.sources.decode import DOWNLOAD, decode_oriented, find_file, one_line
+from gentransforms.sources.decode import DOWNLOAD, decode_oriented, find_file
 from gentransforms.sources.image_column import only_image
 from gentransforms.sources.inputs import choose_columns, input_value
 from gentransforms.sources.keys import Keys
 from gentransforms.sources.parquet_files import find_files
 from gentransforms.sources.parquet_rows import RowReader
+from gentransforms.wording import one_line
 
 if TYPE_CHECKING:
     from typing import Self

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gentransforms.errors import ConfigError
-from gentransforms.sources.decode import SUFFIXES, one_line
+from gentransforms.sources.decode import SUFFIXES
 from gentransforms.sources.hugging_face import import_datasets
+from gentransforms.wording import one_line
 
 __all__ = ["find_files", "holds_parquet"]
 

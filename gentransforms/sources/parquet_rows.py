@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from gentransforms.errors import SourceError
-from gentransforms.sources.decode import check_folder, is_of_the_machine, one_line
+from gentransforms.sources.decode import check_folder, is_of_the_machine
+from gentransforms.wording import one_line
 
 __all__ = ["RowReader"]
 

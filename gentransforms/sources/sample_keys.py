@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from gentransforms.errors import ConfigError
-from gentransforms.sources.decode import name_type
+from gentransforms.wording import name_type
 
 __all__ = ["KeyTensor", "NameKey", "RowKey", "find_keys", "mark_key"]
 

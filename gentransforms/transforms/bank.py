@@ -14,13 +14,13 @@ from torch import Tensor
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import ConfigError, MissingKeyError
 from gentransforms.images import Image, count_images
-from gentransforms.sources.decode import name_type
 from gentransforms.sources.keyed import KeyedDataset
 from gentransforms.sources.sample_keys import find_keys
 from gentransforms.transforms.getters import per_image_keys
 from gentransforms.transforms.mixture import Mixture
 from gentransforms.transforms.replace import Origin, ReplaceImages, draw_selection
 from gentransforms.transforms.source_check import SourceCheck, check_dataset
+from gentransforms.wording import name_type
 
 __all__ = ["BankAugment"]
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from gentransforms.errors import ConfigError
 from gentransforms.images import Image, count_images, same_aspect_ratio
 from gentransforms.seeding import check_seeds
-from gentransforms.sources.decode import name_type
 from gentransforms.sources.keys import as_keys
+from gentransforms.wording import name_type
 
 __all__ = ["gather", "per_image_inputs", "per_image_keys", "per_image_seeds"]
 

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from gentransforms.errors import ImageError
 from gentransforms.images import Image
-from gentransforms.sources.decode import name_type
+from gentransforms.wording import name_type
 
 __all__ = ["check_companions", "describe_leaves", "find_images"]
 

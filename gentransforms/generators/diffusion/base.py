@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, ImageError
-from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.diffusion import appearance, fit, noise, state
 from gentransforms.generators.diffusion import foreground as subjects
 from gentransforms.generators.diffusion.appearance import UNetInputs, select_rows, with_unconditional
 from gentransforms.generators.diffusion.describe import describe_part, describe_pipeline, select_networks
+from gentransforms.generators.diffusion.faster.compiled import CompiledGenerator
 from gentransforms.generators.diffusion.faster.deepcache import check_branch, run_unet
 from gentransforms.generators.diffusion.faster.execution import (
     check_compile,
-    compile_function,
-    compile_network,
     fuse_projections,
     unfused_weights,
     uses_cuda_graphs,
@@ -26,7 +24,6 @@ from gentransforms.generators.diffusion.faster.execution import (
 from gentransforms.generators.diffusion.faster.steps import Step, check_guided, check_interval, plan_steps
 from gentransforms.generators.diffusion.loading import rebuild
 from gentransforms.generators.diffusion.options import check_count, check_number, image_size, keyword_options, with_preset
-from gentransforms.generators.diffusion.pickling import drop_capturing_hooks
 from gentransforms.generators.diffusion.prompts import check_prompts, encode_prompts, takes_prompts
 from gentransforms.generators.diffusion.sampling import decode, denoise, draw, make_rngs
 from gentransforms.generators.diffusion.schedulers import build_scheduler, fresh
@@ -43,7 +40,7 @@ _DEFAULTS = {
 }
 
 
-class DiffusionGenerator(ImageGenerator):
+class DiffusionGenerator(CompiledGenerator):
     """Base of the generators on components of a diffusers pipeline; see `StableDiffusionVariation` for the arguments."""
 
     unet: Any
@@ -388,39 +385,12 @@ class DiffusionGenerator(ImageGenerator):
             self.to(memory_format=torch.channels_last)
         self._compile(denoising.values())
 
-    def _compile(self, networks: Iterable[nn.Module]) -> None:
-        if mode := self._init_config.get("compile", False):
-            for network in networks:
-                compile_network(network, mode)
-
-    def _denoising_networks(self) -> list[nn.Module]:
-        """Return the networks that run in each step."""
-        return [self.unet]
-
-    def _part(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that runs a part of a network, compiled if networks are; it is compiled once in a generator's life."""
-        compiled: dict[str, Any] = self.__dict__.setdefault("_compiled_parts", {})
-        name = function.__name__
-        if name not in compiled:
-            compiled[name] = compile_function(function, self._init_config.get("compile", False))
-        return compiled[name]  # type: ignore[no-any-return]
-
     def _upcast_vae(self) -> None:
         """Keep a VAE that overflows in float16 (SDXL's) in float32, as the stock pipeline does."""
         if type(self.pipe).__name__ != "StableDiffusionXLPipeline" or self.vae.dtype != torch.float16:
             return
         if getattr(self.vae.config, "force_upcast", False):
             self.vae.float()
-
-    def __getstate__(self) -> dict[str, Any]:
-        drop_capturing_hooks(self.modules())
-        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
-        state.pop("_compiled_parts", None)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._compile(self._denoising_networks())  # what was compiled stays with the original
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

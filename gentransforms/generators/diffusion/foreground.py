@@ -68,15 +68,22 @@ def mask_share(masks: Any, count: int, device: torch.device) -> Tensor:
     """
     if len(masks) != count:
         raise ConfigError(f"foreground has {len(masks)} entries: expected {count}, one mask for each image")
-    shares = []
-    for mask in map(torch.as_tensor, masks):
-        if mask.ndim < 2 or mask.numel() != mask.shape[-2] * mask.shape[-1] or not mask.numel():
-            raise ConfigError(f"foreground holds a mask of shape {tuple(mask.shape)}: expected (H, W) or (1, H, W)")
-        values = mask.float() if mask.is_floating_point() else (mask != 0).float()
-        if mask.device.type == "cpu" and not (values.min() >= 0 and values.max() <= 1):
-            raise ConfigError(f"foreground holds values from {values.min():g} to {values.max():g}: expected [0, 1], or a boolean mask")
-        shares.append(values.mean().to(device, non_blocking=True))
-    return torch.stack(shares) if shares else torch.zeros(0, device=device)
+    if not count:
+        return torch.zeros(0, device=device)
+    # Masks of one tensor have one size; those of a list may differ, and each is a batch of its own.
+    batches = [masks] if isinstance(masks, Tensor) else [torch.as_tensor(mask)[None] for mask in masks]
+    return torch.cat([_mean_of_masks(batch) for batch in batches]).to(device, non_blocking=True)
+
+
+def _mean_of_masks(masks: Tensor) -> Tensor:
+    """Return the mean of each mask, (B,) float32, if they are (B, H, W) or (B, 1, H, W) and in range."""
+    shape = tuple(masks.shape[1:])
+    if len(shape) < 2 or masks[0].numel() != shape[-2] * shape[-1] or not masks.numel():
+        raise ConfigError(f"foreground holds a mask of shape {shape}: expected (H, W) or (1, H, W)")
+    values = (masks.float() if masks.is_floating_point() else (masks != 0).float()).flatten(1)
+    if masks.device.type == "cpu" and not (values.min() >= 0 and values.max() <= 1):
+        raise ConfigError(f"foreground holds values from {values.min():g} to {values.max():g}: expected [0, 1], or a boolean mask")
+    return values.mean(1)
 
 
 def to_levels(shares: Tensor, bounds: Sequence[float]) -> Tensor:

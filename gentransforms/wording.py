@@ -1,0 +1,36 @@
+"""Parts of messages: the type of a value with its article, and the message of another error in one line."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["name_type", "one_line"]
+
+_REASON = 200
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error as one line of bounded length; its type if the message is empty.
+
+    Example:
+        >>> one_line(ValueError("two\\nlines")), one_line(KeyError())
+        ('two lines', 'KeyError')
+    """
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    line = " ".join(text.split())
+    if len(line) > _REASON:
+        line = f"{line[: _REASON - 1]}…"
+    return line or type(error).__name__
+
+
+def name_type(value: object) -> str:
+    """Return the type of a value with its article, as messages name it.
+
+    Example:
+        >>> from collections import UserDict
+        >>> name_type(3), name_type("three"), name_type(UserDict())
+        ('an int', 'a str', 'a UserDict')
+    """
+    name = type(value).__name__
+    # A "u" as in "user", "uint8" and "unit" is spoken as a consonant.
+    return f"{'an' if re.match('[aeio]|u(?!s|ni|int)', name, re.IGNORECASE) else 'a'} {name}"
