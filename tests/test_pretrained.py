@@ -202,10 +202,10 @@ class TestDamage:
         (folder / "config.json").write_bytes(b"\xff\xfe\x00")
         refused(folder, WeightsError, "config.json is not JSON")
 
-    @pytest.mark.parametrize(("text", "kind"), [("[]", "list"), ('"a"', "str"), ("1", "int"), ("null", "NoneType")])
+    @pytest.mark.parametrize(("text", "kind"), [("[]", "a list"), ('"a"', "a str"), ("1", "an int"), ("null", "a NoneType")])
     def test_config_that_is_no_object(self, folder: Path, text: str, kind: str) -> None:
         (folder / "config.json").write_text(text)
-        refused(folder, WeightsError, f"config.json holds a {kind}: expected an object")
+        refused(folder, WeightsError, f"config.json holds {kind}: expected an object")
 
     @pytest.mark.parametrize("description", [{}, {"model_type": "bert"}, {"_class_name": "UNet2DModel"}, {"format": "gentransforms"}])
     def test_config_of_another_library(self, folder: Path, description: dict[str, str]) -> None:
