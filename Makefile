@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 BIN = $(VENV)/bin
 INSTALL = install -e '.[all]' $(if $(CONSTRAINTS),-c $(CONSTRAINTS),--upgrade)
 IMAGES ?=
-VARIANTS ?= 7
+VARIANTS ?= 4
 
 .PHONY: help setup demo test newest constraints bench recipe docs clean
 
@@ -27,7 +27,7 @@ endif
 	touch $@
 
 demo: setup  ## demo/augmentations.png: sources and their variants (IMAGES=folder for your own)
-	$(BIN)/gentransforms demo $(if $(IMAGES),--images "$(IMAGES)") --variants $(VARIANTS) --output demo/augmentations.png
+	$(BIN)/gentransforms demo $(if $(IMAGES),--images "$(IMAGES)") --columns --variants $(VARIANTS) --output demo/augmentations.png
 
 test: setup  ## ruff, mypy --strict, pytest with doctests
 	$(BIN)/ruff check .

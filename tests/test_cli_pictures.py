@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import resource
 import shutil
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy
 import numpy.typing
 import PIL.Image
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from test_cli import RUNNER, refused, tiny  # noqa: F401  (a fixture)
@@ -19,6 +22,7 @@ from gentransforms.cli.main import app
 from gentransforms.cli.photos import find_photos, read_photo, sample_photos
 from gentransforms.cli.plain import Failure, WrongCall
 
+CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar10" / "test.parquet"
 COLOUR = (200, 30, 60)
 
 
@@ -49,6 +53,11 @@ class TestDemo:
         assert lines[1:] == ["wrote demo/augmentations.png"]
         with PIL.Image.open("demo/augmentations.png") as picture:
             assert picture.size == (96 * 8 + 12 + 6 * 4, 96 * 10 + 9 * 4)
+
+    def test_columns(self, tiny: str, tmp_path: Path) -> None:  # noqa: F811
+        drawn("demo", "--generator", tiny, "--variants", 4, "--columns", "--output", tmp_path / "wide.png")
+        with PIL.Image.open(tmp_path / "wide.png") as picture:
+            assert picture.size == (96 * 10 + 9 * 4, 96 * 5 + 12 + 3 * 4)
 
     def test_same_seed_same_picture(self, tiny: str, tmp_path: Path) -> None:  # noqa: F811
         files = [tmp_path / f"{name}.png" for name in "abc"]
@@ -166,6 +175,20 @@ class TestWritePicture:
         assert list(tmp_path.iterdir()) == []
 
 
+class TestSamplePhotos:
+    """The photos of the demo, and so of the README's picture, were not picked by eye."""
+
+    @pytest.mark.skipif(not CIFAR.exists(), reason="needs ../shared/data/cifar10/test.parquet")
+    def test_first_test_image_of_each_class(self) -> None:
+        table = parquet.read_table(CIFAR)
+        names = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+        labels = table["label"].to_pylist()
+        for path in sample_photos():
+            stored = table["image"][labels.index(names.index(path.stem))].as_py()["bytes"]
+            with PIL.Image.open(io.BytesIO(stored)) as first:
+                assert numpy.array_equal(pixels(path), numpy.asarray(first.convert("RGB")))
+
+
 class TestDrawGrid:
     """Where each image lies, and how it is enlarged."""
 
@@ -184,6 +207,20 @@ class TestDrawGrid:
                 top, left = row * (height + 4), column * (width + 4) + (8 if column else 0)
                 found = picture[top : top + height : factor, left : left + width : factor]
                 assert numpy.array_equal(found, image.permute(1, 2, 0).numpy())
+
+    def test_columns_are_the_rows_turned(self) -> None:
+        sources, variants = torch.randint(256, (5, 3, 40, 40), dtype=torch.uint8), torch.randint(256, (5, 2, 3, 40, 40), dtype=torch.uint8)
+        turned = draw_grid(sources.mT, variants.mT).transpose(PIL.Image.Transpose.TRANSPOSE)
+        picture = draw_grid(sources, variants, columns=True)
+        assert picture.size == (5 * 120 + 4 * 4, 3 * 120 + 12 + 4)
+        assert numpy.array_equal(numpy.asarray(picture), numpy.asarray(turned))
+
+    def test_columns_of_cells_that_are_not_square(self) -> None:
+        sources, variants = torch.zeros(2, 3, 96, 192, dtype=torch.uint8), torch.ones(2, 1, 3, 96, 192, dtype=torch.uint8)
+        picture = numpy.asarray(draw_grid(sources, variants, columns=True))
+        assert picture.shape == (2 * 96 + 12, 2 * 192 + 4, 3)
+        assert (picture[:96, 196:] == 0).all()
+        assert (picture[96 + 12 :, :192] == 1).all()
 
 
 class TestReadPhoto:

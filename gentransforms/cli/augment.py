@@ -122,14 +122,14 @@ def augment(generator: ImageGenerator, photos: Sequence[PIL.Image.Image], varian
     return Augmented((sources * 255).round().to(torch.uint8), rows, made, transform.nonfinite_count, seconds)
 
 
-def report(result: Augmented, generator: ImageGenerator, output: Path) -> None:
-    """Write the grid to `output`, then print the speed and the path."""
-    write_picture(draw_grid(result.sources, result.variants), output)
+def report(result: Augmented, generator: ImageGenerator, output: Path, columns: bool) -> None:
+    """Write the grid to `output`, with a row or a column per source, then print the speed and the path."""
+    write_picture(draw_grid(result.sources, result.variants, columns), output)
     if result.kept:
         typer.echo(f"Warning: {result.kept} generated images were not finite; the source is shown instead", err=True)
-    count, columns = result.variants.shape[:2]
+    count, made = result.variants.shape[:2]
     speed = f"{result.made} images made in {result.seconds:.2f} s, {result.made / result.seconds:.1f} images/s"
-    shape = f"{count} {'source' if count == 1 else 'sources'} x {columns} {'variant' if columns == 1 else 'variants'}"
+    shape = f"{count} {'source' if count == 1 else 'sources'} x {made} {'variant' if made == 1 else 'variants'}"
     typer.echo(f"{shape}: {speed} ({type(generator).__name__} on {generator.device})")
     typer.echo(f"wrote {output}")
 

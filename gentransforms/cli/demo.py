@@ -9,7 +9,7 @@ import typer
 
 from gentransforms.cli.augment import DEFAULT_GENERATOR, augment, open_generator, report
 from gentransforms.cli.grid import check_output
-from gentransforms.cli.options import Device, Generator, MaxBatchSize, Seed
+from gentransforms.cli.options import Columns, Device, Generator, MaxBatchSize, Seed
 from gentransforms.cli.photos import find_photos, read_photo, sample_photos
 
 __all__ = ["demo"]
@@ -29,11 +29,12 @@ def demo(
     max_batch_size: MaxBatchSize = 64,
     seed: Seed = 0,
     device: Device = "cpu",
+    columns: Columns = False,
 ) -> None:
     """Draw sample photos, or a folder of your own, next to their generated variants.
 
-    One row per source, starting with the source itself. Images of any size are resized to the generator's size. The default
-    generator comes with the package and needs no network connection.
+    One row per source, starting with the source itself; with --columns, one column per source. Images of any size are resized
+    to the generator's size. The default generator comes with the package and needs no network connection.
 
     \b
     Examples:
@@ -47,4 +48,4 @@ def demo(
         typer.echo(f"took the first {len(paths)} of {len(found)} images in {images}; --limit takes more")
     photos = [read_photo(path) for path in paths]
     loaded = open_generator(generator, device)
-    report(augment(loaded, photos, variants, p, seed, max_batch_size), loaded, output)
+    report(augment(loaded, photos, variants, p, seed, max_batch_size), loaded, output, columns)

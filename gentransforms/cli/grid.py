@@ -1,4 +1,4 @@
-"""Draw the picture of `demo` and `preview`: one row per source, the source first, then its variants."""
+"""Draw the picture of `demo` and `preview`: one row or column per source, the source first, then its variants."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ _GAP, _SOURCE_GAP = 4, 12
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
-def draw_grid(sources: Tensor, variants: Tensor) -> PIL.Image.Image:
-    """Return the grid as a picture; images below 96 pixels are enlarged by an integer factor, nearest neighbour.
+def draw_grid(sources: Tensor, variants: Tensor, columns: bool = False) -> PIL.Image.Image:
+    """Return the grid as a picture, a row per source; images below 96 pixels are enlarged by an integer factor, nearest neighbour.
 
     Args:
         sources: (N, 3, H, W) uint8.
         variants: (N, V, 3, H, W) uint8.
+        columns: draw a column per source instead of a row, for a picture that is wide rather than tall.
 
     Example:
         >>> import torch
@@ -38,14 +39,19 @@ def draw_grid(sources: Tensor, variants: Tensor) -> PIL.Image.Image:
     height, width = sources.shape[-2:]
     factor = -(-_CELL // min(height, width))  # rounded up
     height, width = height * factor, width * factor
-    count, columns = variants.shape[:2]
-    size = ((columns + 1) * (width + _GAP) - _GAP + _SOURCE_GAP - _GAP, count * (height + _GAP) - _GAP)
-    picture = PIL.Image.new("RGB", size, "white")
-    for row in range(count):
-        for column, image in enumerate((sources[row], *variants[row])):
+    count, made = variants.shape[:2]
+    shape = (made + 1, count) if columns else (count, made + 1)
+    tall, wide = (n * (side + _GAP) - _GAP for n, side in zip(shape, (height, width), strict=True))
+    extra = _SOURCE_GAP - _GAP
+    picture = PIL.Image.new("RGB", (wide, tall + extra) if columns else (wide + extra, tall), "white")
+    for number in range(count):
+        for place, image in enumerate((sources[number], *variants[number])):
             cell = PIL.Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-            left = column * (width + _GAP) + (_SOURCE_GAP - _GAP if column else 0)
-            picture.paste(cell.resize((width, height), PIL.Image.Resampling.NEAREST), (left, row * (height + _GAP)))
+            row, column = (place, number) if columns else (number, place)
+            top, left = row * (height + _GAP), column * (width + _GAP)
+            if place:
+                top, left = (top + extra, left) if columns else (top, left + extra)
+            picture.paste(cell.resize((width, height), PIL.Image.Resampling.NEAREST), (left, top))
     return picture
 
 

@@ -16,12 +16,13 @@ import typer
 from gentransforms.bank.config import BankConfig
 from gentransforms.cli.plain import WrongCall
 
-__all__ = ["Device", "Generator", "MaxBatchSize", "Option", "Seed", "parse_options", "with_settings"]
+__all__ = ["Columns", "Device", "Generator", "MaxBatchSize", "Option", "Seed", "parse_options", "with_settings"]
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
 Generator = Annotated[str, typer.Option(help="Bundled name, folder or Hub repository of the generator.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed; the same seed gives the same picture.")]
+Columns = Annotated[bool, typer.Option("--columns", help="Draw a column per source instead of a row: a wide picture.")]
 Device = Annotated[str, typer.Option(help="Where the generator runs, such as cpu or cuda.")]
 MaxBatchSize = Annotated[int, typer.Option(min=1, help="Largest number of images generated at once; lower it to save memory.")]
 Option = Annotated[

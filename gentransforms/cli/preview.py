@@ -9,7 +9,7 @@ import typer
 
 from gentransforms.cli.augment import DEFAULT_GENERATOR, augment, open_generator, report
 from gentransforms.cli.grid import check_output
-from gentransforms.cli.options import Device, Generator, MaxBatchSize, Option, Seed, parse_options
+from gentransforms.cli.options import Columns, Device, Generator, MaxBatchSize, Option, Seed, parse_options
 from gentransforms.cli.photos import read_photo
 
 __all__ = ["preview"]
@@ -24,11 +24,12 @@ def preview(
     seed: Seed = 0,
     device: Device = "cpu",
     option: Option = None,
+    columns: Columns = False,
 ) -> None:
     """Draw your images next to their generated variants.
 
-    One row per image, starting with the image itself. Images of any size are resized to the generator's size, and rotated
-    according to their EXIF orientation.
+    One row per image, starting with the image itself; with --columns, one column per image. Images of any size are resized to
+    the generator's size, and rotated according to their EXIF orientation.
 
     \b
     Example:
@@ -37,4 +38,4 @@ def preview(
     check_output(output, images)
     photos = [read_photo(path) for path in images]
     loaded = open_generator(generator, device, parse_options(option))
-    report(augment(loaded, photos, variants, 1.0, seed, max_batch_size), loaded, output)
+    report(augment(loaded, photos, variants, 1.0, seed, max_batch_size), loaded, output, columns)
