@@ -393,6 +393,16 @@ class TestViews:
         assert out.min() >= 0
         assert out.max() <= 1
 
+    def test_whole_images_instead_of_crops(self) -> None:
+        """With crop_scale [1, 1]: an image of the training size stays as it is, another is resized, and its centre square taken."""
+        assert torch.equal(self.view(crop=True, crop_scale=[1.0, 1.0])(self.images()), self.images())
+        wide = torch.randint(0, 256, (32, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
+        expected = Image.fromarray(wide).resize((24, 16), Image.Resampling.BICUBIC).crop((4, 0, 20, 16))
+        crop = ssl("views").worker_crop(ssl("config").ViewSettings(crop_scale=[1.0, 1.0]), 16, "bicubic")
+        assert abs(np.asarray(crop(Image.fromarray(wide))).astype(int) - np.asarray(expected)).max() <= 1
+        out = self.view(crop=True, crop_scale=[1.0, 1.0])(torch.from_numpy(wide.copy()).permute(2, 0, 1)[None] / 255)[0]
+        assert (out * 255 - torch.from_numpy(np.asarray(expected).copy()).permute(2, 0, 1)).abs().max() <= 2
+
     def test_generated_images_get_their_own(self) -> None:
         s = ssl("config").AugmentationSettings()
         for view in (s.view1, s.view2):

@@ -66,6 +66,38 @@ ARMS = {"baseline": {"generative.source": "none"}} | {
     for arm in ("icgan", "stable-diffusion")
 }
 
+# Figure 4 and table 3 of the paper: beside p = 1 and all of the second view's augmentation, which the main runs have.
+SHARES = ("0.25", "0.5", "0.75", "1")
+ALONE = {"jitter_p": 0.0, "grey_p": 0.0, "blur_p": 0.0, "solarise_p": 0.0, "flip_p": 0.0}
+GENERATED = {"augmentation-none": ALONE | {"crop_scale": [1.0, 1.0]}, "augmentation-crop": ALONE | {"crop_scale": [0.08, 1.0]}}
+# ../shared/PAPER.md, "Reference numbers for our own baselines": settings, and the accuracy on CIFAR-10 and CIFAR-100.
+SOLO_LEARN: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
+    "simclr": (
+        {"optimizer.name": "lars", "optimizer.base_lr": 0.4, "optimizer.weight_decay": 1e-4, "method.hidden": 2048, "method.out": 256,
+         "method.temperature": 0.2},
+        ("90.74", "65.78"),
+    ),
+    "simsiam": (
+        {"optimizer.name": "sgd", "optimizer.base_lr": 0.5, "optimizer.weight_decay": 1e-5, "method.hidden": 2048, "method.out": 2048,
+         "method.predictor_hidden": 512},
+        ("90.51", "66.04"),
+    ),
+    "byol": (
+        {"optimizer.name": "lars", "optimizer.base_lr": 1.0, "optimizer.weight_decay": 1e-5, "method.hidden": 4096, "method.out": 256,
+         "method.momentum_start": 0.99, "method.momentum_end": 1.0},
+        ("92.58", "70.46"),
+    ),
+    "mocov2plus": (
+        {"optimizer.name": "sgd", "optimizer.base_lr": 0.3, "optimizer.weight_decay": 1e-4, "method.queue": 32768,
+         "method.momentum_start": 0.99, "method.momentum_end": 0.999},
+        ("92.94", "69.89"),
+    ),
+    "barlowtwins": (
+        {"optimizer.name": "lars", "optimizer.base_lr": 0.3, "optimizer.weight_decay": 1e-4, "method.loss_scale": 0.1},
+        ("92.10", "70.90"),
+    ),
+}  # fmt: skip
+
 
 def load(path: Path, *overrides: str) -> Any:
     return ssl("config").load_settings(path, list(overrides))
@@ -89,18 +121,28 @@ class TestFiles:
         small = ("cifar10", "cifar100", "cifar10-small", "cifar100-small")
         expected |= {f"{folder}/{method}-{arm}" for folder in small for method in METHODS for arm in ("baseline", "icgan")}
         expected |= {"folder/simclr-baseline", "folder/simclr-icgan"}
+        expected |= {f"{data}-solo-learn/{method}-baseline" for data in ("cifar10", "cifar100") for method in METHODS}
+        expected |= {"imagenet/simclr-stable-diffusion-both", "cifar10-figure4/simclr-baseline", "cifar10-table3/simclr-baseline"}
+        expected |= {f"imagenet/simclr-stable-diffusion-both-p{p}" for p in (0.25, 0.5, 0.75)}
+        expected |= {f"imagenet/simclr-stable-diffusion-{arm}" for arm in GENERATED}
+        expected |= {f"cifar10-figure4/simclr-generated{both}-p{p}" for both in ("", "-both") for p in SHARES}
+        expected |= {f"cifar10-table3/simclr-generated-augmentation-{arm}" for arm in ("none", "crop", "all")}
         assert expected <= names
 
-    @pytest.mark.parametrize("folder", ["imagenet", "cifar10", "cifar100", "cifar10-small", "cifar100-small", "folder"])
+    @pytest.mark.parametrize(
+        "folder", ["imagenet", "cifar10", "cifar100", "cifar10-small", "cifar100-small", "folder", "cifar10-figure4", "cifar10-table3"]
+    )
     def test_arms_differ_by_the_generated_view_alone(self, folder: str) -> None:
         for path in sorted((CONFIGS / folder).glob("*.yaml")):
             base = ssl("config").flatten(load(path.with_name(f"{path.stem.partition('-')[0]}-baseline.yaml")))
             arm = ssl("config").flatten(load(path))
-            generative = {f"generative.{n}" for n in ("source", "bank", "generator", "p", "scores", "select", "weights")}
-            assert {name for name in arm if arm[name] != base[name]} <= generative, path
+            generative = {f"generative.{n}" for n in ("source", "bank", "generator", "p", "scores", "select", "weights", "both_views")}
+            differing = {name for name in base.keys() | arm.keys() if arm.get(name) != base.get(name)}
+            assert {name for name in differing if not name.startswith("augmentation.generated")} <= generative, path
+            assert differing <= generative or "-augmentation-" in path.stem, path
 
     def test_small_images_get_the_small_stem(self) -> None:
-        for folder in ("cifar10", "cifar100"):
+        for folder in ("cifar10", "cifar100", "cifar10-solo-learn", "cifar100-solo-learn"):
             for path in (CONFIGS / folder).glob("*.yaml"):
                 assert (load(path).backbone.name, load(path).backbone.stem) == ("resnet18", "cifar")
 
@@ -124,9 +166,53 @@ class TestPaper:
         other = ssl("config").flatten(load(CONFIGS / "imagenet" / f"simclr-stable-diffusion-p{p}.yaml"))
         assert {name: other[name] for name in other if other[name] != main[name]} == {"generative.p": p}
 
+    @pytest.mark.parametrize("p", SHARES)
+    def test_both_views_generated(self, p: str) -> None:
+        """Figure 4, at full size and in small: the runs differ in p and in the number of generated views."""
+        name = "" if p == "1" else f"-p{p}"
+        flat = [load(CONFIGS / "imagenet" / f"simclr-stable-diffusion{both}{name}.yaml") for both in ("", "-both")]
+        flat += [load(CONFIGS / "cifar10-figure4" / f"simclr-generated{both}-p{p}.yaml") for both in ("", "-both")]
+        for one, both in (map(ssl("config").flatten, flat[:2]), map(ssl("config").flatten, flat[2:])):
+            assert one["generative.p"] == both["generative.p"] == float(p)
+            assert {key: both[key] for key in both if both[key] != one[key]} == {"generative.both_views": True}
+            assert both["generative.source"] == "bank"
+        zero = ssl("config").flatten(load(CONFIGS / "cifar10-figure4" / "simclr-baseline.yaml"))
+        assert {key for key in one if one[key] != zero[key]} == {"generative.source", "generative.p"}
+
+    @pytest.mark.parametrize("arm", GENERATED)
+    def test_augmentation_of_generated_images(self, arm: str) -> None:
+        """Table 3: the main run but for what generated images get; real ones keep theirs."""
+        main = ssl("config").flatten(load(CONFIGS / "imagenet" / "simclr-stable-diffusion.yaml"))
+        other = ssl("config").flatten(load(CONFIGS / "imagenet" / f"simclr-stable-diffusion-{arm}.yaml"))
+        generated = {key.removeprefix("augmentation.generated."): other[key] for key in other if key.startswith("augmentation.generated.")}
+        assert {key: value for key, value in generated.items() if key.endswith("_p") or key == "crop_scale"} == GENERATED[arm]
+        assert all(other[key] == main[key] for key in main if key != "augmentation.generated")
+        small = load(CONFIGS / "cifar10-table3" / f"simclr-generated-{arm}.yaml").augmentation
+        view2 = {"crop_scale": small.view2.crop_scale} if arm == "augmentation-crop" else {}
+        assert dataclasses.asdict(small.generated) == dataclasses.asdict(small.view2) | GENERATED[arm] | view2
+
+    def test_all_augmentation_in_small(self) -> None:
+        assert load(CONFIGS / "cifar10-table3" / "simclr-generated-augmentation-all.yaml").augmentation.generated is None
+        for path in (CONFIGS / "cifar10-table3").glob("*augmentation*.yaml"):
+            assert (load(path).generative.p, load(path).generative.both_views) == (1.0, False)
+
     def test_linear_probe(self) -> None:
         options = ssl("evaluate").ProbeOptions()
         assert (options.optimizer, options.base_lr, options.batch_size, options.epochs) == ("lars", 0.1, 512, 100)
+
+
+class TestSoloLearn:
+    @pytest.mark.parametrize("place", [0, 1], ids=["cifar10", "cifar100"])
+    @pytest.mark.parametrize("method", METHODS)
+    def test_every_value_and_the_aim(self, method: str, place: int) -> None:
+        folder = CONFIGS / f"{('cifar10', 'cifar100')[place]}-solo-learn"
+        settings = ssl("config").flatten(load(folder / f"{method}-baseline.yaml"))
+        values, aims = SOLO_LEARN[method]
+        expected = values | {"trainer.epochs": 1000, "trainer.batch_size": 256, "trainer.devices": 1, "trainer.accumulate": 1,
+                             "backbone.name": "resnet18", "backbone.stem": "cifar", "generative.source": "none", "data.limit": None,
+                             "data.train": f"torchvision:{('CIFAR10', 'CIFAR100')[place]}:data"}  # fmt: skip
+        assert {name: settings[name] for name in expected} == expected
+        assert f"The aim: {aims[place]}% " in (folder / f"{method}-baseline.yaml").read_text()
 
 
 class TestLayers:

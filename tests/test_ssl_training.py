@@ -106,6 +106,10 @@ class TestOneStep:
                 f"{folder}/{method}-{arm}" for folder in ("cifar10", "cifar100", "cifar10-small", "cifar100-small")
                 for method in METHODS for arm in ("baseline", "icgan")
             ),
+            *(f"{data}-solo-learn/{method}-baseline" for data in ("cifar10", "cifar100") for method in METHODS),
+            *(f"imagenet/simclr-stable-diffusion-{arm}" for arm in ("both", "augmentation-none", "augmentation-crop")),
+            "cifar10-figure4/simclr-baseline", "cifar10-figure4/simclr-generated-p1", "cifar10-figure4/simclr-generated-both-p1",
+            *(f"cifar10-table3/simclr-{arm}" for arm in ("baseline", *(f"generated-augmentation-{a}" for a in ("none", "crop", "all")))),
             "cifar10/simclr-online", "cifar10-small/simclr-online", "folder/simclr-baseline", "folder/simclr-icgan", "folder/simclr-online",
         ],
     )  # fmt: skip
@@ -129,6 +133,14 @@ class TestOneStep:
             assert len(curve(tmp_path / "run", probe)) == 1
         record = json.loads((tmp_path / "run" / "training.json").read_text())
         assert (record["steps"], record["images"]) == (1, 4)
+
+    @pytest.mark.parametrize(
+        "arm", ["imagenet/simclr-stable-diffusion-both", "cifar10-figure4/simclr-generated", "cifar10-figure4/simclr-generated-both"]
+    )
+    def test_other_probabilities_of_figure_4(self, arm: str, photos: Path, tmp_path: Path) -> None:
+        for p in (0.25, 0.5, 0.75):
+            state = run(settings(photos, f"{arm}-p{p}", "data.limit=4", "trainer.epochs=1", "data.test=null"), tmp_path / str(p))
+            assert state["global_step"] == 1
 
     @pytest.mark.parametrize("p", [0.25, 0.5, 0.75])
     def test_probabilities_of_the_paper(self, p: float, photos: Path, tmp_path: Path) -> None:

@@ -37,7 +37,10 @@ class DataSettings:
 
 @dataclass
 class ViewSettings:
-    """Classic augmentation of one view, in this order: crop, jitter, grey, blur, solarise, flip."""
+    """Classic augmentation of one view, in this order: crop, jitter, grey, blur, solarise, flip.
+
+    `crop_scale` is the smallest and the largest share of the area; with ``[1.0, 1.0]`` the whole image is resized instead.
+    """
 
     crop_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
     brightness: float = 0.8

@@ -35,7 +35,9 @@ class View(nn.Module):
 
 
 def device_crop(s: ViewSettings, size: int, interpolation: str) -> nn.Module:
-    """Return a random resized crop for batches, which resamples all images at once."""
+    """Return a random resized crop for batches, which resamples all images at once; `whole` if the settings leave nothing to crop."""
+    if list(s.crop_scale) == [1.0, 1.0]:
+        return whole(size, interpolation)
     return K.RandomResizedCrop(
         (size, size), scale=(s.crop_scale[0], s.crop_scale[1]), resample=interpolation.upper(), cropping_mode="resample"
     )
@@ -43,7 +45,14 @@ def device_crop(s: ViewSettings, size: int, interpolation: str) -> nn.Module:
 
 def worker_crop(s: ViewSettings, size: int, interpolation: str) -> v2.Transform:
     """Return the same crop, antialiased, for single images of any size in the workers."""
+    if list(s.crop_scale) == [1.0, 1.0]:
+        return whole(size, interpolation)
     return v2.RandomResizedCrop(size, scale=tuple(s.crop_scale), interpolation=v2.InterpolationMode(interpolation), antialias=True)
+
+
+def whole(size: int, interpolation: str) -> v2.Transform:
+    """Return what stands for a crop where there is none: the shorter side is resized to `size`, and the centre square taken."""
+    return v2.Compose([v2.Resize(size, v2.InterpolationMode(interpolation), antialias=True), v2.CenterCrop(size)])
 
 
 class TwoClassicViews(nn.Module):
