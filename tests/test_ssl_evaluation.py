@@ -447,6 +447,41 @@ class TestSimilarity:
         with pytest.raises(SystemExit, match="'depth': the encoder gives"):
             ssl("similarity").compare([run / "run"], FakeGenerator(), ssl("data").open_images(str(run / "test")), 10, "depth")
 
+    def test_pairs_over_subsets(self) -> None:
+        """One column each, so that CKA is the squared correlation: mean and standard deviation over every third image."""
+        names = ("a", "b", "untrained")
+        own = {name: self.features(60, 1, seed=i) + self.features(60, 1, seed=9) for i, name in enumerate(names)}
+        theirs = dict.fromkeys(names, self.features(60, 1, seed=5) + self.features(60, 1, seed=9))
+        pairs = ssl("similarity").compare_pairs(own, theirs, 3)
+        expected = [("a", "b"), ("a", "encoder"), ("b", "encoder"), ("untrained", "encoder")]
+        assert [(pair["first"], pair["second"]) for pair in pairs] == expected
+        for pair, (first, second) in zip(pairs, expected, strict=True):
+            y = own[second] if second in own else theirs[first]
+            r = np.array([np.corrcoef(own[first][i::3, 0], y[i::3, 0])[0, 1] for i in range(3)])
+            for measure, values in (("linear_cka", r**2), ("one_minus_cka", 1 - r**2), ("procrustes_distance", 2 - 2 * abs(r))):
+                assert pair[measure]["mean"] == pytest.approx(values.mean(), abs=1e-4)
+                assert pair[measure]["spread"] == pytest.approx(values.std(ddof=1), abs=1e-4)
+        (alone, *_) = ssl("similarity").compare_pairs(own, theirs, 1)
+        assert alone["linear_cka"]["spread"] is None
+        assert "± " not in ssl("similarity").table([alone])
+
+    def test_script_compares_runs_with_each_other(
+        self, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "same").mkdir()
+        (tmp_path / "same" / "last.ckpt").write_bytes((run / "run" / "last.ckpt").read_bytes())
+        monkeypatch.setattr(ssl("similarity"), "load_generator", lambda *args: FakeGenerator())
+        command = [str(run / "run"), "same", "--generator", "fake", "--data", str(run / "test"), "--out", "x.json", "--subsets"]
+        call(monkeypatch, tmp_path, "similarity", *command, "2")
+        report = json.loads((tmp_path / "x.json").read_text())
+        assert (report["images"], report["subsets"], len(report["pairs"])) == (12, 2, 4)
+        same = report["pairs"][0]
+        assert (same["first"], same["second"]) == (str(run / "run"), "same")
+        assert (same["linear_cka"]["mean"], same["one_minus_cka"]["mean"], same["procrustes_distance"]["mean"]) == (1, 0, 0)
+        assert "| 1.000 ± 0.000 | 0.000 ± 0.000 | 0.000 ± 0.000 |" in capsys.readouterr().out
+        with pytest.raises(SystemExit, match="--subsets 7: expected at most 6"):
+            call(monkeypatch, tmp_path, "similarity", *command, "7")
+
 
 class TestSegmentation:
     def test_shapes_are_where_the_masks_say(self) -> None:

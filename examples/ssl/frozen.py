@@ -37,10 +37,10 @@ class GeneratorsEncoder(nn.Module):
         return found[name].flatten(1).float()
 
 
-def load_generator(name: str, option: str) -> gt.ImageGenerator:
+def load_generator(name: str, option: str, **options: Any) -> gt.ImageGenerator:
     """Return a generator: bundled name, folder or repository; error messages show it after `option`, as the user wrote it."""
     try:
-        return gt.load_generator(name)
+        return gt.load_generator(name, **options)
     except gt.GentransformsError as error:
         raise SystemExit(f"{option + name!r}: {error}") from error
 

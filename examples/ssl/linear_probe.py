@@ -55,6 +55,20 @@ def linear_probe(
 ) -> tuple[float, int]:  # fmt: skip
     """Train the linear layer; return its accuracy after the last epoch and the number of test images.
 
+    `resume` is as in `fit_linear`.
+    """
+    module, trainer = fit_linear(backbone, train, classes, options, resume)
+    share = _share(test, trainer.global_rank, trainer.world_size)
+    result = trainer.test(module, whole_loader(share, 500, options.workers), verbose=False)[0]
+    return result["accuracy"], len(test)  # type: ignore[arg-type]
+
+
+def fit_linear(
+    backbone: Backbone | GeneratorsEncoder, train: Dataset[Any], classes: int, options: ProbeOptions,
+    resume: tuple[Path, str] | None = None,
+) -> tuple[LinearProbe, L.Trainer]:  # fmt: skip
+    """Train the linear layer; return it with its trainer.
+
     `resume` is a folder, in which every epoch is saved, and a hash of the training images: an interrupted probe with the same
     backbone, options and images resumes there.
     """
@@ -75,9 +89,7 @@ def linear_probe(
     last = None if folder is None else folder / "last.ckpt"
     again = last is not None and zipfile.is_zipfile(last) and torch.load(last, weights_only=True)["identity"] == module.identity
     trainer.fit(module, train_loader(train, batches, options.workers), ckpt_path=last if again else None, weights_only=True)
-    share = _share(test, trainer.global_rank, trainer.world_size)
-    result = trainer.test(module, whole_loader(share, 500, options.workers), verbose=False)[0]
-    return result["accuracy"], len(test)  # type: ignore[arg-type]
+    return module, trainer
 
 
 class LinearProbe(L.LightningModule):

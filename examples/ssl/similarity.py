@@ -1,9 +1,11 @@
 """Does the backbone merely copy the generator's encoder? Compares features by linear CKA and orthogonal Procrustes distance.
 
-    python examples/ssl/similarity.py runs/baseline runs/icgan --generator icgan-cifar10-32 --data test.parquet --out similarity.json
+    python examples/ssl/similarity.py runs/simclr1 runs/simclr2 --generator icgan-cifar10-32 --data test.parquet --out similarity.json
 
-Compares the features of each checkpoint, and of an untrained backbone of the same architecture, with those of the encoder on the
-same images. If training on generated views copied the encoder, its run would score far higher than the baseline.
+Compares the features of the checkpoints with each other, and those of each checkpoint and of an untrained backbone of the first
+one's architecture with those of the encoder, all on the same images. If training on generated views copied the encoder, a run would
+be far more like it than a baseline is. The images are divided into disjoint subsets; OUT has the mean over the subsets and the
+spread (standard deviation) for each pair, as the paper's table 2 has them, and a table in Markdown is printed.
 
 Sources: Kornblith et al., "Similarity of Neural Network Representations Revisited" (ICML 2019); Ding et al., "Grounding
 Representation Similarity with Statistical Testing" (NeurIPS 2021).
@@ -13,7 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import torch
 from arguments import positive
@@ -48,23 +54,70 @@ def compare(
     checkpoints: list[Path], generator: gt.ImageGenerator, source: Source, limit: int, condition: str | None = None
 ) -> dict[str, dict[str, float]]:
     """Return CKA and distance to the encoder's features for each checkpoint, and for an untrained backbone."""
-    rows = spaced(len(source), limit)
-    encoder = GeneratorsEncoder(generator, condition)
-    theirs: dict[int, Tensor] = {}
-    found: dict[str, dict[str, float]] = {}
+    own, theirs = read_features(checkpoints, generator, source, spaced(len(source), limit), condition)
+    found = {}
+    for name, features in own.items():
+        values = {"linear_cka": linear_cka(features, theirs[name]), "procrustes_distance": procrustes_distance(features, theirs[name])}
+        found[name] = {measure: round(value, 4) for measure, value in values.items()}
+    return found
+
+
+def compare_pairs(own: dict[str, Tensor], theirs: dict[str, Tensor], subsets: int) -> list[dict[str, Any]]:
+    """Return CKA, 1 - CKA and distance of each pair of runs, and of each network with the encoder.
+
+    Args:
+        own: features (N, D) by name, as `read_features` returns them; ``"untrained"`` is compared with the encoder alone.
+        theirs: the encoder's features (N, E) of the same images by the same names.
+        subsets: number of disjoint subsets of the images, evenly spaced, over which mean and spread are taken.
+    """
+    pairs = [(a, b, own[a], own[b]) for a, b in combinations([name for name in own if name != "untrained"], 2)]
+    pairs += [(name, "encoder", features, theirs[name]) for name, features in own.items()]
+    found = []
+    for first, second, x, y in pairs:
+        parts = [(x[i::subsets], y[i::subsets]) for i in range(subsets)]
+        cka, distances = ([measure(*part) for part in parts] for measure in (linear_cka, procrustes_distance))
+        measures = {"linear_cka": cka, "one_minus_cka": [1 - value for value in cka], "procrustes_distance": distances}
+        found.append({"first": first, "second": second} | {name: _mean_and_spread(values) for name, values in measures.items()})
+    return found
+
+
+def read_features(
+    checkpoints: list[Path], generator: gt.ImageGenerator, source: Source, rows: Tensor, condition: str | None = None, device: str = "cpu"
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the features (N, D) of an untrained backbone and of each checkpoint, and the encoder's (N, E), both by these names.
+
+    The encoder sees the images in the size that the run was trained with.
+    """
+    encoder = GeneratorsEncoder(generator.to(device), condition)
+    of_size: dict[int, Tensor] = {}
+    own, theirs = {}, {}
     for path in [None, *checkpoints]:
         backbone, settings = load_run(path or checkpoints[0])
         if path is None:
             torch.manual_seed(0)
             backbone = build_backbone(settings.backbone).eval()
-        size = settings.data.image_size
+        size, name = settings.data.image_size, "untrained" if path is None else str(path)
         images: Dataset[Tensor] = load_into_memory(source, rows, size)[0] if settings.data.in_memory else WholeImages(source, rows, size)
-        if size not in theirs:
-            theirs[size] = extract_features(encoder, whole_loader(images, 100, 0), str(generator.device))[0]
-        own, _ = extract_features(backbone, whole_loader(images, 100, 0))
-        values = {"linear_cka": linear_cka(own, theirs[size]), "procrustes_distance": procrustes_distance(own, theirs[size])}
-        found["untrained" if path is None else str(path)] = {name: round(value, 4) for name, value in values.items()}
-    return found
+        if size not in of_size:
+            of_size[size] = extract_features(encoder, whole_loader(images, 100, 0), device)[0]
+        own[name], theirs[name] = extract_features(backbone, whole_loader(images, 100, 0), device)[0], of_size[size]
+    return own, theirs
+
+
+def table(pairs: list[dict[str, Any]]) -> str:
+    """Return the pairs as a Markdown table, mean ± spread."""
+    measures = ("linear_cka", "one_minus_cka", "procrustes_distance")
+    rows = [["first", "second", "CKA", "1 - CKA", "Procrustes distance"], ["---", "---", "---:", "---:", "---:"]]
+    for pair in pairs:
+        cells = [f"{pair[m]['mean']:.3f}" + ("" if pair[m]["spread"] is None else f" ± {pair[m]['spread']:.3f}") for m in measures]
+        rows.append([pair["first"], pair["second"], *cells])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _mean_and_spread(values: Sequence[float]) -> dict[str, float | None]:
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    mean = round(statistics.fmean(values), 4) + 0.0  # 0 rather than -0
+    return {"mean": mean, "spread": None if spread is None else round(spread, 4)}
 
 
 def _centred(x: Tensor) -> Tensor:
@@ -78,15 +131,20 @@ def main() -> None:
     parser.add_argument("checkpoints", type=Path, nargs="+", help="folders of runs, or their .ckpt")
     parser.add_argument("--generator", required=True, help="bundled name, folder or repository")
     parser.add_argument("--data", required=True, help="images, as data.train of the settings")
-    parser.add_argument("--limit", type=positive, default=2000, help="only so many, evenly spaced")
+    parser.add_argument("--limit", type=positive, default=10_000, help="only so many, evenly spaced; default 10,000")
+    parser.add_argument("--subsets", type=positive, default=5, help="disjoint subsets of the images, for the spread; default 5")
     parser.add_argument("--condition", help="which tensor of the encoder; by default its features, else the first")
+    parser.add_argument("--device", default="cpu", help="for example cuda; default cpu")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the report")
     args = parser.parse_args()
-    generator = load_generator(args.generator, "--generator ")
-    found = compare(args.checkpoints, generator, open_images(args.data), args.limit, args.condition)
-    args.out.write_text(json.dumps(found, indent=2) + "\n")
-    for name, values in found.items():
-        print(f"{name}: linear CKA {values['linear_cka']:.3f}, Procrustes distance {values['procrustes_distance']:.3f}")
+    generator, source = load_generator(args.generator, "--generator "), open_images(args.data)
+    rows = spaced(len(source), args.limit)
+    if len(rows) < 2 * args.subsets:
+        raise SystemExit(f"--subsets {args.subsets}: expected at most {len(rows) // 2}, which gives each two of the {len(rows)} images")
+    own, theirs = read_features(args.checkpoints, generator, source, rows, args.condition, args.device)
+    pairs = compare_pairs(own, theirs, args.subsets)
+    args.out.write_text(json.dumps({"images": len(rows), "subsets": args.subsets, "pairs": pairs}, indent=2) + "\n")
+    print(table(pairs))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,159 @@
+"""How robust are the features? A run's linear layer and k-NN, fitted on clean training images, tested on corrupted ones.
+
+    python examples/ssl/corruptions.py runs/cifar10-small/*-seed? --out runs/corruptions
+
+Six corruptions of five strengths each, made on the fly (corrupted_images.py has what they do, and how much). They stand for the
+paper's transfer sets where those cannot be had. The images are those of the run's settings; --train and --test take others.
+Each run is named METHOD-ARM-seedN, as reproduce.py names its folders. Writes corruptions.json and corruptions.md into OUT: accuracies
+with 95% intervals over seeds (Student's t), for a single seed over the test images (Wilson), and gains over the baseline, paired by
+seed. Runs that corruptions.json has already are not evaluated again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from arguments import positive
+from config import Settings
+from corrupted_images import CORRUPTIONS, STRENGTHS, corrupt
+from data import Source, open_images, refuse_other_classes
+from frozen import extract_features, load_run
+from learning_curves import TITLES
+from linear_probe import Features, ProbeOptions, fit_linear
+from loading import WholeImages, load_into_memory, training_rows, whole_loader
+from probes import knn, mean_interval, wilson
+from quiet import hush
+from torch import Tensor
+from torch.utils.data import Dataset
+
+PROBES = {"linear": "linear layer", "knn": "weighted k-NN"}
+
+
+def evaluate_run(folder: Path, train: Source, test: Source, epochs: int, device: str = "cpu") -> dict[str, Any]:
+    """Return the accuracies of a run, ``{"clean": {"linear": …, "knn": …}, "noise": {"linear": [five strengths], …}, …}``."""
+    backbone, settings = load_run(folder)
+    classes, k = len(train.classes), settings.probe.k
+    known, labels = extract_features(backbone, _batches(_images(train, training_rows(train, settings)[0], settings), settings), device)
+    # Standardised as evaluate.py does, so that the accuracy on clean images is the one it reports.
+    mean, deviation = known.mean(dim=0), known.std(dim=0).clamp(min=1e-6)
+    accelerator = "cpu" if device == "cpu" else "gpu"
+    options = ProbeOptions(epochs=epochs, cached=True, optimizer="sgd", workers=0, seed=settings.seed, accelerator=accelerator)
+    layer = fit_linear(backbone, Features((known - mean) / deviation, labels), classes, options)[0].layer.cpu().requires_grad_(False)
+    images = _images(test, torch.arange(len(test)), settings)
+
+    def accuracies(corruption: tuple[str, int] | None = None) -> dict[str, float]:
+        features, expected = extract_features(backbone, _batches(images, settings, corruption), device)
+        guesses = {
+            "linear": layer((features - mean) / deviation).argmax(dim=1),
+            "knn": knn(features, known, labels, classes, k, settings.probe.temperature),
+        }
+        return {probe: round((guess == expected).float().mean().item(), 5) for probe, guess in guesses.items()}
+
+    found: dict[str, Any] = {"clean": accuracies()}
+    for name in CORRUPTIONS:
+        at = [accuracies((name, strength)) for strength in STRENGTHS]
+        found[name] = {probe: [one[probe] for one in at] for probe in PROBES}
+    return found
+
+
+def _images(source: Source, rows: Tensor, settings: Settings) -> Dataset[Any]:
+    """Return whole images, as the other probes see them."""
+    size = settings.data.image_size
+    return load_into_memory(source, rows, size)[0] if settings.data.in_memory else WholeImages(source, rows, size)
+
+
+def _batches(images: Dataset[Any], settings: Settings, corruption: tuple[str, int] | None = None) -> Iterator[dict[str, Tensor]]:
+    """Yield batches of images (B, 3, S, S) uint8, corrupted by name and strength if one is given."""
+    for batch in whole_loader(images, 500 if settings.data.in_memory else 128, settings.data.workers):
+        yield batch if corruption is None else batch | {"images": corrupt(batch["images"], *corruption, batch["rows"])}
+
+
+def table(runs: list[dict[str, Any]], over: str = "baseline") -> str:
+    """Return a Markdown table for each probe: clean images, each corruption (mean of its strengths), and the mean of all of them."""
+    arms: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for run in sorted(runs, key=lambda r: (list(TITLES).index(r["method"]), r["arm"] != over, r["arm"], r["seed"])):
+        arms.setdefault((run["method"], run["arm"]), []).append(run)
+    columns = ["clean", *CORRUPTIONS, "all corruptions"]
+    parts = []
+    for probe, title in PROBES.items():
+        rows = [["method", "arm", "seeds", *columns, "gain"], ["---"] * 2 + ["---:"] * (len(columns) + 2)]
+        for (method, arm), own in arms.items():
+            cells = [_cell([_accuracy(run, probe, column) for run in own], own[0]["measure"]["test_images"]) for column in columns]
+            baseline = {run["seed"]: _accuracy(run, probe, columns[-1]) for run in arms.get((method, over), [])}
+            gains = [_accuracy(run, probe, columns[-1]) - baseline[run["seed"]] for run in own if run["seed"] in baseline]
+            rows.append([TITLES[method], arm, str(len(own)), *cells, "" if arm == over or not gains else _gain(gains)])
+        parts.append(f"Accuracy of the {title} in percent:\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
+    return "\n\n".join(parts) + (
+        "\n\nEach column is the mean over five strengths. Intervals are 95%: over seeds (Student's t) where there are several, else over "
+        f"the test images (Wilson); the gain is that of the last accuracy over {over}, paired by seed.\n"
+    )
+
+
+def _accuracy(run: dict[str, Any], probe: str, column: str) -> float:
+    if column == "all corruptions":
+        return statistics.fmean(_accuracy(run, probe, name) for name in CORRUPTIONS)
+    value = run["accuracy"][column][probe]
+    return float(value if column == "clean" else statistics.fmean(value))
+
+
+def _cell(values: list[float], images: int) -> str:
+    mean, half = mean_interval(values)
+    if half is None:
+        low, high = wilson(round(mean * images), images)
+        half = (high - low) / 2
+    return f"{100 * mean:.2f} ± {100 * half:.2f}"
+
+
+def _gain(values: list[float]) -> str:
+    mean, half = mean_interval(values)
+    return f"{100 * mean:+.2f}" + ("" if half is None else f" ± {100 * half:.2f}")
+
+
+def main() -> None:
+    """Parse the command line, evaluate what is missing, and write both reports."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="folders METHOD-ARM-seedN of runs")
+    parser.add_argument("--train", help="labelled images for the linear layer and k-NN; by default those of the run")
+    parser.add_argument("--test", help="labelled images to corrupt; by default those of the run")
+    parser.add_argument("--probe-epochs", type=positive, default=100)
+    parser.add_argument("--gain-over", metavar="ARM", default="baseline", help="the arm that gains are relative to")
+    parser.add_argument("--device", default="cpu", help="for example cuda; default cpu")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the reports")
+    args = parser.parse_args()
+    hush()
+    args.out.mkdir(parents=True, exist_ok=True)
+    report = args.out / "corruptions.json"
+    found: dict[str, Any] = {run["run"]: run for run in json.loads(report.read_text())} if report.exists() else {}
+    opened = functools.cache(open_images)
+    for folder in args.runs:
+        settings = load_run(folder)[1]
+        data = settings.data
+        if (args.test or data.test) is None:
+            raise SystemExit(f"{folder}: the run had no test images; give labelled ones as --test")
+        train, test = (opened(name, data.image_column, data.label_column) for name in (args.train or data.train, args.test or data.test))
+        refuse_other_classes(train, test)
+        assert test.labels is not None, "just refused"
+        labels = hashlib.sha256(test.labels.numpy().tobytes()).hexdigest()
+        measure = {"probe_epochs": args.probe_epochs, "test_images": len(test), "test_labels_sha256": labels, "corruptions": CORRUPTIONS}
+        if any(run["measure"] != measure for run in found.values()):
+            raise SystemExit(f"{report} has runs that were measured otherwise (epochs, test images, corruptions): choose another --out")
+        if folder.name in found:
+            continue
+        arm = folder.name.removeprefix(f"{settings.method.name}-").removesuffix(f"-seed{settings.seed}")
+        about = {"run": folder.name, "method": settings.method.name, "arm": arm, "seed": settings.seed, "measure": measure}
+        found[folder.name] = about | {"accuracy": evaluate_run(folder, train, test, args.probe_epochs, args.device)}
+        report.write_text(json.dumps(list(found.values()), indent=2) + "\n")
+    (args.out / "corruptions.md").write_text(table(list(found.values()), args.gain_over))
+    print((args.out / "corruptions.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Corrupted test images against NumPy and PIL, and the table of a run's accuracies on them."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ssl_example import call, ssl, tiny, write_photos
+from torch import Tensor
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:::lightning"),
+    pytest.mark.filterwarnings("ignore:::pytorch_lightning"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
+]
+NAMES = ("noise", "blur", "contrast", "brightness", "JPEG", "pixelate")
+
+
+class TestCorrupt:
+    def images(self, count: int = 4, size: int = 32) -> Tensor:
+        """Smooth photos with some texture, away from black and white."""
+        rng = torch.Generator().manual_seed(0)
+        coarse = torch.rand(count, 3, 4, 4, generator=rng)
+        smooth = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")
+        return ((0.25 + 0.4 * smooth + 0.1 * torch.rand(count, 3, size, size, generator=rng)) * 255).clamp(20, 200).to(torch.uint8)
+
+    def corrupt(self, images: Tensor, name: str, strength: int, **options: Any) -> np.ndarray:
+        out = ssl("corrupted_images").corrupt(images, name, strength, **options)
+        assert (out.shape, out.dtype) == (images.shape, torch.uint8)
+        return out.numpy().astype(float)
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_stronger_is_further_away(self, name: str) -> None:
+        images = self.images()
+        away = [((self.corrupt(images, name, s) - images.numpy()) ** 2).mean() for s in (1, 2, 3, 4, 5)]
+        assert away[0] > 0
+        assert away == sorted(away)
+        assert set(ssl("corrupted_images").CORRUPTIONS) == set(NAMES)
+
+    def test_noise(self) -> None:
+        grey = torch.full((3, 3, 64, 64), 128, dtype=torch.uint8)
+        out = self.corrupt(grey, "noise", 4, rows=torch.tensor([5, 9, 2])) - 128
+        assert out.std() == pytest.approx(math.sqrt((0.08 * 255) ** 2 + 1 / 12), rel=0.03)
+        assert abs(out.mean()) < 0.6
+        # An image's own, wherever it stands in whatever batch; another seed, strength or row has other noise.
+        assert np.array_equal(self.corrupt(grey[:1], "noise", 4, rows=torch.tensor([2])) - 128, out[2:])
+        others = [{"seed": 1, "rows": torch.tensor([2])}, {"rows": torch.tensor([3])}]
+        for other in (*(self.corrupt(grey[:1], "noise", 4, **o) - 128 for o in others), self.corrupt(grey[:1], "noise", 5) - 128):
+            assert abs(np.corrcoef(other.ravel(), out[2].ravel())[0, 1]) < 0.05
+
+    @pytest.mark.parametrize("size", [32, 64])
+    def test_blur_spreads_a_point(self, size: int) -> None:
+        point = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+        point[..., size // 2, :] = 255
+        line = self.corrupt(point, "blur", 5)[0, 0, :, 0]
+        variance = (line * (np.arange(size) - size // 2) ** 2).sum() / line.sum()
+        assert math.sqrt(variance) == pytest.approx(1.2 * size / 32, rel=0.03)
+
+    def test_contrast_and_brightness(self) -> None:
+        images = self.images()
+        x = images.numpy().astype(float)
+        mean = x.mean(axis=(1, 2, 3), keepdims=True)
+        assert abs(self.corrupt(images, "contrast", 2) - (mean + 0.5 * (x - mean))).max() <= 0.51
+        assert abs(self.corrupt(images, "brightness", 5) - np.minimum(x + 0.3 * 255, 255)).max() <= 0.51
+
+    def test_jpeg(self) -> None:
+        images = self.images(2)
+        for image, out in zip(images, self.corrupt(images, "JPEG", 5), strict=True):
+            file = io.BytesIO()
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=20)
+            expected = np.asarray(Image.open(file)).transpose(2, 0, 1)
+            assert np.array_equal(out, expected)
+
+    def test_pixelate(self) -> None:
+        images = self.images(2)
+        blocks = images.numpy().reshape(2, 3, 16, 2, 16, 2).mean(axis=(3, 5))
+        assert abs(self.corrupt(images, "pixelate", 4) - blocks.repeat(2, axis=2).repeat(2, axis=3)).max() <= 0.51
+
+    @pytest.mark.parametrize(("name", "strength"), [("snow", 1), ("blur", 0), ("blur", 6)])
+    def test_unknown(self, name: str, strength: int) -> None:
+        with pytest.raises(ValueError, match=rf"name='{name}', strength={strength}: expected one of noise, .* and a strength of 1 to 5"):
+            self.corrupt(self.images(1), name, strength)
+
+
+def record(arm: str, seed: int, linear: float, drop: float = 0.1) -> dict[str, Any]:
+    accuracy: dict[str, Any] = {name: {p: [linear - drop] * 4 + [linear - 2 * drop] for p in ("linear", "knn")} for name in NAMES}
+    accuracy["clean"] = {"linear": linear, "knn": linear}
+    return {"method": "simclr", "arm": arm, "seed": seed, "accuracy": accuracy, "measure": {"test_images": 100}}
+
+
+class TestTable:
+    def rows(self, runs: list[dict[str, Any]]) -> list[list[str]]:
+        text = ssl("corruptions").table(runs)
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+    def test_means_intervals_and_paired_gains(self) -> None:
+        runs = [record("icgan", 1, 0.84), record("baseline", 0, 0.80), record("icgan", 0, 0.83), record("baseline", 1, 0.70)]
+        rows = self.rows(runs)
+        assert len(rows) == 2 * 4  # linear layer and k-NN
+        head, _, baseline, icgan = rows[:4]
+        assert head == ["method", "arm", "seeds", "clean", *NAMES, "all corruptions", "gain"]
+        # two seeds: Student's t of one degree of freedom, 12.706, times half the difference of two values
+        assert baseline == ["SimCLR", "baseline", "2", "75.00 ± 63.53", *["63.00 ± 63.53"] * 7, ""]
+        assert icgan[3:5] == ["83.50 ± 6.35", "71.50 ± 6.35"]
+        assert icgan[-1] == "+8.50 ± 69.88"
+
+    def test_single_seed_has_the_interval_of_the_test_images(self) -> None:
+        (row,) = self.rows([record("baseline", 0, 0.5, drop=0.0)])[2:3]
+        assert row[3:11] == [f"50.00 ± {100 * 1.959964 / 2 / math.sqrt(100 + 1.959964**2):.2f}"] * 8
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run and a copy of it, as if it were the other arm's."""
+    root = tmp_path_factory.mktemp("place")
+    write_photos(root / "train", 12)
+    write_photos(root / "test", 8, seed=1)
+    chosen = tiny("simclr", f"data.train={root / 'train'}", f"data.test={root / 'test'}", "trainer.epochs=1", "probe.every=100")
+    ssl("train").train(chosen, root / "simclr-baseline-seed0", quiet=True)
+    (root / "simclr-icgan-seed0").mkdir()
+    (root / "simclr-icgan-seed0" / "last.ckpt").write_bytes((root / "simclr-baseline-seed0" / "last.ckpt").read_bytes())
+    return root
+
+
+class TestScript:
+    def test_runs_of_two_arms(self, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        runs, options = ["simclr-baseline-seed0", "simclr-icgan-seed0"], ["--probe-epochs", "2", "--out", "report"]
+        call(monkeypatch, place, "corruptions", *runs, *options)
+        report = json.loads((place / "report" / "corruptions.json").read_text())
+        assert [(run["run"], run["method"], run["arm"], run["seed"]) for run in report] == [
+            (name, "simclr", arm, 0) for name, arm in zip(runs, ("baseline", "icgan"), strict=True)
+        ]
+        assert report[0]["accuracy"] == report[1]["accuracy"]
+        assert {len(report[0]["accuracy"][name][probe]) for name in NAMES for probe in ("linear", "knn")} == {5}
+        assert "| SimCLR | icgan | 1 |" in capsys.readouterr().out
+        assert "+0.00 |" in (place / "report" / "corruptions.md").read_text()
+
+        # on clean images it is what evaluate.py finds
+        backbone, settings = ssl("frozen").load_run(place / runs[0])
+        sets = [(source, torch.arange(len(source))) for source in (ssl("data").open_images(str(place / n)) for n in ("train", "test"))]
+        options_of_probe = ssl("linear_probe").ProbeOptions(
+            epochs=2, cached=True, optimizer="sgd", image_size=16, in_memory=True, workers=0, accelerator="cpu", k=settings.probe.k
+        )
+        expected = ssl("evaluate").evaluate(backbone, *sets, options_of_probe)
+        assert report[0]["accuracy"]["clean"] == {probe: expected[probe]["accuracy"] for probe in ("linear", "knn")}
+
+        # what is done is not done again, and what was measured otherwise is not mixed with it
+        monkeypatch.setattr(ssl("corruptions"), "evaluate_run", lambda *args: 1 / 0)
+        call(monkeypatch, place, "corruptions", *runs, *options)
+        with pytest.raises(SystemExit, match=r"measured otherwise .*: choose another --out"):
+            call(monkeypatch, place, "corruptions", *runs, "--probe-epochs", "3", "--out", "report")
