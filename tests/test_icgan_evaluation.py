@@ -21,6 +21,7 @@ from small_generators import Flat, grey_of, tiny_icgan
 from torch.utils.tensorboard import SummaryWriter
 
 import gentransforms as gt
+from gentransforms.bank.generate.run import generate_bank
 
 measures = example("measures")
 
@@ -163,6 +164,39 @@ class TestGenerate:
         assert example("evaluate").spaced(3, 4).tolist() == example("evaluate").spaced(3, None).tolist() == [0, 1, 2]
 
 
+class TestReadVariants:
+    """The variants of a bank that evaluate.py measures instead."""
+
+    @pytest.fixture
+    def bank(self, tmp_path: Path) -> Path:
+        generate_bank(Flat()(photos(6).float() / 255, torch.arange(6)), tmp_path / "bank", Flat(), variants=3, progress=False)
+        return tmp_path / "bank"
+
+    def test_first_variants_of_each_key(self, bank: Path) -> None:
+        made = example("evaluate").read_variants(str(bank), [4, 0, 5], 2, 8)
+        assert made.shape == (3, 2, 3, 8, 8)
+        assert made.dtype == torch.uint8
+        expected = [[round(255 * grey_of(int(gt.derive_seeds(0, [key], [v])))) for v in range(2)] for key in (4, 0, 5)]
+        assert made[:, :, 1, 7, 7].tolist() == expected
+
+    @pytest.mark.parametrize(
+        ("keys", "variants", "size", "said"),
+        [
+            ([0, 6], 2, 8, r"--bank: .*bank: key 6 is not in this bank .*expected a bank of the images in --test"),
+            ([0], 4, 8, r"--bank: .*bank: key 0 has no variant 3: .* with --variants 4 or more"),
+            ([0], 2, 16, r"its images are of \(h, w\) = \(8, 8\), expected \(16, 16\)"),
+        ],
+        ids=["another data set", "fewer variants", "another size"],
+    )
+    def test_another_bank_is_refused(self, keys: list[int], variants: int, size: int, said: str, bank: Path) -> None:
+        with pytest.raises(SystemExit, match=said):
+            example("evaluate").read_variants(str(bank), keys, variants, size)
+
+    def test_no_bank(self, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit, match=r"--bank: .*nowhere"):
+            example("evaluate").read_variants(str(tmp_path / "nowhere"), [0], 2, 8)
+
+
 def photos(count: int) -> torch.Tensor:
     return torch.randint(256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
@@ -170,7 +204,7 @@ def photos(count: int) -> torch.Tensor:
 class TestScripts:
     """classifier.py, then evaluate.py, as a reader runs them."""
 
-    def test_end_to_end(self, tmp_path: Path) -> None:
+    def test_end_to_end(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, count in {"train": 60, "test": 12}.items():
             labels = torch.arange(count) % 2
             images = (60 + 120 * labels.view(-1, 1, 1, 1) + torch.randint(0, 60, (count, 3, 32, 32))).to(torch.uint8)
@@ -203,6 +237,7 @@ class TestScripts:
                 assert picture.size == ((2 * columns + 1) * 66 + 2, 2 * 66 + 2)
         with Image.open(tmp_path / "report" / "classes.png") as picture:
             assert picture.size[0] > 300
+        self.bank(tmp_path, report, data, monkeypatch)
         self.curves(tmp_path)
         folders = ["--train", "train", "--test", "test", "--judge", "judge"]
         for arguments, message in (
@@ -218,6 +253,24 @@ class TestScripts:
         buffer = io.BytesIO()
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "png")
         return buffer.getvalue()
+
+    def bank(self, folder: Path, report: dict[str, object], data: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        """A bank of the test images by the same generator and seeds: the same figures, but for those of the generator itself."""
+        generate_bank(str(folder / "test.parquet"), folder / "bank", folder / "generator", variants=3, progress=False)
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(
+            sys, "argv", ["evaluate.py", *data, "--judge", "judge", "--bank", "bank", "--variants", "2", "--out", "of-bank"]
+        )
+        example("evaluate").main()
+        found = json.loads((folder / "of-bank" / "evaluation.json").read_text())
+        assert (found.pop("bank"), found.pop("variants")) == ("bank", 2)
+        classes, all_classes = found.pop("classes"), report["classes"]
+        assert isinstance(all_classes, dict)
+        assert classes == {name: {"label_agreement": values["label_agreement"]} for name, values in all_classes.items()}
+        assert found == pytest.approx({name: report[name] for name in found}, abs=1e-3)
+        assert report.keys() - found.keys() == {
+            "generator", "fingerprint", "seed", "variants", "classes", "encoder_knn_accuracy", "encoder_neighbour_agreement",
+        }  # fmt: skip
 
     def curves(self, folder: Path) -> None:
         """A run of two snapshots, the second the same generator: the same figures."""

@@ -5,6 +5,7 @@
         --train train.parquet --test test.parquet --out runs/evaluation
 
 The measures are those of `gentransforms.audit`; the variants are compared with the training images, which are not their sources.
+With --bank instead of --generator, the variants are those of a bank of the test images, wherever they come from.
 All distances are Euclidean, in the features of the classifier that classifier.py trained on the real training images.
 "Same class" is the mean distance between two different real test images of the source's class. All seeds are fixed.
 Writes evaluation.json, evaluation.md, variants.png, nearest.png and, by class, classes.png into OUT.
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import torch
 from classifier import Judge, load_judge, predict
-from images import load_images, load_labels
+from images import load_images, load_keys, load_labels
 from measures import agreement, distance_from_source, diversity, knn_vote, spread_of_classes
 from pictures import classes_picture, nearest_picture, variants_picture
 from rich.progress import track
@@ -28,6 +29,7 @@ from torch import Tensor
 import gentransforms as gt
 from gentransforms.audit.measures.likeness import frechet_distance, precision_recall_density_coverage
 from gentransforms.audit.neighbours import nearest
+from gentransforms.bank.reader import Bank
 
 # What each figure means, in the order of the report.
 MEANING = {
@@ -53,7 +55,9 @@ MEANING = {
 def main() -> None:
     """Evaluate and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--generator", default="icgan-cifar10-32", help="bundled name, folder or repository")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--generator", default="icgan-cifar10-32", help="bundled name, folder or repository")
+    what.add_argument("--bank", help="bank of the test images, whose first variants are measured")
     parser.add_argument("--judge", required=True, help="folder written by classifier.py")
     parser.add_argument("--train", required=True, help="labelled images the classifier was trained on")
     parser.add_argument("--test", required=True, help="labelled images to generate from")
@@ -66,7 +70,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.variants < 2:
         raise SystemExit(f"--variants {args.variants}: expected 2 or more, diversity is between variants")
-    generator, judge = gt.load_generator(args.generator).to(args.device), load_judge(args.judge).to(args.device)
+    generator = None if args.bank else gt.load_generator(args.generator).to(args.device)
+    judge = load_judge(args.judge).to(args.device)
     size = judge.arguments["size"]
     (labels, names), (expected, test_names) = load_labels(args.train), load_labels(args.test)
     if not names == test_names == judge.names:
@@ -76,15 +81,22 @@ def main() -> None:
     refuse_too_few(expected)
     train, sources = load_images(args.train, size), load_images(args.test, size)[rows]
     start = time.perf_counter()
-    made = generate(generator, sources, expected, args.variants, args.seed, args.batch_size)
+    if generator is None:
+        keys = load_keys(args.test)
+        settings = {"bank": args.bank, "variants": args.variants}
+        made = read_variants(args.bank, [keys[row] for row in rows.tolist()], args.variants, size)
+    else:
+        settings = {"generator": args.generator, "fingerprint": generator.fingerprint(), "seed": args.seed, "variants": args.variants}
+        made = generate(generator, sources, expected, args.variants, args.seed, args.batch_size)
     seconds = time.perf_counter() - start
     figures, predicted, closest = measure(judge, train, sources, expected, made)
-    figures["images_per_second"] = predicted.numel() / seconds
+    if generator is not None:
+        figures["images_per_second"] = predicted.numel() / seconds
     if figures["classifier_accuracy"] < 0.9:
         print(f"the classifier is right on {figures['classifier_accuracy']:.1%} of the real images: it should reach 90%")
     agrees = (predicted == expected[:, None]).float().mean(dim=1)
     per_class = {"label_agreement": agrees}
-    if not generator.inputs and "features" in generator.encode(sources[:2].to(generator.device).float() / 255):
+    if generator is not None and not generator.inputs and "features" in generator.encode(sources[:2].to(generator.device).float() / 255):
         right, same = encoder_votes(generator, train, labels, sources, expected)
         figures |= {"encoder_knn_accuracy": right.mean().item(), "encoder_neighbour_agreement": same.mean().item()}
         per_class |= {"encoder_knn_accuracy": right, "encoder_neighbour_agreement": same}
@@ -94,7 +106,6 @@ def main() -> None:
         for i, name in enumerate(names) if (expected == i).any()
     }  # fmt: skip
     args.out.mkdir(parents=True, exist_ok=True)
-    settings = {"generator": args.generator, "fingerprint": generator.fingerprint(), "seed": args.seed, "variants": args.variants}
     (args.out / "evaluation.json").write_text(json.dumps(settings | figures | {"classes": classes}, indent=2) + "\n")
     (args.out / "evaluation.md").write_text(markdown(figures))
     variants_picture(sources, expected, made, args.out / "variants.png")
@@ -119,6 +130,17 @@ def generate(generator: gt.ImageGenerator, images: Tensor, labels: Tensor, varia
     if augment.nonfinite_count:
         raise SystemExit(f"{augment.nonfinite_count} generated images are not finite: nothing to measure")
     return torch.cat(made)
+
+
+def read_variants(path: str, keys: list[str | int], variants: int, size: int) -> Tensor:
+    """Return uint8 (N, V, 3, size, size): the first variants of each key in a bank."""
+    try:
+        bank = Bank.open(path)
+        if bank.image_size != (size, size):
+            raise SystemExit(f"--bank {path}: its images are of (h, w) = {bank.image_size}, expected {(size, size)} like the classifier's")
+        return torch.stack([bank.read(keys, [v] * len(keys)) for v in range(variants)], dim=1)
+    except gt.GentransformsError as error:
+        raise SystemExit(f"--bank: {error} (expected a bank of the images in --test, with --variants {variants} or more)") from error
 
 
 def spaced(count: int, limit: int | None) -> Tensor:

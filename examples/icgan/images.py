@@ -32,6 +32,11 @@ def load_images(source: str, size: int, limit: int | None = None) -> Tensor:
     return torch.stack(rows)
 
 
+def load_keys(source: str) -> list[str | int]:
+    """Return the keys of `source` in the order of `load_images`: those that a bank of it has."""
+    return list(_open(source).keys)
+
+
 def load_labels(source: str) -> tuple[Tensor, list[str]]:
     """Return the labels (N,) int64 of `source` in the order of `load_images`, and the names of the classes.
 
