@@ -109,7 +109,7 @@ class TestFiles:
         settings = load(path)
         method, _, arm = path.stem.partition("-")
         assert settings.method.name == method
-        source = {"baseline": "none", "online": "online"}.get(arm, "bank")
+        source = {"baseline": "none", "online": "online"}.get(arm.partition("-")[0], "bank")
         assert settings.generative.source == source
         flat = ssl("config").flatten(settings)
         assert ssl("config").flatten(ssl("config").build_settings(dataclasses.asdict(settings))) == flat
