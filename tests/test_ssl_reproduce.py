@@ -225,7 +225,11 @@ class TestReadme:
     """The commands of examples/ssl/README.md, one after the other in one place; those of docs/hour.md are run by test_docs.py."""
 
     def commands(self, language: str = "bash") -> list[list[str]]:
-        fences = re.findall(rf"^```{language}\n(.*?)^```$", (FOLDER / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        """Those of README.md, and of docs/reproduce-small.md, which has what is too long for it."""
+        text = "\n".join(
+            path.read_text(encoding="utf-8") for path in (FOLDER / "README.md", FOLDER.parents[1] / "docs" / "reproduce-small.md")
+        )
+        fences = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
         return [shlex.split(line) for block in fences for line in block.replace("\\\n", " ").splitlines() if line]
 
     @pytest.fixture
@@ -265,7 +269,8 @@ class TestReadme:
                     script, arguments = miniature(words)
                     call(monkeypatch, place, script, *arguments)
                     ran.append(script)
-        assert ran == ["train"] * 4 + ["evaluate"] * 6 + ["similarity", "reproduce"]
+        assert ran == ["train"] * 3 + ["evaluate", "reproduce"] + ["evaluate"] * 5 + ["similarity", "figure3"]
+        assert size_of(place / "runs" / "figure3.png")[1] > 4 * 96  # four rows
         assert fetched == ["ImageNet", "ImageNet", "Food101", "Places365", "Places365", "CIFAR10", "CIFAR100"]
         assert {path.name for path in (place / "runs" / "simclr-icgan").glob("*.json")} == {
             "training.json", "evaluation.json", "inat.json", "food.json", "places.json", "cifar10.json", "cifar100.json",
@@ -292,7 +297,42 @@ class TestReadme:
                         ssl("config").load_settings(path, overrides)
                         arms += 1
             scripts += 1
-        assert (scripts, arms) == (9, 18)
+        assert (scripts, arms) == (18, 54)
+
+    def table(self, below: str) -> list[list[str]]:
+        """Return the rows of the first table below a heading."""
+        text = (FOLDER / "README.md").read_text(encoding="utf-8")
+        section = text[text.index(f"\n## {below}") :]
+        return rows(section[: section.index("\n\n", section.index("\n|"))])[2:]
+
+    def test_gains_of_the_paper_are_the_differences_of_its_values(self) -> None:
+        def number(text: str) -> float:
+            return float(text.replace("−", "-"))
+
+        marked, lines = [], self.table("Table 1")
+        assert len(lines) == 15
+        for name, *cells in lines:
+            if not name.startswith("+"):
+                method, baseline = name, [number(cell) for cell in cells]
+                continue
+            for place, (cell, before) in enumerate(zip(cells, baseline, strict=True)):
+                value, gain, asterisk = re.fullmatch(r"([\d.]+) \(([+−][\d.]+)\)( \*)?", cell).groups()  # type: ignore[union-attr]
+                assert number(gain) == pytest.approx(number(value) - before, abs=1e-6), (method, name, place)
+                marked += [(method, name, place)] if asterisk else []
+        # ../shared/PAPER.md, "Misprints"
+        assert marked == [
+            ("SimCLR", "+ IC-GAN", 2), ("SimCLR", "+ IC-GAN", 3), ("SimCLR", "+ Stable Diffusion", 3), ("MoCo", "+ IC-GAN", 2),
+            ("MoCo", "+ Stable Diffusion", 4), ("BYOL", "+ IC-GAN", 0), ("BYOL", "+ Stable Diffusion", 1), ("SimSiam", "+ IC-GAN", 1),
+        ]  # fmt: skip
+        baseline_of_table3, *others = [(number(row[1]), row[2]) for row in self.table("Table 3")]
+        assert [number(gain) for _, gain in others] == pytest.approx([value - baseline_of_table3[0] for value, _ in others])
+        assert all(number(row[1][:5]) + number(row[2]) == pytest.approx(1) for row in self.table("Table 2"))
+
+    def test_small_runs_beside_the_paper_are_those_of_the_table(self) -> None:
+        small = {row[0]: row for row in rows((FOLDER / "README.md").read_text(encoding="utf-8")) if row[1:2] in (["baseline"], ["icgan"])}
+        for row in self.table("Figure 5"):
+            name = {"MoCo": "MoCo v2+"}.get(row[0], row[0])
+            assert row[5] == small[name][4]
 
     def test_table_is_that_of_the_figure(self) -> None:
         """All five methods, both arms, and gains that are the differences of the accuracies beside them."""
