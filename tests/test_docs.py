@@ -102,7 +102,7 @@ class TestPages:
         if page.name in ("stable-diffusion.md", "controlnet.md", "choosing.md", "faster.md"):
             _tiny_repositories(workplace)
         if page.name == "pipelines.md":
-            _tiny_pipelines(workplace)
+            tiny_pipelines.write_repositories(workplace)
         if page.name == "banks.md":
             _variants_of_the_authors(workplace)
         if page.name in ("loops.md", "hour.md"):
@@ -269,19 +269,6 @@ def _tiny_repositories(folder: Path) -> None:
     tiny_diffusion.image_encoder().save_pretrained(adapter / "image_encoder")
     weights = {f"{part}.{name}": t for part, tensors in tiny_diffusion.ip_adapter(base.unet).items() for name, t in tensors.items()}
     save_file(weights, adapter / "ip-adapter_sd15.safetensors")
-
-
-def _tiny_pipelines(folder: Path) -> None:
-    """What stands for the repositories of other pipelines."""
-    decoder, prior = tiny_pipelines.kandinsky()
-    parts = {
-        "stabilityai/sdxl-turbo": tiny_diffusion.stable_diffusion_xl(),
-        "kandinsky-community/kandinsky-2-2-decoder": decoder,
-        "kandinsky-community/kandinsky-2-2-prior": prior,
-        "black-forest-labs/FLUX.2-klein-4B": tiny_pipelines.flux2_klein(),
-    }
-    for name, part in parts.items():
-        part.save_pretrained(folder / name)
 
 
 def _variants_of_the_authors(folder: Path) -> None:

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as TF
 
 import gentransforms as gt
 from gentransforms.errors import ConfigError, GeneratorError, WeightsError
+from gentransforms.generators.pipelines import calls, priors
 from gentransforms.generators.pipelines.trial import find_dependence
 from gentransforms.testing import check_generator
 
@@ -288,8 +289,32 @@ class TestIpAdapter:
             with torch.no_grad():
                 expected = pipe("", image[None], ip_adapter_image=picture, generator=rng, output_type="pt", **options).images[0]
             assert (found - expected).abs().max() <= 1e-4
+        finer = [calls.adapter_pixels(pipe, torch.full((1, 3, 32, 32), value / 255)) for value in (100.0, 100.4)]
+        assert 0 < (finer[1] - finer[0]).max() < 0.4 / 255 / 0.2, "values between the steps of 8 bits arrive"
         with pytest.raises(ConfigError, match="the option 'ip_adapter_image' is set by the generator"):
             gt.PipelineVariation.from_pipeline(pipe, ip_adapter_image=1)
+
+
+class TestSources:
+    @torch.no_grad()
+    def test_redux_sees_tensors(self) -> None:
+        """Of images of 8 bits the same as of PIL images; values between their steps arrive too."""
+        _, prior = tiny_pipelines.flux_redux()
+        image = torch.randint(0, 255, (1, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float() / 255
+        made, finer = (priors.embed(prior, batch, ["a"], (32, 32))["prompt_embeds"] for batch in (image, image + 0.4 / 255))
+        expected = prior(TF.to_pil_image((image[0] * 255).round().byte()), prompt="a").prompt_embeds
+        assert (made - expected).abs().max() <= 1e-5
+        assert (finer - made).abs().max() > 1e-5
+        assert prior.feature_extractor.do_rescale
+
+    @pytest.mark.parametrize("family", ["flux2_klein", "qwen_image_edit"])
+    def test_that_must_be_pictures(self, family: str) -> None:
+        """If this fails, the installed diffusers takes tensors: give them, and say so in docs/pipelines.md."""
+        pipe = getattr(tiny_pipelines, family)()
+        assert calls.one_source_at_a_time(pipe)
+        options = {"max_sequence_length": 16, "text_encoder_out_layers": (0, 1, 2)} if family == "flux2_klein" else {}
+        with pytest.raises((TypeError, ValueError), match=r"must be a PIL\.Image|not subscriptable"):
+            pipe(prompt="a", image=torch.rand(1, 3, 64, 64), num_inference_steps=1, **options)
 
 
 class TestFindDependence:

@@ -272,5 +272,5 @@ class TestCards:
         tuned.save_pretrained(tmp_path / "saved")
         for generator in (tuned, gt.load_generator(tmp_path / "saved")):
             assert generator.notes["Licence of the weights"] == "openrail++"
-            assert (generator.notes[names[0]], generator.notes[names[1]]) == ("cc-by-nc-4.0", "not stated")
+            assert (generator.notes[names[0]], generator.notes[names[1]]) == ("cc-by-nc-4.0", "unknown: look it up")
         assert "Licence of the LoRA" in (tmp_path / "saved/README.md").read_text()

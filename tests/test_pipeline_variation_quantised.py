@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 import gentransforms as gt
-from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.errors import ConfigError, GentransformsError, WeightsError
 from gentransforms.generators.diffusion.describe import describe_part
 
 pytestmark = [
@@ -77,6 +78,34 @@ class TestTorchao:
         how = SimpleNamespace(to_dict=lambda: {"quant_method": "torchao", "bits": 8})
         part = SimpleNamespace(config={"width": 4, "quantization_config": how})
         assert json.loads(json.dumps(describe_part(part)))["quantization_config"] == {"quant_method": "torchao", "bits": 8}
+
+
+class TestByConfiguration:
+    """`quantization_config=` of from_pretrained, which is diffusers'."""
+
+    def test_reaches_diffusers(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from diffusers import StableDiffusionImg2ImgPipeline
+
+        tiny_pipelines.img2img().save_pretrained(tmp_path)
+        own, seen, how = StableDiffusionImg2ImgPipeline.from_pretrained, [], object()
+
+        def load(place: str, quantization_config: Any = None, **options: Any) -> Any:
+            seen.append(quantization_config)
+            return own(place, **options)
+
+        monkeypatch.setattr(StableDiffusionImg2ImgPipeline, "from_pretrained", load)
+        gt.PipelineVariation.from_pretrained(tmp_path, quantization_config=how, **OPTIONS)
+        gt.PipelineVariation.from_pretrained(tmp_path, **OPTIONS)
+        assert seen == [how, None]
+
+    @pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+    def test_a_package_that_is_missing_is_named(self, tmp_path: Path) -> None:
+        from diffusers import BitsAndBytesConfig, PipelineQuantizationConfig
+
+        tiny_pipelines.img2img().save_pretrained(tmp_path)
+        how = PipelineQuantizationConfig(quant_mapping={"unet": BitsAndBytesConfig(load_in_8bit=True)})
+        with pytest.raises(GentransformsError, match="bitsandbytes"):
+            gt.PipelineVariation.from_pretrained(tmp_path, quantization_config=how, **OPTIONS)
 
 
 class TestBitsandbytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import tiny_diffusion
 import tiny_pipelines
 import torch
+from diffusers import StableDiffusionImg2ImgPipeline
 from diffusers.models import attention_dispatch
 from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl_img2img as xl_module
 from torch import Tensor
@@ -126,6 +129,58 @@ class TestSettings:
         before = generator.fingerprint()
         prior.note = 4
         assert generator.fingerprint() != before
+
+
+class TestNotesOfCalls:
+    """Plain attributes that a pipeline's own calls change: counts and the like."""
+
+    def test_leave_the_fingerprint_where_it_is(self, tmp_path: Path) -> None:
+        generator = gt.PipelineVariation.from_pipeline(counting(), **OPTIONS)
+        generator._repeatable = True  # without a second image that tries the pipeline
+        before = generator.fingerprint()
+        for calls in (1, 2):
+            generator(photos()[:1], SEEDS[:1])
+            assert generator.pipe.calls == calls
+            assert generator.pipe.last == (32, 32)
+            assert generator.fingerprint() == before
+        assert gt.PipelineVariation.from_pipeline(counting(), **OPTIONS).fingerprint() == before
+        generator.pipe.strictness = 2  # which no call changes
+        assert generator.fingerprint() != before
+        generator.pipe.strictness = 1
+        assert pickle.loads(pickle.dumps(generator)).fingerprint() == before
+
+    def test_of_the_prior(self) -> None:
+        pipe, prior = tiny_pipelines.kandinsky()
+        prior.calls = 0
+
+        class Counting(type(prior.image_encoder)):  # type: ignore[misc]
+            def forward(self, *args: Any, **kwargs: Any) -> Any:
+                prior.calls += 1
+                return super().forward(*args, **kwargs)
+
+        prior.image_encoder.__class__ = Counting
+        generator = gt.PipelineVariation.from_pipeline(pipe, prior=prior, num_inference_steps=1, image_size=32)
+        before = generator.fingerprint()
+        generator.encode(photos())
+        assert prior.calls
+        assert generator.fingerprint() == before
+
+
+def counting() -> Any:
+    """A pipeline whose class counts its calls, and notes what it made."""
+    pipe = tiny_pipelines.img2img()
+    pipe.__class__ = StableDiffusionCountedImg2ImgPipeline
+    pipe.calls, pipe.strictness = 0, 1
+    return pipe
+
+
+class StableDiffusionCountedImg2ImgPipeline(StableDiffusionImg2ImgPipeline):  # type: ignore[misc]
+    @functools.wraps(StableDiffusionImg2ImgPipeline.__call__)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        made = super().__call__(*args, **kwargs)
+        self.last = tuple(made.images.shape[-2:])
+        return made
 
 
 class TestAttentionBackends:

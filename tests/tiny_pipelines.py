@@ -1,7 +1,11 @@
-"""Tiny pipelines of other families than tiny_diffusion's, with random weights: the real components of diffusers, a few channels wide."""
+"""Tiny pipelines of other families than tiny_diffusion's, with random weights: the real components of diffusers, a few channels wide.
+
+``python tests/tiny_pipelines.py`` writes those of docs/pipelines.md into the current folder.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import tiny_diffusion as tiny
@@ -112,8 +116,13 @@ def kandinsky() -> tuple[Any, Any]:
     return KandinskyV22Pipeline(unet=unet, scheduler=scheduler, movq=movq), priors
 
 
-def flux2_klein() -> Any:
-    """FLUX.2 klein, which edits the image it is given by an instruction."""
+def flux2_klein(layers: int = 3, resolutions: int = 2) -> Any:
+    """FLUX.2 klein, which edits the image it is given by an instruction.
+
+    Args:
+        layers: of the text encoder; the pipeline's call reads those up to the 27th by default.
+        resolutions: of the autoencoder; the released one has four.
+    """
     from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Transformer2DModel
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -124,13 +133,14 @@ def flux2_klein() -> Any:
     ).eval()  # fmt: skip
     torch.manual_seed(3)
     vae = AutoencoderKLFlux2(
-        sample_size=32, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(16, 32),
-        layers_per_block=1, latent_channels=4, norm_num_groups=8, use_quant_conv=False, use_post_quant_conv=False,
+        sample_size=32, down_block_types=("DownEncoderBlock2D",) * resolutions, up_block_types=("UpDecoderBlock2D",) * resolutions,
+        block_out_channels=(16,) * (resolutions - 1) + (32,), layers_per_block=1, latent_channels=4, norm_num_groups=8,
+        use_quant_conv=False, use_post_quant_conv=False,
     ).eval()  # fmt: skip
     torch.manual_seed(5)
     config = Qwen3Config(
-        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2, head_dim=8,
-        bos_token_id=None, eos_token_id=1, pad_token_id=0,
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=2,
+        head_dim=8, bos_token_id=None, eos_token_id=1, pad_token_id=0,
     )  # fmt: skip
     _, tokenizer = t5()
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -307,3 +317,20 @@ def kandinsky_depth() -> tuple[Any, Any]:
     config |= {"block_out_channels": (32, 32, 32, 32), "layers_per_block": 1}
     config |= {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     return KandinskyV22ControlnetPipeline(unet=unet, scheduler=decoder.scheduler, movq=VQModel(**config).eval()), prior
+
+
+def write_repositories(folder: Path) -> None:
+    """Write what stands for the repositories of docs/pipelines.md into a folder, under their names."""
+    decoder, prior = kandinsky()
+    parts = {
+        "stabilityai/sdxl-turbo": tiny.stable_diffusion_xl(),
+        "kandinsky-community/kandinsky-2-2-decoder": decoder,
+        "kandinsky-community/kandinsky-2-2-prior": prior,
+        "black-forest-labs/FLUX.2-klein-4B": flux2_klein(layers=28, resolutions=4),
+    }
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+
+
+if __name__ == "__main__":
+    write_repositories(Path())

@@ -135,7 +135,7 @@ class ImageGenerator(nn.Module, ABC):
     def notes(self) -> dict[str, str]:
         """What the cards of this generator and of its banks say beside the figures: the licence of its weights, what was left out."""
         own = {} if self.license is None else {"Licence of the weights": self.license}
-        return own | {f"Licence of {part}": license or "not stated" for part, license in self._part_licenses.items()}
+        return own | {f"Licence of {part}": license or "unknown: look it up" for part, license in self._part_licenses.items()}
 
     def _set_license(self, found: hub.License) -> None:
         self.license, self._license_link = found.name, found.link

@@ -115,6 +115,7 @@ class HeldGenerator:
         for tensor in itertools.chain(self.generator.parameters(), self.generator.buffers()):
             if id(tensor) not in memo and type(tensor) in (Tensor, nn.Parameter):
                 memo[id(tensor)] = _share(tensor)
+                memo.setdefault(id(memo), []).append(tensor)  # as `copy` does: a generator may replace its own, and ids come again
         other = HeldGenerator.__new__(HeldGenerator)
         other.__dict__.update(self.__dict__)
         other.generator, other.nonfinite = copy.deepcopy(self.generator, memo), self.nonfinite.clone()

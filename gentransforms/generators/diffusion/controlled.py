@@ -201,6 +201,14 @@ class ControlledDiffusion(PretrainedDiffusion):
         return parts, options
 
     @classmethod
+    def _other_parts(cls, given: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+        depth = given.get("depth_model") or (given.get("depth_estimator") or [None])[0]
+        if depth is None and "depth_estimator" in parts:
+            depth = DEPTH_MODEL
+        nets = given.get("controlnet")
+        return {"the ControlNet": getattr(nets, "nets", nets), "the depth model": depth}
+
+    @classmethod
     def _pipeline_class(cls, base: str) -> str:
         # As a stock ControlNet pipeline loads it: the others rewrite old configurations of its scheduler.
         rewriting = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")

@@ -239,7 +239,7 @@ class ControlNetVariation(ControlledDiffusion):
             WeightsError: if the pipeline is of a kind that the class cannot take, or its parts do not fit each other.
             ConfigError: if an option is out of its range, or the pipeline holds what no fingerprint can cover.
         """
-        return cls(pipe, **given(locals(), cls.option_names() | cls._parts))
+        return cls._of_pipeline(pipe, given(locals(), cls.option_names() | cls._parts))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

@@ -23,6 +23,7 @@ from gentransforms.paths import local_path
 __all__ = [
     "BASES",
     "add_ip_adapter", "add_lora", "load_part", "load_pipeline", "load_processor", "load_vae", "pipeline_class", "rebuild",
+    "vae_place",
 ]  # fmt: skip
 
 # Pipelines whose components the sampling loop knows, and the one whose prompt encoding is used for them.
@@ -124,8 +125,7 @@ def load_vae(choice: Any, base: str, dtype: torch.dtype, variant: str | None = N
 
     if isinstance(choice, nn.Module):
         return choice
-    name = _TINY_VAES.get(base, _TINY_VAE) if choice == "tiny" else choice
-    source = hub.Source(name, **where)
+    source = hub.Source(vae_place(choice, base), **where)
     with _weights_errors(source):
         folder = source.folder is not None and not (source.folder / "config.json").is_file()
         subfolder = "vae" if folder else None  # a whole pipeline's folder
@@ -134,6 +134,11 @@ def load_vae(choice: Any, base: str, dtype: torch.dtype, variant: str | None = N
         raise WeightsError(f"vae={choice!r}: {source} holds a {kind}: expected an AutoencoderKL or AutoencoderTiny")
     vae: nn.Module = load_part(getattr(diffusers, kind), source, dtype, subfolder, variant)
     return vae
+
+
+def vae_place(choice: Any, base: str) -> Any:
+    """Return the repository or folder of a VAE that was chosen for a pipeline; a module as it is."""
+    return _TINY_VAES.get(base, _TINY_VAE) if isinstance(choice, str) and choice == "tiny" else choice
 
 
 def add_ip_adapter(pipe: Any, choice: Sequence[str], variant: str | None = None, **where: Any) -> None:

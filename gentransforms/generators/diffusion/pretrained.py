@@ -12,8 +12,9 @@ from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.base import _check_placement
 from gentransforms.generators.diffusion import loading, saving
 from gentransforms.generators.diffusion.base import DiffusionGenerator
+from gentransforms.generators.diffusion.licenses import lora_places, read_licenses, read_own_license
 from gentransforms.generators.diffusion.options import PRESETS, override
-from gentransforms.generators.diffusion.state import apply_state, check_saveable
+from gentransforms.generators.diffusion.state import apply_state, check_saveable, holds_lora
 from gentransforms.hub import models as hub
 from gentransforms.paths import local_path
 from gentransforms.surroundings import isolate_loading
@@ -49,6 +50,7 @@ class PretrainedDiffusion(DiffusionGenerator):
         base = loading.pipeline_class(source)
         options = override(saving.saved_options(source, cls.__name__), options)
         saved_adapter, saved_state = options.pop("ip_adapter", None), options.pop("state", {})
+        saved_licenses = options.pop("saved_licenses", {})
         own_adapter = saved_adapter is not None and ip_adapter is None
         parts, options = cls._load_parts(source, base, dtype, options | parts_given, {"variant": variant, **elsewhere})
         cls._check_saved(source, options)
@@ -68,7 +70,22 @@ class PretrainedDiffusion(DiffusionGenerator):
         apply_state(generator._networks(), saved_state)
         generator.name_or_path = str(name_or_path)
         generator._set_license(hub.read_license(source))
+        others = {"the LoRA": lora_places(lora), "the IP-Adapter": ip_adapter and ip_adapter[0], "the VAE": loading.vae_place(vae, base)}
+        generator._part_licenses = saved_licenses | read_licenses(others | cls._other_parts(parts_given, parts), elsewhere)
         return generator.to(device=place)
+
+    @classmethod
+    def _of_pipeline(cls: type[G], pipe: Any, options: dict[str, Any]) -> G:
+        """Do what `from_pipeline` says."""
+        generator = cls(pipe, **options)
+        generator._set_license(read_own_license(pipe))
+        lora = any(map(holds_lora, generator._networks().values()))
+        inside: dict[str, Any] = (
+            {"the IP-Adapter": None} if generator.kind == "ip-adapter" else {}
+        )  # of which no part says where it came from
+        inside |= {"the LoRA": None} if lora else {}
+        generator._part_licenses = inside | read_licenses(cls._other_parts(cls._find_parts(pipe) | options, {}), {})
+        return generator
 
     def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None) -> None:
         """Write the components in diffusers layout, ``config.json`` with the options, and a model card, into `directory`.
@@ -86,6 +103,8 @@ class PretrainedDiffusion(DiffusionGenerator):
         """
         check_saveable(self._networks())
         options = {name: value for name, value in self.config.items() if name != "components"} | self._saved_extra()
+        if self._part_licenses:
+            options["saved_licenses"] = dict(self._part_licenses)
         if self.kind == "ip-adapter":
             options["ip_adapter"] = True
         directory = local_path(directory, "directory")
@@ -104,6 +123,11 @@ class PretrainedDiffusion(DiffusionGenerator):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the further networks of a subclass, by the constructor's argument, and the options without theirs."""
         return {}, options
+
+    @classmethod
+    def _other_parts(cls, given: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return where the further networks of a subclass came from, by what they are: `given` as arguments, `parts` as loaded."""
+        return {}
 
     @classmethod
     def _pipeline_class(cls, base: str) -> str:

@@ -18,8 +18,8 @@ from gentransforms.generators.identity import uncompiled
 from gentransforms.generators.structure import check_structure
 
 __all__ = [
-    "apply_state", "check_networks", "check_saveable", "check_scheduler", "holds_lora", "ip_adapter_scale", "quantisation", "read_state",
-    "set_ip_adapter_scale",
+    "apply_state", "check_networks", "check_saveable", "check_scheduler", "holds_lora", "ip_adapter_scale", "is_offloaded", "quantisation",
+    "read_state", "set_ip_adapter_scale",
 ]  # fmt: skip
 
 # Attention computed in another way, with the same result but for rounding.
@@ -253,6 +253,17 @@ def _check_replaced(where: str, module: nn.Module) -> None:
 
 def _caches(hooks: Mapping[str, Any]) -> bool:
     return any(word in name for name in hooks for word in ("cache", "broadcast", "taylorseer"))
+
+
+def is_offloaded(network: nn.Module) -> bool:
+    """Return whether hooks move a network's weights between devices: accelerate's, or those of diffusers' group offloading."""
+    for module in network.modules():
+        hook = vars(module).get("_hf_hook")
+        if hook is not None and any(_offloads(inner) for inner in getattr(hook, "hooks", [hook])):
+            return True
+        if any("offload" in name for name in getattr(vars(module).get("_diffusers_hook"), "hooks", ())):
+            return True
+    return False
 
 
 def _offloads(hook: Any) -> bool:

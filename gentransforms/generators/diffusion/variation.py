@@ -171,7 +171,7 @@ class StableDiffusionVariation(PretrainedDiffusion):
             WeightsError: if the pipeline is of a kind that the class cannot take, or its parts do not fit each other.
             ConfigError: if an option is out of its range, or the pipeline holds what no fingerprint can cover.
         """
-        return cls(pipe, **given(locals(), cls.option_names()))
+        return cls._of_pipeline(pipe, given(locals(), cls.option_names()))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

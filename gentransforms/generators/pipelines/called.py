@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError
-from gentransforms.generators.base import ImageGenerator
-from gentransforms.generators.diffusion.pickling import drop_capturing_hooks
 from gentransforms.generators.diffusion.sampling import make_rngs
 from gentransforms.generators.held import is_out_of_memory
-from gentransforms.generators.pipelines import calls, priors, texts
+from gentransforms.generators.pipelines import calls, priors, settings, texts
 from gentransforms.generators.pipelines.caching import enabled_cache, per_batch
+from gentransforms.generators.pipelines.offloading import OffloadedGenerator
 from gentransforms.generators.pipelines.once import EncodeOnce
 from gentransforms.generators.pipelines.trial import check_repeatable, find_dependence
 from gentransforms.seeding import check_seeds
@@ -23,7 +22,7 @@ from gentransforms.seeding import check_seeds
 __all__ = ["CalledPipeline"]
 
 
-class CalledPipeline(ImageGenerator):
+class CalledPipeline(OffloadedGenerator):
     """A generator whose images a pipeline's own call makes; `PipelineVariation` says what of.
 
     Attributes:
@@ -31,8 +30,6 @@ class CalledPipeline(ImageGenerator):
             one image. None until the first batch was tried.
     """
 
-    pipe: Any
-    prior: Any
     roles: calls.Roles
     options: dict[str, Any]
     cache: dict[str, Any] | None
@@ -49,11 +46,7 @@ class CalledPipeline(ImageGenerator):
         self.together = "nothing" if per_batch(self.cache) else None
         self._pictures = calls.one_source_at_a_time(self.pipe)
         self._once = EncodeOnce()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the pipeline computes: with offloading not where its weights are."""
-        return torch.device(self.pipe._execution_device)
+        self._notes, self._prior_notes = settings.Notes(), settings.Notes()
 
     @property
     def _plain_prompt(self) -> str:
@@ -72,6 +65,7 @@ class CalledPipeline(ImageGenerator):
         check_seeds(seeds, len(seeds))
         if not len(seeds):
             return torch.empty(0, 3, *self.image_size, device=self.device)
+        self._hook()
         if len(seeds) == 1:
             return self._call(condition, seeds) if self._repeatable else self._call_twice(condition, seeds)
         if self.together is None:
@@ -104,13 +98,14 @@ class CalledPipeline(ImageGenerator):
             if role is not None and name in rows:
                 arguments[role] = rows[name].to(self.device, self.dtype)
         if adapted:
-            arguments["ip_adapter_image"] = calls.to_pictures(rows["images"])[0]
+            arguments["ip_adapter_image"] = calls.adapter_pixels(self.pipe, rows["images"])
         for name in priors.EMBEDDINGS:
             if name in rows:
                 arguments[name] = rows[name].to(self.dtype)
         if "image_embeds" in rows:
             nothing = priors.embed_nothing(self.prior, len(rows["image_embeds"]), self.device, self._once)
             arguments["negative_image_embeds"] = nothing.to(self.dtype)
+            self._rest()
         if self._prompt_to_pipe:
             lines = texts.from_bytes(rows["prompts"]) if "prompts" in rows else [self._plain_prompt] * (1 if one_source else count)
             arguments["prompt"] = lines[0] if one_source else lines
@@ -128,7 +123,7 @@ class CalledPipeline(ImageGenerator):
 
     def _call_with(self, arguments: dict[str, Any], seeds: Tensor) -> Tensor:
         """Call the pipeline with tensors, or with PIL images where it takes no tensors."""
-        with self._once.around(self.pipe), enabled_cache(self.pipe, self.cache):
+        with settings.watched(self.pipe, self._notes), self._once.around(self.pipe), enabled_cache(self.pipe, self.cache):
             if self._pictures:
                 return calls.call(self.pipe, make_rngs(seeds), self.image_size, self._as_pictures(arguments))
             try:
@@ -177,14 +172,8 @@ class CalledPipeline(ImageGenerator):
         warnings.warn(f"{name}: {reason}: it runs one image at a time", stacklevel=2)
         return "nothing"
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self._once.clear()
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-
     def __getstate__(self) -> dict[str, Any]:
-        drop_capturing_hooks(self.modules())
-        given: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
-        return given | {"_once": EncodeOnce()}
+        return super().__getstate__() | {"_once": EncodeOnce()}
 
 
 def _runs(condition: Mapping[str, Tensor], count: int) -> list[slice]:

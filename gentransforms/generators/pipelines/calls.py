@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError, GeneratorError, WeightsError
+from gentransforms.generators.diffusion import appearance
 from gentransforms.generators.identity import uncompiled
 
 __all__ = [
     "Roles",
+    "adapter_pixels",
     "call",
     "call_options",
     "check_call_options",
@@ -33,7 +35,8 @@ _MANAGED = {
     "callback_on_step_end_tensor_inputs", "hint", "control_image",
     "ip_adapter_image", "ip_adapter_image_embeds",
 }  # fmt: skip
-# Pipelines that read a list of images as several references for one result, and take PIL images only.
+# Pipelines that read a list of images as several references for one result, and take PIL images only: the image processor of FLUX.2
+# refuses tensors, and Qwen-Image-Edit asks for the width and height of a PIL image.
 _ONE_SOURCE = ("Flux2", "QwenImageEdit")
 _CONTROLS = ("hint", "control_image")
 
@@ -175,6 +178,15 @@ def call(pipe: Any, rngs: list[torch.Generator], size: tuple[int, int], argument
     if flagged and any(flagged):
         made[torch.tensor([bool(f) for f in flagged], device=made.device)] = float("nan")
     return made
+
+
+def adapter_pixels(pipe: Any, images: Tensor) -> Tensor:
+    """Return images (B, 3, H, W) in [0, 1] as a pipeline's IP-Adapter takes tensors: as its image processor leaves them."""
+    processor = getattr(pipe, "feature_extractor", None)
+    if processor is None:
+        return appearance.preprocess(images, None, pipe.image_encoder.config.image_size)
+    pixels: Tensor = processor(images, do_rescale=False, return_tensors="pt").pixel_values
+    return pixels
 
 
 def to_pictures(images: Tensor) -> list[Any]:

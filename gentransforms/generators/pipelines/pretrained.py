@@ -9,17 +9,19 @@ from typing import Any
 
 import torch
 
-from gentransforms.errors import ConfigError, GentransformsError
+from gentransforms.errors import ConfigError
 from gentransforms.generators.base import _check_placement
 from gentransforms.generators.card import model_card
 from gentransforms.generators.diffusion import saving, state
+from gentransforms.generators.diffusion.licenses import lora_places, read_licenses
 from gentransforms.generators.diffusion.loading import add_lora
 from gentransforms.generators.pipelines import control, settings
+from gentransforms.generators.pipelines.offloading import check_offload
 from gentransforms.generators.pipelines.opening import is_single_file, load_any, load_single_file
 from gentransforms.hub import models as hub
 from gentransforms.paths import local_path
 
-__all__ = ["load", "read_own_license", "save"]
+__all__ = ["load", "save"]
 
 _PRIOR = "prior_pipeline"  # folder of a saved prior
 
@@ -33,6 +35,9 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
         given: the other arguments by name; ``options`` holds those of the class and of the pipeline's call.
     """
     was: dict[str, Any]
+    offload = check_offload(given["options"].get("offload"))  # before anything is downloaded
+    if offload is not None and given["device"] is not None and torch.device(given["device"]).type == "cpu":
+        raise ConfigError(f"device={given['device']!r} and offload={offload!r}: it computes on an accelerator: leave one of them out")
     place, dtype, variant = _check_placement(given["device"], given["dtype"]), given["dtype"] or torch.float32, given["variant"]
     elsewhere: dict[str, Any] = {name: given[name] for name in ("token", "cache_dir", "local_files_only")}
     of_source, prior, config = elsewhere | {"revision": given["revision"]}, given["prior"], given["config"]
@@ -92,16 +97,10 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
     state.apply_state(generator._networks(), had.get("state") or {})
     generator.name_or_path = str(name_or_path)
     generator._set_license(license)
-    generator._part_licenses = (had.get("licenses") or {}) | _licenses(given, elsewhere)
-    return generator.to(device=place)
-
-
-def read_own_license(pipe: Any) -> hub.License:
-    """Return the licence on the card of where a pipeline was loaded from, as far as it is on this machine."""
-    try:
-        return hub.read_license(hub.Source(str(pipe.name_or_path or ""), local_files_only=True))
-    except GentransformsError:  # it was built from parts
-        return hub.License()
+    generator._part_licenses = (had.get("licenses") or {}) | read_licenses(
+        {"the LoRA": lora_places(given["lora"]), "the prior": prior, "the depth model": given["depth_model"]}, elsewhere
+    )
+    return generator if offload is not None and given["device"] is None else generator.to(device=place)
 
 
 def _beside(file: str | Path, where: Mapping[str, Any]) -> hub.License:
@@ -110,29 +109,6 @@ def _beside(file: str | Path, where: Mapping[str, Any]) -> hub.License:
     if path.is_file():
         return hub.read_license(hub.Source(path.parent, local_files_only=True))
     return hub.read_license(hub.Source("/".join(str(file).split("/")[:2]), **where))
-
-
-def _licenses(given: Mapping[str, Any], elsewhere: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return the licences of the parts that came from elsewhere, by what they are."""
-    parts: dict[str, Any] = {}
-    lora = given["lora"]
-    for key in lora if isinstance(lora, Mapping) else [] if lora is None else [lora]:
-        place = key[0] if isinstance(key, list | tuple) else key
-        parts[f"the LoRA {_label(place)}"] = place
-    for name, what in {"prior": "the prior", "depth_model": "the depth model"}.items():
-        if given[name] is not None:
-            parts[f"{what} {_label(given[name])}"] = given[name]
-    found: dict[str, str | None] = {}
-    for what, place in parts.items():
-        path = local_path(place, "name_or_path")
-        found[what] = hub.read_license(hub.Source(path.parent if path.is_file() else place, **elsewhere)).name
-    return found
-
-
-def _label(place: Any) -> str:
-    """Return what a card calls a part: cards are public, and paths of this machine tell nobody else anything."""
-    path = local_path(place, "name_or_path")
-    return f"{path.parent.name}/{path.name}" if path.exists() else str(place)
 
 
 def _check_unused(name_or_path: str | Path, given: Mapping[str, Any], names: Sequence[str], reason: str) -> None:
@@ -147,10 +123,12 @@ def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card:
         raise ConfigError(f"dtype={dtype}: load the generator with dtype={dtype} and save that; a pipeline is saved as it is")
     state.check_saveable(generator._networks())
     has: dict[str, Any] = {"prior": generator.prior is not None, "depth": generator.depth_estimator is not None}
-    pipes = {"pipe": generator.pipe} | ({"prior": generator.prior} if generator.prior is not None else {})
-    has["settings"] = {name: settings.read_settings(pipe) for name, pipe in pipes.items()}
+    has["settings"] = {"pipe": settings.read_settings(generator.pipe, generator._notes)}
+    if generator.prior is not None:
+        has["settings"]["prior"] = settings.read_settings(generator.prior, generator._prior_notes)
     has["licenses"] = dict(generator._part_licenses)
-    config = {name: value for name, value in generator.config.items() if "components" not in name} | has
+    # Whether it is offloaded is a matter of this machine.
+    config = {name: value for name, value in generator.config.items() if "components" not in name and name != "offload"} | has
     try:
         text = json.dumps(saving.describe(generator, config), indent=2)
     except TypeError as error:

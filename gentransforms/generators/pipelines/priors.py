@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gentransforms.generators.diffusion import appearance
-from gentransforms.generators.pipelines.calls import to_pictures
 from gentransforms.generators.pipelines.once import EncodeOnce
 
 __all__ = ["EMBEDDINGS", "embed", "embed_nothing", "reads_prompts"]
@@ -37,10 +37,22 @@ def embed(prior: Any, images: Tensor, texts: Sequence[str], size: tuple[int, int
         if not len(images):
             return {"image_embeds": pixels.new_zeros(0, encoder.config.projection_dim)}
         return {"image_embeds": encoder(pixels.to(encoder.dtype)).image_embeds}
-    pictures = to_pictures(images if len(images) else torch.zeros(1, 3, *size))
-    given = [{"prompt": text} for text in texts or [""]] if reads_prompts(prior) else [{}] * len(pictures)
-    made = [prior(picture, **text) for picture, text in zip(pictures, given, strict=True)]
+    seen = images if len(images) else torch.zeros(1, 3, *size)
+    given = [{"prompt": text} for text in texts or [""]] if reads_prompts(prior) else [{}] * len(seen)
+    with _unit_range(prior.feature_extractor):
+        made = [prior(seen[i : i + 1], **text) for i, text in enumerate(given)]
     return {name: torch.cat([output[name] for output in made])[: len(images)] for name in EMBEDDINGS[1:]}
+
+
+@contextlib.contextmanager
+def _unit_range(processor: Any) -> Iterator[None]:
+    """Let an image processor of transformers take tensors in [0, 1] inside the context: by default it divides them by 255."""
+    before = processor.do_rescale
+    processor.do_rescale = False
+    try:
+        yield
+    finally:
+        processor.do_rescale = before
 
 
 def embed_nothing(prior: Any, count: int, device: torch.device, once: EncodeOnce) -> Tensor:

@@ -2,28 +2,65 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from gentransforms.errors import ConfigError
 from gentransforms.generators.diffusion.describe import describe_pipeline
 
-__all__ = ["check_watermark", "describe", "read_settings", "restore_settings"]
+__all__ = ["Notes", "check_watermark", "describe", "read_settings", "restore_settings", "watched"]
 
 # They decide warnings alone.
 _SILENT = {"requires_safety_checker"}
 _PLAIN = bool | int | float | str | None
 
 
-def describe(pipe: Any) -> dict[str, Any]:
+@dataclass
+class Notes:
+    """Plain attributes of a pipeline that its own calls were seen to change, such as a count of them: no settings, then.
+
+    Args:
+        changed: the value that each had before the first of these calls, which stays in the fingerprint, so that it does not move.
+        made: names of those that were not there before.
+    """
+
+    changed: dict[str, Any] = field(default_factory=dict)
+    made: set[str] = field(default_factory=set)
+
+    def apply(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return attributes as they were before these calls."""
+        return {name: self.changed.get(name, value) for name, value in attributes.items() if name not in self.made} | self.changed
+
+
+@contextlib.contextmanager
+def watched(pipe: Any, notes: Notes) -> Iterator[None]:
+    """Add to `notes` what the pipeline changes of its plain attributes inside the context."""
+    before = _attributes(pipe)
+    try:
+        yield
+    finally:
+        after = _attributes(pipe)
+        notes.made |= after.keys() - before.keys() - notes.changed.keys()
+        for name, value in before.items():
+            if name not in notes.made and (name not in after or after[name] != value):
+                notes.changed.setdefault(name, value)
+
+
+def describe(pipe: Any, notes: Notes) -> dict[str, Any]:
     """Return what of a pipeline decides its images beside the weights: the components, and what `read_settings` finds."""
     described = describe_pipeline(pipe, {})
-    return described | {"pipeline": described["pipeline"] | read_settings(pipe)}
+    return described | {"pipeline": described["pipeline"] | read_settings(pipe, notes)}
 
 
-def read_settings(pipe: Any) -> dict[str, Any]:
+def read_settings(pipe: Any, notes: Notes | None = None) -> dict[str, Any]:
     """Return what is set in a pipeline beside its components, as JSON can hold it.
+
+    Args:
+        pipe: a diffusers pipeline.
+        notes: what its calls were seen to change.
 
     Returns:
         ``flags``, the entries of its configuration that name no component; ``attributes``, its plain ones; ``processors``, the
@@ -31,15 +68,23 @@ def read_settings(pipe: Any) -> dict[str, Any]:
     """
     parts, own = pipe.components, vars(pipe)
     flags = {name: _plain(value) for name, value in pipe.config.items() if name not in parts and name not in _SILENT and name[0] != "_"}
-    # The pipeline's call keeps its own notes under names that begin with an underscore.
-    public = {name: value for name, value in own.items() if name not in parts and name[0] != "_" and name != "watermark"}
-    attributes = {name: value for name, value in public.items() if _is_plain(value)}
+    attributes, public = (notes or Notes()).apply(_attributes(pipe)), _public_of(pipe)
     processors = {name: _public(value.config) for name, value in public.items() if isinstance(getattr(value, "config", None), Mapping)}
     found: dict[str, Any] = {"flags": flags, "attributes": _plain(attributes), "processors": processors}
     found = {name: value for name, value in found.items() if value}
     if "watermark" in own:
         found["watermark"] = None if pipe.watermark is None else type(pipe.watermark).__name__
     return found
+
+
+def _public_of(pipe: Any) -> dict[str, Any]:
+    # The pipeline's call keeps its own notes under names that begin with an underscore.
+    parts = pipe.components
+    return {name: value for name, value in vars(pipe).items() if name not in parts and name[0] != "_" and name != "watermark"}
+
+
+def _attributes(pipe: Any) -> dict[str, Any]:
+    return {name: value for name, value in _public_of(pipe).items() if _is_plain(value)}
 
 
 def restore_settings(pipe: Any, saved: Mapping[str, Any]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from gentransforms.errors import ConfigError, ImageError, MissingInputError
 from gentransforms.generators.diffusion import conditions, state
 from gentransforms.generators.diffusion.describe import describe_part, select_networks
-from gentransforms.generators.diffusion.faster.execution import unfused_weights
+from gentransforms.generators.diffusion.faster.execution import CompileMode, unfused_weights
+from gentransforms.generators.diffusion.licenses import read_own_license
 from gentransforms.generators.diffusion.options import image_size as checked_size
 from gentransforms.generators.diffusion.prompts import check_prompts
 from gentransforms.generators.identity import uncompiled
 from gentransforms.generators.pipelines import calls, control, pretrained, priors, settings, sizes, texts
 from gentransforms.generators.pipelines.caching import check_cache
 from gentransforms.generators.pipelines.called import CalledPipeline
+from gentransforms.generators.pipelines.compiling import check_compiling, check_denoiser, compile_denoiser, denoisers
 from gentransforms.generators.pipelines.safeguards import describe_safeguards
 from gentransforms.images import fit
 from gentransforms.surroundings import isolate_loading
@@ -27,7 +29,7 @@ __all__ = ["PipelineVariation"]
 
 P = TypeVar("P", bound="PipelineVariation")
 Condition = str | Callable[[Tensor], Tensor]
-_OWN = ("prompt", "image_size", "preserves_geometry", "condition", "cache")
+_OWN = ("prompt", "image_size", "preserves_geometry", "condition", "cache", "compile", "offload")
 
 
 class PipelineVariation(CalledPipeline):
@@ -51,6 +53,12 @@ class PipelineVariation(CalledPipeline):
         cache: approximate: one of diffusers' caches between the steps of a transformer, ``"FirstBlockCache"``, ``{"name":
             "TaylorSeerCache", "cache_interval": 3}`` or diffusers' configuration of it. Each call starts without memory; caches that
             decide for a whole batch at once (first block, Sea) run one image at a time.
+        compile: run what computes each step (UNet, transformer, ControlNet) through ``torch.compile``, exact up to rounding:
+            ``"regional"``, its repeated blocks alone, which are soon compiled; ``"full"`` or True, the whole; ``"max-autotune"`` or
+            ``"reduce-overhead"``, torch's modes, with CUDA graphs.
+        offload: ``"model"`` lets whole networks wait on the CPU for their turn on the accelerator, ``"sequential"`` single layers,
+            which takes the least memory and by far the longest; as diffusers' ``enable_model_cpu_offload`` and
+            ``enable_sequential_cpu_offload`` do it. Images change by rounding at most.
         options: of the pipeline's call, such as ``strength``, ``num_inference_steps`` and ``guidance_scale``.
 
     Raises:
@@ -72,7 +80,7 @@ class PipelineVariation(CalledPipeline):
     Source: Meng et al., "SDEdit" (ICLR 2022), for image-to-image.
     """
 
-    depth_estimator: Any
+    execution_options = ("compile", "offload")
 
     def __init__(
         self,
@@ -85,6 +93,8 @@ class PipelineVariation(CalledPipeline):
         condition: Condition | None = None,
         depth_estimator: tuple[nn.Module, Any] | None = None,
         cache: Any = None,
+        compile: bool | CompileMode = False,
+        offload: Literal["model", "sequential"] | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -109,10 +119,13 @@ class PipelineVariation(CalledPipeline):
         self.image_size = checked_size(image_size if image_size is not None else sizes.own_size(pipe), sizes.multiple_of(pipe))
         self.options = calls.without_defaults(pipe, options)
         self.cache = check_cache(pipe, cache, self.options)
+        mode = check_compiling(pipe, compile, cache, offload)
         self._prepare()
-        self.__dict__["_init_config"] = {}
+        self.__dict__["_init_config"] = {"compile": mode} if mode else {}
         self.eval().requires_grad_(False)
         self._read_state()
+        self._start_offloading(offload)
+        self._compile(self._denoising_networks())
 
     def _check_prompt(self, prompt: Any) -> None:
         """Find out who reads the prompt, if anything does; raise unless `prompt` can be read."""
@@ -136,11 +149,13 @@ class PipelineVariation(CalledPipeline):
         condition: Condition | None = None,
         depth_estimator: tuple[nn.Module, Any] | None = None,
         cache: Any = None,
+        compile: bool | CompileMode = False,
+        offload: Literal["model", "sequential"] | None = None,
         **options: Any,
     ) -> P:
         """Return a generator that calls a loaded diffusers pipeline; its networks are shared with it, and frozen.
 
-        Offloading, quantised components, LoRAs and a compiled transformer work as they do in the pipeline.
+        Quantised components, LoRAs, a compiled transformer and hooks that offload work as they do in the pipeline.
 
         Args:
             pipe: the pipeline.
@@ -151,6 +166,8 @@ class PipelineVariation(CalledPipeline):
             condition: for pipelines that take a control map: ``"depth"``, ``"canny"``, ``"maps"`` or a function.
             depth_estimator: (model, image processor) of transformers, for ``"depth"``.
             cache: approximate: one of diffusers' caches between the steps of a transformer.
+            compile: ``"regional"``, ``"full"``, ``"max-autotune"`` or ``"reduce-overhead"``: exact up to rounding.
+            offload: ``"model"`` or ``"sequential"``: networks wait on the CPU for their turn on the accelerator.
             options: of the pipeline's call.
 
         Raises:
@@ -162,11 +179,13 @@ class PipelineVariation(CalledPipeline):
             "image_size": image_size,
             "preserves_geometry": preserves_geometry,
             "condition": condition,
+            "compile": compile,
+            "offload": offload,
         }
         generator = cls(pipe, prior=prior, depth_estimator=depth_estimator, cache=cache, **given, **options)
-        generator._set_license(pretrained.read_own_license(pipe))
+        generator._set_license(read_own_license(pipe))
         if prior is not None:
-            generator._part_licenses = {"the prior": pretrained.read_own_license(prior).name}
+            generator._part_licenses = {"the prior": read_own_license(prior).name}
         return generator
 
     @classmethod
@@ -199,7 +218,7 @@ class PipelineVariation(CalledPipeline):
         Args:
             name_or_path: a folder, a Hub repository ``"organisation/name"``, or a checkpoint file.
             revision: commit, tag or branch of that repository.
-            device: where to put it; the CPU by default.
+            device: where to put it; the CPU by default, with `offload` the accelerator.
             dtype: of its weights; float32 by default.
             token: for a private repository.
             cache_dir: where downloads are kept.
@@ -230,9 +249,9 @@ class PipelineVariation(CalledPipeline):
             ConfigError: if a part was changed in a way that cannot be described, such as a replaced ``forward``.
         """
         found = self._read_state()
-        parts = {"components": settings.describe(self.pipe)}
+        parts = {"components": settings.describe(self.pipe, self._notes)}
         if self.prior is not None:
-            parts["prior_components"] = settings.describe(self.prior)
+            parts["prior_components"] = settings.describe(self.prior, self._prior_notes)
         if self.depth_estimator is not None:
             parts["components"] |= {name: describe_part(getattr(self, name)) for name in ("depth_estimator", "depth_processor")}
         return self._own_options() | parts | ({"state": found} if found else {})
@@ -255,7 +274,9 @@ class PipelineVariation(CalledPipeline):
             options["cache"] = dict(self.cache)
         if self.condition is not None:
             options["condition"] = conditions.describe(self.condition)
-        return options | {"options": dict(self.options)}
+        if self.offload is not None:
+            options["offload"] = self.offload
+        return options | self._init_config | {"options": dict(self.options)}
 
     @property
     def required_inputs(self) -> tuple[str, ...]:
@@ -285,10 +306,13 @@ class PipelineVariation(CalledPipeline):
             found = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
             raise ImageError(f"images is {found}: expected (B, 3, H, W) floating in [0, 1]; GenerativeAugment takes other kinds")
         lines = self._prompts_of(prompts, values, len(images))
+        self._hook()
         condition: dict[str, Tensor] = {}
         if self.prior is not None:
             given = (lines or [self._plain_prompt] * len(images)) if self.takes_prompt else []
-            condition |= priors.embed(self.prior, images, given, self.image_size)
+            with settings.watched(self.prior, self._prior_notes):
+                condition |= priors.embed(self.prior, images, given, self.image_size)
+            self._rest()
         if self.roles.source or self.roles.control:
             seen = fit(images.float(), self.image_size, self.preserves_geometry)
             if self.roles.source and not (self.prior is not None and not self.roles.decoder):
@@ -328,6 +352,7 @@ class PipelineVariation(CalledPipeline):
         Raises:
             ConfigError: if an option is not JSON-able, or a network holds a LoRA that is not merged, or quantised weights.
         """
+        self._lift()
         pretrained.save(self, directory, dtype, card or {})
 
     @property
@@ -343,8 +368,14 @@ class PipelineVariation(CalledPipeline):
                 raise ConfigError(
                     f"{name} is no network: set it in the pipeline, generator.{'prior' if pipe is self.prior else 'pipe'}.{part}"
                 )
+            steps = part in denoisers(pipe) and pipe is self.pipe
+            if steps and (mode := self._init_config.get("compile", False)):
+                check_denoiser(part, value, mode)
+            self._lift()
             setattr(pipe, part, value)  # whose call makes the images
             self._once.clear()
+            if steps:
+                self._compile([value])
         super().__setattr__(name, value)
 
     def _owner(self, name: str) -> Any:
@@ -358,7 +389,17 @@ class PipelineVariation(CalledPipeline):
         return own["prior"] if found else None
 
     def _saved_weights(self) -> dict[str, Tensor]:
+        if self.offload == "sequential":  # between calls the weights are elsewhere
+            self._lift()
         return unfused_weights(self, self._networks())
 
     def _networks(self) -> dict[str, nn.Module]:
         return select_networks(dict(self.named_children()))
+
+    def _denoising_networks(self) -> list[nn.Module]:
+        return [self.pipe.components[name] for name in denoisers(self.pipe)]
+
+    def _compile(self, networks: Iterable[nn.Module]) -> None:
+        if mode := self._init_config.get("compile", False):
+            for network in networks:
+                compile_denoiser(network, mode)

@@ -8,14 +8,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from gentransforms.errors import ConfigError
 from gentransforms.generators.diffusion.state import holds_lora, quantisation
 from gentransforms.generators.identity import named_weights, uncompiled
 
 __all__ = [
-    "CompileMode", "check_compile", "check_fused", "compile_function", "compile_network", "fuse_projections", "unfused_weights",
-    "uses_cuda_graphs",
+    "CompileMode", "check_compile", "check_fused", "compile_function", "compile_network", "copy_outputs", "fuse_projections",
+    "repeated_blocks", "unfused_weights", "uses_cuda_graphs",
 ]  # fmt: skip
 
 CompileMode = Literal["regional", "full", "max-autotune", "reduce-overhead"]
@@ -43,17 +44,36 @@ def compile_network(network: Any, mode: Any) -> None:
     """Run a network through ``torch.compile``; nothing is compiled before its first call.
 
     Args:
-        network: a UNet or ControlNet.
+        network: a UNet, transformer or ControlNet.
         mode: ``"regional"`` compiles the transformer blocks, which repeat, so that there is little to compile; any other mode the
             whole network, True as ``"full"``.
     """
     if mode != "regional":
         network.compile(**_arguments(mode))
         return
+    for block in repeated_blocks(network):
+        block.compile(**_many_recompiles())
+
+
+def repeated_blocks(network: Any) -> list[Any]:
+    """Return the blocks that a network repeats, which ``"regional"`` compiles."""
     names = getattr(network, "_repeated_blocks", None) or _BLOCKS
-    for module in network.modules():
-        if type(module).__name__ in names:
-            module.compile(**_many_recompiles())
+    return [module for module in network.modules() if type(module).__name__ in names]
+
+
+def copy_outputs(network: Any) -> None:
+    """Let a network compiled with CUDA graphs return copies, for callers that keep a result beyond its next call.
+
+    Args:
+        network: after `compile_network`; torch leaves what is compiled, and this with it, out of copies and pickles.
+    """
+    run = network._compiled_call_impl
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return tree_map_only(Tensor, Tensor.clone, run(*args, **kwargs))
+
+    network._compiled_call_impl = call
 
 
 def compile_function(function: Callable[..., Any], mode: Any) -> Callable[..., Any]:

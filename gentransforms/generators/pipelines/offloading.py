@@ -1,0 +1,164 @@
+"""Offloading as diffusers has it: networks wait on the CPU for their turn on an accelerator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gentransforms.errors import ConfigError
+from gentransforms.generators.diffusion.faster.compiled import CompiledGenerator
+from gentransforms.generators.diffusion.state import is_offloaded
+
+__all__ = ["OffloadedGenerator", "asked_device", "check_offload", "find_accelerator"]
+
+_WAYS = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}
+
+
+def check_offload(value: Any) -> str | None:
+    """Return the option `offload`, if there is an accelerator to compute on.
+
+    Raises:
+        ConfigError: if it is no way of diffusers', or there is none.
+    """
+    if value is None:
+        return None
+    if value not in ("model", "sequential"):
+        raise ConfigError(f"offload={value!r}: expected 'model', 'sequential', or None")
+    if find_accelerator() is None:
+        raise ConfigError(
+            f"offload={value!r}: networks wait on the CPU for their turn on an accelerator, and there is none here: leave offload out; "
+            "where memory is short, give dtype=torch.bfloat16 or quantised components"
+        )
+    return str(value)
+
+
+def find_accelerator() -> torch.device | None:
+    """Return the accelerator of this machine; None without one."""
+    return torch.accelerator.current_accelerator(check_available=True)
+
+
+def asked_device(fn: Callable[[Tensor], Tensor]) -> torch.device | None:
+    """Return the device to which `fn`, the argument of `nn.Module._apply`, moves tensors; None if it leaves them where they are."""
+    there = fn(torch.empty(0))
+    if there.device.type != "cpu":
+        return there.device
+    try:
+        moves = not fn(torch.empty(0, device="meta")).is_meta
+    except NotImplementedError:  # what has no values cannot be moved
+        moves = True
+    except RuntimeError:  # share_memory
+        moves = False
+    return there.device if moves else None
+
+
+def _reach(device: torch.device) -> None:
+    torch.empty(0, device=device)
+
+
+class OffloadedGenerator(CompiledGenerator):
+    """Base of generators that call a pipeline, with an option `offload`.
+
+    Hooks of accelerate move the networks. They are on where images are made, and off where weights are read, copied or
+    converted; the next image sets them again. ``.to("cpu")`` takes a generator off the accelerator: it computes on the CPU, all
+    networks there, until it is moved to an accelerator again.
+    """
+
+    pipe: Any
+    prior: Any
+    depth_estimator: Any
+    offload: str | None = None
+    _offload_to: torch.device | None = None
+    _hooked: bool = False
+    _once: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline computes: with offloading not where its weights are."""
+        if self.offload is not None:
+            return self._offload_to or torch.device("cpu")
+        return torch.device(self.pipe._execution_device)
+
+    def _start_offloading(self, offload: Any) -> None:
+        self.offload = check_offload(offload)
+        if self.offload is None:
+            return
+        for name, network in self._networks().items():
+            if is_offloaded(network):
+                raise ConfigError(
+                    f"offload={offload!r}: {name} is offloaded already: leave offload out, or call pipe.remove_all_hooks() before"
+                )
+        self._offload_to = find_accelerator()
+        self._hook()
+
+    def _hook(self) -> None:
+        """Set the hooks that move networks, unless they are set."""
+        if self._hooked or self._offload_to is None:
+            return
+        way = _WAYS[str(self.offload)]
+        try:
+            _reach(self._offload_to)
+            for pipe in self._pipelines():
+                getattr(pipe, way)(device=self._offload_to)
+        except (ImportError, ValueError, RuntimeError, AssertionError) as error:
+            self._hooked = True
+            self._lift()
+            raise ConfigError(f"offload={self.offload!r}: not possible on {self._offload_to} ({error}): leave offload out") from error
+        if self.depth_estimator is not None:
+            self.depth_estimator.to(self._offload_to)
+        self._hooked = True
+
+    def _lift(self) -> None:
+        """Take the hooks off; all networks are on the CPU then."""
+        if not self._hooked:
+            return
+        for pipe in self._pipelines():
+            pipe.remove_all_hooks()
+        for network in self._networks().values():
+            network.to("cpu")
+        self._once.clear()  # weights that came back are new ones
+        self._hooked = False
+
+    def _rest(self) -> None:
+        """Let the prior's networks wait on the CPU again; a pipeline's own call does so at its end."""
+        if self._hooked and self.prior is not None:
+            self.prior.maybe_free_model_hooks()
+
+    def _pipelines(self) -> list[Any]:
+        return [self.pipe] if self.prior is None else [self.pipe, self.prior]
+
+    def _networks(self) -> dict[str, nn.Module]:
+        raise NotImplementedError
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self._once.clear()
+        if self.offload is None:
+            if any(map(is_offloaded, self._networks().values())):
+                return self._stay(fn)
+            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        place = asked_device(fn)
+        if place is not None and place.type == "meta":
+            raise ConfigError(f"offload={self.offload!r}: the device meta has no values to compute with: build it without offload")
+        self._lift()
+        super()._apply(fn if place is None else lambda tensor: fn(tensor).cpu(), recurse)  # type: ignore[no-untyped-call]
+        if place is not None:
+            self._offload_to = None if place.type == "cpu" else place
+        self._hook()
+        return self
+
+    def _stay(self, fn: Callable[[Tensor], Tensor]) -> Any:
+        """Return a generator whose pipeline came offloaded, if `fn` wants it where it computes; raise where it would be moved."""
+        place, here, kind = asked_device(fn), self.device, fn(torch.empty(0, dtype=self.dtype)).dtype
+        if place is not None and kind == self.dtype and (place.type, place.index or 0) == (here.type, here.index or 0):
+            return self
+        what = f"be moved to {place}" if place is not None else f"change to {kind}"
+        raise ConfigError(
+            f"the pipeline came offloaded, by hooks that compute on {here}, and cannot {what} under them: call pipe.remove_all_hooks() "
+            "first, or build the generator from a pipeline without them, with offload='model'"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._lift()  # hooks can neither be copied nor pickled
+        return super().__getstate__()
