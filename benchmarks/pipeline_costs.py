@@ -1,9 +1,12 @@
 """What an image costs with pipelines that `PipelineVariation` runs, in counted operations: ``python -m benchmarks.pipeline_costs``.
 
-Networks whose full-size configuration is certain stand on the meta device: those of Stable Diffusion 1.5 and XL (full_size.py), and
-FLUX.1's transformer, whose configuration is the default of its class in diffusers. A multiply-add counts 2. Counted are the calls of
-the denoiser and of the VAE (FLUX's has the layers of Stable Diffusion's); text and image encoders, which run once for each prompt or
-source, are not. Of the other models in docs/choosing.md the configuration is not known for certain here, and none is counted.
+Networks whose full-size configuration is certain stand on the meta device: those of Stable Diffusion 1.5 and XL (full_size.py), and the
+transformers of FLUX.1, Z-Image, Qwen-Image and SANA 1.6B, whose configurations are the defaults of their classes in diffusers. The
+defaults are taken for the released models because they give the number of weights that the authors state: 6, 20 and 1.6 billion, which
+is printed, too. A multiply-add counts 2. Counted are the calls of the denoiser and of the VAE (FLUX's has the layers of Stable
+Diffusion's; Qwen-Image's is its class's default); text and image encoders, which run once for each prompt or source, are not, nor the
+autoencoders of Z-Image and SANA, whose configuration comes with the weights alone. Of the other models in docs/choosing.md (Kandinsky
+2.2, FLUX.2 klein) the denoiser's does, too, and none is counted.
 """
 
 from __future__ import annotations
@@ -63,6 +66,46 @@ def flux_call(side: int, text: int) -> float:
         return tflop(lambda: net(**inputs))
 
 
+def z_image_call(side: int, text: int) -> float:
+    """Return the TFLOP of one row through Z-Image's transformer, with `text` tokens of text."""
+    with torch.device("meta"):
+        net = _default("ZImageTransformer2DModel")
+        return tflop(lambda: net([torch.rand(16, 1, side // 8, side // 8)], torch.rand(1), [torch.rand(text, 2560)]))
+
+
+def sana_call(side: int, text: int) -> float:
+    """Return the TFLOP of one row through SANA-Sprint's transformer, with `text` tokens of text."""
+    with torch.device("meta"):
+        net = _default("SanaTransformer2DModel", guidance_embeds=True, qk_norm="rms_norm_across_heads")  # what SANA-Sprint adds
+        latents, texts = torch.rand(1, 32, side // 32, side // 32), torch.rand(1, text, 2304)
+        return tflop(lambda: net(latents, encoder_hidden_states=texts, timestep=torch.rand(1), guidance=torch.rand(1)))
+
+
+def qwen_edit_call(side: int, text: int) -> float:
+    """Return the TFLOP of one row through Qwen-Image's transformer beside a source of its size, with `text` tokens of text and picture."""
+    with torch.device("meta"):
+        net, edge = _default("QwenImageTransformer2DModel"), side // 16
+        latents, texts = torch.rand(1, 2 * edge**2, 64), torch.rand(1, text, 3584)
+        shapes = [[(1, edge, edge)] * 2]
+        return tflop(lambda: net(latents, encoder_hidden_states=texts, timestep=torch.rand(1), img_shapes=shapes))
+
+
+def qwen_vae_calls(side: int) -> float:
+    """Return the TFLOP of encoding and decoding an image with the VAE of Qwen-Image."""
+    with torch.device("meta"):
+        vae = _default("AutoencoderKLQwenImage")
+        encoding = tflop(lambda: vae.encode(torch.rand(1, 3, 1, side, side)))
+        return encoding + tflop(lambda: vae.decode(torch.rand(1, 16, 1, side // 8, side // 8)))
+
+
+def _default(name: str, **changes: Any) -> Any:
+    import diffusers
+
+    net = getattr(diffusers, name)(**changes)
+    print(f"{name}: {sum(p.numel() for p in net.parameters()) / 1e9:.2f} billion weights", file=sys.stderr)
+    return net
+
+
 def main() -> None:
     """Count and print a Markdown table."""
     print("| pipeline | TFLOP per image |\n|---|---:|")
@@ -71,6 +114,10 @@ def main() -> None:
         "SDXL-Turbo image to image, 512 pixels, 2 of 4 steps": lambda: 2 * unet_call("xl", 512) + vae_calls(512),
         "LCM (SD 1.5) image to image, 512 pixels, 2 of 4 steps": lambda: 2 * unet_call("1.5", 512) + vae_calls(512),
         "FLUX Redux with FLUX.1 dev, 512 pixels, 28 steps": lambda: 28 * flux_call(512, 512 + 729) + vae_calls(512, encode=False),
+        "Z-Image-Turbo image to image, 1024 pixels, 5 of 9 steps, transformer alone": lambda: 5 * z_image_call(1024, 32),
+        "SANA-Sprint image to image, 1024 pixels, 2 steps, transformer alone": lambda: 2 * sana_call(1024, 300),
+        # The picture is about 1,370 tokens (patches of 28 pixels), the template and a short instruction about 100.
+        "Qwen-Image-Edit, 1024 pixels, 50 steps": lambda: 50 * qwen_edit_call(1024, 1470) + qwen_vae_calls(1024),
     }
     for name, count in cases.items():
         print(f"| {name} | {count():.1f} |", flush=True)
