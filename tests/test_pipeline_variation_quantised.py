@@ -104,7 +104,7 @@ class TestByConfiguration:
 
         tiny_pipelines.img2img().save_pretrained(tmp_path)
         how = PipelineQuantizationConfig(quant_mapping={"unet": BitsAndBytesConfig(load_in_8bit=True)})
-        with pytest.raises(GentransformsError, match="bitsandbytes|A GPU is needed"):
+        with pytest.raises(GentransformsError, match=r"bitsandbytes|A GPU is needed"):
             gt.PipelineVariation.from_pretrained(tmp_path, quantization_config=how, **OPTIONS)
 
 
