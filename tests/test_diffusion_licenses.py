@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gentransforms as gt
-from gentransforms.generators.diffusion.licenses import lora_places, read_licenses
+from gentransforms.generators.part_licenses import lora_places, read_licenses
 
 FAST: dict[str, Any] = {"num_inference_steps": 2, "scheduler": "ddim"}
 

@@ -12,9 +12,9 @@ from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.base import _check_placement
 from gentransforms.generators.diffusion import loading, saving
 from gentransforms.generators.diffusion.base import DiffusionGenerator
-from gentransforms.generators.diffusion.licenses import lora_places, read_licenses, read_own_license
 from gentransforms.generators.diffusion.options import PRESETS, override
 from gentransforms.generators.diffusion.state import apply_state, check_saveable, holds_lora
+from gentransforms.generators.part_licenses import lora_places, read_licenses, read_own_license
 from gentransforms.hub import models as hub
 from gentransforms.paths import local_path
 from gentransforms.surroundings import isolate_loading

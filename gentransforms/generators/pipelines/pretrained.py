@@ -13,8 +13,8 @@ from gentransforms.errors import ConfigError
 from gentransforms.generators.base import _check_placement
 from gentransforms.generators.card import model_card
 from gentransforms.generators.diffusion import saving, state
-from gentransforms.generators.diffusion.licenses import lora_places, read_licenses
 from gentransforms.generators.diffusion.loading import add_lora
+from gentransforms.generators.part_licenses import lora_places, read_licenses
 from gentransforms.generators.pipelines import control, settings
 from gentransforms.generators.pipelines.offloading import check_offload
 from gentransforms.generators.pipelines.opening import is_single_file, load_any, load_single_file
