@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy import stats
+from small_generators import tiny_icgan
 from ssl_example import CONFIGS, FOLDER, TINY, TINY_METHOD, call, ssl, write_photos
 
 from gentransforms.bank.generate.run import generate_bank
@@ -479,11 +485,13 @@ class TestGainOverAgreement:
 class TestPlan:
     """The commands of configs/cifar10-fair/README.md: every script, option and setting in them exists."""
 
-    def test_commands(self) -> None:
+    def commands(self) -> list[list[str]]:
         fences = re.findall(r"^```bash\n(.*?)^```$", (FAIR / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-        commands = [shlex.split(line) for block in fences for line in block.replace("\\\n", " ").splitlines() if line]
+        return [shlex.split(line) for block in fences for line in block.splitlines() if line]
+
+    def test_commands(self) -> None:
         used, root = set(), FOLDER.parents[1]
-        for words in commands:
+        for words in self.commands():
             if words[:2] == ["python", "-c"]:
                 compile(words[2], "README.md", "exec")
                 continue
@@ -502,6 +510,59 @@ class TestPlan:
                         used.add(folder / f"{method}-{arm}.yaml")
                         ssl("config").load_settings(folder / f"{method}-{arm}.yaml", overrides)
         assert {path for path in FILES if path not in used} == set()
+
+    @pytest.mark.slow
+    def test_in_miniature(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """All of them, one after the other: 140 toy images, 20 held out, a generator of random weights, a step or two for each run."""
+        write_parquet(tmp_path, train=14, test=4)
+        for path in ("pretrained", *(f"snapshots/{step:07d}" for step in (500, 2000))):
+            folder = tmp_path / "runs" / "fair-generator" / path
+            tiny_icgan().save_pretrained(folder)
+            (folder / "training.json").write_text(json.dumps({"step": 1, "seconds": 1}))
+        torch.save({"seconds": 1.0}, tmp_path / "runs" / "fair-generator" / "encoder.pt")
+        tiny = [*TINY, "data.image_size=32", "data.holdout=20", "trainer.epochs=1", "trainer.batch_size=50", "optimizer.warmup_epochs=0"]
+        small = {"reproduce": tiny, "make_bank": ["data.holdout=20"], "real_variants": ["data.holdout=20"]}
+        before = {"reproduce": ["--probe-epochs", "1"], "classifier": ["--epochs", "1", "--width", "16"]}
+        root, ran = FOLDER.parents[1], []
+        for words in self.commands():
+            monkeypatch.chdir(tmp_path)
+            if words[1] == "-c":
+                exec(words[2].replace("50000, None, 5000", "140, None, 20"), {})
+                continue
+            script, arguments = Path(words[1]), [str(root / word) if word.startswith("examples/") else word for word in words[2:]]
+            arguments = [*before.get(script.stem, []), *arguments, *small.get(script.stem, [])]
+            if script.parent.name == "ssl":
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # variants of random weights look no more like their source than like another
+                    call(monkeypatch, tmp_path, script.stem, *arguments)
+            elif script.stem != "train":  # the generator is there already; examples/icgan has modules of the same names, hence a process
+                environment = os.environ | {"PYTHONPATH": str(root)}
+                done = subprocess.run([sys.executable, str(root / script), *arguments], env=environment, capture_output=True, text=True)
+                assert done.returncode == 0, done.stderr
+            ran.append(script.stem)
+        assert len(pq.read_table(tmp_path / "train45k.parquet")) == 120
+        assert sorted({(name, ran.count(name)) for name in ran}) == [
+            ("classifier", 1), ("curves", 1), ("evaluate", 5), ("gain_over_agreement", 1), ("make_bank", 3), ("real_variants", 4),
+            ("reproduce", 8), ("train", 1),
+        ]  # fmt: skip
+        results = {name: json.loads((tmp_path / "runs" / name / "results.json").read_text()) for name in ("cifar10-fair", "fair-choices")}
+        assert [len(results[name]) for name in ("cifar10-fair", "fair-choices")] == [46, 16]
+        assert all(run["linear"]["images"] == 20 for run in results["fair-choices"])
+        assert all(run["linear"]["images"] == 40 for run in results["cifar10-fair"])
+        assert {run["training"]["images"] for runs in results.values() for run in runs} == {120}
+        table = (tmp_path / "runs" / "cifar10-fair" / "gain-over-agreement.md").read_text()
+        assert all(f"| {arm} |" in table for arm in ("generated", "weak-1", "weak-2", "neighbours", "oracle"))
+        assert (tmp_path / "docs" / "assets" / "gain-over-agreement.png").exists()
+
+
+def write_parquet(folder: Path, **counts: int) -> None:
+    """Write toy images, so many of each class, as train.parquet and test.parquet."""
+    ssl("miniature").make_toy(folder / "toy", counts["train"], counts["test"])
+    for name in counts:
+        paths = sorted((folder / "toy" / name).rglob("*.png"))
+        classes = sorted({path.parent.name for path in paths})
+        labels = [classes.index(path.parent.name) for path in paths]
+        pq.write_table(pa.table({"image": [{"bytes": path.read_bytes()} for path in paths], "label": labels}), folder / f"{name}.parquet")
 
 
 def values_of(words: list[str], option: str) -> list[str]:
