@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ssl_example import call, ssl, tiny, write_photos
+from ssl_example import FOLDER, call, ssl, tiny, write_photos
 from torch import Tensor
 
 pytestmark = [
@@ -88,6 +89,14 @@ class TestCorrupt:
     def test_unknown(self, name: str, strength: int) -> None:
         with pytest.raises(ValueError, match=rf"name='{name}', strength={strength}: expected one of noise, .* and a strength of 1 to 5"):
             self.corrupt(self.images(1), name, strength)
+
+
+class TestReadme:
+    def test_strengths_are_those_of_the_page(self) -> None:
+        text = (FOLDER / "README.md").read_text(encoding="utf-8")
+        for name, strengths in ssl("corrupted_images").CORRUPTIONS.items():
+            (row,) = re.findall(rf"^\| {name} \|(.*)\|$", text, re.MULTILINE)
+            assert [float(number) for number in re.findall(r"\d+(?:\.\d+)?", row)][:5] == strengths
 
 
 def record(arm: str, seed: int, linear: float, drop: float = 0.1) -> dict[str, Any]:
