@@ -92,8 +92,8 @@ def table(runs: list[dict[str, Any]], over: str = "baseline") -> str:
             rows.append([TITLES[method], arm, str(len(own)), *cells, "" if arm == over or not gains else _gain(gains)])
         parts.append(f"Accuracy of the {title} in percent:\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
     return "\n\n".join(parts) + (
-        "\n\nEach column is the mean over five strengths. Intervals are 95%: over seeds (Student's t) where there are several, else over "
-        f"the test images (Wilson); the gain is that of the last accuracy over {over}, paired by seed.\n"
+        "\n\nA column of a corruption is the mean over five strengths. Intervals are 95%: over seeds (Student's t) where there are "
+        f"several, else over the test images (Wilson); the gain is that of the last accuracy over {over}, paired by seed.\n"
     )
 
 
