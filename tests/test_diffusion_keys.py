@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import Counter
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 import gentransforms as gt
 from gentransforms.generators.diffusion import base
+from gentransforms.generators.diffusion.faster import keys
 from gentransforms.generators.diffusion.faster.keys import KnownKeys, known_keys
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -89,7 +91,7 @@ class TestKnownKeys:
         expected = generator(photos(), SEEDS)
         generator.unet.set_attn_processor(AttnProcessor())
         layers = text_layers(generator)
-        with known_keys([generator.unet], torch.zeros(1, 2, 16)):
+        with known_keys([generator.unet], torch.zeros(1, 2, 32)):
             assert not any(isinstance(layer.processor, KnownKeys) for layer in layers)
         assert (generator(photos(), SEEDS) - expected).abs().max() <= 1e-5
 
@@ -98,8 +100,19 @@ class TestKnownKeys:
         pipe.register_modules(image_encoder=tiny.image_encoder(), feature_extractor=tiny.image_processor())
         pipe.load_ip_adapter(tiny.ip_adapter(pipe.unet), subfolder="", weight_name="", image_encoder_folder=None)
         processors = dict(pipe.unet.attn_processors)
-        with known_keys([pipe.unet], torch.zeros(1, 2, 16)):
+        with known_keys([pipe.unet], torch.zeros(1, 2, 32)):
             assert pipe.unet.attn_processors == processors
+
+    def test_copies_and_forks_of_a_network_at_work(self) -> None:
+        generator = variation()
+        layers = text_layers(generator)
+        own = [layer.processor for layer in layers]
+        with known_keys([generator.unet], torch.zeros(1, 2, 32)):
+            copied: Any = copy.deepcopy(generator)
+            assert {type(layer.processor) for layer in text_layers(copied)} == {type(own[0])}
+            keys._forget()  # as in a forked process
+            assert [layer.processor for layer in layers] == own
+            assert not keys._FOUND
 
     def test_two_threads_wait_for_each_other(self) -> None:
         generator = variation(num_inference_steps=2)

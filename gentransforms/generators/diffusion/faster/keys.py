@@ -7,6 +7,8 @@ those are 1.1% of the operations of the network in benchmarks/test_diffusion.py.
 from __future__ import annotations
 
 import contextlib
+import copy
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -28,12 +30,16 @@ class KnownKeys:
     """Attention to keys and values that are there already.
 
     Args:
+        own: the layer's own processor, whose place it takes for a call; a copy of the network made meanwhile gets that one.
         key: (R, heads, T, d).
         value: (R, heads, T, d). A call with fewer than R rows takes the last ones: a step without guidance.
     """
 
-    def __init__(self, key: Tensor, value: Tensor) -> None:
-        self.key, self.value = key, value
+    def __init__(self, own: Any, key: Tensor, value: Tensor) -> None:
+        self.own, self.key, self.value = own, key, value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return copy.copy, (self.own,)
 
     def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         count = len(hidden_states)
@@ -55,27 +61,42 @@ def known_keys(networks: Iterable[Any], text: Tensor) -> Iterator[None]:
         text: (R, T, D), the rows of a guided step, or those of every step where none is guided.
     """
     plain = [network for network in map(uncompiled, networks) if getattr(network, "encoder_hid_proj", None) is None]
-    taken: list[tuple[Any, Any]] = []
+    taken: list[Any] = []
     with contextlib.ExitStack() as stack:
         for network in sorted(plain, key=id):  # two threads take the locks of several networks in the same order
             stack.enter_context(_find(network)[0])
         try:
             for attn in (attn for network in plain for attn in _find(network)[1]):
-                own = attn.processor
-                if type(own).__name__ in _PLAIN:
-                    known = KnownKeys(*_keys_and_values(attn, text))
-                    taken.append((attn, own))
+                if type(attn.processor).__name__ in _PLAIN:
+                    known = KnownKeys(attn.processor, *_keys_and_values(attn, text))
+                    taken.append(attn)
                     attn.processor = known
             yield
         finally:
-            for attn, own in taken:
-                attn.processor = own
+            _give_back(taken)
 
 
 def _keys_and_values(attn: Any, text: Tensor) -> list[Tensor]:
     fused = getattr(attn, "fused_projections", False) and getattr(attn, "to_kv", None) is not None
     made = attn.to_kv(text).chunk(2, dim=-1) if fused else (attn.to_k(text), attn.to_v(text))
     return [part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in made]
+
+
+def _give_back(layers: Iterable[Any]) -> None:
+    for attn in layers:
+        if isinstance(attn.processor, KnownKeys):
+            attn.processor = attn.processor.own
+
+
+def _forget() -> None:
+    """Undo in a forked process what another thread of its parent was at: that thread is not there."""
+    for _, layers in _FOUND.values():
+        _give_back(layers)
+    _FOUND.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def _find(network: nn.Module) -> tuple[Any, list[Any]]:
