@@ -240,6 +240,7 @@ class TestCameOffloaded:
         pipe.enable_model_cpu_offload(device="cpu")
         generator = generator_of(pipe)
         assert torch.equal(generator.to("cpu")(photo(), SEEDS), expected)
+        assert torch.equal(generator.share_memory()(photo(), SEEDS), expected)
         assert hooked(generator)
         with pytest.raises(ConfigError, match=r"came offloaded.*cannot be moved to cuda:1.*remove_all_hooks.*offload='model'"):
             generator._apply(Mover("cuda:1"))

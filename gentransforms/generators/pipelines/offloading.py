@@ -117,7 +117,8 @@ class OffloadedGenerator(CompiledGenerator):
         for pipe in self._pipelines():
             pipe.remove_all_hooks()
         for network in self._networks().values():
-            network.to("cpu")
+            if not all(parameter.is_cpu for parameter in network.parameters()):  # those of 8 bits by bitsandbytes cannot be moved
+                network.to("cpu")
         self._once.clear()  # weights that came back are new ones
         self._hooked = False
 
@@ -151,6 +152,8 @@ class OffloadedGenerator(CompiledGenerator):
     def _stay(self, fn: Callable[[Tensor], Tensor]) -> Any:
         """Return a generator whose pipeline came offloaded, if `fn` wants it where it computes; raise where it would be moved."""
         place, here, kind = asked_device(fn), self.device, fn(torch.empty(0, dtype=self.dtype)).dtype
+        if place is None and kind == self.dtype:  # shared memory, another memory format
+            return super()._apply(fn)  # type: ignore[no-untyped-call]
         if place is not None and kind == self.dtype and (place.type, place.index or 0) == (here.type, here.index or 0):
             return self
         what = f"be moved to {place}" if place is not None else f"change to {kind}"
