@@ -129,10 +129,7 @@ class TestSample:
         unet = tera(lambda: generator.unet(latents, torch.empty((), device="meta"), text, class_labels=labels))
         decode, encode = tera(generator.vae.decode, latents), tera(generator.image_encoder, images(1, 224))
         rows = 2 if guidance > 1 else 1
-        layers = [module.attn2 for module in generator.unet.modules() if type(module).__name__ == "BasicTransformerBlock"]
-        once = sum(tera(lambda layer=layer: (layer.to_k(text), layer.to_v(text))) for layer in layers)  # keys and values of the text
-        assert 0.004 < once / unet < 0.03
-        expected = count * encode + count * variants * (rows * (steps * unet - (steps - 1) * once) + decode)
+        expected = count * encode + count * variants * (steps * rows * unet + decode)
         assert tera(run) == pytest.approx(expected, rel=1e-3)
 
     def test_controlnet(self, pipes: dict[str, Any]) -> None:

@@ -21,7 +21,6 @@ from gentransforms.generators.diffusion.faster.execution import (
     unfused_weights,
     uses_cuda_graphs,
 )
-from gentransforms.generators.diffusion.faster.keys import known_keys
 from gentransforms.generators.diffusion.faster.steps import Step, check_guided, check_interval, plan_steps
 from gentransforms.generators.diffusion.loading import rebuild
 from gentransforms.generators.diffusion.options import check_count, check_number, image_size, keyword_options, with_preset
@@ -223,8 +222,7 @@ class DiffusionGenerator(CompiledGenerator):
         latents, first = self._start(condition, rngs, scheduler)
         steps = self._plan(len(scheduler.timesteps), first)
         predict = self._prediction(inputs, self._per_call(condition, seeds), self._guidance_embedding(len(seeds)))
-        with known_keys(self._denoising_networks(), inputs.encoder_hidden_states):
-            latents = denoise(predict, scheduler, latents, rngs, steps, guidance_scale=self.guidance_scale, eta=self.eta)
+        latents = denoise(predict, scheduler, latents, rngs, steps, guidance_scale=self.guidance_scale, eta=self.eta)
         return decode(self.vae, latents, self.decode_batch_size)
 
     def _plan(self, count: int, first: int = 0) -> list[Step]:
