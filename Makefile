@@ -17,6 +17,7 @@ help:  ## what can be made
 setup: $(VENV)/.installed  ## .venv with everything installed, in the versions of constraints.txt
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	@echo "Installing every dependency into $(VENV): about 7 GB on Linux, most of it torch with CUDA. This takes some minutes."
 ifneq ($(UV),)
 	test -x $(BIN)/python || $(UV) venv --python $(PYTHON) $(VENV)
 	$(UV) pip $(INSTALL) --python $(BIN)/python
@@ -33,7 +34,7 @@ test: setup  ## ruff, mypy --strict, pytest with doctests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict gentransforms
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not network"
 
 newest:  ## the same tests with the newest version of every dependency, in .venv-newest
 	rm -f .venv-newest/.installed

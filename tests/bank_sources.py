@@ -103,8 +103,8 @@ class Batches(Flat):
 class Deadly(Photos):
     """Kills the process that reads a certain image in a reader thread, as a run does once it has begun, the first time."""
 
-    def __init__(self, count: int, at: int, flag: str) -> None:
-        super().__init__(count)
+    def __init__(self, count: int, at: int, flag: str, broken: Sequence[int] = ()) -> None:
+        super().__init__(count, broken)
         self.at, self.flag = at, flag
 
     def read(self, index: int) -> SourceSample:

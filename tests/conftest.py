@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -26,10 +27,20 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
 
 
+# Files that take ten seconds and more, the longest first: `pytest --durations=0` shows when this has changed.
+LONGEST = (
+    "test_docs", "test_ssl_training", "test_bank_ray", "test_pipeline_variation", "test_ssl_reproduce",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, then those with most tests, so that no worker of pytest-xdist is left alone with one."""
     for item in items:
         if " at 0x" in item.nodeid:
             raise pytest.UsageError(f"{item.nodeid} has an address in its name: give ids=, or workers of pytest-xdist disagree on it")
+    tests = Counter(item.path for item in items)
+    order = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (order.get(item.path.stem, len(order)), -tests[item.path]))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -62,6 +62,8 @@ def miniature(words: list[str]) -> tuple[str, list[str]]:
     script = Path(path).stem
     arguments = [str(FOLDER.parents[1] / word) if word.startswith("examples/") else word for word in arguments]
     method = next((m for m in TINY_METHOD if any(f"/{m}-" in word for word in arguments)), "")
+    if script == "reproduce":
+        arguments = _ends(_ends(arguments, "--methods"), "--seeds")
     small = [*TINY, *TINY_METHOD.get(method, []), "data.image_size=32", "trainer.epochs=1"]
     held = ["data.holdout=4"] if any(word.startswith("data.holdout=") for word in words) else []
     # argparse takes settings in one place only, so options go before those of the command.
@@ -72,6 +74,15 @@ def miniature(words: list[str]) -> tuple[str, list[str]]:
         "evaluate": ["--epochs", "1", "--devices", "1", "--batch-size", "4", "--workers", "0"],
     }  # fmt: skip
     return script, [*before.get(script, []), *arguments, *behind[script]]
+
+
+def _ends(arguments: list[str], option: str) -> list[str]:
+    """Return arguments with the first and the last value alone of an option that has several."""
+    if option not in arguments:
+        return arguments
+    first = arguments.index(option) + 1
+    last = next((i for i in range(first, len(arguments)) if arguments[i].startswith("--") or "=" in arguments[i]), len(arguments))
+    return arguments if last - first < 3 else [*arguments[: first + 1], *arguments[last - 1 :]]
 
 
 def write_photos(folder: Path, count: int = 12, classes: int = 2, size: int = 20, seed: int = 0) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 import types
 from pathlib import Path
@@ -106,6 +107,29 @@ class TestLabels:
             assert [row["before"] for row in found.attributes["years"]] == [0.5, 0.5]
             assert "drift/years" in found.measures
 
+    @pytest.mark.parametrize("kind", ["parquet", "data set"])
+    def test_columns_of_named_classes(self, kind: str, tmp_path: Path) -> None:
+        """In the order of their numbers, as a classifier scores them; by what `datasets` leaves in the file, or by the data set itself."""
+        cells = []
+        for image, _ in photos():
+            buffer = io.BytesIO()
+            to_pil_image(image).save(buffer, "PNG")
+            cells.append({"bytes": buffer.getvalue(), "path": None})
+        table = pa.table({"image": cells, "label": [2 * label for _, label in photos()]})
+        names = ["red", "green", "blue"]
+        about = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": about}})})
+        pq.write_table(table, tmp_path / "photos.parquet")
+        source: Any = tmp_path / "photos.parquet"
+        if kind == "data set":
+            datasets = pytest.importorskip("datasets")
+            source = datasets.Dataset(table)
+        gt.generate_bank(source, tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)
+        found = audit(tmp_path / "bank", source, labels="label", attributes={"colours": "label"})
+        assert sorted(row["name"] for row in found.classes) == ["blue", "red"]
+        assert [row["name"] for row in found.attributes["colours"]] == ["red", "blue"]
+        assert {row["name"]: row["sources"] for row in found.classes} == {"red": N // 2, "blue": N // 2}
+
     def test_an_attribute_may_not_take_the_name_of_a_measure(self, bank: Path) -> None:
         with pytest.raises(ConfigError, match="brightness"):
             audit(bank, attributes={"brightness": [0] * N})
@@ -119,6 +143,16 @@ class TestLabels:
         for labels in ("folders", "labels"):
             found = audit(tmp_path / "bank", tmp_path / "photos", labels=labels)
             assert [row["name"] for row in found.classes] == ["blue", "red"]
+        assert gt.open_source(tmp_path / "photos").class_names("labels") == ["blue", "red"]
+
+    def test_class_folders_that_are_numbers(self, tmp_path: Path) -> None:
+        """Their names are not the places of classes: 10 stands before 2."""
+        for i, (image, label) in enumerate(photos()):
+            folder = tmp_path / "photos" / ("10", "2")[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            to_pil_image(image).save(folder / f"{i:03d}.png")
+        gt.generate_bank(tmp_path / "photos", tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)
+        assert {row["name"] for row in audit(tmp_path / "bank", tmp_path / "photos", labels="labels").classes} == {"10", "2"}
 
 
 class TestClassifier:

@@ -1064,12 +1064,12 @@ class TestPlanBank:
 class TestVeryManyUnits:
     def test_the_plan_warns_and_says_which_size_helps(self, tmp_path: Path) -> None:
         manifest = manifest_of([], unit_size=1)
-        manifest["source"]["count"] = 123_456
-        with pytest.warns(UserWarning, match=r"123,456 units of two files each.*unit_size=3 there are at most 50,000"):
+        manifest["source"]["count"] = 50_001
+        with pytest.warns(UserWarning, match=r"50,001 units of two files each.*unit_size=2 there are at most 50,000"):
             plan = make_plan(tmp_path, Facts.read(manifest, "bank.json"))
-        assert len(plan.left) == 123_456
-        manifest["settings"]["unit_size"] = 3
-        assert len(make_plan(tmp_path, Facts.read(manifest, "bank.json")).left) == 41_152
+        assert len(plan.left) == 50_001
+        manifest["settings"]["unit_size"] = 2
+        assert len(make_plan(tmp_path, Facts.read(manifest, "bank.json")).left) == 25_001
 
     def test_a_run_that_begins_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from gentransforms.bank.generate import plan

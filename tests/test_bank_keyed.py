@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
 from torchvision.datasets import FakeData, ImageFolder, ImageNet
 
-from gentransforms.errors import ConfigError
+import gentransforms as gt
+from gentransforms.errors import BankError, ConfigError
 from gentransforms.sources import open_source
 from gentransforms.sources.folder import ImageFolderSource
 from gentransforms.sources.keyed import KeyedDataset, with_keys
-from gentransforms.sources.keys import list_keys
+from gentransforms.sources.keys import list_keys, tell_other_root
+from gentransforms.testing import FakeGenerator
 
 NAMES = ("b/2.png", "b/10.png", "a/x.png", "a-b/y.png", "a/sub/z.png", "a/sub-2/z.png", "é/猫.png")
 
@@ -289,3 +291,25 @@ class TestKeysOf:
 
         assert len(with_keys(Unread())) == 5
         assert with_keys(Unread(), key="k{}".format).keys[4] == "k4"
+
+
+class TestOtherRoots:
+    """A bank and a data set whose keys differ by the root folder alone."""
+
+    @pytest.mark.parametrize("key", [3, "cat/2.jpg", "at/1.jpg", "1", "cat/1.jpg/x"])
+    def test_of_other_images_nothing_is_told(self, key: Any) -> None:
+        assert tell_other_root(key, ["cat/1.jpg", "dog/1.jpg"]) == tell_other_root(key, [0, 1]) == ""
+
+    def test_a_run_and_an_audit_name_the_folder(self, tmp_path: Path) -> None:
+        photos = fill(tmp_path / "photos", "cat/1.png", "cat/2.png")
+        gt.generate_bank(photos, tmp_path / "bank", FakeGenerator(), variants=2, progress=False)
+        told = r"'1\.png' is not in the bank, but 'cat/1\.png' is: .*the folder that contains 'cat' as the root"
+        with pytest.raises(BankError, match=told):
+            gt.generate_bank(photos / "cat", tmp_path / "bank", FakeGenerator(), variants=2, progress=False)
+        with pytest.raises(BankError, match=told):
+            gt.audit_bank(tmp_path / "bank", photos / "cat", encoder=lambda images: images.flatten(1), progress=False)
+        above = r"'photos/cat/1\.png' is not in the bank, but 'cat/1\.png' is: .*the folder 'photos' in it as the root"
+        (tmp_path / "above").mkdir()
+        photos.rename(tmp_path / "above" / "photos")
+        with pytest.raises(BankError, match=above):
+            gt.generate_bank(tmp_path / "above", tmp_path / "bank", FakeGenerator(), variants=2, progress=False)

@@ -458,6 +458,13 @@ class TestMissing:
         assert isinstance(caught.value, LookupError)
         assert str(bank.path) in str(caught.value)
 
+    @pytest.mark.parametrize(
+        ("key", "root"), [("000.jpg", "the folder that contains 'dogs' as the root"), ("train/dogs/000.jpg", "the folder 'train' in it as")]
+    )
+    def test_of_another_root_folder(self, bank: Bank, key: str, root: str) -> None:
+        with pytest.raises(MissingKeyError, match=f"key '{key}' is not in this bank, but 'dogs/000.jpg' is: .*{root}"):
+            bank.read([key], [0])
+
     def test_the_first_of_several_is_named_and_the_others_counted(self, bank: Bank) -> None:
         with pytest.raises(MissingKeyError, match=r"'a' is not .*; 2 of these 3 pairs have no image"):
             bank.read([KEYS[0], "a", "b"], [0, 0, 0])

@@ -316,20 +316,3 @@ class TestLeftOvers:
             assert theirs.exists()
         assert locking.remove_partials(tmp_path) == 1
         assert not theirs.exists()
-
-
-class TestWithoutLocks:
-    def test_where_python_has_no_fcntl(self, tmp_path: Path, whole: dict[str, bytes]) -> None:
-        """As on Windows: everything imports, fills, verifies and repairs; only two processes on one bank are not kept apart."""
-        code = (
-            "import sys; sys.modules['fcntl'] = None\n"
-            f"sys.path.insert(0, {str(Path(__file__).parent)!r}); import bank_process, gentransforms as gt\n"
-            "from gentransforms.bank.format.locking import remove_partials\n"
-            "bank_process.fill(sys.argv[1], 0.0); print(remove_partials(gt.Bank.open(sys.argv[1]).path))\n"
-            "next(gt.Bank.open(sys.argv[1]).path.glob('unit-*6-*.arrow')).write_bytes(b'half')\n"
-            "from gentransforms.bank.verify.checker import verify_bank\n"
-            "print(len(verify_bank(sys.argv[1], repair=True).removed)); bank_process.fill(sys.argv[1], 0.0)"
-        )
-        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
-        assert (done.returncode, done.stdout.split()) == (0, ["0", "1"]), done.stderr
-        check(tmp_path, whole)

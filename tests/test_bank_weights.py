@@ -16,10 +16,9 @@ from scipy import stats
 from small_banks import KEYS, SIZE, encoded, make_bank
 from torch import Tensor
 
-from gentransforms.bank.draws import Draws
 from gentransforms.bank.format.manifest import hash_manifest
 from gentransforms.bank.reader import Bank
-from gentransforms.bank.scores import mark_scores
+from gentransforms.bank.scores import Draws, mark_scores
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
 from gentransforms.transforms.bank import BankAugment
 

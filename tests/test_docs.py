@@ -304,6 +304,10 @@ def _run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}: no such target"
             for name in (variable.partition("=")[0] for variable in variables):
                 assert f"$({name})" in makefile, f"make {target}: no variable {name}"
+        case ["python3", "-m", "venv", folder]:
+            assert folder == ".venv", "the environment that the Makefile uses, too"
+        case ["source", script]:
+            assert script == ".venv/bin/activate"
         case ["pip", "install", "-e", target]:
             extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
             named = re.fullmatch(r"\.(?:\[([\w,]+)\])?", target)

@@ -18,7 +18,7 @@ LAYERS = (
     ("seeding", "images", "surroundings", "hub"),
     ("generators",),
     ("sources",),
-    ("bank.config", "bank.format", "bank.scores", "bank.selection", "bank.draws"),
+    ("bank.config", "bank.format", "bank.scores", "bank.selection"),
     ("bank.generate", "bank.verify", "bank.share", "bank.opening", "bank.importing"),
     ("bank.reader", "bank"),
     ("transforms", "kornia", "testing"),

@@ -223,7 +223,7 @@ class TestRefused:
         untold = gt.PipelineVariation.from_pipeline(Untold(**made.components), cache=CACHES["Taylor"], **OPTIONS)
         plain = gt.PipelineVariation.from_pipeline(made, cache=CACHES["Taylor"], **OPTIONS)
         assert torch.equal(told(photos()[:1], SEEDS[:1]), plain(photos()[:1], SEEDS[:1]))
-        with pytest.raises(ConfigError, match="a Untold calls its transformer more than once a step"):
+        with pytest.raises(ConfigError, match="an Untold calls its transformer more than once a step"):
             untold(photos()[:1], SEEDS[:1])
 
     @pytest.mark.parametrize(

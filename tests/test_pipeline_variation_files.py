@@ -200,7 +200,7 @@ class TestCards:
         manifest = gt.Bank.open(tmp_path / "bank").manifest
         text = bank_card(manifest, 2)
         assert "- Licence of the weights: openrail++" in text
-        assert "- Safety checker of the generator: none: it was left out, what it makes is not looked at" in text
+        assert "- Safety checker of the generator: none: it was left out, so generated images are not checked" in text
         assert "license:" not in text.split("---")[1]  # that of the images is for the user to state
 
     def test_a_licence_with_a_name_of_its_own(self, layout: Path, tmp_path: Path) -> None:

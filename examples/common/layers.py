@@ -18,13 +18,13 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 Join = Callable[[Any, Any], Any]
 
 
-def read_layers(path: str | Path | None, overrides: Sequence[str] = (), join: Join = OmegaConf.merge) -> dict[str, Any]:
+def read_layers(path: str | Path | None, overrides: Sequence[str] = (), join: Join = OmegaConf.unsafe_merge) -> dict[str, Any]:
     """Return nested values: the file at `path` over the files that it is based on, and the overrides over both.
 
     Args:
         path: a YAML file, or None.
         overrides: ``name=value`` each; names are dotted, values are YAML.
-        join: puts one layer over another; both are ``DictConfig``.
+        join: puts one layer over another; both are ``DictConfig``, and are not used again.
 
     Raises:
         SystemExit: if a file is missing or not YAML, or an override is not ``name=value``.

@@ -268,4 +268,4 @@ def _join(below: DictConfig, above: DictConfig) -> DictConfig:
     methods = [OmegaConf.select(layer, "method.name") for layer in (below, above)]
     if None not in methods and methods[0] != methods[1]:
         below.pop("method")
-    return OmegaConf.merge(below, above)  # type: ignore[return-value]
+    return OmegaConf.unsafe_merge(below, above)  # type: ignore[return-value]  # neither is used again

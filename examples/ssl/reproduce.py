@@ -82,6 +82,8 @@ def main() -> None:
             print(f"[{i + 1}/{len(plan)}] {folder.name}", flush=True)
             name = {"method": method, "generator": generator, "seed": seed, "measure": measures[i]}
             run(name, settings, folder, args, images[i], encoder)
+        elif i + 1 < len(plan):  # nothing new to report
+            continue
         report(finished(args.out), args.out, args.gain_over)
     print((args.out / "results.md").read_text())
 
