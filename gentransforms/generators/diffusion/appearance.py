@@ -1,4 +1,4 @@
-"""What carries the look of the source image into the UNet: unCLIP class labels, image embeddings as text, or an IP-Adapter."""
+"""How the source image conditions the UNet: as unCLIP class labels, as embeddings in place of text, or by an IP-Adapter."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.diffusion.sampling import draw
+from gentransforms.wording import with_article
 
 __all__ = [
     "KINDS", "UNetInputs", "embed_images", "find_kind", "negative_embeds", "noise_embeds", "preprocess", "select_rows",
@@ -23,7 +24,7 @@ KINDS = ("unclip", "variation", "ip-adapter", "none")
 
 @dataclass
 class UNetInputs:
-    """What one UNet call gets beside latents and timestep: rows of the images, and under guidance the unconditional rows before them."""
+    """Inputs of one UNet call besides latents and timestep: a row per image, and under guidance the unconditional rows before them."""
 
     encoder_hidden_states: Tensor
     class_labels: Tensor | None = None
@@ -59,20 +60,22 @@ def find_kind(pipe: Any) -> str:
     else:
         return "none"
     if getattr(pipe, "image_encoder", None) is None:
-        raise WeightsError(f"the {type(pipe).__name__} has no image_encoder: a {kind} generator needs one to see the source image")
+        raise WeightsError(
+            f"the {type(pipe).__name__} has no image_encoder: {with_article(kind)} generator needs one to see the source image"
+        )
     return kind
 
 
 def preprocess(images: Tensor, processor: Any, side: int) -> Tensor:
-    """Return images (B, 3, H, W) in [0, 1] as a CLIP image encoder wants them: (B, 3, side, side), normalised.
+    """Return images (B, 3, H, W) in [0, 1] as a CLIP image encoder expects them: (B, 3, side, side), normalised.
 
-    The centre square of the image, resized bicubically with antialiasing: what the processor does to a PIL image, in tensor
-    arithmetic.
+    This takes the centre square and resizes it bicubically with antialiasing, as the processor does with a PIL image, but in
+    tensor arithmetic.
 
     Args:
         images: floating.
-        processor: a transformers image processor, for its mean and deviation; None for CLIP's.
-        side: of the encoder, in pixels.
+        processor: a transformers image processor, whose mean and standard deviation are used; None for CLIP's.
+        side: side of the encoder's input, in pixels.
     """
     height, width = images.shape[-2:]
     short = min(height, width)
@@ -103,8 +106,8 @@ def embed_images(pipe: Any, kind: str, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def negative_embeds(pipe: Any, kind: str) -> Tensor | None:
-    """Return (1, T, D), what guidance leads an IP-Adapter on hidden states away from: those of pixels that
-    are zero after normalisation, as in the stock pipelines; None where the negative itself is zero."""
+    """Return the embeddings (1, T, D) that guidance steers an IP-Adapter on hidden states away from: those of pixels that are zero
+    after normalisation, as in the stock pipelines; None where the negative itself is zero."""
     if kind != "ip-adapter" or not _on_hidden_states(pipe):
         return None
     side = pipe.image_encoder.config.image_size
@@ -118,7 +121,7 @@ def noise_embeds(pipe: Any, embeds: Tensor, levels: Tensor, rngs: list[torch.Gen
         pipe: an unCLIP pipeline.
         embeds: (B, D).
         levels: (B,) int64 from 0, the steps of the noising schedule, on the device of `embeds`.
-        rngs: one for each image; one draw each is taken, at level 0 too, as the stock pipeline does.
+        rngs: one for each image; each draws once, at level 0 too, as in the stock pipeline.
 
     Source: Ramesh et al., "Hierarchical Text-Conditional Image Generation with CLIP Latents" (2022).
     """
@@ -140,12 +143,12 @@ def _on_hidden_states(pipe: Any) -> bool:
 
 
 def with_unconditional(rows: Tensor, negative: Tensor | None) -> Tensor:
-    """Return the rows of guidance: (B, ...) of `negative`, one row for all or zeros if None, before the B of `rows`."""
+    """Return the rows for guidance: (B, ...) of `negative` (one row for all, or zeros if None), followed by the B of `rows`."""
     return torch.cat([torch.zeros_like(rows) if negative is None else negative.to(rows).expand_as(rows), rows])
 
 
 def select_rows(condition: Mapping[str, Tensor], shared: Mapping[str, Tensor], name: str, count: int) -> Tensor:
-    """Return (count, ...): the condition's own rows, else the one row that all share."""
+    """Return (count, ...): the condition's own rows, or the one row that all images share."""
     if name in condition:
         return condition[name]
     return shared[name].expand(count, *shared[name].shape[1:])

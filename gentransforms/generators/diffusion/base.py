@@ -1,4 +1,4 @@
-"""The base of all diffusion generators: components of a diffusers pipeline, options, conditioning on prompts and images."""
+"""The base class of all diffusion generators: components of a diffusers pipeline, options, conditioning on prompts and images."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from gentransforms.generators.diffusion.prompts import check_prompts, encode_pro
 from gentransforms.generators.diffusion.sampling import decode, denoise, draw, make_rngs
 from gentransforms.generators.diffusion.schedulers import build_scheduler, fresh
 from gentransforms.seeding import check_seeds
+from gentransforms.wording import name_type
 
 __all__ = ["DiffusionGenerator"]
 
@@ -41,7 +42,7 @@ _DEFAULTS = {
 
 
 class DiffusionGenerator(CompiledGenerator):
-    """Base of the generators on components of a diffusers pipeline; see `StableDiffusionVariation` for the arguments."""
+    """Base class of the generators that use the components of a diffusers pipeline; see `StableDiffusionVariation` for the arguments."""
 
     unet: Any
     vae: Any
@@ -79,7 +80,7 @@ class DiffusionGenerator(CompiledGenerator):
             if not isinstance(value, str):
                 raise ConfigError(f"{name}={value!r}: expected a string; one prompt per image goes to encode(images, prompts=…)")
         if (self.prompt or self.negative_prompt) and not takes_prompts(self.pipe):
-            raise ConfigError(f"prompt={self.prompt!r}: a {type(self.pipe).__name__} has no text encoder and takes no prompt")
+            raise ConfigError(f"prompt={self.prompt!r}: {name_type(self.pipe)} has no text encoder and takes no prompt")
         self.noise_level = self._check_noise_level(given.get("noise_level", 0))
         self.foreground_bounds = self._check_foreground_bounds(given.get("foreground_bounds"))
         if given.get("ip_adapter_scale") is not None:
@@ -102,13 +103,13 @@ class DiffusionGenerator(CompiledGenerator):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What decides the images beside the weights: the options, the configuration of every part, and their state.
+        """Everything besides the weights that determines the images: the options, and the configuration and state of every part.
 
-        ``components`` holds configurations, vocabularies and image statistics by the part's name; ``state`` what was set
-        in the networks by calls (active LoRAs and their scales, FreeU, tiling of the VAE), if there is any.
+        ``components`` holds configurations, vocabularies and image statistics by the name of the part. ``state``, if present,
+        holds what was set in the networks by calls: active LoRAs and their scales, FreeU, tiling of the VAE.
 
         Raises:
-            ConfigError: if a part holds what cannot be described, such as an attention processor of unknown effect.
+            ConfigError: if a part holds something that cannot be described, such as an attention processor of unknown effect.
         """
         parts = {"components": describe_pipeline(self.pipe, self._described_parts())}
         found = state.read_state(self._networks())
@@ -137,7 +138,7 @@ class DiffusionGenerator(CompiledGenerator):
         return {name: value for name, value in options.items() if value is not None}
 
     def _described_parts(self) -> dict[str, Any]:
-        """Return the parts whose configuration decides images, where they are not those of the pipeline."""
+        """Return the parts that are not the pipeline's own and whose configuration affects the images."""
         return {"scheduler": self.scheduler}
 
     def _networks(self) -> dict[str, nn.Module]:
@@ -154,12 +155,12 @@ class DiffusionGenerator(CompiledGenerator):
 
     @property
     def notes(self) -> dict[str, str]:
-        """The licence of its weights, and that no safety checker looks at its images."""
-        return super().notes | {"Safety checker": "none: the pipeline's was left out, what it makes is not looked at"}
+        """The licence of the weights, and that no safety checker sees the images."""
+        return super().notes | {"Safety checker": "none: the pipeline's own was left out, so generated images are not checked"}
 
     @property
     def guided(self) -> bool:
-        """Whether classifier-free guidance is at work: two rows per image go through the UNet instead of one."""
+        """Whether classifier-free guidance is active: two rows per image go through the UNet instead of one."""
         return self.guidance_scale > 1 and not self._distilled
 
     def encode(  # type: ignore[override]
@@ -171,7 +172,7 @@ class DiffusionGenerator(CompiledGenerator):
             images: (B, 3, H, W) floating in [0, 1], on the generator's device.
             prompts: one for each image, instead of the option `prompt`.
             noise_levels: (B,) int64, one for each image, instead of the option `noise_level` (unCLIP).
-            foreground: for ``noise_level="foreground"``, masks of the subject, instead of looking for it: (B, H, W) or (B, 1, H, W),
+            foreground: for ``noise_level="foreground"``, masks of the subject, which is otherwise estimated: (B, H, W) or (B, 1, H, W),
                 boolean, integers of which 0 is background, or floating in [0, 1]; or a list of B of any sizes.
 
         Returns:
@@ -192,16 +193,14 @@ class DiffusionGenerator(CompiledGenerator):
             embeds, patches = appearance.embed_images(self.pipe, self.kind, pixels)
             condition["image_embeds"] = embeds.to(self.dtype)
         if foreground is not None and self.noise_level != "foreground":
-            raise ConfigError(
-                f"foreground was given, and noise_level={self.noise_level!r}: masks count with noise_level='foreground' alone"
-            )
+            raise ConfigError(f"foreground was given, and noise_level={self.noise_level!r}: masks count with noise_level='foreground' only")
         if self.kind == "unclip":
             condition["noise_levels"] = self._levels(noise_levels, foreground, patches)
         elif noise_levels is not None:
             raise ConfigError(f"noise_levels={noise_levels!r}: only unCLIP generators take them")
         if prompts is not None:
             if not takes_prompts(self.pipe):
-                raise ConfigError(f"prompts={prompts!r}: a {type(self.pipe).__name__} has no text encoder and takes none")
+                raise ConfigError(f"prompts={prompts!r}: {name_type(self.pipe)} has no text encoder and takes none")
             texts = encode_prompts(self.pipe, check_prompts(prompts, len(images)), None, False)
             condition |= {name: rows.to(self.dtype) for name, rows in texts.items()}
         return condition
@@ -226,11 +225,11 @@ class DiffusionGenerator(CompiledGenerator):
         return decode(self.vae, latents, self.decode_batch_size)
 
     def _plan(self, count: int, first: int = 0) -> list[Step]:
-        """Return what the steps from `first` to the last of `count` do."""
+        """Return what each step does, from `first` to the last of `count`."""
         return plan_steps(count, first=first, guided=self.guided, interval=self.guidance_interval, cache_interval=self.cache_interval)
 
     def _prediction(self, inputs: UNetInputs, extra: Any, timestep_cond: Tensor | None) -> Callable[[Tensor, Tensor, Step], Tensor]:
-        """Return what predicts in each step of one call of `sample`; what it caches lives as long as that call."""
+        """Return the function that predicts in each step of one `sample` call; its caches live as long as that call."""
         caching, branch = self.cache_interval > 1, self.cache_branch
         run = self._part(run_unet) if caching else self.unet
         overwritten = uses_cuda_graphs(self._init_config.get("compile", False))
@@ -272,7 +271,7 @@ class DiffusionGenerator(CompiledGenerator):
     def _residuals(
         self, noisy: Tensor, t: Tensor, inputs: UNetInputs, extra: Any, branch: int | None
     ) -> tuple[Sequence[Tensor], Tensor | None]:
-        """Return what is added to the UNet's skip connections, up to `branch` alone if it is given, and to its middle.
+        """Return the residuals for the UNet's skip connections, up to `branch` if it is given, and for its middle block.
 
         `extra` is what `_per_call` returned.
         """
@@ -303,7 +302,7 @@ class DiffusionGenerator(CompiledGenerator):
         return inputs
 
     def _shared(self) -> dict[str, Tensor]:
-        """Return the conditions that do not depend on the image, each with one row; they are encoded only once."""
+        """Return the conditions that do not depend on the image, one row each; they are encoded only once."""
         found = {name.removeprefix("_shared_"): t for name, t in self.named_buffers(recurse=False) if name.startswith("_shared_")}
         if found:
             return found
@@ -317,7 +316,7 @@ class DiffusionGenerator(CompiledGenerator):
         return self._shared()
 
     def _guidance_embedding(self, count: int) -> Tensor | None:
-        """For networks distilled with guidance (latent consistency models): its scale, as one more condition (B, D)."""
+        """Return the guidance scale as an additional condition (B, D), for networks distilled with guidance (latent consistency models)."""
         width = self.unet.config.time_cond_proj_dim
         if width is None:
             return None
@@ -331,7 +330,7 @@ class DiffusionGenerator(CompiledGenerator):
             shares = subjects.foreground_share(patches) if masks is None else subjects.mask_share(masks, count, self.device)
             return subjects.to_levels(shares, self.foreground_bounds)
         if masks is not None:
-            raise ConfigError("noise_levels and foreground were both given, and each decides the noise: give one of them")
+            raise ConfigError("noise_levels and foreground were both given, and either determines the noise: give only one of them")
         if levels is None:
             return torch.full((count,), self.noise_level, dtype=torch.int64, device=self.device)
         return noise.check_levels(levels, count, self._top_level).to(self.device, torch.int64, non_blocking=True)
@@ -341,7 +340,7 @@ class DiffusionGenerator(CompiledGenerator):
             return noise.check_level(level, self._top_level)
         if level in (0, None):
             return 0
-        raise ConfigError(f"noise_level={level!r}: only unCLIP generators take one; this is a {type(self.pipe).__name__}")
+        raise ConfigError(f"noise_level={level!r}: only unCLIP generators take one; this is {name_type(self.pipe)}")
 
     def _check_foreground_bounds(self, bounds: Any) -> tuple[float, ...]:
         if self.noise_level == "foreground":
@@ -374,7 +373,7 @@ class DiffusionGenerator(CompiledGenerator):
         return int(self.unet.config.in_channels)
 
     def _finish(self, denoising: Mapping[str, nn.Module]) -> None:
-        """Freeze all networks and bring them into the form asked for; those that run in each step are fused and compiled, too."""
+        """Freeze all networks and convert them as requested; those that run in each step are also fused and compiled."""
         if self._init_config.get("fuse_qkv"):
             for name, network in denoising.items():
                 fuse_projections(name, network)

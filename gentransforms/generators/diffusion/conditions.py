@@ -60,7 +60,7 @@ def check_thresholds(value: Any) -> Thresholds:
 def draw_thresholds(thresholds: Thresholds, seeds: Tensor) -> tuple[Tensor, Tensor]:
     """Return low and high, each (B,) float32 on the CPU, drawn uniformly from their ranges by a hash of each seed.
 
-    A hash rather than the seed's rng: the noise stays that of the stock pipelines.
+    A hash rather than the seed's rng, so that the noise remains that of the stock pipelines.
     """
     # Two numbers of their own, unrelated to each other and to the selection that follows from a seed.
     uniform = (seed_uniforms(seeds ^ 0x5DEECE66D), seed_uniforms(seeds ^ 0x2545F4914F6CDD1D))
@@ -71,8 +71,8 @@ def draw_thresholds(thresholds: Thresholds, seeds: Tensor) -> tuple[Tensor, Tens
 def canny_magnitude(images: Tensor) -> Tensor:
     """Return the gradient's magnitude where it is largest along its direction, else zero: (B, 1, H, W), for `canny_edges`.
 
-    The part of Canny's detector that knows no thresholds, so that variants of one image with thresholds of their own share
-    it. Gaussian blur of 5 x 5 and deviation 1, Sobel, non-maximum suppression, by kornia.
+    The part of Canny's detector that does not depend on the thresholds, so that variants of one image with different
+    thresholds share it. Gaussian blur of 5 x 5 and deviation 1, Sobel, non-maximum suppression, by kornia.
 
     Args:
         images: (B, 3, H, W) floating in [0, 1].
@@ -86,7 +86,7 @@ def canny_magnitude(images: Tensor) -> Tensor:
 
 
 def canny_edges(magnitude: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Return edges (B, 1, H, W), 0 or 1: where the magnitude is above `high`, and what above `low` is connected to it.
+    """Return edges (B, 1, H, W), 0 or 1: where the magnitude is above `high`, or above `low` and connected to such a pixel.
 
     Args:
         magnitude: (B, 1, H, W) from `canny_magnitude`.
@@ -108,8 +108,8 @@ def canny_edges(magnitude: Tensor, low: Tensor, high: Tensor) -> Tensor:
 def _groups(mask: Tensor) -> Tensor:
     """Return a number for each pixel of mask (B, 1, H, W), the same for those connected by their sides or corners: (B, H * W) int64.
 
-    Each pixel points at one of its group, at last all at the same. Looking whether they do waits for the device, so that
-    the rounds are as many as suffice nearly always, and there is one look after them.
+    Each pixel points at another of its group, until all point at the same one. Checking for that makes the host wait for the
+    device, so there is only one check after as many rounds as nearly always suffice.
 
     Source: Zhang, Azad and Hu, "FastSV: A Distributed-Memory Connected Component Algorithm with Fast Convergence" (2020).
     """
@@ -129,11 +129,11 @@ def _groups(mask: Tensor) -> Tensor:
 
 
 def depth_maps(estimator: Any, processor: Any, images: Tensor) -> Tensor:
-    """Return depth (B, 3, H, W) in [0, 1], near bright and far dark, as the depth ControlNets were trained.
+    """Return depth (B, 3, H, W) in [0, 1], near bright and far dark, as the depth ControlNets expect it.
 
     Args:
         estimator: a transformers depth-estimation model.
-        processor: its image processor, for size, mean and deviation.
+        processor: its image processor, whose size, mean and standard deviation are used.
         images: (B, 3, H, W) floating in [0, 1].
     """
     if not len(images):
@@ -157,7 +157,7 @@ _METRIC = ("zoedepth", "glpn", "depth_pro")  # models that predict metres
 
 
 def _estimator_size(estimator: Any, processor: Any, size: Sequence[int]) -> tuple[int, int]:
-    """The size an estimator is shown images at: that of its processor, in multiples of its patches."""
+    """Return the size of the images that an estimator receives: that of its processor, in multiples of its patches."""
     wanted = getattr(processor, "size", None) or {}
     side = (wanted.get("height"), wanted.get("width"))
     height, width = (n or m for n, m in zip(side, size, strict=True))
@@ -181,7 +181,7 @@ def colour_masks(masks: Any, palette: Tensor, size: Sequence[int], count: int) -
 
     Raises:
         MissingInputError: if there are no masks.
-        ConfigError: if their shape, dtype or count is another, or (on the CPU) a class has no colour.
+        ConfigError: if their shape, dtype or number is wrong, or (on the CPU) a class has no colour.
     """
     if masks is None:
         raise MissingInputError(
@@ -222,7 +222,7 @@ def given_maps(maps: Any, size: Sequence[int], count: int) -> Tensor:
 
     Raises:
         MissingInputError: if there are none.
-        ConfigError: if their count, shape or dtype is another, or (on the CPU) their values are out of range.
+        ConfigError: if their number, shape or dtype is wrong, or (on the CPU) their values are out of range.
     """
     if maps is None:
         raise MissingInputError(
@@ -244,10 +244,10 @@ def given_maps(maps: Any, size: Sequence[int], count: int) -> Tensor:
 
 
 def describe(condition: Any) -> Any:
-    """Return what a configuration says of a condition: its name, or name and version of a function.
+    """Return how a configuration records a condition: by its name, or for a function by name and version.
 
     Raises:
-        ConfigError: if a function carries no version, or no name that others could import.
+        ConfigError: if a function has no version, or no name by which it could be imported.
 
     Example:
         >>> def edges(images): ...
@@ -266,8 +266,8 @@ def describe(condition: Any) -> Any:
     name, version = getattr(condition, "name", f"{own.__module__}.{own.__qualname__}"), getattr(condition, "version", None)
     if not named and version is None:
         raise ConfigError(
-            f"condition={condition!r}: a function decides images, and no fingerprint covers its code: give it a version, "
-            "such as edges.version = '1', and raise it with every change"
+            f"condition={condition!r}: a function affects the images, and no fingerprint covers its code: give it a version, "
+            "such as edges.version = '1', and increase it with every change"
         )
     if "<lambda>" in name:
         raise ConfigError(
@@ -277,7 +277,7 @@ def describe(condition: Any) -> Any:
 
 
 def run_callable(function: Callable[[Tensor], Any], images: Tensor) -> Tensor:
-    """Return the control maps that a user's function makes, checked.
+    """Return the control maps that a user's function returns, checked.
 
     Raises:
         GeneratorError: if they are not (B, 3, H, W) floating, on the images' device.

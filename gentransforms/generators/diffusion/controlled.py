@@ -1,4 +1,4 @@
-"""What ControlNets add to a diffusion generator: control maps from images, and residuals for the UNet from control maps."""
+"""What ControlNets add to a diffusion generator: control maps of images, and residuals for the UNet from these maps."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from gentransforms.generators.diffusion.pretrained import PretrainedDiffusion
 from gentransforms.generators.diffusion.sampling import draw, scale_latents, to_latents
 from gentransforms.hub import models as hub
 from gentransforms.images import fit
+from gentransforms.wording import with_article
 
 __all__ = ["DEPTH_MODEL", "ControlledDiffusion", "as_list", "folder_name"]
 
@@ -50,7 +51,7 @@ class ControlledDiffusion(PretrainedDiffusion):
         """Return the control maps of each image, and its other conditions for the UNet.
 
         Args:
-            images: (B, 3, H, W) floating in [0, 1]; the whole image is brought to the generator's size.
+            images: (B, 3, H, W) floating in [0, 1]; the whole image is resized to the generator's size.
             masks: classes, for ``"segmentation"``: (B, H, W) or (B, 1, H, W) integers, or a list of B of any sizes.
             prompts: one for each image, instead of the option `prompt`.
             noise_levels: (B,) int64, instead of the option `noise_level` (unCLIP).
@@ -103,7 +104,7 @@ class ControlledDiffusion(PretrainedDiffusion):
         return scheduler.add_noise(latents, noise, t.repeat(len(rngs))), first
 
     def _per_call(self, condition: Mapping[str, Tensor], seeds: Tensor) -> list[Tensor]:
-        """The control maps as each ControlNet embeds them, once for all steps: rows as in the UNet's batch."""
+        """Return the control maps as each ControlNet embeds them, once for all steps, with rows as in the UNet's batch."""
         embedded = []
         nets: list[Any] = list(self.controlnets)
         for i, net in enumerate(nets):
@@ -186,7 +187,9 @@ class ControlledDiffusion(PretrainedDiffusion):
         elif own:
             parts["controlnet"] = [loading.load_part(ControlNetModel, source, dtype, folder_name(i), variant) for i in range(own)]
         elif "ControlNet" not in base:
-            raise ConfigError(f"controlnet is missing: {source} holds a {base}; give the repository or folder of a ControlNetModel")
+            raise ConfigError(
+                f"controlnet is missing: {source} holds {with_article(base)}; give the repository or folder of a ControlNetModel"
+            )
         chosen = options.get("condition", "canny")
         kinds = list(chosen) if isinstance(chosen, list | tuple) else [chosen]
         for kind in kinds:
@@ -256,7 +259,7 @@ def _takes_bgr(net: Any) -> bool:
 
 
 def as_list(nets: Any) -> list[Any]:
-    """Return ControlNets as a list, whether one, several or a pipeline's; None as an empty one."""
+    """Return ControlNets as a list, whether one, several or those of a pipeline; an empty list for None."""
     if nets is None:
         return []
     nets = getattr(nets, "nets", nets)  # diffusers' MultiControlNetModel

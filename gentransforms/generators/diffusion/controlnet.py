@@ -40,40 +40,41 @@ class ControlNetVariation(ControlledDiffusion):
         controlnet: a ``ControlNetModel``, or a list of them; None for those of the pipeline.
 
     Keyword Args:
-        condition: ``"canny"``, ``"depth"``, ``"segmentation"``; ``"maps"`` for control maps that come beside the images; or a
-            function from images (B, 3, H, W) floating in [0, 1], at the generator's size, to control maps likewise, with an
-            attribute ``version``; a list for several ControlNets.
+        condition: ``"canny"``, ``"depth"``, ``"segmentation"``; ``"maps"`` for control maps passed along with the images; or a function
+            from images (B, 3, H, W) floating in [0, 1], at the generator's size, to control maps of the same shape, with an attribute
+            ``version``; a list for several ControlNets.
         depth_estimator: (model, image processor) of transformers, for ``"depth"``.
         conditioning_scale: weight of each ControlNet, one number or a list; 1, or 0.8 with `strength`.
-        canny_thresholds: (low, high), each a number or a range (from, to), drawn for each image by its seed. Of the gradient
-            of Sobel's filter on [0, 1]: OpenCV's divided by 255.
+        canny_thresholds: (low, high), each a number, or a range (from, to) from which each image draws by its seed. In OpenCV's units
+            divided by 255: they apply to the Sobel gradient of images in [0, 1].
         palette: (K, 3) colours from 0 to 255 for ``"segmentation"``; those of ADE20K by default.
-        strength: from 0 to 1: start from the source's latents with this share of the steps, instead of from noise.
+        strength: from 0 to 1: start from the source's noised latents and run this share of the steps, instead of starting from noise.
         preset: ``"paper"`` (Ayromlou et al.: DDIM with trailing timesteps and zero terminal SNR, 10 steps, guidance 10, no
             noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
         num_inference_steps: number of denoising steps; the stock pipeline's by default.
         guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
-        guidance_interval: (low, high), fractions of the steps from the noisiest, 0, to the last, 1: guidance only from low to high
-            (approximate); everywhere by default.
-        cache_interval: every how many steps the whole UNet runs; the other steps take its deep features from the last of these
-            (DeepCache, approximate). 1 by default, which is off.
-        cache_branch: the deepest skip connection that the other steps compute; 0, the least work, by default.
+        guidance_interval: (low, high), as fractions of the steps from the noisiest, 0, to the last, 1: guidance is applied only from
+            low to high (approximate); in all steps by default.
+        cache_interval: run the whole UNet only every so many steps; the steps between reuse its deep features (DeepCache, approximate).
+            1, the default, disables this.
+        cache_branch: the deepest skip connection that the steps between compute anew; 0 by default, which is the least work.
         scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
             by default.
         eta: noise of DDIM, from 0 to 1.
         image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
         prompt: text for images without a prompt of their own.
-        negative_prompt: what guidance leads away from.
-        noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: for each
-            image 0, 100, 200, 300 or 400, more where its subject fills more of it (GenView).
-        foreground_bounds: with ``"foreground"``, the shares of foreground from which on there are 100 levels more; five equal bins by
-            default, (0.2, 0.4, 0.6, 0.8).
-        ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
+        negative_prompt: text that guidance steers away from.
+        noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: 0, 100, 200,
+            300 or 400 for each image, higher where the subject fills more of it (GenView).
+        foreground_bounds: with ``"foreground"``, the shares of foreground at which the noise level rises by another 100; by default
+            (0.2, 0.4, 0.6, 0.8), which makes five equal bins.
+        ip_adapter_scale: weight of the image relative to the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
         decode_batch_size: how many images the VAE decodes at once; all by default.
         channels_last: memory format of the networks (exact up to rounding).
         fuse_qkv: one matrix product for queries, keys and values in the networks that run in each step (exact up to rounding).
-        compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"``, their repeated blocks alone,
-            which are soon compiled; ``"full"`` or True, the whole; ``"max-autotune"`` or ``"reduce-overhead"``, torch's modes.
+        compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"`` compiles only their repeated
+            blocks, which is quick; ``"full"`` or True, the whole networks; ``"max-autotune"`` and ``"reduce-overhead"`` are torch's
+            modes.
 
     Raises:
         WeightsError: if the pipeline is of another kind, or lacks a component.
@@ -161,7 +162,7 @@ class ControlNetVariation(ControlledDiffusion):
         if "depth" in self.conditions and self.depth_estimator is None:
             raise ConfigError("condition='depth': give depth_estimator=(model, image processor), or depth_model= to from_pretrained")
         if self.conditions.count("maps") > 1:
-            raise ConfigError(f"condition={chosen!r}: 'maps' stands in it twice, and images carry one control map: use it once")
+            raise ConfigError(f"condition={chosen!r}: 'maps' stands in it twice, but an image has only one control map: use it once")
         self.inputs = (*self.required_inputs, *self.inputs)
         self._finish({folder_name(i): net for i, net in enumerate(self.controlnets)})
 
@@ -198,7 +199,7 @@ class ControlNetVariation(ControlledDiffusion):
     ) -> V:
         """Return a generator on the components of a loaded diffusers pipeline; they are shared with it, and frozen.
 
-        What was set in the pipeline holds: its scheduler, LoRAs and their scales, the scale of an IP-Adapter, FreeU, tiling.
+        Whatever was set in the pipeline stays in effect: its scheduler, LoRAs and their scales, the scale of an IP-Adapter, FreeU, tiling.
 
         Args:
             pipe: a pipeline of Stable Diffusion, with or without its ControlNets.
@@ -206,34 +207,36 @@ class ControlNetVariation(ControlledDiffusion):
             condition: ``"canny"``, ``"depth"``, ``"segmentation"``, ``"maps"`` or a function; a list for several ControlNets.
             depth_estimator: (model, image processor) of transformers, for ``"depth"``.
             conditioning_scale: weight of each ControlNet, one number or a list; 1, or 0.8 with `strength`.
-            canny_thresholds: (low, high), each a number or a range (from, to), drawn for each image by its seed.
+            canny_thresholds: (low, high), each a number, or a range (from, to) from which each image draws by its seed.
             palette: (K, 3) colours from 0 to 255 for ``"segmentation"``; those of ADE20K by default.
-            strength: from 0 to 1: start from the source's latents with this share of the steps, instead of from noise.
+            strength: from 0 to 1: start from the source's noised latents and run this share of the steps, instead of starting from
+                noise.
             preset: ``"paper"`` (Ayromlou et al.: DDIM with trailing timesteps and zero terminal SNR, 10 steps, guidance 10, no
                 noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
             num_inference_steps: number of denoising steps; the stock pipeline's by default.
             guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
-            guidance_interval: (low, high), fractions of the steps from the noisiest, 0, to the last, 1: guidance only from low to high
-                (approximate); everywhere by default.
-            cache_interval: every how many steps the whole UNet runs; the other steps take its deep features from the last of these
-                (DeepCache, approximate). 1 by default, which is off.
-            cache_branch: the deepest skip connection that the other steps compute; 0, the least work, by default.
+            guidance_interval: (low, high), as fractions of the steps from the noisiest, 0, to the last, 1: guidance is applied only
+                from low to high (approximate); in all steps by default.
+            cache_interval: run the whole UNet only every so many steps; the steps between reuse its deep features (DeepCache,
+                approximate). 1, the default, disables this.
+            cache_branch: the deepest skip connection that the steps between compute anew; 0 by default, which is the least work.
             scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
                 by default.
             eta: noise of DDIM, from 0 to 1.
             image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
             prompt: text for images without a prompt of their own.
-            negative_prompt: what guidance leads away from.
-            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: for each
-                image 0, 100, 200, 300 or 400, more where its subject fills more of it (GenView).
-            foreground_bounds: with ``"foreground"``, the shares of foreground from which on there are 100 levels more; five equal bins by
-                default, (0.2, 0.4, 0.6, 0.8).
-            ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
+            negative_prompt: text that guidance steers away from.
+            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: 0, 100,
+                200, 300 or 400 for each image, higher where the subject fills more of it (GenView).
+            foreground_bounds: with ``"foreground"``, the shares of foreground at which the noise level rises by another 100; by default
+                (0.2, 0.4, 0.6, 0.8), which makes five equal bins.
+            ip_adapter_scale: weight of the image relative to the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
             decode_batch_size: how many images the VAE decodes at once; all by default.
             channels_last: memory format of the networks (exact up to rounding).
             fuse_qkv: one matrix product for queries, keys and values in the networks that run in each step (exact up to rounding).
-            compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"``, their repeated blocks alone,
-                which are soon compiled; ``"full"`` or True, the whole; ``"max-autotune"`` or ``"reduce-overhead"``, torch's modes.
+            compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"`` compiles only their repeated
+                blocks, which is quick; ``"full"`` or True, the whole networks; ``"max-autotune"`` and ``"reduce-overhead"`` are torch's
+                modes.
 
         Raises:
             WeightsError: if the pipeline is of a kind that the class cannot take, or its parts do not fit each other.
@@ -284,7 +287,7 @@ class ControlNetVariation(ControlledDiffusion):
     ) -> V:
         """Load a base and its ControlNets; returned in eval mode.
 
-        An option that is not given is that of the saved generator, else the class's default.
+        Options that are not given are those of the saved generator, or else the class's defaults.
 
         Args:
             name_or_path: repository or folder of the base, of a whole ControlNet pipeline, or written by `save_pretrained`.
@@ -303,34 +306,36 @@ class ControlNetVariation(ControlledDiffusion):
             depth_model: repository or folder of a transformers depth-estimation model, for ``condition="depth"``; Depth
                 Anything V2 small by default.
             conditioning_scale: weight of each ControlNet, one number or a list; 1, or 0.8 with `strength`.
-            canny_thresholds: (low, high), each a number or a range (from, to), drawn for each image by its seed.
+            canny_thresholds: (low, high), each a number, or a range (from, to) from which each image draws by its seed.
             palette: (K, 3) colours from 0 to 255 for ``"segmentation"``; those of ADE20K by default.
-            strength: from 0 to 1: start from the source's latents with this share of the steps, instead of from noise.
+            strength: from 0 to 1: start from the source's noised latents and run this share of the steps, instead of starting from
+                noise.
             preset: ``"paper"`` (Ayromlou et al.: DDIM with trailing timesteps and zero terminal SNR, 10 steps, guidance 10, no
                 noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
             num_inference_steps: number of denoising steps; the stock pipeline's by default.
             guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
-            guidance_interval: (low, high), fractions of the steps from the noisiest, 0, to the last, 1: guidance only from low to high
-                (approximate); everywhere by default.
-            cache_interval: every how many steps the whole UNet runs; the other steps take its deep features from the last of these
-                (DeepCache, approximate). 1 by default, which is off.
-            cache_branch: the deepest skip connection that the other steps compute; 0, the least work, by default.
+            guidance_interval: (low, high), as fractions of the steps from the noisiest, 0, to the last, 1: guidance is applied only
+                from low to high (approximate); in all steps by default.
+            cache_interval: run the whole UNet only every so many steps; the steps between reuse its deep features (DeepCache,
+                approximate). 1, the default, disables this.
+            cache_branch: the deepest skip connection that the steps between compute anew; 0 by default, which is the least work.
             scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
                 by default.
             eta: noise of DDIM, from 0 to 1.
             image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
             prompt: text for images without a prompt of their own.
-            negative_prompt: what guidance leads away from.
-            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: for each
-                image 0, 100, 200, 300 or 400, more where its subject fills more of it (GenView).
-            foreground_bounds: with ``"foreground"``, the shares of foreground from which on there are 100 levels more; five equal bins by
-                default, (0.2, 0.4, 0.6, 0.8).
-            ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
+            negative_prompt: text that guidance steers away from.
+            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: 0, 100,
+                200, 300 or 400 for each image, higher where the subject fills more of it (GenView).
+            foreground_bounds: with ``"foreground"``, the shares of foreground at which the noise level rises by another 100; by default
+                (0.2, 0.4, 0.6, 0.8), which makes five equal bins.
+            ip_adapter_scale: weight of the image relative to the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
             decode_batch_size: how many images the VAE decodes at once; all by default.
             channels_last: memory format of the networks (exact up to rounding).
             fuse_qkv: one matrix product for queries, keys and values in the networks that run in each step (exact up to rounding).
-            compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"``, their repeated blocks alone,
-                which are soon compiled; ``"full"`` or True, the whole; ``"max-autotune"`` or ``"reduce-overhead"``, torch's modes.
+            compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"`` compiles only their repeated
+                blocks, which is quick; ``"full"`` or True, the whole networks; ``"max-autotune"`` and ``"reduce-overhead"`` are torch's
+                modes.
 
         Raises:
             WeightsError: if a file is missing, damaged or of another kind, or parts do not fit each other.

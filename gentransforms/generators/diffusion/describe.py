@@ -1,4 +1,4 @@
-"""What of a pipeline's parts decides the images, as JSON can hold it: configurations, vocabularies, image statistics."""
+"""Describe in JSON whatever affects the images in the parts of a pipeline: configurations, vocabularies, image statistics."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from gentransforms.generators.identity import to_json, uncompiled
 
 __all__ = ["describe_part", "describe_pipeline"]
 
-# Of a configuration, what names versions and places instead of the network.
+# Entries of a configuration that name versions and places, not the network.
 _FORGET = ("transformers_version", "dtype", "torch_dtype", "architectures")
-# Of an image processor, what the generators here read.
+# Settings of an image processor that the generators here read.
 _PROCESSOR = ("image_mean", "image_std", "size", "do_normalize", "keep_aspect_ratio", "ensure_multiple_of", "size_divisor")
 
 
@@ -33,7 +33,7 @@ def describe_pipeline(pipe: Any, parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe_part(part: Any) -> dict[str, Any]:
-    """Return class and configuration of a network or scheduler, the vocabulary of a tokenizer, the statistics of an image processor."""
+    """Return class and configuration of a network or scheduler, vocabulary of a tokenizer, or statistics of an image processor."""
     part = uncompiled(part)
     if hasattr(part, "get_vocab"):
         return {"vocabulary": _digest_vocabulary(part), "model_max_length": part.model_max_length}
@@ -51,7 +51,7 @@ def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a processor's setting as JSON can hold it: some versions of transformers have a class of their own for sizes."""
+    """Return a processor's setting in a form that JSON can hold: some versions of transformers have a class of their own for sizes."""
     if isinstance(value, bool | int | float | str | list | tuple):
         return value
     sides = ("height", "width", "shortest_edge", "longest_edge")
@@ -60,7 +60,7 @@ def _plain(value: Any) -> Any:
 
 
 def _digest_vocabulary(tokenizer: Any) -> str:
-    """Return a hash of the tokens, those added by a textual inversion among them, and of those that begin, end and pad a text."""
+    """Return a hash of the tokens, including those of a textual inversion, and of those that begin, end and pad a text."""
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     text = to_json(
         {"tokens": tokenizer.get_vocab(), "added": {str(t): i for t, i in tokenizer.get_added_vocab().items()}, "special": special}

@@ -1,4 +1,4 @@
-"""Whether the parts of a pipeline fit each other: found when a generator is built, not at the first image."""
+"""Check that the parts of a pipeline fit together: when a generator is built, not at the first image."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import nn
 from gentransforms.errors import WeightsError
 from gentransforms.generators.diffusion.state import quantisation
 from gentransforms.generators.identity import uncompiled
+from gentransforms.wording import with_article
 
 __all__ = ["check_controlnets", "check_parts", "check_placement"]
 
@@ -28,8 +29,8 @@ def check_parts(pipe: Any, kind: str) -> None:
     unet, vae = uncompiled(pipe.unet).config, uncompiled(pipe.vae).config
     if unet.in_channels != unet.out_channels:
         raise WeightsError(
-            f"unet takes {unet.in_channels} channels and makes {unet.out_channels}: it is one for inpainting or editing; use a repository "
-            "of Stable Diffusion that makes images, whose UNet has as many in as out"
+            f"unet takes {unet.in_channels} channels and makes {unet.out_channels}: it is one for inpainting or editing; use a Stable "
+            "Diffusion repository for generating images, whose UNet has as many channels in as out"
         )
     _same("vae", "latents", vae.latent_channels, "unet", unet.in_channels, "give vae= the VAE of this base, or leave it out")
     if kind == "variation":
@@ -56,7 +57,9 @@ def _check_text(pipe: Any, unet: Any) -> None:
     encoders = {name: uncompiled(getattr(pipe, name, None)) for name in ("text_encoder", "text_encoder_2")}
     encoders = {name: encoder for name, encoder in encoders.items() if encoder is not None}
     if not encoders:
-        raise WeightsError(f"the {type(pipe).__name__} has no text_encoder: load the repository with it, the empty prompt needs it too")
+        raise WeightsError(
+            f"the {type(pipe).__name__} has no text_encoder: load the repository with it, since even the empty prompt needs one"
+        )
     widths = {name: encoder.config.hidden_size for name, encoder in encoders.items()}
     _same(
         " and ".join(widths), "text states", sum(widths.values()), "unet", unet.cross_attention_dim,
@@ -67,13 +70,13 @@ def _check_text(pipe: Any, unet: Any) -> None:
         rows = encoder.get_input_embeddings().weight.shape[0]
         if tokenizer is not None and len(tokenizer) > rows:
             raise WeightsError(
-                f"{name} knows {rows} tokens, its tokenizer {len(tokenizer)}: load the textual inversion into the pipeline with "
+                f"{name} has {rows} tokens, its tokenizer {len(tokenizer)}: load the textual inversion into the pipeline with "
                 "pipe.load_textual_inversion(…), which adds to both"
             )
         longest = encoder.config.max_position_embeddings
         if tokenizer is not None and longest < tokenizer.model_max_length < 10**6:
             raise WeightsError(
-                f"{name} takes {longest} tokens, its tokenizer makes {tokenizer.model_max_length}: use the tokenizer of the same repository"
+                f"{name} takes {longest} tokens, its tokenizer up to {tokenizer.model_max_length}: use the tokenizer of the same repository"
             )
     if unet.addition_embed_type == "text_time" and "text_encoder_2" in encoders:
         pooled = encoders["text_encoder_2"].config.projection_dim + 6 * unet.addition_time_embed_dim
@@ -115,7 +118,7 @@ def check_controlnets(nets: Mapping[str, Any], unet: Any) -> None:
     for name, net in nets.items():
         kind = type(uncompiled(net)).__name__
         if kind != "ControlNetModel":
-            raise WeightsError(f"{name} is a {kind}: expected a ControlNetModel; other kinds are called with other arguments")
+            raise WeightsError(f"{name} is {with_article(kind)}: expected a ControlNetModel; other kinds are called with other arguments")
         config = uncompiled(net).config
         advice = f"give controlnet= one that was trained for this base (its width is {unet.cross_attention_dim})"
         _same(name, "text states", config.cross_attention_dim, "unet", unet.cross_attention_dim, advice, verb="takes")
@@ -132,14 +135,14 @@ def check_controlnets(nets: Mapping[str, Any], unet: Any) -> None:
             )
         if getattr(config, "global_pool_conditions", False):
             raise WeightsError(
-                f"{name} pools its control map (global_pool_conditions), so that no layout is kept: use a ControlNet that keeps it"
+                f"{name} pools its control map (global_pool_conditions), so the layout is lost: use a ControlNet that keeps it"
             )
 
 
 def check_placement(networks: Mapping[str, nn.Module]) -> None:
     """Raise unless networks that work on each other's tensors share a device and, where they do not convert, a dtype.
 
-    The encoders, the VAE and a depth estimator may have a dtype of their own: what they make is converted.
+    The encoders, the VAE and a depth estimator may have a dtype of their own, because their output is converted.
 
     Raises:
         WeightsError: naming the networks, both dtypes or devices, and what to call.
@@ -152,18 +155,20 @@ def check_placement(networks: Mapping[str, nn.Module]) -> None:
         if quantisation(network) is not None:
             continue
         kinds = _dtypes(network)
-        # Norms in float32 inside a float16 network are meant (transformers and diffusers keep some so), in an encoder that converts.
+        # Float32 norms inside a float16 network are intended (transformers and diffusers keep some), in an encoder that converts.
         must_match = name == "unet" or name.startswith("controlnet") or name == "image_normalizer"
         if must_match and len(kinds) > 1:
             first, second = sorted(map(str, kinds))[:2]
             example = {d: next(path for path, t in network.named_parameters() if t.dtype == d) for d in kinds}
             raise WeightsError(
-                f"{name} holds weights in {first} and in {second} ({', '.join(example.values())}): bring all to one dtype, {name}.to(dtype)"
+                f"{name} holds weights in {first} and in {second} ({', '.join(example.values())}): "
+                f"convert all to one dtype, {name}.to(dtype)"
             )
         if must_match and kinds and dtype and kinds != dtype and quantisation(unet) is None:
             own_dtype, other = next(iter(kinds)), next(iter(dtype))
             raise WeightsError(
-                f"{name} is in {own_dtype}, unet in {other}: bring both to one dtype, {name}.to({other}), or give dtype= to from_pretrained"
+                f"{name} is in {own_dtype}, unet in {other}: convert both to one dtype, {name}.to({other}), or pass "
+                "dtype= to from_pretrained"
             )
 
 

@@ -1,4 +1,4 @@
-"""More noise where the subject fills more of the image: a noise level for each image from the share of it that is foreground.
+"""More noise where the subject fills more of the image: a noise level for each image from its share of foreground.
 
 With little in the background, a noised embedding still says what the subject is; with a small subject, noise would lose it.
 
@@ -25,9 +25,8 @@ def foreground_share(patches: Tensor) -> Tensor:
     """Return the share of each image's patches that are foreground, (B,) float32 from 0 to 1.
 
     The patches are split in two along their first principal component, where the two parts differ most (Otsu, 1979); the part
-    that is less on the border of the image is foreground. Differs from GenView, which takes one component and one threshold for a whole
-    batch: here each image has its own, because what is made of an image must not depend on its batch. An image whose patches are all
-    alike has no foreground.
+    with less of the image's border is the foreground. GenView takes one component and one threshold for a whole batch; here each image
+    has its own, because a generated image must not depend on its batch. An image whose patches are all alike has no foreground.
 
     Args:
         patches: (B, N, D), features of N patches in a square grid, row after row.
@@ -61,7 +60,7 @@ def mask_share(masks: Any, count: int, device: torch.device) -> Tensor:
     Args:
         masks: (B, H, W) or (B, 1, H, W), or a list of B of any sizes: true or other than 0 in the foreground, or floating in [0, 1].
         count: B.
-        device: where the result is to be.
+        device: device of the result.
 
     Raises:
         ConfigError: if there is not one mask for each image, or its values are out of range.
@@ -101,7 +100,7 @@ def check_bounds(value: Any, top: int) -> tuple[float, ...]:
 
     Args:
         value: as the user gave it.
-        top: the highest noise level that there is.
+        top: the highest noise level.
 
     Raises:
         ConfigError: unless they are rising numbers between 0 and 1, and no more than there are noise levels for.

@@ -19,6 +19,7 @@ from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.unreadable import explain
 from gentransforms.hub import models as hub
 from gentransforms.paths import local_path
+from gentransforms.wording import name_type, with_article
 
 __all__ = [
     "BASES",
@@ -54,7 +55,8 @@ def pipeline_class(source: hub.Source) -> str:
         source.file(hub.PIPELINE_FILE)  # says why it cannot be had
     if name not in BASES:
         raise WeightsError(
-            f"{source} holds a {name}: expected one of {', '.join(BASES)}; other kinds need a generator of their own (ImageGenerator)"
+            f"{source} holds {with_article(str(name))}: expected one of {', '.join(BASES)}; "
+            "other kinds need a generator of their own (ImageGenerator)"
         )
     return str(name)
 
@@ -63,11 +65,11 @@ def load_pipeline(source: hub.Source, dtype: torch.dtype, class_name: str | None
     """Return the pipeline of a repository or folder, without its safety checker, whatever format its weights have.
 
     Args:
-        source: where.
-        dtype: to load in.
-        class_name: of the pipeline, instead of the one that the repository names.
-        variant: of the weight files; a part without such files is loaded from its plain ones.
-        passed: components that are there already.
+        source: where the files are.
+        dtype: dtype of the loaded weights.
+        class_name: class of the pipeline, if not the one that the repository names.
+        variant: variant of the weight files; a part without such files is loaded from its plain ones.
+        passed: components that are loaded already.
 
     Raises:
         WeightsError: if something is missing, damaged or of another kind.
@@ -76,7 +78,7 @@ def load_pipeline(source: hub.Source, dtype: torch.dtype, class_name: str | None
 
     cls = getattr(diffusers, class_name or pipeline_class(source))
     if "safety_checker" in inspect.signature(cls.__init__).parameters:
-        # It would look at each image through PIL; what is trained on is the user's choice.
+        # It would check each image as a PIL image; what to train on is the user's choice.
         passed |= {"safety_checker": None, "requires_safety_checker": False}
     if "watermarker" in inspect.signature(cls.__init__).parameters:
         passed["add_watermarker"] = False
@@ -131,7 +133,7 @@ def load_vae(choice: Any, base: str, dtype: torch.dtype, variant: str | None = N
         subfolder = "vae" if folder else None  # a whole pipeline's folder
         kind = json.loads(source.file("vae/config.json" if folder else "config.json").read_text()).get("_class_name")
     if kind not in ("AutoencoderKL", "AutoencoderTiny"):
-        raise WeightsError(f"vae={choice!r}: {source} holds a {kind}: expected an AutoencoderKL or AutoencoderTiny")
+        raise WeightsError(f"vae={choice!r}: {source} holds {with_article(kind)}: expected an AutoencoderKL or AutoencoderTiny")
     vae: nn.Module = load_part(getattr(diffusers, kind), source, dtype, subfolder, variant)
     return vae
 
@@ -156,7 +158,7 @@ def add_ip_adapter(pipe: Any, choice: Sequence[str], variant: str | None = None,
             "('h94/IP-Adapter', 'models', 'ip-adapter_sd15.safetensors'); a fourth entry names the image encoder's folder"
         )
     if not hasattr(pipe, "load_ip_adapter"):
-        raise ConfigError(f"ip_adapter={tuple(choice)!r}: a {type(pipe).__name__} takes none: use a Stable Diffusion 1.5 or XL repository")
+        raise ConfigError(f"ip_adapter={tuple(choice)!r}: {name_type(pipe)} takes none: use a Stable Diffusion 1.5 or XL repository")
     repo, subfolder, weight_name = choice[:3]
     source = hub.Source(repo, **where)
     source.file(f"{subfolder}/{weight_name}" if subfolder else weight_name)  # its error names what is missing
@@ -196,7 +198,7 @@ def add_lora(pipe: Any, choice: Any, **where: Any) -> None:
         if isinstance(scale, bool) or not isinstance(scale, int | float):
             raise ConfigError(f"lora={choice!r}: expected a number as the scale of each, not {scale!r}")
     if not hasattr(pipe, "load_lora_weights") or not scales:
-        raise ConfigError(f"lora={choice!r}: " + ("no LoRA in it" if not scales else f"a {type(pipe).__name__} takes none"))
+        raise ConfigError(f"lora={choice!r}: " + ("no LoRA in it" if not scales else f"{name_type(pipe)} takes none"))
     names = [f"lora_{i}" for i in range(len(scales))]
     for name, (source, weight_name) in zip(names, sources, strict=True):
         kind = {"weight_name": weight_name} if weight_name else {}
@@ -204,7 +206,7 @@ def add_lora(pipe: Any, choice: Any, **where: Any) -> None:
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant
             pipe.load_lora_weights(_place(source), adapter_name=name, **kind, **_options(source))
             if not any(name in adapters for adapters in pipe.get_list_adapters().values()):
-                raise WeightsError(f"lora={choice!r}: {source} holds no weights for a {type(pipe).__name__}: it is for another base")
+                raise WeightsError(f"lora={choice!r}: {source} holds no weights for {name_type(pipe)}: it is for another base")
     with _weights_errors(sources[0][0]):
         pipe.set_adapters(names, [float(scale) for scale in scales.values()])
         pipe.fuse_lora(adapter_names=names)
@@ -229,7 +231,7 @@ def _lora_source(key: Any, choice: Any, where: Mapping[str, Any]) -> tuple[hub.S
 
 
 def rebuild(pipe: Any, **changes: Any) -> Any:
-    """Return a pipeline of the base class with the same components, less the safety checker, and some changed.
+    """Return a pipeline of the base class with the same components, except the safety checker, and some of them replaced.
 
     The components stay as they are: the constructors of some pipelines rewrite old configurations of the scheduler and the
     UNet they are given (``steps_offset``, ``clip_sample``, ``sample_size``), which others, such as the ControlNet pipelines, do not.
@@ -238,7 +240,7 @@ def rebuild(pipe: Any, **changes: Any) -> Any:
 
     name = type(pipe).__name__
     if name not in BASES:
-        raise WeightsError(f"pipe is a {name}: expected one of {', '.join(BASES)}")
+        raise WeightsError(f"pipe is {with_article(name)}: expected one of {', '.join(BASES)}")
     cls = getattr(diffusers, BASES[name])
     taken = set(inspect.signature(cls.__init__).parameters)
     given: dict[str, Any] = {**pipe.components, "safety_checker": None, "requires_safety_checker": False, "add_watermarker": False}

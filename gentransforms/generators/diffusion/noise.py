@@ -17,7 +17,7 @@ def check_level(level: Any, top: int) -> Any:
 
     Args:
         level: as the user gave it.
-        top: the highest level that there is.
+        top: the highest level.
 
     Raises:
         ConfigError: if it is neither.

@@ -48,7 +48,7 @@ def keyword_options(cls: type) -> frozenset[str]:
 
 
 def given(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """Return those of a function's arguments, its ``locals()``, that are options and were given, not None.
+    """Return the options among a function's arguments, its ``locals()``, that were given: those that are not None.
 
     Example:
         >>> given({"self": 1, "eta": 0.5, "prompt": None}, {"eta", "prompt"})
@@ -58,9 +58,9 @@ def given(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
 
 
 def override(saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a saved generator with those that were given in their place.
+    """Return the options of a saved generator, overridden by those that were given.
 
-    A saved option that has no effect beside those given is left out: who turns guidance off needs no interval for it.
+    A saved option that has no effect together with those given is left out: without guidance, its interval means nothing.
 
     Example:
         >>> override({"cache_interval": 2, "cache_branch": 1, "eta": 0.5}, {"cache_interval": 1})
@@ -71,11 +71,11 @@ def override(saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 
 
 def with_preset(options: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """Return the options with those of ``options["preset"]`` filled in; an option given wins.
+    """Return the options with those of ``options["preset"]`` filled in; explicit options take precedence.
 
     Args:
         options: as the user gave them.
-        known: the options of the generator: what else a preset sets is left out.
+        known: the options of the generator; whatever else a preset sets is left out.
 
     Raises:
         ConfigError: if there is no such preset.
@@ -117,10 +117,10 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf) -> f
 
 
 def image_size(value: Any, multiple: int) -> tuple[int, int]:
-    """Return (h, w), given as a side or a pair, each a multiple of what the VAE shrinks by.
+    """Return (h, w) for a side or a pair, each a multiple of the factor by which the VAE downscales.
 
     Raises:
-        ConfigError: otherwise, with the nearest size that would do.
+        ConfigError: otherwise, with the nearest size that fits.
 
     Example:
         >>> image_size(512, 8)
@@ -131,5 +131,5 @@ def image_size(value: Any, multiple: int) -> tuple[int, int]:
         raise ConfigError(f"image_size={value!r}: expected a number of pixels, or (height, width)")
     if any(n % multiple for n in size):
         near = tuple(max(multiple, round(n / multiple) * multiple) for n in size)
-        raise ConfigError(f"image_size={value!r}: expected multiples of {multiple}, by which this VAE shrinks images, such as {near}")
+        raise ConfigError(f"image_size={value!r}: expected multiples of {multiple}, by which this VAE downscales images, such as {near}")
     return (size[0], size[1])

@@ -1,4 +1,4 @@
-"""What keeps networks of transformers from being pickled after their first use."""
+"""Keep networks of transformers picklable after their first use."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["drop_capturing_hooks"]
 
 
 def drop_capturing_hooks(modules: Iterable[nn.Module]) -> None:
-    """Remove the local functions that transformers hangs on its models when hidden states are first asked for.
+    """Remove the local functions that transformers attaches to its models when hidden states are first requested.
 
-    They cannot be pickled; transformers hangs them there again when hidden states are next asked for.
+    They cannot be pickled, and transformers attaches them again when hidden states are next requested.
     """
     for module in modules:
         for key, hook in list(module._forward_hooks.items()):

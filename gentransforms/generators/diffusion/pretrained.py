@@ -1,4 +1,4 @@
-"""What `from_pretrained` and `save_pretrained` of the diffusion generators do."""
+"""Load and save the diffusion generators: their `from_pretrained` and `save_pretrained`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from gentransforms.generators.part_licenses import lora_places, read_licenses, r
 from gentransforms.hub import models as hub
 from gentransforms.paths import local_path
 from gentransforms.surroundings import isolate_loading
+from gentransforms.wording import with_article
 
 __all__ = ["PretrainedDiffusion"]
 
@@ -33,12 +34,12 @@ class PretrainedDiffusion(DiffusionGenerator):
     @classmethod
     @isolate_loading()
     def _load(cls: type[G], name_or_path: str | Path, where: Mapping[str, Any], options: dict[str, Any]) -> G:
-        """Do what `from_pretrained` says.
+        """Load a generator as `from_pretrained` describes.
 
         Args:
             name_or_path: repository or folder.
-            where: of from_pretrained's arguments, those that say where from, where to, and with which further parts.
-            options: those of the class that were given.
+            where: the arguments of `from_pretrained` that say where to load from, where to, and with which further parts.
+            options: the options of the class that were given.
         """
         device, dtype, variant, vae, lora, ip_adapter = (where[n] for n in ("device", "dtype", "variant", "vae", "lora", "ip_adapter"))
         revision, parts_given = where["revision"], {name: where[name] for name in cls._loaded_parts if where[name] is not None}
@@ -90,11 +91,11 @@ class PretrainedDiffusion(DiffusionGenerator):
     def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None) -> None:
         """Write the components in diffusers layout, ``config.json`` with the options, and a model card, into `directory`.
 
-        A VAE, LoRA or IP-Adapter given at loading is in it, so that the folder needs no other.
+        A VAE, LoRA or IP-Adapter given at loading is included, so that the folder needs no other.
 
         Args:
             directory: created if it does not exist.
-            dtype: of the floating weights in the files; as they are by default.
+            dtype: dtype of the floating-point weights in the files; unchanged by default.
             card: as in `ImageGenerator.save_pretrained`.
 
         Raises:
@@ -121,7 +122,7 @@ class PretrainedDiffusion(DiffusionGenerator):
     def _load_parts(
         cls, source: hub.Source, base: str, dtype: torch.dtype, options: dict[str, Any], elsewhere: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the further networks of a subclass, by the constructor's argument, and the options without theirs."""
+        """Return the further networks of a subclass, by their argument of the constructor, and the remaining options."""
         return {}, options
 
     @classmethod
@@ -136,9 +137,9 @@ class PretrainedDiffusion(DiffusionGenerator):
 
     @classmethod
     def _pipeline_parts(cls, base: str, parts: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what of them the repository's own pipeline class is to be given."""
+        """Return those of the parts that the repository's own pipeline class takes."""
         if "ControlNet" in base:
-            raise WeightsError(f"the repository holds a {base}: use ControlNetVariation")
+            raise WeightsError(f"the repository holds {with_article(base)}: use ControlNetVariation")
         return {}
 
     @classmethod

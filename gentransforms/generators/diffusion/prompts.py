@@ -38,7 +38,7 @@ def encode_prompts(pipe: Any, prompts: Sequence[str], negative_prompt: str | Non
     Args:
         pipe: a diffusers pipeline with a text encoder.
         prompts: B of them; each distinct one is encoded once, in one batch with the negative prompt.
-        negative_prompt: what guidance leads away from; None for the stock pipeline's default, the empty prompt (SDXL: zeros).
+        negative_prompt: text that guidance steers away from; None for the stock pipeline's default, the empty prompt (SDXL: zeros).
         guided: whether the negative prompt is needed.
     """
     zeros = negative_prompt is None and bool(getattr(pipe.config, "force_zeros_for_empty_prompt", False))

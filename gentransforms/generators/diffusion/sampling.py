@@ -1,7 +1,7 @@
 """The sampling loop shared by all diffusion generators: noise from seeds, denoising steps, decoding.
 
-It does what the pipelines of diffusers do when each image has its own rng, image by image the same, but for any number of
-images with any conditions, in one UNet call per step.
+Image by image, it gives what the pipelines of diffusers give when each image has its own rng, but for any number of images with
+any conditions, in one UNet call per step.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def denoise(
         scheduler: set to its timesteps, on the CPU.
         latents: (B, C, h, w), at the noise level of the first of `steps`.
         rngs: one for each image, for schedulers that add noise at each step.
-        steps: what each does; the last timesteps of the scheduler, which are all of them unless images start from less than full noise.
+        steps: what each step does; these are the last timesteps of the scheduler, and all of them unless images start from less than
+            full noise.
         guidance_scale: of classifier-free guidance (Ho and Salimans, 2022).
         eta: noise of DDIM (Song et al., ICLR 2021), from 0 to 1; other schedulers have none.
     """
@@ -97,7 +98,7 @@ def scale_latents(vae: Any, latents: Tensor) -> Tensor:
 
 
 def _statistics(vae: Any, like: Tensor) -> tuple[Any, Any]:
-    """Mean and deviation by which a VAE says its latents are to be normalised, each (1, C, 1, 1); 0 and 1 if it says nothing."""
+    """Return the mean and standard deviation to normalise a VAE's latents by, each (1, C, 1, 1); 0 and 1 if it specifies none."""
     mean, std = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
     if mean is None or std is None:
         return 0.0, 1.0

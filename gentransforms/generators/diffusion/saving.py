@@ -15,6 +15,7 @@ from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.base import FORMAT_VERSION
 from gentransforms.generators.card import model_card
 from gentransforms.hub import models as hub
+from gentransforms.wording import with_article
 
 __all__ = ["IP_ADAPTER_FILE", "describe", "saved_options", "write"]
 
@@ -25,7 +26,7 @@ def saved_options(source: hub.Source, class_name: str) -> dict[str, Any]:
     """Return the options in ``config.json`` if a generator of ours was saved there, none for a repository of others.
 
     Raises:
-        WeightsError: if it holds another class of ours, or is of a newer format.
+        WeightsError: if it holds another of our classes, or has a newer format.
     """
     description = hub.own_config(source)
     if description is None:
@@ -33,13 +34,14 @@ def saved_options(source: hub.Source, class_name: str) -> dict[str, Any]:
     hub.check_format(source, description, FORMAT_VERSION)
     if description["class"] != class_name:
         raise WeightsError(
-            f"{source} holds a {description['class']}, not a {class_name}: use gentransforms.load_generator({str(source)!r})"
+            f"{source} holds {with_article(description['class'])}, not {with_article(class_name)}: "
+            f"use gentransforms.load_generator({str(source)!r})"
         )
     return dict(description["config"])
 
 
 def describe(generator: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what ``config.json`` says of a generator."""
+    """Return the contents of ``config.json`` for a generator."""
     ours = {"format": "gentransforms", "format_version": FORMAT_VERSION, "class": type(generator).__name__}
     return ours | {"config": dict(config)}
 
@@ -52,8 +54,8 @@ def write(
     Args:
         generator: the DiffusionGenerator.
         directory: created if it does not exist.
-        options: JSON-able; what builds the generator again from the components.
-        dtype: of the floating weights; None for as they are.
+        options: JSON-able options that rebuild the generator from its components.
+        dtype: dtype of the floating-point weights; None leaves them unchanged.
         card: sections of the model card.
         adapter: the file of the IP-Adapter that is in the UNet, if there is one.
 
@@ -83,7 +85,7 @@ def write(
 
 
 def _write_adapter(source: Path, target: Path, dtype: torch.dtype | None) -> None:
-    """Copy an IP-Adapter into a safetensors file, whichever kind it came in."""
+    """Copy an IP-Adapter into a safetensors file, whatever format it came in."""
     from safetensors.torch import load_file, save_file
 
     if source.suffix == ".safetensors":

@@ -21,7 +21,7 @@ NAMES = tuple(_BY_NAME)
 
 
 def build_scheduler(choice: Any, own: Any) -> Any:
-    """Return a scheduler that nobody else steps.
+    """Return a scheduler that nothing else steps.
 
     Args:
         choice: one of `NAMES`, taking over the noise schedule and prediction type of `own`; a diffusers scheduler, or its
@@ -46,7 +46,7 @@ def build_scheduler(choice: Any, own: Any) -> Any:
         name, changes = _BY_NAME[choice]
         if choice == "ddim" and own.config.get("prediction_type") == "v_prediction":
             # Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed" (WACV 2024), with the paper's settings.
-            # From the noise in an image that is nothing but noise no image follows, so only networks that predict v take it.
+            # The noise in pure noise says nothing of an image, so only networks that predict v can use zero terminal SNR.
             changes = changes | {"rescale_betas_zero_snr": True}
         return getattr(diffusers, name).from_config(own.config, **changes)
     if isinstance(choice, diffusers.SchedulerMixin):

@@ -1,8 +1,8 @@
-"""State of networks that decides images and is in no configuration: read so that fingerprints cover it, or refused by name.
+"""State of networks that affects images but is in no configuration: read so that fingerprints cover it, or refused by name.
 
-diffusers' pipelines and models change what they make by calls such as ``set_ip_adapter_scale``, ``set_adapters``, ``enable_freeu``,
-``enable_vae_tiling`` and ``set_attn_processor``. What changes images by rounding alone (slicing, fused projections, xformers) is
-left as it is, and not recorded.
+Calls such as ``set_ip_adapter_scale``, ``set_adapters``, ``enable_freeu``, ``enable_vae_tiling`` and ``set_attn_processor`` change
+what diffusers' pipelines and models produce. What changes images only by rounding (slicing, fused projections, xformers) is left
+as it is, and not recorded.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _FREEU = ("s1", "s2", "b1", "b2")
 
 
 def read_state(networks: Mapping[str, nn.Module], strict: bool = True) -> dict[str, Any]:
-    """Return the state that decides images, JSON-able; empty for networks as they were loaded.
+    """Return the state that affects images, JSON-able; empty for networks as they were loaded.
 
     Args:
         networks: by name: those of the pipeline, ControlNets and others.
-        strict: whether what is not known is refused, instead of recorded by its name.
+        strict: whether anything unknown is refused, instead of recorded by its name.
 
     Returns:
         ``lora``: adapters that are active, merged or disabled, with their scales; ``freeu``: the four factors of each block;
@@ -66,7 +66,7 @@ def read_state(networks: Mapping[str, nn.Module], strict: bool = True) -> dict[s
 
 
 def _name_unknown(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
-    """Return what changes how networks compute by the names of its classes, and the settings of caches between steps."""
+    """Return the class names of whatever changes how networks compute, and the settings of caches between steps."""
     state: dict[str, Any] = {}
     for name, network in networks.items():
         processors = getattr(network, "attn_processors", {})
@@ -98,7 +98,7 @@ def _plain_fields(config: Any) -> dict[str, Any]:
 
 
 def apply_state(networks: Mapping[str, nn.Module], state: Mapping[str, Any]) -> None:
-    """Set the state that `read_state` returned, in networks as they are loaded. LoRAs are not saved, so that none is set."""
+    """Set the state that `read_state` returned in newly loaded networks. LoRAs are not saved, so none are set."""
     for name, blocks in state.get("freeu", {}).items():
         network: Any = networks[name]
         for block, factors in zip(network.up_blocks, blocks, strict=True):
@@ -110,7 +110,7 @@ def apply_state(networks: Mapping[str, nn.Module], state: Mapping[str, Any]) -> 
 
 
 def check_saveable(networks: Mapping[str, nn.Module]) -> None:
-    """Raise if a network holds what diffusers' files cannot: LoRAs that are not merged, quantised weights, or none on the meta device.
+    """Raise if a network holds what diffusers' files cannot: LoRAs that are not merged, quantised weights, or weights on the meta device.
 
     Raises:
         ConfigError: naming the network, with the calls that make it saveable.
@@ -152,7 +152,7 @@ def quantisation(network: nn.Module) -> str | None:
 
 
 def check_networks(networks: Mapping[str, nn.Module], strict: bool = True) -> None:
-    """Raise if a network holds what no fingerprint can cover, or cannot run as it is.
+    """Raise if a network holds something that no fingerprint can cover, or cannot run as it is.
 
     Args:
         networks: by name.
@@ -186,16 +186,16 @@ def _check_processor(name: str, path: str, processor: Any) -> None:
     kind = type(processor)
     if not kind.__module__.startswith("diffusers.") or kind.__name__ not in _EXACT | _IP_ADAPTER:
         raise ConfigError(
-            f"{name} has the attention processor {kind.__name__} ({path}), of which a fingerprint cannot tell what it does to images: "
-            f"call pipe.{name}.set_attn_processor(AttnProcessor2_0()), of diffusers.models.attention_processor"
+            f"{name} has the attention processor {kind.__name__} ({path}), and a fingerprint cannot tell what it does to images: "
+            f"call pipe.{name}.set_attn_processor(AttnProcessor2_0()), from diffusers.models.attention_processor"
         )
 
 
 def _check_backend(name: str, network: nn.Module) -> None:
     if backends := _lossy_backends(network):
         raise ConfigError(
-            f"{name} computes attention by {sorted(set(backends.values()))[0]}, which rounds it to few bits: call "
-            f"pipe.{name}.reset_attention_backend(), or pipe.{name}.set_attention_backend('native') where DIFFUSERS_ATTN_BACKEND says so"
+            f"{name} computes attention by {sorted(set(backends.values()))[0]}, which rounds to few bits: call "
+            f"pipe.{name}.reset_attention_backend(), or pipe.{name}.set_attention_backend('native') if DIFFUSERS_ATTN_BACKEND set it"
         )
 
 
@@ -214,7 +214,7 @@ def _lossy_backends(network: nn.Module) -> dict[str, str]:
 
 
 def _check_managed(name: str, where: str, module: nn.Module) -> None:
-    """Raise for what diffusers' and accelerate's hooks do, as these libraries register them."""
+    """Raise for hooks of diffusers and accelerate, as these libraries register them."""
     own = vars(module)
     hooks = getattr(own.get("_diffusers_hook"), "hooks", {})
     if hooks:
@@ -229,7 +229,7 @@ def _check_managed(name: str, where: str, module: nn.Module) -> None:
 
 
 def _check_replaced(where: str, module: nn.Module) -> None:
-    """Raise for code that was put into a module: another ``forward``, forward hooks, merged tokens."""
+    """Raise for code that was injected into a module: another ``forward``, forward hooks, merged tokens."""
     own = vars(module)
     managed = own.get("_hf_hook") is not None or bool(getattr(own.get("_diffusers_hook"), "hooks", {}))
     if not managed and "forward" in own and getattr(own["forward"], "__func__", None) is not type(module).forward:

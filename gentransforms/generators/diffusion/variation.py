@@ -13,6 +13,7 @@ from gentransforms.errors import WeightsError
 from gentransforms.generators.diffusion.faster.execution import CompileMode
 from gentransforms.generators.diffusion.options import Preset, SchedulerName, given
 from gentransforms.generators.diffusion.pretrained import PretrainedDiffusion
+from gentransforms.wording import name_type
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -38,27 +39,28 @@ class StableDiffusionVariation(PretrainedDiffusion):
             noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
         num_inference_steps: number of denoising steps; the stock pipeline's by default.
         guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
-        guidance_interval: (low, high), fractions of the steps from the noisiest, 0, to the last, 1: guidance only from low to high
-            (approximate); everywhere by default.
-        cache_interval: every how many steps the whole UNet runs; the other steps take its deep features from the last of these
-            (DeepCache, approximate). 1 by default, which is off.
-        cache_branch: the deepest skip connection that the other steps compute; 0, the least work, by default.
+        guidance_interval: (low, high), as fractions of the steps from the noisiest, 0, to the last, 1: guidance is applied only from
+            low to high (approximate); in all steps by default.
+        cache_interval: run the whole UNet only every so many steps; the steps between reuse its deep features (DeepCache, approximate).
+            1, the default, disables this.
+        cache_branch: the deepest skip connection that the steps between compute anew; 0 by default, which is the least work.
         scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
             by default.
         eta: noise of DDIM, from 0 to 1.
         image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
         prompt: text for images without a prompt of their own.
-        negative_prompt: what guidance leads away from.
-        noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: for each
-            image 0, 100, 200, 300 or 400, more where its subject fills more of it (GenView).
-        foreground_bounds: with ``"foreground"``, the shares of foreground from which on there are 100 levels more; five equal bins by
-            default, (0.2, 0.4, 0.6, 0.8).
-        ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
+        negative_prompt: text that guidance steers away from.
+        noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: 0, 100, 200,
+            300 or 400 for each image, higher where the subject fills more of it (GenView).
+        foreground_bounds: with ``"foreground"``, the shares of foreground at which the noise level rises by another 100; by default
+            (0.2, 0.4, 0.6, 0.8), which makes five equal bins.
+        ip_adapter_scale: weight of the image relative to the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
         decode_batch_size: how many images the VAE decodes at once; all by default.
         channels_last: memory format of the networks (exact up to rounding).
         fuse_qkv: one matrix product for queries, keys and values in the networks that run in each step (exact up to rounding).
-        compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"``, their repeated blocks alone,
-            which are soon compiled; ``"full"`` or True, the whole; ``"max-autotune"`` or ``"reduce-overhead"``, torch's modes.
+        compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"`` compiles only their repeated
+            blocks, which is quick; ``"full"`` or True, the whole networks; ``"max-autotune"`` and ``"reduce-overhead"`` are torch's
+            modes.
 
     Raises:
         WeightsError: if the pipeline is of another kind, or lacks a component.
@@ -106,7 +108,7 @@ class StableDiffusionVariation(PretrainedDiffusion):
         super().__init__(pipe, given(locals(), self.option_names()))
         if self.kind == "none":
             raise WeightsError(
-                f"a {type(self.pipe).__name__} does not see the source image: give ip_adapter=(repo, subfolder, weight_name), or use "
+                f"{name_type(self.pipe)} does not see the source image: give ip_adapter=(repo, subfolder, weight_name), or use "
                 "ControlNetVariation, or PipelineVariation for image-to-image; StableUnCLIPImg2ImgPipeline and "
                 "StableDiffusionImageVariationPipeline see it by themselves"
             )
@@ -137,7 +139,7 @@ class StableDiffusionVariation(PretrainedDiffusion):
     ) -> V:
         """Return a generator on the components of a loaded diffusers pipeline; they are shared with it, and frozen.
 
-        What was set in the pipeline holds: its scheduler, LoRAs and their scales, the scale of an IP-Adapter, FreeU, tiling.
+        Whatever was set in the pipeline stays in effect: its scheduler, LoRAs and their scales, the scale of an IP-Adapter, FreeU, tiling.
 
         Args:
             pipe: a pipeline of Stable Diffusion, with its IP-Adapter or LoRA loaded where one is wanted.
@@ -145,27 +147,28 @@ class StableDiffusionVariation(PretrainedDiffusion):
                 noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
             num_inference_steps: number of denoising steps; the stock pipeline's by default.
             guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
-            guidance_interval: (low, high), fractions of the steps from the noisiest, 0, to the last, 1: guidance only from low to high
-                (approximate); everywhere by default.
-            cache_interval: every how many steps the whole UNet runs; the other steps take its deep features from the last of these
-                (DeepCache, approximate). 1 by default, which is off.
-            cache_branch: the deepest skip connection that the other steps compute; 0, the least work, by default.
+            guidance_interval: (low, high), as fractions of the steps from the noisiest, 0, to the last, 1: guidance is applied only
+                from low to high (approximate); in all steps by default.
+            cache_interval: run the whole UNet only every so many steps; the steps between reuse its deep features (DeepCache,
+                approximate). 1, the default, disables this.
+            cache_branch: the deepest skip connection that the steps between compute anew; 0 by default, which is the least work.
             scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
                 by default.
             eta: noise of DDIM, from 0 to 1.
             image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
             prompt: text for images without a prompt of their own.
-            negative_prompt: what guidance leads away from.
-            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: for each
-                image 0, 100, 200, 300 or 400, more where its subject fills more of it (GenView).
-            foreground_bounds: with ``"foreground"``, the shares of foreground from which on there are 100 levels more; five equal bins by
-                default, (0.2, 0.4, 0.6, 0.8).
-            ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
+            negative_prompt: text that guidance steers away from.
+            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: 0, 100,
+                200, 300 or 400 for each image, higher where the subject fills more of it (GenView).
+            foreground_bounds: with ``"foreground"``, the shares of foreground at which the noise level rises by another 100; by default
+                (0.2, 0.4, 0.6, 0.8), which makes five equal bins.
+            ip_adapter_scale: weight of the image relative to the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
             decode_batch_size: how many images the VAE decodes at once; all by default.
             channels_last: memory format of the networks (exact up to rounding).
             fuse_qkv: one matrix product for queries, keys and values in the networks that run in each step (exact up to rounding).
-            compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"``, their repeated blocks alone,
-                which are soon compiled; ``"full"`` or True, the whole; ``"max-autotune"`` or ``"reduce-overhead"``, torch's modes.
+            compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"`` compiles only their repeated
+                blocks, which is quick; ``"full"`` or True, the whole networks; ``"max-autotune"`` and ``"reduce-overhead"`` are torch's
+                modes.
 
         Raises:
             WeightsError: if the pipeline is of a kind that the class cannot take, or its parts do not fit each other.
@@ -209,7 +212,7 @@ class StableDiffusionVariation(PretrainedDiffusion):
     ) -> V:
         """Load a repository or folder in diffusers layout, or one written by `save_pretrained`, in eval mode.
 
-        An option that is not given is that of the saved generator, else the class's default.
+        Options that are not given are those of the saved generator, or else the class's defaults.
 
         Args:
             name_or_path: a folder, or a Hub repository ``"organisation/name"``.
@@ -227,27 +230,28 @@ class StableDiffusionVariation(PretrainedDiffusion):
                 noise, empty prompt) or ``"fast"`` (DPM-Solver++, 4 steps, no guidance); explicit options take precedence.
             num_inference_steps: number of denoising steps; the stock pipeline's by default.
             guidance_scale: scale of classifier-free guidance, the stock pipeline's by default; 1 or below disables it and halves the work.
-            guidance_interval: (low, high), fractions of the steps from the noisiest, 0, to the last, 1: guidance only from low to high
-                (approximate); everywhere by default.
-            cache_interval: every how many steps the whole UNet runs; the other steps take its deep features from the last of these
-                (DeepCache, approximate). 1 by default, which is off.
-            cache_branch: the deepest skip connection that the other steps compute; 0, the least work, by default.
+            guidance_interval: (low, high), as fractions of the steps from the noisiest, 0, to the last, 1: guidance is applied only
+                from low to high (approximate); in all steps by default.
+            cache_interval: run the whole UNet only every so many steps; the steps between reuse its deep features (DeepCache,
+                approximate). 1, the default, disables this.
+            cache_branch: the deepest skip connection that the steps between compute anew; 0 by default, which is the least work.
             scheduler: ``"ddim"``, ``"dpm++"``, ``"unipc"``, ``"euler"``, ``"lcm"``, or a diffusers scheduler; the repository's own
                 by default.
             eta: noise of DDIM, from 0 to 1.
             image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
             prompt: text for images without a prompt of their own.
-            negative_prompt: what guidance leads away from.
-            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: for each
-                image 0, 100, 200, 300 or 400, more where its subject fills more of it (GenView).
-            foreground_bounds: with ``"foreground"``, the shares of foreground from which on there are 100 levels more; five equal bins by
-                default, (0.2, 0.4, 0.6, 0.8).
-            ip_adapter_scale: weight of the image against the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
+            negative_prompt: text that guidance steers away from.
+            noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: 0, 100,
+                200, 300 or 400 for each image, higher where the subject fills more of it (GenView).
+            foreground_bounds: with ``"foreground"``, the shares of foreground at which the noise level rises by another 100; by default
+                (0.2, 0.4, 0.6, 0.8), which makes five equal bins.
+            ip_adapter_scale: weight of the image relative to the text (IP-Adapter); a number, or a dict of blocks as in diffusers.
             decode_batch_size: how many images the VAE decodes at once; all by default.
             channels_last: memory format of the networks (exact up to rounding).
             fuse_qkv: one matrix product for queries, keys and values in the networks that run in each step (exact up to rounding).
-            compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"``, their repeated blocks alone,
-                which are soon compiled; ``"full"`` or True, the whole; ``"max-autotune"`` or ``"reduce-overhead"``, torch's modes.
+            compile: run these networks through ``torch.compile`` (exact up to rounding): ``"regional"`` compiles only their repeated
+                blocks, which is quick; ``"full"`` or True, the whole networks; ``"max-autotune"`` and ``"reduce-overhead"`` are torch's
+                modes.
 
         Raises:
             WeightsError: if a file is missing, damaged or of another kind, or parts do not fit each other.
