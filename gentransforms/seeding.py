@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError
+from gentransforms.wording import name_type
 
 __all__ = ["check_seeds", "derive_seeds", "sample_noise", "sample_truncated_noise", "seed_uniforms"]
 
@@ -117,7 +118,7 @@ def check_seeds(seeds: object, count: int) -> Tensor:
         tensor([3, 4])
     """
     if not isinstance(seeds, Tensor):
-        raise ConfigError(f"seeds is a {type(seeds).__name__}: expected a tensor, for example torch.tensor([0, 1])")
+        raise ConfigError(f"seeds is {name_type(seeds)}: expected a tensor, for example torch.tensor([0, 1])")
     if seeds.dtype != torch.int64:
         raise ConfigError(f"seeds has dtype {seeds.dtype}: expected torch.int64")
     if seeds.shape != (count,):
@@ -147,4 +148,4 @@ def _integer(name: str, value: object) -> int:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         expected = "int or str" if name == "keys" else "int"
-        raise ConfigError(f"{name}: {value!r} is a {type(value).__name__}, expected {expected}") from None
+        raise ConfigError(f"{name}: {value!r} is {name_type(value)}, expected {expected}") from None

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as TF
 from gentransforms.errors import GeneratorError, GentransformsError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.seeding import sample_noise
+from gentransforms.wording import name_type
 
 __all__ = ["FakeGenerator", "check_generator", "check_transform"]
 
@@ -100,7 +101,7 @@ def check_generator(generator: ImageGenerator, *, images: Tensor | None = None, 
 
     everything = list(range(count))
     made = run(everything)
-    _require(isinstance(made, Tensor), f"sample returned a {type(made).__name__}, expected a tensor")
+    _require(isinstance(made, Tensor), f"sample returned {name_type(made)}, expected a tensor")
     expected = (count, 3, *generator.image_size)
     _require(tuple(made.shape) == expected, f"sample returned shape {tuple(made.shape)}, expected {expected}")
     _require(made.dtype == torch.float32, f"sample returned dtype {made.dtype}, expected torch.float32")

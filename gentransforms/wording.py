@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["name_type", "one_line"]
+__all__ = ["name_type", "one_line", "with_article"]
 
 _REASON = 200
 
@@ -27,10 +27,18 @@ def name_type(value: object) -> str:
     """Return the type of a value with its article, as messages name it.
 
     Example:
-        >>> from collections import UserDict
-        >>> name_type(3), name_type("three"), name_type(UserDict())
-        ('an int', 'a str', 'a UserDict')
+        >>> name_type(3), name_type("three")
+        ('an int', 'a str')
     """
-    name = type(value).__name__
-    # A "u" as in "user", "uint8" and "unit" is spoken as a consonant.
-    return f"{'an' if re.match('[aeio]|u(?!s|ni|int)', name, re.IGNORECASE) else 'a'} {name}"
+    return with_article(type(value).__name__)
+
+
+def with_article(name: str) -> str:
+    """Return a name with its indefinite article.
+
+    Example:
+        >>> with_article("ICGAN"), with_article("UNet2DModel"), with_article("UserDict"), with_article("Unheard")
+        ('an ICGAN', 'a UNet2DModel', 'a UserDict', 'an Unheard')
+    """
+    # A "u" as in "UNet", "user", "uint8" and "unit" is spoken as a consonant.
+    return f"{'an' if re.match('[AEIOaeio]|[Uu](?!s|ni|int|[A-Z])', name) else 'a'} {name}"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import gentransforms as gt
 from gentransforms.bank.format.manifest import hash_manifest
 from gentransforms.bank.reader import Bank
+from gentransforms.sources.keys import tell_other_root
 
 
 def bank_augment(
@@ -123,7 +124,8 @@ def refuse_foreign(bank: Bank, keys: Sequence[str | int], name: str) -> None:
     advice = (
         f"{len(unreadable):,} of them could not be read when it was generated: fix them and run generate with --retry-failed"
         if len(unreadable) == len(absent)
-        else "it belongs to another data set, or to fewer of its images; make one of the images that data.train names"
+        else tell_other_root(absent[0], bank.keys)
+        or "it belongs to another data set, or to fewer of its images; make one of the images that data.train names"
     )
     raise SystemExit(
         f"generative.bank={name!r} has no images for {len(absent):,} of the {len(keys):,} training images, for example "

@@ -18,7 +18,7 @@ from gentransforms.generators.base import ImageGenerator
 from gentransforms.hub.models import find_cached
 from gentransforms.paths import local_path
 from gentransforms.surroundings import isolate
-from gentransforms.wording import one_line
+from gentransforms.wording import name_type, one_line
 
 __all__ = ["Encoder", "load_encoder"]
 
@@ -53,7 +53,7 @@ class Encoder:
         with isolate(self.device), _evaluating(self.function):
             features = self.function(images.to(self.device))
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(images) or not features.is_floating_point():
-            found = f"{features.dtype} of shape {tuple(features.shape)}" if isinstance(features, Tensor) else f"a {type(features).__name__}"
+            found = f"{features.dtype} of shape {tuple(features.shape)}" if isinstance(features, Tensor) else name_type(features)
             raise GeneratorError(
                 f"the encoder {self.name} returned {found} for {len(images)} images: expected floating features (B, D), one row each"
             )

@@ -67,7 +67,9 @@ def find_labels(name: str, labels: Any, pairs: Pairs, inputs: Sequence[dict[str,
         ConfigError: if there are no such labels, or not one for each image.
     """
     if isinstance(labels, str):
-        return _number(name, _named(name, labels, pairs, inputs))
+        found = _named(name, labels, pairs, inputs)
+        numbers, names = _number(name, found)
+        return numbers, _spell_out(names, labels, pairs.source) if all(isinstance(value, int) for value in found) else names
     values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
     if len(values) != len(pairs.source.keys):
         raise ConfigError(
@@ -102,6 +104,15 @@ def _named(name: str, labels: str, pairs: Pairs, inputs: Sequence[dict[str, Any]
     if found == "labels" and "folders" in pairs.source.description["decides"]:
         return _named(name, FOLDERS, pairs, inputs)
     return [one[found] for one in inputs]
+
+
+def _spell_out(names: list[str], labels: str, source: ImageSource) -> list[str]:
+    """Return class names in place of numbers if the source has them, as with a ``ClassLabel`` of Hugging Face `datasets`."""
+    found = _find_input(source, labels)
+    known = None if found is None else source.class_names(found)
+    if known is None or not all(0 <= int(name) < len(known) for name in names):
+        return names
+    return [known[int(name)] for name in names]
 
 
 def _number(name: str, values: list[Any]) -> tuple[Tensor, list[str]]:

@@ -18,6 +18,7 @@ from gentransforms.generators.held import generate
 from gentransforms.images import fit, to_float, to_rows
 from gentransforms.seeding import derive_seeds
 from gentransforms.sources import ImageSource
+from gentransforms.sources.keys import tell_other_root
 from gentransforms.sources.resemblance import compare_marks, mark
 
 __all__ = ["BankPairs", "GeneratorPairs", "Pairs", "mark_some", "read_images", "space_evenly"]
@@ -82,9 +83,12 @@ class BankPairs(Pairs):
         place_of = dict(zip(cast(Sequence[str | int], source.keys), range(len(source.keys)), strict=True))
         absent = [key for key in bank.keys if key not in place_of]
         if absent:
+            first = source.keys[0]
+            root = tell_other_root(first, bank.keys) if first not in bank.keys else ""
+            advice = f"{first!r} is not in the bank, but {root}" if root else "give the source that the bank was made of"
             raise BankError(
                 f"{bank.path}: {len(absent):,} of its {len(bank.keys):,} keys are not in this source, such as {absent[0]!r} (the source's "
-                f"keys look like {source.keys[0]!r}): give the source that the bank was made of"
+                f"keys look like {first!r}): {advice}"
             )
         if bank.source_count != len(source.keys):
             raise BankError(

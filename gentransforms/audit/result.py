@@ -13,7 +13,7 @@ from gentransforms.audit.evidence import Measure
 from gentransforms.audit.pictures import Pictures
 from gentransforms.audit.pixels import STATISTICS
 from gentransforms.bank.selection import parse_comparison
-from gentransforms.bank.share.audited import AUDIT_FILE, AUDIT_FORMAT, AUDIT_VERSION
+from gentransforms.bank.share.card import AUDIT_FILE, AUDIT_FORMAT, AUDIT_VERSION
 from gentransforms.errors import ConfigError
 from gentransforms.paths import local_path
 

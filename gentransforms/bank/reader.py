@@ -14,18 +14,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gentransforms.bank.draws import Draws
 from gentransforms.bank.format.images import Images, decode_rgb
 from gentransforms.bank.format.lookup import Numbers
 from gentransforms.bank.format.manifest import MANIFEST, Facts, hash_manifest, read_manifest
 from gentransforms.bank.format.unit import ADVICE, unit_schema
 from gentransforms.bank.opening import Opened, open_files
-from gentransforms.bank.scores import read_bank_scores, weigh_rows
+from gentransforms.bank.scores import Draws, read_bank_scores, weigh_rows
 from gentransforms.bank.selection import Selection, choose_rows
 from gentransforms.bank.verify.checker import BankReport, verify_bank
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
 from gentransforms.sources.arrow import arrow
-from gentransforms.sources.keys import as_keys
+from gentransforms.sources.keys import as_keys, tell_other_root
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -354,6 +353,8 @@ class Bank:
             return f", whose keys are {kind}: {key!r} is {type(key).__name__}, and '1' and 1 differ{found}"
         if self.missing_units:
             return f", of which {self.missing_units:,} units have not been generated yet"
+        if root := tell_other_root(key, self.keys):
+            return f", but {root}"
         example = f" (its keys look like {self.keys[0]!r})" if self.keys else ""
         return f'{example}: generate a bank from the data set you read, or use missing="source" in BankAugment'
 

@@ -23,6 +23,7 @@ from gentransforms.hub.client import sha256, upload
 from gentransforms.paths import local_path
 from gentransforms.seeding import check_seeds
 from gentransforms.surroundings import isolate_loading
+from gentransforms.wording import with_article
 
 __all__ = ["FORMAT_VERSION", "ImageGenerator"]
 
@@ -300,7 +301,8 @@ def _check_class(cls: type[ImageGenerator], source: hub.Source, description: Map
     saved = ImageGenerator.registered.get(description["class"])
     if inspect.isabstract(cls) or (saved is not None and not issubclass(saved, cls)) or description["class"] != cls.__name__:
         raise WeightsError(
-            f"{source} holds a {description['class']}, not a {cls.__name__}: use gentransforms.load_generator({str(source)!r})"
+            f"{source} holds {with_article(description['class'])}, not {with_article(cls.__name__)}: "
+            f"use gentransforms.load_generator({str(source)!r})"
         )
 
 

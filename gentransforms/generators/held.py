@@ -16,6 +16,7 @@ from gentransforms.errors import ConfigError, DeviceError, GeneratorError, Missi
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.seeding import check_seeds
 from gentransforms.surroundings import isolate
+from gentransforms.wording import name_type
 
 __all__ = ["HeldGenerator", "HoldsGenerator", "check_inputs", "check_output", "generate", "is_out_of_memory"]
 
@@ -286,7 +287,7 @@ def check_output(generator: ImageGenerator, made: object, count: int) -> None:
     """
     name, expected = type(generator).__name__, (count, 3, *generator.image_size)
     if not isinstance(made, Tensor):
-        raise GeneratorError(f"{name}.sample returned a {type(made).__name__}: expected a tensor of shape {expected}")
+        raise GeneratorError(f"{name}.sample returned {name_type(made)}: expected a tensor of shape {expected}")
     if tuple(made.shape) != expected:
         raise GeneratorError(f"{name}.sample returned shape {tuple(made.shape)}: expected {expected} (B, 3, *image_size)")
     if made.dtype != torch.float32:

@@ -131,6 +131,7 @@ def _class(name: str, source: hub.Source | None) -> type[ImageGenerator]:
     if name not in ImageGenerator.registered:
         known = sorted(set(_OURS) | set(ImageGenerator.registered))
         raise WeightsError(
-            f"{source} holds a {name!r}, which is not known here: import the module that defines it first (known: {', '.join(known)})"
+            f"{source} holds the class {name!r}, which is not known here: import the module that defines it first "
+            f"(known: {', '.join(known)})"
         )
     return ImageGenerator.registered[name]

@@ -12,6 +12,7 @@ from torch import nn
 
 from gentransforms.errors import ConfigError
 from gentransforms.generators.identity import uncompiled
+from gentransforms.wording import with_article
 
 __all__ = ["check_structure"]
 
@@ -65,7 +66,8 @@ def check_structure(name: str, network: nn.Module, quantised: bool = False) -> N
             if quantised:
                 continue
             raise ConfigError(
-                f"{where} is a {own_kind.__name__}, where the configuration of {name} builds a {built_kind.__name__}: a generator is saved "
+                f"{where} is {with_article(own_kind.__name__)}, where the configuration of {name} builds "
+                f"{with_article(built_kind.__name__)}: a generator is saved "
                 "and recognised by configuration and weights alone, so build it from a pipeline without that change"
             )
         for key, given in sorted(built.items()):  # what only the network has is a note of a library, such as lora_scale

@@ -76,6 +76,17 @@ class ImageSource(ABC):
                 then stops.
         """
 
+    def class_names(self, name: str) -> list[str] | None:
+        """Return the names of the classes that an input numbers, in order; None if the source does not name them.
+
+        Example:
+            >>> import torch
+            >>> from gentransforms.sources.map_style import MapStyleSource
+            >>> print(MapStyleSource([(torch.zeros(3, 8, 8), 5)]).class_names("labels"))
+            None
+        """
+        return None
+
     def select(self, names: Collection[str]) -> Self:
         """Return this source with the named inputs only; the others are not read.
 

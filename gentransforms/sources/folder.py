@@ -128,6 +128,9 @@ class ImageFolderSource(ImageSource):
             return list(self._carried["labels"])
         return [self._labels[str(key).partition("/")[0]] for key in self.keys] if self._labels else None
 
+    def class_names(self, name: str) -> list[str] | None:
+        return self.classes or None if name == "labels" else None
+
     @property
     def classes(self) -> list[str]:
         """Class names in the order of their labels; empty unless the classes are subfolders."""

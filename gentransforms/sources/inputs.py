@@ -16,7 +16,7 @@ from gentransforms.errors import ConfigError, SourceError
 from gentransforms.sources.decode import Orientation, decode_mask, decode_oriented, find_file, turn_map, turn_mask
 from gentransforms.wording import name_type
 
-__all__ = ["choose_columns", "input_value", "integer"]
+__all__ = ["choose_columns", "input_value", "integer", "names_in_feature"]
 
 # Where each input is looked for, unless the user says where it stands.
 _COLUMNS = {
@@ -100,6 +100,17 @@ def input_value(name: str, value: Any, image: Orientation, folder: Path | None =
         except SourceError as error:
             raise SourceError(f"control_maps: {error}") from error
     return value
+
+
+def names_in_feature(feature: Any) -> list[str] | None:
+    """Return the names of a ``ClassLabel`` of Hugging Face `datasets`, as an object or as stored in a file; None of anything else.
+
+    Example:
+        >>> names_in_feature({"_type": "ClassLabel", "names": ["cat", "dog"]}), names_in_feature({"_type": "Value"})
+        (['cat', 'dog'], None)
+    """
+    names = feature.get("names") if isinstance(feature, Mapping) else getattr(feature, "names", None)
+    return list(names) if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names) else None
 
 
 def integer(value: Any) -> int | None:

@@ -6,7 +6,7 @@ import operator
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -19,7 +19,7 @@ from gentransforms.errors import ConfigError
 from gentransforms.sources.inputs import integer
 from gentransforms.wording import name_type
 
-__all__ = ["Key", "Keyed", "Keys", "as_keys", "check_keys", "list_keys"]
+__all__ = ["Key", "Keyed", "Keys", "as_keys", "check_keys", "list_keys", "tell_other_root"]
 
 Keys = Sequence[str] | Sequence[int]
 # How a user may specify the keys: a function of the index, the column that holds them, or a list of all.
@@ -150,6 +150,32 @@ def _key(key: Any, name: str) -> str | int:
     except TypeError:
         pass
     raise ConfigError(f"{name}: {key!r} is {name_type(key)}, expected keys that are str or int")
+
+
+def tell_other_root(key: str | int, known: Collection[str | int]) -> str:
+    """Return which root folder would turn a key into a known one, as part of a message; empty if no other folder does.
+
+    Args:
+        key: a key that is not among `known`.
+        known: the keys of a bank.
+
+    Example:
+        >>> tell_other_root("1.jpg", ["cat/1.jpg"])
+        "'cat/1.jpg' is: keys are paths below the root of the data set, so give the folder that contains 'cat' as the root"
+        >>> tell_other_root("train/cat/1.jpg", ["cat/1.jpg"])
+        "'cat/1.jpg' is: keys are paths below the root of the data set, so give the folder 'train' in it as the root"
+    """
+    if not isinstance(key, str):
+        return ""
+    parts, names = key.split("/"), set(known)
+    below = (("/".join(parts[:i]), "/".join(parts[i:])) for i in range(1, len(parts)))
+    found = next(((f"the folder {folder!r} in it", name) for folder, name in below if name in names), None)
+    if found is None:
+        longer = next((name for name in known if isinstance(name, str) and name.endswith(f"/{key}")), None)
+        if longer is None:
+            return ""
+        found = f"the folder that contains {longer.removesuffix(f'/{key}')!r}", longer
+    return f"{found[1]!r} is: keys are paths below the root of the data set, so give {found[0]} as the root"
 
 
 def _own_keys(dataset: Any) -> list[Any] | None:

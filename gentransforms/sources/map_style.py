@@ -19,7 +19,7 @@ from gentransforms.errors import ConfigError, SourceError
 from gentransforms.sources.base import ImageSource, SourceSample, read_each
 from gentransforms.sources.decode import DOWNLOAD, Orientation, check_folder, decode_oriented, find_file, is_of_the_machine
 from gentransforms.sources.image_column import only_image
-from gentransforms.sources.inputs import choose_columns, input_value, integer
+from gentransforms.sources.inputs import choose_columns, input_value, integer, names_in_feature
 from gentransforms.sources.keyed import KeyedDataset
 from gentransforms.sources.keys import Key, Keyed, list_keys
 from gentransforms.wording import name_type, one_line
@@ -112,6 +112,12 @@ class MapStyleSource(ImageSource):
             **({} if white_level is None else {"white_level": white_level}),
         }
         super().__init__(keys, inputs=inputs, description=description | ({"name": name} if name else {}) | {"decides": decides})
+
+    def class_names(self, name: str) -> list[str] | None:
+        if self._getter is not None:
+            return None
+        features = _features(self._dataset)
+        return None if features is None else names_in_feature(features.get(self._columns.get(name, "")))
 
     def read_range(self, start: int, stop: int) -> Iterator[SourceSample | SourceError]:
         return read_each(self._read, start, stop)
@@ -340,5 +346,5 @@ def _outline(sample: Any) -> str:
     if isinstance(sample, Mapping):
         return "a dict of " + ", ".join(f"{name!r}: {type(value).__name__}" for name, value in sample.items())
     if isinstance(sample, tuple | list):
-        return f"a {type(sample).__name__} of " + ", ".join(type(value).__name__ for value in sample)
+        return f"{name_type(sample)} of " + ", ".join(type(value).__name__ for value in sample)
     return name_type(sample)

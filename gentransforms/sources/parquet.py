@@ -14,7 +14,7 @@ from gentransforms.sources.arrow import arrow
 from gentransforms.sources.base import ImageSource, SourceSample
 from gentransforms.sources.decode import DOWNLOAD, decode_oriented, find_file
 from gentransforms.sources.image_column import only_image
-from gentransforms.sources.inputs import choose_columns, input_value
+from gentransforms.sources.inputs import choose_columns, input_value, names_in_feature
 from gentransforms.sources.keys import Keys
 from gentransforms.sources.parquet_files import find_files
 from gentransforms.sources.parquet_rows import RowReader
@@ -77,6 +77,7 @@ class ParquetSource(ImageSource):
             if column is not None and (not isinstance(column, str) or column not in schema.names):
                 raise ConfigError(f"{name}={column!r}: expected a column of {self._files[0]}: {', '.join(map(repr, schema.names))}")
         images = _image_columns(schema)
+        self._features = _features(schema)
         self._columns = choose_columns(schema.names, columns, lambda name, column: _usable(name, schema, column), str(path))
         self._image = image_column or _the_image(images, {*self._columns.values(), key}, self._files[0], parts[0])
         self._columns = {name: column for name, column in self._columns.items() if column not in (self._image, key)}
@@ -124,6 +125,9 @@ class ParquetSource(ImageSource):
         image, stored = decode_oriented(value, self._white_level)
         return SourceSample(image, {name: input_value(name, row[self._columns[name]], stored, folder) for name in self.inputs})
 
+    def class_names(self, name: str) -> list[str] | None:
+        return names_in_feature(self._features.get(self._columns.get(name, "")))
+
     def select(self, names: Collection[str]) -> Self:
         fewer = super().select(names)
         fewer._rows = fewer._reader()
@@ -152,15 +156,21 @@ def _keys(parts: Iterable[Any], key: str, path: str | Path) -> Keys:
     return keys
 
 
-def _image_columns(schema: Any) -> list[list[str]]:
-    """Return the columns that may hold the images, the most certain kind first."""
+def _features(schema: Any) -> dict[str, dict[str, Any]]:
+    """Return the features that Hugging Face `datasets` left in the metadata, by column; none if there are none to be read."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        marked = [name for name in schema.names if isinstance(features.get(name), dict) and features[name].get("_type") == "Image"]
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
     except (TypeError, KeyError, ValueError, AttributeError):
-        marked = []
+        return {}
+
+
+def _image_columns(schema: Any) -> list[list[str]]:
+    """Return the columns that may hold the images, the most certain kind first."""
     import pyarrow as pa
 
+    features = _features(schema)
+    marked = [name for name in schema.names if features.get(name, {}).get("_type") == "Image"]
     structs = [name for name in schema.names if pa.types.is_struct(schema.field(name).type) and _holds_images(schema.field(name).type)]
     plain = [name for name in schema.names if _is_bytes(schema.field(name).type)]
     return [marked, structs, plain]

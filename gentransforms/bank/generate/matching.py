@@ -21,6 +21,7 @@ from gentransforms.bank.generate.reading import read_samples
 from gentransforms.errors import BankError, ImageError, SourceError
 from gentransforms.images import check_range, to_rows
 from gentransforms.sources.base import ImageSource, SourceSample
+from gentransforms.sources.keys import tell_other_root
 from gentransforms.sources.resemblance import MARK_SIZE, mark
 
 __all__ = [
@@ -114,7 +115,8 @@ def compare_keys(source: ImageSource, directory: Path, facts: Facts) -> tuple[st
     if new:
         parts.append(f"{len(new)} {'is' if len(new) == 1 else 'are'} new ({_show(new)})")
     text = ", ".join(parts) or ("in another order" if known is not None else "not those that the bank was started with")
-    return f"source keys: {text}", bool(missing)
+    root = tell_other_root(source.keys[0], some) if missing and source.keys[0] not in theirs else ""
+    return f"source keys: {text}" + (f"; {source.keys[0]!r} is not in the bank, but {root}" if root else ""), bool(missing)
 
 
 def sample_sources(source: ImageSource) -> list[dict[str, Any]]:

@@ -1,18 +1,30 @@
-"""The data set card of a shared bank."""
+"""The data set card of a shared bank, with the main figures of its audit."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from gentransforms.bank.format.manifest import AGREED
-from gentransforms.bank.share.audited import audit_section
+from gentransforms.bank.format.manifest import AGREED, hash_manifest
+from gentransforms.errors import BankError
 from gentransforms.hub.client import is_repository
 from gentransforms.hub.datasets import card_metadata
 from gentransforms.hub.models import bundled_names
+from gentransforms.paths import local_path
 
-__all__ = ["bank_card"]
+if TYPE_CHECKING:
+    from gentransforms.bank.reader import Bank
+
+__all__ = ["AUDIT_FILE", "AUDIT_FORMAT", "AUDIT_VERSION", "bank_card", "read_audit"]
+
+AUDIT_FILE, AUDIT_FORMAT, AUDIT_VERSION = "audit.json", "gentransforms-audit", 1
+
+_MAIN = (
+    "source_similarity", "source_retrieval", "label_agreement", "variant_distance", "duplicate_variants", "frechet_distance", "precision",
+    "recall", "near_copies", "training_share_others", "drift/classes", "drift/brightness", "drift/sharpness",
+)  # fmt: skip
 
 _NO_LICENCE = "Not stated by whoever shared this bank. The licences of the source images and of the generator's weights apply."
 
@@ -72,9 +84,53 @@ def bank_card(
         "augment = gt.BankAugment(bank, p=0.5)  # for samples with keys: see gt.with_keys\n```\n",
         f'Or as an ordinary data set: `datasets.load_dataset("{where}", split="train")`.\n',
         "Each row: `key` (the source image), `variant`, `seed`, `attempt` (0 unless the variant was tried again) and `image`.\n",
-        *([] if audit is None else [audit_section(audit)]),
+        *([] if audit is None else [_audit_section(audit)]),
         f"## Settings\n\n```json\n{json.dumps({name: manifest.get(name) for name in AGREED}, indent=2)}\n```",
     ]
+    return "\n".join(lines) + "\n"
+
+
+def read_audit(path: str | Path, bank: Bank) -> dict[str, Any]:
+    """Return what ``audit.json`` says, from that file or the folder that it is in.
+
+    Raises:
+        BankError: if it cannot be read, or is the audit of another bank.
+    """
+    file = local_path(path, "audit")
+    file = file / AUDIT_FILE if file.is_dir() else file
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        known = (found["format"], found["format_version"]) == (AUDIT_FORMAT, AUDIT_VERSION)
+        of_bank = found["about"].get("bank_digest")
+    except OSError as error:
+        raise BankError(f"{file}: cannot be read: {error.strerror or error}: expected what `gentransforms bank audit` wrote") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BankError(f"{file}: is not the audit.json of an audit: expected what `gentransforms bank audit` wrote") from error
+    if not known:
+        raise BankError(f"{file}: is not an audit of this version: audit the bank again")
+    if of_bank != hash_manifest(bank.manifest):
+        raise BankError(f"{file}: is the audit of {found['about'].get('bank')}, and not of {bank.path} as it is: audit this bank")
+    audited: dict[str, Any] = found
+    return audited
+
+
+def _audit_section(audit: Mapping[str, Any]) -> str:
+    """Return a section of a card in Markdown: the main figures, each with its interval, its reference and what it means."""
+    about, measures = audit["about"], audit["measures"]
+    encoder = f"`{about['encoder']}`" + (", the generator's own encoder, which flatters it" if about["own_encoder"] else "")
+    lines = [
+        "## Audit\n",
+        f"{about['variants']:,} variants of {about['sources']:,} sources, compared by {encoder}. The reference is the same figure among "
+        "real images, or chance. Written by `gentransforms bank audit`.\n",
+        "| figure | value | 95% interval | reference | what it is |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
+    for name in _MAIN:
+        if name in measures:
+            one = measures[name]
+            interval = "" if one["interval"] is None else f"{one['interval'][0]:.3g} to {one['interval'][1]:.3g}"
+            reference = "" if one["reference"] is None else f"{one['reference']:.3g}"
+            lines.append(f"| `{name}` | {one['value']:.3g} | {interval} | {reference} | {one['meaning']} |")
     return "\n".join(lines) + "\n"
 
 

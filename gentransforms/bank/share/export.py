@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gentransforms.bank.format.manifest import MANIFEST
 from gentransforms.bank.format.unit import unit_schema
-from gentransforms.bank.share.audited import read_audit
-from gentransforms.bank.share.card import bank_card
+from gentransforms.bank.share.card import bank_card, read_audit
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.hub.client import DATASET, sha256, upload_one_by_one
 from gentransforms.hub.models import CARD_FILE

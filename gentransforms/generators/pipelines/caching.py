@@ -13,6 +13,7 @@ import torch
 
 from gentransforms.errors import ConfigError
 from gentransforms.generators.identity import uncompiled
+from gentransforms.wording import name_type, with_article
 
 __all__ = ["check_cache", "enabled_cache", "per_batch"]
 
@@ -43,19 +44,19 @@ def check_cache(pipe: Any, choice: Any, options: Mapping[str, Any]) -> dict[str,
         return None
     if not hasattr(network, "enable_cache"):
         part = getattr(pipe, "unet", None) if network is None else network
-        raise ConfigError(f"cache={choice!r}: a {type(part).__name__} has none: only transformers with diffusers' enable_cache do")
+        raise ConfigError(f"cache={choice!r}: {name_type(part)} has none: only transformers with diffusers' enable_cache do")
     described = _describe(choice)
     config = _build(described)
     name, pipeline = described["name"], type(pipe).__name__
     if hasattr(config, _CALLBACK) and not hasattr(type(pipe), "current_timestep"):
-        raise ConfigError(f"cache={choice!r}: {name} goes by timesteps, which a {pipeline} does not tell: use FirstBlockCache")
+        raise ConfigError(f"cache={choice!r}: {name} goes by timesteps, which {with_article(pipeline)} does not tell: use FirstBlockCache")
     source = _source_of_call(pipe)
     if name == "SeaCache" and "step_index" not in source:
-        raise ConfigError(f"cache={choice!r}: {name} goes by steps, which a {pipeline} does not tell: use FirstBlockCache")
+        raise ConfigError(f"cache={choice!r}: {name} goes by steps, which {with_article(pipeline)} does not tell: use FirstBlockCache")
     if "cache_context" not in source and options.get("true_cfg_scale", 1) > 1 and options.get("negative_prompt") is not None:
         raise ConfigError(
-            f"cache={choice!r}: a {pipeline} does not tell the cache which of its calls are those of the negative prompt: leave "
-            "negative_prompt or the cache out"
+            f"cache={choice!r}: {with_article(pipeline)} does not tell the cache which of its calls are those of the negative prompt: "
+            "leave negative_prompt or the cache out"
         )
     try:
         with enabled_cache(pipe, described):  # raises where it has nothing to work in
@@ -64,7 +65,7 @@ def check_cache(pipe: Any, choice: Any, options: Mapping[str, Any]) -> dict[str,
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(
-            f"cache={choice!r}: the installed diffusers cannot use it in a {pipeline} ({error}): use another, or none"
+            f"cache={choice!r}: the installed diffusers cannot use it in {with_article(pipeline)} ({error}): use another, or none"
         ) from error
 
 
@@ -87,7 +88,7 @@ def enabled_cache(pipe: Any, described: Mapping[str, Any] | None) -> Iterator[No
     try:
         network.enable_cache(config)
         if all(part is network for part, _ in _hooks_of(network) - before):
-            raise ConfigError(f"cache={dict(described)!r}: it finds no part of a {type(network).__name__} to work in: use another, or none")
+            raise ConfigError(f"cache={dict(described)!r}: it finds no part of {name_type(network)} to work in: use another, or none")
         with _one_call_a_step(pipe, network, described), network.cache_context("image"):  # for pipelines that set no context themselves
             yield
     finally:
@@ -125,7 +126,7 @@ def _one_call_a_step(pipe: Any, network: Any, described: Mapping[str, Any]) -> I
     def count(*_: Any) -> None:
         if name in called:
             raise ConfigError(
-                f"cache={dict(described)!r}: a {type(pipe).__name__} calls its transformer more than once a step with these options and "
+                f"cache={dict(described)!r}: {name_type(pipe)} calls its transformer more than once a step with these options and "
                 "does not tell the cache which call is which: leave guidance (guidance_scale, true_cfg_scale) or the cache out"
             )
         called.add(name)

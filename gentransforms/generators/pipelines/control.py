@@ -13,6 +13,7 @@ from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.diffusion import conditions, loading
 from gentransforms.generators.diffusion.controlled import DEPTH_MODEL
 from gentransforms.hub import models as hub
+from gentransforms.wording import with_article
 
 __all__ = ["CONDITIONS", "DEPTH_FOLDER", "check_condition", "control_maps", "load_depth"]
 
@@ -30,12 +31,12 @@ def check_condition(condition: Any, needed: bool, pipeline: str, estimator: Any)
     """
     if not needed:
         if condition is not None:
-            raise ConfigError(f"condition={condition!r}: a {pipeline} takes no control map")
+            raise ConfigError(f"condition={condition!r}: {with_article(pipeline)} takes no control map")
         return
     if condition is None:
         raise WeightsError(
-            f"a {pipeline} takes a control map, not the image itself: give condition='depth', 'canny' or a function, or 'maps' for maps of "
-            "your own; for Stable Diffusion, ControlNetVariation is faster"
+            f"{with_article(pipeline)} takes a control map, not the image itself: give condition='depth', 'canny' or a function, "
+            "or 'maps' for maps of your own; for Stable Diffusion, ControlNetVariation is faster"
         )
     if isinstance(condition, Mapping):
         raise ConfigError(f"condition: saved with the function {condition.get('function')!r}: pass it to from_pretrained, condition=…")

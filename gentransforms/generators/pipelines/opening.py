@@ -16,6 +16,7 @@ from gentransforms.generators.pipelines.calls import takes_image
 from gentransforms.generators.unreadable import explain
 from gentransforms.hub import models as hub
 from gentransforms.paths import local_path
+from gentransforms.wording import with_article
 
 __all__ = ["is_single_file", "load_any", "load_single_file"]
 
@@ -83,7 +84,9 @@ def load_single_file(
         path = hub.Source("/".join(parts[:2]), **of_file).file("/".join(parts[2:]))
     cls = _find_class(layout, json.loads(layout.file(hub.PIPELINE_FILE).read_text()).get("_class_name"), needs_image)
     if not hasattr(cls, "from_single_file"):
-        raise WeightsError(f"{name_or_path}: diffusers opens no single file as a {cls.__name__}: give a folder or repository in its layout")
+        raise WeightsError(
+            f"{name_or_path}: diffusers opens no single file as {with_article(cls.__name__)}: give a folder or repository in its layout"
+        )
     try:
         # With options for the layout: the file is here already.
         pipe = cls.from_single_file(
@@ -94,7 +97,7 @@ def load_single_file(
         text = next(iter(lines), type(error).__name__).rstrip(".")
         if path.suffix != ".safetensors" or not _is_safetensors(path):
             text = explain(path, error)
-        raise WeightsError(f"{name_or_path}: not loadable as a {cls.__name__} of the kind of {layout}: {text}") from error
+        raise WeightsError(f"{name_or_path}: not loadable as {with_article(cls.__name__)} of the kind of {layout}: {text}") from error
     _check_whole(layout, pipe)
     return pipe
 
@@ -115,14 +118,16 @@ def _find_class(source: hub.Source, name: Any, needs_image: bool) -> Any:
     cls: Any = getattr(diffusers, str(name), None)
     if not isinstance(cls, type) or not issubclass(cls, diffusers.DiffusionPipeline):
         raise WeightsError(
-            f"{source} holds a {name}, which the installed diffusers ({diffusers.__version__}) does not have: upgrade diffusers; "
-            "code that comes with a repository is not run"
+            f"{source} holds {with_article(name)}, which the installed diffusers ({diffusers.__version__}) does not have: "
+            "upgrade diffusers; code that comes with a repository is not run"
         )
     if not needs_image or takes_image(cls):
         return cls
     found = next((c for c in _counterparts(cls) if takes_image(c)), None)
     if found is None:
-        raise WeightsError(f"{source} holds a {name}, which takes no image, and diffusers has no image-to-image pipeline of its parts")
+        raise WeightsError(
+            f"{source} holds {with_article(name)}, which takes no image, and diffusers has no image-to-image pipeline of its parts"
+        )
     return found
 
 
@@ -148,7 +153,7 @@ def _for_constructor(cls: Any, passed: Mapping[str, Any]) -> dict[str, Any]:
     given, taken = dict(passed), inspect.signature(cls.__init__).parameters
     checker = given.pop("safety_checker") if "safety_checker" in given and "safety_checker" not in taken else None
     if checker is not None:
-        raise ConfigError(f"safety_checker={type(checker).__name__}: a {cls.__name__} has none: leave it out")
+        raise ConfigError(f"safety_checker={type(checker).__name__}: {with_article(cls.__name__)} has none: leave it out")
     if "safety_checker" in given and given["safety_checker"] is None and "requires_safety_checker" in taken:
         given["requires_safety_checker"] = False
     if "watermarker" in given and given.pop("watermarker") is None and "add_watermarker" in taken:

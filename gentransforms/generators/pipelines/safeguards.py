@@ -18,7 +18,7 @@ def describe_safeguards(pipe: Any) -> dict[str, str]:
     if "safety_checker" in taken:
         checker = getattr(pipe, "safety_checker", None)
         said["Safety checker"] = (
-            "none: it was left out, what it makes is not looked at"
+            "none: it was left out, so generated images are not checked"
             if checker is None
             else f"`{type(checker).__name__}`: images that it blacks out count as failed, and their source is kept"
         )
