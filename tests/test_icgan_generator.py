@@ -161,7 +161,7 @@ class TestWithoutExtractor:
             tiny(feature_extractor=None).encode(photos())
 
     def test_extractor_of_another_width(self) -> None:
-        with pytest.raises(ConfigError, match="makes 8 numbers"):
+        with pytest.raises(ConfigError, match="features have 8 numbers"):
             tiny(feature_extractor={"kind": "small-resnet", "widths": [4, 8], "blocks": [1, 1]})
 
 

@@ -45,7 +45,7 @@ def open_generator(name: str, device: str, options: Mapping[str, Any] | None = N
         name: bundled name, folder or repository.
         device: where it runs.
         options: of its ``from_pretrained``.
-        inputs: whether it may need labels, masks or prompts beside each image.
+        inputs: whether it may need labels, masks or prompts with each image.
 
     Raises:
         WrongCall: if there is no such device, no generator of that name, or it needs more than photos.
@@ -77,7 +77,7 @@ def open_generator(name: str, device: str, options: Mapping[str, Any] | None = N
         raise WrongCall(f"--option: {error}") from error
     generator.name_or_path = name
     if (needed := generator.required_inputs) and not inputs:
-        raise WrongCall(f"--generator {name}: it needs {', '.join(needed)} beside each image: use it from Python")
+        raise WrongCall(f"--generator {name}: it needs {', '.join(needed)} with each image: use it from Python")
     return generator
 
 

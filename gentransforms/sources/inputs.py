@@ -1,4 +1,4 @@
-"""What stands beside an image in a source: labels, prompts, masks and control maps, found by name and checked value by value."""
+"""Inputs that come with an image in a source: labels, prompts, masks and control maps, found by name and checked one by one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gentransforms.wording import name_type
 
 __all__ = ["choose_columns", "input_value", "integer", "names_in_feature"]
 
-# Where each input is looked for, unless the user says where it stands.
+# Columns in which each input is looked for, unless the user names one.
 _COLUMNS = {
     "labels": ("labels", "label", "cls"),
     "prompts": ("prompts", "prompt", "caption", "text", "txt"),

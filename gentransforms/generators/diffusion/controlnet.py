@@ -162,7 +162,7 @@ class ControlNetVariation(ControlledDiffusion):
         if "depth" in self.conditions and self.depth_estimator is None:
             raise ConfigError("condition='depth': give depth_estimator=(model, image processor), or depth_model= to from_pretrained")
         if self.conditions.count("maps") > 1:
-            raise ConfigError(f"condition={chosen!r}: 'maps' stands in it twice, but an image has only one control map: use it once")
+            raise ConfigError(f"condition={chosen!r}: 'maps' is in it twice, but an image has only one control map: use it once")
         self.inputs = (*self.required_inputs, *self.inputs)
         self._finish({folder_name(i): net for i, net in enumerate(self.controlnets)})
 

@@ -45,7 +45,7 @@ class BigGANConfig:
         G_param: ``"SN"`` for weights under spectral norm, ``"plain"`` for weights used as they are.
         statistics: how batch norm statistics are named: ``"plain"``, ``"mybn"`` or ``"cross_replica"``.
         BN_eps: added to a variance.
-        SN_eps: least length in the power iteration of spectral norm.
+        SN_eps: smallest length of a vector in the power iteration of spectral norm.
 
     Raises:
         ConfigError: if a value is outside what is described above.
@@ -114,17 +114,17 @@ class BigGANConfig:
 
     @property
     def slots(self) -> int:
-        """Parts z is split into under `hier`: the first linear layer's and one for each block."""
+        """Number of parts that z is split into under `hier`: one for the first linear layer and one for each block."""
         return len(_WIDTHS[self.resolution])
 
     @property
     def slot_dim(self) -> int:
-        """Numbers of z in one slot; all of z without `hier`."""
+        """Length of one slot of z, or of all of z without `hier`."""
         return self.dim_z // self.slots if self.hier else self.dim_z
 
     @property
     def z_dim(self) -> int:
-        """Used length of z: `dim_z` rounded down to whole slots."""
+        """Length of z that is used: `dim_z`, rounded down to whole slots."""
         return self.slot_dim * self.slots if self.hier else self.dim_z
 
     @property

@@ -27,7 +27,7 @@ def convert_icgan(source: str | Path, destination: str | Path, *, features: str 
         features: SwAV or torchvision ResNet-50 checkpoint; without it the generator samples from given features only.
 
     Raises:
-        ConversionError: if files are missing or unreadable, or keys are missing, extra or misshapen (with the list).
+        ConversionError: if files are missing or unreadable, or keys are missing, unexpected or of the wrong shape; it lists them.
         ConfigError: if the config asks for something that the network does not support.
     """
     state, config = read_released(source)

@@ -79,7 +79,7 @@ class ICGAN(ImageGenerator):
         width = self.architecture.feature_dim if self.feature_extractor is None else self.feature_extractor.width
         if width != self.architecture.feature_dim:
             raise ConfigError(
-                f"feature_extractor={dict(feature_extractor or {})}: it makes {width} numbers, "
+                f"feature_extractor={dict(feature_extractor or {})}: its features have {width} numbers, "
                 f"expected {self.architecture.feature_dim}, the network's feature_dim"
             )
         self._released = _Released({})
@@ -180,7 +180,7 @@ class ICGAN(ImageGenerator):
             ConfigError: if its width is not the network's feature_dim.
         """
         if extractor.width != self.architecture.feature_dim:
-            raise ConfigError(f"the extractor makes {extractor.width} numbers: expected {self.architecture.feature_dim}")
+            raise ConfigError(f"the features of the extractor have {extractor.width} numbers: expected {self.architecture.feature_dim}")
         self.feature_extractor = extractor.to(self.device, self.dtype).eval().requires_grad_(False)
 
     @classmethod
@@ -263,7 +263,7 @@ def check_state(state: Mapping[str, Tensor], architecture: BigGANConfig) -> None
     """Raise unless `state` has exactly the keys and shapes of the architecture.
 
     Raises:
-        WeightsError: with the list of missing, extra and misshapen keys.
+        WeightsError: with a list of the keys that are missing, unexpected or of the wrong shape.
     """
     expected = released_shapes(architecture)
     problems = [f"missing {name}" for name in expected.keys() - state.keys()]

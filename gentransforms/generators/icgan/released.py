@@ -37,7 +37,7 @@ def read_released(source: str | Path) -> tuple[dict[str, Tensor], BigGANConfig]:
     record, path = min(loaded, key=lambda pair: float(pair[0].get("best_FID", float("inf"))))
     weights = folder / path.name.replace("state_dict_", "G_ema_")
     if not weights.is_file():
-        raise ConversionError(f"{folder}: {weights.name} is missing beside {path.name}")
+        raise ConversionError(f"{folder}: {weights.name} is missing, which belongs to {path.name}")
     state = {name.removeprefix("module."): tensor for name, tensor in _tensors(weights).items()}
     if "shared_feat.weight" not in state:
         raise ConversionError(f"{weights}: missing shared_feat.weight: is this an instance-conditional BigGAN generator?")
@@ -52,7 +52,7 @@ def load_resnet50_features(path: str | Path) -> ResNet50Features:
     SwAV's ``module.`` prefix, projection head and prototypes, and a classifier ``fc``, are dropped.
 
     Raises:
-        ConversionError: if the file cannot be read, or keys are missing, extra or misshapen.
+        ConversionError: if the file cannot be read, or keys are missing, unexpected or of the wrong shape.
     """
     tensors = _tensors(local_path(path, "features"))
     state = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
