@@ -85,7 +85,7 @@ class TestMaps:
             generator.encode(torch.rand(2, 3, 32, 32), control_maps=maps)
 
     def test_twice(self, parts: tuple[Any, Any]) -> None:
-        with pytest.raises(ConfigError, match="'maps' stands in it twice"):
+        with pytest.raises(ConfigError, match="'maps' is in it twice"):
             gt.ControlNetVariation.from_pipeline(parts[0], controlnet=[parts[1]] * 2, condition=["maps", "maps"])
 
 

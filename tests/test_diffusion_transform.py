@@ -356,5 +356,5 @@ class TestPreview:
         arguments = ["--option", f"controlnet={folders['net']}", "--option", "condition=segmentation", "-o", tmp_path / "grid.png"]
         result = RUNNER.invoke(app, ["preview", str(photo(tmp_path / "a.png")), "--generator", str(folders["sd"]), *map(str, arguments)])
         assert result.exit_code == 2
-        assert "it needs masks beside each image: use it from Python" in result.stderr
+        assert "it needs masks with each image: use it from Python" in result.stderr
         assert not (tmp_path / "grid.png").exists()
