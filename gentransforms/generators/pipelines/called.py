@@ -18,6 +18,7 @@ from gentransforms.generators.pipelines.offloading import OffloadedGenerator
 from gentransforms.generators.pipelines.once import EncodeOnce
 from gentransforms.generators.pipelines.trial import check_repeatable, find_dependence
 from gentransforms.seeding import check_seeds
+from gentransforms.wording import name_type
 
 __all__ = ["CalledPipeline"]
 
@@ -117,7 +118,7 @@ class CalledPipeline(OffloadedGenerator):
             if self.cache is None or isinstance(error, ConfigError):
                 raise
             raise ConfigError(
-                f"cache={self.cache!r}: the installed diffusers cannot use it in a {type(self.pipe).__name__} with these options "
+                f"cache={self.cache!r}: the installed diffusers cannot use it in {name_type(self.pipe)} with these options "
                 f"({type(error).__name__}: {error}): use another, or none"
             ) from error
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from gentransforms.errors import ConfigError, GeneratorError, WeightsError
 from gentransforms.generators.diffusion import appearance
 from gentransforms.generators.identity import uncompiled
+from gentransforms.wording import name_type
 
 __all__ = [
     "Roles",
@@ -132,7 +133,7 @@ def check_call_options(pipe: Any, options: Mapping[str, Any], own: Collection[st
     known = call_options(pipe)
     if unknown := sorted(options.keys() - set(known)):
         what = f"unknown option {unknown[0]!r}" if unknown[0] not in _MANAGED else f"the option {unknown[0]!r} is set by the generator"
-        raise ConfigError(f"{what}: a {type(pipe).__name__} takes {', '.join(known)}; beside them {', '.join(sorted(own))}")
+        raise ConfigError(f"{what}: {name_type(pipe)} takes {', '.join(known)}; beside them {', '.join(sorted(own))}")
 
 
 def without_defaults(pipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +162,7 @@ def call(pipe: Any, rngs: list[torch.Generator], size: tuple[int, int], argument
     if isinstance(found, list) and found and all(isinstance(image, Tensor) for image in found):
         found = torch.stack(found)
     if not isinstance(found, Tensor) or found.ndim != 4 or found.shape[1] != 3:
-        kind = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        kind = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else name_type(found)
         raise GeneratorError(f"{name} returned {kind} as images: expected a tensor (B, 3, h, w)")
     if len(found) != len(rngs):
         raise GeneratorError(f"{name} made {len(found)} images where {len(rngs)} were asked for")

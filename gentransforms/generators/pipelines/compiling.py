@@ -15,6 +15,7 @@ from gentransforms.generators.diffusion.faster.execution import (
     uses_cuda_graphs,
 )
 from gentransforms.generators.identity import uncompiled
+from gentransforms.wording import name_type, with_article
 
 __all__ = ["check_compiling", "check_denoiser", "compile_denoiser", "denoisers"]
 
@@ -45,7 +46,9 @@ def check_compiling(pipe: Any, mode: Any, cache: Any = None, offload: Any = None
         return False
     names, pipeline = denoisers(pipe), type(pipe).__name__
     if not set(names) & set(_DENOISERS):
-        raise ConfigError(f"compile={mode!r}: a {pipeline} has no unet or transformer that could be compiled: leave compile out")
+        raise ConfigError(
+            f"compile={mode!r}: {with_article(pipeline)} has no unet or transformer that could be compiled: leave compile out"
+        )
     for name in names:
         check_denoiser(name, pipe.components[name], mode)
     if cache is not None:
@@ -70,7 +73,7 @@ def check_denoiser(name: str, network: Any, mode: Any) -> None:
         raise ConfigError(f"compile={mode!r}: {name} went through torch.compile already: leave compile out, or give what it wraps")
     if mode == "regional" and name in _DENOISERS and not repeated_blocks(network):
         raise ConfigError(
-            f"compile='regional': {name} is a {type(network).__name__} without blocks that repeat, as far as diffusers names them: "
+            f"compile='regional': {name} is {name_type(network)} without blocks that repeat, as far as diffusers names them: "
             "give compile='full'"
         )
 

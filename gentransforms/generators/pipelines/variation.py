@@ -24,6 +24,7 @@ from gentransforms.generators.pipelines.compiling import check_compiling, check_
 from gentransforms.generators.pipelines.safeguards import describe_safeguards
 from gentransforms.images import fit
 from gentransforms.surroundings import isolate_loading
+from gentransforms.wording import name_type
 
 __all__ = ["PipelineVariation"]
 
@@ -135,7 +136,7 @@ class PipelineVariation(CalledPipeline):
         if not isinstance(prompt, str):
             raise ConfigError(f"prompt={prompt!r}: expected a string; one prompt per image goes to encode(images, prompts=…)")
         if prompt and not self.takes_prompt:
-            raise ConfigError(f"prompt={prompt!r}: a {type(self.prior or self.pipe).__name__} takes no prompt here")
+            raise ConfigError(f"prompt={prompt!r}: {name_type(self.prior or self.pipe)} takes no prompt here")
 
     @classmethod
     def from_pipeline(
@@ -327,7 +328,7 @@ class PipelineVariation(CalledPipeline):
     def _prompts_of(self, prompts: list[str] | None, values: Mapping[str, Any], count: int) -> list[str] | None:
         """Return the prompt of each image; None where all have the same one."""
         if prompts is not None and not self.takes_prompt:
-            raise ConfigError(f"prompts={prompts!r}: a {type(self.prior or self.pipe).__name__} takes no prompt here")
+            raise ConfigError(f"prompts={prompts!r}: {name_type(self.prior or self.pipe)} takes no prompt here")
         if unknown := sorted(values.keys() - set(self.fields)):
             raise ConfigError(f"{unknown[0]}={values[unknown[0]]!r}: no field of prompt={self.prompt!r}")
         if prompts is not None:

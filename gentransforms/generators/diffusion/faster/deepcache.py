@@ -19,6 +19,7 @@ from torch import Tensor
 from gentransforms.errors import ConfigError
 from gentransforms.generators.diffusion.appearance import UNetInputs
 from gentransforms.generators.identity import uncompiled
+from gentransforms.wording import with_article
 
 __all__ = ["check_branch", "control_residuals", "count_skips", "run_unet"]
 
@@ -129,7 +130,8 @@ def check_branch(unet: Any, branch: Any, interval: int) -> int:
     if type(unet).__name__ != "UNet2DConditionModel" or (unknown := sorted(found - _DOWN - _UP)) or unet.mid_block is None:
         strange = unknown[0] if type(unet).__name__ == "UNet2DConditionModel" and unknown else type(unet).__name__
         raise ConfigError(
-            f"cache_interval: the unet has a {strange}, and only UNets of {', '.join(sorted(_DOWN | _UP))} can be cached: leave it out"
+            f"cache_interval: the unet has {with_article(strange)}, and only UNets of {', '.join(sorted(_DOWN | _UP))} can be cached: "
+            "leave it out"
         )
     last = count_skips(unet) - 1
     if type(branch) is not int or not 0 <= branch <= last:
