@@ -7,6 +7,8 @@ anything is loaded.
 
 from __future__ import annotations
 
+import copy
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -247,7 +249,7 @@ def load_settings(path: str | Path | None, overrides: list[str] | None = None) -
 
 def build_settings(values: dict[str, Any]) -> Settings:
     """Build the settings from nested dicts, as `dataclasses.asdict` writes them, and check them."""
-    schema, given = OmegaConf.structured(Settings), OmegaConf.create(values)
+    schema, given = copy.deepcopy(_defaults()), OmegaConf.create(values)
     preset, method = (OmegaConf.select(given, name) for name in ("augmentation.preset", "method.name"))
     if preset is not None and preset not in PRESETS:
         raise SystemExit(f"augmentation.preset={preset!r}: expected one of {sorted(PRESETS)}")
@@ -261,6 +263,12 @@ def build_settings(values: dict[str, Any]) -> Settings:
     settings: Settings = fill_in(schema, values)
     refuse_useless_values(flatten(settings))
     return settings
+
+
+@functools.cache
+def _defaults() -> DictConfig:
+    """Return the schema of all settings, to be copied: making it takes six times as long."""
+    return OmegaConf.structured(Settings)  # type: ignore[no-any-return]
 
 
 def _join(below: DictConfig, above: DictConfig) -> DictConfig:
