@@ -27,9 +27,13 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
 
 
-# Files that take ten seconds and more, the longest first: `pytest --durations=0` shows when this has changed.
+# Files that take longest, or long for their few tests; in this order, as `pytest --durations=0` tells. A file that is not named comes
+# after them, by the number of its tests.
 LONGEST = (
-    "test_docs", "test_ssl_training", "test_bank_ray", "test_pipeline_variation", "test_ssl_reproduce",
+    "test_docs", "test_ssl_training", "test_pipeline_variation", "test_diffusion_controlnet", "test_diffusion_variation",
+    "test_ssl_reproduce", "test_cli_bank", "test_diffusion_pretrained", "test_bank_ray", "test_ssl_evaluation", "test_diffusion_faster",
+    "test_bank_survival", "test_diffusion_state", "test_icgan_training", "test_cli", "test_device_loops", "test_icgan_evaluation",
+    "test_public_surface", "test_other_machines", "test_benchmarks", "test_gpu_all",
 )  # fmt: skip
 
 

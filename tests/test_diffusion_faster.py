@@ -332,10 +332,16 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 class TestContract:
-    @pytest.mark.parametrize("options", OPTIONS, ids=["guidance", "cache", "both"])
-    @pytest.mark.parametrize("kind", ["unclip", "ip-adapter", "controlnet-xl"])
+    @pytest.mark.parametrize(
+        ("kind", "options"),
+        [
+            pytest.param(kind, options, id=f"{kind}-{name}", marks=() if i == j else pytest.mark.slow)
+            for i, kind in enumerate(["unclip", "ip-adapter", "controlnet-xl"])
+            for j, (name, options) in enumerate(zip(["guidance", "cache", "both"], OPTIONS, strict=True))
+        ],
+    )
     def test_of_generators(self, kinds: Any, kind: str, options: dict[str, Any]) -> None:
-        """Images follow from image and seed alone, whatever the batch and its order."""
+        """Images follow from image and seed alone, whatever the batch and its order. Each kind and each option once, all under slow."""
         check_generator(kinds(kind)(num_inference_steps=5, guidance_scale=3.0, scheduler="ddim", **options))
 
     def test_nothing_is_left_from_one_call_to_the_next(self, kinds: Any) -> None:

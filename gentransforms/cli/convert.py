@@ -44,16 +44,16 @@ def icgan(
     Example:
       gentransforms convert icgan icgan_biggan_imagenet_res256 icgan-256 --features swav.pth.tar
     """
-    from gentransforms.errors import GentransformsError
-    from gentransforms.generators.icgan.convert import convert_icgan
-    from gentransforms.hub import models as hub
-
     if not source.is_dir():
         raise WrongCall(f"SRC {source}: {'expected a folder' if source.exists() else 'no such folder'}")
     if not any(source.glob("state_dict_best*.pth")):
         raise WrongCall(f"SRC {source}: no state_dict_best*.pth in this folder: expected the folder of a released IC-GAN")
     if features is not None and not features.is_file():
         raise WrongCall(f"--features {features}: {'expected a file' if features.exists() else 'no such file'}")
+    from gentransforms.errors import GentransformsError  # after what needs no torch
+    from gentransforms.generators.icgan.convert import convert_icgan
+    from gentransforms.hub import models as hub
+
     _check_destination(destination, hub.CONFIG_FILE)
     try:
         # Next to the destination, so that it can be renamed: a failed conversion leaves no incomplete folder.

@@ -35,10 +35,10 @@ def find_photos(folder: Path) -> list[Path]:
     Raises:
         WrongCall: if it is not a folder, or contains no images.
     """
-    from gentransforms.sources.decode import SUFFIXES
-
     if not folder.is_dir():
         raise WrongCall(f"{folder}: {'expected a folder of images' if folder.exists() else 'no such folder'}")
+    from gentransforms.sources.decode import SUFFIXES  # after what needs no torch
+
     try:
         photos = _images_in(folder, (path.name for path in folder.iterdir()))
     except PermissionError as error:
@@ -65,14 +65,14 @@ def read_photo(path: Path) -> PIL.Image.Image:
     Raises:
         WrongCall: if there is no such file, or it cannot be read as an image.
     """
-    from gentransforms.sources.decode import NOT_AN_IMAGE, rgb_image
-
     if path.is_dir():
         raise WrongCall(f"{path}: expected an image file, but this is a folder (gentransforms demo --images takes one)")
     if not path.exists():
         raise WrongCall(f"{path}: no such file")
     if path.is_file() and path.stat().st_size == 0:
         raise WrongCall(f"{path}: this file is empty")
+    from gentransforms.sources.decode import NOT_AN_IMAGE, rgb_image  # after what needs no torch
+
     try:
         return rgb_image(path if path.is_file() else path.read_bytes())  # a pipe can be read once, from its start
     except SourceError as error:
