@@ -3,7 +3,7 @@
 Row numbers are keys that fit any data set. After ``dataset.select(range(5, 10))`` they refer to other images, and each would get
 variants of the wrong source. So a bank keeps a `mark` of each source, with which the images that request variants are compared.
 
-An image may be changed before it is compared, in ways that nobody can list. That it looks unlike its own row therefore proves
+An image may be changed before it is compared, in ways that nobody can list. So if it looks unlike its own row, that proves
 nothing; what proves that keys are wrong is that images match *other* rows, far better than by chance.
 """
 
@@ -24,22 +24,22 @@ __all__ = ["MARK_SIZE", "Resemblance", "compare_marks", "mark"]
 _CELLS = 4
 MARK_SIZE = 3 * _CELLS * _CELLS
 
-_EXACT, _FEW = 0.5, 4  # such a difference is rounding; that many images at least are all to be so close to other rows
+_EXACT, _FEW = 0.5, 4  # differences up to this are rounding; at least this many images must all be so close to other rows
 _SAME = 2.5  # mean difference in grey levels; the same image, resized or encoded again, is closer
-_CANDIDATES = 512  # rows that are nearest at first sight, among which a match is searched for
-_NEIGHBOURS = 64  # of those, from whose distances follows how close a chance match would be
-# A bound of the probability of a match by chance, and the share of the images, and their number, that must be below it.
+_CANDIDATES = 512  # rows that are nearest in a first comparison; a match is searched for among these
+_NEIGHBOURS = 64  # of those; their distances tell how close a chance match would be
+# An upper bound for the probability of a chance match, and the share and the number of images that must be below it.
 _CLEAR, _SOME = (1e-3, 1 / 4, 2), (5e-2, 1 / 8, 4)
-_CLOSER = 0.7  # a match has at most this share of the distance to the image's own row, whatever was done to that
+_CLOSER = 0.7  # a match is at most at this fraction of the distance to the image's own row, however the image was changed
 _FLOOR = 0.01  # distances below are rounding
-_DIMENSION = 16.0  # the most that marks are taken to spread over, as natural images do
+_DIMENSION = 16.0  # largest number of dimensions that marks are assumed to spread over, as for natural images
 
 _RANKED = 256  # rows of a bank among which a source's own row is ranked
-_SHIFTS = 1 << 16  # the most rows among which a shift is searched for
-_SHIFTED = 24  # images that are compared with them at least; of a small bank, more
+_SHIFTS = 1 << 16  # largest number of rows among which a shift is searched for
+_SHIFTED = 24  # smallest number of images that are compared with them; more for a small bank
 _COMPARED = 1 << 17
-_SURE = 7.0  # log of the likelihood ratio that is required of the ranks
-_SHAPE = 0.3  # of Beta(0.3, 1), about the ranks that random crops and colour jitter of the right image have; uniform if it is another
+_SURE = 7.0  # required log likelihood ratio of the ranks
+_SHAPE = 0.3  # of Beta(0.3, 1): about the ranks of random crops with colour jitter of the right image; others have uniform ranks
 
 
 def mark(image: Tensor) -> npt.NDArray[np.uint8]:
@@ -187,7 +187,7 @@ def _first_sight(images: Tensor, marks: npt.NDArray[np.uint8]) -> list[npt.NDArr
 
 
 def _compare_ranks(seen: npt.NDArray[np.uint8], own: npt.NDArray[np.integer], marks: npt.NDArray[np.uint8]) -> float:
-    """Return log p(ranks | the right rows) - log p(ranks | others), by the features that speak most for the right ones.
+    """Return log p(ranks | the right rows) - log p(ranks | others), by the features that favour the right ones most.
 
     Each image's own row is ranked among other rows. Whatever was done to the images, ranks of the right rows are low for some
     features; those of wrong rows are uniform for all.
@@ -210,7 +210,7 @@ def _weigh(ranks: Tensor) -> Tensor:
 def _find_shift(seen: npt.NDArray[np.uint8], own: npt.NDArray[np.integer], marks: npt.NDArray[np.uint8]) -> tuple[int, int] | None:
     """Return an image and its row if all images, however changed, fit rows that are equally far from their own ones.
 
-    That is what cutting a data set does, and leaving out rows.
+    That is the effect of slicing a data set, or of leaving out rows.
     """
     low, high = max(0, int(own.min()) - _SHIFTS // 2), min(len(marks), int(own.max()) + _SHIFTS // 2)
     used = max(_SHIFTED, _COMPARED // (high - low))
@@ -228,7 +228,7 @@ def _find_shift(seen: npt.NDArray[np.uint8], own: npt.NDArray[np.integer], marks
     total = weights.sum(0).masked_fill(2 * inside.sum(0) < len(images), -math.inf)
     best = int(total.argmax())
     others = torch.cat([total[:best], total[best + 1 :]])
-    # Where rows are alike from one to the next, as in a film, shifts near to each other fit alike, and the best is no evidence.
+    # Where neighbouring rows are alike, as in a film, neighbouring shifts fit equally well, and the best one is no evidence.
     if total[best] < _SURE + math.log(len(shifts)) or total[best] - others.max() < _SURE:
         return None
     image = int(weights[:, best].argmax())
@@ -242,7 +242,7 @@ def _compare_colours(images: Tensor, rows: Tensor) -> Tensor:
 
 
 def _compare_zoomed(images: Tensor, rows: Tensor) -> Tensor:
-    """Return the distances (N, R) of the most similar part of images to each row, as images on a larger ground have them."""
+    """Return the distances (N, R) of the most similar part of images to each row, as for images that were padded."""
     parts = _features(_parts(images, fine=True))
     return torch.cdist(parts.flatten(0, 1), _features(rows), p=1).view(len(images), -1, len(rows)).amin(1)
 

@@ -95,5 +95,5 @@ def _collate(batch: list[RowKey], *, collate_fn_map: Any = None) -> Tensor:
     return torch.tensor(batch, dtype=torch.int64, device="cpu").as_subclass(KeyTensor)
 
 
-# torch's own way to say how a type is collated.
+# This is how torch lets a type define its collation.
 default_collate_fn_map[RowKey] = _collate
