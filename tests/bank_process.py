@@ -34,8 +34,10 @@ def start(target: Callable[..., None], *args: Any) -> multiprocessing.process.Ba
     return process
 
 
-def fill(path: str, seconds: float = 0.0, shard: str | None = None, ready: Any = None) -> None:
-    """Fill the bank, `seconds` for each batch; `ready` is set when the imports are done."""
+def fill(path: str, seconds: float = 0.0, shard: str | None = None, ready: Any = None, printed: str | None = None) -> None:
+    """Fill the bank, `seconds` for each batch; `ready` is set when the imports are done; `printed` is the file for standard error."""
+    if printed is not None:
+        os.dup2(os.open(printed, os.O_WRONLY | os.O_CREAT), 2)
     import torch
     from bank_sources import Photos, Slow
 

@@ -77,7 +77,7 @@ def icgan() -> Iterator[tuple[str, dict[str, Any]]]:
     from settings import load_settings
 
     settings = load_settings(None, [
-        "device=pretend", "precision=float32", "encoder.widths=[4,8]", "encoder.blocks=[1,1]", "encoder.projection=4", "encoder.epochs=2",
+        "device=pretend", "precision=float32", "encoder.widths=[8,16]", "encoder.blocks=[1,1]", "encoder.projection=4", "encoder.epochs=2",
         "encoder.batch_size=8", "generator.G_ch=4", "generator.dim_z=8", "generator.shared_dim_feat=6", "generator.D_ch=4",
         f"generator.steps={STEPS}", "generator.batch_size=8", "sample_every=1000", "checkpoint_every=1000", "log_every=1000",
     ])  # fmt: skip

@@ -154,26 +154,24 @@ class TestTwoAtOnce:
 
 
 class TestInterrupted:
-    def start(self, call: str, begun: Callable[[], object]) -> subprocess.Popen[str]:
-        """A process in whose main thread Ctrl-C arrives, once it has begun."""
-        code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import bank_process; bank_process.{call}"
-        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-        wait_until(lambda: begun() or process.poll() is not None)
-        assert begun(), "it had not begun within a minute"
-        return process
+    """Ctrl-C arrives in the main thread of a process."""
 
     def test_once_finishes_the_unit_in_flight(self, tmp_path: Path, whole: dict[str, bytes]) -> None:
-        process = self.start(f"fill({str(tmp_path)!r}, 0.1)", lambda: list_units(tmp_path))
-        process.send_signal(signal.SIGINT)
-        _, printed = process.communicate(timeout=60)
-        assert process.returncode not in (0, -signal.SIGKILL)
-        assert "KeyboardInterrupt" in printed
-        made = units(tmp_path)
+        bank, printed = tmp_path / "bank", tmp_path / "printed"
+        process = bank_process.start(bank_process.fill, str(bank), 0.1, None, None, str(printed))
+        assert process.pid is not None
+        wait_until(lambda: list_units(bank) or not process.is_alive())
+        assert list_units(bank), "it had not begun within a minute"
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
+        assert process.exitcode not in (None, 0, -signal.SIGKILL)
+        assert "KeyboardInterrupt" in printed.read_text()
+        made = units(bank)
         assert 0 < len(made) < 20
         assert made.items() <= whole.items()
-        assert not list(tmp_path.glob(".*.partial"))
-        fill(tmp_path)
-        check(tmp_path, whole)
+        assert not list(bank.glob(".*.partial"))
+        fill(bank)
+        check(bank, whole)
 
     def test_twice_stops_at_once(self, tmp_path: Path, whole: dict[str, bytes]) -> None:
         """In the midst of a batch of two minutes, which nothing but an interruption ends earlier."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,9 +59,11 @@ def settings(*overrides: str) -> Any:
     return example("settings").load_settings(None, [*TINY, *overrides])
 
 
-def run(out: Path, *overrides: str, steps: tuple[int, int] = (10**6, 10**6)) -> Any:
-    """Train both parts in `out`, each ended after so many steps."""
+def run(out: Path, *overrides: str, steps: tuple[int, int] = (10**6, 10**6), encoder_of: Path | None = None) -> Any:
+    """Train both parts in `out`, each ended after so many steps; the encoder is that of another run if one is given."""
     out.mkdir(exist_ok=True)
+    if encoder_of is not None:
+        shutil.copy(encoder_of / "encoder.pt", out)
     chosen = settings(*overrides)
     encoder = example("encoder").train_encoder(photos(), chosen, out, StopAfter(steps[0]))
     torch.manual_seed(chosen.seed)
@@ -91,20 +94,18 @@ class TestResume:
 
     def test_finish_changes_only_what_follows_it(self, tmp_path: Path) -> None:
         finish = ["generator.finish_neighbours=1", "generator.finish_consistency=50.0"]
-        plain, never, late = (
-            run(tmp_path / name, *overrides).state_dict()
-            for name, overrides in {
-                "plain": [],
-                "never": ["generator.finish_from=4", *finish],
-                "late": ["generator.finish_from=3", *finish],
-            }.items()
+        whole = tmp_path / "plain"
+        plain = run(whole).state_dict()
+        never, late = (
+            run(tmp_path / name, f"generator.finish_from={start}", *finish, encoder_of=whole).state_dict()
+            for name, start in (("never", 4), ("late", 3))
         )
         assert all(torch.equal(never[name], tensor) for name, tensor in plain.items())
         assert not all(torch.equal(late[name], tensor) for name, tensor in plain.items())
         with pytest.raises(Killed):  # the step before the finish is that of the plain run
-            run(tmp_path / "cut", "generator.finish_from=3", *finish, steps=(10**6, 3))
+            run(tmp_path / "cut", "generator.finish_from=3", *finish, steps=(10**6, 3), encoder_of=whole)
         with pytest.raises(Killed):
-            run(tmp_path / "plain cut", steps=(10**6, 3))
+            run(tmp_path / "plain cut", steps=(10**6, 3), encoder_of=whole)
         a, b = (torch.load(tmp_path / n / "generator.pt", weights_only=True) for n in ("cut", "plain cut"))
         assert a["step"] == b["step"] > 0
         assert all(torch.equal(t, b["generator"][name]) for name, t in a["generator"].items())
