@@ -72,12 +72,15 @@ class TestRay:
             Image.new("RGB", (16, 16), (25 * i, 0, 0)).save(tmp_path / "photos" / f"{i}.png")
         generate_bank("photos", "bank", FakeGenerator(), shard="0/2", **OPTIONS)
         context, logger = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
-        before = context.enable_progress_bars, logger.level
+        monkeypatch.setattr(context, "enable_progress_bars", True)  # as another user of the cluster has them
+        before = logger.level
+        logger.setLevel(logging.INFO)
         summary = generate_bank("photos", "bank", FakeGenerator(), engine="ray", **OPTIONS)
         assert (summary.images, summary.complete, summary.failed) == (12, True, ())
         assert len(contents(tmp_path / "bank")) == 2
         assert not [path.name for path in (tmp_path / "bank").iterdir() if path.name.endswith(".partial")]
-        assert (context.enable_progress_bars, logger.level) == before
+        assert (context.enable_progress_bars, logger.level) == (True, logging.INFO)
+        logger.setLevel(before)
 
     def test_more_than_the_cluster_has(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"actors=3, cpus=1: the Ray cluster has only 2 CPUs"):
