@@ -133,6 +133,10 @@ class TestMiniature:
 
         # what is done is skipped, and a longer command adds to it
         times = {path: path.stat().st_mtime_ns for path in (place / "runs").glob("*/result.json")}
+        (place / "runs" / "results.md").unlink()
+        self.reproduce(monkeypatch, place)
+        assert rows((place / "runs" / "results.md").read_text())[-1][:3] == ["SimCLR", "icgan", "1"], "nothing is left, and it is written"
+        capsys.readouterr()
         self.reproduce(monkeypatch, place, seeds=("0", "1"))
         printed = capsys.readouterr().out
         assert "simclr-baseline-seed0" not in printed
