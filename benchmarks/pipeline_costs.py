@@ -3,10 +3,10 @@
 Networks whose full-size configuration is certain stand on the meta device: those of Stable Diffusion 1.5 and XL (full_size.py), and the
 transformers of FLUX.1, Z-Image, Qwen-Image and SANA 1.6B, whose configurations are the defaults of their classes in diffusers. The
 defaults are taken for the released models because they give the number of weights that the authors state: 6, 20 and 1.6 billion, which
-is printed, too. A multiply-add counts 2. Counted are the calls of the denoiser and of the VAE (FLUX's has the layers of Stable
-Diffusion's; Qwen-Image's is its class's default); text and image encoders, which run once for each prompt or source, are not, nor the
-autoencoders of Z-Image and SANA, whose configuration comes with the weights alone. Of the other models in docs/choosing.md (Kandinsky
-2.2, FLUX.2 klein) the denoiser's does, too, and none is counted.
+is printed, too. A multiply-add counts 2. The figures include the calls of the denoiser and of the VAE (FLUX's has the layers of Stable
+Diffusion's; Qwen-Image's is its class's default). They leave out text and image encoders, which run once for each prompt or source, and
+the autoencoders of Z-Image and SANA, whose configurations are published only with the weights. For the other models in docs/choosing.md
+(Kandinsky 2.2, FLUX.2 klein) this holds for the denoiser, too, so they are not counted.
 """
 
 from __future__ import annotations

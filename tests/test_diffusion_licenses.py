@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gentransforms as gt
-from gentransforms.generators.part_licenses import lora_places, read_licenses
+from gentransforms.generators.part_licenses import add_licenses, lora_places, read_licenses
 
 FAST: dict[str, Any] = {"num_inference_steps": 2, "scheduler": "ddim"}
 
@@ -97,6 +97,28 @@ class TestReadLicenses:
         assert list(read_licenses({"the LoRA": file}, {}).values()) == ["CC-BY-4.0"]
         file.write_bytes(b"no weights")
         assert list(read_licenses({"the LoRA": file, "the prior": None}, {}).values()) == [None]
+
+    def test_files_of_the_same_name_are_all_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        files = [tmp_path / owner / "lora/w.safetensors" for owner in ("alice", "bob")]
+        for file, license in zip(files, ("mit", "cc-by-nc-4.0"), strict=True):
+            card(file.parent, license)
+            file.touch()
+        found = read_licenses({"the LoRA": [files[0], files[1], str(files[0])]}, {})
+        assert found == {"the LoRA lora/w.safetensors": "mit", "the LoRA lora/w.safetensors (2)": "cc-by-nc-4.0"}
+        monkeypatch.chdir(tmp_path / "alice")
+        expected = {"the LoRA alice/lora": "mit", f"the prior {tmp_path.name}/alice": None}
+        assert read_licenses({"the LoRA": "lora", "the prior": "."}, {}) == expected
+
+    def test_of_a_saved_generator_and_of_new_parts(self, tmp_path: Path) -> None:
+        for name, license in (("a/lora", "mit"), ("b/lora", "cc-by-nc-4.0"), ("prior", "apache-2.0")):
+            card(tmp_path / name, license)
+        saved = {"the LoRA a/lora": "mit", "the prior old/one": "openrail", "the depth model": None}
+        here = f"the prior {tmp_path.name}/prior"
+        assert add_licenses(saved, {"the LoRA": [], "the prior": None, "the depth model": None}, {}) == saved
+        found = add_licenses(saved, {"the LoRA": [tmp_path / "a/lora"], "the prior": tmp_path / "prior"}, {})
+        assert found == {"the LoRA a/lora": "mit", "the depth model": None, here: "apache-2.0"}
+        other = add_licenses({"the LoRA b/lora": "mit"}, {"the LoRA": [tmp_path / "b/lora"]}, {})
+        assert other == {"the LoRA b/lora": "mit", "the LoRA b/lora (2)": "cc-by-nc-4.0"}
 
     def test_a_network_without_a_place(self) -> None:
         assert read_licenses({"the VAE": torch.nn.Linear(1, 1)}, {}) == {"the VAE": None}

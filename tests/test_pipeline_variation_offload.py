@@ -140,6 +140,32 @@ class TestOffload:
         assert torch.equal(generator(photo(), SEEDS), generator_of(generator.pipe)(photo(), SEEDS))
 
 
+@pytest.mark.usefixtures("accelerator")
+class TestFailures:
+    """A lack of memory in a call: the pipeline's call frees the accelerator only at its end."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    def test_in_the_pipeline(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        generator, freed = generator_of(offload="model"), []
+        monkeypatch.setattr(generator.pipe.unet, "forward", TestFailures.fail)
+        monkeypatch.setattr(generator.pipe, "maybe_free_model_hooks", lambda: freed.append(1))
+        with pytest.raises(MemoryError):
+            generator(photo(), SEEDS)
+        assert freed
+
+    def test_in_the_prior(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pipe, prior = tiny_pipelines.kandinsky()
+        generator = gt.PipelineVariation.from_pipeline(pipe, prior=prior, offload="model", num_inference_steps=1, image_size=32)
+        freed: list[int] = []
+        monkeypatch.setattr(prior, "maybe_free_model_hooks", lambda: freed.append(1))
+        monkeypatch.setattr(prior.image_encoder, "forward", TestFailures.fail)
+        with pytest.raises(MemoryError):
+            generator.encode(photo())
+        assert freed
+
+
 class TestMoving:
     def test_to_other_cards(self, cards: list[str]) -> None:
         generator = generator_of(offload="model")
@@ -208,6 +234,11 @@ class TestRefused:
     def test_other_ways(self) -> None:
         with pytest.raises(ConfigError, match="offload='group': expected 'model', 'sequential', or None"):
             generator_of(offload="group")
+
+    @pytest.mark.usefixtures("accelerator")
+    def test_devices_that_do_not_exist(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="device='gpuu'"):
+            gt.PipelineVariation.from_pretrained(tmp_path, device="gpuu", offload="model")
 
     @pytest.mark.usefixtures("accelerator")
     def test_on_the_cpu(self, tmp_path: Path) -> None:

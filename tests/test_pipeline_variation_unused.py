@@ -12,7 +12,7 @@ import tiny_single_file
 import torch
 
 import gentransforms as gt
-from gentransforms.errors import ConfigError
+from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.pipelines import calls
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -23,6 +23,15 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unused") / "sd"
     tiny_diffusion.stable_diffusion().save_pretrained(folder)
     return folder
+
+
+class IFInpaintingPipeline:
+    def __call__(self, image: Any, mask_image: Any) -> None: ...
+
+
+def test_messages_name_a_pipeline_with_its_article() -> None:
+    with pytest.raises(WeightsError, match=r"^an IFInpaintingPipeline paints"):
+        calls.find_roles(IFInpaintingPipeline(), False, ())
 
 
 class TestUnused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from gentransforms.errors import GentransformsError
 from gentransforms.hub import models as hub
 from gentransforms.paths import local_path
 
-__all__ = ["lora_places", "read_licenses", "read_own_license"]
+__all__ = ["add_licenses", "lora_places", "read_licenses", "read_own_license"]
 
 
 def read_licenses(parts: Mapping[str, Any], where: Mapping[str, Any]) -> dict[str, str | None]:
@@ -23,13 +24,33 @@ def read_licenses(parts: Mapping[str, Any], where: Mapping[str, Any]) -> dict[st
         where: options of `hub.Source`, for repositories.
     """
     found: dict[str, str | None] = {}
+    seen: set[tuple[str, str]] = set()
     for what, given in parts.items():
         places = list(given) if isinstance(given, list | tuple | nn.ModuleList) else [given]
         for i, place in enumerate(places):
             if isinstance(place, nn.Module):
                 found[what if len(places) == 1 else f"{what} {i + 1}"] = read_own_license(place).name
-            elif place is not None:
-                found[f"{what} {_label(place)}"] = _read(place, where)
+            elif place is not None and (what, str(place)) not in seen:  # two files of one repository are one part
+                seen.add((what, str(place)))
+                found[_unused(f"{what} {_label(place)}", found)] = _read(place, where)
+    return found
+
+
+def add_licenses(saved: Mapping[str, str | None], parts: Mapping[str, Any], where: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the licences of the parts of a saved generator, with those of parts that were given when it was loaded.
+
+    LoRAs are added to those that were merged before. Any other part replaces the saved one.
+
+    Args:
+        saved: licences by part, as `read_licenses` found them before.
+        parts: those given now, as in `read_licenses`.
+        where: options of `hub.Source`, for repositories.
+    """
+    replaced = [what for what, given in parts.items() if given is not None and given != [] and what != "the LoRA"]
+    found = {part: name for part, name in saved.items() if not any(part == what or part.startswith(f"{what} ") for what in replaced)}
+    for part, name in read_licenses(parts, where).items():
+        if part not in found or found[part] != name:
+            found[_unused(part, found)] = name
     return found
 
 
@@ -68,4 +89,17 @@ def _read_header(path: Path) -> str | None:
 def _label(place: Any) -> str:
     """Return what a card calls a part: cards are public, and paths of this machine tell nobody else anything."""
     path = local_path(place, "name_or_path")
-    return f"{path.parent.name}/{path.name}" if path.exists() else str(place)
+    if not path.exists():
+        return str(place)
+    # Links are not followed: the cache of the Hub links to files that are named by their hash.
+    full = Path(os.path.abspath(path))  # noqa: PTH100
+    return "/".join(part for part in full.parts[-2:] if part != full.anchor) or str(full)
+
+
+def _unused(label: str, taken: Mapping[str, Any]) -> str:
+    """Return a label, with a number if another part has it already."""
+    numbered, number = label, 1
+    while numbered in taken:
+        number += 1
+        numbered = f"{label} ({number})"
+    return numbered

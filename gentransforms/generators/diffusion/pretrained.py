@@ -14,7 +14,7 @@ from gentransforms.generators.diffusion import loading, saving
 from gentransforms.generators.diffusion.base import DiffusionGenerator
 from gentransforms.generators.diffusion.options import PRESETS, override
 from gentransforms.generators.diffusion.state import apply_state, check_saveable, holds_lora
-from gentransforms.generators.part_licenses import lora_places, read_licenses, read_own_license
+from gentransforms.generators.part_licenses import add_licenses, lora_places, read_licenses, read_own_license
 from gentransforms.hub import models as hub
 from gentransforms.paths import local_path
 from gentransforms.surroundings import isolate_loading
@@ -51,7 +51,7 @@ class PretrainedDiffusion(DiffusionGenerator):
         base = loading.pipeline_class(source)
         options = override(saving.saved_options(source, cls.__name__), options)
         saved_adapter, saved_state = options.pop("ip_adapter", None), options.pop("state", {})
-        saved_licenses = options.pop("saved_licenses", {})
+        saved_licenses, own_depth = options.pop("saved_licenses", {}), bool(options.get("saved_depth")) and "depth_model" not in parts_given
         own_adapter = saved_adapter is not None and ip_adapter is None
         parts, options = cls._load_parts(source, base, dtype, options | parts_given, {"variant": variant, **elsewhere})
         cls._check_saved(source, options)
@@ -72,7 +72,10 @@ class PretrainedDiffusion(DiffusionGenerator):
         generator.name_or_path = str(name_or_path)
         generator._set_license(hub.read_license(source))
         others = {"the LoRA": lora_places(lora), "the IP-Adapter": ip_adapter and ip_adapter[0], "the VAE": loading.vae_place(vae, base)}
-        generator._part_licenses = saved_licenses | read_licenses(others | cls._other_parts(parts_given, parts), elsewhere)
+        others |= cls._other_parts(parts_given, parts)
+        if own_depth:  # whose licence was saved
+            others.pop("the depth model", None)
+        generator._part_licenses = add_licenses(saved_licenses, others, elsewhere)
         return generator.to(device=place)
 
     @classmethod

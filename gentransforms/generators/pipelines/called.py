@@ -39,7 +39,7 @@ class CalledPipeline(OffloadedGenerator):
     takes_prompt: bool
     together: str | None = None
     _prompt_to_pipe: bool
-    _pictures: bool  # whether it takes PIL images alone
+    _pictures: bool  # whether it takes only PIL images
     _repeatable: bool = False  # whether it is known to make an image again
 
     def _prepare(self) -> None:
@@ -104,9 +104,11 @@ class CalledPipeline(OffloadedGenerator):
             if name in rows:
                 arguments[name] = rows[name].to(self.dtype)
         if "image_embeds" in rows:
-            nothing = priors.embed_nothing(self.prior, len(rows["image_embeds"]), self.device, self._once)
+            try:
+                nothing = priors.embed_nothing(self.prior, len(rows["image_embeds"]), self.device, self._once)
+            finally:
+                self._rest()
             arguments["negative_image_embeds"] = nothing.to(self.dtype)
-            self._rest()
         if self._prompt_to_pipe:
             lines = texts.from_bytes(rows["prompts"]) if "prompts" in rows else [self._plain_prompt] * (1 if one_source else count)
             arguments["prompt"] = lines[0] if one_source else lines
@@ -129,7 +131,7 @@ class CalledPipeline(OffloadedGenerator):
                 return calls.call(self.pipe, make_rngs(seeds), self.image_size, self._as_pictures(arguments))
             try:
                 return calls.call(self.pipe, make_rngs(seeds), self.image_size, arguments)
-            except (TypeError, ValueError, AttributeError) as error:  # perhaps it takes PIL images alone
+            except (TypeError, ValueError, AttributeError) as error:  # perhaps it takes only PIL images
                 if len(seeds) > 1 or not isinstance(arguments.get(self.roles.source or ""), Tensor):
                     raise
                 try:

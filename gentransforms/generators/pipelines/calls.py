@@ -14,7 +14,7 @@ from torch import Tensor
 from gentransforms.errors import ConfigError, GeneratorError, WeightsError
 from gentransforms.generators.diffusion import appearance
 from gentransforms.generators.identity import uncompiled
-from gentransforms.wording import name_type
+from gentransforms.wording import name_type, with_article
 
 __all__ = [
     "Roles",
@@ -75,20 +75,20 @@ def find_roles(pipe: Any, has_prior: bool, options: Collection[str]) -> Roles:
     decoder = "image_embeds" in needed
     if "mask_image" in parameters:
         raise WeightsError(
-            f"a {name} paints what a mask covers anew: use the image-to-image pipeline of its parts, "
+            f"{with_article(name)} paints what a mask covers anew: use the image-to-image pipeline of its parts, "
             "diffusers.AutoPipelineForImage2Image.from_pipe(pipe)"
         )
     if "num_frames" in parameters:
-        raise WeightsError(f"a {name} makes videos: use a pipeline that makes images")
+        raise WeightsError(f"{with_article(name)} makes videos: use a pipeline that makes images")
     if decoder and not has_prior:
-        raise WeightsError(f"a {name} needs the embedding of an image: give prior=, its prior pipeline, which makes it")
+        raise WeightsError(f"{with_article(name)} needs the embedding of an image: give prior=, its prior pipeline, which makes it")
     if not takes_image(type(pipe)) and not has_prior:
         raise WeightsError(
-            f"a {name} takes no image: use its image-to-image pipeline, "
+            f"{with_article(name)} takes no image: use its image-to-image pipeline, "
             "diffusers.AutoPipelineForImage2Image.from_pipe(pipe), or give prior="
         )
     if unknown := sorted(needed - _MANAGED - set(options)):
-        raise WeightsError(f"a {name} needs {', '.join(unknown)}: give it as an option, or use another pipeline")
+        raise WeightsError(f"{with_article(name)} needs {', '.join(unknown)}: give it as an option, or use another pipeline")
     control = next((n for n in _CONTROLS if n in parameters), None)
     if control is None and "image" in parameters and any(word in name for word in ("ControlNet", "Adapter")):
         control = "image"
@@ -110,7 +110,7 @@ def takes_image(cls: type) -> bool:
 
 
 def one_source_at_a_time(pipe: Any) -> bool:
-    """Whether a pipeline is known to read several sources as references for one image, and to take PIL images alone."""
+    """Whether a pipeline is known to read several sources as references for one image, and to take only PIL images."""
     return type(pipe).__name__.startswith(_ONE_SOURCE)
 
 
@@ -156,7 +156,7 @@ def call(pipe: Any, rngs: list[torch.Generator], size: tuple[int, int], argument
     """
     taken, name = _parameters(type(pipe)), type(pipe).__name__
     given = dict(arguments) | {"generator": rngs, "output_type": "pt", "height": size[0], "width": size[1]}
-    with _quiet(pipe):
+    with _quiet(pipe), _freed_on_failure(pipe):
         result = pipe(**{name: value for name, value in given.items() if name in taken})
     found: Any = getattr(result, "images", None)
     if isinstance(found, list) and found and all(isinstance(image, Tensor) for image in found):
@@ -199,6 +199,17 @@ def to_pictures(images: Tensor) -> list[Any]:
 
 def _parameters(cls: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(cls.__call__).parameters
+
+
+@contextlib.contextmanager
+def _freed_on_failure(pipe: Any) -> Iterator[None]:
+    """Let offloaded networks go back to the CPU after a failure, such as a lack of memory; a call does so only at its end."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):  # the first error says more
+            pipe.maybe_free_model_hooks()
+        raise
 
 
 @contextlib.contextmanager

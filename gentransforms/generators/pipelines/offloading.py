@@ -124,7 +124,7 @@ class OffloadedGenerator(CompiledGenerator):
 
     def _rest(self) -> None:
         """Let the prior's networks wait on the CPU again; a pipeline's own call does so at its end."""
-        if self._hooked and self.prior is not None:
+        if self.prior is not None:
             self.prior.maybe_free_model_hooks()
 
     def _pipelines(self) -> list[Any]:

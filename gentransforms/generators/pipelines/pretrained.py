@@ -13,8 +13,9 @@ from gentransforms.errors import ConfigError
 from gentransforms.generators.base import _check_placement
 from gentransforms.generators.card import model_card
 from gentransforms.generators.diffusion import saving, state
+from gentransforms.generators.diffusion.controlled import DEPTH_MODEL
 from gentransforms.generators.diffusion.loading import add_lora
-from gentransforms.generators.part_licenses import lora_places, read_licenses
+from gentransforms.generators.part_licenses import add_licenses, lora_places
 from gentransforms.generators.pipelines import control, settings
 from gentransforms.generators.pipelines.offloading import check_offload
 from gentransforms.generators.pipelines.opening import is_single_file, load_any, load_single_file
@@ -35,17 +36,17 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
         given: the other arguments by name; ``options`` holds those of the class and of the pipeline's call.
     """
     was: dict[str, Any]
-    offload = check_offload(given["options"].get("offload"))  # before anything is downloaded
-    if offload is not None and given["device"] is not None and torch.device(given["device"]).type == "cpu":
-        raise ConfigError(f"device={given['device']!r} and offload={offload!r}: it computes on an accelerator: leave one of them out")
     place, dtype, variant = _check_placement(given["device"], given["dtype"]), given["dtype"] or torch.float32, given["variant"]
+    offload = check_offload(given["options"].get("offload"))  # before anything is downloaded
+    if offload is not None and given["device"] is not None and place.type == "cpu":
+        raise ConfigError(f"device={given['device']!r} and offload={offload!r}: it computes on an accelerator: leave one of them out")
     elsewhere: dict[str, Any] = {name: given[name] for name in ("token", "cache_dir", "local_files_only")}
     of_source, prior, config = elsewhere | {"revision": given["revision"]}, given["prior"], given["config"]
     passed = {name: given[name] for name in ("safety_checker", "watermarker") if given[name] != "repository"}
     if given["watermarker"] not in ("repository", None):
         raise ConfigError(
-            f"watermarker={given['watermarker']!r}: expected None, which leaves it out; another one of your own is set in a pipeline, "
-            "pipe.watermark, for from_pipeline"
+            f"watermarker={given['watermarker']!r}: expected None, which leaves it out; to use a watermarker of your own, set "
+            "pipe.watermark and pass the pipeline to from_pipeline"
         )
     if is_single_file(name_or_path):
         _check_unused(
@@ -97,8 +98,11 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
     state.apply_state(generator._networks(), had.get("state") or {})
     generator.name_or_path = str(name_or_path)
     generator._set_license(license)
-    generator._part_licenses = (had.get("licenses") or {}) | read_licenses(
-        {"the LoRA": lora_places(given["lora"]), "the prior": prior, "the depth model": given["depth_model"]}, elsewhere
+    depth = given["depth_model"]
+    if depth is None and "depth_estimator" in parts and not had.get("depth"):
+        depth = DEPTH_MODEL
+    generator._part_licenses = add_licenses(
+        had.get("licenses") or {}, {"the LoRA": lora_places(given["lora"]), "the prior": prior, "the depth model": depth}, elsewhere
     )
     return generator if offload is not None and given["device"] is None else generator.to(device=place)
 

@@ -185,8 +185,8 @@ class PipelineVariation(CalledPipeline):
         }
         generator = cls(pipe, prior=prior, depth_estimator=depth_estimator, cache=cache, **given, **options)
         generator._set_license(read_own_license(pipe))
-        if prior is not None:
-            generator._part_licenses = {"the prior": read_own_license(prior).name}
+        parts = {"the prior": prior, "the depth model": generator.depth_estimator}
+        generator._part_licenses = {what: read_own_license(part).name for what, part in parts.items() if part is not None}
         return generator
 
     @classmethod
@@ -214,7 +214,7 @@ class PipelineVariation(CalledPipeline):
         """Load a repository, folder or single file of diffusers, or a folder written by `save_pretrained`; returned in eval mode.
 
         A repository of text-to-image is loaded as diffusers' image-to-image pipeline of the same parts. No code of the
-        repository is run, and pickled weights are read as weights alone.
+        repository is run, and pickled files are read only as weights.
 
         Args:
             name_or_path: a folder, a Hub repository ``"organisation/name"``, or a checkpoint file.
@@ -311,9 +311,11 @@ class PipelineVariation(CalledPipeline):
         condition: dict[str, Tensor] = {}
         if self.prior is not None:
             given = (lines or [self._plain_prompt] * len(images)) if self.takes_prompt else []
-            with settings.watched(self.prior, self._prior_notes):
-                condition |= priors.embed(self.prior, images, given, self.image_size)
-            self._rest()
+            try:
+                with settings.watched(self.prior, self._prior_notes):
+                    condition |= priors.embed(self.prior, images, given, self.image_size)
+            finally:
+                self._rest()
         if self.roles.source or self.roles.control:
             seen = fit(images.float(), self.image_size, self.preserves_geometry)
             if self.roles.source and not (self.prior is not None and not self.roles.decoder):
