@@ -94,6 +94,19 @@ class TestCompile:
         variation(compile=False)
         assert asked == []
 
+    def test_networks_that_are_compiled_already(self, tmp_path: Path) -> None:
+        pipe = tiny.unclip()
+        plain = variation(pipe)
+        assert "compile" not in plain.config
+        before = plain.fingerprint()
+        next(m for m in pipe.unet.modules() if type(m).__name__ == "BasicTransformerBlock").compile(backend="eager")
+        assert plain.config["compile"] == "elsewhere"
+        assert plain.fingerprint() == before
+        with pytest.raises(ConfigError, match=r"compile='regional': unet went through torch\.compile already.*deepcopy\(unet\)"):
+            variation(pipe, compile="regional")
+        plain.save_pretrained(tmp_path)
+        assert "compile" not in gt.load_generator(tmp_path).config
+
     @pytest.mark.parametrize("value", ["regionally", "default", 1, 2.0, ["full"]])
     def test_other_modes_are_refused(self, value: Any) -> None:
         with pytest.raises(ConfigError, match=r"compile=.*'regional', 'full', 'max-autotune', 'reduce-overhead', True.*False"):

@@ -124,8 +124,8 @@ class TestRuns:
 
 class TestNetworks:
     def test_whole_ones(self, asked: list[Any]) -> None:
-        pipe = tiny_pipelines.flux()
         for mode, arguments in ((True, {}), ("full", {}), ("max-autotune", {"mode": "max-autotune"})):
+            pipe = tiny_pipelines.flux()
             generator_of(pipe, compile=mode)
             assert asked.pop() == (pipe.transformer, arguments)
         assert not asked
@@ -179,6 +179,15 @@ class TestRefused:
         with pytest.raises(ConfigError, match=r"compile='full': transformer went through torch\.compile already"):
             generator_of(pipe, compile="full")
 
+    @pytest.mark.parametrize("mode", ["regional", "full"])
+    def test_one_that_another_generator_compiled(self, asked: list[Any], mode: str) -> None:
+        pipe = tiny_pipelines.img2img()
+        generator_of(pipe, compile=mode)
+        with pytest.raises(ConfigError, match=r"compile='full': unet went through torch\.compile already.*deepcopy\(unet\)"):
+            generator_of(pipe, compile="full")
+        pipe.unet = copy.deepcopy(pipe.unet)
+        assert generator_of(pipe, compile="full").config["compile"] == "full"
+
     def test_together_with_a_cache(self) -> None:
         with pytest.raises(ConfigError, match=r"compile='regional' and cache: .* leave one out"):
             generator_of(tiny_pipelines.flux(), compile="regional", cache="FirstBlockCache")
@@ -193,8 +202,11 @@ class TestRecorded:
     def test_beside_the_fingerprint(self, asked: list[Any], tmp_path: Path) -> None:
         pipe = tiny_pipelines.img2img()
         plain, generator = generator_of(pipe), generator_of(pipe, compile="regional")
-        assert "compile" not in plain.config
+        assert plain.config["compile"] == "elsewhere", "it shares what the other compiled"
         assert generator.config["compile"] == "regional"
+        plain.save_pretrained(tmp_path / "plain")
+        assert "compile" not in gt.load_generator(tmp_path / "plain").config
+        assert "compile" not in copy.deepcopy(plain).config
         assert generator.fingerprint() == plain.fingerprint()
         generator.save_pretrained(tmp_path / "saved")
         again: Any = gt.load_generator(tmp_path / "saved")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import gentransforms as gt
 from gentransforms.errors import ConfigError
+from gentransforms.generators.pipelines import settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS: dict[str, Any] = {"strength": 0.9, "num_inference_steps": 2}
@@ -148,6 +149,42 @@ class TestNotesOfCalls:
         assert generator.fingerprint() != before
         generator.pipe.strictness = 1
         assert pickle.loads(pickle.dumps(generator)).fingerprint() == before
+
+    def test_one_that_is_set_between_calls_counts_again(self) -> None:
+        generator = gt.PipelineVariation.from_pipeline(counting(), **OPTIONS)
+        pipe, before, found = generator.pipe, generator.fingerprint(), []
+        for value in (None, 100, None):
+            if value is not None:
+                pipe.calls = value
+                found.append(generator.fingerprint())
+            with settings.watched(pipe, generator._notes):
+                pipe.calls, pipe.last = pipe.calls + 1, [32, 32]
+            found.append(generator.fingerprint())
+        assert found[0] == before
+        assert len({before, *found[1:]}) == 2
+        pipe.last = [64, 64]
+        assert generator.fingerprint() not in (before, *found)
+
+    def test_a_call_that_fails_adds_none(self) -> None:
+        notes, pipe = settings.Notes(), counting()
+        pipe.sizes = [1]
+
+        def fail(**attributes: int) -> None:
+            with settings.watched(pipe, notes):
+                vars(pipe).update(attributes)
+                raise MemoryError
+
+        with pytest.raises(MemoryError):
+            fail(strictness=2)
+        assert settings.read_settings(pipe, notes)["attributes"]["strictness"] == 2
+        with settings.watched(pipe, notes):
+            pipe.calls = 1
+            pipe.sizes.append(2)
+        with pytest.raises(MemoryError):
+            fail(calls=2)  # which is known to change
+        found = settings.read_settings(pipe, notes)["attributes"]
+        assert (found["calls"], found["sizes"]) == (0, [1])
+        assert pickle.loads(pickle.dumps(notes)) == notes
 
     def test_of_the_prior(self) -> None:
         pipe, prior = tiny_pipelines.kandinsky()

@@ -17,6 +17,7 @@ from gentransforms.generators.diffusion.faster.compiled import CompiledGenerator
 from gentransforms.generators.diffusion.faster.deepcache import check_branch, run_unet
 from gentransforms.generators.diffusion.faster.execution import (
     check_compile,
+    check_uncompiled,
     fuse_projections,
     unfused_weights,
     uses_cuda_graphs,
@@ -114,7 +115,7 @@ class DiffusionGenerator(CompiledGenerator):
         parts = {"components": describe_pipeline(self.pipe, self._described_parts())}
         found = state.read_state(self._networks())
         state.check_scheduler("scheduler", self.scheduler)
-        return self._options() | parts | ({"state": found} if found else {})
+        return self._options() | self._found_compiled() | parts | ({"state": found} if found else {})
 
     def _options(self) -> dict[str, Any]:
         """Return the options as they are now, JSON-able: what `save_pretrained` writes."""
@@ -232,7 +233,8 @@ class DiffusionGenerator(CompiledGenerator):
         """Return the function that predicts in each step of one `sample` call; its caches live as long as that call."""
         caching, branch = self.cache_interval > 1, self.cache_branch
         run = self._part(run_unet) if caching else self.unet
-        overwritten = uses_cuda_graphs(self._init_config.get("compile", False))
+        # What else compiled the network may have done so with CUDA graphs.
+        overwritten = uses_cuda_graphs(self._init_config.get("compile", False)) or bool(self._found_compiled())
         deep: Tensor | None = None
 
         def predict(noisy: Tensor, t: Tensor, step: Step) -> Tensor:
@@ -374,6 +376,9 @@ class DiffusionGenerator(CompiledGenerator):
 
     def _finish(self, denoising: Mapping[str, nn.Module]) -> None:
         """Freeze all networks and convert them as requested; those that run in each step are also fused and compiled."""
+        if mode := self._init_config.get("compile"):
+            for name, network in denoising.items():
+                check_uncompiled(name, network, mode)
         if self._init_config.get("fuse_qkv"):
             for name, network in denoising.items():
                 fuse_projections(name, network)

@@ -106,7 +106,8 @@ class PretrainedDiffusion(DiffusionGenerator):
                 is not merged, or quantised weights.
         """
         check_saveable(self._networks())
-        options = {name: value for name, value in self.config.items() if name != "components"} | self._saved_extra()
+        here = {"components": None} | self._found_compiled()  # of this process
+        options = {name: value for name, value in self.config.items() if name not in here} | self._saved_extra()
         if self._part_licenses:
             options["saved_licenses"] = dict(self._part_licenses)
         if self.kind == "ip-adapter":

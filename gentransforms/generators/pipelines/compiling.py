@@ -9,12 +9,12 @@ from torch import nn
 from gentransforms.errors import ConfigError
 from gentransforms.generators.diffusion.faster.execution import (
     check_compile,
+    check_uncompiled,
     compile_network,
     copy_outputs,
     repeated_blocks,
     uses_cuda_graphs,
 )
-from gentransforms.generators.identity import uncompiled
 from gentransforms.wording import name_type, with_article
 
 __all__ = ["check_compiling", "check_denoiser", "compile_denoiser", "denoisers"]
@@ -69,8 +69,7 @@ def check_denoiser(name: str, network: Any, mode: Any) -> None:
     Raises:
         ConfigError: if it is compiled already, or regional compilation finds nothing in it.
     """
-    if uncompiled(network) is not network:
-        raise ConfigError(f"compile={mode!r}: {name} went through torch.compile already: leave compile out, or give what it wraps")
+    check_uncompiled(name, network, mode)
     if mode == "regional" and name in _DENOISERS and not repeated_blocks(network):
         raise ConfigError(
             f"compile='regional': {name} is {name_type(network)} without blocks that repeat, as far as diffusers names them: "

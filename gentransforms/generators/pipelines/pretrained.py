@@ -131,8 +131,9 @@ def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card:
     if generator.prior is not None:
         has["settings"]["prior"] = settings.read_settings(generator.prior, generator._prior_notes)
     has["licenses"] = dict(generator._part_licenses)
-    # Whether it is offloaded is a matter of this machine.
-    config = {name: value for name, value in generator.config.items() if "components" not in name and name != "offload"} | has
+    # Whether it is offloaded is a matter of this machine, and what else compiled its networks of this process.
+    here = {"offload": None} | generator._found_compiled()
+    config = {name: value for name, value in generator.config.items() if "components" not in name and name not in here} | has
     try:
         text = json.dumps(saving.describe(generator, config), indent=2)
     except TypeError as error:

@@ -22,31 +22,54 @@ _PLAIN = bool | int | float | str | None
 class Notes:
     """Plain attributes of a pipeline that its own calls were seen to change, such as a count of them: no settings, then.
 
+    One that was set between calls is a setting again.
+
     Args:
-        changed: the value that each had before the first of these calls, which stays in the fingerprint, so that it does not move.
-        made: names of those that were not there before.
+        changed: for each, its value before the first of these calls, which stays in the fingerprint, so that it does not move, and
+            the value that the last call left. An attribute that is not there has the value ``...``.
     """
 
-    changed: dict[str, Any] = field(default_factory=dict)
-    made: set[str] = field(default_factory=set)
+    changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
     def apply(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        """Return attributes as they were before these calls."""
-        return {name: self.changed.get(name, value) for name, value in attributes.items() if name not in self.made} | self.changed
+        """Return attributes as they were before these calls; as they are where something else has set them since."""
+        found = dict(attributes)
+        for name, (first, left) in self.changed.items():
+            if found.get(name, ...) == left:
+                found[name] = first
+        return {name: value for name, value in found.items() if value is not ...}
+
+    def add(self, before: Mapping[str, Any], after: Mapping[str, Any], new: bool = True) -> None:
+        """Note what a call changed.
+
+        Args:
+            before: the attributes before the call.
+            after: those after it.
+            new: whether attributes are noted that no call changed before.
+        """
+        for name in before.keys() | after.keys() | self.changed.keys():
+            old, now = before.get(name, ...), after.get(name, ...)
+            if name in self.changed and self.changed[name][1] == old:
+                self.changed[name] = (self.changed[name][0], now)
+            elif new and old != now:
+                self.changed[name] = (old, now)
+            else:
+                self.changed.pop(name, None)
 
 
 @contextlib.contextmanager
 def watched(pipe: Any, notes: Notes) -> Iterator[None]:
-    """Add to `notes` what the pipeline changes of its plain attributes inside the context."""
+    """Add to `notes` what the pipeline changes of its plain attributes inside the context.
+
+    A call that fails may leave half a change, which could change images, so that none is added for it.
+    """
     before = _attributes(pipe)
     try:
         yield
-    finally:
-        after = _attributes(pipe)
-        notes.made |= after.keys() - before.keys() - notes.changed.keys()
-        for name, value in before.items():
-            if name not in notes.made and (name not in after or after[name] != value):
-                notes.changed.setdefault(name, value)
+    except BaseException:
+        notes.add(before, _attributes(pipe), new=False)
+        raise
+    notes.add(before, _attributes(pipe))
 
 
 def describe(pipe: Any, notes: Notes) -> dict[str, Any]:
@@ -84,7 +107,7 @@ def _public_of(pipe: Any) -> dict[str, Any]:
 
 
 def _attributes(pipe: Any) -> dict[str, Any]:
-    return {name: value for name, value in _public_of(pipe).items() if _is_plain(value)}
+    return {name: _plain(value) for name, value in _public_of(pipe).items() if _is_plain(value)}
 
 
 def restore_settings(pipe: Any, saved: Mapping[str, Any]) -> None:

@@ -277,7 +277,7 @@ class PipelineVariation(CalledPipeline):
             options["condition"] = conditions.describe(self.condition)
         if self.offload is not None:
             options["offload"] = self.offload
-        return options | self._init_config | {"options": dict(self.options)}
+        return options | self._init_config | self._found_compiled() | {"options": dict(self.options)}
 
     @property
     def required_inputs(self) -> tuple[str, ...]:

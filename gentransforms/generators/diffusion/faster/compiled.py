@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from gentransforms.generators.base import ImageGenerator
-from gentransforms.generators.diffusion.faster.execution import compile_function, compile_network
+from gentransforms.generators.diffusion.faster.execution import COMPILED_ELSEWHERE, compile_function, compile_network, is_compiled
 from gentransforms.generators.diffusion.pickling import drop_capturing_hooks
 
 __all__ = ["CompiledGenerator"]
@@ -26,6 +26,11 @@ class CompiledGenerator(ImageGenerator):
         if mode := self._init_config.get("compile", False):
             for network in networks:
                 compile_network(network, mode)
+
+    def _found_compiled(self) -> dict[str, str]:
+        """Return what `config` records where networks run compiled that this generator did not compile."""
+        found = not self._init_config.get("compile") and any(map(is_compiled, self._denoising_networks()))
+        return {"compile": COMPILED_ELSEWHERE} if found else {}
 
     def _denoising_networks(self) -> list[nn.Module]:
         """Return the networks that run in each step."""

@@ -15,11 +15,12 @@ from gentransforms.generators.diffusion.state import holds_lora, quantisation
 from gentransforms.generators.identity import named_weights, uncompiled
 
 __all__ = [
-    "CompileMode", "check_compile", "check_fused", "compile_function", "compile_network", "copy_outputs", "fuse_projections",
-    "repeated_blocks", "unfused_weights", "uses_cuda_graphs",
+    "COMPILED_ELSEWHERE", "CompileMode", "check_compile", "check_fused", "check_uncompiled", "compile_function", "compile_network",
+    "copy_outputs", "fuse_projections", "is_compiled", "repeated_blocks", "unfused_weights", "uses_cuda_graphs",
 ]  # fmt: skip
 
 CompileMode = Literal["regional", "full", "max-autotune", "reduce-overhead"]
+COMPILED_ELSEWHERE = "elsewhere"  # what `config` records of a network that something else compiled
 _MODES = ("regional", "full", "max-autotune", "reduce-overhead")
 # The blocks that a UNet or ControlNet repeats, where the class does not name its own.
 _BLOCKS = ("BasicTransformerBlock",)
@@ -38,6 +39,31 @@ def check_compile(value: Any) -> Any:
     if isinstance(value, bool) or (isinstance(value, str) and value in _MODES):
         return value
     raise ConfigError(f"compile={value!r}: expected {', '.join(map(repr, _MODES))}, True for 'full', or False")
+
+
+def is_compiled(network: nn.Module) -> bool:
+    """Return whether ``torch.compile`` runs a network or a part of it: as a wrapper, or in place, as ``network.compile()`` does."""
+    return any(uncompiled(module) is not module or module._compiled_call_impl is not None for module in network.modules())
+
+
+def check_uncompiled(name: str, network: nn.Module, mode: Any) -> None:
+    """Raise if a network that is to be compiled is compiled already.
+
+    Args:
+        name: of the network, for the message.
+        network: a UNet, transformer or ControlNet.
+        mode: the option `compile`.
+
+    Raises:
+        ConfigError: with what to give instead.
+    """
+    if not is_compiled(network):
+        return
+    wrapped = uncompiled(network) is not network
+    raise ConfigError(
+        f"compile={mode!r}: {name} went through torch.compile already, by a call of yours or for another generator that shares it: leave "
+        f"compile out to run it as it is, or give {'what it wraps' if wrapped else f'copy.deepcopy({name}), which is not compiled'}"
+    )
 
 
 def compile_network(network: Any, mode: Any) -> None:
