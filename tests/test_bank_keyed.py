@@ -300,6 +300,27 @@ class TestOtherRoots:
     def test_of_other_images_nothing_is_told(self, key: Any) -> None:
         assert tell_other_root(key, ["cat/1.jpg", "dog/1.jpg"]) == tell_other_root(key, [0, 1]) == ""
 
+    @pytest.mark.parametrize(
+        ("key", "known", "others"),
+        [
+            ("0001.jpg", ["cat/0001.jpg", "dog/0001.jpg"], []),
+            ("a/b/1.jpg", ["b/1.jpg", "1.jpg"], []),
+            ("org/name", ["name"], []),
+            ("name", ["org/name"], []),
+            ("1.jpg", ["cat/1.jpg", "dog/2.jpg"], ["2.jpg"]),
+            ("1.jpg", ["cat/1.jpg"], ["2.jpg", "3.jpg"]),
+            ("1.jpg", ["cat/1.jpg", "2.jpg"], ["2.jpg"]),
+        ],
+        ids=["two above", "two below", "no file below", "no file above", "another folder each", "chance", "the root is right"],
+    )
+    def test_of_what_is_not_clear_nothing_is_told(self, key: str, known: list[str], others: list[str]) -> None:
+        assert tell_other_root(key, known, others) == ""
+
+    def test_other_keys_tell_which_of_two_folders(self) -> None:
+        known = ["cat/1.jpg", "dog/1.jpg", "cat/2.jpg", "dog/3.jpg"]
+        assert "'dog/1.jpg' is: keys are paths" in tell_other_root("1.jpg", known, ["1.jpg", "new.jpg", "3.jpg"])
+        assert "the folder 'x' in it" in tell_other_root("x/cat/1.jpg", known, ["y/bird/1.jpg", "x/dog/3.jpg"])
+
     def test_a_run_and_an_audit_name_the_folder(self, tmp_path: Path) -> None:
         photos = fill(tmp_path / "photos", "cat/1.png", "cat/2.png")
         gt.generate_bank(photos, tmp_path / "bank", FakeGenerator(), variants=2, progress=False)

@@ -124,7 +124,7 @@ def refuse_foreign(bank: Bank, keys: Sequence[str | int], name: str) -> None:
     advice = (
         f"{len(unreadable):,} of them could not be read when it was generated: fix them and run generate with --retry-failed"
         if len(unreadable) == len(absent)
-        else tell_other_root(absent[0], bank.keys)
+        else tell_other_root(absent[0], bank.keys, absent[1:64])
         or "it belongs to another data set, or to fewer of its images; make one of the images that data.train names"
     )
     raise SystemExit(

@@ -84,7 +84,7 @@ class BankPairs(Pairs):
         absent = [key for key in bank.keys if key not in place_of]
         if absent:
             first = source.keys[0]
-            root = tell_other_root(first, bank.keys) if first not in bank.keys else ""
+            root = tell_other_root(first, bank.keys, source.keys[1:_COMPARED]) if first not in bank.keys else ""
             advice = f"{first!r} is not in the bank, but {root}" if root else "give the source that the bank was made of"
             raise BankError(
                 f"{bank.path}: {len(absent):,} of its {len(bank.keys):,} keys are not in this source, such as {absent[0]!r} (the source's "

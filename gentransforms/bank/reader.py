@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -196,13 +196,13 @@ class Bank:
         absent = [i for i, row in enumerate(rows.tolist()) if row < 0]
         if absent:
             more = f"; {len(absent)} of these {len(names)} pairs have no image" if len(absent) > 1 else ""
-            raise MissingKeyError(f"{self.path}: {self.why_absent(names[absent[0]], numbers[absent[0]])}{more}")
+            raise MissingKeyError(f"{self.path}: {self.why_absent(names[absent[0]], numbers[absent[0]], names[:64])}{more}")
         with self._explain_extension():
             data = self._images.read(rows)
         return self._decode(rows, data) if decode else [bytes(one) for one in data]
 
-    def why_absent(self, key: str | int, variant: int) -> str:
-        """Return in one sentence why the bank has no image for a pair, and what to do."""
+    def why_absent(self, key: str | int, variant: int, asked: Sequence[str | int] = ()) -> str:
+        """Return in one sentence why the bank has no image for a pair, and what to do; `asked` are keys of the same data set."""
         own = self._lookup.variants_of(key)
         if self.selection is not None and dataclasses.replace(self._lookup, kept=None).find_rows([key], [variant])[0] >= 0:
             what = f"the selection {self.selection.where!r}" if self.selection.where else "a selection"
@@ -223,7 +223,7 @@ class Bank:
                 f"key {key!r} has no images, because its source could not be read ({failed.get('reason')}): "
                 'fix it and run generate with --retry-failed, or use missing="source" in BankAugment'
             )
-        return f"key {key!r} is not in this bank{self._hint(key)}"
+        return f"key {key!r} is not in this bank{self._hint(key, asked)}"
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield all rows in order, as memory-mapped record batches with the columns of `unit_schema`."""
@@ -345,7 +345,7 @@ class Bank:
             images[i] = image
         return images
 
-    def _hint(self, key: str | int) -> str:
+    def _hint(self, key: str | int, asked: Sequence[str | int]) -> str:
         kind = self._facts.key_type
         if type(key).__name__ != kind:
             twin: str | int | None = str(key) if kind == "str" else int(key) if str(key).removeprefix("-").isdecimal() else None
@@ -353,7 +353,7 @@ class Bank:
             return f", whose keys are {kind}: {key!r} is {type(key).__name__}, and '1' and 1 differ{found}"
         if self.missing_units:
             return f", of which {self.missing_units:,} units have not been generated yet"
-        if root := tell_other_root(key, self.keys):
+        if root := tell_other_root(key, self.keys, asked):
             return f", but {root}"
         example = f" (its keys look like {self.keys[0]!r})" if self.keys else ""
         return f'{example}: generate a bank from the data set you read, or use missing="source" in BankAugment'

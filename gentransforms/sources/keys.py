@@ -152,30 +152,51 @@ def _key(key: Any, name: str) -> str | int:
     raise ConfigError(f"{name}: {key!r} is {name_type(key)}, expected keys that are str or int")
 
 
-def tell_other_root(key: str | int, known: Collection[str | int]) -> str:
-    """Return which root folder would turn a key into a known one, as part of a message; empty if no other folder does.
+def tell_other_root(key: str | int, known: Collection[str | int], others: Iterable[str | int] = ()) -> str:
+    """Return which root folder would turn a key into a known one, as part of a message; empty unless exactly one folder does.
 
     Args:
         key: a key that is not among `known`.
         known: the keys of a bank.
+        others: further keys of the same data set; a few are enough. None may be among `known`, as the root is right then, or fit
+            another folder only, and at least one has to fit the same folder.
 
     Example:
         >>> tell_other_root("1.jpg", ["cat/1.jpg"])
         "'cat/1.jpg' is: keys are paths below the root of the data set, so give the folder that contains 'cat' as the root"
         >>> tell_other_root("train/cat/1.jpg", ["cat/1.jpg"])
         "'cat/1.jpg' is: keys are paths below the root of the data set, so give the folder 'train' in it as the root"
+        >>> tell_other_root("1.jpg", ["cat/1.jpg", "dog/1.jpg"])
+        ''
+        >>> tell_other_root("1.jpg", ["cat/1.jpg", "dog/1.jpg", "cat/2.jpg"], ["2.jpg"])
+        "'cat/1.jpg' is: keys are paths below the root of the data set, so give the folder that contains 'cat' as the root"
     """
-    if not isinstance(key, str):
+    keys, names = list(dict.fromkeys((key, *others))), set(known)
+    if not names.isdisjoint(keys):
         return ""
-    parts, names = key.split("/"), set(known)
-    below = (("/".join(parts[:i]), "/".join(parts[i:])) for i in range(1, len(parts)))
-    found = next(((f"the folder {folder!r} in it", name) for folder, name in below if name in names), None)
-    if found is None:
-        longer = next((name for name in known if isinstance(name, str) and name.endswith(f"/{key}")), None)
-        if longer is None:
-            return ""
-        found = f"the folder that contains {longer.removesuffix(f'/{key}')!r}", longer
-    return f"{found[1]!r} is: keys are paths below the root of the data set, so give {found[0]} as the root"
+    own, *rest = _other_roots(keys, names)
+    fitting = [roots for roots in rest if roots]
+    found = [(root, name) for root, name in own.items() if all(root in roots for roots in fitting)]
+    if len(found) != 1 or (rest and not fitting):
+        return ""
+    root, name = found[0]
+    return f"{name!r} is: keys are paths below the root of the data set, so give {root} as the root"
+
+
+def _other_roots(keys: Sequence[str | int], names: Collection[str | int]) -> list[dict[str, str]]:
+    """Return, for each key, the folders that could be the root instead, and the known name that each turns the key into."""
+    # Only paths of files have a root: "owner/name" and "name" have nothing to do with each other.
+    paths = [key if isinstance(key, str) and PurePath(key).suffix else "" for key in keys]
+    ends = {path.rpartition("/")[2] for path in paths if path}
+    alike = [name for name in names if isinstance(name, str) and name.rpartition("/")[2] in ends]
+    found = []
+    for path in paths:
+        parts = path.split("/")
+        below = (("/".join(parts[:i]), "/".join(parts[i:])) for i in range(1, len(parts)))
+        roots = {f"the folder {folder!r} in it": name for folder, name in below if name in names}
+        longer = (name for name in alike if path and name.endswith(f"/{path}"))
+        found.append(roots | {f"the folder that contains {name.removesuffix(f'/{path}')!r}": name for name in longer})
+    return found
 
 
 def _own_keys(dataset: Any) -> list[Any] | None:

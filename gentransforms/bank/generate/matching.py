@@ -115,7 +115,7 @@ def compare_keys(source: ImageSource, directory: Path, facts: Facts) -> tuple[st
     if new:
         parts.append(f"{len(new)} {'is' if len(new) == 1 else 'are'} new ({_show(new)})")
     text = ", ".join(parts) or ("in another order" if known is not None else "not those that the bank was started with")
-    root = tell_other_root(source.keys[0], some) if missing and source.keys[0] not in theirs else ""
+    root = tell_other_root(source.keys[0], some, source.keys[1:_SAMPLES]) if missing and source.keys[0] not in theirs else ""
     return f"source keys: {text}" + (f"; {source.keys[0]!r} is not in the bank, but {root}" if root else ""), bool(missing)
 
 
