@@ -70,7 +70,7 @@ def miniature(words: list[str]) -> tuple[str, list[str]]:
     before = {"make_bank": ["--variants", "1"], "reproduce": ["--variants", "1", "--probe-epochs", "1"]}
     behind = {
         "make_bank": small, "train": [*small, *held], "reproduce": small,
-        "similarity": ["--limit", "8", "--subsets", "2", "--device", "cpu"], "figure3": ["--device", "cpu"],
+        "similarity": ["--limit", "8", "--subsets", "1", "--device", "cpu"], "figure3": ["--device", "cpu"],
         "evaluate": ["--epochs", "1", "--devices", "1", "--batch-size", "4", "--workers", "0"],
     }  # fmt: skip
     return script, [*before.get(script, []), *arguments, *behind[script]]

@@ -31,6 +31,10 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def photos(count: int) -> torch.Tensor:
+    return torch.randint(256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
 class TestAgreement:
     def test_counts(self) -> None:
         predicted = torch.tensor([[0, 0], [1, 0], [2, 2], [0, 1]])
@@ -170,36 +174,34 @@ class TestReadVariants:
 
     @pytest.fixture
     def bank(self, tmp_path: Path) -> Path:
-        generate_bank(Flat()(photos(6).float() / 255, torch.arange(6)), tmp_path / "bank", Flat(), variants=3, progress=False)
+        generate_bank(photos(6), tmp_path / "bank", Flat(), variants=3, progress=False)
         return tmp_path / "bank"
 
     def test_first_variants_of_each_key(self, bank: Path) -> None:
-        made = example("evaluate").read_variants(str(bank), [4, 0, 5], 2, 8)
+        made = example("evaluate").read_variants(str(bank), gt.open_source(photos(6)), [4, 0, 5], 2, 8)
         assert made.shape == (3, 2, 3, 8, 8)
         assert made.dtype == torch.uint8
         expected = [[round(255 * grey_of(int(gt.derive_seeds(0, [key], [v])))) for v in range(2)] for key in (4, 0, 5)]
         assert made[:, :, 1, 7, 7].tolist() == expected
 
     @pytest.mark.parametrize(
-        ("keys", "variants", "size", "said"),
+        ("images", "variants", "size", "said"),
         [
-            ([0, 6], 2, 8, r"--bank: .*bank: key 6 is not in this bank .*expected a bank of the images in --test"),
-            ([0], 4, 8, r"--bank: .*bank: key 0 has no variant 3: .* with --variants 4 or more"),
-            ([0], 2, 16, r"its images are of \(h, w\) = \(8, 8\), expected \(16, 16\)"),
+            (photos(7), 2, 8, r"--bank: .*bank: was made of 6 sources, and this source has 7: .*expected a bank of the images in --test"),
+            (photos(7)[1:], 2, 8, r"--bank: .*bank: images of this source .* are other images, such as .*expected a bank of the images"),
+            (255 - photos(6), 2, 8, r"--bank: .*bank: images of this source .* are other images, such as the one with the key 0"),
+            (photos(6), 4, 8, r"--bank: .*bank: key 0 has no variant 3: .* with --variants 4 or more"),
+            (photos(6), 2, 16, r"its images are of \(h, w\) = \(8, 8\), expected \(16, 16\)"),
         ],
-        ids=["another data set", "fewer variants", "another size"],
+        ids=["another number of images", "other rows", "other images", "fewer variants", "another size"],
     )
-    def test_another_bank_is_refused(self, keys: list[int], variants: int, size: int, said: str, bank: Path) -> None:
+    def test_another_bank_is_refused(self, images: torch.Tensor, variants: int, size: int, said: str, bank: Path) -> None:
         with pytest.raises(SystemExit, match=said):
-            example("evaluate").read_variants(str(bank), keys, variants, size)
+            example("evaluate").read_variants(str(bank), gt.open_source(images), [0], variants, size)
 
     def test_no_bank(self, tmp_path: Path) -> None:
         with pytest.raises(SystemExit, match=r"--bank: .*nowhere"):
-            example("evaluate").read_variants(str(tmp_path / "nowhere"), [0], 2, 8)
-
-
-def photos(count: int) -> torch.Tensor:
-    return torch.randint(256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+            example("evaluate").read_variants(str(tmp_path / "nowhere"), gt.open_source(photos(2)), [0], 2, 8)
 
 
 class TestScripts:

@@ -145,7 +145,7 @@ class TestScript:
         call(monkeypatch, place, "corruptions", *runs, *options)
         report = json.loads((place / "report" / "corruptions.json").read_text())
         assert [(run["run"], run["method"], run["arm"], run["seed"]) for run in report] == [
-            (name, "simclr", arm, 0) for name, arm in zip(runs, ("baseline", "icgan"), strict=True)
+            (str(place / name), "simclr", arm, 0) for name, arm in zip(runs, ("baseline", "icgan"), strict=True)
         ]
         assert report[0]["accuracy"] == report[1]["accuracy"]
         assert {len(report[0]["accuracy"][name][probe]) for name in NAMES for probe in ("linear", "knn")} == {5}
@@ -164,5 +164,35 @@ class TestScript:
         # what is done is not done again, and what was measured otherwise is not mixed with it
         monkeypatch.setattr(ssl("corruptions"), "evaluate_run", lambda *args: 1 / 0)
         call(monkeypatch, place, "corruptions", *runs, *options)
-        with pytest.raises(SystemExit, match=r"measured otherwise .*: choose another --out"):
+        with pytest.raises(SystemExit, match=r"measured otherwise .* probe_epochs \(2, now 3\): choose another --out"):
             call(monkeypatch, place, "corruptions", *runs, "--probe-epochs", "3", "--out", "report")
+
+    def test_other_images_and_other_runs_are_not_taken_for_those_evaluated(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        evaluated: list[str] = []
+        accuracy = record("baseline", 0, 0.5)["accuracy"]
+        monkeypatch.setattr(ssl("corruptions"), "evaluate_run", lambda folder, *rest: evaluated.append(str(folder)) or accuracy)
+        run = "simclr-baseline-seed0"
+        for folder in ("again", "other"):
+            (place / folder / run).mkdir(parents=True)
+            (place / folder / run / "last.ckpt").write_bytes((place / run / "last.ckpt").read_bytes())
+        write_photos(place / "like-train", 12, seed=2)  # the same names and labels, other images
+        write_photos(place / "like-test", 8, seed=3)
+        call(monkeypatch, place, "corruptions", f"again/{run}", "--out", "own")
+        for what in ("train", "test"):
+            with pytest.raises(SystemExit, match=rf"otherwise than again/{run} would be, {what} \('.*, {what}_sha256 \('.*choose another"):
+                call(monkeypatch, place, "corruptions", f"again/{run}", "--out", "own", f"--{what}", f"like-{what}")
+        call(monkeypatch, place, "corruptions", f"other/{run}", "--out", "own")  # a copy is the same
+        assert evaluated == [f"again/{run}"]
+
+        content = torch.load(place / run / "last.ckpt", weights_only=True)
+        content["global_step"] += 1
+        torch.save(content, place / "other" / run / "last.ckpt")
+        with pytest.raises(SystemExit, match=rf"has {run} from another folder, .*again/{run}: choose another --out for other/{run}"):
+            call(monkeypatch, place, "corruptions", f"other/{run}", "--out", "own")
+        torch.save(content, place / "again" / run / "last.ckpt")
+        call(monkeypatch, place, "corruptions", f"again/{run}", "--out", "own")
+        assert evaluated == [f"again/{run}"] * 2
+        assert "trained again since" in capsys.readouterr().out
+        assert len(json.loads((place / "own" / "corruptions.json").read_text())) == 1

@@ -448,22 +448,50 @@ class TestSimilarity:
             ssl("similarity").compare([run / "run"], FakeGenerator(), ssl("data").open_images(str(run / "test")), 10, "depth")
 
     def test_pairs_over_subsets(self) -> None:
-        """One column each, so that CKA is the squared correlation: mean and standard deviation over every third image."""
+        """One column each, so that CKA is the squared correlation: mean and standard deviation over random thirds of the images."""
         names = ("a", "b", "untrained")
         own = {name: self.features(60, 1, seed=i) + self.features(60, 1, seed=9) for i, name in enumerate(names)}
         theirs = dict.fromkeys(names, self.features(60, 1, seed=5) + self.features(60, 1, seed=9))
         pairs = ssl("similarity").compare_pairs(own, theirs, 3)
+        order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
         expected = [("a", "b"), ("a", "encoder"), ("b", "encoder"), ("untrained", "encoder")]
         assert [(pair["first"], pair["second"]) for pair in pairs] == expected
         for pair, (first, second) in zip(pairs, expected, strict=True):
             y = own[second] if second in own else theirs[first]
-            r = np.array([np.corrcoef(own[first][i::3, 0], y[i::3, 0])[0, 1] for i in range(3)])
+            r = np.array([np.corrcoef(own[first][order[i::3], 0], y[order[i::3], 0])[0, 1] for i in range(3)])
             for measure, values in (("linear_cka", r**2), ("one_minus_cka", 1 - r**2), ("procrustes_distance", 2 - 2 * abs(r))):
                 assert pair[measure]["mean"] == pytest.approx(values.mean(), abs=1e-4)
                 assert pair[measure]["spread"] == pytest.approx(values.std(ddof=1), abs=1e-4)
         (alone, *_) = ssl("similarity").compare_pairs(own, theirs, 1)
         assert alone["linear_cka"]["spread"] is None
         assert "± " not in ssl("similarity").table([alone])
+
+    def test_subsets_are_of_all_classes_whatever_the_order_of_the_images(self) -> None:
+        """Classes in turn, as many as subsets, and two networks that agree on the classes alone."""
+        centres = 8 * self.features(4, 6, seed=8).repeat(50, 1)
+        own = {name: centres + self.features(200, 6, seed=i) for i, name in enumerate(("a", "b"))}
+        ((whole, *_), (parts, *_)) = (ssl("similarity").compare_pairs(own, own, n) for n in (1, 4))
+        assert whole["linear_cka"]["mean"] > 0.9
+        for measure in ("linear_cka", "debiased_cka"):
+            assert parts[measure]["mean"] == pytest.approx(whole[measure]["mean"], abs=0.02)
+
+    def test_debiased_against_kernels(self) -> None:
+        """The unbiased HSIC of Song et al. (2012) with the N x N kernels without their diagonals."""
+        x, y = self.features(20, 5) + 3, self.features(20, 7, seed=1) + self.features(20, 1)
+
+        def hsic(k: Tensor, m: Tensor) -> Tensor:
+            k, m, one, n = k - k.diag().diag(), m - m.diag().diag(), torch.ones(20, dtype=torch.float64), 20
+            return (k @ m).trace() + (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (one @ k @ m @ one)
+
+        k, m = x @ x.T, y @ y.T
+        assert ssl("similarity").debiased_cka(x, y) == pytest.approx((hsic(k, m) / (hsic(k, k) * hsic(m, m)).sqrt()).item())
+        assert ssl("similarity").debiased_cka(x, 3 * x @ self.rotation(5) - 1) == pytest.approx(1)
+
+    def test_few_images_of_unrelated_features(self) -> None:
+        pairs = [(self.features(40, 60, seed=i), self.features(40, 60, seed=100 + i)) for i in range(20)]
+        plain, debiased = (np.mean([ssl("similarity").__dict__[name](*pair) for pair in pairs]) for name in ("linear_cka", "debiased_cka"))
+        assert plain > 0.5
+        assert abs(debiased) < 0.02
 
     def test_script_compares_runs_with_each_other(
         self, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -478,9 +506,9 @@ class TestSimilarity:
         same = report["pairs"][0]
         assert (same["first"], same["second"]) == (str(run / "run"), "same")
         assert (same["linear_cka"]["mean"], same["one_minus_cka"]["mean"], same["procrustes_distance"]["mean"]) == (1, 0, 0)
-        assert "| 1.000 ± 0.000 | 0.000 ± 0.000 | 0.000 ± 0.000 |" in capsys.readouterr().out
-        with pytest.raises(SystemExit, match="--subsets 7: expected at most 6"):
-            call(monkeypatch, tmp_path, "similarity", *command, "7")
+        assert "| 1.000 ± 0.000 | 1.000 ± 0.000 | 0.000 ± 0.000 | 0.000 ± 0.000 |" in capsys.readouterr().out
+        with pytest.raises(SystemExit, match="--subsets 4: expected at most 3"):
+            call(monkeypatch, tmp_path, "similarity", *command, "4")
 
 
 class TestSegmentation:

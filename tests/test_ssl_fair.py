@@ -477,6 +477,10 @@ class TestGainOverAgreement:
             results.write_text(json.dumps(changed))
             with pytest.raises(SystemExit, match=said):
                 self.run(monkeypatch, place)
+        again = next(run for run in runs if (run["generator"], run["seed"]) == ("oracle", 1)) | {"folder": "runs/copy"}
+        results.write_text(json.dumps([*runs, again]))
+        with pytest.raises(SystemExit, match=r"results.json has two runs of oracle with seed 1 \(None and runs/copy\): expected one"):
+            self.run(monkeypatch, place)
         results.unlink()
         with pytest.raises(SystemExit, match=r"results\.json: No such file"):
             self.run(monkeypatch, place)

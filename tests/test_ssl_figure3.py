@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,20 @@ class TestFirstOfEachClass:
         (tmp_path / "x" / "class0").rmdir()
         (tmp_path / "x").rmdir()
         assert ssl("figure3").first_of_each_class(ssl("data").open_images(str(tmp_path)), 3) == [0, 1, 2]
+
+
+class TestGenerate:
+    def test_images_that_are_not_finite_are_not_drawn(self) -> None:
+        class Broken(FakeGenerator):
+            def sample(self, condition: Mapping[str, torch.Tensor], seeds: torch.Tensor) -> torch.Tensor:
+                made = super().sample(condition, seeds)
+                made[..., 0, 0] = float("nan")
+                return made
+
+        photos = [Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8))]
+        assert len(ssl("figure3").generate(FakeGenerator(), photos, ["a", "b"], 0)) == 2
+        with pytest.raises(SystemExit, match=r"2 of 2 images by Broken are not finite, such as that of 'a'"):
+            ssl("figure3").generate(Broken(), photos, ["a", "b"], 0)
 
 
 class TestScript:

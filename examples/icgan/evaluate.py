@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from classifier import Judge, load_judge, predict
-from images import load_images, load_keys, load_labels
+from images import load_images, load_labels, open_images
 from measures import agreement, distance_from_source, diversity, knn_vote, spread_of_classes
 from pictures import classes_picture, nearest_picture, variants_picture
 from rich.progress import track
@@ -29,7 +29,9 @@ from torch import Tensor
 import gentransforms as gt
 from gentransforms.audit.measures.likeness import frechet_distance, precision_recall_density_coverage
 from gentransforms.audit.neighbours import nearest
+from gentransforms.audit.pairs import BankPairs
 from gentransforms.bank.reader import Bank
+from gentransforms.sources import ImageSource
 
 # What each figure means, in the order of the report.
 MEANING = {
@@ -82,9 +84,8 @@ def main() -> None:
     train, sources = load_images(args.train, size), load_images(args.test, size)[rows]
     start = time.perf_counter()
     if generator is None:
-        keys = load_keys(args.test)
         settings = {"bank": args.bank, "variants": args.variants}
-        made = read_variants(args.bank, [keys[row] for row in rows.tolist()], args.variants, size)
+        made = read_variants(args.bank, open_images(args.test), rows.tolist(), args.variants, size)
     else:
         settings = {"generator": args.generator, "fingerprint": generator.fingerprint(), "seed": args.seed, "variants": args.variants}
         made = generate(generator, sources, expected, args.variants, args.seed, args.batch_size)
@@ -132,12 +133,17 @@ def generate(generator: gt.ImageGenerator, images: Tensor, labels: Tensor, varia
     return torch.cat(made)
 
 
-def read_variants(path: str, keys: list[str | int], variants: int, size: int) -> Tensor:
-    """Return uint8 (N, V, 3, size, size): the first variants of each key in a bank."""
+def read_variants(path: str, source: ImageSource, rows: list[int], variants: int, size: int) -> Tensor:
+    """Return uint8 (N, V, 3, size, size): the first variants that a bank of `source` has of the images in these rows.
+
+    Row numbers fit any images, so the bank's marks of its sources are compared with up to 64 images too.
+    """
     try:
         bank = Bank.open(path)
+        BankPairs(bank, source)  # refuses other images than those the bank was made of
         if bank.image_size != (size, size):
             raise SystemExit(f"--bank {path}: its images are of (h, w) = {bank.image_size}, expected {(size, size)} like the classifier's")
+        keys = [source.keys[row] for row in rows]
         return torch.stack([bank.read(keys, [v] * len(keys)) for v in range(variants)], dim=1)
     except gt.GentransformsError as error:
         raise SystemExit(f"--bank: {error} (expected a bank of the images in --test, with --variants {variants} or more)") from error

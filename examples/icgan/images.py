@@ -23,7 +23,7 @@ def load_images(source: str, size: int, limit: int | None = None) -> Tensor:
     `source` is whatever `gentransforms.open_source` takes, such as a folder or a ``.parquet`` file, or
     ``torchvision:NAME:ROOT``, for example ``torchvision:CIFAR10:/data``; its test images are ``torchvision:CIFAR10:/data:test``.
     """
-    opened = _open(source).select([])
+    opened = open_images(source).select([])
     rows = []
     for key, sample in zip(opened.keys, opened.read_range(0, len(opened) if limit is None else min(limit, len(opened))), strict=False):
         if isinstance(sample, gt.GentransformsError):
@@ -32,9 +32,12 @@ def load_images(source: str, size: int, limit: int | None = None) -> Tensor:
     return torch.stack(rows)
 
 
-def load_keys(source: str) -> list[str | int]:
-    """Return the keys of `source` in the order of `load_images`: those that a bank of it has."""
-    return list(_open(source).keys)
+def open_images(source: str) -> ImageSource:
+    """Open `source`: its keys are in the order of `load_images`, and are those that a bank of it has."""
+    try:
+        return gt.open_source(_torchvision(source) if source.startswith("torchvision:") else source)
+    except gt.GentransformsError as error:
+        raise SystemExit(f"{source!r}: {error}") from error
 
 
 def load_labels(source: str) -> tuple[Tensor, list[str]]:
@@ -56,17 +59,10 @@ def load_labels(source: str) -> tuple[Tensor, list[str]]:
         about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
         names = about.get("info", {}).get("features", {}).get("label", {}).get("names")
         return labels, names or [str(i) for i in range(int(labels.max()) + 1)]
-    opened = _open(source)
+    opened = open_images(source)
     if not isinstance(opened, ImageFolderSource) or not opened.classes:
         raise SystemExit(f"{source!r} has images outside a class folder: expected one subfolder per class")
     return torch.tensor(opened.labels), opened.classes
-
-
-def _open(source: str) -> ImageSource:
-    try:
-        return gt.open_source(_torchvision(source) if source.startswith("torchvision:") else source)
-    except gt.GentransformsError as error:
-        raise SystemExit(f"{source!r}: {error}") from error
 
 
 def _torchvision(source: str) -> Any:

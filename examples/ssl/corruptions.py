@@ -6,14 +6,14 @@ Six corruptions of five strengths each, made on the fly (corrupted_images.py has
 paper's transfer sets where those cannot be had. The images are those of the run's settings; --train and --test take others.
 Each run is named METHOD-ARM-seedN, as reproduce.py names its folders. Writes corruptions.json and corruptions.md into OUT: accuracies
 with 95% intervals over seeds (Student's t), for a single seed over the test images (Wilson), and gains over the baseline, paired by
-seed. Runs that corruptions.json has already are not evaluated again.
+seed. Runs that corruptions.json has already are evaluated again only if their checkpoint has changed; what was measured on other
+images, or in another way, is not mixed with it.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import json
 import statistics
 from collections.abc import Iterator
@@ -29,6 +29,7 @@ from frozen import extract_features, load_run
 from learning_curves import TITLES
 from linear_probe import Features, ProbeOptions, fit_linear
 from loading import WholeImages, load_into_memory, training_rows, whole_loader
+from measured import describe_images, hash_checkpoint, name_differences
 from probes import knn, mean_interval, wilson
 from quiet import hush
 from torch import Tensor
@@ -74,6 +75,20 @@ def _batches(images: Dataset[Any], settings: Settings, corruption: tuple[str, in
     """Yield batches of images (B, 3, S, S) uint8, corrupted by name and strength if one is given."""
     for batch in whole_loader(images, 500 if settings.data.in_memory else 128, settings.data.workers):
         yield batch if corruption is None else batch | {"images": corrupt(batch["images"], *corruption, batch["rows"])}
+
+
+def describe_run(folder: Path, settings: Settings) -> dict[str, Any]:
+    """Return which run is in a folder METHOD-ARM-seedN, and the hash of its checkpoint."""
+    method, seed = settings.method.name, settings.seed
+    arm = folder.name.removeprefix(f"{method}-").removesuffix(f"-seed{seed}")
+    return {"run": str(folder.resolve()), "method": method, "arm": arm, "seed": seed, "checkpoint_sha256": hash_checkpoint(folder)}
+
+
+def _of_settings(settings: Settings) -> dict[str, Any]:
+    """Return what a run's settings decide about its measurement."""
+    data, probe = settings.data, settings.probe
+    images = {"limit": data.limit, "holdout": data.holdout, "image_size": data.image_size}
+    return {**images, "k": probe.k, "temperature": probe.temperature, "corruptions": CORRUPTIONS}
 
 
 def table(runs: list[dict[str, Any]], over: str = "baseline") -> str:
@@ -131,8 +146,9 @@ def main() -> None:
     hush()
     args.out.mkdir(parents=True, exist_ok=True)
     report = args.out / "corruptions.json"
-    found: dict[str, Any] = {run["run"]: run for run in json.loads(report.read_text())} if report.exists() else {}
-    opened = functools.cache(open_images)
+    known = json.loads(report.read_text()) if report.exists() else []
+    found: dict[tuple[str, str, int], Any] = {(run["method"], run["arm"], run["seed"]): run for run in known}
+    opened, described = functools.cache(open_images), functools.cache(describe_images)
     for folder in args.runs:
         settings = load_run(folder)[1]
         data = settings.data
@@ -140,16 +156,21 @@ def main() -> None:
             raise SystemExit(f"{folder}: the run had no test images; give labelled ones as --test")
         train, test = (opened(name, data.image_column, data.label_column) for name in (args.train or data.train, args.test or data.test))
         refuse_other_classes(train, test)
-        assert test.labels is not None, "just refused"
-        labels = hashlib.sha256(test.labels.numpy().tobytes()).hexdigest()
-        measure = {"probe_epochs": args.probe_epochs, "test_images": len(test), "test_labels_sha256": labels, "corruptions": CORRUPTIONS}
-        if any(run["measure"] != measure for run in found.values()):
-            raise SystemExit(f"{report} has runs that were measured otherwise (epochs, test images, corruptions): choose another --out")
-        if folder.name in found:
+        measure = {"probe_epochs": args.probe_epochs, **described(train, "train"), **described(test, "test"), **_of_settings(settings)}
+        for run in found.values():
+            if differing := name_differences(run["measure"], measure):
+                raise SystemExit(f"{report} has runs measured otherwise than {folder} would be, {differing}: choose another --out")
+        about = describe_run(folder, settings)
+        name = about["method"], about["arm"], about["seed"]
+        if name in found and found[name]["checkpoint_sha256"] == about["checkpoint_sha256"]:
             continue
-        arm = folder.name.removeprefix(f"{settings.method.name}-").removesuffix(f"-seed{settings.seed}")
-        about = {"run": folder.name, "method": settings.method.name, "arm": arm, "seed": settings.seed, "measure": measure}
-        found[folder.name] = about | {"accuracy": evaluate_run(folder, train, test, args.probe_epochs, args.device)}
+        if name in found and found[name]["run"] != about["run"]:
+            raise SystemExit(
+                f"{report} has {folder.name} from another folder, {found[name]['run']}: choose another --out for {about['run']}"
+            )
+        if name in found:
+            print(f"{folder}: trained again since it was evaluated, so it is evaluated again")
+        found[name] = about | {"measure": measure, "accuracy": evaluate_run(folder, train, test, args.probe_epochs, args.device)}
         report.write_text(json.dumps(list(found.values()), indent=2) + "\n")
     (args.out / "corruptions.md").write_text(table(list(found.values()), args.gain_over))
     print((args.out / "corruptions.md").read_text())

@@ -47,12 +47,21 @@ def augment_classically(images: Tensor, seed: int) -> Tensor:
 
 @torch.no_grad()
 def generate(generator: gt.ImageGenerator, images: list[Image.Image], keys: list[str | int], seed: int) -> Tensor:
-    """Return the first variant of each image as uint8 (N, 3, H, W), one at a time: large generators have room for one."""
+    """Return the first variant of each image as uint8 (N, 3, H, W), one at a time: large generators have room for one.
+
+    Exits if one is not finite: NaN would be drawn as black.
+    """
     seeds = gt.derive_seeds(seed, keys, [0] * len(keys))
     made = []
     for i, image in enumerate(images):
         own = square(image, max(generator.image_size))[None].to(generator.device).float() / 255
         made.append(generator(own, seeds[i : i + 1]).cpu())
+    broken = [key for key, image in zip(keys, made, strict=True) if not image.isfinite().all()]
+    if broken:
+        raise SystemExit(
+            f"{len(broken)} of {len(keys)} images by {type(generator).__name__} are not finite, such as that of {broken[0]!r}: nothing to "
+            "draw; a generator that computes in float16 may need bfloat16 or float32"
+        )
     return F.to_dtype(torch.cat(made), torch.uint8, scale=True)
 
 

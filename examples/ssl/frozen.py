@@ -71,11 +71,17 @@ def load_run(path: str | Path) -> tuple[Backbone, Settings]:
     return _of_run(file, content)
 
 
-def _read(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the file that holds the weights, and what is in it."""
+def find_checkpoint(path: Path) -> Path:
+    """Return the file that holds the weights, given the folder of a run or that file itself."""
     file = path / "last.ckpt" if path.is_dir() else path
     if not file.is_file():
         raise SystemExit(f"no checkpoint {str(file)!r}: expected the folder of a run of train.py, a .ckpt, or a file of weights")
+    return file
+
+
+def _read(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the file that holds the weights, and what is in it."""
+    file = find_checkpoint(path)
     try:
         content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:

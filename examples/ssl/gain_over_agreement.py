@@ -80,7 +80,12 @@ def make_points(runs: list[dict[str, Any]], evaluations: dict[str, dict[str, Any
     """Return a point for each evaluated arm, by agreement; exit if one cannot be compared with the arm `over`."""
     arms: dict[str, dict[int, dict[str, Any]]] = {}
     for run in runs:
-        arms.setdefault(run["generator"], {})[run["seed"]] = run
+        before = arms.setdefault(run["generator"], {}).setdefault(run["seed"], run)
+        if before is not run:
+            raise SystemExit(
+                f"results.json has two runs of {run['generator']} with seed {run['seed']} ({before.get('folder')} and "
+                f"{run.get('folder')}): expected one; move the other's folder away and run reproduce.py again"
+            )
     if over not in arms:
         raise SystemExit(f"--over {over}: there is no such arm, only {', '.join(arms)}")
     points = []

@@ -4,11 +4,15 @@
 
 Compares the features of the checkpoints with each other, and those of each checkpoint and of an untrained backbone of the first
 one's architecture with those of the encoder, all on the same images. If training on generated views copied the encoder, a run would
-be far more like it than a baseline is. The images are divided into disjoint subsets; OUT has the mean over the subsets and the
-spread (standard deviation) for each pair, as the paper's table 2 has them, and a table in Markdown is printed.
+be far more like it than a baseline is. The images are divided at random into disjoint subsets; OUT has the mean over the subsets and
+the spread (standard deviation) for each pair, as the paper's table 2 has them, and a table in Markdown is printed.
+
+CKA is written twice: plain, as reproduce.py reports it, which is too high if a subset has few images for the number of features (the
+default, 2,000, is few for the 512 of a ResNet-18); and debiased, which is not. 1 - CKA and the Procrustes distance are the plain ones.
 
 Sources: Kornblith et al., "Similarity of Neural Network Representations Revisited" (ICML 2019); Ding et al., "Grounding
-Representation Similarity with Statistical Testing" (NeurIPS 2021).
+Representation Similarity with Statistical Testing" (NeurIPS 2021); for the debiased estimate, Song et al., "Feature Selection via
+Dependence Maximization" (JMLR 2012), as Nguyen et al., "Do Wide and Deep Networks Learn the Same Things?" (ICLR 2021) use it.
 """
 
 from __future__ import annotations
@@ -37,11 +41,20 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
     """Return the linear centred kernel alignment of features (N, D) and (N, E) of the same images: 0 to 1, 1 for rotations.
 
     It is biased upwards for few images: 2,000 images with 2,048 unrelated features give 0.5. Use ten times as many images as
-    features.
+    features, or `debiased_cka`.
     """
     x, y = _centred(x), _centred(y)
     cross = torch.linalg.matrix_norm(y.T @ x) ** 2
     return float(cross / (torch.linalg.matrix_norm(x.T @ x) * torch.linalg.matrix_norm(y.T @ y)))
+
+
+def debiased_cka(x: Tensor, y: Tensor) -> float:
+    """Return CKA of features (N, D) and (N, E) by the unbiased estimate of HSIC, N at least 4: about 0 for unrelated ones, however few.
+
+    As an estimate it may be slightly below 0.
+    """
+    x, y = _centred(x), _centred(y)
+    return float(_unbiased_hsic(x, y) / (_unbiased_hsic(x, x) * _unbiased_hsic(y, y)).sqrt())
 
 
 def procrustes_distance(x: Tensor, y: Tensor) -> float:
@@ -63,20 +76,24 @@ def compare(
 
 
 def compare_pairs(own: dict[str, Tensor], theirs: dict[str, Tensor], subsets: int) -> list[dict[str, Any]]:
-    """Return CKA, 1 - CKA and distance of each pair of runs, and of each network with the encoder.
+    """Return both CKA, 1 - CKA and distance of each pair of runs, and of each network with the encoder.
 
     Args:
         own: features (N, D) by name, as `read_features` returns them; ``"untrained"`` is compared with the encoder alone.
         theirs: the encoder's features (N, E) of the same images by the same names.
-        subsets: number of disjoint subsets of the images, evenly spaced, over which mean and spread are taken.
+        subsets: number of disjoint subsets of the images, drawn at random but always the same, over which mean and spread are taken.
     """
     pairs = [(a, b, own[a], own[b]) for a, b in combinations([name for name in own if name != "untrained"], 2)]
     pairs += [(name, "encoder", features, theirs[name]) for name, features in own.items()]
+    # In the images' own order, each subset might have classes of its own.
+    order = torch.randperm(len(pairs[0][2]), generator=torch.Generator().manual_seed(0))
     found = []
     for first, second, x, y in pairs:
-        parts = [(x[i::subsets], y[i::subsets]) for i in range(subsets)]
-        cka, distances = ([measure(*part) for part in parts] for measure in (linear_cka, procrustes_distance))
-        measures = {"linear_cka": cka, "one_minus_cka": [1 - value for value in cka], "procrustes_distance": distances}
+        parts = [(x[rows], y[rows]) for rows in (order[i::subsets] for i in range(subsets))]
+        cka, debiased, distances = ([f(*part) for part in parts] for f in (linear_cka, debiased_cka, procrustes_distance))
+        measures = {
+            "linear_cka": cka, "debiased_cka": debiased, "one_minus_cka": [1 - value for value in cka], "procrustes_distance": distances,
+        }  # fmt: skip
         found.append({"first": first, "second": second} | {name: _mean_and_spread(values) for name, values in measures.items()})
     return found
 
@@ -106,8 +123,8 @@ def read_features(
 
 def table(pairs: list[dict[str, Any]]) -> str:
     """Return the pairs as a Markdown table, mean ± spread."""
-    measures = ("linear_cka", "one_minus_cka", "procrustes_distance")
-    rows = [["first", "second", "CKA", "1 - CKA", "Procrustes distance"], ["---", "---", "---:", "---:", "---:"]]
+    measures = ("linear_cka", "debiased_cka", "one_minus_cka", "procrustes_distance")
+    rows = [["first", "second", "CKA", "debiased CKA", "1 - CKA", "Procrustes distance"], ["---"] * 2 + ["---:"] * 4]
     for pair in pairs:
         cells = [f"{pair[m]['mean']:.3f}" + ("" if pair[m]["spread"] is None else f" ± {pair[m]['spread']:.3f}") for m in measures]
         rows.append([pair["first"], pair["second"], *cells])
@@ -118,6 +135,16 @@ def _mean_and_spread(values: Sequence[float]) -> dict[str, float | None]:
     spread = statistics.stdev(values) if len(values) > 1 else None
     mean = round(statistics.fmean(values), 4) + 0.0  # 0 rather than -0
     return {"mean": mean, "spread": None if spread is None else round(spread, 4)}
+
+
+def _unbiased_hsic(x: Tensor, y: Tensor) -> Tensor:
+    """Return N (N - 3) times the unbiased estimate of HSIC of linear kernels, from centred features alone.
+
+    Without their diagonals, whose entries are a and b, the kernels of centred features have row sums of -a and -b.
+    """
+    n, a, b = len(x), x.square().sum(dim=1), y.square().sum(dim=1)
+    total = a.sum() * b.sum() / ((n - 1) * (n - 2))
+    return torch.linalg.matrix_norm(y.T @ x) ** 2 - a @ b + total - 2 / (n - 2) * (a @ b)
 
 
 def _centred(x: Tensor) -> Tensor:
@@ -139,8 +166,8 @@ def main() -> None:
     args = parser.parse_args()
     generator, source = load_generator(args.generator, "--generator "), open_images(args.data)
     rows = spaced(len(source), args.limit)
-    if len(rows) < 2 * args.subsets:
-        raise SystemExit(f"--subsets {args.subsets}: expected at most {len(rows) // 2}, which gives each two of the {len(rows)} images")
+    if len(rows) < 4 * args.subsets:
+        raise SystemExit(f"--subsets {args.subsets}: expected at most {len(rows) // 4}, which gives each four of the {len(rows)} images")
     own, theirs = read_features(args.checkpoints, generator, source, rows, args.condition, args.device)
     pairs = compare_pairs(own, theirs, args.subsets)
     args.out.write_text(json.dumps({"images": len(rows), "subsets": args.subsets, "pairs": pairs}, indent=2) + "\n")
