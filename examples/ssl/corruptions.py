@@ -165,9 +165,7 @@ def main() -> None:
         if name in found and found[name]["checkpoint_sha256"] == about["checkpoint_sha256"]:
             continue
         if name in found and found[name]["run"] != about["run"]:
-            raise SystemExit(
-                f"{report} has {folder.name} from another folder, {found[name]['run']}: choose another --out for {about['run']}"
-            )
+            raise SystemExit(f"{report} has {folder.name} from another folder, {found[name]['run']}: choose another --out for {folder}")
         if name in found:
             print(f"{folder}: trained again since it was evaluated, so it is evaluated again")
         found[name] = about | {"measure": measure, "accuracy": evaluate_run(folder, train, test, args.probe_epochs, args.device)}
