@@ -102,6 +102,25 @@ class TestOffload:
             assert other.pipe.unet is other.unet is not generator.unet
         assert torch.equal(generator(photo(), SEEDS), expected)
 
+    def test_hooks_that_others_take_off_and_set(self, way: str, expected: Tensor) -> None:
+        pipe = tiny_pipelines.img2img()
+        generator = generator_of(pipe, offload=way)
+        pipe.remove_all_hooks()
+        assert torch.equal(generator(photo(), SEEDS), expected)
+        assert hooked(generator)
+        pipe.remove_all_hooks()
+        other = generator_of(pipe, offload=way)
+        generator.to("cpu")
+        assert not hooked(other)
+        assert torch.equal(other(photo(), SEEDS), expected)
+        assert hooked(other)
+
+    def test_the_pipeline_stays_offloaded(self, way: str, tmp_path: Path) -> None:
+        generator = generator_of(offload=way)
+        for use in (copy.deepcopy, lambda made: made.fingerprint(), lambda made: made.save_pretrained(tmp_path)):
+            use(generator)
+            assert hooked(generator)
+
     def test_to_the_cpu_and_back(self, way: str, expected: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
         generator = generator_of(offload=way)
         generator.to("cpu")

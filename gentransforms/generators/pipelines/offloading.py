@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError
+from gentransforms.generators.diffusion.describe import select_networks
 from gentransforms.generators.diffusion.faster.compiled import CompiledGenerator
 from gentransforms.generators.diffusion.state import is_offloaded
 
@@ -54,6 +57,14 @@ def asked_device(fn: Callable[[Tensor], Tensor]) -> torch.device | None:
     return there.device if moves else None
 
 
+def _is_hooked(pipe: Any) -> bool:
+    return any(map(is_offloaded, select_networks(pipe.components).values()))
+
+
+def _is_on_cpu(network: nn.Module) -> bool:
+    return all(parameter.is_cpu for parameter in network.parameters())
+
+
 def _reach(device: torch.device) -> None:
     torch.empty(0, device=device)
 
@@ -61,8 +72,9 @@ def _reach(device: torch.device) -> None:
 class OffloadedGenerator(CompiledGenerator):
     """Base of generators that call a pipeline, with an option `offload`.
 
-    Hooks of accelerate move the networks. They are on where images are made, and off where weights are read, copied or
-    converted; the next image sets them again. ``.to("cpu")`` takes a generator off the accelerator: it computes on the CPU, all
+    Hooks of accelerate move the networks. They are on where images are made, and off while weights are read, copied or
+    converted; after pickling, the next image sets them again. The pipeline itself says whether they are on, because others that
+    share it may set them and take them off. ``.to("cpu")`` takes a generator off the accelerator: it computes on the CPU, all
     networks there, until it is moved to an accelerator again.
     """
 
@@ -71,7 +83,6 @@ class OffloadedGenerator(CompiledGenerator):
     depth_estimator: Any
     offload: str | None = None
     _offload_to: torch.device | None = None
-    _hooked: bool = False
     _once: Any
 
     @property
@@ -95,32 +106,45 @@ class OffloadedGenerator(CompiledGenerator):
 
     def _hook(self) -> None:
         """Set the hooks that move networks, unless they are set."""
-        if self._hooked or self._offload_to is None:
+        if self._offload_to is None:
             return
+        bare = [pipe for pipe in self._pipelines() if not _is_hooked(pipe)]
         way = _WAYS[str(self.offload)]
         try:
-            _reach(self._offload_to)
-            for pipe in self._pipelines():
+            if bare:
+                _reach(self._offload_to)
+            for pipe in bare:
                 getattr(pipe, way)(device=self._offload_to)
         except (ImportError, ValueError, RuntimeError, AssertionError) as error:
-            self._hooked = True
             self._lift()
             raise ConfigError(f"offload={self.offload!r}: not possible on {self._offload_to} ({error}): leave offload out") from error
         if self.depth_estimator is not None:
             self.depth_estimator.to(self._offload_to)
-        self._hooked = True
 
     def _lift(self) -> None:
         """Take the hooks off; all networks are on the CPU then."""
-        if not self._hooked:
+        if self.offload is None:
+            return
+        away = [network for network in self._networks().values() if is_offloaded(network) or not _is_on_cpu(network)]
+        if not away:
             return
         for pipe in self._pipelines():
             pipe.remove_all_hooks()
-        for network in self._networks().values():
-            if not all(parameter.is_cpu for parameter in network.parameters()):  # those of 8 bits by bitsandbytes cannot be moved
+        for network in away:
+            if not _is_on_cpu(network):  # those of 8 bits by bitsandbytes cannot be moved
                 network.to("cpu")
         self._once.clear()  # weights that came back are new ones
-        self._hooked = False
+
+    @contextlib.contextmanager
+    def _lifted(self) -> Iterator[None]:
+        """Take the hooks off inside the context, and set them again if they were on."""
+        hooked = self.offload is not None and any(map(_is_hooked, self._pipelines()))
+        self._lift()
+        try:
+            yield
+        finally:
+            if hooked:
+                self._hook()
 
     def _rest(self) -> None:
         """Let the prior's networks wait on the CPU again; a pipeline's own call does so at its end."""
@@ -161,6 +185,13 @@ class OffloadedGenerator(CompiledGenerator):
             f"the pipeline came offloaded, by hooks that compute on {here}, and cannot {what} under them: call pipe.remove_all_hooks() "
             "first, or build the generator from a pipeline without them, with offload='model'"
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        with self._lifted():
+            other: Any = type(self).__new__(type(self))
+            memo[id(self)] = other
+            other.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         self._lift()  # hooks can neither be copied nor pickled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -355,8 +356,8 @@ class PipelineVariation(CalledPipeline):
         Raises:
             ConfigError: if an option is not JSON-able, or a network holds a LoRA that is not merged, or quantised weights.
         """
-        self._lift()
-        pretrained.save(self, directory, dtype, card or {})
+        with self._lifted():
+            pretrained.save(self, directory, dtype, card or {})
 
     @property
     def notes(self) -> dict[str, str]:
@@ -392,9 +393,8 @@ class PipelineVariation(CalledPipeline):
         return own["prior"] if found else None
 
     def _saved_weights(self) -> dict[str, Tensor]:
-        if self.offload == "sequential":  # between calls the weights are elsewhere
-            self._lift()
-        return unfused_weights(self, self._networks())
+        with self._lifted() if self.offload == "sequential" else contextlib.nullcontext():  # between calls the weights are elsewhere
+            return unfused_weights(self, self._networks())
 
     def _networks(self) -> dict[str, nn.Module]:
         return select_networks(dict(self.named_children()))
