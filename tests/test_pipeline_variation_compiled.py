@@ -1,4 +1,4 @@
-"""`compile=` of PipelineVariation: the compiled network is what runs, images stay the same, banks record it beside the fingerprint."""
+"""`compile=` of PipelineVariation: the compiled network is what runs, images stay the same, banks record it separately."""
 
 from __future__ import annotations
 

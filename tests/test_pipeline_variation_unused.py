@@ -49,7 +49,7 @@ class TestUnused:
         [
             ({"watermarker": "x"}, "watermarker='x': expected None"),
             ({"watermarker": False}, "watermarker=False: expected None"),
-            ({"depth_model": "/nowhere"}, "depth_model='/nowhere' has no effect on .*condition='depth' alone"),
+            ({"depth_model": "/nowhere"}, "depth_model='/nowhere' has no effect on .*only for condition='depth'"),
             ({"preserves_geometry": "no"}, "preserves_geometry='no': expected True or False"),
             ({"preserves_geometry": 1}, "preserves_geometry=1: expected True or False"),
         ],

@@ -90,7 +90,7 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
     if options.get("condition") == "depth":
         parts["depth_estimator"] = control.load_depth(given["depth_model"], source, bool(had.get("depth")), dtype, elsewhere)
     else:
-        _check_unused(name_or_path, given, ("depth_model",), "it is for condition='depth' alone")
+        _check_unused(name_or_path, given, ("depth_model",), "it is only for condition='depth'")
     try:
         generator = cls(pipe, **parts, **options)
     except ConfigError as error:

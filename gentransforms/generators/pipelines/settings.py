@@ -13,7 +13,7 @@ from gentransforms.generators.diffusion.describe import describe_pipeline
 
 __all__ = ["Notes", "check_watermark", "describe", "read_settings", "restore_settings", "watched"]
 
-# They decide warnings alone.
+# They decide only about warnings.
 _SILENT = {"requires_safety_checker"}
 _PLAIN = bool | int | float | str | None
 
