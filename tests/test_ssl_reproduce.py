@@ -307,7 +307,7 @@ class TestReadme:
                         ssl("config").load_settings(path, overrides)
                         arms += 1
             scripts += 1
-        assert (scripts, arms) == (18, 54)
+        assert (scripts, arms) == (20, 56)
 
     def table(self, below: str) -> list[list[str]]:
         """Return the rows of the first table below a heading."""
