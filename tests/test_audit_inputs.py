@@ -34,6 +34,15 @@ def audit(bank: Path | gt.Bank, source: Any = None, **options: Any) -> gt.Audit:
     return gt.audit_bank(bank, photos() if source is None else source, **{"encoder": Pool(), "progress": False, **options})
 
 
+def write_class_folders(root: Path, names: tuple[str, str]) -> None:
+    """Write the photos into ``photos/NAME`` by label, and a bank of them."""
+    for i, (image, label) in enumerate(photos()):
+        folder = root / "photos" / names[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        to_pil_image(image).save(folder / f"{i:03d}.png")
+    gt.generate_bank(root / "photos", root / "bank", NoisyForAudits(), variants=2, progress=False)
+
+
 class TestSource:
     def test_other_images_with_the_same_row_numbers_are_refused(self, bank: Path) -> None:
         for other in (photos(seed=3), photos()[::-1], [photos()[(i + 2) % N] for i in range(N)]):
@@ -135,11 +144,7 @@ class TestLabels:
             audit(bank, attributes={"brightness": [0] * N})
 
     def test_class_folders(self, tmp_path: Path) -> None:
-        for i, (image, label) in enumerate(photos()):
-            folder = tmp_path / "photos" / ("red", "blue")[label]
-            folder.mkdir(parents=True, exist_ok=True)
-            to_pil_image(image).save(folder / f"{i:03d}.png")
-        gt.generate_bank(tmp_path / "photos", tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)
+        write_class_folders(tmp_path, ("red", "blue"))
         for labels in ("folders", "labels"):
             found = audit(tmp_path / "bank", tmp_path / "photos", labels=labels)
             assert [row["name"] for row in found.classes] == ["blue", "red"]
@@ -147,11 +152,7 @@ class TestLabels:
 
     def test_class_folders_that_are_numbers(self, tmp_path: Path) -> None:
         """Their names are not the places of classes: 10 stands before 2."""
-        for i, (image, label) in enumerate(photos()):
-            folder = tmp_path / "photos" / ("10", "2")[label]
-            folder.mkdir(parents=True, exist_ok=True)
-            to_pil_image(image).save(folder / f"{i:03d}.png")
-        gt.generate_bank(tmp_path / "photos", tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)
+        write_class_folders(tmp_path, ("10", "2"))
         assert {row["name"] for row in audit(tmp_path / "bank", tmp_path / "photos", labels="labels").classes} == {"10", "2"}
 
 

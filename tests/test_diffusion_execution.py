@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import tiny_diffusion as tiny
 import torch
+from captured import compiled_by
 from test_diffusion_state import load_lora, write_lora
 from torch import Tensor
 
@@ -65,13 +65,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         found.append(graph)
         return graph.forward
 
-    whole = torch.compile
-    monkeypatch.setattr(
-        torch, "compile", functools.wraps(whole)(lambda function, mode=None, **rest: whole(function, backend=backend, **rest))
-    )
-    torch.compiler.reset()
-    yield found
-    torch.compiler.reset()
+    with compiled_by(backend, monkeypatch):
+        yield found
 
 
 class TestCompile:

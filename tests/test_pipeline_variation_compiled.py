@@ -14,6 +14,7 @@ import pytest
 import tiny_diffusion
 import tiny_pipelines
 import torch
+from captured import compiled_by
 from torch import Tensor
 
 import gentransforms as gt
@@ -58,13 +59,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
         return run
 
-    whole = torch.compile
-    monkeypatch.setattr(
-        torch, "compile", functools.wraps(whole)(lambda function, mode=None, **rest: whole(function, backend=backend, **rest))
-    )
-    torch.compiler.reset()
-    yield found
-    torch.compiler.reset()
+    with compiled_by(backend, monkeypatch):
+        yield found
 
 
 class TestRuns:
