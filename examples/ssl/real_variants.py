@@ -35,6 +35,7 @@ from data import Source, open_images, refuse_other_classes
 from frozen import GeneratorsEncoder, extract_features, load_generator
 from loading import load_into_memory, training_rows, whole_loader
 from make_bank import Rows
+from measured import name_differences
 from real_images import Pool, draw_of_class, nearest_others, shuffle
 from torch import Tensor
 from torchvision.utils import save_image
@@ -112,9 +113,8 @@ def refuse_another_bank(record: dict[str, Any], path: Path, bank: Path) -> dict[
             raise SystemExit(f"{bank} exists, without {path.name}: it was not made by this script; choose another folder")
         return None
     before: dict[str, Any] = json.loads(path.read_text())
-    changed = [f"{name} ({before.get(name)!r}, now {value!r})" for name, value in record.items() if before.get(name) != value]
-    if changed:
-        raise SystemExit(f"{bank} is made with other {', '.join(changed)}: choose another folder, or remove it and {path.name}")
+    if changed := name_differences({name: before.get(name) for name in record}, record):
+        raise SystemExit(f"{bank} is made with other {changed}: choose another folder, or remove it and {path.name}")
     return before if "sources" in before and bank.exists() else None
 
 

@@ -35,6 +35,7 @@ from learning_curves import TITLES, draw_curves
 from linear_probe import ProbeOptions
 from loading import training_rows
 from make_bank import make_bank
+from measured import name_differences
 from probes import mean_interval
 from quiet import hush
 from shared import flatten, refuse_another_run
@@ -166,10 +167,9 @@ def refuse_other_measures(measures: list[dict[str, Any]], names: list[Any], out:
             )
     for run in finished(out):
         before = run.get("measure", {})
-        changed = [f"{name} ({before.get(name)!r}, now {value!r})" for name, value in measure.items() if before.get(name) != value]
-        if changed:
+        if changed := name_differences({name: before.get(name) for name in measure}, measure):
             raise SystemExit(
-                f"{run['folder']} was evaluated with different {', '.join(changed)}: choose another --out, or delete the result.json of "
+                f"{run['folder']} was evaluated with different {changed}: choose another --out, or delete the result.json of "
                 "every run there to evaluate them again; their training is kept"
             )
 
