@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
@@ -68,3 +69,11 @@ class TestConstraints:
         if any(metadata.version(name) != version(name) for name in packages & PINS.keys()):
             pytest.skip("other versions are installed than those of constraints.txt")
         assert packages <= PINS.keys()
+
+    def test_every_version_installs_on_the_oldest_python(self) -> None:
+        """A package may require a newer patch release, as pymdown-extensions 13 does; the Python of a distribution may be older."""
+        oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+        for name in sorted(needed() & PINS.keys()):
+            if metadata.version(name) == version(name):
+                required = metadata.metadata(name)["Requires-Python"] or ""
+                assert SpecifierSet(required).contains(oldest), f"{name} {version(name)} requires Python {required}"
