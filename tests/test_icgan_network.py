@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
 from icgan_example import example
 from released import FOLDERS, SHARED, random_state
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from gentransforms.errors import ConfigError
@@ -120,6 +122,44 @@ class TestParity:
             network = BigGANNetwork(IMAGENET_256)
         weights = fold(state, IMAGENET_256, torch.float32)
         assert {n: t.shape for n, t in weights.items()} == {n: t.shape for n, t in network.state_dict().items()}
+
+
+class Recorded(TorchDispatchMode):
+    """Remembers each operation with its arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        self.calls.append((str(func), args))
+        return func(*args, **(kwargs or {}))
+
+
+class TestPasses:
+    """Of what a GPU does besides convolutions, each pass over all pixels takes about as long as one of them."""
+
+    @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+    def test_no_bias_and_no_upsampling_over_all_pixels(self, memory_format: torch.memory_format) -> None:
+        config = small(n_classes=0, class_cond=False, G_attn="0")
+        network = folded(config, torch.float32).to(memory_format=memory_format)
+        with Recorded() as recorded, torch.no_grad():
+            made = network(*given(config, 2)[:2])
+        assert made.shape == (2, 3, 64, 64)
+        names = [name for name, _ in recorded.calls]
+        assert not any("upsample" in name for name in names)
+        # Only the skips, at the resolution that goes in, and the last layer have a bias.
+        biased = [args[0].shape[-1] for name, args in recorded.calls if name == "aten.convolution.default" and args[2] is not None]
+        assert biased == [4, 8, 16, 32, 64]
+        copied = [args[0].shape[-1] for name, args in recorded.calls if "clone" in name or "copy" in name]
+        assert copied == ([4] if memory_format == torch.channels_last else []), "copies between memory formats, but for the first"
+
+    def test_gradients_of_the_condition(self) -> None:
+        """The sums in place do not harm them."""
+        config = small(n_classes=0, class_cond=False)
+        network = folded(config, torch.float64)
+        z, features = (t.double().requires_grad_() for t in given(config, 1)[:2])
+        assert torch.autograd.gradcheck(lambda z, f: network(z, f)[..., ::16, ::16], (z, features), fast_mode=True)
 
 
 class TestCost:

@@ -89,11 +89,15 @@ class _Block(nn.Module):
             modulation = modulation + F.linear(slot, self.slot_weight)
         scale1, shift1, scale2, shift2 = torch.split(modulation[:, :, None, None], self.widths, dim=1)
         h = F.relu(torch.addcmul(shift1.to(x.dtype), x, scale1.to(x.dtype)))
-        h = F.conv_transpose2d(h, self.up_weight, self.up_bias, stride=2, padding=1)
-        h = F.relu(torch.addcmul(shift2.to(h.dtype), h, scale2.to(h.dtype)))
-        h = F.conv2d(h, self.conv_weight, self.conv_bias, padding=1)
-        # A 1x1 convolution commutes with nearest upsampling; before it, there are four times fewer pixels.
-        h = h + F.interpolate(F.conv2d(x, self.skip_weight, self.skip_bias), scale_factor=2, mode="nearest")
+        h = F.conv_transpose2d(h, self.up_weight, stride=2, padding=1)
+        # On a GPU a bias is another pass over all pixels: this one goes into the shift, the next one into the skip's bias.
+        scale2, shift2, bias = scale2.to(h.dtype), shift2.to(h.dtype), self.up_bias[:, None, None].to(h.dtype)
+        h = F.relu(torch.addcmul(torch.addcmul(shift2, bias, scale2), h, scale2))
+        h = F.conv2d(h, self.conv_weight, padding=1)
+        # A 1x1 convolution commutes with nearest upsampling; before it, there are four times fewer pixels. Each is added to
+        # its four, without a tensor of them all.
+        skip = F.conv2d(x, self.skip_weight, self.skip_bias + self.conv_bias)
+        rearrange(h, "b c (h i) (w j) -> b c h i w j", i=2, j=2).add_(skip[:, :, :, None, :, None])
         return h if self.attention is None else self.attention(h)
 
 
