@@ -1,4 +1,4 @@
-"""Caches between the steps of a transformer, as diffusers has them: approximate, and faster."""
+"""Diffusers' caches, which reuse outputs of a transformer between steps: approximate, and faster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CALLBACK = "current_timestep_callback"
 
 
 def check_cache(pipe: Any, choice: Any, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return a cache as configurations hold it: ``{"name": "FirstBlockCache", "threshold": 0.1}``; None for none.
+    """Validate the option `cache` and return it as a configuration stores it, ``{"name": "FirstBlockCache", "threshold": 0.1}``, or None.
 
     Args:
         pipe: the pipeline.
@@ -32,7 +32,7 @@ def check_cache(pipe: Any, choice: Any, options: Mapping[str, Any]) -> dict[str,
         options: of the pipeline's call.
 
     Raises:
-        ConfigError: if there is no such cache or setting, the pipeline can have none, or nothing in its transformer takes this one.
+        ConfigError: if there is no such cache or setting, the pipeline supports no cache, or its transformer does not support this one.
     """
     network = uncompiled(getattr(pipe, "transformer", None))
     if getattr(network, "is_cache_enabled", False):
@@ -70,13 +70,13 @@ def check_cache(pipe: Any, choice: Any, options: Mapping[str, Any]) -> dict[str,
 
 
 def per_batch(described: Mapping[str, Any] | None) -> bool:
-    """Whether a cache decides for a whole batch at once, so that only single images are functions of their source and seed."""
+    """Return whether a cache decides for a whole batch at once, so that images depend on their batch unless they run alone."""
     return described is not None and described["name"] in _PER_BATCH
 
 
 @contextlib.contextmanager
 def enabled_cache(pipe: Any, described: Mapping[str, Any] | None) -> Iterator[None]:
-    """Let the pipeline's transformer run under a cache that knows of no earlier call, inside the context."""
+    """Enable an empty cache on the pipeline's transformer inside the context."""
     if described is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""How a generator calls its pipeline: a batch at once where its images allow that, which is tried out, else one after the other."""
+"""Call a pipeline with a whole batch if a test shows that its images do not depend on the batch, else one by one."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class CalledPipeline(OffloadedGenerator):
     """A generator whose images a pipeline's own call makes; `PipelineVariation` says what of.
 
     Attributes:
-        together: what goes through one call: ``"sources"``, any batch; ``"variants"``, those of one source; or ``"nothing"``,
-            one image. None until the first batch was tried.
+        together: what one call may contain: ``"sources"``, any batch; ``"variants"``, variants of one source; or ``"nothing"``, a
+            single image. None until the first batch has been tested.
     """
 
     roles: calls.Roles

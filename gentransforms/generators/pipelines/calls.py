@@ -1,4 +1,4 @@
-"""How pipelines of diffusers are called with sources of ours: what goes in by which name, and what comes out."""
+"""Call diffusers pipelines: which argument takes the source image, and what comes out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _CONTROLS = ("hint", "control_image")
 
 @dataclass(frozen=True)
 class Roles:
-    """By which arguments a pipeline's call is told of a source; None for what it is not told.
+    """The arguments through which a pipeline takes a source; None for those that it lacks.
 
     Args:
         source: of the image itself.
@@ -60,7 +60,7 @@ class Roles:
 
 
 def find_roles(pipe: Any, has_prior: bool, options: Collection[str]) -> Roles:
-    """Return how a pipeline is told of a source.
+    """Return the arguments through which a pipeline takes a source.
 
     Args:
         pipe: a diffusers pipeline.
@@ -97,20 +97,20 @@ def find_roles(pipe: Any, has_prior: bool, options: Collection[str]) -> Roles:
 
 
 def sees_by_adapter(pipe: Any) -> bool:
-    """Whether a pipeline holds an IP-Adapter, which reads a list of images as several references for one."""
+    """Return whether a pipeline has an IP-Adapter, which reads a list of images as several references for one image."""
     unet = uncompiled(getattr(pipe, "unet", None))
     loaded = getattr(getattr(unet, "config", None), "encoder_hid_dim_type", None) == "ip_image_proj"
     return loaded and "ip_adapter_image" in _parameters(type(pipe))
 
 
 def takes_image(cls: type) -> bool:
-    """Whether a pipeline class makes images of an image, of its embedding or of a control map."""
+    """Return whether a pipeline class generates from an image, its embedding or a control map."""
     parameters = _parameters(cls)
     return any(name in parameters for name in ("image", "image_embeds", *_CONTROLS)) and hasattr(cls, "from_pretrained")
 
 
 def one_source_at_a_time(pipe: Any) -> bool:
-    """Whether a pipeline is known to read several sources as references for one image, and to take only PIL images."""
+    """Return whether a pipeline is known to read several sources as references for one image, and to take only PIL images."""
     return type(pipe).__name__.startswith(_ONE_SOURCE)
 
 
@@ -120,7 +120,7 @@ def call_options(pipe: Any) -> list[str]:
 
 
 def check_call_options(pipe: Any, options: Mapping[str, Any], own: Collection[str]) -> None:
-    """Raise unless a pipeline's call takes these options.
+    """Check that a pipeline's ``__call__`` has these options.
 
     Args:
         pipe: the pipeline.
@@ -203,7 +203,7 @@ def _parameters(cls: Any) -> Mapping[str, inspect.Parameter]:
 
 @contextlib.contextmanager
 def _freed_on_failure(pipe: Any) -> Iterator[None]:
-    """Let offloaded networks go back to the CPU after a failure, such as a lack of memory; a call does so only at its end."""
+    """Move offloaded networks back to the CPU after a failure, such as running out of memory; a call does so only at its end."""
     try:
         yield
     except BaseException:
@@ -214,7 +214,7 @@ def _freed_on_failure(pipe: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet(pipe: Any) -> Iterator[None]:
-    """No progress bar of the pipeline's: the caller's own tells of more than one image."""
+    """Hide the pipeline's progress bar: the caller's own covers more than one image."""
     before = getattr(pipe, "_progress_bar_config", None)
     pipe.set_progress_bar_config(**(before or {}) | {"disable": True})
     try:

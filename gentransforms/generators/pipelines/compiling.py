@@ -1,4 +1,4 @@
-"""Which networks of a pipeline are compiled, and what cannot be."""
+"""Select and compile the denoising networks of a pipeline."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def denoisers(pipe: Any) -> list[str]:
 
 
 def check_compiling(pipe: Any, mode: Any, cache: Any = None, offload: Any = None) -> Any:
-    """Return the option `compile`, if it can be had.
+    """Validate the option `compile` and return it.
 
     Args:
         pipe: the pipeline.
@@ -64,7 +64,7 @@ def check_compiling(pipe: Any, mode: Any, cache: Any = None, offload: Any = None
 
 
 def check_denoiser(name: str, network: Any, mode: Any) -> None:
-    """Raise unless a network that runs in each step can be compiled in this mode.
+    """Check that a denoising network can be compiled in this mode.
 
     Raises:
         ConfigError: if it is compiled already, or regional compilation finds nothing in it.
@@ -78,7 +78,7 @@ def check_denoiser(name: str, network: Any, mode: Any) -> None:
 
 
 def compile_denoiser(network: Any, mode: Any) -> None:
-    """Compile a network for calls by a pipeline, which may keep the result of one call beyond the next."""
+    """Compile a network for a pipeline, which may keep the result of one call beyond the next."""
     compile_network(network, mode)
     if uses_cuda_graphs(mode):
         copy_outputs(network)

@@ -23,7 +23,7 @@ _LOW, _HIGH = 100 / 255, 200 / 255  # Canny's thresholds in the code of ControlN
 
 
 def check_condition(condition: Any, needed: bool, pipeline: str, estimator: Any) -> None:
-    """Raise unless a pipeline that takes a control map has a condition, and others have none.
+    """Check that a pipeline has a condition if, and only if, it takes a control map.
 
     Raises:
         WeightsError: if the condition is missing.

@@ -1,4 +1,4 @@
-"""Offloading as diffusers has it: networks wait on the CPU for their turn on an accelerator."""
+"""Diffusers' offloading: keep networks on the CPU until their turn on the accelerator."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WAYS = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_c
 
 
 def check_offload(value: Any) -> str | None:
-    """Return the option `offload`, if there is an accelerator to compute on.
+    """Validate the option `offload` and return it.
 
     Raises:
         ConfigError: if it is no way of diffusers', or there is none.
@@ -87,7 +87,7 @@ class OffloadedGenerator(CompiledGenerator):
 
     @property
     def device(self) -> torch.device:
-        """Where the pipeline computes: with offloading not where its weights are."""
+        """The device that the pipeline computes on; with offloading, the weights are elsewhere."""
         if self.offload is not None:
             return self._offload_to or torch.device("cpu")
         return torch.device(self.pipe._execution_device)
@@ -147,7 +147,7 @@ class OffloadedGenerator(CompiledGenerator):
                 self._hook()
 
     def _rest(self) -> None:
-        """Let the prior's networks wait on the CPU again; a pipeline's own call does so at its end."""
+        """Move the prior's networks back to the CPU; a pipeline's own call does so at its end."""
         if self.prior is not None:
             self.prior.maybe_free_model_hooks()
 

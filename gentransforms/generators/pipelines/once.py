@@ -1,4 +1,4 @@
-"""Encode each source once, however many variants a pipeline makes of it."""
+"""Encode each source once, however many variants are generated from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BLOCK = 2**18  # elements at a time, which bounds the memory
 
 
 class EncodeOnce:
-    """A bounded store of what the encoders of a pipeline make of single sources, by their content.
+    """A bounded cache of encoder outputs for single sources, keyed by content.
 
     Each image is encoded alone, so that the result does not depend on which others are in the batch, or in the store. What a
     network made before its weights or its tiling changed is not used again. Changes that torch counts are seen, and those past
@@ -39,7 +39,7 @@ class EncodeOnce:
         self.kept: OrderedDict[tuple[Any, bytes], Any] = OrderedDict()
 
     def clear(self) -> None:
-        """Forget everything: the networks' dtype or device changed."""
+        """Empty the cache, after a change of the networks' dtype or device."""
         self.kept.clear()
 
     def get(self, network: Any, content: bytes, make: Callable[[], Any], state: bytes | None = None) -> Any:
@@ -61,7 +61,7 @@ class EncodeOnce:
 
     @contextlib.contextmanager
     def around(self, pipe: Any) -> Iterator[None]:
-        """Let the encoding of images by a pipeline go through the store, inside the context.
+        """Route a pipeline's encoding of images through the cache inside the context.
 
         That is its autoencoder's ``encode``, and ``encode_prompt`` where it reads the image together with the text.
         """

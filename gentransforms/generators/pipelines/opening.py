@@ -1,4 +1,4 @@
-"""From a repository, folder or single file to any pipeline of diffusers."""
+"""Load any diffusers pipeline from a repository, folder or single file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 def load_any(
     source: hub.Source, dtype: torch.dtype, variant: str | None = None, folder: str | None = None, needs_image: bool = False, **passed: Any
 ) -> Any:
-    """Return any pipeline of diffusers that a repository or folder holds.
+    """Load the diffusers pipeline in a repository or folder.
 
     Args:
         source: where.
@@ -50,7 +50,7 @@ def load_any(
 
 
 def is_single_file(name_or_path: str | Path) -> bool:
-    """Whether a name is that of one checkpoint file, on this machine or in a repository: ``"organisation/name/file.safetensors"``."""
+    """Return whether a name is that of a single checkpoint file: a local path, or ``"organisation/name/file.safetensors"`` on the Hub."""
     name = str(name_or_path)
     return name.endswith(_SUFFIXES) and (local_path(name_or_path, "name_or_path").is_file() or name.count("/") >= 2)
 
@@ -58,7 +58,7 @@ def is_single_file(name_or_path: str | Path) -> bool:
 def load_single_file(
     name_or_path: str | Path, config: str | Path | None, where: Mapping[str, Any], dtype: torch.dtype, needs_image: bool, **passed: Any
 ) -> Any:
-    """Return the pipeline in one checkpoint file, by diffusers' ``from_single_file``.
+    """Load the pipeline in a single checkpoint file with diffusers' ``from_single_file``.
 
     Args:
         name_or_path: the file, or ``"organisation/name/file.safetensors"``.

@@ -1,4 +1,4 @@
-"""What `from_pretrained` and `save_pretrained` of `PipelineVariation` do."""
+"""Load and save `PipelineVariation`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PRIOR = "prior_pipeline"  # folder of a saved prior
 
 
 def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
-    """Do what `PipelineVariation.from_pretrained` says.
+    """Implement `PipelineVariation.from_pretrained`.
 
     Args:
         cls: the class.
@@ -122,7 +122,7 @@ def _check_unused(name_or_path: str | Path, given: Mapping[str, Any], names: Seq
 
 
 def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card: Mapping[str, Any]) -> None:
-    """Do what `PipelineVariation.save_pretrained` says."""
+    """Implement `PipelineVariation.save_pretrained`."""
     if dtype is not None:
         raise ConfigError(f"dtype={dtype}: load the generator with dtype={dtype} and save that; a pipeline is saved as it is")
     state.check_saveable(generator._networks())

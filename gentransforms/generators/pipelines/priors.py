@@ -1,4 +1,4 @@
-"""What the prior of a pipeline makes of images: the embeddings that Kandinsky's decoders and FLUX Redux start from."""
+"""Compute the image embeddings of a prior, from which Kandinsky's decoders and FLUX Redux start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EMBEDDINGS = ("image_embeds", "prompt_embeds", "pooled_prompt_embeds")
 
 
 def reads_prompts(prior: Any) -> bool:
-    """Whether a prior makes its embeddings of an image and a text together, as FLUX Redux with text encoders does."""
+    """Return whether a prior embeds an image together with a prompt, as FLUX Redux with text encoders does."""
     return hasattr(prior, "image_embedder") and getattr(prior, "text_encoder", None) is not None
 
 

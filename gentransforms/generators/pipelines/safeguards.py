@@ -1,4 +1,4 @@
-"""What a pipeline does to images for safety: a checker that blacks some out, a watermark; and what of it was left out."""
+"""Describe a pipeline's safety checker and watermarker, and which of them were removed."""
 
 from __future__ import annotations
 

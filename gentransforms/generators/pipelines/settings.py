@@ -1,4 +1,4 @@
-"""What is set in a pipeline beside its components: flags of its configuration, attributes, image processors, a watermarker."""
+"""Read and restore a pipeline's settings besides its components: configuration flags, attributes, image processors, watermarker."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def watched(pipe: Any, notes: Notes) -> Iterator[None]:
 
 
 def describe(pipe: Any, notes: Notes) -> dict[str, Any]:
-    """Return what of a pipeline decides its images beside the weights: the components, and what `read_settings` finds."""
+    """Describe everything but the weights that determines a pipeline's images: its components, and what `read_settings` finds."""
     described = describe_pipeline(pipe, {})
     return described | {"pipeline": described["pipeline"] | read_settings(pipe, notes)}
 
 
 def read_settings(pipe: Any, notes: Notes | None = None) -> dict[str, Any]:
-    """Return what is set in a pipeline beside its components, as JSON can hold it.
+    """Return a pipeline's settings besides its components, in types that JSON can store.
 
     Args:
         pipe: a diffusers pipeline.
@@ -122,7 +122,7 @@ def restore_settings(pipe: Any, saved: Mapping[str, Any]) -> None:
 
 
 def check_watermark(pipe: Any, saved: Mapping[str, Any]) -> None:
-    """Raise unless a pipeline marks its images as the saved one did.
+    """Check that a pipeline has the watermarker of the saved one.
 
     Raises:
         ConfigError: naming both watermarkers.

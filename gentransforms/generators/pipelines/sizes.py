@@ -1,4 +1,4 @@
-"""Which size of images a pipeline makes, and of what they must be multiples."""
+"""Find a pipeline's output size, and what it must be a multiple of."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["multiple_of", "own_size"]
 
 
 def own_size(pipe: Any) -> tuple[int, int]:
-    """Return (height, width) of the images that a pipeline makes unless told otherwise."""
+    """Return the (height, width) of a pipeline's images by default."""
     network: Any = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     side: Any = getattr(getattr(network, "config", None), "sample_size", None) or getattr(pipe, "default_sample_size", 128)
     height, width = side if isinstance(side, list | tuple) else (side, side)
@@ -16,7 +16,7 @@ def own_size(pipe: Any) -> tuple[int, int]:
 
 
 def multiple_of(pipe: Any) -> int:
-    """Return what height and width of its images must be multiples of: pixels of a latent, or of a patch of latents."""
+    """Return what height and width must be multiples of: the pixels of a latent, or of a patch of latents."""
     if getattr(pipe, "movq", None) is not None:  # Kandinsky's latents come in squares
         return _shrinks(pipe) ** 2
     patches = getattr(pipe, "transformer", None) is not None and not type(pipe).__name__.startswith("Sana")  # whose patches are 1 x 1

@@ -1,4 +1,4 @@
-"""Prompts of a pipeline: templates with fields that inputs fill, and texts as rows of a tensor."""
+"""Fill prompt templates, and store prompts in a tensor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["fill_prompts", "from_bytes", "template_fields", "to_bytes"]
 
 
 def template_fields(prompt: str) -> tuple[str, ...]:
-    """Return the names that a prompt takes from the inputs.
+    """Return the names of the fields of a prompt template.
 
     Raises:
         ConfigError: if it is no valid template.
@@ -39,7 +39,7 @@ def template_fields(prompt: str) -> tuple[str, ...]:
 
 
 def fill_prompts(prompt: str, values: Mapping[str, Sequence[Any]], count: int) -> list[str]:
-    """Return the prompt of each image, its fields filled in.
+    """Fill in a prompt template for each image.
 
     Raises:
         ConfigError: if there is not one value for each image, or a value does not fit the format of its field.

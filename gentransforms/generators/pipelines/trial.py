@@ -1,4 +1,4 @@
-"""Whether the images of a pipeline are functions of their source and seed alone: tried out, before a batch is made."""
+"""Test, before the first batch, whether a pipeline's images depend on their source and seed alone."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def find_dependence(make: Callable[[Sequence[int]], Tensor], what: str, pipeline
 
 
 def check_repeatable(make: Callable[[], Tensor], expected: Tensor, pipeline: str, dtype: torch.dtype) -> None:
-    """Raise unless a pipeline makes an image again.
+    """Check that a pipeline reproduces an image.
 
     Args:
         make: returns it, in another call with the same source and rng.

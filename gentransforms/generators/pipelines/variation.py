@@ -1,4 +1,4 @@
-"""Any diffusers pipeline that takes an image, as a generator: its own call, under the contract of one seed for each image."""
+"""Use any diffusers pipeline that takes an image as a generator, with one seed per image."""
 
 from __future__ import annotations
 
@@ -35,43 +35,43 @@ _OWN = ("prompt", "image_size", "preserves_geometry", "condition", "cache", "com
 
 
 class PipelineVariation(CalledPipeline):
-    """Image variation by any diffusers pipeline that takes an image: image-to-image, Kandinsky, models that edit.
+    """Generate variants with any diffusers pipeline that takes an image: image-to-image, Kandinsky, editing models.
 
-    The pipeline's own call makes the images, each with its own rng of its seed; `StableDiffusionVariation` and
-    `ControlNetVariation` are faster for what they serve. Before the first batch two sources are made alone and together, in
-    both orders: if the images of this pipeline depend on what else is in the batch, it runs one source or image at a time
-    from then on, and says so.
+    Images come from the pipeline's own ``__call__``, with one random generator per image, seeded with its seed. For the models that
+    they support, `StableDiffusionVariation` and `ControlNetVariation` are faster. The first batch starts with a test: two sources
+    are generated separately and together, in both orders. If an image depends on the rest of its batch, the pipeline runs one
+    source or one image at a time from then on, and says so in a warning.
 
     Args:
-        pipe: a diffusers pipeline; its networks are frozen and put into eval mode.
-        prior: the pipeline that makes embeddings of images: ``KandinskyV22PriorPipeline``, ``FluxPriorReduxPipeline``.
-        prompt: the text for images that come without their own; its fields, as in ``"a photo of a {label}"``, are inputs, one
-            value for each image.
-        image_size: of the images, in pixels: a side or (height, width); the pipeline's own by default.
-        preserves_geometry: whether you know that the layout of the source is kept, as at a small `strength`.
-        condition: for pipelines that take a control map: ``"depth"``, ``"canny"``, ``"maps"`` for maps that come beside the
-            images, or a function from images (B, 3, H, W) in [0, 1] to control maps likewise, with an attribute ``version``.
+        pipe: a diffusers pipeline; its networks are frozen and set to eval mode.
+        prior: the pipeline that computes image embeddings, such as ``KandinskyV22PriorPipeline`` or ``FluxPriorReduxPipeline``.
+        prompt: the default prompt. Its fields, as in ``"a photo of a {label}"``, become inputs of the generator, with one value
+            per image.
+        image_size: output size in pixels: a side or (height, width); by default the pipeline's own.
+        preserves_geometry: set it to True only if you know that the layout of the source is kept, as with a low `strength`.
+        condition: for pipelines that take a control map: ``"depth"``, ``"canny"``, ``"maps"`` for maps given along with the images,
+            or a function from images (B, 3, H, W) in [0, 1] to control maps of the same kind, with an attribute ``version``.
         depth_estimator: (model, image processor) of transformers, for ``"depth"``.
-        cache: approximate: one of diffusers' caches between the steps of a transformer, ``"FirstBlockCache"``, ``{"name":
-            "TaylorSeerCache", "cache_interval": 3}`` or diffusers' configuration of it. Each call starts without memory; caches that
-            decide for a whole batch at once (first block, Sea) run one image at a time.
-        compile: run what computes each step (UNet, transformer, ControlNet) through ``torch.compile``, exact up to rounding:
-            ``"regional"``, its repeated blocks alone, which are soon compiled; ``"full"`` or True, the whole; ``"max-autotune"`` or
-            ``"reduce-overhead"``, torch's modes, with CUDA graphs.
-        offload: ``"model"`` lets whole networks wait on the CPU for their turn on the accelerator, ``"sequential"`` single layers,
-            which takes the least memory and by far the longest; as diffusers' ``enable_model_cpu_offload`` and
-            ``enable_sequential_cpu_offload`` do it. Images change by rounding at most.
-        options: of the pipeline's call, such as ``strength``, ``num_inference_steps`` and ``guidance_scale``.
+        cache: (approximate) a diffusers cache that reuses transformer outputs between steps: ``"FirstBlockCache"``, ``{"name":
+            "TaylorSeerCache", "cache_interval": 3}`` or a configuration object of diffusers. Each call starts with an empty cache.
+            Caches that decide for a whole batch at once (first block, Sea) run one image at a time.
+        compile: (exact up to rounding) compile the denoising networks (UNet, transformer, ControlNet) with ``torch.compile``:
+            ``"regional"`` compiles only their repeated blocks, which is quick; ``"full"`` or True compiles them as a whole;
+            ``"max-autotune"`` and ``"reduce-overhead"`` are torch's modes, with CUDA graphs.
+        offload: ``"model"`` keeps networks on the CPU and moves each to the accelerator for its turn; ``"sequential"`` does so layer
+            by layer, which takes the least memory and by far the most time. The same as diffusers' ``enable_model_cpu_offload`` and
+            ``enable_sequential_cpu_offload``. Images change by rounding at most.
+        options: arguments of the pipeline's ``__call__``, such as ``strength``, ``num_inference_steps`` and ``guidance_scale``.
 
     Raises:
-        WeightsError: if the pipeline takes no image, or lacks its prior.
-        ConfigError: if the call takes no such option, or a value is out of its range.
+        WeightsError: if the pipeline takes no image, or needs a prior and has none.
+        ConfigError: if the pipeline's ``__call__`` has no such option, or a value is out of range.
 
     Attributes:
-        inputs: ``prompts``, one string for each image, and the fields of `prompt`, where the pipeline takes a prompt;
-            ``control_maps`` with ``condition="maps"``.
-        together: what goes through one call: ``"sources"``, any batch; ``"variants"``, those of one source; or ``"nothing"``,
-            one image. None until the first batch was tried.
+        inputs: ``prompts``, one string per image, and the fields of `prompt`, if the pipeline takes a prompt; ``control_maps`` with
+            ``condition="maps"``.
+        together: what one call may contain: ``"sources"``, any batch; ``"variants"``, variants of one source; or ``"nothing"``, a
+            single image. None until the first batch has been tested.
 
     Example:
         >>> import torch
@@ -155,26 +155,27 @@ class PipelineVariation(CalledPipeline):
         offload: Literal["model", "sequential"] | None = None,
         **options: Any,
     ) -> P:
-        """Return a generator that calls a loaded diffusers pipeline; its networks are shared with it, and frozen.
+        """Wrap a loaded diffusers pipeline; generator and pipeline share the networks, which are frozen.
 
-        Quantised components, LoRAs, a compiled transformer and hooks that offload work as they do in the pipeline.
+        Quantised components, LoRAs, a compiled transformer and offloading hooks work as they do in the pipeline.
 
         Args:
             pipe: the pipeline.
-            prior: the pipeline that makes embeddings of images, for Kandinsky's decoders and FLUX Redux.
-            prompt: the text for images that come without their own; a template of inputs.
-            image_size: of the images, in pixels.
-            preserves_geometry: whether you know that the layout of the source is kept.
+            prior: the pipeline that computes image embeddings, for Kandinsky's decoders and FLUX Redux.
+            prompt: the default prompt, which may have fields.
+            image_size: output size in pixels.
+            preserves_geometry: set it to True only if you know that the layout of the source is kept.
             condition: for pipelines that take a control map: ``"depth"``, ``"canny"``, ``"maps"`` or a function.
             depth_estimator: (model, image processor) of transformers, for ``"depth"``.
-            cache: approximate: one of diffusers' caches between the steps of a transformer.
-            compile: ``"regional"``, ``"full"``, ``"max-autotune"`` or ``"reduce-overhead"``: exact up to rounding.
-            offload: ``"model"`` or ``"sequential"``: networks wait on the CPU for their turn on the accelerator.
-            options: of the pipeline's call.
+            cache: (approximate) a diffusers cache that reuses transformer outputs between steps.
+            compile: (exact up to rounding) ``"regional"``, ``"full"``, ``"max-autotune"`` or ``"reduce-overhead"``.
+            offload: ``"model"`` or ``"sequential"``: keep networks on the CPU until their turn on the accelerator.
+            options: arguments of the pipeline's ``__call__``.
 
         Raises:
-            WeightsError: if the pipeline takes no image, or lacks its prior.
-            ConfigError: if the call takes no such option, or a part was changed in a way that no fingerprint can cover.
+            WeightsError: if the pipeline takes no image, or needs a prior and has none.
+            ConfigError: if the pipeline's ``__call__`` has no such option, or a component was changed in a way that the fingerprint
+                cannot cover.
         """
         given: dict[str, Any] = {
             "prompt": prompt,
@@ -214,30 +215,30 @@ class PipelineVariation(CalledPipeline):
     ) -> P:
         """Load a repository, folder or single file of diffusers, or a folder written by `save_pretrained`; returned in eval mode.
 
-        A repository of text-to-image is loaded as diffusers' image-to-image pipeline of the same parts. No code of the
-        repository is run, and pickled files are read only as weights.
+        A text-to-image repository is loaded as the image-to-image pipeline that diffusers has for the same components. No code from
+        the repository is run, and pickled files are read only as weights.
 
         Args:
             name_or_path: a folder, a Hub repository ``"organisation/name"``, or a checkpoint file.
             revision: commit, tag or branch of that repository.
-            device: where to put it; the CPU by default, with `offload` the accelerator.
-            dtype: of its weights; float32 by default.
-            token: for a private repository.
+            device: device to load to; the CPU by default, with `offload` the accelerator.
+            dtype: dtype of the weights; float32 by default.
+            token: access token for private repositories.
             cache_dir: where downloads are kept.
-            local_files_only: use only what is downloaded already.
-            variant: of the weight files, such as ``"fp16"``.
-            config: for a single file: a folder or repository in diffusers layout, whose configurations and tokenizers are used.
-            safety_checker: None leaves it out; by default the repository's own, whose black images count as failed.
-            watermarker: None leaves it out; by default as diffusers has it.
-            lora: repository, folder or file of a LoRA, or a mapping from these to their scales; merged into the weights.
+            local_files_only: use only files that are already downloaded.
+            variant: variant of the weight files, such as ``"fp16"``.
+            config: for a single file: a folder or repository in diffusers layout that provides configurations and tokenizers.
+            safety_checker: None removes it; by default the repository's own. Images that it blacks out count as failed.
+            watermarker: None removes it; by default as in diffusers.
+            lora: repository, folder or file of a LoRA, or a mapping of them to scales; merged into the weights.
             quantization_config: a ``PipelineQuantizationConfig`` of diffusers.
-            prior: repository or folder of the pipeline that makes embeddings, for Kandinsky's decoders and FLUX Redux.
+            prior: repository or folder of the prior pipeline, for Kandinsky's decoders and FLUX Redux.
             depth_model: repository or folder of a transformers depth-estimation model, for ``condition="depth"``.
-            options: those of the class, and of the pipeline's call.
+            options: options of the class, and arguments of the pipeline's ``__call__``.
 
         Raises:
-            WeightsError: if a file is missing, damaged or of another kind, or no pipeline of diffusers takes an image there.
-            ConfigError: if the call takes no such option.
+            WeightsError: if a file is missing, damaged or of another kind, or the repository has no pipeline that takes an image.
+            ConfigError: if the pipeline's ``__call__`` has no such option.
         """
         given = {name: value for name, value in locals().items() if name not in ("cls", "name_or_path")}
         generator: P = pretrained.load(cls, name_or_path, given)
@@ -245,10 +246,10 @@ class PipelineVariation(CalledPipeline):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What decides the images beside the weights: options, the configuration of every part, and their state.
+        """Everything but the weights that determines the images: options, and configuration and state of every component.
 
         Raises:
-            ConfigError: if a part was changed in a way that cannot be described, such as a replaced ``forward``.
+            ConfigError: if a component was changed in a way that cannot be described, such as a replaced ``forward``.
         """
         found = self._read_state()
         parts = {"components": settings.describe(self.pipe, self._notes)}
@@ -286,23 +287,23 @@ class PipelineVariation(CalledPipeline):
         return (*self.fields, *(["control_maps"] if self.condition == "maps" else []))
 
     def encode(self, images: Tensor, prompts: list[str] | None = None, control_maps: Any = None, **values: Any) -> dict[str, Tensor]:
-        """Return what the pipeline is told of each image.
+        """Return the condition of each image: the pipeline's inputs, without random numbers.
 
         Args:
             images: (B, 3, H, W) floating in [0, 1].
-            prompts: one for each image, instead of the option `prompt`.
+            prompts: one prompt per image, instead of the option `prompt`.
             control_maps: for ``condition="maps"``: (B, 1 or 3, H, W) uint8, or floating in [0, 1]; or a list of B of any sizes.
-            values: of the fields of `prompt`: one value for each image.
+            values: for each field of `prompt`, one value per image.
 
         Returns:
-            ``images`` (B, 3, h, w) at the generator's size, where the pipeline sees them; ``control`` (B, 3, h, w), where it
-            takes a control map; with a prior its embeddings; ``prompts`` (B, L) uint8, the text of each image in UTF-8,
-            padded with zeros, where there is one for each.
+            A dict with ``images`` (B, 3, h, w) float32 at the generator's size, if the pipeline takes images; ``control``
+            (B, 3, h, w), if it takes a control map; the embeddings of the prior, if it has one; and ``prompts`` (B, L) uint8, the
+            UTF-8 bytes of each prompt, padded with zeros, if prompts differ between images.
 
         Raises:
             ImageError: if `images` has another shape or is not floating.
-            MissingInputError: if a field of the prompt is not given.
-            ConfigError: if there is not one prompt or value for each image.
+            MissingInputError: if the value of a field of the prompt is missing.
+            ConfigError: unless there is one prompt or value per image.
         """
         if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
             found = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
@@ -346,22 +347,22 @@ class PipelineVariation(CalledPipeline):
         return texts.fill_prompts(self.prompt, values, count)
 
     def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None) -> None:
-        """Write the pipeline in diffusers layout, its prior beside it, ``config.json`` with the options, and a model card.
+        """Write the pipeline in diffusers layout, its prior in a subfolder, ``config.json`` with the options, and a model card.
 
         Args:
-            directory: made if absent.
-            dtype: must be None: load with another `dtype`, then save.
+            directory: created if it does not exist.
+            dtype: must be None; to change the dtype, load with another `dtype` and save.
             card: as in `ImageGenerator.save_pretrained`.
 
         Raises:
-            ConfigError: if an option is not JSON-able, or a network holds a LoRA that is not merged, or quantised weights.
+            ConfigError: if an option cannot be written as JSON, or a network has an unmerged LoRA or quantised weights.
         """
         with self._lifted():
             pretrained.save(self, directory, dtype, card or {})
 
     @property
     def notes(self) -> dict[str, str]:
-        """The licence of its weights; whether the pipeline's safety checker and watermarker work, or were left out."""
+        """The licence of the weights, and whether safety checker and watermarker are active or were removed."""
         return super().notes | describe_safeguards(self.pipe)
 
     def __setattr__(self, name: str, value: Any) -> None:
