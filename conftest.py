@@ -27,5 +27,6 @@ def diffusers_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
 
 @pytest.fixture(autouse=True)
 def _folders_in_docstrings(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> None:
-    if type(request.node).__name__ == "DoctestItem" and ".diffusion." in request.node.name:
+    families = (".diffusion.", ".pipelines.")  # the namespace is that of the whole session: without a name here, order would decide
+    if type(request.node).__name__ == "DoctestItem" and any(family in request.node.name for family in families):
         doctest_namespace |= request.getfixturevalue("diffusers_folders")
