@@ -245,14 +245,14 @@ def check_out_of_memory(device: torch.device) -> dict[str, Any]:
     images, seeds = torch.rand(count, 3, 32, 32, device=device), torch.arange(count)
     small = gt.GenerativeAugment(generator, p=1.0, seeds_getter=lambda _: seeds, max_batch_size=64)(images)
     torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(device) + 400 * 2**20) / total, device)
+    total, number = torch.cuda.get_device_properties(device).total_memory, images.get_device()  # "cuda" alone has no number
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(device) + 400 * 2**20) / total, number)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             made = gt.GenerativeAugment(generator, p=1.0, seeds_getter=lambda _: seeds)(images)
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0, number)
     said = [str(one.message) for one in caught if "out of memory" in str(one.message)]
     assert said, "nothing was said: the batch may have fitted"
     difference = (made - small).abs().max().item()
