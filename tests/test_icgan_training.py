@@ -113,7 +113,8 @@ class TestResume:
     def test_training_moves_every_part(self, tmp_path: Path) -> None:
         run(tmp_path)
         state = torch.load(tmp_path / "generator.pt", weights_only=True)
-        assert (tmp_path / "samples" / "0000004.png").is_file()
+        for folder, suffix in (("snapshots", ""), ("samples", ".png")):  # with sample_every=4
+            assert {path.name for path in (tmp_path / folder).iterdir()} == {f"{step:07d}{suffix}" for step in (1, 2, 4)}
         record = json.loads((tmp_path / "snapshots" / "0000004" / "training.json").read_text())
         assert record["step"] == 4
         assert record["seconds"] >= 0
@@ -282,12 +283,20 @@ class TestPace:
         assert [(end["step"], end["seconds"]) for end in ends] == [(150, 6), (100, 4)]  # the clock moves after a step's look at it
         assert ends[0]["schedule"]["last_epoch"] == 6  # steps that were taken
         assert ends[0]["optimizer"]["param_groups"][0]["lr"] < 0.01 * chosen.encoder.learning_rate
-        (snapshot,) = (tmp_path / "snapshots").iterdir()
+        *_, snapshot = sorted((tmp_path / "snapshots").iterdir())
         assert json.loads((snapshot / "training.json").read_text())["step"] == 4
         assert gt.load_generator(snapshot)(photos(2) / 255, torch.arange(2)).shape == (2, 3, 32, 32)
         before = clock.now  # the same command again: nothing is left to do
         adversarial.train_generator(photos(), encoder.train_encoder(photos(), chosen, tmp_path, progress), chosen, tmp_path, progress)
         assert clock.now == before
+
+
+class TestSnapshots:
+    @pytest.mark.parametrize(
+        ("every", "expected"), [(4, [1, 2, 4, 8]), (6, [3, 6]), (1, [*range(1, 9)]), (32, [2, 4, 8]), (16, [1, 2, 4, 8]), (500, [])]
+    )
+    def test_halves_of_the_interval_come_before_it(self, every: int, expected: list[int]) -> None:
+        assert [step for step in range(1, 9) if example("adversarial").is_sampled(step, every)] == expected
 
 
 class TestSettings:

@@ -112,7 +112,7 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
             for name, value in {"D": loss_D, "G": loss_G, "feature_distance": distance}.items():
                 writer.add_scalar(f"generator/{name}", value.item(), done)
         # Before the checkpoint, so that a run killed in between writes its snapshot again.
-        if done % settings.sample_every == 0 or last:
+        if is_sampled(done, settings.sample_every) or last:
             ready = with_statistics(average, features, s.batch_size)
             save_grid(ready, images, features, out / "samples" / f"{done:07d}.png")
             snapshot = out / "snapshots" / f"{done:07d}"
@@ -127,6 +127,11 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
             print(f"step {done}/{s.steps} {found} {pace.seconds:.0f} s", flush=True)
     writer.close()
     return with_statistics(average, features, s.batch_size)
+
+
+def is_sampled(step: int, every: int) -> bool:
+    """Return whether a snapshot is due: every so many steps and, since most changes at first, after 1/2, 1/4, 1/8 and 1/16 of them."""
+    return step % every == 0 or any(step * part == every for part in (2, 4, 8, 16))
 
 
 class Critic(nn.Module):

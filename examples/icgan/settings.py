@@ -69,7 +69,8 @@ class Settings:
     """Everything that determines a run, besides the images.
 
     `precision` is ``float32``, ``bfloat16`` or ``auto``: bfloat16 where the device computes in it, else float32
-    (common/precision.py). `compile` runs encoder, generator and discriminator through ``torch.compile``.
+    (common/precision.py). Samples and a snapshot are written every `sample_every` steps of the generator, and earlier at 1/2, 1/4,
+    1/8 and 1/16 of it where these are whole numbers. `compile` runs encoder, generator and discriminator through ``torch.compile``.
     """
 
     resolution: int = 32
