@@ -277,10 +277,17 @@ class TestRealVariants:
             features = ssl("frozen").load_generator("icgan-cifar10-32", "").encode(images.float() / 255)["features"].double().numpy()
         features -= features.mean(0)
         features /= np.linalg.norm(features, axis=1, keepdims=True)
-        read = self.rows(toy / "banks" / "near", toy / "train")
+        self.run(monkeypatch, toy, "neighbours", "--among", "5", settings=("generative.bank=banks/among",))
+        read, among = (self.rows(toy / "banks" / name, toy / "train") for name in ("near", "among"))
+        farther = 0
         for i, path in enumerate(files):
-            order = [j for j in np.argsort(-features @ features[i]) if j != i][:3]
-            assert set(read[path.relative_to(toy / "train").as_posix()]) == {pixels(files[j]) for j in order}
+            key, order = path.relative_to(toy / "train").as_posix(), [j for j in np.argsort(-features @ features[i]) if j != i]
+            assert set(read[key]) == {pixels(files[j]) for j in order[:3]}
+            assert len(set(among[key])) == 3
+            assert set(among[key]) <= {pixels(files[j]) for j in order[:5]}
+            farther += len(set(among[key]) - set(read[key]))
+        assert farther == pytest.approx(len(files) * 3 * 2 / 5, rel=0.3)  # two of five are not the nearest three
+        assert [json.loads((toy / "banks" / f"{name}.json").read_text())["among"] for name in ("near", "among")] == [None, 5]
 
     def test_interrupted_import_is_continued(self, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         script = ssl("real_variants")
@@ -325,6 +332,9 @@ class TestRealVariants:
             ("oracle", ["--of", "test"], "--out is not set"),
             ("oracle", ["--variants", "4"], "--variants 4: 'train' has 3 different other images of class"),
             ("neighbours", ["--variants", "40"], "--variants 40: 'train' has 39 different other images for some sources"),
+            ("neighbours", ["--among", "40"], "--among 40: 'train' has 39 different other images for some sources"),
+            ("neighbours", ["--among", "3"], "--kind neighbours --among 3: expected more than --variants 3"),
+            ("oracle", ["--among", "5"], "--kind oracle --among 5: expected none, it draws from the whole class"),
             ("neighbours", ["--generator", "nowhere"], "--generator nowhere"),
         ):
             with pytest.raises(SystemExit, match=re.escape(said)):

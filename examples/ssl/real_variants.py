@@ -7,7 +7,8 @@
 
 Variants are looked up among the images that the settings train on. ``neighbours`` takes the ten nearest to the source, each once,
 by the generator's encoder (cosine similarity of features less their mean, as in the generator's training). ``oracle`` draws ten
-others of the source's class; it uses labels, and so is a ceiling, not an arm that anyone could run without them.
+others of the source's class; it uses labels, and so is a ceiling, not an arm that anyone could run without them. --variants 5 --among 10
+makes a smaller bank of the same ten neighbours: five of them, drawn for each source.
 
 The source itself is never taken, whatever its distance. Images that are equal pixel by pixel count as one, so neither a copy of the
 source nor two copies of another image are among its variants; near copies stay. The order of the variants is drawn for each source,
@@ -64,9 +65,11 @@ def write_bank(images: Tensor, places: Tensor, source: Source, rows: list[int], 
 
 
 def make(
-    kind: str, settings: Settings, bank: Path, generator: gt.ImageGenerator | None, of: str | None, variants: int, seed: int
-) -> dict[str, Any]:
-    """Make or complete a bank; return what BANK.json holds."""
+    kind: str, settings: Settings, bank: Path, generator: gt.ImageGenerator | None, of: str | None, variants: int, seed: int,
+    among: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Make or complete a bank; return what BANK.json holds. Neighbours are drawn from the `among` nearest, by default taken all."""
+    drawn_from = among or variants
     data = settings.data
     train = open_images(data.train, data.image_column, data.label_column)
     source = train if of is None else open_images(of, data.image_column, data.label_column)
@@ -75,6 +78,7 @@ def make(
     record: dict[str, Any] = {
         "kind": kind, "generator": None if generator is None else generator.fingerprint(), "train": data.train, "limit": data.limit,
         "holdout": data.holdout, "image_size": data.image_size, "of": of, "variants": variants, "seed": seed,
+        "among": among,
     }  # fmt: skip
     path = bank.with_name(f"{bank.name}.json")
     if (before := refuse_another_bank(record, path, bank)) is not None:
@@ -86,7 +90,7 @@ def make(
     if of is not None:
         sources, rows = load_into_memory(source, torch.arange(len(source)), data.image_size)
     own = pool.find(sources.images)
-    refuse_too_few(kind, pool.images.labels, sources.labels, own, variants, train)
+    refuse_too_few(kind, pool.images.labels, sources.labels, own, drawn_from, train, "--among" if among else "--variants")
     seeds = gt.derive_seeds(seed, [source.keys[row] for row in rows.tolist()], [0] * len(rows))
     if kind == "oracle":
         places = draw_of_class(sources.labels, pool.images.labels, own, variants, seeds)
@@ -94,7 +98,7 @@ def make(
         assert generator is not None, "main asks for it"
         encoder = GeneratorsEncoder(generator)
         of_pool, of_sources = (extract_features(encoder, whole_loader(x, 500, 0), str(generator.device))[0] for x in (pool.images, sources))
-        places = shuffle(nearest_others(of_sources, of_pool, own, variants), seeds)
+        places = shuffle(nearest_others(of_sources, of_pool, own, drawn_from), seeds)[:, :variants]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n")  # first, so that nobody continues it with other settings
     write_bank(pool.images.images, places, source, rows.tolist(), bank)
@@ -118,8 +122,8 @@ def refuse_another_bank(record: dict[str, Any], path: Path, bank: Path) -> dict[
     return before if "sources" in before and bank.exists() else None
 
 
-def refuse_too_few(kind: str, labels: Tensor, wanted: Tensor, own: Tensor, variants: int, train: Source) -> None:
-    """Exit unless each source has so many variants among the images with `labels` (M,)."""
+def refuse_too_few(kind: str, labels: Tensor, wanted: Tensor, own: Tensor, expected: int, train: Source, option: str) -> None:
+    """Exit unless each source has so many others among the images with `labels` (M,); the message names the option that wants them."""
     present = (own >= 0).long()
     if kind == "neighbours":
         least, what = len(labels) - int(present.max()), "other images"
@@ -127,8 +131,8 @@ def refuse_too_few(kind: str, labels: Tensor, wanted: Tensor, own: Tensor, varia
         counts = torch.bincount(labels, minlength=int(wanted.max()) + 1)
         left = counts[wanted] - present
         least, what = int(left.min()), f"other images of class {train.classes[int(wanted[left.argmin()])]!r}"
-    if least < variants:
-        raise SystemExit(f"--variants {variants}: {train.name!r} has {least} different {what} for some sources, expected at least as many")
+    if least < expected:
+        raise SystemExit(f"{option} {expected}: {train.name!r} has {least} different {what} for some sources, expected at least as many")
 
 
 def _link(original: Path, path: Path) -> None:
@@ -147,19 +151,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--of", metavar="IMAGES", help="make variants of these images; by default, of the training images")
     parser.add_argument("--out", type=Path, metavar="BANK", help="the bank; by default generative.bank of the settings")
     parser.add_argument("--variants", type=positive, default=10, help="of each image")
+    parser.add_argument("--among", type=positive, help="draw the neighbours from so many nearest; by default, the nearest are taken")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the variants, and of the oracle's choice")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings, for example data.limit=10000")
     args = parser.parse_args(arguments)
     if (args.kind == "neighbours") != (args.generator is not None):
         expected = "a generator, whose encoder finds them" if args.generator is None else "none, it draws by labels alone"
         raise SystemExit(f"--kind {args.kind} --generator {args.generator}: expected {expected}")
+    if args.among is not None and (args.kind != "neighbours" or args.among <= args.variants):
+        expected = f"more than --variants {args.variants}" if args.kind == "neighbours" else "none, it draws from the whole class"
+        raise SystemExit(f"--kind {args.kind} --among {args.among}: expected {expected}")
     settings = load_settings(args.config, args.overrides)
     bank = args.out if args.of else args.out or settings.generative.bank
     if bank is None:
         raise SystemExit(f"{'--out' if args.of else 'generative.bank'} is not set: expected the folder for the bank")
     generator = load_generator(args.generator, "--generator ") if args.generator else None
     try:
-        made = make(args.kind, settings, Path(bank), generator, args.of, args.variants, args.seed)
+        made = make(args.kind, settings, Path(bank), generator, args.of, args.variants, args.seed, args.among)
         images = len(Bank.open(bank))
     except gt.GentransformsError as error:
         raise SystemExit(str(error)) from error
