@@ -1,13 +1,13 @@
 """What a bank of ImageNet costs with each generator: ``python -m benchmarks.bank_costs``, a minute on a CPU.
 
-GPU-hours from counted operations, as in `benchmarks.costs`: a source is encoded once, however many variants follow. Bytes from
-JPEGs that are really encoded: of noise of two kinds, and of one photo where there is one. Natural images differ from all three.
+H100-hours from counted operations and measured rates, as in `benchmarks.costs`: a source is encoded once, however many variants
+follow. Bytes from JPEGs that are really encoded: of noise of two kinds, and of one photo where there is one. Natural images differ
+from all three.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -17,12 +17,11 @@ from torchvision.transforms.v2 import functional as TF
 
 import gentransforms as gt
 from benchmarks.bank_generators import smooth_images
-from benchmarks.costs import CASES, H100, UTILISATION, built, counted
+from benchmarks.costs import counted, generators, hours
 from gentransforms.bank.format.images import Encoding
 
 SOURCES, VARIANTS = 1_281_167, 10  # the training images of ImageNet-1k
 SIDES, QUALITY, COUNT = (224, 256, 512, 1024), 90, 8
-IMAGENET_256 = {"resolution": 256, "G_ch": 96, "dim_z": 120}
 
 
 def main() -> None:
@@ -33,11 +32,11 @@ def main() -> None:
         print(f"| {side} | {smooth:.0f} | {fine:.0f} | {_of_photo(side)} |")
     print(f"| 32, the bundled generator's own | {_of_bundled():.1f} | | |\n")
     print("| generator | TFLOP a source | TFLOP a variant | H100-hours | pixels | TB |\n|---|---:|---:|---:|---:|---:|")
-    for name, generator, side in _generators():
+    for name, generator, side, rate in generators():
         encoding, making = counted(generator, side)
-        hours = SOURCES * (encoding + VARIANTS * making) / (UTILISATION * H100) / 3600
+        time = hours(SOURCES * (encoding + VARIANTS * making), rate)
         smooth, fine = (SOURCES * VARIANTS * size / 1e9 for size in sizes[side])
-        print(f"| {name} | {encoding:.2f} | {making:.2f} | {hours:,.0f} | {side} | {smooth:.1f} to {fine:.1f} |", flush=True)
+        print(f"| {name} | {encoding:.2f} | {making:.2f} | {time} | {side} | {smooth:.1f} to {fine:.1f} |", flush=True)
 
 
 def fine_images(count: int, side: int) -> Tensor:
@@ -49,14 +48,6 @@ def fine_images(count: int, side: int) -> Tensor:
     noise = (noise - noise.mean((2, 3), keepdim=True)) / noise.std((2, 3), keepdim=True)
     # Mostly grey, as photos are: the channels share nine tenths.
     return ((0.9 * noise[:, :1] + 0.1 * noise) * 0.22 + 0.45).clamp(0, 1)
-
-
-def _generators() -> Iterator[tuple[str, gt.ImageGenerator, int]]:
-    with torch.device("meta"):
-        icgan = gt.ICGAN(network=IMAGENET_256, feature_extractor={"kind": "resnet50"})
-    yield "IC-GAN, ImageNet 256", icgan, 256
-    for name, kind, options in CASES:
-        yield name, built(kind, dict(options)), int(options.get("image_size", 512))
 
 
 def _kilobytes(images: Tensor) -> float:

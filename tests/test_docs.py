@@ -25,12 +25,14 @@ from released import random_state, write_released
 from safetensors.torch import save_file
 
 import gentransforms as gt
+from benchmarks.costs import MEASURED
 from gentransforms.generators.icgan.architecture import BigGANConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 FASTER = {"segmentation.py": ["--steps", "2"]}  # of an example, what makes seconds of it
+RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 SLURM = ROOT / "examples" / "slurm" / "generate.sbatch"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Settings that make a training of seconds out of the one a page shows; later settings win. Widths: see ssl_example.
@@ -198,17 +200,37 @@ class TestSlurm:
         assert subprocess.run(["bash", str(SLURM)], capture_output=True, check=False).returncode != 0
 
 
-@pytest.mark.slow
 class TestCosts:
+    @pytest.mark.slow
     def test_what_imagenet_costs_is_what_the_script_counts(self) -> None:
         """All but the bytes, which go with the version of the JPEG library."""
-        command = [sys.executable, "-m", "benchmarks.bank_costs"]
-        printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        rows = re.findall(r"^\| .* to [\d.]+ \|$", self.printed("bank_costs"), re.MULTILINE)
         page = (ROOT / "docs" / "banks.md").read_text(encoding="utf-8")
-        rows = re.findall(r"^\| .* to [\d.]+ \|$", printed, re.MULTILINE)
-        assert len(rows) == 9
+        assert len(rows) == 10
         for row in rows:
             assert row.rpartition(" | ")[0] in page
+
+    @pytest.mark.slow
+    def test_what_an_image_costs_is_what_the_script_counts(self) -> None:
+        assert self.printed("costs").strip() in RESULTS.read_text(encoding="utf-8")
+
+    def test_choosing_has_the_figures_of_the_results(self) -> None:
+        page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+        shown = re.findall(r"^\|[^|]+\|[^|]+\|[^|]+\| ([\d.]+) \| ([\d.]+) \|[^|]+\|$", page, re.MULTILINE)
+        section = RESULTS.read_text(encoding="utf-8").partition("## What an image costs")[2].partition("\n## ")[0]
+        counted = re.findall(r"^\| (.+) \| ([\d.]+) \| ([\d.]+) \|$", section, re.MULTILINE)
+        assert len(counted) == 10
+        assert shown == [(cost, hours) for name, cost, hours in counted if "not compiled" not in name]
+
+    def test_rates_are_those_that_were_measured(self) -> None:
+        section = RESULTS.read_text(encoding="utf-8").partition("\n## On a GPU")[2].partition("\n## ")[0]
+        measured = re.findall(r"^\|.* \| [\d,.]+ \| (\d+) \| \d+% \|", section, re.MULTILINE)  # images/s, TFLOP/s, share of the ceiling
+        assert len(measured) >= 10
+        for name, rate in MEASURED.items():
+            assert f"{rate:.0f}" in measured, name
+
+    def printed(self, name: str) -> str:
+        return subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 class TestSite:
