@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,42 @@ class Counted:
         return {"waits": waits, "launches": (ended - started) / steps}
 
 
+class Parts:
+    """Launches by the part of a step in which they happen; an inner part's are not its outer one's."""
+
+    def __init__(self, mode: PretendDevice) -> None:
+        self.mode, self.launches = mode, Counter[str]()
+        self.inside: list[str] = []
+        self.last = 0
+
+    def turn(self) -> None:
+        """Count what was launched since the last turn for the part that it happened in."""
+        self.launches[self.inside[-1] if self.inside else "rest"] += self.mode.launches - self.last
+        self.last = self.mode.launches
+
+    def watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that counts for a part."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self.turn()
+            self.inside.append(name)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.turn()
+                self.inside.pop()
+
+        return run
+
+
 def pictures(count: int) -> Tensor:
     return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def loops(which: str) -> Iterator[tuple[str, Any]]:
     """Run the loops of a recipe; yield the name of each, and what happens in a step."""
-    sys.path.insert(0, str(RECIPES / ("ssl" if which == "ssl" else "icgan")))
-    yield from {"check": check, "transform": transform, "icgan": icgan, "ssl": ssl}[which]()
+    sys.path.insert(0, str(RECIPES / ("ssl" if which in ("ssl", "parts") else "icgan")))
+    yield from {"check": check, "transform": transform, "icgan": icgan, "ssl": ssl, "parts": parts}[which]()
 
 
 def check() -> Iterator[tuple[str, Any]]:
@@ -115,7 +144,6 @@ def ssl() -> Iterator[tuple[str, dict[str, Any]]]:
         generator = gt.GenerativeAugment(gt.load_generator("icgan-cifar10-32"))
         with pretend_device() as mode:
             module = METHODS[method](settings, 3, generator).to(DEVICE)
-            module.log_dict = lambda *_, **__: None
             s = settings.optimizer
             optimizer = build_optimizer(parameter_groups([module.backbone, *module.heads()], s), s, learning_rate(s, settings.trainer))
             counted = Counted(mode, lambda: None)
@@ -134,6 +162,35 @@ def ssl() -> Iterator[tuple[str, dict[str, Any]]]:
         for _ in range(STEPS):
             counted(features, features, torch.arange(20).to(DEVICE, non_blocking=True) % 3, 3, 5, 0.1)
         yield "k-NN", counted.of_a_step()
+
+
+def parts() -> Iterator[tuple[str, dict[str, float]]]:
+    """Launches of a SimCLR step with ResNet-18, as in configs/cifar10, part by part; autocast's casts would come on top."""
+    from config import load_settings
+    from methods import METHODS
+    from optimizers import build_optimizer, learning_rate, parameter_groups
+
+    settings = load_settings(RECIPES / "ssl" / "configs" / "cifar10" / "simclr-baseline.yaml", ["data.train=none", "trainer.batch_size=4"])
+    with pretend_device() as mode:
+        module = METHODS["simclr"](settings, 10).to(DEVICE)
+        s, watch = settings.optimizer, Parts(mode)
+        groups = parameter_groups([module.backbone, *module.heads()], s)
+        groups.append({"params": list(module.probe.parameters()), "weight_decay": 0.0})
+        optimizer = build_optimizer(groups, s, learning_rate(s, settings.trainer))
+        for owner, name in ((module, "views"), (module.backbone, "forward"), (module.projector, "forward"), (module.criterion, "forward")):
+            part = {"views": "views", "forward": type(owner).__name__}[name]
+            setattr(owner, name, watch.watched(part, getattr(owner, name)))
+        batch = {"images": pictures(4).to(DEVICE), "labels": torch.arange(4).to(DEVICE), "rows": torch.arange(4)}
+        for step in range(STEPS):
+            if step == 1:  # the first prepares
+                watch.turn()
+                watch.launches.clear()
+            loss = module.training_step(dict(batch), 0)
+            optimizer.zero_grad(set_to_none=True)
+            watch.watched("backward", loss.backward)()
+            watch.watched("optimizer", optimizer.step)()
+        watch.turn()
+    yield "parts of SimCLR", {name: count / (STEPS - 1) for name, count in watch.launches.items()}
 
 
 def transform() -> Iterator[tuple[str, dict[str, Any]]]:

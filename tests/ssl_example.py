@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 FOLDER = Path(__file__).parents[1] / "examples" / "ssl"
 CONFIGS = FOLDER / "configs"
@@ -27,6 +28,16 @@ TINY = [
     "trainer.accelerator=cpu", "trainer.log_every=1", "method.hidden=16", "method.out=8", "probe.k=3",
 ]  # fmt: skip
 TINY_METHOD = {"simsiam": ["method.predictor_hidden=4"], "byol": ["method.predictor_hidden=8"], "mocov2plus": ["method.queue=16"]}
+
+
+class Operations(TorchDispatchMode):
+    """Counts in `count` the operations of a block that compute something: on a GPU, about its launches."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
 
 
 def ssl(name: str) -> ModuleType:

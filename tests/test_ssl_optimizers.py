@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lightly.utils import lars
-from ssl_example import CONFIGS, ssl, tiny
+from ssl_example import CONFIGS, Operations, ssl, tiny
 from torch import nn
 
 pytestmark = [pytest.mark.filterwarnings("ignore:::lightning"), pytest.mark.filterwarnings("ignore:::pytorch_lightning")]
@@ -153,6 +153,29 @@ class TestLARS:
         optimizer.step()
         assert torch.equal(parameters[0], torch.full((3,), -0.5))  # as it comes
         assert torch.equal(parameters[1], torch.ones(3))
+
+    def test_operations_do_not_grow_with_the_layers(self) -> None:
+        counts = []
+        for layers in (3, 30):
+            parameters = [nn.Parameter(torch.ones(4, 3)) for _ in range(layers)]
+            optimizer = ssl("optimizers").LARS([{"params": parameters}], lr=0.3, momentum=0.9, weight_decay=0.1, eta=0.02, clip=True)
+            self.run(optimizer, parameters, [[np.ones((4, 3), np.float32)] * layers])  # the first step makes the momenta
+            with Operations() as counted:
+                optimizer.step()
+            counts.append(counted.count)
+        assert counts[0] == counts[1] < 30
+
+    def test_continues_a_checkpoint_of_lightlys(self) -> None:
+        """Runs that were begun when the optimiser was lightly's, with its names in the groups."""
+        weights, gradients = self.arrays(2)
+        parameters = [nn.Parameter(torch.tensor(w)) for w in weights]
+        theirs = lars.LARS(parameters, lr=0.3, momentum=0.9, weight_decay=0.1, trust_coefficient=0.02)
+        self.run(theirs, parameters, gradients[:2])
+        ours = ssl("optimizers").LARS([{"params": parameters}], lr=0.3, momentum=0.9, weight_decay=0.1, eta=0.02, clip=False)
+        ours.load_state_dict(theirs.state_dict())
+        found = self.run(ours, parameters, gradients[2:])
+        for a, b in zip(found, reference(weights, gradients, 0.3, 0.1, 0.02, False, True), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10)
 
     def test_state_survives(self) -> None:
         weights, gradients = self.arrays(2)

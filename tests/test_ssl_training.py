@@ -257,6 +257,15 @@ class TestViewsOfABatch:
         assert not torch.equal(*reds)  # each view has its own selection
 
 
+def test_seed_is_torchs() -> None:
+    found, expected = [], []
+    for draws, seed in ((found, ssl("pretraining").seed), (expected, lambda number, _: torch.manual_seed(number))):
+        for number in (0, 7, 2**31 - 1):
+            seed(number, torch.device("cpu"))
+            draws.append(torch.rand(3))
+    assert all(map(torch.equal, found, expected))
+
+
 class TestResume:
     """Killed and resumed, curves, probes and weights are those of an uninterrupted run, bit for bit."""
 
@@ -620,5 +629,7 @@ class TestScript:
         call(monkeypatch, tmp_path, "make_bank", *config, "--generator", "icgan-cifar10-32", "--variants", "2", *overrides)
         assert "12 images made, 0 sources could not be read" in capsys.readouterr().out
         call(monkeypatch, tmp_path, "train", *config, "--out", "run", *overrides)
+        (loss,) = curve(tmp_path / "run").values()
+        assert f"train/loss={loss:.3g}" in capsys.readouterr().out  # in the bar
         assert len(Bank.open(tmp_path / "bank")) == 12
         assert list(curve(tmp_path / "run", "train/generated").values()) == [1.0]

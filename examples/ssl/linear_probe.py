@@ -15,6 +15,7 @@ import lightning as L
 import torch
 from backbones import Backbone
 from config import OptimizerSettings, ViewSettings
+from crops import device_crop, worker_crop
 from data import Source
 from frozen import GeneratorsEncoder
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -26,7 +27,6 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
-from views import device_crop, worker_crop
 
 
 @dataclass

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from config import Settings
+from crops import worker_crop
 from data import Source, split_rows
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
-from views import worker_crop
 
 import gentransforms as gt
 

@@ -7,26 +7,26 @@ from typing import Any
 
 import torch
 from config import OptimizerSettings, TrainerSettings
-from lightly.utils import lars
 from lightly.utils.scheduler import CosineWarmupScheduler
 from torch import nn
 
 
-class LARS(lars.LARS):
-    """lightly's LARS (You et al., 2017) with two additions that the paper's runs need.
+class LARS(torch.optim.SGD):
+    """LARS (You et al., 2017): torch's SGD with momentum, on gradients that are scaled layer by layer.
 
-    `clip` limits the local rate, divided by lr, to 1, so that LARS never speeds a layer up. And a group is scaled unless it
-    has ``"scaled": False``: lightly does not scale groups without weight decay, which would turn the linear probe (LARS
-    without decay) into plain SGD.
+    The gradient g of weights w, with its decay, is multiplied by ``eta |w| / (|g| + weight_decay |w|)``. `clip` limits this rate,
+    divided by lr, to 1, so that LARS never speeds a layer up. A group is scaled unless it has ``"scaled": False``, with or without
+    decay: lightly's LARS, which this is otherwise equal to, does not scale groups without, which would turn the linear probe into
+    plain SGD.
     """
 
     def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float, eta: float, clip: bool) -> None:
-        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, trust_coefficient=eta)
-        self.clip = clip
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, foreach=True)
+        self.eta, self.clip = eta, clip
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Scale the gradients; lightly applies the momentum."""
+        """Scale the gradients; SGD applies the momentum."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -35,11 +35,11 @@ class LARS(lars.LARS):
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             gradients = [p.grad for p in weights]
-            decay, eps = group["weight_decay"], group["eps"]
+            decay = group["weight_decay"]
             if weights and group.get("scaled", True):
                 # On tensors throughout: reading a norm would synchronise with the device at every layer.
                 of_weights, of_gradients = torch.stack(torch._foreach_norm(weights)), torch.stack(torch._foreach_norm(gradients))
-                rates = group["trust_coefficient"] * of_weights / (of_gradients + decay * of_weights + eps)
+                rates = self.eta * of_weights / (of_gradients + decay * of_weights + 1e-8)
                 if self.clip:
                     rates = (rates / group["lr"]).clamp(max=1.0)
                 moving = (of_weights > 0) & (of_gradients > 0)
@@ -79,7 +79,7 @@ def build_optimizer(groups: list[dict[str, Any]], s: OptimizerSettings, lr: floa
     if s.name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=s.momentum, weight_decay=s.weight_decay)
     assert s.name == "adamw", s.name
-    return torch.optim.AdamW(groups, lr=lr, weight_decay=s.weight_decay)
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=s.weight_decay, fused=True)
 
 
 def build_schedule(

@@ -35,11 +35,11 @@ from generative import (
     p_at,
     warn_of_strangers,
 )
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from loading import EpochBatches, FileViews, MemoryImages, WholeImages, load_into_memory, train_loader, training_rows, whole_loader
 from methods import METHODS
+from pretraining import Bar
 from probes import OnlineProbe
 from quiet import hush
 from shared import flatten, read_record, refuse_another_run, settle_precision, write_record
@@ -161,7 +161,7 @@ def build_trainer(settings: Settings, out: Path, callbacks: Sequence[L.Callback]
     t = settings.trainer
     many = t.devices * t.nodes > 1
     # The bar shows numbers of the device; at every step it would wait for them.
-    bar = [] if quiet else [TQDMProgressBar(refresh_rate=t.log_every)]
+    bar = [] if quiet else [Bar(refresh_rate=t.log_every)]
     return L.Trainer(
         accelerator=t.accelerator, devices=t.devices, num_nodes=t.nodes, strategy="ddp" if many else "auto", precision=t.precision,  # type: ignore[arg-type]
         max_epochs=t.epochs, accumulate_grad_batches=t.accumulate, sync_batchnorm=t.sync_batchnorm and many, use_distributed_sampler=False,

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import kornia.augmentation as K
 import torch
 from config import AugmentationSettings, ViewSettings
+from crops import device_crop
 from torch import Tensor, nn
-from torchvision.transforms import v2
+
+# The steps of a view, in their order, and the settings that each depends on.
+STEPS = {
+    "crop": ("crop_scale",), "jitter": ("jitter_p", "brightness", "contrast", "saturation", "hue"), "grey": ("grey_p",),
+    "blur": ("blur_p", "blur_sigma"), "solarise": ("solarise_p",), "flip": ("flip_p",),
+}  # fmt: skip
+HUE = 3  # in the order of the jitter's four adjustments, which kornia draws once a batch
+Drawn = dict[str, Tensor]  # what kornia draws for a step: parameters (B, …)
 
 
 class View(nn.Module):
@@ -17,42 +27,82 @@ class View(nn.Module):
 
     def __init__(self, s: ViewSettings, size: int, interpolation: str = "bicubic", crop: bool = True) -> None:
         super().__init__()
-        self.crop = device_crop(s, size, interpolation) if crop else nn.Identity()
+        self.settings, self.size = s, size
         # SimCLR's kernel: a tenth of the side, odd. At least 3, since images below 30 pixels would get a kernel of 1.
         kernel = max(3, size // 10 // 2 * 2 + 1)
-        self.rest = nn.Sequential(
-            K.ColorJitter(s.brightness, s.contrast, s.saturation, s.hue, p=s.jitter_p),
-            K.RandomGrayscale(p=s.grey_p),
-            *([K.RandomGaussianBlur((kernel, kernel), (s.blur_sigma[0], s.blur_sigma[1]), p=s.blur_p)] if s.blur_p else []),
-            *([K.RandomSolarize((0.5, 0.5), (0.0, 0.0), p=s.solarise_p)] if s.solarise_p else []),
-            K.RandomHorizontalFlip(p=s.flip_p),
-        )
+        steps = {
+            "crop": device_crop(s, size, interpolation) if crop else nn.Identity(),
+            "jitter": K.ColorJitter(s.brightness, s.contrast, s.saturation, s.hue, p=s.jitter_p),
+            "grey": K.RandomGrayscale(p=s.grey_p),
+            "blur": K.RandomGaussianBlur((kernel, kernel), (s.blur_sigma[0], s.blur_sigma[1]), p=s.blur_p) if s.blur_p else None,
+            "solarise": K.RandomSolarize((0.5, 0.5), (0.0, 0.0), p=s.solarise_p) if s.solarise_p else None,
+            "flip": K.RandomHorizontalFlip(p=s.flip_p),
+        }
+        self.steps = nn.ModuleDict({name: step for name, step in steps.items() if step is not None})
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        # Bicubic interpolation overshoots, and kornia's colour transforms expect [0, 1].
-        return self.rest(self.crop(images).clamp(0, 1)).clamp(0, 1)
+        drawn = self.draw(images.shape)
+        for name in self.steps:
+            images = self.take(name, images, drawn.get(name))
+        return images.clamp(0, 1)
+
+    def draw(self, shape: torch.Size) -> dict[str, Drawn]:
+        """Draw the random numbers of all steps for images (B, 3, H, W), on the CPU."""
+        later = torch.Size((*shape[:2], self.size, self.size))
+        random = {name: step for name, step in self.steps.items() if hasattr(step, "forward_parameters")}
+        return {name: step.forward_parameters(shape if name == "crop" else later) for name, step in random.items()}
+
+    def take(self, name: str, images: Tensor, drawn: Drawn | None) -> Tensor:
+        """Return images (B, 3, h, w) after a step, with what was drawn for it."""
+        if name not in self.steps:
+            return images
+        step = self.steps[name]
+        if name == "crop":
+            # Bicubic interpolation overshoots, and kornia's colour transforms expect [0, 1].
+            return (step(images) if drawn is None else step(images, params=drawn)).clamp(0, 1)
+        idle = not step.p or (name == "jitter" and not len(drawn["order"]))
+        return images if idle else step(images, params=drawn)
 
 
-def device_crop(s: ViewSettings, size: int, interpolation: str) -> nn.Module:
-    """Return a random resized crop for batches, which resamples all images at once; `whole` if the settings leave nothing to crop."""
-    if list(s.crop_scale) == [1.0, 1.0]:
-        return whole(size, interpolation)
-    return K.RandomResizedCrop(
-        (size, size), scale=(s.crop_scale[0], s.crop_scale[1]), resample=interpolation.upper(), cropping_mode="resample"
-    )
+@torch.no_grad()
+def augment_pair(views: tuple[View, View], first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``views[0](first), views[1](second)``, in fewer operations where the views have the same settings.
+
+    Small images cost a GPU what it takes to launch the operations. So a step with equal settings is taken by all images at once, and
+    of the jitter, whose order is each batch's own, the hue: two thirds of its operations. The random numbers are those of one view
+    after the other, because each draws all of its own first.
+    """
+    draws = [view.draw(part.shape) for view, part in zip(views, (first, second), strict=True)]
+
+    def apart(name: str, parts: Sequence[Tensor], drawn: list[Drawn | None]) -> Tensor:
+        return torch.cat([view.take(name, *each) for view, *each in zip(views, parts, drawn, strict=True)])
+
+    both = None
+    for name, fields in STEPS.items():
+        drawn = [draw.get(name) for draw in draws]
+        alike = all(getattr(views[0].settings, field) == getattr(views[1].settings, field) for field in fields)
+        parts = (first, second) if both is None else both.chunk(2)
+        if not alike or parts[0].shape != parts[1].shape:
+            both = apart(name, parts, drawn)
+        elif name == "jitter":
+            orders = [each["order"] for each in drawn]
+            at = [order.tolist().index(HUE) for order in orders]
+            both = apart(name, parts, [each | {"order": order[:i]} for each, order, i in zip(drawn, orders, at, strict=True)])
+            both = views[0].take(name, both, join(drawn) | {"order": torch.tensor([HUE])})
+            both = apart(name, both.chunk(2), [each | {"order": order[i + 1 :]} for each, order, i in zip(drawn, orders, at, strict=True)])
+        else:
+            both = views[0].take(name, torch.cat(parts) if both is None else both, join(drawn))
+    assert both is not None
+    return both.clamp(0, 1).chunk(2)
 
 
-def worker_crop(s: ViewSettings, size: int, interpolation: str) -> v2.Transform:
-    """Return the same crop, antialiased, for single images of any size in the workers."""
-    if list(s.crop_scale) == [1.0, 1.0]:
-        return whole(size, interpolation)
-    return v2.RandomResizedCrop(size, scale=tuple(s.crop_scale), interpolation=v2.InterpolationMode(interpolation), antialias=True)
-
-
-def whole(size: int, interpolation: str) -> v2.Transform:
-    """Return what stands for a crop where there is none: the shorter side is resized to `size`, and the centre square taken."""
-    return v2.Compose([v2.Resize(size, v2.InterpolationMode(interpolation), antialias=True), v2.CenterCrop(size)])
+def join(drawn: list[Drawn | None]) -> Drawn | None:
+    """Return what was drawn for two batches as what was drawn for one."""
+    one, other = drawn
+    if one is None or other is None:
+        return None
+    return {name: torch.cat([value, other[name]]) for name, value in one.items() if name not in ("forward_input_shape", "order")}
 
 
 class TwoClassicViews(nn.Module):
@@ -65,13 +115,22 @@ class TwoClassicViews(nn.Module):
 
     def forward(self, first: Tensor, second: Tensor, made1: Tensor, made2: Tensor) -> tuple[Tensor, Tensor]:
         """Return both views; made1 and made2 (B,) bool, on the CPU, tell which of the images are generated."""
+        whole = [self._view(view, made) for view, made in ((self.view1, made1), (self.view2, made2))]
+        if whole[0] is not None and whole[1] is not None:
+            return augment_pair((whole[0], whole[1]), first, second)
         return self._one(self.view1, first, made1), self._one(self.view2, second, made2)
 
-    def _one(self, view: nn.Module, images: Tensor, made: Tensor) -> Tensor:
+    def _view(self, view: View, made: Tensor) -> View | None:
+        """Return the view that all images get; None if they get different ones."""
         if self.generated is None or not made.any():
-            return view(images)
-        if made.all():
-            return self.generated(images)
+            return view
+        return self.generated if made.all() else None
+
+    def _one(self, view: View, images: Tensor, made: Tensor) -> Tensor:
+        whole = self._view(view, made)
+        if whole is not None:
+            return whole(images)
+        assert self.generated is not None
         places = torch.cat([(~made).nonzero(), made.nonzero()]).squeeze(1)
         real, generated = (images[rows.nonzero().squeeze(1).to(images.device, non_blocking=True)] for rows in (~made, made))
         out = torch.cat([view(real), self.generated(generated)])
