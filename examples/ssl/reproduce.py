@@ -5,9 +5,10 @@
         data.train=train.parquet data.test=test.parquet generative.bank=banks/cifar10-small
 
 A run is CONFIGS/METHOD-GENERATOR.yaml with a seed and the name=value arguments. Finished runs are skipped, interrupted ones are
-resumed. The table holds all runs in OUT, so that other commands can add methods, arms and seeds, even at the same time. Writes
-results.json, results.md and curves.png into OUT: means over seeds with 95% intervals (Student's t); for a single seed, the
-interval is over the test images.
+resumed. What is trained is evaluated without its bank, so that a run can be trained on one machine and evaluated on another; with
+--trained-only nothing is trained, and the runs that are not trained to their end are named. The table holds all runs in OUT, so
+that other commands can add methods, arms and seeds, even at the same time. Writes results.json, results.md and curves.png into
+OUT: means over seeds with 95% intervals (Student's t); for a single seed, the interval is over the test images.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from probes import mean_interval
 from quiet import hush
 from shared import flatten, refuse_another_run
 from similarity import compare
-from train import FREE, RECORDED, train
+from train import FREE, RECORDED, is_of_images, is_trained, train
 
 import gentransforms as gt
 
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--make-bank", metavar="GENERATOR", help="generate missing banks with this generator")
     parser.add_argument("--variants", type=positive, default=10, help="variants per image of a generated bank")
+    parser.add_argument("--trained-only", action="store_true", help="train nothing: evaluate the runs that are trained")
     parser.add_argument("--encoder", metavar="GENERATOR", help="compare the features with those of this generator's encoder")
     parser.add_argument(
         "--probe",
@@ -72,6 +74,8 @@ def main() -> None:
         for seed in args.seeds for method in args.methods for generator in args.generators
     ]  # fmt: skip
     refuse_others(plan, args.out)
+    if args.trained_only:
+        plan = only_trained(plan, args.out)
     opened = functools.cache(open_images)  # listing ImageNet's folders takes minutes
     images = [open_run_images(settings, opened) for *_, settings in plan]
     measures = [describe_measure(settings, test, args) for (*_, settings), (_, test) in zip(plan, images, strict=True)]
@@ -97,11 +101,16 @@ def run(
 
     `images` are the sources to train and to evaluate on. The features are compared with the encoder of the generator `encoder`.
     """
-    bank = settings.generative.bank
-    if settings.generative.source == "bank" and args.make_bank:
+    bank, t, (source, test) = settings.generative.bank, settings.trainer, images
+    rows, held = training_rows(source, settings)
+    trained = is_trained(folder) and is_of_images(folder, [source.keys[row] for row in rows.tolist()])
+    if args.trained_only and not trained:
+        raise SystemExit(f"{folder} was trained on other images than those of {settings.data.train!r}: give --trained-only its own")
+    if settings.generative.source == "bank" and args.make_bank and not trained:
         make_bank(settings, args.make_bank, args.variants, progress=False)  # returns at once if the bank is complete
-    t = settings.trainer
-    if t.devices * t.nodes == 1:
+    if trained:
+        print(f"{folder.name} is trained")
+    elif t.devices * t.nodes == 1:
         train(settings, folder, quiet=True)
     else:  # one process per device: Lightning runs the script again in each of them, so it must be train.py
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,8 +118,7 @@ def run(
         script = Path(__file__).with_name("train.py")
         if subprocess.run([sys.executable, script, "--config", folder / "config.yaml", "--out", folder]).returncode:
             raise SystemExit(f"{folder}: the training failed, for the reason above; run the same command again to continue")
-    data, (source, test) = settings.data, images
-    rows, held = training_rows(source, settings)
+    data = settings.data
     test_rows = held if data.test_on_holdout else torch.arange(len(test))
     backbone, _ = load_run(folder)
     options = ProbeOptions(
@@ -192,6 +200,17 @@ def refuse_others(plan: list[tuple[str, str, int, Settings]], out: Path) -> None
         # With auto a run keeps the precision that it began with.
         free = {*FREE, *RECORDED, *(["trainer.precision"] if settings.trainer.precision == "auto" else [])}
         refuse_another_run(run_folder(out, method, generator, seed), flatten(settings), free)
+
+
+def only_trained(plan: list[tuple[str, str, int, Settings]], out: Path) -> list[tuple[str, str, int, Settings]]:
+    """Return the planned runs that are trained to their end; the others are named."""
+    left = {run_folder(out, *path).name: (*path, settings) for *path, settings in plan}
+    there = {name: run for name, run in left.items() if is_trained(out / name)}
+    if len(there) < len(left):
+        print(f"not trained to the end: {', '.join(sorted(left.keys() - there))}")
+    if not there:
+        raise SystemExit(f"--trained-only: none of the runs in {out} is trained to its end")
+    return list(there.values())
 
 
 def report(runs: list[dict[str, Any]], out: Path, over: str = "baseline") -> None:

@@ -225,9 +225,29 @@ def settle(settings: Settings, out: Path) -> Settings:
     return replace(settings, trainer=replace(t, precision=precision))
 
 
+def is_trained(out: Path) -> bool:
+    """Return whether the run in `out` has been trained to its end: ``training.json`` and the checkpoint agree about its steps."""
+    record, last = out / "training.json", out / "last.ckpt"
+    if not record.exists() or not last.exists() or not zipfile.is_zipfile(last):
+        return False
+    checkpoint = torch.load(last, map_location="cpu", weights_only=False, mmap=True)
+    steps, epochs = (json.loads(record.read_text())[name] for name in ("steps", "epochs"))
+    return bool((steps, epochs) == (checkpoint["global_step"], checkpoint["settings"]["trainer"]["epochs"]))
+
+
+def is_of_images(out: Path, keys: Sequence[Any]) -> bool:
+    """Return whether the run in `out` was trained on the images with these keys."""
+    return bool(read_record(out).get("keys_sha256") == hash_keys(keys))
+
+
+def hash_keys(keys: Sequence[Any]) -> str:
+    """Return what a run records of its images."""
+    return hashlib.sha256("\n".join(map(repr, keys)).encode()).hexdigest()
+
+
 def open_run(out: Path, settings: Settings, keys: Sequence[Any], variants: str | None = None) -> None:
     """Write ``settings.yaml``, with hashes of the training images' keys and of the chosen variants; exit if they are another run's."""
-    record = flatten(settings) | {"keys_sha256": hashlib.sha256("\n".join(map(repr, keys)).encode()).hexdigest()}
+    record = flatten(settings) | {"keys_sha256": hash_keys(keys)}
     if variants is not None:
         record["variants_sha256"] = variants
     if any(out.glob("*.ckpt")):  # a run without a checkpoint starts from the beginning
