@@ -1,9 +1,9 @@
 """Everything that only a GPU can show, unattended: ``python -m benchmarks.gpu_all --data train.parquet --out results``.
 
-Runs the parts of benchmarks/gpu_parts in the order of their worth, each in a process of its own with a time limit, so that a
-part that fails or hangs costs only itself. What a part has found so far is packed into one file under 16 MB in the output
-folder, again and again while it runs, so that nothing is lost if the machine is taken away. Parts for which the minutes do not
-suffice are skipped by name. GPU.md says what to bring.
+Runs parts of benchmarks/gpu_parts, each in a process of its own with a time limit, so that a part that fails or hangs costs only
+itself. What a part has found so far is packed into files under 16 MB in the output folder, again and again while it runs, so
+that nothing is lost if the machine is taken away. Parts for which the minutes do not suffice are skipped by name. Part 7 runs
+beside part 4, whose generator it waits for. GPU.md says what to bring.
 
 `--device cpu --quick` rehearses all parts in miniature.
 """
@@ -25,14 +25,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.packing import pack
+from benchmarks.running import Running, wait
 
 ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part: its limit in seconds, None for what is left; the least that it is started with; the modules that it imports."""
+    """A part.
+
+    Attributes:
+        limit: in seconds; None for what is left, less `leaves` for each part behind it.
+        least: seconds that it is started with.
+        modules: what it imports.
+        files: zip files that it may fill.
+        beside: the part that it runs together with, if it follows it.
+    """
 
     number: int
     name: str
@@ -40,6 +48,9 @@ class Part:
     limit: float | None
     least: float
     modules: tuple[str, ...]
+    files: int = 1
+    beside: int | None = None
+    leaves: float = 25.0
 
 
 _LIBRARY = ("torch", "torchvision", "numpy", "PIL", "huggingface_hub", "safetensors", "filelock", "einops")
@@ -50,17 +61,18 @@ _SSL = (*_TRAINING, "lightning", "lightly", "hydra", "torchmetrics")
 PARTS = (
     Part(1, "correctness", "correctness on the device", 60, 20, _DIFFUSION),
     Part(2, "icgan", "throughput of IC-GAN 256", 60, 20, _LIBRARY),
-    Part(3, "diffusion", "throughput of Stable Diffusion 2.1 unCLIP", 90, 30, _DIFFUSION),
-    Part(4, "training", "training of the bundled generator", 300, 60, _TRAINING),
+    Part(3, "diffusion", "throughput of Stable Diffusion 2.1 unCLIP", 150, 30, _DIFFUSION),
+    Part(4, "training", "training of the bundled generator", 330, 60, _TRAINING, files=2),
     Part(5, "ssl", "self-supervised learning on CIFAR-10", None, 40, _SSL),
     Part(6, "bank", "filling a bank", None, 20, _BANK),
+    Part(7, "fair", "the fair experiment", None, 120, _SSL, files=3, beside=4, leaves=0),
 )
+FIRST = "4,7,3"  # what has not been measured yet; 3 runs if the others end early
 AHEAD = (
     "torchvision", "diffusers.pipelines.stable_diffusion", "transformers.models.clip", "diffusers.models", "kornia.augmentation",
     "datasets", "omegaconf", "torch.utils.tensorboard", "matplotlib.pyplot", "lightning", "lightly.loss", "torchmetrics.classification",
     "torch._inductor.compile_fx",
 )  # fmt: skip
-RESERVED = 25.0  # seconds that a part without a limit leaves for each part behind it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--test", type=Path, help="the test images; without them 5,000 of the training images are held out")
     parser.add_argument("--out", type=Path, required=True, help="folder for the packed results, at most eight files")
     parser.add_argument("--work", type=Path, help="folder for everything else, with which a second call goes on; default: a temporary one")
-    parser.add_argument("--parts", default="1,2,3,4,5,6", help="which, and in which order")
+    parser.add_argument("--parts", default=FIRST, help=f"which, and in which order; default: {FIRST}")
     parser.add_argument("--wheels", type=Path, help="folder of wheels to install first, without a network, outside the environment")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to rehearse")
     parser.add_argument("--quick", action="store_true", help="everything in miniature")
@@ -103,50 +115,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_parts(parts: list[Part], args: argparse.Namespace, work: Path, end: float, environment: dict[str, str]) -> list[dict[str, Any]]:
-    """Run the parts one after the other; return a row for each. ``summary.json`` and ``summary.md`` are written after each."""
+    """Run the parts, each after the other or beside it; return a row for each. The summary is written whenever one has ended."""
     absent = {part.number: find_missing(part.modules, environment) for part in parts}
     if any(absent.values()):
         names = sorted({name for missing in absent.values() for name in missing})
         print(f"missing here: {', '.join(names)}; benchmarks/GPU.md says which wheels to bring", flush=True)
-    rows: list[dict[str, Any]] = []
-    for i, part in enumerate(parts):
-        left, behind = end - time.monotonic(), sum(RESERVED for later in parts[i + 1 :] if not absent[later.number])
-        # In a rehearsal the limits are not those of a GPU.
-        seconds = min(part.limit * (10 if args.quick else 1), left) if part.limit is not None else left - (0 if args.quick else behind)
-        row: dict[str, Any] = {"part": part.number, "title": part.title}
-        if absent[part.number]:
-            row |= {"outcome": f"skipped: missing {', '.join(absent[part.number])}"}
-        elif seconds < (1 if args.quick else part.least):
-            row |= {"outcome": f"skipped: {max(0, left):.0f} s left; run again with --parts {part.number}"}
-        else:
-            print(f"part {part.number}, {part.title}: at most {seconds:.0f} s", flush=True)
-            row |= run_part(part, args, work, seconds, environment)
-            print(f"part {part.number}: {row['outcome']} after {row['seconds']} s", flush=True)
-        rows.append(row)
-        summary = {"device": args.device, "quick": args.quick, "minutes": args.minutes, "parts": rows}
+    rows: dict[int, dict[str, Any]] = {}
+
+    def note(part: Part, **found: Any) -> None:
+        rows[part.number] = {"part": part.number, "title": part.title, **found}
+        ordered = [rows[one.number] for one in parts if one.number in rows]
+        summary = {"device": args.device, "quick": args.quick, "minutes": args.minutes, "parts": ordered}
         (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-        (args.out / "summary.md").write_text(table(rows))
-    return rows
+        (args.out / "summary.md").write_text(table(ordered))
+
+    for group, later in grouped(parts):
+        running: dict[int, tuple[Part, Running]] = {}
+        left = end - time.monotonic()
+        for part in group:
+            behind = part.leaves * sum(not absent[other.number] for other in later)
+            # In a rehearsal the limits are not those of a GPU.
+            seconds = left - (0 if args.quick else behind) if part.limit is None else min(part.limit * (10 if args.quick else 1), left)
+            if absent[part.number]:
+                note(part, outcome=f"skipped: missing {', '.join(absent[part.number])}")
+            elif seconds < (1 if args.quick else part.least):
+                note(part, outcome=f"skipped: {max(0, left):.0f} s left; run again with --parts {part.number}")
+            else:
+                print(f"part {part.number}, {part.title}: at most {seconds:.0f} s", flush=True)
+                folder = work / f"part{part.number}-{part.name}"
+                command, packed = part_command(part, args, folder, work, seconds), args.out / f"{folder.name}.zip"
+                one = Running.begin(command, folder, packed, part.files, seconds, ROOT, environment)
+                running[one.process.pid] = part, one
+        with contextlib.closing(wait([one for _, one in running.values()])) as ended:
+            for one in ended:
+                part, row = running[one.process.pid][0], one.report()
+                print(f"part {part.number}: {row['outcome']} after {row['seconds']} s", flush=True)
+                note(part, **row)
+    return [rows[part.number] for part in parts]
 
 
-def run_part(part: Part, args: argparse.Namespace, work: Path, seconds: float, environment: dict[str, str]) -> dict[str, Any]:
-    """Run a part for at most so many seconds, pack what it writes, and return its outcome and its figures."""
-    folder, start = work / f"part{part.number}-{part.name}", time.monotonic()
-    folder.mkdir(parents=True, exist_ok=True)
-    packed = args.out / f"part{part.number}-{part.name}.zip"
-    command = part_command(part, args, folder, work, seconds)
-    with (folder / "log.txt").open("w") as log:
-        # A session of its own, so that its workers end with it.
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            outcome = wait(process, start + seconds, lambda: pack(folder, packed))
-        finally:
-            end_session(process)
-    left_out = pack(folder, packed)
-    result = folder / "result.json"
-    figures = json.loads(result.read_text()).get("summary", {}) if result.exists() else {}
-    row = {"outcome": outcome, "seconds": round(time.monotonic() - start, 1), "figures": figures, "packed": packed.name}
-    return row | ({"not_packed": left_out} if left_out else {})
+def grouped(parts: list[Part]) -> Iterator[tuple[list[Part], list[Part]]]:
+    """Return the parts that run beside each other, and all that come after them."""
+    left = list(parts)
+    while left:
+        group = [left.pop(0)]
+        while left and left[0].beside == group[0].number:
+            group.append(left.pop(0))
+        yield group, list(left)
 
 
 def part_command(part: Part, args: argparse.Namespace, folder: Path, work: Path, seconds: float) -> list[str]:
@@ -157,27 +172,6 @@ def part_command(part: Part, args: argparse.Namespace, folder: Path, work: Path,
     for option, path in {"--data": args.data, "--test": args.test}.items():
         command += [option, str(path.resolve())] if path is not None else []
     return command
-
-
-def wait(process: subprocess.Popen[bytes], until: float, on_tick: Any, tick: float = 10.0) -> str:
-    """Wait for a process, at most until then, with a call of `on_tick` every so often; return how it ended."""
-    while True:
-        left = until - time.monotonic()
-        if left <= 0:
-            return "cut off at its time limit"
-        try:
-            code = process.wait(timeout=min(tick, left))
-        except subprocess.TimeoutExpired:
-            on_tick()
-            continue
-        return "done" if code == 0 else f"failed with exit code {code}, see log.txt in its file"
-
-
-def end_session(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 @contextlib.contextmanager
@@ -191,7 +185,9 @@ def reading_ahead(environment: dict[str, str]) -> Iterator[None]:
     try:
         yield
     finally:
-        end_session(process)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def install(wheels: Path, site: Path, environment: dict[str, str]) -> None:
@@ -240,4 +236,5 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the parts end, too
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""A folder in one file below a size: first what is small and says most, then pictures and weights as long as they fit."""
+"""A folder in files below a size: first what is small and says most, then pictures and weights as long as they fit."""
 
 from __future__ import annotations
 
@@ -8,19 +8,32 @@ import zlib
 from pathlib import Path
 
 LIMIT = 15_500_000  # bytes; 16 MB at most may come back from a lent machine
-ORDER = (".json", ".md", ".txt", ".yaml", ".png", ".safetensors", ".pt")
+ORDER = (".json", ".md", ".txt", ".yaml", ".png", ".safetensors", ".pt", ".ckpt")
+SMALL = 500_000  # bytes of a file of another kind, such as curves, that is packed before weights
 
 
-def pack(folder: Path, target: Path, limit: int = LIMIT) -> list[str]:
+def pack(folder: Path, target: Path, limit: int = LIMIT, files: int = 1) -> list[str]:
     """Write the files below `folder` into a zip file of at most `limit` bytes; return the names of those left out.
 
-    The file is replaced as a whole, so that a reader, or the end of the machine, never finds half of one. It is written beside
-    `folder`, so that no other file lies beside `target` for long.
+    What does not fit into `target` goes into further ones, TARGET-2.zip and so on, at most `files` in all. Each is replaced as a
+    whole, so that a reader, or the end of the machine, never finds half of one. They are written beside `folder`, so that no other
+    file lies beside `target` for long.
     """
-    files = sorted((path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()), key=_rank)
+    left = sorted((path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()), key=_rank)
+    for number in range(1, files + 1):
+        name = target if number == 1 else target.with_name(f"{target.stem}-{number}{target.suffix}")
+        if number == 1 or left:
+            left = _write(left, folder, name, limit, number == files)
+        else:  # of an earlier call, when there was more
+            name.unlink(missing_ok=True)
+    return [path.relative_to(folder).as_posix() for path in left]
+
+
+def _write(paths: list[Path], folder: Path, target: Path, limit: int, last: bool) -> list[Path]:
+    """Write as many of the files as fit; return the others, which the last zip file names."""
     part, left_out, size = folder.with_name(f"{target.stem}.partial"), [], 1000
     with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in files:
+        for path in paths:
             name = path.relative_to(folder).as_posix()
             try:
                 content = path.read_bytes()
@@ -28,12 +41,12 @@ def pack(folder: Path, target: Path, limit: int = LIMIT) -> list[str]:
                 continue
             cost = min(len(content), len(zlib.compress(content, 6))) + 2 * len(name.encode()) + 200
             if size + cost > limit:
-                left_out.append(name)
+                left_out.append(path)
                 continue
             archive.writestr(name, content)
             size += cost
-        if left_out:
-            archive.writestr("left_out.txt", "\n".join(left_out)[:500] + "\n")
+        if left_out and last:
+            archive.writestr("left_out.txt", "\n".join(path.relative_to(folder).as_posix() for path in left_out)[:500] + "\n")
     try:
         part.replace(target)
     except OSError:  # on another file system
@@ -44,5 +57,6 @@ def pack(folder: Path, target: Path, limit: int = LIMIT) -> list[str]:
 
 
 def _rank(path: Path) -> tuple[int, int, str]:
-    kind = ORDER.index(path.suffix) if path.suffix in ORDER else len(ORDER)
-    return kind, path.stat().st_size if path.exists() else 0, path.as_posix()
+    size = path.stat().st_size if path.exists() else 0
+    other = ORDER.index(".png") if size < SMALL else len(ORDER)
+    return ORDER.index(path.suffix) if path.suffix in ORDER else other, size, path.as_posix()

@@ -325,6 +325,10 @@ class TestSettings:
         for name in ("G_ch", "dim_z", "shared_dim_feat", "G_attn", "D_ch"):
             assert getattr(cpu.generator, name) == getattr(gpu.generator, name)
         assert (cpu.encoder.widths, cpu.encoder.feature_stages) == (gpu.encoder.widths, gpu.encoder.feature_stages)
+        # under five minutes with reading, features and snapshots, and finished for as large a share as on the CPU
+        assert gpu.encoder.seconds + gpu.generator.seconds < 240
+        assert gpu.generator.finish_from / gpu.generator.steps == cpu.generator.finish_from / cpu.generator.steps
+        assert cpu.encoder.seconds is cpu.generator.seconds is None
 
 
 class TestImages:

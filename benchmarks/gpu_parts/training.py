@@ -1,8 +1,9 @@
 """Part 4: training of the bundled generator with examples/icgan/cifar10-gpu.yaml, its weights and its evaluation.
 
-The judge, a classifier of real images, trains beside encoder and generator, which are given seconds (pace.py), so that they
-end in time with what they have learned; then the evaluation. If the training is cut off or fails all the same, its last
-snapshot comes back and is evaluated.
+It trains on the images of the fair experiment (part 7), which runs beside it. The judge, a classifier of real images, trains beside
+encoder and generator, which are given seconds (pace.py), so that they end in time with what they have learned; then the
+evaluation. If the training is cut off or fails all the same, its last snapshot comes back and is evaluated. What comes back: the
+generator in ``pretrained/``, two weak snapshots (weak.py) in ``weak-1/`` and ``weak-2/``, and the judge.
 """
 
 from __future__ import annotations
@@ -10,43 +11,56 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+from benchmarks.gpu_parts import weak
 from benchmarks.gpu_parts.context import Context, run
-from benchmarks.gpu_parts.images import labelled_images
+from benchmarks.gpu_parts.images import split_images
+from benchmarks.gpu_parts.scripts import finish, replace, started
 
 RECIPE = Path(__file__).parents[2] / "examples" / "icgan"
 # Seconds that are kept for starting and reading the images, and for the evaluation and packing.
 START, EVALUATION = 30.0, 75.0
-SHARES = {"encoder": 0.36, "generator": 0.56}  # of what is left for training; the rest is for features, snapshots and the end
+SHARES = {"encoder": 0.39, "generator": 0.545}  # of what is left for training; the rest is for features, snapshots and the end
 MINIATURE = [
     "encoder.widths=[4,8]", "encoder.blocks=[1,1]", "encoder.epochs=1", "encoder.batch_size=8", "encoder.projection=4",
-    "generator.G_ch=4", "generator.dim_z=8", "generator.shared_dim_feat=6", "generator.D_ch=4", "generator.steps=2",
-    "generator.batch_size=4", "generator.finish_from=null", "sample_every=1", "checkpoint_every=1", "compile=false",
+    "encoder.seconds=null", "generator.G_ch=4", "generator.dim_z=8", "generator.shared_dim_feat=6", "generator.D_ch=4",
+    "generator.steps=4", "generator.batch_size=4", "generator.finish_from=null", "generator.seconds=null", "sample_every=4",
+    "checkpoint_every=4", "compile=false",
 ]  # fmt: skip
 FIGURES = ("label_agreement", "diversity", "distance_from_source", "frechet_distance", "recall", "classifier_accuracy")
+WEAK_FROM = 2000  # steps: the weak snapshots are among the first ones
 
 
 def main(context: Context) -> None:
     """Train the judge and the generator, and evaluate."""
-    train, test = labelled_images(context)
+    images, device = split_images(context), context.device.type
     judge, folder, report = context.work / "judge", context.work / "generator", context.out / "evaluation"
-    device, sets = context.device.type, ("--train", train, "--test", test)
+    # The judge sees all training images, unless it is measured on some of them.
+    sets = ("--train", images.kept if images.test == images.held else images.all, "--test", images.test)
     until = context.left() - (0 if context.quick else EVALUATION)
     epochs = ["--epochs", "1", "--width", "16"] if context.quick else []
-    settings = [f"device={device}", *([] if context.quick else limits(until)), *(MINIATURE if context.quick else [])]
-    with started(context, "classifier", *sets, "--out", judge, "--device", device, *epochs) as classifier:
-        arguments = ("--config", RECIPE / "cifar10-gpu.yaml", "--data", train, "--out", folder, "--card", RECIPE / "cifar10_card.yaml")
-        with started(context, "train", *arguments, *settings) as trainer:
-            trained = finish("train", trainer, until, lambda: keep_newest(context, folder))
+    settings = [f"device={device}", *(MINIATURE if context.quick else limits(until))]
+    with contextlib.ExitStack() as stack:
+        command = script("classifier", *sets, "--out", judge, "--device", device, *epochs)
+        classifier = stack.enter_context(started(context, "classifier", command))
+        given = ("--config", RECIPE / "cifar10-gpu.yaml", "--card", RECIPE / "cifar10_card.yaml", "--data", images.kept, "--out", folder)
+        trainer = stack.enter_context(started(context, "train", script("train", *given, *settings)))
+        choice = weak.Choice(context, folder / "snapshots", judge, images.held, stack)
+
+        def tick() -> None:
+            keep_newest(context, folder)
+            if classifier.poll() == 0 and max(weak.steps_of(folder / "snapshots"), default=0) >= WEAK_FROM:
+                choice.begin()
+
+        trained = finish("train", trainer, until, tick)
+        finished = trained == "done"
+        result = folder / "pretrained" if finished else keep_newest(context, folder)
+        weak.write(context.work / "trained.json", training=trained, generator=None if result is None else str(result))
         judged = finish("classifier", classifier, max(1.0, context.left() - (0 if context.quick else EVALUATION)))
-    finished = trained == "done"
-    result = folder / "pretrained" if finished else keep_newest(context, folder)
+        choice.end(judged == "done", context.left() - (0 if context.quick else EVALUATION / 2))
+    keep_judge(context, judge)
     context.write(judge=judged, training=trained, evaluated=str(result), summary={"training": trained, "steps": steps_of(folder)})
     if result is None:
         sys.exit("no snapshot: there was no time for a single one")
@@ -56,8 +70,8 @@ def main(context: Context) -> None:
     if judged != "done":
         sys.exit(f"the classifier {judged}: the generator is there, but nobody judges it")
     limit = ["--limit", "16", "--variants", "2"] if context.quick else []
-    arguments = ("--generator", result, "--judge", judge, *sets, "--out", report, "--device", device, *limit)
-    with started(context, "evaluate", *arguments) as evaluation:
+    command = script("evaluate", "--generator", result, "--judge", judge, *sets, "--out", report, "--device", device, *limit)
+    with started(context, "evaluate", command) as evaluation:
         evaluated = finish("evaluate", evaluation, context.left() - 3)
     figures = json.loads((report / "evaluation.json").read_text()) if (report / "evaluation.json").exists() else {}
     found = {name: figures[name] for name in FIGURES if name in figures}
@@ -72,31 +86,9 @@ def limits(seconds: float) -> list[str]:
     return [f"{stage}.seconds={share * left:.0f}" for stage, share in SHARES.items()]
 
 
-@contextlib.contextmanager
-def started(context: Context, script: str, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a script of examples/icgan, with its output in SCRIPT.txt; it is ended with the block."""
-    command = [sys.executable, str(RECIPE / f"{script}.py"), *map(str, arguments)]
-    with (context.out / f"{script}.txt").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
-
-
-def finish(script: str, process: subprocess.Popen[bytes], seconds: float, on_tick: Callable[[], Any] = lambda: None) -> str:
-    """Wait at most so many seconds for a process, with a call of `on_tick` every so often; return how it ended."""
-    start, until = time.monotonic(), time.monotonic() + seconds
-    code = None
-    while code is None and time.monotonic() < until:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = process.wait(timeout=max(0.0, min(5.0, until - time.monotonic())))
-        on_tick()
-    print(f"{script}: waited for {time.monotonic() - start:.0f} s", flush=True)
-    if code is None:
-        return f"cut off after {seconds:.0f} s"
-    return "done" if code == 0 else f"failed with exit code {code}"
+def script(name: str, *arguments: object) -> list[object]:
+    """Return the command of a script of examples/icgan."""
+    return [sys.executable, RECIPE / f"{name}.py", *arguments]
 
 
 def keep_newest(context: Context, folder: Path) -> Path | None:
@@ -110,13 +102,10 @@ def keep_newest(context: Context, folder: Path) -> Path | None:
     return newest
 
 
-def replace(source: Path, target: Path) -> None:
-    """Copy a folder in the place of another."""
-    part = target.with_name(f"{target.name}-part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(source, part)
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
+def keep_judge(context: Context, judge: Path) -> None:
+    """Copy the judge to where it comes back, if there is one."""
+    if (judge / "classifier.pt").exists():
+        replace(judge, context.out / "judge")
 
 
 def steps_of(folder: Path) -> int:
