@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -21,11 +23,12 @@ import pytest
 import torch
 from ssl_example import ssl
 
-from benchmarks import gpu_all
-from benchmarks.gpu_parts import bank, correctness, diffusion, icgan, training
+from benchmarks import gpu_all, running
+from benchmarks.gpu_parts import bank, correctness, diffusion, icgan, training, weak
 from benchmarks.gpu_parts import context as context_module
 from benchmarks.gpu_parts import images as gpu_images
 from benchmarks.gpu_parts.context import Context
+from benchmarks.gpu_parts.fair_commands import MINIATURE
 from benchmarks.packing import pack
 from gentransforms.generators.diffusion.conditions import canny_edges, canny_magnitude
 from gentransforms.testing import FakeGenerator
@@ -38,6 +41,7 @@ WRITE = (
 CODE = {
     "good": WRITE,
     "failing": WRITE + "print('the reason', flush=True); sys.exit(3)",
+    "slow": WRITE + "import time; time.sleep(1.5)",
     "hanging": WRITE + "import subprocess, time; subprocess.Popen(['sleep', '300']); time.sleep(300)",
 }
 
@@ -93,18 +97,53 @@ class TestRunner:
         assert capsys.readouterr().out.startswith("missing here: no_such_module;")
         assert rehearse([part(1, "good", modules=("no_such_module",))])[0] == 2
 
-    def test_results_are_packed_while_a_part_runs(self, tmp_path: Path) -> None:
-        packed: list[float] = []
-        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
-        outcome = gpu_all.wait(process, time.monotonic() + 1, lambda: packed.append(time.monotonic()), tick=0.2)
-        gpu_all.end_session(process)
-        assert outcome == "cut off at its time limit"
-        assert len(packed) >= 2
-        assert process.returncode is not None
+    def test_results_are_packed_while_a_part_runs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        packed: list[str] = []
+        monkeypatch.setattr(running.Running, "pack", lambda one: packed.append(one.folder.name) or [])
+        parts = [
+            running.Running.begin(["sleep", "300"], tmp_path / name, tmp_path / f"{name}.zip", 1, seconds, tmp_path, dict(os.environ))
+            for name, seconds in (("short", 0.5), ("long", 1.5))
+        ]
+        assert [one.folder.name for one in running.wait(parts, tick=0.3)] == ["short", "long"]
+        assert {one.outcome for one in parts} == {"cut off at its time limit"}
+        assert packed.count("long") > packed.count("short") >= 1
+        assert all(one.process.returncode is not None for one in parts)
+
+    def test_no_part_is_left_running(self, tmp_path: Path) -> None:
+        parts = [
+            running.Running.begin(["sleep", "300"], tmp_path / name, tmp_path / f"{name}.zip", 1, seconds, tmp_path, dict(os.environ))
+            for name, seconds in (("short", 0), ("long", 300))
+        ]
+        waiting = running.wait(parts)
+        assert next(waiting) is parts[0]
+        waiting.close()  # as an exception does
+        assert parts[1].process.poll() is not None
+
+    def test_a_part_that_runs_beside_another(self, rehearse: Any) -> None:
+        beside = dataclasses.replace(part(7, "good", limit=None), beside=4, leaves=0)
+        start = time.monotonic()
+        code, rows = rehearse([part(4, "slow"), beside, part(3, "good")])
+        assert (code, [row["part"] for row in rows]) == (0, [4, 7, 3])
+        assert [row["outcome"] for row in rows] == ["done"] * 3
+        assert rows[1]["seconds"] < rows[0]["seconds"] < time.monotonic() - start < 60
+        assert rows[0]["seconds"] >= 1.5
+        # behind another part it runs alone
+        assert [[one.number for one in group] for group, _ in gpu_all.grouped([beside, part(4, "good"), part(3, "good")])] == [
+            [7],
+            [4],
+            [3],
+        ]
+
+    def test_seconds_of_a_part_without_a_limit(self, rehearse: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        for leaves, expected in ((0.0, 120), (25.0, 70)):
+            rehearse([dataclasses.replace(part(5, "good", limit=None), leaves=leaves), part(1, "good"), part(2, "good")], "--minutes", "2")
+            (seconds,) = re.findall(r"part 5, a good part: at most (\d+) s", capsys.readouterr().out)
+            assert expected - 10 < int(seconds) <= expected
 
     def test_time_of_the_parts(self) -> None:
-        assert [part.limit for part in gpu_all.PARTS] == [60, 60, 90, 300, None, None]
-        assert [part.number for part in gpu_all.PARTS] == [1, 2, 3, 4, 5, 6]
+        assert [part.limit for part in gpu_all.PARTS] == [60, 60, 150, 330, None, None, None]
+        assert [part.number for part in gpu_all.PARTS] == [1, 2, 3, 4, 5, 6, 7]
+        assert [(part.number, part.beside) for part in gpu_all.PARTS if part.beside] == [(7, 4)]
 
     @pytest.mark.parametrize("options", [["--parts", "1,9"], ["--data", "no/where.parquet"], ["--wheels", "no/where"]])
     def test_wrong_calls(self, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,12 +182,27 @@ class TestPacking:
             assert packed.namelist() == ["result.json", "log.txt", "small.png", "pretrained/model.safetensors", "left_out.txt"]
         assert not list(tmp_path.glob("*.partial"))
 
+    @pytest.mark.slow
     def test_sixteen_megabytes(self, tmp_path: Path) -> None:
         (tmp_path / "part").mkdir()
         for i in range(4):
             (tmp_path / "part" / f"{i}.bin").write_bytes(os.urandom(5_000_000))
         assert pack(tmp_path / "part", tmp_path / "x.zip") == ["3.bin"]
         assert 15_000_000 < (tmp_path / "x.zip").stat().st_size < 16_000_000
+
+    def test_several_files(self, tmp_path: Path) -> None:
+        folder = tmp_path / "part"
+        folder.mkdir()
+        for i in range(6):
+            (folder / f"{i}.ckpt").write_bytes(os.urandom(10_000))
+        (folder / "events.0").write_bytes(os.urandom(9000))  # small and of another kind: before weights
+        assert pack(folder, tmp_path / "x.zip", limit=24_000, files=3) == ["5.ckpt"]
+        names = [zipfile.ZipFile(tmp_path / name).namelist() for name in ("x.zip", "x-2.zip", "x-3.zip")]
+        assert names == [["events.0", "0.ckpt"], ["1.ckpt", "2.ckpt"], ["3.ckpt", "4.ckpt", "left_out.txt"]]
+        for i in range(1, 6):
+            (folder / f"{i}.ckpt").unlink()
+        assert pack(folder, tmp_path / "x.zip", limit=24_000, files=3) == []
+        assert sorted(path.name for path in tmp_path.glob("*.zip")) == ["x.zip"]
 
 
 def run(out: Path, parts: str, *options: str) -> list[dict[str, Any]]:
@@ -211,8 +265,10 @@ class TestParts:
         diffusion.main(context)
         found = json.loads((context.out / "result.json").read_text())
         assert [(row["what"], row["batch"]) for row in found["rows"]] == [
-            ("ours", 1), ("stock", 1), ("ours", 2), ("ours, tiny VAE", 2), ("stock", 2),
+            ("ours, contiguous", 2), ("ours", 2), ("stock", 2), ("ours, tiny VAE", 2), ("ours", 1), ("stock", 1),
         ]  # fmt: skip
+        assert found["left_out"] == ["ours, compiled, 10 guided, batch 2"]
+        assert found["summary"]["ours, contiguous, batch 2"] > 0
         assert found["summary"]["times_stock"] > 0
         assert (context.out / "profile-unclip.txt").exists()
 
@@ -235,6 +291,24 @@ class TestParts:
         assert test.equals(table.take(held.numpy()))
         context.test = data
         assert gpu_images.labelled_images(context) == (data, data)
+        assert gpu_images.split_images(context) == gpu_images.Images(data, data, data, data)  # no images of the fair experiment
+
+    def test_images_of_the_fair_experiment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of CIFAR-10, which is known by its size, some are held out whether there are test images or not."""
+        monkeypatch.setattr(gpu_images, "HELD_OUT", 4)
+        monkeypatch.setattr(gpu_images, "CIFAR", 22)
+        data = gpu_images.toy_images(tmp_path / "data.parquet", 22, 0)
+        context = Context(torch.device("cpu"), False, data, tmp_path / "test.parquet", tmp_path, tmp_path, time.monotonic() + 60)
+        images = gpu_images.split_images(context)
+        kept, held = ssl("data").split_rows(22, None, 4)
+        assert pq.read_table(images.kept).equals(pq.read_table(data).take(kept.numpy()))
+        assert pq.read_table(images.held).equals(pq.read_table(data).take(held.numpy()))
+        assert (images.all, images.test, images.holdout) == (data, context.test, 4)
+        assert gpu_images.labelled_images(context) == (data, context.test)
+        context.test = None
+        assert gpu_images.split_images(context) == dataclasses.replace(images, test=images.held)
+        assert gpu_images.labelled_images(context) == (images.kept, images.held)
+        assert not list(tmp_path.glob("*.[0-9]*"))
 
 
 class TestTraining:
@@ -261,18 +335,32 @@ class TestTraining:
         (out / "evaluation.json").write_text(json.dumps({"label_agreement": 0.5, "recall": int(evaluated.read_text())}))
     """
 
+    CLASSIFIER = """
+        import pathlib, sys
+        out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+        out.mkdir()
+        (out / "classifier.pt").touch()
+    """
+    WEAK = """
+        import pathlib, sys
+        pathlib.Path(sys.argv[sys.argv.index("--out") + 1]).write_text('{"weak-1": 20, "weak-2": 10, "found": {"10": 0.5}}')
+    """
+
     @pytest.fixture
     def part(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-        scripts = tmp_path / "scripts"
-        scripts.mkdir()
+        scripts, work, out = (tmp_path / name for name in ("scripts", "work", "out"))
+        for folder in (scripts, work, out):
+            folder.mkdir()
         monkeypatch.setattr(training, "RECIPE", scripts)
+        monkeypatch.setattr(weak, "COMMAND", [sys.executable, scripts / "weak.py"])
+        images = gpu_images.Images(*(tmp_path / f"{name}.parquet" for name in ("all", "kept", "held", "test")))
+        monkeypatch.setattr(training, "split_images", lambda _: images)
 
-        def run_part(ending: str, judge: str = "", seconds: float = 300.0) -> tuple[dict[str, Any], Path]:
-            for name, text in {"train": self.TRAIN + ending, "classifier": judge, "evaluate": self.EVALUATE}.items():
+        def run_part(ending: str, judge: str = self.CLASSIFIER, seconds: float = 300.0) -> tuple[dict[str, Any], Path]:
+            codes = {"train": self.TRAIN + ending, "classifier": judge, "evaluate": self.EVALUATE, "weak": self.WEAK}
+            for name, text in codes.items():
                 (scripts / f"{name}.py").write_text(textwrap.dedent(text))
-            data, test, out = (tmp_path / name for name in ("train.parquet", "test.parquet", "out"))
-            context = Context(torch.device("cpu"), False, data, test, out, tmp_path / "work", time.monotonic() + seconds)
-            out.mkdir()
+            context = Context(torch.device("cpu"), False, None, None, out, work, time.monotonic() + seconds)
             with pytest.raises(SystemExit):
                 training.main(context)
             return json.loads((context.out / "result.json").read_text()), context.out
@@ -280,23 +368,35 @@ class TestTraining:
         return run_part
 
     def test_cut_off(self, part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(training, "EVALUATION", 295.0)
+        monkeypatch.setattr(training, "EVALUATION", 297.0)
         found, out = part("    time.sleep(300)\n    ")
         assert found["training"].startswith("cut off after")
         assert found["summary"] == {"training": found["training"], "steps": 20, "label_agreement": 0.5, "recall": 20}
         assert (out / "pretrained" / "model.safetensors").read_text() == (out / "samples.png").read_text() == "20"
+        trained = json.loads((out.parent / "work" / "trained.json").read_text())  # for part 7
+        assert trained == {"training": found["training"], "generator": str(out.parent / "work" / "generator" / "snapshots" / "0000020")}
 
     def test_failed(self, part: Any) -> None:
         found, out = part("    sys.exit(7)\n    ")
         assert found["summary"] == {"training": "failed with exit code 7", "steps": 20, "label_agreement": 0.5, "recall": 20}
         # START and EVALUATION are kept of the 300 s, and the rest is divided
-        assert re.findall(r"(\w+)\.seconds=(\d+)", (out / "train.txt").read_text()) == [("encoder", "70"), ("generator", "109")]
+        assert re.findall(r"(\w+)\.seconds=(\d+)", (out / "train.txt").read_text()) == [("encoder", "76"), ("generator", "106")]
+        # of the images, the generator sees those that are not held out
+        assert f"'--data', '{out.parent / 'kept.parquet'}'" in (out / "train.txt").read_text()
+
+    def test_the_weak_snapshots_and_the_judge_come_back(self, part: Any) -> None:
+        found, out = part("    sys.exit(7)\n    ")
+        assert [(out / arm / "model.safetensors").read_text() for arm in ("weak-1", "weak-2")] == ["20", "10"]
+        assert found["weak"] == {"weak-1": 20, "weak-2": 10, "found": {"10": 0.5}}
+        assert (out / "judge" / "classifier.pt").exists()
 
     def test_without_a_judge_the_weights_come_back(self, part: Any) -> None:
         found, out = part("    sys.exit(7)\n    ", judge="import sys; sys.exit(2)")
         assert found["judge"] == "failed with exit code 2"
         assert (out / "pretrained" / "model.safetensors").exists()
         assert not (out / "evaluation").exists()
+        assert found["weak"] == {"weak-1": 10, "weak-2": 20, "outcome": "nothing to judge by"}
+        assert (out / "weak-1" / "model.safetensors").read_text() == "10"
 
 
 class TestInstructions:
@@ -322,11 +422,16 @@ class TestInstructions:
             gpu_all.main(options)
         (first, first_args), (second, second_args) = ran[1], ran[3]
         assert ran[0] == ran[2] == Path(".gpu/wheels")
-        assert [part.number for part in first] == [1, 2, 3, 4, 5, 6]
-        assert [part.number for part in second] == [5, 6]
+        assert [part.number for part in first] == [4, 7, 3]
+        assert [part.number for part in second][:2] == [3, 1]
+        assert {part.number for part in [*first, *second]} == {part.number for part in gpu_all.PARTS}
+        for parts in (first, second):  # eight files at most come back
+            assert sum(part.files for part in parts) + len(["summary.md", "summary.json"]) <= 8
         assert first_args.work == second_args.work  # with which the second goes on
         assert (first_args.device, first_args.quick) == ("cuda", False)
         assert first_args.minutes + second_args.minutes < 13  # of the fifteen that a machine may be had for, less its start
+        assert first_args.minutes < 9.5  # of the ten that a command may take: packing comes after it
+        assert sum(part.limit for part in second[:2]) <= 60 * second_args.minutes
 
     def test_wheels_are_those_of_the_constraints(self) -> None:
         wheels = dict(re.findall(r"([\w-]+)==([\w.]+)", " ".join(self.commands())))
@@ -387,6 +492,41 @@ class TestRehearsal:
         assert 0 <= training["figures"]["label_agreement"] <= 1
         with zipfile.ZipFile(tmp_path / "part4-training.zip") as packed:
             assert {"pretrained/config.json", "pretrained/model.safetensors", "evaluation/evaluation.json"} <= set(packed.namelist())
+            assert {"weak-1/model.safetensors", "weak-2/model.safetensors", "judge/classifier.pt"} <= set(packed.namelist())
+            measured = json.loads(packed.read("result.json"))["weak"]
+            assert set(measured["found"]) == {"1", "2", "4"}  # its snapshots
         with zipfile.ZipFile(tmp_path / "part5-ssl.zip") as packed:
             assert json.loads(packed.read("result.json"))["generator"].endswith("pretrained")  # that of part 4
+            assert "conv" in packed.read("profile-step.txt").decode()
         assert {"two real views", "bank", "online", "online, k-NN", "two real views, k-NN"} <= set(ssl["figures"])
+        assert "two real views, compiled" not in ssl["figures"]  # on a CPU it would take minutes
+
+    @pytest.mark.slow
+    def test_the_fair_experiment(self, tmp_path: Path) -> None:
+        """Beside the training; what comes back is evaluated on a machine that has no banks."""
+        training, fair = run(tmp_path / "out", "4,7", "--minutes", "15", "--work", str(tmp_path / "work"))
+        assert training["outcome"] == fair["outcome"] == "done"
+        assert fair["figures"] == {"runs": 6, "of": 6, "whole seeds": 1}
+        with zipfile.ZipFile(tmp_path / "out" / "part7-fair.zip") as packed:
+            packed.extractall(tmp_path / "fair")
+        with zipfile.ZipFile(tmp_path / "out" / "part4-training.zip") as packed:
+            packed.extractall(tmp_path / "generator")
+        for arm, among in (("oracle", None), ("neighbours", 10)):
+            made = json.loads((tmp_path / "fair" / "banks" / f"cifar10-fair-{arm}.json").read_text())
+            assert (made["variants"], made["among"], made["sources"]) == (5, among, 24)
+        shutil.rmtree(tmp_path / "work" / "banks")
+        data = [f"data.{part}={tmp_path / 'work' / f'toy-{part}.parquet'}" for part in ("train", "test")]
+        (command,) = [line for line in TestInstructions().commands() if "reproduce.py" in line]
+        command = command.replace("gpu/", "").replace("--seeds 0 1 2", "--seeds 0 1 --probe-epochs 2")
+        words = [word for word in shlex.split(command)[2:] if not word.startswith("data.")]
+        words = [str(ROOT / word) if word.startswith("examples/") else word for word in words]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "examples" / "ssl" / "reproduce.py"), *words, *data, "data.holdout=0", *MINIATURE],
+            cwd=tmp_path, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        assert "not trained to the end: simclr-baseline-seed1, simclr-generated-seed1" in done.stdout
+        results = json.loads((tmp_path / "fair" / "runs" / "results.json").read_text())
+        assert {run["generator"] for run in results} == {"baseline", "generated", "oracle", "weak-1", "weak-2", "neighbours"}
+        assert {run["training"]["images"] for run in results} == {24}

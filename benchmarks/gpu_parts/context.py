@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,11 +71,18 @@ def run(part: Callable[[Context], None], description: str | None) -> None:
 
 def profile(context: Context, name: str, call: Callable[[], Any]) -> None:
     """Write the operations that take most of the time of a call to ``profile-NAME.txt``."""
+    with profiling(context, name):
+        call()
+
+
+@contextlib.contextmanager
+def profiling(context: Context, name: str) -> Iterator[None]:
+    """Write the operations that take most of the time of the block to ``profile-NAME.txt``."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if context.device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as found:
-        call()
+        yield
         if context.device.type == "cuda":
             torch.cuda.synchronize()
     order = "self_cuda_time_total" if context.device.type == "cuda" else "self_cpu_time_total"

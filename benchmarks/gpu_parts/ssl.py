@@ -1,18 +1,20 @@
-"""Part 5: SimCLR with ResNet-18 on CIFAR-10: seconds per step with two real views, a bank, and the online generator.
+"""Part 5: SimCLR with ResNet-18 on CIFAR-10: seconds per step with two real views, a bank, the online generator, and compiled.
 
-Then as many epochs of the baseline and of generated views (online) as there is time for, each with its k-NN accuracy. The
-generator is that of part 4 if it left one, else the bundled one.
+``profile-step.txt`` says where the time of a step of two real views goes. Then as many epochs of the baseline and of generated views
+(online) as there is time for, each with its k-NN accuracy. The generator is that of part 4 if it left one, else the bundled one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import statistics
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_parts.context import Context, run
+from benchmarks.gpu_parts.context import Context, profiling, run
 from benchmarks.gpu_parts.images import labelled_images
 
 RECIPE = Path(__file__).parents[2] / "examples" / "ssl"
@@ -23,6 +25,7 @@ MINIATURE = [
     "probe.k=3",
 ]  # fmt: skip
 START = 25.0  # seconds that two runs take beside their steps: decoding the images, and the probes
+COMPILING = 60.0  # seconds that compiling the backbone may take
 
 
 def main(context: Context) -> None:
@@ -48,6 +51,7 @@ def main(context: Context) -> None:
         "two real views": ("baseline", []),
         "bank": ("icgan", bank),
         "online": ("online", [f"generative.generator={generator}"]),
+        "two real views, compiled": ("baseline", ["trainer.compile=true"]),
     }
 
     def load(arm: str, *settings: str) -> Any:
@@ -56,7 +60,12 @@ def main(context: Context) -> None:
 
     make_bank(load("bank", *timed), generator, variants=2, progress=False)
     seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        train(load("two real views", *timed), Path(folder) / "run", [profiler(context, WARMUP)], quiet=True)
     for arm in arms:
+        if arm.endswith("compiled") and (context.quick or context.left() < COMPILING):
+            print(f"no time for {arm}: {COMPILING:.0f} s of {context.left():.0f} s", flush=True)
+            continue
         seconds[arm] = round(statistics.median(ours(load(arm, *timed))), 5)
         context.write(generator=generator, batch_size=batch, seconds_per_step=seconds, summary=seconds)
     count = load("two real views", *common).data.limit or _rows(images)
@@ -76,6 +85,23 @@ def main(context: Context) -> None:
         )  # fmt: skip
         accuracies[f"{arm}, k-NN"] = round(list(scalars(out, "probe/knn").values())[-1], 4)
         context.write(accuracies=accuracies, summary=seconds | {"epochs": epochs} | accuracies)
+
+
+def profiler(context: Context, step: int) -> Any:
+    """Return a callback that profiles a step: from the end of the one before to its own end, so that loading is included."""
+    import lightning as L
+
+    class Profiler(L.Callback):
+        def __init__(self) -> None:
+            self.stack = contextlib.ExitStack()
+
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, number: int) -> None:
+            if number == step - 1:
+                self.stack.enter_context(profiling(context, "step"))
+            elif number == step:
+                self.stack.close()
+
+    return Profiler()
 
 
 def _rows(path: Path) -> int:
