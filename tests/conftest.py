@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections import Counter
@@ -30,10 +31,13 @@ multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
 # Files that take longest, or long for their few tests; in this order, as `pytest --durations=0` tells. A file that is not named comes
 # after them, by the number of its tests.
 LONGEST = (
-    "test_docs", "test_ssl_training", "test_pipeline_variation", "test_diffusion_controlnet", "test_diffusion_variation",
-    "test_ssl_reproduce", "test_cli_bank", "test_diffusion_pretrained", "test_bank_ray", "test_ssl_evaluation", "test_diffusion_faster",
-    "test_bank_survival", "test_diffusion_state", "test_icgan_training", "test_cli", "test_device_loops", "test_icgan_evaluation",
-    "test_public_surface", "test_other_machines", "test_benchmarks", "test_gpu_all",
+    "test_docs", "test_diffusion_pretrained", "test_ssl_reproduce", "test_bank_ray", "test_ssl_training", "test_diffusion_variation",
+    "test_cli_bank", "test_pipeline_variation", "test_icgan_training", "test_diffusion_controlnet", "test_diffusion_full_size",
+    "test_diffusion_faster", "test_diffusion_state", "test_device_loops", "test_ssl_fair", "test_surroundings", "test_bank_generate",
+    "test_diffusion_transform", "test_ssl_evaluation", "test_bank_survival", "test_transforms_workers", "test_gpu_all",
+    "test_pipeline_variation_offload", "test_bank_hub", "test_diffusion_execution", "test_diffusion_old_repositories",
+    "test_pipeline_variation_cache", "test_pipeline_variation_files", "test_cli", "test_public_surface", "test_other_machines",
+    "test_icgan_evaluation", "test_bank_export",
 )  # fmt: skip
 
 
@@ -45,6 +49,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Counter(item.path for item in items)
     order = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (order.get(item.path.stem, len(order)), -tests[item.path]))
+
+
+def pytest_collection_finish() -> None:
+    """Objects of the imports and the tests themselves stay to the end: a full collection of garbage need not look at them each time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,4 +1,4 @@
-"""Pairwise coverage: of a full factorial, the few cases that hold each pair of values; the others are slow tests."""
+"""Of a full factorial, the few cases that hold each pair of values, or each value; the others are slow tests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,21 @@ def covering(*axes: list[Any]) -> list[tuple[Any, ...]]:
 
 def pairwise(**axes: list[Any]) -> pytest.MarkDecorator:
     """Parametrise a test by all combinations: those of `covering` in the default suite, the others marked slow."""
-    chosen = covering(*axes.values())
+    return _parametrised(axes, covering(*axes.values()))
+
+
+def each_value(**axes: list[Any]) -> pytest.MarkDecorator:
+    """Parametrise a test by all combinations: as few as hold each value, of pairs as different as can be; the others marked slow."""
+    cases = list(product(*axes.values()))
+    values, seen, chosen = {item for case in cases for item in enumerate(case)}, set[tuple[Any, ...]](), []
+    while values:
+        chosen.append(max(cases, key=lambda case: (len(values & set(enumerate(case))), len(pairs(case) - seen))))
+        values -= set(enumerate(chosen[-1]))
+        seen |= pairs(chosen[-1])
+    return _parametrised(axes, chosen)
+
+
+def _parametrised(axes: dict[str, list[Any]], chosen: list[tuple[Any, ...]]) -> pytest.MarkDecorator:
     cases = [
         pytest.param(*case, id="-".join(map(_text, case)), marks=[] if case in chosen else [pytest.mark.slow])
         for case in product(*axes.values())

@@ -397,7 +397,7 @@ class TestNoBank:
 class TestOtherProcesses:
     """The opened bank travels to DataLoader workers."""
 
-    @pytest.mark.parametrize("context", ["spawn", "fork"])
+    @pytest.mark.parametrize("context", [pytest.param("spawn", marks=pytest.mark.slow), "fork"])
     def test_in_a_worker(self, site: Site, context: str) -> None:
         name = f"org/worker-{context}"
         site.push(name, make_bank(site.home / f"bank-{context}"), token=TOKEN)

@@ -50,11 +50,12 @@ def contents(path: Path) -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("cluster", "one_thread")
 class TestRay:
-    def test_makes_the_same_bytes_with_two_actors_of_which_one_is_killed(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("actors", [1, pytest.param(2, marks=pytest.mark.slow)])
+    def test_makes_the_same_bytes_where_an_actor_is_killed(self, actors: int, tmp_path: Path) -> None:
         """The killed one is started again, and its unit is made; a source that cannot be read is told of."""
         flag = tmp_path / "killed"
         source = Deadly(18, 10, str(flag), broken=[3])
-        summary = generate_bank(source, tmp_path / "ray", tiny_icgan(), engine=Ray(actors=2, cpus=1), **OPTIONS)
+        summary = generate_bank(source, tmp_path / "ray", tiny_icgan(), engine=Ray(actors=actors, cpus=1), **OPTIONS)
         assert flag.exists(), "nothing was killed"
         assert (summary.images, summary.units_done, summary.complete) == (51, 5, True)
         assert [entry["key"] for entry in summary.failed] == ["photo-000003.jpg"]

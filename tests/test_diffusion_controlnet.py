@@ -10,7 +10,7 @@ import pytest
 import stock
 import tiny_diffusion as tiny
 import torch
-from pairs import pairwise
+from pairs import each_value, pairwise
 from test_diffusion_variation import HostReads, adapted, agree, counted, no_pil  # noqa: F401
 from torch import Tensor
 from torchvision import tv_tensors
@@ -91,7 +91,7 @@ class TestAgreement:
         cls = diffusers.StableDiffusionControlNetPipeline
         agree(generator(images, seeds), stock.run(cls, generator, seeds, parts=parts, **arguments))
 
-    @pairwise(scheduler=[None, "ddim", "dpm++"], guidance=[1.0, 7.5], strength=[0.5, 1.0], size=SIZES, count=[1, 5])
+    @each_value(scheduler=[None, "ddim", "dpm++"], guidance=[1.0, 7.5], strength=[0.5, 1.0], size=SIZES, count=[1, 5])
     def test_stock_from_the_sources_latents(
         self, base: Any, net: Any, scheduler: str | None, guidance: float, strength: float, size: tuple[int, int], count: int
     ) -> None:
@@ -119,7 +119,7 @@ class TestAgreement:
             cls = diffusers.StableDiffusionControlNetImg2ImgPipeline
         agree(generator(images, seeds), stock.run(cls, generator, seeds, **arguments))
 
-    @pairwise(scheduler=[None, "ddim", "dpm++"], guidance=[1.0, 5.0], strength=[None, 0.5], size=SIZES, count=[1, 5])
+    @each_value(scheduler=[None, "ddim", "dpm++"], guidance=[1.0, 5.0], strength=[None, 0.5], size=SIZES, count=[1, 5])
     def test_stock_xl(
         self, xl: Any, net_xl: Any, scheduler: str | None, guidance: float, strength: float | None, size: tuple[int, int], count: int
     ) -> None:
@@ -164,7 +164,7 @@ class TestAgreement:
 
 
 class TestAppearance:
-    @pytest.mark.parametrize("kind", ["unclip", "variation"])
+    @pytest.mark.parametrize("kind", ["unclip", pytest.param("variation", marks=pytest.mark.slow)])
     def test_the_sources_embedding_with_a_controlnet(self, kind: str) -> None:
         """No stock pipeline offers it: without weight it is the image variation, with weight the map decides too."""
         pipe = {"unclip": tiny.unclip, "variation": tiny.variation}[kind]()
@@ -247,7 +247,7 @@ class TestConditions:
             check_generator(generator, prompts=["a", "b", "c", "d"])
         check_generator(generator, **inputs)
 
-    @pytest.mark.parametrize("kind", ["base", "unclip"])
+    @pytest.mark.parametrize("kind", ["base", pytest.param("unclip", marks=pytest.mark.slow)])
     def test_the_contract_with_strength_and_drawn_thresholds(self, base: Any, net: Any, kind: str) -> None:
         generator = gt.ControlNetVariation.from_pipeline(
             base if kind == "base" else tiny.unclip(), controlnet=net, num_inference_steps=3, strength=0.7, scheduler="ddim", eta=0.5,
@@ -282,10 +282,10 @@ class TestConditions:
 
     def test_thresholds_are_drawn_by_the_seed(self, base: Any, net: Any) -> None:
         generator = gt.ControlNetVariation.from_pipeline(
-            base, controlnet=net, condition="canny", canny_thresholds=((0.05, 0.1), (0.1, 0.6)), num_inference_steps=1, image_size=128,
+            base, controlnet=net, condition="canny", canny_thresholds=((0.05, 0.1), (0.1, 0.6)), num_inference_steps=1, image_size=96,
             guidance_scale=1.0,
         )  # fmt: skip
-        images = torch.nn.functional.interpolate(batch(1)[0], size=(128, 128), mode="bilinear")
+        images = torch.nn.functional.interpolate(batch(1)[0], size=(96, 96), mode="bilinear")
         condition = generator.encode(images)
         assert set(condition) == {"magnitude_0"}
         maps = []
@@ -363,8 +363,7 @@ class TestCounts:
         assert sum(counts.decoded) == 5
         assert type(net.controlnet_cond_embedding).__name__ == "ControlNetConditioningEmbedding", "the network is left as it was"
 
-    @pytest.mark.parametrize("thresholds", [(0.2, 0.4), ((0.1, 0.2), (0.2, 0.4))])
-    @pytest.mark.parametrize("scheduler", ["dpm++", "unipc"])
+    @each_value(scheduler=["dpm++", "unipc"], thresholds=[(0.2, 0.4), ((0.1, 0.2), (0.2, 0.4))])
     def test_nothing_waits_for_the_device(self, base: Any, net: Any, scheduler: str, thresholds: Any) -> None:
         """But one look of Canny's, before the steps; kornia's blur looks at its own sigma, on the CPU whatever the device."""
         generator = gt.ControlNetVariation.from_pipeline(
@@ -381,6 +380,7 @@ class TestCounts:
             plain(images, seeds)
         assert sum(mode.reads.values()) == 0, mode.reads
 
+    @pytest.mark.slow
     def test_networks_are_compiled_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Not anew at each step or call; what is made of a network's graph is left to torch."""
         graphs: list[Any] = []

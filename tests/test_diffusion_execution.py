@@ -21,6 +21,7 @@ from gentransforms.generators.diffusion.faster import execution
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAST: dict[str, Any] = {"num_inference_steps": 3, "scheduler": "ddim", "guidance_scale": 3.0}
+ALL: dict[str, Any] = {"cache_interval": 2, "guidance_interval": (0.25, 0.75), "channels_last": True}
 MODES = ["regional", "full", "max-autotune", "reduce-overhead"]
 TRACED = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("full", "reduce-overhead")]  # tracing a whole network takes 20 s
 
@@ -121,11 +122,10 @@ class TestCompile:
     @pytest.mark.parametrize("mode", ["regional", *TRACED])
     def test_with_guidance_in_an_interval_and_cached_features(self, graphs: list[Any], mode: str) -> None:
         options = {"guidance_interval": (0.25, 0.75), "cache_interval": 2, "cache_branch": 1, "num_inference_steps": 6}
-        for make in (variation, controlled):
-            agree(make(compile=mode, **options)(*batch()), make(**options)(*batch()))
+        agree(controlled(compile=mode, **options)(*batch()), controlled(**options)(*batch()))
         assert graphs
 
-    @pytest.mark.parametrize("mode", ["full", "regional"])
+    @pytest.mark.parametrize("mode", [pytest.param("full", marks=pytest.mark.slow), "regional"])
     def test_copies_are_compiled_too(self, asked: list[Any], mode: str) -> None:
         generator = variation(compile=mode, cache_interval=2)
         count = len(asked)
@@ -165,9 +165,14 @@ class TestCompile:
 
 
 class TestFuse:
-    @pytest.mark.parametrize("make", [variation, controlled])
     @pytest.mark.parametrize(
-        "options", [{}, {"cache_interval": 2, "guidance_interval": (0.25, 0.75), "channels_last": True}], ids=["", "all"]
+        ("make", "options"),
+        [
+            pytest.param(variation, {}, id="variation"),
+            pytest.param(controlled, ALL, id="controlled-all"),
+            pytest.param(variation, ALL, id="variation-all", marks=pytest.mark.slow),
+            pytest.param(controlled, {}, id="controlled", marks=pytest.mark.slow),
+        ],
     )
     def test_agreement(self, make: Any, options: dict[str, Any]) -> None:
         agree(make(fuse_qkv=True, **options)(*batch()), make(**options)(*batch()))
@@ -214,7 +219,14 @@ class TestFuse:
 
 
 class TestRecorded:
-    @pytest.mark.parametrize("options", [{"fuse_qkv": True}, {"compile": "regional"}, {"compile": "full", "channels_last": True}])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"fuse_qkv": True},
+            pytest.param({"compile": "regional"}, marks=pytest.mark.slow),
+            {"compile": "full", "channels_last": True},
+        ],
+    )
     def test_beside_the_fingerprint(self, options: dict[str, Any], tmp_path: Path) -> None:
         plain, generator = variation(), variation(**options)
         assert generator.fingerprint() == plain.fingerprint()

@@ -25,6 +25,7 @@ from gentransforms.generators.held import generate
 from gentransforms.testing import check_generator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+WITH_ONE = {("xl", 3), ("two-controlnets-bgr", 1)}
 HALF = (0.25, 0.75)  # steps 3 to 7 of 10
 
 
@@ -60,6 +61,12 @@ KINDS: dict[str, Callable[[], Callable[..., Any]]] = {
     "controlnet-xl": lambda: controlled(tiny.stable_diffusion_xl(), ip=True),
     "controlnet-unclip": lambda: controlled(tiny.unclip()),
 }  # fmt: skip
+
+
+# The kinds whose rows go another way through the loop; the others, slow, put together what these have.
+SHARING = [
+    kind if kind in ("unclip", "variation", "xl", "two-controlnets-bgr") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS
+]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +145,7 @@ class TestPlan:
 
 
 class TestGuidanceInterval:
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", SHARING)
     def test_half_of_the_steps_takes_15_rows_instead_of_20(self, kinds: Any, kind: str) -> None:
         images, seeds = batch(1)
         for interval, expected in [(None, 20), (HALF, 15)] if kind == "unclip" else [(HALF, 15)]:
@@ -150,7 +157,7 @@ class TestGuidanceInterval:
                 assert sum(rows["conv_in"] for rows in passes) == expected
                 assert [rows["conv_in"] for rows in passes] == [2 if interval is None or 3 <= i < 8 else 1 for i in range(10)]
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", SHARING)
     def test_all_steps_are_the_plain_loop(self, kinds: Any, kind: str) -> None:
         options = {"num_inference_steps": 3, "guidance_scale": 3.0}
         assert torch.equal(run(kinds(kind)(**options, guidance_interval=(0, 1)), *batch()), run(kinds(kind)(**options), *batch()))
@@ -208,10 +215,10 @@ def cached_by_hooks(unet: Any, branch: int, full: list[bool]) -> Iterator[None]:
         hook.remove()
 
 
-# Each kind with one branch, unCLIP with all; the others are slow.
+# unCLIP with all branches, XL and two ControlNets with one; the others are slow.
 REFERENCED = [
-    pytest.param(kind, branch, marks=[] if kind == "unclip" or branch == i % 4 else [pytest.mark.slow])
-    for i, kind in enumerate(KINDS)
+    pytest.param(kind, branch, marks=[] if kind == "unclip" or (kind, branch) in WITH_ONE else [pytest.mark.slow])
+    for kind in KINDS
     for branch in range(4)
 ]
 
@@ -239,8 +246,14 @@ class TestDeepCache:
             expected = run(plain, *batch())
         assert (made - expected).abs().max() <= 1e-5
 
-    @pytest.mark.parametrize("branch", range(6))
-    @pytest.mark.parametrize("size", [(32, 32), (40, 56)])
+    @pytest.mark.parametrize(
+        ("size", "branch"),
+        [
+            pytest.param(size, branch, marks=() if branch % 2 == i else pytest.mark.slow)
+            for i, size in enumerate([(32, 32), (40, 56)])
+            for branch in range(6)
+        ],
+    )
     def test_deeper_networks_and_uneven_sizes(self, branch: int, size: tuple[int, int]) -> None:
         """Three levels, which shrink latents of 20 x 28 by 4, and FreeU."""
         pipe = tiny.variation()
@@ -258,7 +271,7 @@ class TestDeepCache:
             expected = run(plain, *batch())
         assert (made - expected).abs().max() <= 1e-5
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", SHARING)
     def test_a_full_step_is_the_networks_own(self, kinds: Any, kind: str) -> None:
         options = {"num_inference_steps": 2, "guidance_scale": 3.0, "scheduler": "ddim"}
         forward, full = deepcache.run_unet, []
@@ -278,7 +291,7 @@ class TestDeepCache:
         assert passes == expected
         assert torch.equal(one, two)
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", SHARING)
     def test_an_interval_of_one_is_the_plain_loop(self, kinds: Any, kind: str) -> None:
         options = {"num_inference_steps": 2, "guidance_scale": 3.0}
         assert torch.equal(run(kinds(kind)(**options, cache_interval=1), *batch()), run(kinds(kind)(**options), *batch()))
@@ -428,7 +441,13 @@ class TestOptions:
         with cached_by_hooks(plain.unet, 0, [True, False, True, False]):
             assert (made - run(plain, *batch())).abs().max() <= 1e-5
 
-    @pytest.mark.parametrize("options", OPTIONS, ids=["guidance", "cache", "both"])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            pytest.param(options, id=name, marks=() if name == "both" else pytest.mark.slow)
+            for name, options in zip(["guidance", "cache", "both"], OPTIONS, strict=True)
+        ],
+    )
     def test_are_in_the_fingerprint_and_saved(self, options: dict[str, Any], tmp_path: Path) -> None:
         generator = of(tiny.unclip())(num_inference_steps=4, **options)
         plain = of(tiny.unclip())(num_inference_steps=4)

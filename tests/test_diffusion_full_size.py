@@ -85,11 +85,20 @@ class TestOperations:
 class TestSample:
     """`encode` and `sample` themselves."""
 
-    @pytest.mark.parametrize("kind", ["unclip-large", "unclip-small", "variation"])
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-    def test_shapes(self, kind: str, dtype: torch.dtype) -> None:
-        pipe = full_size.build(kind, dtype=dtype)
-        generator = gt.StableDiffusionVariation.from_pipeline(pipe, num_inference_steps=2, scheduler="dpm++")
+    @pytest.mark.parametrize(
+        ("kind", "dtype"),
+        [
+            ("unclip-large", torch.float32),
+            ("unclip-small", torch.float32),
+            ("variation", torch.float16),
+            pytest.param("unclip-large", torch.float16, marks=pytest.mark.slow),
+            pytest.param("unclip-small", torch.float16, marks=pytest.mark.slow),
+            pytest.param("variation", torch.float32, marks=pytest.mark.slow),
+        ],
+    )
+    def test_shapes(self, pipes: dict[str, Any], kind: str, dtype: torch.dtype) -> None:
+        pipe = pipes[kind] if dtype == torch.float32 else full_size.build(kind, dtype=dtype)
+        generator = gt.StableDiffusionVariation.from_pipeline(pipe, num_inference_steps=1, scheduler="dpm++")
         width = 1024 if kind == "unclip-large" else 768
         condition = generator.encode(images(2, 300))
         assert (condition["image_embeds"].shape, condition["image_embeds"].dtype) == ((2, width), dtype)
@@ -97,24 +106,32 @@ class TestSample:
         side = 512 if kind == "variation" else 768
         assert (made.shape, made.dtype, made.device.type) == ((2, 3, side, side), torch.float32, "meta")
 
-    @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+    @pytest.mark.parametrize("kind", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
     def test_ip_adapter(self, kind: str) -> None:
         pipe = full_size.build(kind)
         with torch.device("meta"):
             weights = tiny.ip_adapter(pipe.unet, embedding=1024)
             pipe.register_modules(image_encoder=full_size.image_encoder("ViT-H/14"))
         pipe.load_ip_adapter(weights, subfolder="", weight_name="", image_encoder_folder=None)
-        generator = gt.StableDiffusionVariation.from_pipeline(pipe, num_inference_steps=2, scheduler="dpm++")
+        generator = gt.StableDiffusionVariation.from_pipeline(pipe, num_inference_steps=1, scheduler="dpm++")
         condition = generator.encode(images(2, 300))
         assert condition["image_embeds"].shape == (2, 1024)
         side = 1024 if kind == "sdxl" else 512
         assert generator.sample(condition, torch.arange(2)).shape == (2, 3, side, side)
 
-    @pytest.mark.parametrize("guidance", [1.0, 10.0])
-    @pytest.mark.parametrize("size", [(512, 512), (256, 256), (512, 256)])
+    @pytest.mark.parametrize(
+        ("size", "guidance"),
+        [
+            ((256, 256), 1.0),
+            ((512, 256), 10.0),
+            *(pytest.param((512, 512), guidance, marks=pytest.mark.slow) for guidance in (1.0, 10.0)),
+            pytest.param((256, 256), 10.0, marks=pytest.mark.slow),
+            pytest.param((512, 256), 1.0, marks=pytest.mark.slow),
+        ],
+    )
     def test_cost_of_an_image(self, pipes: dict[str, Any], size: tuple[int, int], guidance: float) -> None:
         """The networks as often as they must run, and nothing beside them that costs anything."""
-        steps, count, variants = 3, 2, 2
+        steps, count, variants = 2, 2, 2
         generator = gt.StableDiffusionVariation.from_pipeline(
             pipes["unclip-large"], num_inference_steps=steps, guidance_scale=guidance, scheduler="ddim", image_size=size
         )
@@ -163,15 +180,15 @@ class Work(TorchDispatchMode):
 
 class TestCanny:
     def test_costs_next_to_nothing(self) -> None:
-        """64 images of 256 pixels, under 3% of the operations of the UNet's call for them, which sees latents of 32."""
-        photos = torch.rand(64, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+        """16 images of 256 pixels, under 3% of the operations of the UNet's call for them, which sees latents of 32."""
+        photos = torch.rand(16, 3, 256, 256, generator=torch.Generator().manual_seed(0))
         photos = torch.nn.functional.avg_pool2d(photos, 5, stride=1, padding=2)  # noise with edges long enough to follow
         photos = (photos - photos.mean()) * 4 + 0.5
         with Work() as work, FlopCounterMode(display=False) as counter:
             magnitude = conditions.canny_magnitude(photos)
-            edges = conditions.canny_edges(magnitude, torch.full((64,), 0.3), torch.full((64,), 0.6))
+            edges = conditions.canny_edges(magnitude, torch.full((16,), 0.3), torch.full((16,), 0.6))
         assert 0.005 < float(edges.mean()) < 0.5, "there are edges to follow"
-        share = (counter.get_total_flops() + work.made) / (64 * UNET_32 * 1e12)
+        share = (counter.get_total_flops() + work.made) / (16 * UNET_32 * 1e12)
         assert 0 < share < 0.03
         assert share < 0.003, "in fact ten times less"
 

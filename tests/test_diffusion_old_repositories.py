@@ -30,6 +30,14 @@ OLD = {
     "clip_sample": {"_class_name": "DDIMScheduler", "clip_sample": True, "steps_offset": 0},
 }
 
+AGES = [pytest.param("new", marks=pytest.mark.slow), "steps_offset", "clip_sample"]
+# What Stable Diffusion's pipelines rewrite and XL's leave: each base with one, and the others slow.
+BASES = [
+    pytest.param(base, age, marks=() if (base, age) in (("base", "steps_offset"), ("xl", "clip_sample")) else pytest.mark.slow)
+    for base in ("base", "xl")
+    for age in OLD
+]
+
 
 def photos() -> Tensor:
     return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -88,7 +96,10 @@ def stock_images(cls: Any, folder: Path, adapter: tuple[Path, str] | None = None
 
 
 class TestOldConfigurations:
-    """Images equal those of the stock pipeline of each family, which rewrites an old configuration in some, and not in others."""
+    """Images equal those of the stock pipeline of each family, which rewrites an old configuration in some, and not in others.
+
+    Each family with both old configurations; new ones, which nothing rewrites, are slow tests, but for unCLIP.
+    """
 
     def check(self, generator: Any, reference: Tensor) -> None:
         made = generator(photos(), SEEDS)
@@ -101,14 +112,13 @@ class TestOldConfigurations:
         reference = stock_images(diffusers.StableUnCLIPImg2ImgPipeline, folder, image=normalised(photos()), prompt=["", ""])
         self.check(gt.StableDiffusionVariation.from_pretrained(folder, **FAST), reference)
 
-    @pytest.mark.parametrize("age", OLD)
+    @pytest.mark.parametrize("age", AGES)
     def test_variation(self, age: str, repositories: dict[str, Path], tmp_path: Path) -> None:
         folder = aged(repositories["variation"], tmp_path / "old", age)
         reference = stock_images(diffusers.StableDiffusionImageVariationPipeline, folder, image=normalised(photos()))
         self.check(gt.StableDiffusionVariation.from_pretrained(folder, **FAST), reference)
 
-    @pytest.mark.parametrize("age", OLD)
-    @pytest.mark.parametrize("base", ["base", "xl"])
+    @pytest.mark.parametrize(("base", "age"), BASES)
     def test_ip_adapter(self, base: str, age: str, repositories: dict[str, Path], tmp_path: Path) -> None:
         folder = aged(repositories[base], tmp_path / "old", age)
         cls = {"base": diffusers.StableDiffusionPipeline, "xl": diffusers.StableDiffusionXLPipeline}[base]
@@ -119,8 +129,7 @@ class TestOldConfigurations:
         adapter = (str(repositories["adapter"]), "models", f"{base}.safetensors")
         self.check(gt.StableDiffusionVariation.from_pretrained(folder, ip_adapter=adapter, **FAST), reference)
 
-    @pytest.mark.parametrize("age", OLD)
-    @pytest.mark.parametrize("base", ["base", "xl"])
+    @pytest.mark.parametrize(("base", "age"), BASES)
     def test_controlnet(self, base: str, age: str, repositories: dict[str, Path], tmp_path: Path) -> None:
         folder = aged(repositories[base], tmp_path / "old", age)
         name = {"base": "controlnet", "xl": "controlnet_xl"}[base]

@@ -30,6 +30,11 @@ def unclip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def plain(unclip: Path) -> gt.StableDiffusionVariation:
+    return gt.StableDiffusionVariation.from_pretrained(unclip)
+
+
 class TestSignatures:
     @pytest.mark.parametrize("way", WAYS)
     @pytest.mark.parametrize("kind", CLASSES)
@@ -111,9 +116,8 @@ class TestConfig:
          {"negative_prompt": "b"}],
         ids=lambda options: next(iter(options)),
     )  # fmt: skip
-    def test_each_option_that_decides_images_is_in_it(self, unclip: Path, options: dict[str, Any]) -> None:
-        plain = gt.StableDiffusionVariation.from_pretrained(unclip)
-        assert gt.StableDiffusionVariation.from_pretrained(unclip, **options).fingerprint() != plain.fingerprint()
+    def test_each_option_that_decides_images_is_in_it(self, plain: gt.StableDiffusionVariation, options: dict[str, Any]) -> None:
+        assert gt.StableDiffusionVariation.from_pipeline(plain.pipe, **options).fingerprint() != plain.fingerprint()
 
     def test_an_attribute_changed_later_is_seen(self) -> None:
         generator = gt.StableDiffusionVariation.from_pipeline(tiny.variation())

@@ -6,7 +6,8 @@ import contextlib
 import json
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +115,13 @@ def images_of(generator: Any) -> Tensor:
 
 
 class TestSaveAndLoad:
-    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize(
+        "family", [pytest.param(name, marks=pytest.mark.slow) if name in ("ip-adapter", "controlnet") else name for name in FAMILIES]
+    )
     def test_what_is_saved_makes_the_same_images(self, family: str, folders: dict[str, Path], tmp_path: Path) -> None:
         generator = make(family, folders, tmp_path)
         generator.save_pretrained(tmp_path / "saved")
+        fingerprint, expected = generator.fingerprint(), images_of(generator)
         shutil.rmtree(tmp_path / "adapter", ignore_errors=True)  # the folder needs no other
         shutil.rmtree(tmp_path / "depth", ignore_errors=True)
         for place in (tmp_path / "saved", tmp_path / "moved"):
@@ -125,8 +129,8 @@ class TestSaveAndLoad:
                 shutil.move(tmp_path / "saved", place)
             again = gt.load_generator(place)
             assert type(again) is type(generator)
-            assert again.fingerprint() == generator.fingerprint()
-            assert torch.equal(images_of(again), images_of(generator))
+            assert again.fingerprint() == fingerprint
+            assert torch.equal(images_of(again), expected)
         assert not list((tmp_path / "moved").rglob("*.bin"))
         assert "gentransforms" in (tmp_path / "moved" / "README.md").read_text()
 
@@ -428,10 +432,17 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, ProcessPoolExecutor]]:
+    """The server, and one process that may reach it: starting one takes seconds."""
+    with contextlib.closing(Hub()) as hub, process(hub.endpoint, tmp_path_factory.mktemp("home")) as client:
+        yield hub, client
+
+
 class TestHub:
     """The same through a Hub on this machine."""
 
-    def test_revisions_and_old_weights(self, folders: dict[str, Path], copy_of: Callable[[str], Path], tmp_path: Path) -> None:
+    def test_revisions_and_old_weights(self, site: tuple[Hub, ProcessPoolExecutor], copy_of: Callable[[str], Path], tmp_path: Path) -> None:
         """A commit, a tag and the newest, whose weights are in .bin files as in old repositories."""
         first, second = copy_of("unclip"), tmp_path / "second"
         pipe = tiny.unclip()
@@ -442,43 +453,36 @@ class TestHub:
         for folder in (first, second):
             for part in ("unet", "vae", "image_encoder", "text_encoder", "image_normalizer"):
                 to_bin(folder, part)
-        with contextlib.closing(Hub()) as hub:
-            repo = hub.repos["org/unclip"] = Repo()
-            commits = [repo.commit(files(folder)) for folder in (first, second)]
-            repo.refs["v1"] = commits[0]
-            with process(hub.endpoint, tmp_path / "home") as client:
-                for revision, fingerprint in {
-                    commits[0]: expected[0],
-                    None: expected[1],
-                    "v1": expected[0],
-                    commits[1]: expected[1],
-                }.items():
-                    found = client.submit(load, "org/unclip", revision=revision).result(120)
-                    assert found["fingerprint"] == fingerprint, revision
+        hub, client = site
+        repo = hub.repos["org/aged"] = Repo()
+        commits = [repo.commit(files(folder)) for folder in (first, second)]
+        repo.refs["v1"] = commits[0]
+        for revision, fingerprint in {commits[0]: expected[0], None: expected[1], "v1": expected[0], commits[1]: expected[1]}.items():
+            found = client.submit(load, "org/aged", revision=revision).result(120)
+            assert found["fingerprint"] == fingerprint, revision
 
-    def test_load_and_push(self, folders: dict[str, Path], tmp_path: Path) -> None:
+    def test_load_and_push(self, folders: dict[str, Path], site: tuple[Hub, ProcessPoolExecutor], tmp_path: Path) -> None:
+        hub, client = site
         write_adapter(tmp_path / "adapter", tiny.stable_diffusion())
-        with contextlib.closing(Hub()) as hub:
-            for name in ("unclip", "base", "controlnet"):
-                hub.repos[f"org/{name}"] = Repo(private=name == "unclip")
-                hub.repos[f"org/{name}"].commit(files(folders[name]))
-            hub.repos["org/adapter"] = Repo()
-            hub.repos["org/adapter"].commit(files(tmp_path / "adapter"))
-            with process(hub.endpoint, tmp_path / "home") as client:
+        for name in ("unclip", "base", "controlnet"):
+            hub.repos[f"org/{name}"] = Repo(private=name == "unclip")
+            hub.repos[f"org/{name}"].commit(files(folders[name]))
+        hub.repos["org/adapter"] = Repo()
+        hub.repos["org/adapter"].commit(files(tmp_path / "adapter"))
 
-                def there(*arguments: Any, **options: Any) -> Any:
-                    return client.submit(load, *arguments, **options).result(120)
+        def there(*arguments: Any, **options: Any) -> Any:
+            return client.submit(load, *arguments, **options).result(120)
 
-                local = gt.StableDiffusionVariation.from_pretrained(folders["unclip"])
-                found = there("org/unclip", token=TOKEN)
-                assert found == {"class": "StableDiffusionVariation", "fingerprint": local.fingerprint()}
-                assert there("org/unclip", token=TOKEN, local_files_only=True) == found
-                adapter = ("org/adapter", "models", "adapter.safetensors")
-                assert there("org/base", "StableDiffusionVariation", ip_adapter=adapter)["class"] == "StableDiffusionVariation"
-                held = gt.ControlNetVariation.from_pretrained(folders["base"], controlnet=folders["controlnet"])
-                assert there("org/base", "ControlNetVariation", controlnet="org/controlnet")["fingerprint"] == held.fingerprint()
-                gt.StableDiffusionVariation.from_pretrained(folders["unclip"], **FAST).save_pretrained(tmp_path / "saved")
-                client.submit(push, str(tmp_path / "saved"), "org/pushed", token=TOKEN).result(120)
-                assert there("org/pushed")["fingerprint"] == gt.load_generator(tmp_path / "saved").fingerprint()
-                with pytest.raises(WeightsError, match="org/unclip"):
-                    there("org/unclip", token="hf_wrong", cache_dir=tmp_path / "other")
+        local = gt.StableDiffusionVariation.from_pretrained(folders["unclip"])
+        found = there("org/unclip", token=TOKEN)
+        assert found == {"class": "StableDiffusionVariation", "fingerprint": local.fingerprint()}
+        assert there("org/unclip", token=TOKEN, local_files_only=True) == found
+        adapter = ("org/adapter", "models", "adapter.safetensors")
+        assert there("org/base", "StableDiffusionVariation", ip_adapter=adapter)["class"] == "StableDiffusionVariation"
+        held = gt.ControlNetVariation.from_pretrained(folders["base"], controlnet=folders["controlnet"])
+        assert there("org/base", "ControlNetVariation", controlnet="org/controlnet")["fingerprint"] == held.fingerprint()
+        gt.StableDiffusionVariation.from_pretrained(folders["unclip"], **FAST).save_pretrained(tmp_path / "saved")
+        client.submit(push, str(tmp_path / "saved"), "org/pushed", token=TOKEN).result(120)
+        assert there("org/pushed")["fingerprint"] == gt.load_generator(tmp_path / "saved").fingerprint()
+        with pytest.raises(WeightsError, match="org/unclip"):
+            there("org/unclip", token="hf_wrong", cache_dir=tmp_path / "other")

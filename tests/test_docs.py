@@ -34,6 +34,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 FASTER = {"segmentation.py": ["--steps", "2"]}  # of an example, what makes seconds of it
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 SLURM = ROOT / "examples" / "slurm" / "generate.sbatch"
+STEPS = re.compile(r"(num_inference_steps(?:=|\": ))\d+")  # of a diffusion pipeline: two are as good, here
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Settings that make a training of seconds out of the one a page shows; later settings win. Widths: see ssl_example.
 TINY_TRAINING = [
@@ -117,6 +118,7 @@ class TestPages:
             if language == "python":
                 # Empty lines before it, so that a traceback shows the line of the page.
                 code = code.replace('if __name__ == "__main__":', "if True:")  # as where a reader runs it
+                code = STEPS.sub(r"\g<1>2", code)
                 exec(compile("\n" * line + code, str(page), "exec", dont_inherit=True), module.__dict__)
             elif language == "bash":
                 for command in code.replace("\\\n", " ").splitlines():

@@ -34,7 +34,8 @@ class TestICGAN:
     def test_passes_the_batteries(self, network: dict[str, Any]) -> None:
         generator = tiny(network=NETWORK | network)
         check_generator(generator)
-        check_transform(gt.GenerativeAugment(generator, p=0.5))
+        if not network:  # the transform asks nothing of the network
+            check_transform(gt.GenerativeAugment(generator, p=0.5))
 
     def test_class_conditional_passes_the_battery(self) -> None:
         check_generator(tiny(network=NETWORK | CLASSES), labels=torch.tensor([0, 1, 2, 4]))

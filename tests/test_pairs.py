@@ -6,7 +6,7 @@ from itertools import combinations, product
 from typing import Any
 
 import pytest
-from pairs import covering, pairwise
+from pairs import covering, each_value, pairwise
 
 AXES = [
     [[1, 2], [1, 2]],
@@ -28,6 +28,14 @@ class TestPairwise:
         cases = covering(*axes)
         largest, second = sorted(map(len, axes), reverse=True)[:2]
         assert len(set(cases)) == len(cases) <= largest * second + 2
+
+    def test_each_value_is_in_a_case_that_is_not_slow(self, axes: list[list[Any]]) -> None:
+        cases = each_value(**{f"axis{n}": values for n, values in enumerate(axes)}).mark.args[1]
+        assert [case.values for case in cases] == list(product(*axes))
+        quick = [case.values for case in cases if not case.marks]
+        assert all({case[n] for case in quick} == set(values) for n, values in enumerate(axes))
+        assert len(quick) == max(map(len, axes))
+        assert {mark.name for case in cases for mark in case.marks} <= {"slow"}
 
     def test_the_others_are_slow(self, axes: list[list[Any]]) -> None:
         names = [f"axis{n}" for n in range(len(axes))]

@@ -161,7 +161,7 @@ class TestOneStep:
             state = run(settings(photos, f"{arm}-p{p}", "data.limit=4", "trainer.epochs=1", "data.test=null"), tmp_path / str(p))
             assert state["global_step"] == 1
 
-    @pytest.mark.parametrize("p", [0.25, 0.5, 0.75])
+    @pytest.mark.parametrize("p", [0.25, *(pytest.param(p, marks=pytest.mark.slow) for p in (0.5, 0.75))])
     def test_probabilities_of_the_paper(self, p: float, photos: Path, tmp_path: Path) -> None:
         chosen = settings(photos, f"imagenet/simclr-stable-diffusion-p{p}", "trainer.epochs=12", "probe.every=100")
         run(chosen, tmp_path)
@@ -273,12 +273,12 @@ class TestResume:
         ("config", "overrides"),
         [
             ("cifar10-small/simclr-icgan", ["generative.p=0.5"]),
-            ("cifar10-small/simclr-icgan", ["trainer.precision=bf16-mixed"]),
+            pytest.param("cifar10-small/simclr-icgan", ["trainer.precision=bf16-mixed"], marks=pytest.mark.slow),
             ("cifar10-small/mocov2plus-baseline", []),
             ("cifar10-small/byol-icgan", ["trainer.accumulate=2"]),
             ("cifar10-small/barlowtwins-online", ["generative.p=0.5"]),
             ("imagenet/simsiam-icgan", ["generative.p=0.5"]),
-            ("imagenet/simclr-baseline", ["data.workers=2"]),
+            pytest.param("imagenet/simclr-baseline", ["data.workers=2"], marks=pytest.mark.slow),  # each run starts new ones
         ],
     )
     def test_equals_an_uninterrupted_run(self, config: str, overrides: list[str], photos: Path, tmp_path: Path) -> None:
@@ -289,14 +289,13 @@ class TestResume:
         whole = run(chosen, tmp_path / "whole")
         # Before any checkpoint, within an epoch, at the end of one; the last checkpoint stands behind a probe. (The batch in
         # which it is killed is never in a checkpoint.)
-        for batches in (1, 1, 2, 1, 3):
+        for batches in (1, 2, 3):
             run(chosen, tmp_path / "killed", kill=batches)
         with pytest.raises(Killed):  # in the first probe, behind the sixth batch, which is repeated with its probe
             ssl("train").train(chosen, tmp_path / "killed", [KillInProbe()], quiet=True)
         steps = 4 if chosen.trainer.accumulate == 2 else 6
         assert torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)["global_step"] == steps - 1
-        for batches in (4, 3):
-            run(chosen, tmp_path / "killed", kill=batches)
+        run(chosen, tmp_path / "killed", kill=4)
         assert torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)["batches_done"] > 6
         killed = run(chosen, tmp_path / "killed")
         assert killed["global_step"] == whole["global_step"]
@@ -311,6 +310,17 @@ class TestResume:
         for a, b in zip(whole.get("queues", []), killed.get("queues", []), strict=True):
             assert torch.equal(a[0], b[0])
             assert torch.equal(a[1], b[1])
+
+    def test_with_workers_that_read_ahead(self, photos: Path, tmp_path: Path) -> None:
+        """Killed within its second epoch, when the workers have read more than was trained on."""
+        options = ["trainer.epochs=2", "trainer.checkpoint_every=1", "data.workers=2", "data.test=null"]
+        chosen = settings(photos, "imagenet/simclr-baseline", *options)
+        whole = run(chosen, tmp_path / "whole")
+        run(chosen, tmp_path / "killed", kill=5)
+        killed = run(chosen, tmp_path / "killed")
+        assert killed["batches_done"] == whole["batches_done"] == 6
+        assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+        assert all(torch.equal(killed["state_dict"][name], w) for name, w in whole["state_dict"].items())
 
     def test_killed_in_its_last_probe(self, photos: Path, tmp_path: Path) -> None:
         chosen = settings(photos, "cifar10-small/simclr-baseline", "trainer.epochs=2", "trainer.checkpoint_every=1", "probe.every=2")

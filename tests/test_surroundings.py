@@ -143,6 +143,24 @@ class TestIsolate:
         assert nn.Module.register_parameter is before
 
 
+@pytest.fixture(scope="module")
+def bundled() -> gt.ImageGenerator:
+    return gt.load_generator("icgan-cifar10-32")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a diffusion pipeline."""
+    folder = tmp_path_factory.mktemp("repository")
+    tiny_diffusion.unclip().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def from_repository(repository: Path) -> gt.ImageGenerator:
+    return gt.load_generator(repository, num_inference_steps=1)
+
+
 class TestLoading:
     def same(self, generator: gt.ImageGenerator, expected: gt.ImageGenerator) -> None:
         assert generator.dtype == torch.float32
@@ -150,8 +168,8 @@ class TestLoading:
         assert not any(t.is_meta or t.is_inference() for t in (*generator.parameters(), *generator.buffers()))
         assert generator.fingerprint() == expected.fingerprint()
 
-    def test_the_bundled_generator(self, around_loading: Callable[[], AbstractContextManager[Any]]) -> None:
-        expected = gt.load_generator("icgan-cifar10-32")
+    def test_the_bundled_generator(self, around_loading: Callable[[], AbstractContextManager[Any]], bundled: gt.ImageGenerator) -> None:
+        expected = bundled
         with around_loading():
             loaded, augment = gt.load_generator("icgan-cifar10-32"), gt.GenerativeAugment.from_pretrained("icgan-cifar10-32", p=1.0)
         self.same(loaded, expected)
@@ -166,12 +184,12 @@ class TestLoading:
             loaded = gt.ICGAN.from_pretrained(tmp_path)
         self.same(loaded, gt.ICGAN.from_pretrained(tmp_path))
 
-    def test_a_diffusion_repository(self, around_loading: Callable[[], AbstractContextManager[Any]], tmp_path: Path) -> None:
-        tiny_diffusion.unclip().save_pretrained(tmp_path)
-        expected = gt.load_generator(tmp_path, num_inference_steps=1)
+    def test_a_diffusion_repository(
+        self, around_loading: Callable[[], AbstractContextManager[Any]], repository: Path, from_repository: gt.ImageGenerator
+    ) -> None:
         with around_loading():
-            loaded = gt.load_generator(tmp_path, num_inference_steps=1)
-        self.same(loaded, expected)
+            loaded = gt.load_generator(repository, num_inference_steps=1)
+        self.same(loaded, from_repository)
 
     def test_built_under_inference_mode(self) -> None:
         with torch.inference_mode():

@@ -249,16 +249,15 @@ def load_settings(path: str | Path | None, overrides: list[str] | None = None) -
 
 def build_settings(values: dict[str, Any]) -> Settings:
     """Build the settings from nested dicts, as `dataclasses.asdict` writes them, and check them."""
-    schema, given = copy.deepcopy(_defaults()), OmegaConf.create(values)
+    given = OmegaConf.create(values)
     preset, method = (OmegaConf.select(given, name) for name in ("augmentation.preset", "method.name"))
     if preset is not None and preset not in PRESETS:
         raise SystemExit(f"augmentation.preset={preset!r}: expected one of {sorted(PRESETS)}")
     if method is not None and method not in METHODS:
         raise SystemExit(f"method.name={method!r}: expected one of {sorted(METHODS)}")
-    schema.method = METHODS[method or "simclr"]()
-    for name, changes in zip(("view1", "view2"), PRESETS[preset or "symmetric"], strict=True):
-        schema.augmentation[name] = ViewSettings(**changes)  # type: ignore[arg-type]
+    schema = _schema(preset or "symmetric", method or "simclr")
     if OmegaConf.select(given, "augmentation.generated") is not None:  # it starts from the second view
+        schema = copy.deepcopy(schema)
         schema.augmentation.generated = fill_in(schema.augmentation.view2, values["augmentation"].get("view2", {}))
     settings: Settings = fill_in(schema, values)
     refuse_useless_values(flatten(settings))
@@ -266,9 +265,13 @@ def build_settings(values: dict[str, Any]) -> Settings:
 
 
 @functools.cache
-def _defaults() -> DictConfig:
-    """Return the schema of all settings, to be copied: making it takes six times as long."""
-    return OmegaConf.structured(Settings)  # type: ignore[no-any-return]
+def _schema(preset: str, method: str) -> DictConfig:
+    """Return the schema of all settings with the defaults of a preset and a method; made once, and not to be changed."""
+    schema: DictConfig = OmegaConf.structured(Settings)
+    schema.method = METHODS[method]()
+    for name, changes in zip(("view1", "view2"), PRESETS[preset], strict=True):
+        schema.augmentation[name] = ViewSettings(**changes)  # type: ignore[arg-type]
+    return schema
 
 
 def _join(below: DictConfig, above: DictConfig) -> DictConfig:
