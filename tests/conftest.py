@@ -23,6 +23,10 @@ torch.set_num_threads(1)
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
+# A power cut is in no test, and each of some thousand waits for the disk takes milliseconds. Other processes wait: those of
+# test_bank_survival.py, which are killed at every step of writing.
+os.fsync = lambda _handle: None
+
 # Processes that have torch and the bank's modules imported already: seconds less for each. Here, because the first of them, in
 # whatever test, starts the server that all of them come from.
 multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)

@@ -242,9 +242,9 @@ class TestConditions:
     @pytest.mark.parametrize("condition", ["canny", "segmentation", red])
     def test_the_contract_of_generators(self, base: Any, net: Any, condition: Any) -> None:
         generator = gt.ControlNetVariation.from_pipeline(base, controlnet=net, condition=condition, num_inference_steps=1)
-        inputs = {"masks": torch.randint(0, 150, (4, 20, 20))} if condition == "segmentation" else {}
+        inputs: dict[str, Any] = {"masks": torch.randint(0, 150, (4, 20, 20))} if condition == "segmentation" else {}
         if condition is red:
-            check_generator(generator, prompts=["a", "b", "c", "d"])
+            inputs["prompts"] = ["a", "b", "c", "d"]
         check_generator(generator, **inputs)
 
     @pytest.mark.parametrize("kind", ["base", pytest.param("unclip", marks=pytest.mark.slow)])

@@ -122,8 +122,8 @@ class TestSample:
     @pytest.mark.parametrize(
         ("size", "guidance"),
         [
-            ((256, 256), 1.0),
             ((512, 256), 10.0),
+            pytest.param((256, 256), 1.0, marks=pytest.mark.slow),
             *(pytest.param((512, 512), guidance, marks=pytest.mark.slow) for guidance in (1.0, 10.0)),
             pytest.param((256, 256), 10.0, marks=pytest.mark.slow),
             pytest.param((512, 256), 1.0, marks=pytest.mark.slow),

@@ -271,6 +271,8 @@ class TestReadme:
                         assert ended.value.code in (0, None), shard
                 case _:
                     script, arguments = miniature(words)
+                    if script == "reproduce":  # test_ssl_training.py trains the other methods
+                        arguments.remove("barlowtwins")
                     call(monkeypatch, place, script, *arguments)
                     ran.append(script)
         assert ran == ["train"] * 3 + ["evaluate", "reproduce"] + ["evaluate"] * 5 + ["similarity", "figure3"]
@@ -279,9 +281,9 @@ class TestReadme:
         assert {path.name for path in (place / "runs" / "simclr-icgan").glob("*.json")} == {
             "training.json", "evaluation.json", "inat.json", "food.json", "places.json", "cifar10.json", "cifar100.json",
         }  # fmt: skip
-        # of five methods the first and the last; the others' files are there, and test_ssl_settings.py compares all their values
+        # of five methods the first; the others' files are there, and test_ssl_settings.py compares all their values
         ran = [(run["method"], run["generator"]) for run in json.loads((place / "runs" / "imagenet" / "results.json").read_text())]
-        assert ran == [(method, arm) for method in ("simclr", "barlowtwins") for arm in ("baseline", "icgan", "stable-diffusion")]
+        assert ran == [(method, arm) for method in ("simclr",) for arm in ("baseline", "icgan", "stable-diffusion")]
         for words in (words for words in self.commands() if "--methods" in words):
             arms = [f"{method}-{arm}.yaml" for method in after(words, "--methods") for arm in after(words, "--generators")]
             assert len(arms) == 15

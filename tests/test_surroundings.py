@@ -88,6 +88,18 @@ def around_loading(request: pytest.FixtureRequest) -> Callable[[], AbstractConte
     return LOADINGS[request.param]
 
 
+# Where loading takes long: one of each kind of surroundings. The others set the default dtype or device in another way.
+FEW_LOADINGS = [
+    name if name in ("bfloat16 by default", "meta by default", "inference_mode", "autocast", "init_empty_weights with buffers") else
+    pytest.param(name, marks=pytest.mark.slow) for name in LOADINGS
+]  # fmt: skip
+
+
+@pytest.fixture(params=FEW_LOADINGS)
+def around_long_loading(request: pytest.FixtureRequest) -> Callable[[], AbstractContextManager[Any]]:
+    return LOADINGS[request.param]
+
+
 class TestIsolate:
     def test_everything_at_once_and_back(self) -> None:
         with default_dtype(torch.float64), torch.device("meta"), torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -168,9 +180,11 @@ class TestLoading:
         assert not any(t.is_meta or t.is_inference() for t in (*generator.parameters(), *generator.buffers()))
         assert generator.fingerprint() == expected.fingerprint()
 
-    def test_the_bundled_generator(self, around_loading: Callable[[], AbstractContextManager[Any]], bundled: gt.ImageGenerator) -> None:
+    def test_the_bundled_generator(
+        self, around_long_loading: Callable[[], AbstractContextManager[Any]], bundled: gt.ImageGenerator
+    ) -> None:
         expected = bundled
-        with around_loading():
+        with around_long_loading():
             loaded, augment = gt.load_generator("icgan-cifar10-32"), gt.GenerativeAugment.from_pretrained("icgan-cifar10-32", p=1.0)
         self.same(loaded, expected)
         self.same(augment.generator, expected)
@@ -185,9 +199,9 @@ class TestLoading:
         self.same(loaded, gt.ICGAN.from_pretrained(tmp_path))
 
     def test_a_diffusion_repository(
-        self, around_loading: Callable[[], AbstractContextManager[Any]], repository: Path, from_repository: gt.ImageGenerator
+        self, around_long_loading: Callable[[], AbstractContextManager[Any]], repository: Path, from_repository: gt.ImageGenerator
     ) -> None:
-        with around_loading():
+        with around_long_loading():
             loaded = gt.load_generator(repository, num_inference_steps=1)
         self.same(loaded, from_repository)
 
