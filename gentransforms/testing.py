@@ -131,10 +131,11 @@ def check_generator(generator: ImageGenerator, *, images: Tensor | None = None, 
     _close(made[:1], run([0]), atol, "an image alone differs from the same image in a batch")
     _close(made.flip(0), run(everything[::-1]), atol, "the order of the batch changes the images")
     _close(made, run(everything, copy.deepcopy(generator)), atol, "a deep copy makes other images")
-    _close(made, run(everything, pickle.loads(pickle.dumps(generator))), atol, "an unpickled copy makes other images")
+    unpickled = pickle.loads(pickle.dumps(generator))
+    _close(made, run(everything, unpickled), atol, "an unpickled copy makes other images")
     _require(tuple(run([]).shape) == (0, *expected[1:]), "an empty batch does not give an empty batch")
     _require(isinstance(before_use, str), f"it has no fingerprint, so it cannot fill a bank: {before_use}")
-    after_use, of_a_copy = _fingerprint(generator), _fingerprint(pickle.loads(pickle.dumps(generator)))
+    after_use, of_a_copy = _fingerprint(generator), _fingerprint(unpickled)
     _require(before_use == after_use, "making images changed the fingerprint: keep counters out of config and buffers")
     _require(after_use == of_a_copy, "an unpickled copy has another fingerprint: config must not depend on the object's identity")
 

@@ -37,11 +37,19 @@ def images(count: int, side: int) -> Tensor:
     return torch.empty(count, 3, side, side, device="meta")
 
 
+class Built(dict[str, Any]):
+    """The pipelines of each kind, built when they are asked for: each takes seconds."""
+
+    def __missing__(self, kind: str) -> Any:
+        return self.setdefault(kind, full_size.build(kind))
+
+
 @pytest.fixture(scope="module")
 def pipes() -> dict[str, Any]:
-    return {kind: full_size.build(kind) for kind in full_size.KINDS}
+    return Built()
 
 
+@pytest.mark.slow
 class TestParameters:
     """As many as the released weights hold."""
 
@@ -62,7 +70,7 @@ class TestParameters:
 class TestOperations:
     """What one call of each network costs, against the counts in ANCHORS.md."""
 
-    @pytest.mark.parametrize(("side", "expected"), [(64, UNET_64), (32, UNET_32)])
+    @pytest.mark.parametrize(("side", "expected"), [pytest.param(64, UNET_64, marks=pytest.mark.slow), (32, UNET_32)])
     def test_unet(self, pipes: dict[str, Any], side: int, expected: float) -> None:
         unet = pipes["unclip-large"].unet
         latents, text = torch.empty(1, 4, side, side, device="meta"), torch.empty(1, 77, 1024, device="meta")
@@ -70,6 +78,7 @@ class TestOperations:
         found = tera(lambda: unet(latents, torch.empty((), device="meta"), text, class_labels=labels))
         assert found == pytest.approx(expected, rel=0.005)
 
+    @pytest.mark.slow
     def test_vae(self, pipes: dict[str, Any]) -> None:
         latents = torch.empty(1, 4, 64, 64, device="meta")
         assert tera(pipes["sd15"].vae.decode, latents) == pytest.approx(DECODE_512, rel=0.005)
@@ -77,23 +86,22 @@ class TestOperations:
             tiny = full_size.tiny_vae()
         assert tera(tiny.decode, latents) == pytest.approx(TINY_DECODE_512, rel=0.01)
 
-    @pytest.mark.parametrize(("kind", "name"), [("unclip-large", "ViT-H/14"), ("unclip-small", "ViT-L/14")])
+    @pytest.mark.parametrize(("kind", "name"), [
+        ("unclip-large", "ViT-H/14"), pytest.param("unclip-small", "ViT-L/14", marks=pytest.mark.slow),
+    ])  # fmt: skip
     def test_image_encoder(self, pipes: dict[str, Any], kind: str, name: str) -> None:
         assert tera(pipes[kind].image_encoder, images(1, 224)) == pytest.approx(VISION[name], rel=0.01)
 
 
 class TestSample:
-    """`encode` and `sample` themselves."""
+    """`encode` and `sample` themselves. Tiny networks show the same for each kind; at full size, one is not slow."""
 
     @pytest.mark.parametrize(
         ("kind", "dtype"),
         [
-            ("unclip-large", torch.float32),
-            ("unclip-small", torch.float32),
-            ("variation", torch.float16),
-            pytest.param("unclip-large", torch.float16, marks=pytest.mark.slow),
-            pytest.param("unclip-small", torch.float16, marks=pytest.mark.slow),
-            pytest.param("variation", torch.float32, marks=pytest.mark.slow),
+            pytest.param(kind, dtype, marks=() if (kind, dtype) == ("unclip-large", torch.float32) else pytest.mark.slow)
+            for kind in ("unclip-large", "unclip-small", "variation")
+            for dtype in (torch.float32, torch.float16)
         ],
     )
     def test_shapes(self, pipes: dict[str, Any], kind: str, dtype: torch.dtype) -> None:
@@ -106,7 +114,8 @@ class TestSample:
         side = 512 if kind == "variation" else 768
         assert (made.shape, made.dtype, made.device.type) == ((2, 3, side, side), torch.float32, "meta")
 
-    @pytest.mark.parametrize("kind", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
     def test_ip_adapter(self, kind: str) -> None:
         pipe = full_size.build(kind)
         with torch.device("meta"):
@@ -149,6 +158,7 @@ class TestSample:
         expected = count * encode + count * variants * (steps * rows * unet + decode)
         assert tera(run) == pytest.approx(expected, rel=1e-3)
 
+    @pytest.mark.slow
     def test_controlnet(self, pipes: dict[str, Any]) -> None:
         base = pipes["sd15"]
         with torch.device("meta"):

@@ -19,6 +19,7 @@ import ssl_example
 import tiny_diffusion
 import tiny_pipelines
 import torch
+from command_line import parse_command
 from icgan_example import example
 from PIL import Image
 from released import random_state, write_released
@@ -304,20 +305,6 @@ def _variants_of_the_authors(folder: Path) -> None:
             Image.open(photo).convert("RGB").resize((24, 24)).save(made / f"{photo.stem}_{i}.JPEG")
 
 
-def _parse(arguments: list[str]) -> None:
-    """Check a call of our command line, to its last option, without carrying it out."""
-    import typer.main
-
-    from gentransforms.cli.main import app
-
-    command = typer.main.get_command(app)
-    context = command.make_context("gentransforms", list(arguments))
-    while hasattr(command, "commands"):
-        rest = [*context._protected_args, *context.args]
-        command = command.commands[rest[0]]
-        context = command.make_context(rest[0], rest[1:], parent=context)
-
-
 def _run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a command that a page shows, or check that it exists where running it takes long."""
     match words:
@@ -338,7 +325,7 @@ def _run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             assert named, target
             assert set((named[1] or "all").split(",")) <= set(extras), target
         case ["gentransforms", *arguments] if arguments[:2] == ["bank", "push"] or "ray" in arguments:
-            _parse(arguments)  # to carry it out takes the Hub (test_bank_hub.py), or a cluster (test_bank_ray.py)
+            parse_command(arguments)  # to carry it out takes the Hub (test_bank_hub.py), or a cluster (test_bank_ray.py)
         case ["gentransforms", *arguments]:
             from gentransforms.cli.main import app
 
@@ -347,7 +334,7 @@ def _run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             assert ended.value.code in (0, None), " ".join(words)
         case ["sbatch", *options] if (script := str(SLURM.relative_to(ROOT))) in options:
             source, bank, generator, *others = options[options.index(script) + 1 :]
-            _parse(["generate", source, bank, "--generator", generator, *others])
+            parse_command(["generate", source, bank, "--generator", generator, *others])
         case ["python", "examples/icgan/train.py", *arguments]:
             monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *TINY_TRAINING])
             example("train").main()

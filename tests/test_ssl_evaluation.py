@@ -236,7 +236,7 @@ class TestEvaluate:
         results = [ssl("evaluate").evaluate(backbone, *self.sources(run), self.options(epochs=3)) for _ in range(2)]
         assert results[0] == results[1]
 
-    @pytest.mark.parametrize("in_memory", [True, False])
+    @pytest.mark.parametrize("in_memory", [pytest.param(True, marks=pytest.mark.slow), False])
     def test_killed_probe_goes_on(self, in_memory: bool, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Killed in the third of five epochs, it starts again with that one, and its layer is that of an uninterrupted probe."""
         probe, options = ssl("linear_probe"), self.options(epochs=5, in_memory=in_memory)
