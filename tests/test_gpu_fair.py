@@ -83,7 +83,13 @@ class TestWhoGivesWay:
         assert who_gives_way(["a", "b", "c"], self.ages, made, 10) == []
         assert who_gives_way(["a", "b", "c"], self.ages | {"c": 61.0}, made, 10) == ["b"]
         made.forget()
-        assert who_gives_way(["a", "b"], dict.fromkeys("ab", 300.0), made, 10) == []
+        made.add("c", Look(120, 100, 1000))
+        old = dict.fromkeys("abc", 300.0)
+        for name in "ab":
+            made.add(name, Look(140, 200, 1000))
+        assert who_gives_way(list("abc"), old, made, 10) == [], "the third is looked at a moment later"
+        made.add("c", Look(141, 200, 1000))
+        assert who_gives_way(list("abc"), old, made, 10) == ["c", "b"]
 
 
 class FakeProcesses:
@@ -242,9 +248,10 @@ class TestFair:
         one = place()
         (one.context.out / "runs" / "simclr-baseline-seed1").mkdir(parents=True)
         again = place()
-        again.context.work.mkdir()
+        self.progress(again, 1000, {"simclr-baseline-seed0": 250})  # it gave way then
         weak.write(again.context.work / "trained.json", training="done", generator="made")
         again.tick()
+        assert not again.forecast.looks, "the time between the calls is not its own"
         assert {name for name in again.processes.commands if name.startswith("simclr")} == {
             "simclr-baseline-seed0", "simclr-baseline-seed2",
         }  # fmt: skip

@@ -81,6 +81,7 @@ class Fair:
             bank = "done" if arm == "baseline" else self.bank(arm)
             never = trained["generator"] is None or (bool(chosen) and arm.startswith("weak") and arm not in chosen)
             if bank == "done":
+                (self.folder(name) / "progress").unlink(missing_ok=True)  # of an earlier call
                 self.start(name, self.commands.run(arm, seed, self.folder(name)))
             elif bank == "failed" or (bank == "absent" and never):
                 self.ended[name] = "no bank"
