@@ -375,6 +375,12 @@ class TestSpeed:
         report = json.loads((tmp_path / "speed.json").read_text())
         assert set(report["seconds per step"]) == {"baseline", "bank", "online", "lightly", "lightly, 0 workers"}
         assert all(value > 0 for value in report["ratios"].values())
+        call(monkeypatch, tmp_path, "speed", "--data", "photos", *options, "--arms", "baseline", "--out", "speed.json")
+        report = json.loads((tmp_path / "speed.json").read_text())
+        assert "ratios" not in report
+        for what in ("seconds per step", "processor seconds per step"):
+            assert list(report[what]) == ["baseline"]
+            assert report[what]["baseline"] > 0
 
     def test_loading(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_photos(tmp_path / "photos", 12, size=32)
