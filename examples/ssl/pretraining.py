@@ -25,7 +25,7 @@ import gentransforms as gt
 class Bar(TQDMProgressBar):
     """A progress bar with the figures of the latest batch.
 
-    It reads them when it is drawn: logged to Lightning, they would take milliseconds of every step. Reading waits for the device.
+    It reads them when it is drawn, which waits for the device; Lightning would process what is logged to it in every step.
     """
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
@@ -169,8 +169,7 @@ class Pretraining(L.LightningModule, ABC):
 def seed(number: int, device: torch.device) -> None:
     """Seed torch's generators of the CPU and of a device.
 
-    ``torch.manual_seed`` seeds all kinds of devices, and writes down the stack for each kind that has not been used yet: in a process
-    without CUDA, that is a third of the smallest steps.
+    ``torch.manual_seed`` seeds all kinds of devices, and at each call writes down the stack for every kind that is not in use.
     """
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
