@@ -41,7 +41,8 @@ class Built(dict[str, Any]):
     """The pipelines of each kind, built when they are asked for: each takes seconds."""
 
     def __missing__(self, kind: str) -> Any:
-        return self.setdefault(kind, full_size.build(kind))
+        with torch.device("cpu"):  # where the first test that asks is in another device's context, its scheduler would be there, too
+            return self.setdefault(kind, full_size.build(kind))
 
 
 @pytest.fixture(scope="module")
