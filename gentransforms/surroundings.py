@@ -1,9 +1,10 @@
-"""Shield work from what surrounds it: autocast, torch's default dtype and device, inference mode."""
+"""Shield work from what surrounds it: autocast, torch's default dtype and device, inference mode, faster float32 arithmetic."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,11 +16,12 @@ __all__ = ["isolate", "isolate_loading"]
 
 @contextlib.contextmanager
 def isolate(*devices: torch.device) -> Iterator[None]:
-    """Run a block with torch's own defaults: float32, the CPU, no autocast, no inference mode.
+    """Run a block with torch's own defaults: float32, the CPU, no autocast, no inference mode, float32 products in float32.
 
-    Users build, move and call models under all of these: Lightning's ``bf16-true`` sets the default dtype, transformers
-    builds models on the meta device. None of them may change a generator's weights, its arithmetic or what is drawn.
-    Gradients stay as they were, and are off where inference mode was on.
+    Users build, move and call models under all of these: Lightning's ``bf16-true`` sets the default dtype and it advises
+    ``torch.set_float32_matmul_precision("medium")``, transformers builds models on the meta device. None of them may change a
+    generator's weights, its arithmetic or what is drawn. Gradients stay as they were, and are off where inference mode was on.
+    TensorFloat-32 in the convolutions of a GPU, torch's default, stays as it is set.
 
     Args:
         devices: where the block computes besides the CPU; their autocast is disabled too.
@@ -39,36 +41,105 @@ def isolate(*devices: torch.device) -> Iterator[None]:
         for kind in {"cpu", *(device.type for device in devices)}:
             if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        stack.enter_context(_FLOAT32)
+        stack.enter_context(_DTYPE)
+        stack.enter_context(_ARITHMETIC)
         yield
 
 
-class _Float32Default:
-    """Set torch's default dtype to float32 while any thread is inside, and restore it when the last one leaves.
+class _ProcessWide(ABC):
+    """Keep a setting of the whole process at torch's default while any thread is inside, and restore it when the last one leaves.
 
-    The default is global to the process: if threads, such as DataParallel's, each saved and restored it on their own, they
-    could leave it changed.
+    If threads, such as DataParallel's, each saved and restored it on their own, they could leave it changed.
     """
 
     def __init__(self) -> None:
-        self._lock, self._inside, self._before = threading.Lock(), 0, torch.float32
+        self._lock, self._inside, self._before = threading.Lock(), 0, None
+
+    @abstractmethod
+    def set_default(self) -> Any:
+        """Set torch's default; return what is needed to restore the present setting, None if it is the default already."""
+
+    @abstractmethod
+    def restore(self, before: Any) -> None:
+        """Restore a setting."""
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                self._before = torch.get_default_dtype()
-                if self._before != torch.float32:
-                    torch.set_default_dtype(torch.float32)
+                self._before = self.set_default()
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
-            if not self._inside and self._before != torch.float32:
-                torch.set_default_dtype(self._before)
+            if not self._inside and self._before is not None:
+                self.restore(self._before)
 
 
-_FLOAT32 = _Float32Default()
+class _DefaultDtype(_ProcessWide):
+    def set_default(self) -> torch.dtype | None:
+        before = torch.get_default_dtype()
+        if before == torch.float32:
+            return None
+        torch.set_default_dtype(torch.float32)
+        return before
+
+    def restore(self, before: torch.dtype) -> None:
+        torch.set_default_dtype(before)
+
+
+class _Float32Arithmetic(_ProcessWide):
+    """Products and convolutions of float32 in float32; both of torch's ways to ask for less are there, and do not mix.
+
+    The older way, ``torch.set_float32_matmul_precision``, is also what ``torch.compile`` reads; it raises once the newer one,
+    ``torch.backends.….fp32_precision`` (since torch 2.9), has been used.
+    """
+
+    # Those that a default leaves at "none", which is full precision unless a parent says less.
+    NEWER = (("cuda", "matmul"), ("mkldnn", "matmul"), ("mkldnn", "conv"))
+
+    def set_default(self) -> tuple[str | None, dict[Any, str]] | None:
+        newer = {setting: _read(setting) for setting in self.NEWER if _has(setting)}
+        try:
+            older: str | None = torch.get_float32_matmul_precision()
+        except RuntimeError:
+            older = None
+        if older in ("highest", None) and all(value in ("none", "ieee") for value in newer.values()):
+            return None
+        if older is not None:
+            torch.set_float32_matmul_precision("highest")
+        for setting in newer:
+            if _read(setting) not in ("none", "ieee"):
+                _write(setting, "ieee")
+        return older, newer
+
+    def restore(self, before: tuple[str | None, dict[Any, str]]) -> None:
+        older, newer = before
+        if older is not None:
+            torch.set_float32_matmul_precision(older)
+        for setting, value in newer.items():
+            if _read(setting) != value:
+                _write(setting, "none")  # if it was, it follows its parent again
+            if _read(setting) != value:
+                _write(setting, value)
+
+
+def _has(setting: tuple[str, str]) -> bool:
+    backend, operation = setting
+    return hasattr(getattr(getattr(torch.backends, backend), operation, None), "fp32_precision")
+
+
+def _read(setting: tuple[str, str]) -> str:
+    backend, operation = setting
+    return str(getattr(getattr(torch.backends, backend), operation).fp32_precision)
+
+
+def _write(setting: tuple[str, str], value: str) -> None:
+    backend, operation = setting
+    getattr(getattr(torch.backends, backend), operation).fp32_precision = value
+
+
+_DTYPE, _ARITHMETIC = _DefaultDtype(), _Float32Arithmetic()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -46,6 +47,31 @@ def default_device(kind: str) -> Iterator[None]:
         torch.set_default_device(None)
 
 
+@contextlib.contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """What Lightning advises on every GPU with tensor cores."""
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        for backend in (torch.backends.cuda, torch.backends.mkldnn):  # "highest" leaves "ieee", which follows no parent
+            if hasattr(backend.matmul, "fp32_precision"):  # type: ignore[attr-defined]
+                backend.matmul.fp32_precision = "none"  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def fp32_precision(where: str, value: str) -> Iterator[None]:
+    """The newer way, since torch 2.9, after which the older one raises."""
+    place = operator.attrgetter(where)(torch.backends) if where else torch.backends
+    before = place.fp32_precision
+    place.fp32_precision = value
+    try:
+        yield
+    finally:
+        place.fp32_precision = before
+
+
 def empty_weights(include_buffers: bool) -> AbstractContextManager[Any]:
     import accelerate
 
@@ -71,6 +97,8 @@ CALLS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "bf16-true": lambda: lightning_precision("bf16-true"),
     "16-true": lambda: lightning_precision("16-true"),
     "64-true": lambda: lightning_precision("64-true"),
+    "medium": lambda: matmul_precision("medium"),
+    **({"bf16 convolutions": lambda: fp32_precision("mkldnn.conv", "bf16")} if hasattr(torch.backends, "fp32_precision") else {}),
 }
 LOADINGS = CALLS | {
     "init_empty_weights": lambda: empty_weights(False),
@@ -113,6 +141,34 @@ class TestIsolate:
             assert torch.zeros(1).is_meta
             assert torch.is_inference_mode_enabled()
             assert torch.is_autocast_enabled("cpu")
+
+    @pytest.mark.parametrize("name", ["high", "medium"])
+    def test_products_in_float32(self, name: str) -> None:
+        with matmul_precision(name):
+            for _ in range(2):
+                with isolate(), isolate():
+                    assert torch.get_float32_matmul_precision() == "highest"
+                assert torch.get_float32_matmul_precision() == name
+
+    @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 has no such settings")
+    @pytest.mark.parametrize(
+        ("where", "value"),
+        [("", "bf16"), ("", "tf32"), *((where, "bf16") for where in ("mkldnn", "mkldnn.conv", "mkldnn.matmul")), ("cuda.matmul", "tf32")],
+    )
+    def test_products_and_convolutions_in_float32_whoever_asked_for_less(self, where: str, value: str) -> None:
+        def settings() -> dict[str, str]:
+            names = ("cuda.matmul", "mkldnn.matmul", "mkldnn.conv", "cudnn.conv", "mkldnn", "cudnn")
+            return {name: operator.attrgetter(name)(torch.backends).fp32_precision for name in names}
+
+        plain = settings()
+        with fp32_precision(where, value):
+            before = settings()
+            assert before != plain
+            with isolate():
+                assert {settings()[name] for name in ("cuda.matmul", "mkldnn.matmul", "mkldnn.conv")} <= {"none", "ieee"}
+                assert settings()["cudnn.conv"] == before["cudnn.conv"]
+            assert settings() == before
+        assert settings() == plain  # nothing stays behind that would not follow its parent
 
     @pytest.mark.parametrize("enabled", [True, False])
     def test_gradients_stay_as_they_are(self, enabled: bool) -> None:

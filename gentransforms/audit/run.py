@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def _audit(pairs: Pairs, generator: Callable[[], ImageGenerator | None], about: 
     classifier = None if options.classifier is None else Encoder(_name(options.classifier), options.classifier, encoder.device)
     holdout = None if options.holdout is None else open_labelled(options.holdout, {})
     folder = None if options.cache is None else local_path(options.cache, "cache")
-    with _full_precision(), show_progress(options.progress) as progress:
+    with show_progress(options.progress) as progress:
         early = {name: find_labels(name, given, pairs) for name, given in options.given.items() if not names_column(given)}
         collected = collect_features(pairs, encoder, folder, progress, classifier)
         found = {name: early.get(name) or find_labels(name, given, pairs, collected.inputs) for name, given in options.given.items()}
@@ -194,14 +194,3 @@ def _integrity(bank: Bank) -> dict[str, Measure]:
         "failed": Measure(part, len(bank.failed), None, 0, "sources that could not be read when the bank was made, recorded by it"),
         "unpaired": Measure(part, 0, None, 0, "variants without a source; a bank that has any is not audited"),
     }  # fmt: skip
-
-
-@contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
-    """Compute products of float32 matrices in float32: ranks and copies are told by small differences of distances."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
