@@ -49,7 +49,8 @@ def isolate(*devices: torch.device) -> Iterator[None]:
 class _ProcessWide(ABC):
     """Keep a setting of the whole process at torch's default while any thread is inside, and restore it when the last one leaves.
 
-    If threads, such as DataParallel's, each saved and restored it on their own, they could leave it changed.
+    If threads, such as DataParallel's, each saved and restored it on their own, they could leave it changed. Other threads see the
+    default meanwhile, and what they or the block itself set is overwritten at the end, if the default was not set before.
     """
 
     def __init__(self) -> None:
@@ -100,10 +101,7 @@ class _Float32Arithmetic(_ProcessWide):
 
     def set_default(self) -> tuple[str | None, dict[Any, str]] | None:
         newer = {setting: _read(setting) for setting in self.NEWER if _has(setting)}
-        try:
-            older: str | None = torch.get_float32_matmul_precision()
-        except RuntimeError:
-            older = None
+        older = _read_older()
         if older in ("highest", None) and all(value in ("none", "ieee") for value in newer.values()):
             return None
         if older is not None:
@@ -111,6 +109,9 @@ class _Float32Arithmetic(_ProcessWide):
         for setting in newer:
             if _read(setting) not in ("none", "ieee"):
                 _write(setting, "ieee")
+        if older is None and (hidden := _read_older()) not in (None, "highest"):  # both ways were used, and disagreed until now
+            torch.set_float32_matmul_precision("highest")
+            older = hidden
         return older, newer
 
     def restore(self, before: tuple[str | None, dict[Any, str]]) -> None:
@@ -122,6 +123,14 @@ class _Float32Arithmetic(_ProcessWide):
                 _write(setting, "none")  # if it was, it follows its parent again
             if _read(setting) != value:
                 _write(setting, value)
+
+
+def _read_older() -> str | None:
+    """Return what ``torch.set_float32_matmul_precision`` has set; None where newer settings say something else."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
 
 
 def _has(setting: tuple[str, str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import zipfile
 from pathlib import Path
@@ -327,10 +328,10 @@ class TestKeepRun:
             "trainer.epochs=2", "optimizer.warmup_epochs=0", "probe.every=2",
         ]  # fmt: skip
 
-    def reproduce(self, monkeypatch: pytest.MonkeyPatch, place: Path, out: str, *settings: str) -> None:
+    def reproduce(self, monkeypatch: pytest.MonkeyPatch, place: Path, out: str, *settings: str, only: str = "--trained-only") -> None:
         call(
             monkeypatch, place, "reproduce", "--configs", str(CONFIGS / "cifar10-fair"), "--methods", "simclr", "--generators", "baseline",
-            "generated", "--seeds", "0", "--probe-epochs", "2", "--out", out, "--trained-only", *self.options(place), *settings,
+            "generated", "--seeds", "0", "--probe-epochs", "2", "--out", out, *only.split(), *self.options(place), *settings,
         )  # fmt: skip
 
     def test_evaluated_without_its_bank(self, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -372,6 +373,9 @@ class TestKeepRun:
         (kept / "training.json").write_text(json.dumps(record))
         assert ssl("train").is_trained(kept)
         (kept / "result.json").unlink()
+        shutil.copytree(place / "kept", place / "again")
+        with pytest.raises(SystemExit, match=r"generative\.bank"):  # without the option nothing is taken on trust
+            self.reproduce(monkeypatch, place, "again", only="")
         with pytest.raises(SystemExit, match=r"holds a run with other data\.holdout"):
             self.reproduce(monkeypatch, place, "kept", "data.holdout=2")
         (place / "train" / "class0" / "000.png").rename(place / "train" / "class0" / "other.png")

@@ -170,6 +170,18 @@ class TestIsolate:
             assert settings() == before
         assert settings() == plain  # nothing stays behind that would not follow its parent
 
+    @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 has no such settings")
+    def test_products_in_float32_where_both_ways_disagree(self) -> None:
+        with matmul_precision("high"), fp32_precision("mkldnn.matmul", "bf16"):
+            with pytest.raises(RuntimeError, match="precision"):
+                torch.get_float32_matmul_precision()
+            with isolate():
+                assert torch.get_float32_matmul_precision() == "highest"  # as torch.compile reads it
+                assert not torch.backends.cuda.matmul.allow_tf32
+                assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"  # type: ignore[attr-defined]
+            assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"  # type: ignore[attr-defined]
+            assert torch.backends.cuda.matmul.allow_tf32
+
     @pytest.mark.parametrize("enabled", [True, False])
     def test_gradients_stay_as_they_are(self, enabled: bool) -> None:
         with torch.set_grad_enabled(enabled), isolate():

@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--of", metavar="IMAGES", help="make variants of these images; by default, of the training images")
     parser.add_argument("--out", type=Path, metavar="BANK", help="the bank; by default generative.bank of the settings")
     parser.add_argument("--variants", type=positive, default=10, help="of each image")
-    parser.add_argument("--among", type=positive, help="draw the neighbours from so many nearest; by default, the nearest are taken")
+    parser.add_argument("--among", type=positive, help="draw variants from this many nearest neighbours; by default, take the nearest")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the variants, and of the oracle's choice")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings, for example data.limit=10000")
     args = parser.parse_args(arguments)

@@ -5,8 +5,8 @@
         data.train=train.parquet data.test=test.parquet generative.bank=banks/cifar10-small
 
 A run is CONFIGS/METHOD-GENERATOR.yaml with a seed and the name=value arguments. Finished runs are skipped, interrupted ones are
-resumed. What is trained is evaluated without its bank, so that a run can be trained on one machine and evaluated on another; with
---trained-only nothing is trained, and the runs that are not trained to their end are named. The table holds all runs in OUT, so
+resumed. With --trained-only nothing is trained, and banks are not needed, so that runs can be trained on one machine and evaluated on
+another; runs that are not trained to their end are named. The table holds all runs in OUT, so
 that other commands can add methods, arms and seeds, even at the same time. Writes results.json, results.md and curves.png into
 OUT: means over seeds with 95% intervals (Student's t); for a single seed, the interval is over the test images.
 """
@@ -103,12 +103,11 @@ def run(
     """
     bank, t, (source, test) = settings.generative.bank, settings.trainer, images
     rows, held = training_rows(source, settings)
-    trained = is_trained(folder) and is_of_images(folder, [source.keys[row] for row in rows.tolist()])
-    if args.trained_only and not trained:
+    if args.trained_only and not is_of_images(folder, [source.keys[row] for row in rows.tolist()]):
         raise SystemExit(f"{folder} was trained on other images than those of {settings.data.train!r}: give --trained-only its own")
-    if settings.generative.source == "bank" and args.make_bank and not trained:
+    if settings.generative.source == "bank" and args.make_bank and not args.trained_only:
         make_bank(settings, args.make_bank, args.variants, progress=False)  # returns at once if the bank is complete
-    if trained:
+    if args.trained_only:  # only_trained has chosen those that are; their banks may be elsewhere, or gone
         print(f"{folder.name} is trained")
     elif t.devices * t.nodes == 1:
         train(settings, folder, quiet=True)
