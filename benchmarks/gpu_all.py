@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.leftovers import forget_generator
 from benchmarks.running import Running, wait
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +63,7 @@ PARTS = (
     Part(1, "correctness", "correctness on the device", 60, 20, _DIFFUSION),
     Part(2, "icgan", "throughput of IC-GAN 256", 60, 20, _LIBRARY),
     Part(3, "diffusion", "throughput of Stable Diffusion 2.1 unCLIP", 150, 30, _DIFFUSION),
-    Part(4, "training", "training of the bundled generator", 330, 60, _TRAINING, files=2),
+    Part(4, "training", "training of the bundled generator", 375, 60, _TRAINING, files=2),
     Part(5, "ssl", "self-supervised learning on CIFAR-10", None, 40, _SSL),
     Part(6, "bank", "filling a bank", None, 20, _BANK),
     Part(7, "fair", "the fair experiment", None, 120, _SSL, files=3, beside=4, leaves=0),
@@ -142,6 +143,8 @@ def run_parts(parts: list[Part], args: argparse.Namespace, work: Path, end: floa
                 note(part, outcome=f"skipped: {max(0, left):.0f} s left; run again with --parts {part.number}")
             else:
                 print(f"part {part.number}, {part.title}: at most {seconds:.0f} s", flush=True)
+                if part.number == 4 and (removed := forget_generator(work)):
+                    print(f"removed, of an earlier generator: {', '.join(removed)}", flush=True)
                 folder = work / f"part{part.number}-{part.name}"
                 command, packed = part_command(part, args, folder, work, seconds), args.out / f"{folder.name}.zip"
                 one = Running.begin(command, folder, packed, part.files, seconds, ROOT, environment)

@@ -57,6 +57,9 @@ def _write(paths: list[Path], folder: Path, target: Path, limit: int, last: bool
 
 
 def _rank(path: Path) -> tuple[int, int, str]:
-    size = path.stat().st_size if path.exists() else 0
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:  # the part still writes
+        size = 0
     other = ORDER.index(".png") if size < SMALL else len(ORDER)
     return ORDER.index(path.suffix) if path.suffix in ORDER else other, size, path.as_posix()

@@ -72,7 +72,11 @@ class Running:
 
     def report(self) -> dict[str, Any]:
         """Pack a last time; return outcome, seconds and figures."""
-        seconds, left_out, result = round(time.monotonic() - self.start, 1), self.pack(), self.folder / "result.json"
+        seconds, result = round(time.monotonic() - self.start, 1), self.folder / "result.json"
+        try:
+            left_out = self.pack()
+        except OSError as error:
+            left_out = [f"whatever is newer than {self.packed.name}: {error}"]
         figures = json.loads(result.read_text()).get("summary", {}) if result.exists() else {}
         row = {"outcome": self.outcome, "seconds": seconds, "figures": figures, "packed": self.packed.name}
         return row | ({"not_packed": left_out} if left_out else {})
@@ -88,7 +92,9 @@ def wait(running: Sequence[Running], tick: float = 10.0) -> Generator[Running, N
                 yield one
             if time.monotonic() >= packed + tick:
                 for one in left:
-                    one.pack()
+                    # The part may move a folder just now; it is packed again soon.
+                    with contextlib.suppress(OSError):
+                        one.pack()
                 packed = time.monotonic()
             if left:
                 time.sleep(POLL)

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -23,8 +24,8 @@ import pytest
 import torch
 from ssl_example import ssl
 
-from benchmarks import gpu_all, running
-from benchmarks.gpu_parts import bank, correctness, diffusion, icgan, training, weak
+from benchmarks import gpu_all, leftovers, packing, running
+from benchmarks.gpu_parts import bank, correctness, diffusion, fair, icgan, scripts, training, weak
 from benchmarks.gpu_parts import context as context_module
 from benchmarks.gpu_parts import images as gpu_images
 from benchmarks.gpu_parts.context import Context
@@ -109,6 +110,49 @@ class TestRunner:
         assert packed.count("long") > packed.count("short") >= 1
         assert all(one.process.returncode is not None for one in parts)
 
+    def test_a_packing_that_fails_costs_nothing_else(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        failed: list[Path] = []
+
+        def fail(folder: Path, *_: Any, **__: Any) -> list[str]:
+            failed.append(folder)
+            raise FileNotFoundError(2, "moved", "pretrained-part")
+
+        monkeypatch.setattr(running, "pack", fail)
+        one = running.Running.begin(["sleep", "0.5"], tmp_path / "a", tmp_path / "a.zip", 1, 30, tmp_path, dict(os.environ))
+        assert [ended.outcome for ended in running.wait([one], tick=0.1)] == ["done"]
+        assert failed
+        (left_out,) = one.report()["not_packed"]
+        assert left_out.startswith("whatever is newer than a.zip: ")
+        assert "pretrained-part" in left_out
+
+    def test_an_earlier_generator_is_forgotten_before_a_new_one(
+        self, rehearse: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        work = tmp_path / "work"
+        arms = [arm for arm in fair.ARMS if arm != "baseline"]
+        folders = [f"banks/cifar10-fair-{arm}" for arm in arms]
+        folders += [f"{place}/{fair.run_name(arm, 1)}" for place in ("runs", "part7-fair/runs") for arm in fair.ARMS]
+        for name in folders:
+            (work / name).mkdir(parents=True)
+        for name in ("trained.json", "weak.json", "banks/cifar10-fair-neighbours.json"):
+            (work / name).write_text("{}")
+        before = {path.relative_to(work).as_posix() for path in work.rglob("*")}
+
+        def present() -> set[str]:
+            return before & {path.relative_to(work).as_posix() for path in work.rglob("*")}
+
+        rehearse([part(7, "good")])
+        rehearse([part(4, "good", least=500), part(7, "good")], "--minutes", "1")  # part 4 is skipped
+        assert present() == before
+        capsys.readouterr()
+        rehearse([part(4, "good"), dataclasses.replace(part(7, "good"), beside=4)])
+        gone = {name for name in folders if any(f"-{arm}" in name for arm in ("generated", "weak-1", "weak-2"))}
+        assert len(gone) == 9
+        assert present() == before - gone - {"trained.json", "weak.json"}
+        (said,) = re.findall("removed, of an earlier generator: (.*)", capsys.readouterr().out)
+        assert set(said.split(", ")) == gone
+        assert {*leftovers.ARMS, *fair.REAL, "baseline"} == set(fair.ARMS)
+
     def test_no_part_is_left_running(self, tmp_path: Path) -> None:
         parts = [
             running.Running.begin(["sleep", "300"], tmp_path / name, tmp_path / f"{name}.zip", 1, seconds, tmp_path, dict(os.environ))
@@ -141,7 +185,7 @@ class TestRunner:
             assert expected - 10 < int(seconds) <= expected
 
     def test_time_of_the_parts(self) -> None:
-        assert [part.limit for part in gpu_all.PARTS] == [60, 60, 150, 330, None, None, None]
+        assert [part.limit for part in gpu_all.PARTS] == [60, 60, 150, 375, None, None, None]
         assert [part.number for part in gpu_all.PARTS] == [1, 2, 3, 4, 5, 6, 7]
         assert [(part.number, part.beside) for part in gpu_all.PARTS if part.beside] == [(7, 4)]
 
@@ -181,6 +225,11 @@ class TestPacking:
             assert packed.testzip() is None
             assert packed.namelist() == ["result.json", "log.txt", "small.png", "pretrained/model.safetensors", "left_out.txt"]
         assert not list(tmp_path.glob("*.partial"))
+
+    def test_a_file_that_is_gone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        gone = tmp_path / "gone.json"
+        monkeypatch.setattr(Path, "exists", lambda _: True)  # a moment ago
+        assert packing._rank(gone) == (0, 0, gone.as_posix())
 
     @pytest.mark.slow
     def test_sixteen_megabytes(self, tmp_path: Path) -> None:
@@ -369,17 +418,33 @@ class TestTraining:
 
     def test_cut_off(self, part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(training, "EVALUATION", 297.0)
+        trainers: list[Any] = []
+        told: list[Any] = []
+        given: list[float] = []
+        started, write, end = training.started, weak.write, weak.Choice.end
+
+        @contextlib.contextmanager
+        def noted(context: Context, name: str, command: list[Any]) -> Any:
+            with started(context, name, command) as process:
+                trainers.extend([process] if name == "train" else [])
+                yield process
+
+        monkeypatch.setattr(training, "started", noted)
+        monkeypatch.setattr(weak, "write", lambda path, **found: (told.append((path.name, trainers[0].poll())), write(path, **found)))
+        monkeypatch.setattr(weak.Choice, "end", lambda one, judged, seconds: (given.append(seconds), end(one, judged, seconds)))
         found, out = part("    time.sleep(300)\n    ")
         assert found["training"].startswith("cut off after")
         assert found["summary"] == {"training": found["training"], "steps": 20, "label_agreement": 0.5, "recall": 20}
         assert (out / "pretrained" / "model.safetensors").read_text() == (out / "samples.png").read_text() == "20"
         trained = json.loads((out.parent / "work" / "trained.json").read_text())  # for part 7
         assert trained == {"training": found["training"], "generator": str(out.parent / "work" / "generator" / "snapshots" / "0000020")}
+        assert told == [("trained.json", -signal.SIGKILL)], "the trainer must have left the device when part 7 begins"
+        assert 30 < given[0] <= 40  # of what is kept for the evaluation
 
     def test_failed(self, part: Any) -> None:
-        found, out = part("    sys.exit(7)\n    ")
+        found, out = part("    sys.exit(7)\n    ", seconds=345.0)
         assert found["summary"] == {"training": "failed with exit code 7", "steps": 20, "label_agreement": 0.5, "recall": 20}
-        # START and EVALUATION are kept of the 300 s, and the rest is divided
+        # START and EVALUATION are kept of the 345 s, and the rest is divided
         assert re.findall(r"(\w+)\.seconds=(\d+)", (out / "train.txt").read_text()) == [("encoder", "76"), ("generator", "106")]
         # of the images, the generator sees those that are not held out
         assert f"'--data', '{out.parent / 'kept.parquet'}'" in (out / "train.txt").read_text()
@@ -397,6 +462,14 @@ class TestTraining:
         assert not (out / "evaluation").exists()
         assert found["weak"] == {"weak-1": 10, "weak-2": 20, "outcome": "nothing to judge by"}
         assert (out / "weak-1" / "model.safetensors").read_text() == "10"
+
+
+class TestFinish:
+    def test_what_is_cut_off_writes_nothing_later(self, tmp_path: Path) -> None:
+        context = Context(torch.device("cpu"), False, None, None, tmp_path, tmp_path, time.monotonic() + 60)
+        with scripts.started(context, "weak", ["sleep", "300"]) as process:
+            assert scripts.finish("weak", process, 0.1).startswith("cut off after")
+            assert process.poll() is not None
 
 
 class TestInstructions:

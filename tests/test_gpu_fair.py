@@ -245,6 +245,20 @@ class TestFair:
         assert found["simclr-oracle-seed1"] == "cut off"
         assert found["simclr-generated-seed0"] == "absent"
 
+    def test_rates_are_measured_anew_when_a_run_begins(self, place: Any) -> None:
+        one = place()
+        one.context.work.mkdir()
+        weak.write(one.context.work / "trained.json", training="done", generator="made")
+        one.tick()
+        runs = [name for name in one.names if one.processes.state(name) == "running"]
+        for at, step in ((1000, 0), (1020, 200)):
+            self.progress(one, at, dict.fromkeys(runs, step))
+            one.tick()
+        assert [one.forecast.rate(name) for name in runs] == [10.0] * 3
+        one.processes.end("bank-oracle")
+        one.tick()  # three more share the device
+        assert [one.forecast.rate(name) for name in runs] == [None] * 3
+
     def test_an_earlier_call_is_continued(self, place: Any) -> None:
         one = place()
         (one.context.out / "runs" / "simclr-baseline-seed1").mkdir(parents=True)

@@ -83,6 +83,7 @@ class Fair:
             if bank == "done":
                 (self.folder(name) / "progress").unlink(missing_ok=True)  # of an earlier call
                 self.start(name, self.commands.run(arm, seed, self.folder(name)))
+                self.forecast.forget()
             elif bank == "failed" or (bank == "absent" and never):
                 self.ended[name] = "no bank"
 

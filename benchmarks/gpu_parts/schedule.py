@@ -32,7 +32,7 @@ class Forecast:
         own[1:] = [look]
 
     def forget(self) -> None:
-        """Begin anew from the newest looks: when a run has ended, the others become faster."""
+        """Begin anew from the newest looks: when a run has begun or ended, the others become slower or faster."""
         for own in self.looks.values():
             own[:] = own[-1:]
 

@@ -26,7 +26,10 @@ def started(context: Context, name: str, command: list[Any]) -> Iterator[subproc
 
 
 def finish(name: str, process: subprocess.Popen[bytes], seconds: float, on_tick: Callable[[], Any] = lambda: None) -> str:
-    """Wait at most so many seconds for a process, with a call of `on_tick` every so often; return how it ended."""
+    """Wait at most so many seconds for a process, with a call of `on_tick` every so often; return how it ended.
+
+    One that still runs then is ended, so that it neither keeps the device nor writes anything later.
+    """
     start, until = time.monotonic(), time.monotonic() + seconds
     code = None
     while code is None and time.monotonic() < until:
@@ -35,6 +38,8 @@ def finish(name: str, process: subprocess.Popen[bytes], seconds: float, on_tick:
         on_tick()
     print(f"{name}: waited for {time.monotonic() - start:.0f} s", flush=True)
     if code is None:
+        process.kill()
+        process.wait()
         return f"cut off after {seconds:.0f} s"
     return "done" if code == 0 else f"failed with exit code {code}"
 

@@ -20,8 +20,9 @@ from benchmarks.gpu_parts.images import split_images
 from benchmarks.gpu_parts.scripts import finish, replace, started
 
 RECIPE = Path(__file__).parents[2] / "examples" / "icgan"
-# Seconds that are kept for starting and reading the images, and for the evaluation and packing.
-START, EVALUATION = 30.0, 75.0
+# Seconds that are kept for starting and reading the images, and for the evaluation and packing; of the latter, the choice of the weak
+# snapshots may take so many.
+START, EVALUATION, CHOICE = 30.0, 120.0, 40.0
 SHARES = {"encoder": 0.39, "generator": 0.545}  # of what is left for training; the rest is for features, snapshots and the end
 MINIATURE = [
     "encoder.widths=[4,8]", "encoder.blocks=[1,1]", "encoder.epochs=1", "encoder.batch_size=8", "encoder.projection=4",
@@ -59,7 +60,7 @@ def main(context: Context) -> None:
         result = folder / "pretrained" if finished else keep_newest(context, folder)
         weak.write(context.work / "trained.json", training=trained, generator=None if result is None else str(result))
         judged = finish("classifier", classifier, max(1.0, context.left() - (0 if context.quick else EVALUATION)))
-        choice.end(judged == "done", context.left() - (0 if context.quick else EVALUATION / 2))
+        choice.end(judged == "done", context.left() - (0 if context.quick else EVALUATION - CHOICE))
     keep_judge(context, judge)
     context.write(judge=judged, training=trained, evaluated=str(result), summary={"training": trained, "steps": steps_of(folder)})
     if result is None:
