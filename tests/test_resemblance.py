@@ -201,6 +201,26 @@ class TestCompareMarks:
         for count in (8, 16):
             assert compare_marks(seen[:count], own[:count], marks).verdict != "wrong"
 
+    @pytest.mark.parametrize(
+        ("count", "wrong", "verdict"), [(8, 0, "right"), (8, 1, "right"), (8, 2, "wrong"), (4, 1, "right"), (4, 2, "wrong")]
+    )
+    def test_two_clear_matches_suffice_and_one_does_not(self, count: int, wrong: int, verdict: str) -> None:
+        """The others are exactly those of their rows: a quarter that matches other rows exactly still tells."""
+        rows = np.random.default_rng(0).integers(0, 256, (40, 48), np.uint8)
+        seen = rows[:count].copy()
+        seen[:wrong] = rows[20 : 20 + wrong]
+        assert compare_marks(seen, np.arange(count), rows).verdict == verdict
+
+    @pytest.mark.parametrize("seed", range(4))
+    @pytest.mark.parametrize(("way", "verdict"), [(0.45, "right"), (0.55, "wrong")])
+    def test_on_the_way_to_another_row(self, way: float, verdict: str, seed: int) -> None:
+        """Every image lies between its own row and a twin of it: a match has to be clearly nearer, since a change may lead anywhere."""
+        rng = np.random.default_rng(seed)
+        rows = rng.integers(60, 196, (24, 48)).astype(float)
+        twins = rows + rng.choice([-40.0, 40.0], rows.shape)
+        seen = (rows + way * (twins - rows))[:12].round().astype(np.uint8)
+        assert compare_marks(seen, np.arange(12), np.concatenate([rows, twins]).astype(np.uint8)).verdict == verdict
+
     def test_few_rows(self, bank: Any) -> None:
         few = bank[:10]
         assert compare_marks(few[5:], np.arange(5), few) == Resemblance("wrong", (0, 5))
