@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -324,6 +326,28 @@ class TestWeak:
         assert weak.choose_unmeasured([1000, 125, 250, 500]) == {"weak-1": 125, "weak-2": 500}
         assert weak.choose_unmeasured([125, 250]) == {"weak-1": 125, "weak-2": 250}
         assert weak.choose_unmeasured([125]) == {}
+
+
+class TestChoice:
+    @pytest.mark.parametrize("wrote", [False, True])
+    def test_cut_off(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrote: bool) -> None:
+        """A choice that was written before the end stays: part 7 may have read it."""
+        for step in (1, 2, 3, 4):
+            (tmp_path / "snapshots" / f"{step:07d}").mkdir(parents=True)
+            (tmp_path / "snapshots" / f"{step:07d}" / "training.json").write_text("{}")
+        context = Context(torch.device("cpu"), True, None, None, tmp_path / "out", tmp_path, time.monotonic() + 60)
+        context.out.mkdir()
+        with contextlib.ExitStack() as stack:
+            choice = weak.Choice(context, tmp_path / "snapshots", tmp_path, tmp_path, stack)
+            written = "import pathlib; pathlib.Path('weak.json').write_text('{\"weak-1\": 2, \"weak-2\": 4}')\n" if wrote else ""
+            choice.command = [sys.executable, "-c", f"import time, os; os.chdir({str(tmp_path)!r})\n{written}time.sleep(60)"]
+            choice.begin()
+            while wrote and not choice.path.exists():
+                time.sleep(0.01)
+            choice.end(True, 1.0)
+        found = json.loads(choice.path.read_text())
+        assert [found[arm] for arm in ("weak-1", "weak-2")] == ([2, 4] if wrote else [1, 3])
+        assert (context.out / "weak-1" / "training.json").exists()
 
 
 class TestKeepRun:

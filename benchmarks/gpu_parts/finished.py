@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import torch
+
+from benchmarks.gpu_parts.scripts import replace
 
 
 def keep_run(folder: Path, target: Path) -> None:
@@ -17,9 +18,4 @@ def keep_run(folder: Path, target: Path) -> None:
     for optimizer in checkpoint["optimizer_states"]:
         for state in optimizer["state"].values():
             state.update({name: torch.zeros_like(value) for name, value in state.items() if torch.is_tensor(value) and value.ndim})
-    part = target.with_name(f"{target.name}-part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(folder, part, ignore=shutil.ignore_patterns("*.ckpt", "*.partial"))
-    torch.save(checkpoint, part / "last.ckpt")
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
+    replace(folder, target, leave_out=("*.ckpt", "*.partial"), add=lambda part: torch.save(checkpoint, part / "last.ckpt"))

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,11 @@ def finish(name: str, process: subprocess.Popen[bytes], seconds: float, on_tick:
     return "done" if code == 0 else f"failed with exit code {code}"
 
 
-def replace(source: Path, target: Path) -> None:
-    """Copy a folder in the place of another."""
+def replace(source: Path, target: Path, leave_out: Sequence[str] = (), add: Callable[[Path], Any] = lambda _part: None) -> None:
+    """Copy a folder in the place of another, without files of these patterns, and with what `add` writes into the copy."""
     part = target.with_name(f"{target.name}-part")
     shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(source, part)
+    shutil.copytree(source, part, ignore=shutil.ignore_patterns(*leave_out))
+    add(part)
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)

@@ -97,7 +97,7 @@ class Choice:
         if judged and steps_of(self.snapshots):
             self.begin()
         outcome = "nothing to judge by" if self.process is None else finish("weak", self.process, max(1.0, seconds))
-        if outcome != "done":
+        if outcome != "done" and not self.path.exists():  # it may have been cut off after its last word, which part 7 has read
             write(self.path, **choose_unmeasured(steps_of(self.snapshots)), outcome=outcome)
         found = json.loads(self.path.read_text())
         self.context.write(weak=found)
