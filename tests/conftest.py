@@ -27,6 +27,9 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 # test_bank_survival.py, which are killed at every step of writing.
 os.fsync = lambda _handle: None
 
+# How long a DataLoader waits for a worker before it ends it: some never go by themselves, such as those in which an error was raised.
+torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 1.0
+
 # Processes that have torch and the bank's modules imported already: seconds less for each. Here, because the first of them, in
 # whatever test, starts the server that all of them come from.
 multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)

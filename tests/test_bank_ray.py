@@ -50,7 +50,8 @@ def contents(path: Path) -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("cluster", "one_thread")
 class TestRay:
-    @pytest.mark.parametrize("actors", [1, pytest.param(2, marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("actors", [1, 2])
     def test_makes_the_same_bytes_where_an_actor_is_killed(self, actors: int, tmp_path: Path) -> None:
         """The killed one is started again, and its unit is made; a source that cannot be read is told of."""
         flag = tmp_path / "killed"
@@ -78,7 +79,9 @@ class TestRay:
         logger.setLevel(logging.INFO)
         summary = generate_bank("photos", "bank", FakeGenerator(), engine="ray", **OPTIONS)
         assert (summary.images, summary.complete, summary.failed) == (12, True, ())
+        generate_bank("photos", "local", FakeGenerator(), **OPTIONS)
         assert len(contents(tmp_path / "bank")) == 2
+        assert contents(tmp_path / "bank") == contents(tmp_path / "local")
         assert not [path.name for path in (tmp_path / "bank").iterdir() if path.name.endswith(".partial")]
         assert (context.enable_progress_bars, logger.level) == (True, logging.INFO)
         logger.setLevel(before)

@@ -106,7 +106,7 @@ class TestOldConfigurations:
         assert made.std() > 0.05
         assert (made - reference).abs().max() <= 1e-4
 
-    @pytest.mark.parametrize("age", OLD)
+    @pytest.mark.parametrize("age", AGES)
     def test_unclip(self, age: str, repositories: dict[str, Path], tmp_path: Path) -> None:
         folder = aged(repositories["unclip"], tmp_path / "old", age)
         reference = stock_images(diffusers.StableUnCLIPImg2ImgPipeline, folder, image=normalised(photos()), prompt=["", ""])

@@ -377,9 +377,7 @@ class TestCounts:
 
 
 class TestContract:
-    @pytest.mark.parametrize(
-        "kind", [kind if kind in ("unclip", "ip-adapter-plus", "xl") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
-    )
+    @pytest.mark.parametrize("kind", [kind if kind == "ip-adapter-plus" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS])
     def test_every_kind_keeps_the_contract_of_generators(self, pipes: Any, kind: str) -> None:
         check_generator(gt.StableDiffusionVariation.from_pipeline(pipes(kind), num_inference_steps=2))
 

@@ -66,6 +66,7 @@ def rehearse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 class TestRunner:
+    @pytest.mark.slow
     def test_a_part_costs_only_itself(self, rehearse: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         start = time.monotonic()
         code, rows = rehearse([part(1, "failing"), part(2, "hanging", limit=3), part(3, "good")])
@@ -98,6 +99,7 @@ class TestRunner:
         assert capsys.readouterr().out.startswith("missing here: no_such_module;")
         assert rehearse([part(1, "good", modules=("no_such_module",))])[0] == 2
 
+    @pytest.mark.slow
     def test_results_are_packed_while_a_part_runs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         packed: list[str] = []
         monkeypatch.setattr(running.Running, "pack", lambda one: packed.append(one.folder.name) or [])
@@ -163,6 +165,7 @@ class TestRunner:
         waiting.close()  # as an exception does
         assert parts[1].process.poll() is not None
 
+    @pytest.mark.slow
     def test_a_part_that_runs_beside_another(self, rehearse: Any) -> None:
         beside = dataclasses.replace(part(7, "good", limit=None), beside=4, leaves=0)
         start = time.monotonic()
@@ -178,6 +181,7 @@ class TestRunner:
             [3],
         ]
 
+    @pytest.mark.slow
     def test_seconds_of_a_part_without_a_limit(self, rehearse: Any, capsys: pytest.CaptureFixture[str]) -> None:
         for leaves, expected in ((0.0, 120), (25.0, 70)):
             rehearse([dataclasses.replace(part(5, "good", limit=None), leaves=leaves), part(1, "good"), part(2, "good")], "--minutes", "2")
@@ -194,6 +198,7 @@ class TestRunner:
         assert gpu_all.main(["--out", str(tmp_path / "out"), *options]) == 2
         assert options[0] in capsys.readouterr().err
 
+    @pytest.mark.slow
     def test_wheels(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         pytest.importorskip("pip", reason="an environment that uv made has no pip; the lent machine has")
         with zipfile.ZipFile(tmp_path / "brought-1.0-py3-none-any.whl", "w") as wheel:
@@ -416,6 +421,7 @@ class TestTraining:
 
         return run_part
 
+    @pytest.mark.slow
     def test_cut_off(self, part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(training, "EVALUATION", 297.0)
         trainers: list[Any] = []

@@ -372,6 +372,7 @@ class TestKeepRun:
             "generated", "--seeds", "0", "--probe-epochs", "2", "--out", out, *only.split(), *self.options(place), *settings,
         )  # fmt: skip
 
+    @pytest.mark.slow
     def test_evaluated_without_its_bank(self, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         chosen = ssl("config").load_settings(CONFIGS / "cifar10-fair" / "simclr-generated.yaml", [*self.options(place), "seed=0"])
         folder = place / "whole" / "simclr-generated-seed0"

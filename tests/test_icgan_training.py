@@ -94,6 +94,7 @@ class TestResume:
             assert curves[0] == curves[1]
             assert len(curves[0]) == {"encoder": 6, "generator": 4}[part]
 
+    @pytest.mark.slow
     def test_finish_changes_only_what_follows_it(self, tmp_path: Path) -> None:
         finish = ["generator.finish_neighbours=1", "generator.finish_consistency=50.0"]
         whole = tmp_path / "plain"
@@ -370,6 +371,7 @@ class TestImages:
 class TestScript:
     """`python examples/icgan/train.py` from photos to a generator that loads."""
 
+    @pytest.mark.slow
     def test_end_to_end(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "photos").mkdir()
         for i, photo in enumerate(photos()):

@@ -183,7 +183,7 @@ class TestEvaluate:
         "options",
         [
             {"cached": True, "optimizer": "sgd"},
-            {"optimizer": "sgd", "base_lr": 3.0},
+            pytest.param({"optimizer": "sgd", "base_lr": 3.0}, marks=pytest.mark.slow),
             {"optimizer": "sgd", "base_lr": 3.0, "in_memory": False},
             {"base_lr": 300.0},
         ],
