@@ -176,6 +176,78 @@ class TestMissing:
         assert (done.images, done.missing) == (40, 8)
 
 
+class TestAdded:
+    """Files that were missing are added, and the import is run again."""
+
+    LATE = ("n01440764/n01440764_10026_0.JPEG", "n01440764/n01440764_10026_9.JPEG", "n02102040/a photo.v2_4.JPEG")
+
+    @staticmethod
+    def take_away(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+        return {name: ((folder / name).read_bytes(), (folder / name).unlink())[0] for name in names}
+
+    @pytest.mark.parametrize("unit_size", [1, 3, 100])
+    def test_gives_the_bank_of_one_import(self, folder: Path, photos: Path, tmp_path: Path, unit_size: int) -> None:
+        import_bank(folder, photos, tmp_path / "whole", unit_size=unit_size)
+        late = self.take_away(folder, self.LATE)
+        import_bank(folder, photos, tmp_path / "bank", unit_size=unit_size)
+        for number, (name, data) in enumerate(late.items(), 1):
+            write(folder / name, data)
+            done = import_bank(folder, photos, tmp_path / "bank", unit_size=unit_size)
+            assert (done.images, done.missing) == (37 + number, 3 - number)
+            assert len(gt.Bank.open(tmp_path / "bank")) == done.images
+        for unit in list_units(tmp_path / "whole"):
+            for name in (unit.file, unit.sidecar):
+                assert (tmp_path / "bank" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert verify_bank(tmp_path / "bank").ok
+
+    def test_all_of_a_source(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        late = self.take_away(folder, tuple(f"n02102040/n02102040_1_2_{v}.JPEG" for v in range(10)))
+        import_bank(folder, photos, tmp_path / "bank")
+        for name, data in late.items():
+            write(folder / name, data)
+        assert import_bank(folder, photos, tmp_path / "bank").images == 40
+        assert gt.Bank.open(tmp_path / "bank").variants_of("n02102040/n02102040_1_2.JPEG") == list(range(10))
+
+    def test_what_the_bank_has_stays_if_its_files_are_gone(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        late = self.take_away(folder, self.LATE)
+        import_bank(folder, photos, tmp_path / "bank")
+        for name, data in late.items():  # a folder of the late files alone
+            write(tmp_path / "more" / name, data)
+        done = import_bank(tmp_path / "more", photos, tmp_path / "bank")
+        assert (done.images, done.missing) == (40, 0)
+        bank = gt.Bank.open(tmp_path / "bank")
+        for position, key in enumerate(SOURCES):
+            assert bank.read([key] * 10, list(range(10)), decode=False) == [jpeg(position, v) for v in range(10)]
+
+    def test_only_units_with_new_files_are_written(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        late = self.take_away(folder, self.LATE)
+        import_bank(folder, photos, tmp_path / "bank", unit_size=1)
+        before = {unit: (tmp_path / "bank" / unit.file).stat().st_ino for unit in list_units(tmp_path / "bank")}
+        write(folder / self.LATE[2], late[self.LATE[2]])
+        done = import_bank(folder, photos, tmp_path / "bank", unit_size=1)
+        assert (done.images, done.missing, done.examples) == (38, 2, ((SOURCES[0], 0), (SOURCES[0], 9)))
+        changed = [unit for unit, inode in before.items() if (tmp_path / "bank" / unit.file).stat().st_ino != inode]
+        assert changed == [Unit(ORDER.index(SOURCES[3]), ORDER.index(SOURCES[3]) + 1)]
+
+    def test_a_late_file_that_is_damaged_changes_nothing(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        late = self.take_away(folder, self.LATE)
+        import_bank(folder, photos, tmp_path / "bank")
+        write(folder / self.LATE[0], late[self.LATE[0]][:50])
+        with pytest.raises(BankError, match="cannot be read as an image"):
+            import_bank(folder, photos, tmp_path / "bank")
+        assert len(gt.Bank.open(tmp_path / "bank")) == 37
+        write(folder / self.LATE[0], late[self.LATE[0]])
+        assert import_bank(folder, photos, tmp_path / "bank").images == 38
+
+    def test_a_late_file_of_another_format_that_comes_first(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        self.take_away(folder, self.LATE)
+        import_bank(folder, photos, tmp_path / "bank")
+        first = encoded(pixels(7, 7, SIZE), "PNG")
+        write(folder / "n01440764/n01440764_10026_0.png", first)
+        assert import_bank(folder, photos, tmp_path / "bank").images == 38
+        assert gt.Bank.open(tmp_path / "bank").read([SOURCES[0]], [0], decode=False) == [first]
+
+
 class TestRefused:
     """What is not as it should be."""
 
@@ -262,8 +334,14 @@ class TestRefused:
 
     def test_another_bank_is_there(self, folder: Path, photos: Path, tmp_path: Path) -> None:
         import_bank(folder, photos, tmp_path / "bank")
-        with pytest.raises(BankError, match=r"this bank was made with other settings .*variants: the bank has 10, this call 11"):
+        with pytest.raises(BankError, match=r"this bank was made with other settings .*variants: the bank has 10, this call 11") as more:
             import_bank(folder, photos, tmp_path / "bank", variants=11)
+        write(photos / "n03000000" / "new.png", encoded(pixels(0, 0), "PNG"))
+        with pytest.raises(BankError, match=r"source count: the bank has 4, this call 5") as new:
+            import_bank(folder, photos, tmp_path / "bank")
+        for caught in (more, new):
+            assert "extend" not in str(caught.value), "an import has no such option"
+            assert str(caught.value).endswith("give the bank's, or another directory for a new bank")
 
 
 class TestResume:

@@ -868,8 +868,13 @@ class TestBankImport:
         result = run("bank", "import", made, photos, tmp_path / "bank")
         assert result.stdout == f"68 images of 7 sources imported: {tmp_path / 'bank'}\n"
         assert result.stderr == (
-            "Warning: no file was found for 2 variants, such as variant 4 of cats/1.png, variant 0 of dogs/6.png: recorded as rejected\n"
+            "Warning: no file was found for 2 variants, such as variant 4 of cats/1.png, variant 0 of dogs/6.png: recorded as rejected; "
+            "once they exist, the same command adds them\n"
         )
+        shutil.copy(made / "cats" / "1_0.JPEG", made / "cats" / "1_4.JPEG")
+        result = run("bank", "import", made, photos, tmp_path / "bank")
+        assert result.stdout == f"69 images of 7 sources imported: {tmp_path / 'bank'}\n"
+        assert "no file was found for 1 variant, such as variant 0 of dogs/6.png" in result.stderr
 
     def test_refused(self, made: Path, photos: Path, tmp_path: Path) -> None:
         assert "no such folder" in refused("bank", "import", tmp_path / "nothing", photos, tmp_path / "bank")

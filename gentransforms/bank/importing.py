@@ -7,7 +7,7 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,9 +18,10 @@ import PIL.Image
 from gentransforms.bank.config import BankConfig
 from gentransforms.bank.format.index import write_index
 from gentransforms.bank.format.locking import remove_partials
-from gentransforms.bank.format.manifest import describe_bank, describe_source, hash_manifest
-from gentransforms.bank.format.unit import Row, Unit, is_done, plan_units, write_unit
+from gentransforms.bank.format.manifest import MANIFEST, Facts, describe_bank, describe_source
+from gentransforms.bank.format.unit import Row, Unit, is_done, list_entries, read_sidecar, write_unit
 from gentransforms.bank.generate.begin import begin_bank
+from gentransforms.bank.generate.former import Former, read_former
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.paths import local_path
 from gentransforms.sources import open_source
@@ -37,13 +38,13 @@ _Tails = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class Imported:
-    """The result of `import_bank`.
+    """The state of a bank after `import_bank`.
 
     Attributes:
         path: directory of the bank.
         sources: number of source images.
         images: number of variants in the bank.
-        missing: number of variants without a file.
+        missing: number of variants that it lacks, because there was no file of them.
         examples: the first of these, as (key, variant).
     """
 
@@ -61,13 +62,14 @@ def import_bank(
 
     The file with number i, counted from 0, is variant i of the source ``<class>/<name>.<any suffix>``. Each file is decoded once
     to check that it is complete. The seeds are unknown, and -1 in each row. A variant without a file is recorded as rejected. An
-    interrupted import is resumed by the same call, like `generate_bank`.
+    interrupted import is resumed by the same call, like `generate_bank`; and if files were added since, the same call imports
+    these. What the bank has stays, whether its files still exist or not.
 
     Args:
         variants_folder: folder with the files.
         source: folder of the images from which the variants were generated, or any other source with such keys.
         path: directory of the bank; created if it does not exist.
-        variants: expected number of variants of each source.
+        variants: expected number of variants of each source; an import cannot be extended by more.
         unit_size: number of sources per unit.
         workers: number of threads that read files.
 
@@ -98,23 +100,37 @@ def import_bank(
     generator = {"class": "imported", "fingerprint": "unknown", "config": {}, "preserves_geometry": False, "image_size": size}
     info = {"source": dict(opened.description), "generator_name": None, "imported_from": str(folder)}
     described = describe_source(opened) | {"inputs": [], "decides": {}}  # the keys alone say whose variants the files are
-    call = describe_bank(settings, generator, described, device=None, encoder=None, info=info)
-    manifest = begin_bank(directory, lambda _settings: call, opened)
+
+    def describe(existing: Mapping[str, Any] | None) -> dict[str, Any]:
+        # Which file is the first changes with added files; its format is for information.
+        own = settings if existing is None else settings | {"image_format": existing.get("image_format")}
+        return describe_bank(own, generator, described, device=None, encoder=None, info=info)
+
+    manifest = begin_bank(directory, describe, opened, extend=None)
+    facts = Facts.read(manifest, str(directory / MANIFEST))
     remove_partials(directory)
+    images, missing, examples = 0, 0, list[tuple[str | int, int]]()
     with ThreadPoolExecutor(workers) as pool:
-        for unit in plan_units(len(opened.keys), unit_size):
-            if not is_done(directory, unit):
-                _copy(folder, directory, unit, opened.keys, found, manifest, pool)
+        for unit in facts.units():
+            done = is_done(directory, unit)
+            if not done or _has_new_files(directory, unit, found):
+                former = read_former(directory, unit, facts, prefix="") if done else None
+                _copy(folder, directory, unit, opened.keys, found, facts, former, pool)
+            sidecar = read_sidecar(directory, unit) or {}
+            lacking = list_entries(sidecar, "rejected")
+            images += sidecar.get("rows", 0)
+            missing += len(lacking)
+            examples += [(entry["key"], entry["variant"]) for entry in lacking[: _SHOWN - len(examples)]]
     write_index(directory)
-    images = sum(len(tails) for tails in found.values())
-    missing = len(opened.keys) * variants - images
-    examples: list[tuple[str | int, int]] = []
-    for key in opened.keys if missing else ():
-        imported = {_number(tail) for tail in found.get(_stem(key), ())}
-        examples += [(key, variant) for variant in range(variants) if variant not in imported]
-        if len(examples) >= _SHOWN:
-            break
-    return Imported(str(directory), len(opened.keys), images, missing, tuple(examples[:_SHOWN]))
+    return Imported(str(directory), len(opened.keys), images, missing, tuple(examples))
+
+
+def _has_new_files(directory: Path, unit: Unit, found: _Tails) -> bool:
+    """Return whether there are files now of variants that a unit lacks."""
+    lacking: dict[str | int, set[int]] = {}
+    for entry in list_entries(read_sidecar(directory, unit) or {}, "rejected"):
+        lacking.setdefault(entry["key"], set()).add(entry["variant"])
+    return any(_number(tail) in variants for key, variants in lacking.items() for tail in found.get(_stem(key), ()))
 
 
 def _find_files(folder: Path) -> _Tails:
@@ -216,25 +232,33 @@ def _inspect(data: bytes) -> tuple[list[int], str]:
 
 
 def _copy(
-    folder: Path, directory: Path, unit: Unit, keys: Sequence[str | int], found: _Tails, manifest: dict[str, Any], pool: ThreadPoolExecutor
+    folder: Path,
+    directory: Path,
+    unit: Unit,
+    keys: Sequence[str | int],
+    found: _Tails,
+    facts: Facts,
+    former: Former | None,
+    pool: ThreadPoolExecutor,
 ) -> None:
-    size = manifest["generator"]["image_size"]
+    """Write a unit: the rows that it had before, if it was there, and those of files that it lacked."""
+    kept = former.rows if former is not None else []
+    (h, w), had = facts.image_size, {(row.key, row.variant) for row in kept}
     files = [(i, stem, tail) for i in range(unit.start, unit.stop) for stem in [_stem(keys[i])] for tail in found.get(stem, ())]
-    files.sort(key=lambda file: (file[0], _number(file[2])))
+    files = sorted((file for file in files if (keys[file[0]], _number(file[2])) not in had), key=lambda file: (file[0], _number(file[2])))
 
     def take(file: tuple[int, str, str]) -> tuple[Row, str]:
         i, stem, tail = file
         data = _read(folder / f"{stem}{tail}")
         try:
-            found_size, _ = _inspect(data)
+            (height, width), _ = _inspect(data)
         except BankError as error:
             problem = str(error)
         else:
-            (height, width), (h, w) = found_size, size
-            problem = "" if found_size == size else f"is {height} x {width} pixels, expected {h} x {w} like the first file"
+            problem = "" if (height, width) == (h, w) else f"is {height} x {width} pixels, expected {h} x {w} like the first file"
         return Row(keys[i], _number(tail), -1, 0, data), problem
 
-    rows, problems = [], []
+    rows, problems = [*kept], []
     for (_, stem, tail), (row, problem) in zip(files, pool.map(take, files), strict=True):
         rows.append(row)
         if problem:
@@ -242,8 +266,10 @@ def _copy(
     if problems:
         more = f" (and {len(problems) - 1} more files of this unit have problems)" if len(problems) > 1 else ""
         raise BankError(f"{folder}: {problems[0]}{more}: fix or remove it, then import again")
-    imported = {(i, _number(tail)) for i, _, tail in files}
-    lacking = [(i, n) for i in range(unit.start, unit.stop) for n in range(manifest["settings"]["variants"]) if (i, n) not in imported]
-    rejected = [{"key": keys[i], "index": i, "variant": n, "attempts": 0, "reason": "no file was imported"} for i, n in lacking]
-    facts = {"settings": hash_manifest(manifest), "failed": [], "rejected": rejected, "retried": 0}
-    write_unit(directory, unit, rows, manifest["source"]["key_type"], facts)
+    places = {keys[i]: i for i in range(unit.start, unit.stop)}
+    rows.sort(key=lambda row: (places[row.key], row.variant))
+    imported = {(row.key, row.variant) for row in rows}
+    lacking = [(key, i, n) for key, i in places.items() for n in range(facts.variants) if (key, n) not in imported]
+    rejected = [{"key": key, "index": i, "variant": n, "attempts": 0, "reason": "no file was imported"} for key, i, n in lacking]
+    about = {"settings": facts.digest, "failed": [], "rejected": rejected, "retried": 0}
+    write_unit(directory, unit, rows, facts.key_type, about, replace=former is not None)

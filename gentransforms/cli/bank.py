@@ -185,7 +185,11 @@ def import_files(
     typer.echo(f"{count(done.images, 'image')} of {count(done.sources, 'source')} imported: {done.path}")
     if done.missing:
         shown = ", ".join(f"variant {variant} of {key}" for key, variant in done.examples)
-        typer.echo(f"Warning: no file was found for {count(done.missing, 'variant')}, such as {shown}: recorded as rejected", err=True)
+        typer.echo(
+            f"Warning: no file was found for {count(done.missing, 'variant')}, such as {shown}: recorded as rejected; "
+            "once they exist, the same command adds them",
+            err=True,
+        )
 
 
 def _check_exists(bank: Path) -> None:

@@ -32,14 +32,15 @@ _PACKAGES = ("gentransforms", "torch", "torchvision", "numpy", "pillow", "pyarro
 Describe = Callable[[Mapping[str, Any] | None], dict[str, Any]]
 
 
-def begin_bank(directory: Path, describe: Describe, source: ImageSource, extend: bool = False) -> dict[str, Any]:
+def begin_bank(directory: Path, describe: Describe, source: ImageSource, extend: bool | None = False) -> dict[str, Any]:
     """Return the manifest of the bank in `directory`, creating or extending the bank if necessary.
 
     Args:
         directory: directory of the bank.
         describe: returns the manifest of this call, given the settings of the existing bank, or None.
         source: up to 64 of its samples are compared with those of the source that the bank was started with.
-        extend: whether a bank with fewer variants, or with only some of these sources, is extended.
+        extend: whether a bank with fewer variants, or with only some of these sources, is extended; None if the caller has no
+            such option, which is then not advised.
 
     Raises:
         BankError: if there is a bank with other settings, naming what differs, or the directory holds something else.
@@ -61,7 +62,7 @@ def begin_bank(directory: Path, describe: Describe, source: ImageSource, extend:
     return _extend(directory, manifest, source) if grown else manifest
 
 
-def compare_bank(directory: Path, describe: Describe, source: ImageSource, extend: bool = False) -> tuple[dict[str, Any], bool]:
+def compare_bank(directory: Path, describe: Describe, source: ImageSource, extend: bool | None = False) -> tuple[dict[str, Any], bool]:
     """Return the manifest of the existing bank if it agrees with this call; arguments and errors as in `begin_bank`.
 
     If the bank is to be extended, return the manifest that it will have, and True.
@@ -75,7 +76,7 @@ def compare_bank(directory: Path, describe: Describe, source: ImageSource, exten
     found = differences(manifest, call)
     extendable = bool(found) and _can_extend(manifest, call, source.keys)
     if found and not (extendable and extend):
-        raise BankError(_explain(directory, manifest, call, found, source, extendable))
+        raise BankError(_explain(directory, manifest, call, found, source, extendable and extend is not None))
     changed = changed_sample(source, manifest["info"].get("samples", []), str(directory / MANIFEST))
     if changed:
         raise BankError(

@@ -104,13 +104,16 @@ def adopt_unit(directory: Path, unit: Unit, facts: Facts) -> bool:
     return True
 
 
-def read_former(directory: Path, unit: Unit, facts: Facts) -> Former:
-    """Return the contents of a former unit; nothing if there is none, or it is damaged."""
-    sidecar = _read_former_sidecar(directory, unit)
+def read_former(directory: Path, unit: Unit, facts: Facts, prefix: str = FORMER) -> Former:
+    """Return the contents of a former unit, or with an empty prefix of the unit itself; nothing if there is none, or it is damaged."""
+    sidecar = _read_former_sidecar(directory, unit, prefix)
     variants = 0 if sidecar is None else facts.variants_at(sidecar.get("settings"))
     if sidecar is None or not variants:
         return Former()
-    data = (directory / f"{FORMER}{unit.file}").read_bytes()
+    try:
+        data = (directory / f"{prefix}{unit.file}").read_bytes()
+    except FileNotFoundError:  # another process has removed it meanwhile
+        return Former()
     if hashlib.sha256(data).hexdigest() != sidecar.get("sha256"):  # its rows would get a new checksum
         return Former()
     table = arrow().ipc.open_stream(data).read_all().to_pylist()
@@ -138,11 +141,11 @@ def check_not_extended(directory: Path, facts: Facts) -> None:
         )
 
 
-def _read_former_sidecar(directory: Path, unit: Unit) -> dict[str, Any] | None:
+def _read_former_sidecar(directory: Path, unit: Unit, prefix: str = FORMER) -> dict[str, Any] | None:
     """Return the sidecar of a former unit whose Arrow file has the right size; None if there is none."""
-    sidecar = read_sidecar(directory, unit, FORMER)
+    sidecar = read_sidecar(directory, unit, prefix)
     try:
-        size = (directory / f"{FORMER}{unit.file}").stat().st_size
+        size = (directory / f"{prefix}{unit.file}").stat().st_size
     except OSError:
         return None
     return sidecar if sidecar is not None and sidecar.get("bytes") == size else None
