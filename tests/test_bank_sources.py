@@ -31,7 +31,7 @@ from torchvision.transforms import v2
 from gentransforms.bank.generate.run import generate_bank
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import ConfigError, SourceError
-from gentransforms.sources import open_source, parquet_rows
+from gentransforms.sources import contents, open_source, parquet_rows
 from gentransforms.sources.base import ImageSource, SourceSample
 from gentransforms.sources.folder import ImageFolderSource
 from gentransforms.sources.keyed import with_keys
@@ -142,8 +142,17 @@ class TestImageFolder:
         assert source.inputs == ()
         assert read(source, 0).inputs == {}
 
+    def test_a_stray_image_beside_class_folders_is_told(self, tmp_path: Path) -> None:
+        fill(tmp_path, *(f"{name}/{i}.png" for name in ("cat", "dog") for i in range(5)), "preview.png")
+        with pytest.warns(UserWarning, match=r"1 of 11 images are in no class folder, such as 'preview\.png', so no image has a label"):
+            assert ImageFolderSource(tmp_path).inputs == ()
+        (tmp_path / "preview.png").rename(tmp_path / "other.png")
+        fill(tmp_path, "second.png")  # too many to be strays
+        assert ImageFolderSource(tmp_path).inputs == ()
+
     def test_what_is_skipped(self, tmp_path: Path) -> None:
         fill(tmp_path, "a.png", ".hidden.png", ".git/b.png", "c.PNG", "png", "d.png.txt", "e.jpg/f.tiff")
+        fill(tmp_path, ".DS_Store", "__MACOSX/._a.png", "__MACOSX/a.png", "@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "e.jpg/@eaDir/x.jpg")
         assert ImageFolderSource(tmp_path).keys == ["a.png", "c.PNG", "e.jpg/f.tiff"]
 
     def test_links(self, tmp_path: Path) -> None:
@@ -516,6 +525,9 @@ class TestParquet:
     def test_pictures_of_a_readme(self, tmp_path: Path) -> None:
         fill(tmp_path, "logo.png", "assets/a.png")
         parquet(tmp_path / "default" / "train" / "0000.parquet", image=[png(0)], label=[7])
+        with pytest.warns(UserWarning, match=r"the Parquet files are read, and not the images beside them: 'assets/a\.png', 'logo\.png'$"):
+            assert read(open_source(tmp_path), 0).inputs == {"labels": 7}
+        (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: default/train/*.parquet\n---\n")
         assert read(open_source(tmp_path), 0).inputs == {"labels": 7}
 
     def test_one_file_has_no_splits(self, tmp_path: Path) -> None:
@@ -1474,6 +1486,78 @@ class TestOpenSource:
         ):
             with pytest.raises(ConfigError, match=words):
                 open_source(source, **options)  # type: ignore[arg-type]
+
+
+class TestFolderOfSeveralKinds:
+    """A folder that could be read in several ways is refused, unless what lies beside the images is no data set of images."""
+
+    KEYS = ("cat/0.png", "cat/1.png", "dog/0.png", *(f"dog/deep/{i}.png" for i in range(7)))
+
+    @pytest.mark.parametrize("images", [KEYS, ("cat/0.png",), ("0.png",), ("a/b/c/d/0.png",)], ids=["many", "one", "top", "deep"])
+    def test_tar_files_beside_images(self, images: tuple[str, ...], tmp_path: Path) -> None:
+        TestShards.shard(fill(tmp_path, *images) / "cat.tar", 0, 2)
+        words = rf"holds images, such as '{images[0]}', and tar files, such as 'cat\.tar', which are different data sets: "
+        with pytest.raises(ConfigError, match=words + "for the images, move the other files .*; for the tar files .*, give one of them"):
+            open_source(tmp_path)
+        (tmp_path / "cat.tar").rename(tmp_path / "._cat.tar")  # hidden, as macOS leaves them
+        (tmp_path / "folder.tar").mkdir()
+        assert open_source(tmp_path).keys == list(images)
+
+    @pytest.mark.parametrize("name", ["annotations.parquet", "audit/scores.parquet", "cat/boxes.parquet", "train.parquet", "._x.parquet"])
+    @pytest.mark.parametrize("images", [KEYS, KEYS[:3]], ids=["many", "few"])
+    def test_parquet_without_images_is_left_aside(self, images: tuple[str, ...], name: str, tmp_path: Path) -> None:
+        parquet(fill(tmp_path, *images) / name, key=["cat/0.png"], similarity=[0.5])
+        assert open_source(tmp_path).keys == list(images)
+        assert open_source(tmp_path).inputs == ("labels",)
+
+    @pytest.mark.parametrize("name", ["all.parquet", "data/train-00000-of-00001.parquet"])
+    def test_parquet_with_images_beside_many_images(self, name: str, tmp_path: Path) -> None:
+        parquet(fill(tmp_path, *self.KEYS) / "other.parquet", file=["cat/0.png"])
+        parquet(tmp_path / name, image=[png(0)])
+        words = rf"holds images, such as 'cat/0\.png', and Parquet files with images, such as '{name}', which are different data sets"
+        with pytest.raises(ConfigError, match=words + ".*; for the Parquet files, give one of them"):
+            open_source(tmp_path)
+
+    def test_damaged_parquet_beside_images(self, tmp_path: Path) -> None:
+        (fill(tmp_path, *self.KEYS) / "train.parquet").write_bytes(b"PAR1")  # who knows what it held
+        with pytest.raises(ConfigError, match=r"and Parquet files with images, such as 'train\.parquet'"):
+            open_source(tmp_path)
+
+    @pytest.mark.parametrize("name", ["test.parquet", "x.parquet"])
+    def test_parquet_with_images_beside_few_images(self, name: str, tmp_path: Path) -> None:
+        """`datasets` takes the kind of which there are more files."""
+        parquet(fill(tmp_path, "a.png", "b.png") / name, image=[png(0)], label=[7])
+        with pytest.warns(UserWarning, match=r"the Parquet files are read, and not the images beside them: 'a\.png', 'b\.png'"):
+            assert read(open_source(tmp_path), 0).inputs == {"labels": 7}
+
+    def test_tar_files_beside_parquet(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        TestShards.shard(tmp_path / "00000.tar", 0, 2)
+        parquet(tmp_path / "00000.parquet", url=["https://example.org/a.jpg"], caption=["x"])  # as img2dataset writes them
+        assert open_source(tmp_path).keys == ["000", "001"]
+        parquet(tmp_path / "a.parquet", image=[png(0)])
+        with pytest.raises(ConfigError, match=r"Parquet files with images, such as 'a\.parquet', and tar files, such as '00000\.tar'"):
+            open_source(tmp_path)
+
+    def test_a_folder_with_the_name_of_a_kind(self, tmp_path: Path) -> None:
+        keys = [f"{name}/{i}.png" for name in ("parquet", "tar", "x.parquet", "x.tar") for i in range(5)]
+        assert open_source(fill(tmp_path, *keys)).keys == keys
+
+    @pytest.mark.parametrize("name", ["state.json", "dataset_info.json"])
+    def test_a_file_of_save_to_disk_alone(self, name: str, tmp_path: Path) -> None:
+        (fill(tmp_path, "a.png") / name).write_text("{}")
+        assert open_source(tmp_path).keys == ["a.png"]
+
+    def test_save_to_disk_beside_images(self, tmp_path: Path) -> None:
+        TestHuggingFace.data().save_to_disk(fill(tmp_path, *self.KEYS))
+        with pytest.raises(ConfigError, match=r"holds images, .* and what save_to_disk wrote, such as 'state\.json', which are different"):
+            open_source(tmp_path)
+
+    def test_looks_are_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(contents, "_ENTRIES", 20)
+        fill(tmp_path, *(f"text/{i}.txt" for i in range(40)), "text/deep/a.png")
+        parquet(tmp_path / "a.parquet", image=[png(0)])
+        assert type(open_source(tmp_path)) is ParquetSource
 
 
 class TestImageSource:

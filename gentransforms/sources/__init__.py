@@ -13,7 +13,6 @@ from gentransforms.paths import local_path
 from gentransforms.sources.base import ImageSource, SourceSample
 from gentransforms.sources.hugging_face import load_from_disk, load_from_hub, load_shards
 from gentransforms.sources.keys import Key
-from gentransforms.sources.parquet_files import holds_parquet
 
 __all__ = ["ImageSource", "SourceSample", "open_source"]
 
@@ -93,13 +92,16 @@ def _open_path(source: str, options: Mapping[str, Any]) -> ImageSource:
         raise ConfigError(f"source={source!r}: expected a folder of images, a .parquet file, or a .tar file in WebDataset format")
     if (path / "bank.json").exists():
         raise ConfigError(f"source={source!r}: this is a bank: expected what banks are made from, such as a folder of images")
-    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
-        return _open_object(load_from_disk(path), options, name=source)
-    if holds_parquet(path):
-        return _open_parquet(path, options)
-    if shards := sorted(file for file in path.iterdir() if file.suffix.lower() == ".tar"):
-        return _open_shards(shards, options, source)
+    from gentransforms.sources.contents import kind_of_folder, shards_in
     from gentransforms.sources.folder import ImageFolderSource
+
+    kind = kind_of_folder(path)
+    if kind == "saved":
+        return _open_object(load_from_disk(path), options, name=source)
+    if kind == "parquet":
+        return _open_parquet(path, options)
+    if kind == "shards":
+        return _open_shards(shards_in(path), options, source)
 
     if options["key"] is not None:
         raise ConfigError(f"key={options['key']!r}: the keys of an image folder are its paths; for others, pass a data set object")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gentransforms.errors import ConfigError, SourceError
 from gentransforms.paths import local_path
 from gentransforms.sources.base import ImageSource, SourceSample, read_each
+from gentransforms.sources.contents import is_litter
 from gentransforms.sources.decode import SUFFIXES, check_folder, decode_oriented
 from gentransforms.sources.inputs import input_value
 from gentransforms.sources.metadata import METADATA_NAMES, find_metadata, folder_order, read_metadata
@@ -30,6 +31,7 @@ _UNREADABLE = frozenset({
     ".rw2", ".srw", ".svg", ".xcf",
 })  # fmt: skip
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"})
+_STRAYS = 10  # at most one image of so many counts as a stray
 
 
 class ImageFolderSource(ImageSource):
@@ -50,7 +52,8 @@ class ImageFolderSource(ImageSource):
         ConfigError: if there is no such folder, it holds no images or several splits, or the metadata file does not fit.
 
     Warns:
-        UserWarning: if there are images in formats that cannot be read, such as ``.heic``.
+        UserWarning: if there are images in formats that cannot be read, such as ``.heic``, or a few images beside class folders,
+            which leave all without labels.
 
     Example:
         >>> from pathlib import Path
@@ -94,6 +97,7 @@ class ImageFolderSource(ImageSource):
             warnings.warn(f"{self.root}: {skipped}", stacklevel=3)
         _refuse_splits(self.root, keys)
         in_classes = all("/" in key for key in keys)
+        _warn_of_strays(self.root, keys)
         if in_classes:
             # Not all subfolders: one without images, such as a bank stored there, must not change the labels.
             self._labels = {name: i for i, name in enumerate(sorted({key.partition("/")[0] for key in keys}))}
@@ -155,7 +159,7 @@ def _images_in(root: Path) -> tuple[list[str], list[str]]:
         with entries:
             for entry in entries:
                 name = entry.name
-                if name.startswith("."):
+                if is_litter(name):
                     continue
                 if not _is_folder(entry):
                     suffix = name[name.rfind(".") :].lower()
@@ -189,6 +193,18 @@ def _refuse_splits(root: Path, keys: Sequence[str]) -> None:
     if len(first) > 1 and first <= _SPLITS and all("/" in key for key in keys):
         splits = ", ".join(map(repr, sorted(first)))
         raise ConfigError(f"{root}: holds the splits {splits}: give the folder of one of them, such as {str(root / min(first))!r}")
+
+
+def _warn_of_strays(root: Path, keys: Sequence[str]) -> None:
+    """Warn if a few images lie beside class folders, such as a preview: because of them there are no labels."""
+    strays = [key for key in keys if "/" not in key]
+    folders = {key.partition("/")[0] for key in keys if "/" in key}
+    if strays and len(folders) > 1 and len(strays) * _STRAYS <= len(keys):
+        warnings.warn(
+            f"{root}: {len(strays):,} of {len(keys):,} images are in no class folder, such as {strays[0]!r}, so no image has a label: "
+            "for labels, move them away",
+            stacklevel=4,
+        )
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

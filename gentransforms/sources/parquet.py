@@ -23,7 +23,7 @@ from gentransforms.wording import one_line
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["ParquetSource"]
+__all__ = ["ParquetSource", "may_hold_images"]
 
 _ADDRESSES = ("image_url", "img_url", "url", "uri", "image_uri")
 _ARE_ADDRESSES = f"seems to hold addresses, and images are not downloaded here: {DOWNLOAD}"
@@ -135,6 +135,25 @@ class ParquetSource(ImageSource):
 
     def _reader(self) -> RowReader:
         return RowReader(list(zip(self._files, self._counts, strict=True)), [self._image, *(self._columns[name] for name in self.inputs)])
+
+
+def may_hold_images(path: Path) -> bool:
+    """Return whether a Parquet file has a column that may hold images; True also if the file cannot be read.
+
+    Example:
+        >>> import tempfile, pyarrow, pyarrow.parquet
+        >>> path = Path(tempfile.mkdtemp()) / "scores.parquet"
+        >>> pyarrow.parquet.write_table(pyarrow.table({"file": ["cat.png"], "score": [0.5]}), path)
+        >>> may_hold_images(path)
+        False
+    """
+    arrow()
+    import pyarrow.parquet
+
+    try:
+        return any(_image_columns(pyarrow.parquet.read_schema(path)))
+    except (OSError, ValueError):
+        return True
 
 
 def _open(path: Path) -> Any:

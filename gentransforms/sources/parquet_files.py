@@ -2,50 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from gentransforms.errors import ConfigError
-from gentransforms.sources.decode import SUFFIXES
 from gentransforms.sources.hugging_face import import_datasets
 from gentransforms.wording import one_line
 
-__all__ = ["find_files", "holds_parquet"]
-
-_LOOKED_AT = 8  # entries of each subfolder that are checked: a folder of images may hold millions
+__all__ = ["find_files", "names_parquet"]
 
 
-def holds_parquet(folder: Path) -> bool:
-    """Return whether a folder holds Parquet files other than the metadata of an image folder, or a README.md that names some.
+def names_parquet(readme: Path) -> bool:
+    """Return whether the ``configs`` at the top of a README.md name Parquet files, by the convention of `datasets`.
 
-    Looks as deep as the Hub's own layout, ``default/train/0000.parquet``; not that deep in a folder of many images.
+    Example:
+        >>> names_parquet(Path("no/such/README.md"))
+        False
     """
-    if _names_parquet(folder / "README.md"):
-        return True
-    level, images = [os.fspath(folder)], 0
-    for depth in range(3):
-        below: list[str] = []
-        for path in level:
-            with os.scandir(path) as entries:
-                for entry in itertools.islice(entries, _LOOKED_AT if depth else None):
-                    suffix = "." + entry.name.rpartition(".")[2]
-                    if suffix == ".parquet" and entry.name != "metadata.parquet":
-                        return True
-                    images += suffix.lower() in SUFFIXES
-                    if depth < 2 and not entry.name.startswith(".") and entry.is_dir():
-                        below.append(entry.path)
-        if depth and images > _LOOKED_AT:  # more than a logo and the figures of a README
-            return False
-        level = below
-    return False
-
-
-def _names_parquet(readme: Path) -> bool:
-    """Return whether the ``configs`` at the top of a README.md name Parquet files, by the convention of `datasets`."""
     try:
         text = readme.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, IsADirectoryError, PermissionError):
@@ -98,7 +75,7 @@ def find_files(path: Path, split: str | None = None, config: str | None = None) 
 def _configurations(path: Path, split: str, files: Sequence[Path]) -> list[str]:
     """Return the folders that each hold the same part of a split, as the Hub's configurations do; `datasets` would mix them."""
     folders: dict[str, set[str]] = {}
-    for file in [] if _names_parquet(path / "README.md") else files:
+    for file in [] if names_parquet(path / "README.md") else files:
         folder, _, inside = Path(os.path.relpath(file, path)).as_posix().partition("/")
         if re.match(rf"{re.escape(split)}\b", inside):
             folders.setdefault(re.sub(r"-of-\d+", "", inside), set()).add(folder)
@@ -106,16 +83,24 @@ def _configurations(path: Path, split: str, files: Sequence[Path]) -> list[str]:
 
 
 def _splits(path: Path, config: str | None) -> dict[str, list[Path]]:
-    if config is not None and (path / config).is_dir() and not _names_parquet(path / "README.md"):
+    if config is not None and (path / config).is_dir() and not names_parquet(path / "README.md"):
         return _splits(path / config, None)
     datasets = import_datasets()
     try:
         # Otherwise `datasets` would leave an empty cache folder behind.
         with tempfile.TemporaryDirectory() as cache:
-            found = datasets.load_dataset_builder(str(path), config, cache_dir=cache).config.data_files or {}
+            found = _parquet_only(datasets.load_dataset_builder(str(path), config, cache_dir=cache))
+            if not found:  # more files of another kind lie beside them
+                found = _parquet_only(datasets.load_dataset_builder("parquet", data_dir=str(path), cache_dir=cache))
     except Exception as error:  # of its many kinds; a ValueError lists the configurations
         given = f"config={config!r}: " if config is not None else ""
         advice = "; choose one with config=" if config is None and "config" in str(error).lower() else ""
         raise ConfigError(f"{given}{path}: datasets cannot tell which Parquet files to load: {one_line(error)}{advice}") from error
+    return found
+
+
+def _parquet_only(builder: Any) -> dict[str, list[Path]]:
+    """Return the Parquet files among the data files of a builder of `datasets`, by split."""
+    found = builder.config.data_files or {}
     files = {str(split): sorted(Path(file) for file in names if file.endswith(".parquet")) for split, names in found.items()}
     return {split: names for split, names in files.items() if names}
