@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,8 +20,12 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_pil_image
 
 import gentransforms as gt
-from gentransforms.audit.encoders import load_encoder
+from gentransforms.audit.encoders import Encoder, load_encoder
+from gentransforms.audit.reading import read_inputs
 from gentransforms.errors import BankError, ConfigError, GeneratorError
+from gentransforms.sources import SourceSample
+from gentransforms.sources.parquet import ParquetSource
+from gentransforms.testing import FakeGenerator
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +46,43 @@ def write_class_folders(root: Path, names: tuple[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         to_pil_image(image).save(folder / f"{i:03d}.png")
     gt.generate_bank(root / "photos", root / "bank", NoisyForAudits(), variants=2, progress=False)
+
+
+def encoded(image: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    to_pil_image(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def store(kind: str, root: Path, kinds: list[str | int]) -> Any:
+    """Write the photos with a column ``kind``, or write that column anew; return the source."""
+    if kind == "parquet":
+        pq.write_table(pa.table({"image": [encoded(image) for image, _ in photos()], "kind": kinds}), root / "photos.parquet")
+        return root / "photos.parquet"
+    if kind == "data set":
+        return [{"image": image, "kind": one} for (image, _), one in zip(photos(), kinds, strict=True)]
+    (root / "photos").mkdir(exist_ok=True)
+    for i, (image, _) in enumerate(photos()):
+        (root / "photos" / f"{i:03d}.png").write_bytes(encoded(image))
+    lines = [json.dumps({"file_name": f"{i:03d}.png", "kind": one}) for i, one in enumerate(kinds)]
+    (root / "photos" / "metadata.jsonl").write_text("\n".join(lines))
+    return root / "photos"
+
+
+def counts(rows: Any) -> dict[str, int]:
+    return {row["name"]: row["sources"] for row in rows}
+
+
+class LabelledForAudits(NoisyForAudits):
+    """As bright as its label."""
+
+    inputs = required_inputs = ("labels",)
+
+    def encode(self, images: Tensor, labels: Any = None) -> dict[str, Tensor]:
+        return {**super().encode(images), "labels": torch.as_tensor(labels)}
+
+    def sample(self, condition: Any, seeds: Tensor) -> Tensor:
+        return (super().sample(condition, seeds) + 0.2 * condition["labels"].view(-1, 1, 1, 1)).clamp(0, 1)
 
 
 class TestSource:
@@ -274,7 +316,111 @@ class TestLoadEncoder:
             load_encoder("timm:tiny", lambda: None)
 
 
+class TestReadInputs:
+    @pytest.mark.parametrize("kind", ["parquet", "several files", "folder", "class folders"])
+    def test_as_with_the_images_and_without_decoding_them(self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        if kind == "class folders":
+            for i, (image, label) in enumerate(photos()):
+                (tmp_path / "photos" / str(label)).mkdir(parents=True, exist_ok=True)
+                (tmp_path / "photos" / str(label) / f"{i}.png").write_bytes(encoded(image))
+            source = gt.open_source(tmp_path / "photos")
+        elif kind == "several files":
+            for part in range(2):
+                store("parquet", tmp_path, [f"{part} {i}" for i in range(N)])
+                (tmp_path / "photos.parquet").rename(tmp_path / f"test-{part}.parquet")
+            pq.write_table(pa.table({"image": [b""], "kind": ["of another split"]}), tmp_path / "train-0.parquet")
+            source = gt.open_source(tmp_path, split="test", columns={"kinds": "kind", "again": "kind"})
+        else:
+            source = gt.open_source(store(kind, tmp_path, [f"kind {i}" for i in range(N)]), columns={"kinds": "kind"})
+        places = [0, 1, 2, 5, 8, 9, len(source) - 1]
+        with_images = [next(source.read_range(place, place + 1)).inputs for place in places]
+        for module in ("folder", "parquet"):
+            monkeypatch.setattr(f"gentransforms.sources.{module}.decode_oriented", None)
+        assert read_inputs(source, places) == with_images
+        assert read_inputs(source.select(()), places) == [{}] * len(places)
+
+    def test_a_subclass_is_asked_itself(self, tmp_path: Path) -> None:
+        class Renamed(ParquetSource):
+            def read_range(self, start: int, stop: int) -> Any:
+                for sample in super().read_range(start, stop):
+                    yield SourceSample(sample.image, {"kinds": "mine"})
+
+        source = Renamed(store("parquet", tmp_path, ["kind"] * N), columns={"kinds": "kind"})
+        assert read_inputs(source, [3, 4, 7]) == [{"kinds": "mine"}] * 3
+
+
 class TestCachedFeatures:
+    @pytest.mark.parametrize("kind", ["parquet", "folder", "data set"])
+    def test_labels_are_those_that_the_source_has_now(self, kind: str, tmp_path: Path) -> None:
+        def again(kinds: list[Any], **options: Any) -> gt.Audit:
+            return audit(tmp_path / "bank", store(kind, tmp_path, kinds), cache=tmp_path / "cache", **options)
+
+        halves, thirds = [i % 2 for i in range(N)], ["abc"[i % 3] for i in range(N)]
+        gt.generate_bank(store(kind, tmp_path, halves), tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)
+        assert again(halves).classes == []
+        encoded_before = Pool.calls
+        found = again(halves, labels="kind", attributes={"kinds": "kind"})
+        assert counts(found.classes) == counts(found.attributes["kinds"]) == {"0": 20, "1": 20}
+        assert counts(again(thirds, labels="kind").classes) == {"a": 14, "b": 13, "c": 13}
+        assert Pool.calls == encoded_before + 2 * PROBED, "features were not taken from the cache"
+
+    def test_columns_that_one_input_was_read_from_are_told_apart(self, tmp_path: Path) -> None:
+        numbers = {"tens": [i // 10 for i in range(N)], "thirds": [i % 3 for i in range(N)]}
+        pq.write_table(pa.table({"image": [encoded(image) for image, _ in photos()], **numbers}), tmp_path / "photos.parquet")
+        gt.generate_bank(tmp_path / "photos.parquet", tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)
+        for column, count in (("tens", 4), ("thirds", 3)):
+            source = gt.open_source(tmp_path / "photos.parquet", columns={"labels": column})
+            assert len(audit(tmp_path / "bank", source, labels="labels", cache=tmp_path / "cache").classes) == count
+
+    def test_of_a_killed_audit_go_on_with_the_labels_of_all_images(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from gentransforms.audit import collect
+
+        monkeypatch.setattr(collect, "_CHUNK", 10)
+        source = store("data set", tmp_path, [i // 10 for i in range(N)])
+        gt.generate_bank(source, tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)
+        whole = audit(tmp_path / "bank", source, labels="kind", cache=tmp_path / "cache")
+        for path in sorted((tmp_path / "cache").rglob("pairs-*"))[1:3]:
+            path.unlink()
+        assert audit(tmp_path / "bank", source, labels="kind", cache=tmp_path / "cache").to_dict() == whole.to_dict()
+
+    def test_a_bank_made_again_with_other_inputs_has_features_of_its_own(self, tmp_path: Path) -> None:
+        """Its manifest is the same: of 80 sources, it describes the inputs of 64."""
+
+        def make(brightest: int) -> dict[str, Any]:
+            columns = {"image": [encoded(image) for image, _ in photos(80)], "label": [brightest * (i == 4) for i in range(80)]}
+            pq.write_table(pa.table(columns), tmp_path / "photos.parquet")
+            gt.generate_bank(tmp_path / "photos.parquet", tmp_path / "bank", LabelledForAudits(), variants=2, unit_size=10, progress=False)
+            found = [audit(tmp_path / "bank", tmp_path / "photos.parquet", cache=cache) for cache in (tmp_path / "cache", None)]
+            assert found[0].to_dict() == found[1].to_dict()
+            return found[0].to_dict()
+
+        first, manifest = make(0), (tmp_path / "bank" / "bank.json").read_bytes()
+        for path in (tmp_path / "bank").glob("unit-000000000-*"):
+            path.unlink()
+        (tmp_path / "bank" / "index.arrow").unlink()
+        assert make(2)["measures"]["source_similarity"] != first["measures"]["source_similarity"]
+        assert (tmp_path / "bank" / "bank.json").read_bytes() == manifest
+
+    def test_a_source_decoded_otherwise_has_features_of_its_own(self, tmp_path: Path) -> None:
+        """Although the images that are compared with the bank's marks, 64 of 80, are the same."""
+        (tmp_path / "photos").mkdir()
+        for i, (image, _) in enumerate(photos(80)):
+            (tmp_path / "photos" / f"{i:03d}.png").write_bytes(encoded(image))
+        deep = torch.arange(64).view(8, 8) * 15
+        PIL.Image.fromarray(deep.numpy().astype(np.uint16)).save(tmp_path / "photos" / "004.png")
+        dark, bright = (gt.open_source(tmp_path / "photos", white_level=level) for level in (65535, 1023))
+        gt.generate_bank(dark, tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)
+        for source in (dark, bright):
+            assert audit(tmp_path / "bank", source, cache=tmp_path / "cache").to_dict() == audit(tmp_path / "bank", source).to_dict()
+
+    def test_a_holdout_seen_in_another_size_has_features_of_its_own(self, bank: Path, tmp_path: Path) -> None:
+        """Of an encoder known by its weights, which is not told by what it returns."""
+        encoder = Encoder("texture", lambda x: x[:, :, ::2, ::2].flatten(2)[:, :, :16].flatten(1), torch.device("cpu"), digest="weights")
+        gt.generate_bank(photos(), tmp_path / "bank", FakeGenerator(16), variants=2, progress=False)
+        for path in (bank, tmp_path / "bank"):
+            found, fresh = (audit(path, encoder=encoder, holdout=photos(seed=5), cache=cache) for cache in (tmp_path / "cache", None))
+            assert found.to_dict() == fresh.to_dict()
+
     def test_a_function_is_known_by_what_it_returns(self, bank: Path, tmp_path: Path) -> None:
         seen = []
 

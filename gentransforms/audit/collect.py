@@ -1,10 +1,12 @@
-"""Encode all images once, chunk by chunk; a killed audit goes on from the chunks that are on disk."""
+"""Encode all images once, chunk by chunk; a killed audit goes on from the chunks that are on disk.
+
+Only what encoders and pixels say of the images is kept on disk. Labels and other inputs are those that the source has now.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +16,16 @@ import torch
 from torch import Tensor
 
 from gentransforms.audit.encoders import Encoder
-from gentransforms.audit.pairs import Pairs, mark_some, read_images, space_evenly
+from gentransforms.audit.labels import plain_label
+from gentransforms.audit.pairs import Pairs, mark_some, space_evenly
 from gentransforms.audit.pixels import describe_pixels
+from gentransforms.audit.reading import read_images
 from gentransforms.errors import GeneratorError
 from gentransforms.sources import ImageSource
-from gentransforms.sources.inputs import integer
 
 __all__ = ["Collected", "collect_features", "collect_holdout"]
 
-_LAYOUT = "2"  # of the cached files
+_LAYOUT = "3"  # of the cached files
 _CHUNK = 256  # sources read, encoded and cached together
 _BATCH = 256  # images encoded at once
 # Numbers of pixels that bound both for large images: 128 MB and 512 MB.
@@ -69,37 +72,39 @@ def collect_features(
     Raises:
         GeneratorError: if features of different images have different lengths.
     """
-    folder = _folder(cache, (encoder, classifier), pairs.size, pairs.identity, str(list(pairs.places)))
+    folder = _folder(cache, (encoder, classifier), pairs, pairs.identity, str(list(pairs.places)))
     count = len(pairs.places)
     height, width = pairs.size
     step = max(1, min(_CHUNK, _MOST_IN_CHUNK // (3 * height * width * (1 + pairs.variants))))
     chunks: list[dict[str, Tensor]] = []
-    inputs: list[dict[str, Any]] = []
+    inputs: dict[int, dict[str, Any]] = {}
     for start in range(0, count, step):
         stop = min(start + step, count)
         chunk = _load(folder, f"pairs-{start:09d}")
         if chunk is None:
             images, given = pairs.read_sources(start, stop)
             made, owner, number = pairs.read_variants(start, stop)
-            tensors = {"owner": owner, "number": number}
+            inputs |= zip(range(start, stop), map(_plain, given), strict=True)
+            chunk = {"owner": owner, "number": number}
             for prefix, batch in (("", images), ("variant_", made)):
-                tensors[f"{prefix}features"] = _in_batches(encoder, batch)
-                tensors[f"{prefix}statistics"] = _in_batches(describe_pixels, batch)
+                chunk[f"{prefix}features"] = _in_batches(encoder, batch)
+                chunk[f"{prefix}statistics"] = _in_batches(describe_pixels, batch)
                 if classifier is not None:
-                    tensors[f"{prefix}scores"] = _in_batches(classifier, batch)
-            chunk = tensors, [_plain(one) for one in given]
-            _save(folder, f"pairs-{start:09d}", *chunk)
-        chunks.append(chunk[0])
-        inputs += chunk[1]
+                    chunk[f"{prefix}scores"] = _in_batches(classifier, batch)
+            _save(folder, f"pairs-{start:09d}", chunk)
+        chunks.append(chunk)
         if on_progress is not None:
             on_progress(stop, count)
+    unread = [row for row in range(count) if row not in inputs]  # of chunks that were on disk
+    inputs |= zip(unread, map(_plain, pairs.read_inputs(unread)), strict=True)
 
     def join(name: str) -> Tensor:
         return _join([chunk[name] for chunk in chunks], encoder if name.endswith("features") else classifier)
 
     return Collected(
         real=join("features"), statistics=join("statistics"), variants=join("variant_features"),
-        variant_statistics=join("variant_statistics"), owner=join("owner"), number=join("number"), inputs=inputs,
+        variant_statistics=join("variant_statistics"), owner=join("owner"), number=join("number"),
+        inputs=[inputs[row] for row in range(count)],
         scores=None if classifier is None else join("scores"), variant_scores=None if classifier is None else join("variant_scores"),
     )  # fmt: skip
 
@@ -108,7 +113,7 @@ def collect_holdout(source: ImageSource, count: int, pairs: Pairs, encoder: Enco
     """Return the features of at most `count` images of a source, evenly spaced: (H, D) float32."""
     places = space_evenly(range(len(source.keys)), count)
     identity = f"{source.description!r} {len(source.keys)} {_digest(mark_some(source, places))}" if cache is not None else ""
-    folder = _folder(cache, (encoder,), pairs.size, identity, str(places))
+    folder = _folder(cache, (encoder,), pairs, identity, str(places))
     found = []
     height, width = pairs.size
     step = max(1, min(_CHUNK, _MOST_IN_CHUNK // (3 * height * width)))
@@ -116,9 +121,9 @@ def collect_holdout(source: ImageSource, count: int, pairs: Pairs, encoder: Enco
         chunk = _load(folder, f"holdout-{start:09d}")
         if chunk is None:
             images, _ = read_images(source, places[start : start + step], pairs.size, pairs.preserves_geometry)
-            chunk = {"features": _in_batches(encoder, images)}, []
-            _save(folder, f"holdout-{start:09d}", *chunk)
-        found.append(chunk[0]["features"])
+            chunk = {"features": _in_batches(encoder, images)}
+            _save(folder, f"holdout-{start:09d}", chunk)
+        found.append(chunk["features"])
     return _join(found, encoder)
 
 
@@ -142,36 +147,32 @@ def _join(parts: Sequence[Tensor], made_by: Any) -> Tensor:
 
 
 def _plain(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return those inputs that may be labels: text, and whole numbers of any type."""
-    found = {}
-    for name, value in inputs.items():
-        number = int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else integer(value)
-        if isinstance(value, str) or number is not None:
-            found[name] = value if isinstance(value, str) else number
-    return found
+    """Return those inputs that may be labels."""
+    return {name: label for name, value in inputs.items() if (label := plain_label(value)) is not None}
 
 
-def _folder(cache: Path | None, encoders: Sequence[Encoder | None], size: tuple[int, int], *identity: str) -> Path | None:
+def _folder(cache: Path | None, encoders: Sequence[Encoder | None], pairs: Pairs, *identity: str) -> Path | None:
     """Return the folder for what these decide; None if something has no name, such as variants made in memory."""
     if cache is None or not identity[0]:
         return None
     used = [encoder for encoder in encoders if encoder is not None]
-    digest = _digest([part.encode() for part in (_LAYOUT, *(f"{encoder.name} {encoder.digest}" for encoder in used), *identity)])
-    probed = {str(i): encoder(_probe(size)) for i, encoder in enumerate(used) if not encoder.digest}
+    names = [f"{encoder.name} {encoder.digest}" for encoder in used]
+    digest = _digest([part.encode() for part in (_LAYOUT, *names, f"{pairs.size} {pairs.preserves_geometry}", *identity)])
+    probed = {str(i): encoder(_probe(pairs.size)) for i, encoder in enumerate(used) if not encoder.digest}
     # No digest covers the code of a user's function: what it returns for some images tells it from others of its name.
     for number in itertools.count():
         folder = cache / (f"{digest}-{number}" if number else digest)
         if not folder.exists():
             folder.mkdir(parents=True)
-            _save(folder, "probe", probed, [])
+            _save(folder, "probe", probed)
             return folder
         kept = _load(folder, "probe")
         if kept is None:  # killed before it was written
             for file in folder.glob("*.safetensors"):
                 file.unlink()
-            _save(folder, "probe", probed, [])
+            _save(folder, "probe", probed)
             return folder
-        if all(_alike(kept[0].get(name), new) for name, new in probed.items()):
+        if all(_alike(kept.get(name), new) for name, new in probed.items()):
             return folder
     raise AssertionError("itertools.count ends")
 
@@ -191,24 +192,24 @@ def _digest(parts: Sequence[bytes]) -> str:
     return hashlib.blake2b(b"\n".join(parts), digest_size=16).hexdigest()
 
 
-def _load(folder: Path | None, name: str) -> tuple[dict[str, Tensor], list[dict[str, Any]]] | None:
-    from safetensors import SafetensorError, safe_open
+def _load(folder: Path | None, name: str) -> dict[str, Tensor] | None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     path = None if folder is None else folder / f"{name}.safetensors"
     if path is None or not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["inputs"])  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError):
+        return load_file(path)
+    except (SafetensorError, ValueError, OSError):
         return None  # half written, by a full disk: made again
 
 
-def _save(folder: Path | None, name: str, tensors: dict[str, Tensor], inputs: Sequence[dict[str, Any]]) -> None:
+def _save(folder: Path | None, name: str, tensors: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
     if folder is None:
         return
     partial = folder / f".{name}.partial"
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, metadata={"inputs": json.dumps(list(inputs))})
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial)
     partial.replace(folder / f"{name}.safetensors")

@@ -11,8 +11,9 @@ from torch import Tensor
 from gentransforms.audit.pairs import Pairs
 from gentransforms.errors import ConfigError
 from gentransforms.sources import ImageSource, open_source
+from gentransforms.sources.inputs import integer
 
-__all__ = ["find_labels", "names_column", "open_labelled"]
+__all__ = ["find_labels", "names_column", "open_labelled", "plain_label"]
 
 FOLDERS = "folders"
 
@@ -76,6 +77,21 @@ def find_labels(name: str, labels: Any, pairs: Pairs, inputs: Sequence[dict[str,
             f"{name}: {len(values)} labels for {len(pairs.source.keys)} images of the source: expected one for each, in order"
         )
     return _number(name, [values[place] for place in pairs.places])
+
+
+def plain_label(value: Any) -> int | str | None:
+    """Return text as str, and a whole number of any type, a bool too, as int; None of what is no label.
+
+    Example:
+        >>> import torch
+        >>> plain_label(torch.tensor(3)), plain_label(True), plain_label(2.0), plain_label("cat"), plain_label(0.5)
+        (3, 1, 2, 'cat', None)
+    """
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, str):
+        return value
+    return int(value) if isinstance(value, float) and value.is_integer() else integer(value)
 
 
 def _find_input(source: ImageSource, name: str) -> str | None:

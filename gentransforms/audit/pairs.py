@@ -11,19 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gentransforms.audit.reading import read_images, read_inputs
+from gentransforms.bank.format.unit import list_units, read_sidecar
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import BankError, ConfigError, SourceError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.held import generate
-from gentransforms.images import fit, to_float, to_rows
+from gentransforms.images import to_rows
 from gentransforms.seeding import derive_seeds
 from gentransforms.sources import ImageSource
 from gentransforms.sources.keys import tell_other_root
 from gentransforms.sources.resemblance import compare_marks, mark
 
-__all__ = ["BankPairs", "GeneratorPairs", "Pairs", "mark_some", "read_images", "space_evenly"]
+__all__ = ["BankPairs", "GeneratorPairs", "Pairs", "mark_some", "space_evenly"]
 
 _COMPARED = 64  # sources whose marks are compared with those that a bank keeps
+_OF_IMAGES = ("image_column", "white_level", "split", "config", "revision")  # what says which images of a source are read, and how
 _OTHER = 10.0  # grey levels by which the mark of another image differs; decoders and encodings differ by far less
 
 
@@ -53,6 +56,10 @@ class Pairs(ABC):
         """Return the sources from `start` up to `stop`, (B, 3, *size) float32 in [0, 1], and their inputs."""
         return read_images(self.source, self.places[start:stop], self.size, self.preserves_geometry)
 
+    def read_inputs(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the inputs of some of the sources, as they are now; images are decoded only where there is no other way."""
+        return read_inputs(self.source, [self.places[row] for row in rows])
+
     @abstractmethod
     def read_variants(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the variants of these sources, ordered by source.
@@ -65,7 +72,10 @@ class Pairs(ABC):
     @property
     @abstractmethod
     def identity(self) -> str:
-        """What decides the images, for the cache of features; empty if nothing names it."""
+        """What decides the images, for the cache of features; empty if nothing names it.
+
+        Inputs such as labels are not part of it, since they are read again each time, unless the images are made with them.
+        """
 
 
 class BankPairs(Pairs):
@@ -112,7 +122,10 @@ class BankPairs(Pairs):
     def identity(self) -> str:
         selection = self.bank.selection
         kept = "" if selection is None else hashlib.blake2b(selection.kept.tobytes(), digest_size=16).hexdigest()
-        return f"{self.bank.path} {sorted(self.bank.manifest.items())!r} {len(self.bank)} {kept} {self._seen}"
+        # The units themselves: the manifest is the same if they were made again with other prompts or labels.
+        units = [(unit.name, (read_sidecar(self.bank.path, unit) or {}).get("sha256")) for unit in list_units(self.bank.path)]
+        decides = {name: value for name, value in self.source.description["decides"].items() if name in _OF_IMAGES}
+        return f"{self.bank.path} {sorted(self.bank.manifest.items())!r} {units} {len(self.bank)} {kept} {decides} {self._seen}"
 
 
 class GeneratorPairs(Pairs):
@@ -148,25 +161,7 @@ class GeneratorPairs(Pairs):
 
     @property
     def identity(self) -> str:
-        return ""
-
-
-def read_images(
-    source: ImageSource, places: Sequence[int], size: tuple[int, int], preserves_geometry: bool
-) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Return images (B, 3, *size) float32 in [0, 1], as a generator of that size sees them, and their inputs.
-
-    Raises:
-        SourceError: if one cannot be read.
-    """
-    images, inputs = torch.empty(len(places), 3, *size), []
-    for row, (start, stop) in _runs(places):
-        for i, sample in enumerate(source.read_range(start, stop)):
-            if isinstance(sample, SourceError):
-                raise SourceError(f"the source {source.keys[start + i]!r} cannot be read: {sample}")
-            images[row + i] = fit(to_float(to_rows(sample.image)), size, preserves_geometry)[0]
-            inputs.append(sample.inputs)
-    return images, inputs
+        return ""  # made in memory with the inputs of the source, for which a cache would need a name too
 
 
 def space_evenly(items: Sequence[int], limit: int | None) -> list[int]:
@@ -217,18 +212,6 @@ def _compare_marks(bank: Bank, source: ImageSource, place_of: Mapping[str | int,
                 f"one with the key {(differ or keys)[0]!r}: give the source that the bank was made of"
             )
     return hashlib.blake2b(b"".join(seen), digest_size=16).hexdigest()
-
-
-def _runs(places: Sequence[int]) -> list[tuple[int, tuple[int, int]]]:
-    """Return runs of consecutive places, each with the row it begins at, since neighbours are read together."""
-    runs: list[tuple[int, tuple[int, int]]] = []
-    for row, place in enumerate(places):
-        if runs and runs[-1][1][1] == place:
-            first, (start, _) = runs[-1]
-            runs[-1] = (first, (start, place + 1))
-        else:
-            runs.append((row, (place, place + 1)))
-    return runs
 
 
 def _gather(values: list[Any], rows: Tensor) -> Any:
