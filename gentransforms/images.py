@@ -24,6 +24,7 @@ __all__ = [
     "resize",
     "restore",
     "same_aspect_ratio",
+    "to_device",
     "to_float",
     "to_rows",
 ]  # fmt: skip
@@ -33,6 +34,20 @@ _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.floa
 _TOLERANCE = 1e-3  # half precision and interpolation overshoot by less; a normalised image by far more
 _OVERSHOOT = 0.5  # the most that bicubic and Lanczos resampling overshoot; a normalised image usually exceeds it
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL and torchvision
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return `tensor` on `device`, without waiting for the copy where that is safe.
+
+    A copy to the CPU is waited for: its memory holds something else until the copy has arrived. So are copies to MPS, for which
+    torch gives no guarantee.
+
+    Example:
+        >>> import torch
+        >>> to_device(torch.zeros(2), torch.device("cpu"))
+        tensor([0., 0.])
+    """
+    return tensor.to(device, non_blocking=device.type not in ("cpu", "mps"))
 
 
 def to_rows(image: Image) -> Tensor:

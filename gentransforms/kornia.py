@@ -105,6 +105,8 @@ class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
         rows = to_rows(input)
         self._check_range([rows])
         chosen = params["batch_prob"].cpu() > 0.5
+        if len(chosen) != len(rows):
+            raise ImageError(f"params are those of {len(chosen)} images, and the batch has {len(rows)}: draw parameters for this batch")
         if not chosen.any():
             return input
         source = take(rows, chosen)

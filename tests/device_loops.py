@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 from pretend_device import DEVICE, PretendDevice, pretend_device
 from rich.progress import Progress
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+from torchvision.transforms import v2
 
 import gentransforms as gt
 
@@ -75,7 +78,7 @@ def pictures(count: int) -> Tensor:
 def loops(which: str) -> Iterator[tuple[str, Any]]:
     """Run the loops of a recipe; yield the name of each, and what happens in a step."""
     sys.path.insert(0, str(RECIPES / ("ssl" if which in ("ssl", "parts") else "icgan")))
-    yield from {"check": check, "transform": transform, "icgan": icgan, "ssl": ssl, "parts": parts}[which]()
+    yield from {"check": check, "transform": transform, "between": between, "icgan": icgan, "ssl": ssl, "parts": parts}[which]()
 
 
 def check() -> Iterator[tuple[str, Any]]:
@@ -204,6 +207,47 @@ def transform() -> Iterator[tuple[str, dict[str, Any]]]:
                 made = counted(images if dtype == torch.uint8 else images.float() / 255)
             assert made.device == DEVICE
             yield name, counted.of_a_step()
+
+
+def between() -> Iterator[tuple[str, bool]]:
+    """Images on one device and the generator on the other: whether the new images are those of the CPU, and what was said."""
+    from gentransforms.kornia import RandomGenerative
+    from gentransforms.testing import FakeGenerator
+
+    images, seeds = pictures(6).float() / 255, torch.arange(6)
+
+    def transform() -> Any:
+        return gt.GenerativeAugment(FakeGenerator(), p=1.0, seeds_getter=lambda _: seeds)
+
+    samples = {"floats": images, "bytes": pictures(6), "views": [images[:3], images[3:, :, :16, :16]]}
+    for name, sample in samples.items():
+        expected = tree_leaves(transform()(sample))
+        for where, generator_on, images_on in (("to the device", DEVICE, "cpu"), ("to the CPU", "cpu", DEVICE)):
+            with pretend_device(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                augment = transform()
+                augment.generator.to(generator_on)
+                for _ in range(2):  # the first call waits for the count of images that are not finite
+                    made = tree_leaves(augment(tree_map(lambda x: x.to(images_on), sample)))  # noqa: B023
+                alike = all(torch.equal(a.cpu(), b) for a, b in zip(made, expected, strict=True))
+            yield f"{name} {where}", alike
+    augment = RandomGenerative(FakeGenerator(), p=1.0)
+    expected = augment(images)
+    with pretend_device(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield "kornia to the CPU", torch.equal(augment(images.to(DEVICE), params=augment._params).cpu(), expected)
+    with pretend_device(), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        composed = torch.nn.ModuleDict({"transforms": v2.Compose([transform()])}).to(DEVICE)
+        for _ in range(2):
+            composed["transforms"](images.to(DEVICE))
+    yield "one warning", [str(w.message).partition(":")[0] for w in said] == ["the images are on pretend"]
+    with pretend_device():
+        pickled = gt.load_generator("icgan-cifar10-32").to(DEVICE)
+        state = pickled.__dict__ | {"_released": {name: t.to(DEVICE) for name, t in pickled._released.items()}}  # as map_location does
+        again = type(pickled).__new__(type(pickled))
+        again.__setstate__(state)
+        yield "loaded by map_location", again.fingerprint() == gt.load_generator("icgan-cifar10-32").fingerprint()
 
 
 if __name__ == "__main__":

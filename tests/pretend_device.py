@@ -42,6 +42,7 @@ DEVICE = torch.device("pretend", 0)
 class OnDevice(Tensor):
     """A tensor on the pretended device; `inner` holds its values."""
 
+    __slots__ = ("inner",)  # not in __dict__, which results take over from the images of a user's own subclass
     inner: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -123,6 +124,8 @@ class PretendDevice(TorchDispatchMode):
 
     def _move(self, from_device: bool, to_device: bool, blocking: bool) -> None:
         if from_device and not to_device:
+            if not blocking:
+                raise RuntimeError("a copy to the CPU that nothing waits for: on a GPU, its memory holds something else when it is read")
             self._note("copied to the CPU")
         elif to_device and not from_device and blocking:
             self._note("a blocking copy to the device")

@@ -26,12 +26,16 @@ def steps(*which: str) -> dict[str, Any]:
 
 
 def test_transform() -> None:
-    found = steps("check", "transform")
+    found = steps("check", "transform", "between")
     # The tool itself sees what would wait.
     assert found.pop("check") == {
         "a blocking copy to the device": 1, "a number is read": 1, "a mask as an index": 1, "copied to the CPU": 1,
         "aten.nonzero waits": 1, "two devices": 1,
     }  # fmt: skip
+    # Images on one device and the generator on the other.
+    crossed = {name: found.pop(name) for name in list(found) if isinstance(found[name], bool)}
+    assert len(crossed) == 9
+    assert {name for name, fine in crossed.items() if not fine} == set()
     assert set(found) == {"half", "all", "bytes"}
     assert {name: step["waits"] for name, step in found.items() if step["waits"]} == {}
 

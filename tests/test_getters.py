@@ -197,6 +197,22 @@ class TestPerImageInputs:
             per_image_inputs(values, [BATCH], ["labels"])
 
 
+class TestColumnsOfOne:
+    """Samples that are columns of one row, as Hugging Face data sets pass them to their transforms."""
+
+    @pytest.mark.parametrize("image", [ONE, PICTURE], ids=["tensor", "picture"])
+    def test_a_value_in_a_list_stays_one(self, image: Any) -> None:
+        values = {"labels": [3], "prompts": ["a dog"], "noise_levels": torch.tensor([200])}
+        found = per_image_inputs(values, [image], list(values))
+        assert found["labels"].tolist() == [3]
+        assert found["prompts"] == ["a dog"]
+        assert found["noise_levels"].tolist() == [200]
+
+    def test_other_lists_are_one_value(self) -> None:
+        with pytest.raises(ConfigError, match="expected one value"):
+            per_image_inputs({"labels": [1, 2]}, [BATCH[:1]], ["labels"])
+
+
 class TestGather:
     @pytest.mark.parametrize("mask", [[True, False, True], [False] * 3, [True] * 3])
     def test_takes_the_chosen_in_order(self, mask: list[bool]) -> None:

@@ -219,6 +219,12 @@ class TestReplay:
         assert torch.get_rng_state().equal(state)
         assert RandomGenerative(FakeGenerator(), 0.5)(BATCH, params=params).equal(expected)
 
+    def test_params_of_another_batch_are_refused(self) -> None:
+        augment = RandomGenerative(FakeGenerator(), 0.5)
+        augment(BATCH[:4])
+        with pytest.raises(ImageError, match="params are those of 4 images, and the batch has 8"):
+            augment(BATCH, params=augment._params)
+
     def test_params_may_be_edited(self) -> None:
         augment = RandomGenerative(Flat(), 0.5)
         augment(BATCH)

@@ -457,6 +457,30 @@ class TestDevices:
         )  # fmt: skip
 
 
+class TestFunctional:
+    """What torch.func and inference mode ask of a module."""
+
+    def test_gradients_of_a_model_that_holds_a_transform(self) -> None:
+        model = nn.ModuleDict({"augment": gt.GenerativeAugment(FakeGenerator(), 1.0), "head": nn.Conv2d(3, 1, 1)})
+
+        def loss(parameters: dict[str, Tensor]) -> Tensor:
+            made = model["augment"](BATCH)
+            return torch.func.functional_call(model["head"], parameters, (made,)).sum()
+
+        found = torch.func.grad(loss)(dict(model["head"].named_parameters()))
+        assert found["bias"].item() == BATCH[:, 0].numel()
+        model["augment"](BATCH)
+        assert copy.deepcopy(model["augment"]).nonfinite_count == 0
+
+    def test_a_copy_made_in_inference_mode_can_be_used_and_moved(self) -> None:
+        augment = gt.GenerativeAugment(tiny_icgan(), 1.0, seeds_getter=fixed_seeds)
+        with torch.inference_mode():
+            best = copy.deepcopy(augment)
+        assert best(BATCH).equal(augment(BATCH))
+        assert not best._held.nonfinite.is_inference()
+        assert best.generator.double()(BATCH[:1].double(), torch.arange(1)).isfinite().all()
+
+
 class TestOutOfMemory:
     @pytest.mark.parametrize("kind", ["cuda", "cudnn", "cpu"])
     def test_halves_says_so_once_and_remembers(self, kind: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 from collections import namedtuple
 from typing import Any
@@ -325,7 +326,9 @@ class TestViews:
     )
     def test_a_list_of_anything_else_holds_one_image(self, other: Any) -> None:
         image = pixels(4, 3, 16, 16)
-        result = always(count=4)([image, other])
+        maybe_a_mask = isinstance(other, Tensor) and other.shape[0] == 4 and other.shape[-2:] == image.shape[-2:]
+        with pytest.warns(UserWarning, match="mark masks") if maybe_a_mask else contextlib.nullcontext():
+            result = always(count=4)([image, other])
         assert not result[0].equal(image)
         assert result[1] is other
 
@@ -334,6 +337,57 @@ class TestViews:
         result = always(count=4)([image, target])
         assert not result[0].equal(image)
         assert result[1] is target
+
+
+class TestUnmarkedMasks:
+    """Collating turns `tv_tensors.Mask` into a plain tensor: what may be one is said, once."""
+
+    def batch(self, mask: Tensor, *, first: bool = False) -> dict[str, Tensor]:
+        pair = {"image": pixels(4, 3, 16, 16), "mask": mask}
+        return dict(reversed(pair.items())) if first else pair
+
+    @pytest.mark.parametrize("mask", [torch.zeros(4, 1, 16, 16, dtype=torch.uint8), torch.zeros(4, 16, 16, dtype=torch.int64)], ids=str)
+    def test_left_beside_an_image_of_another_layout(self, mask: Tensor) -> None:
+        augment = gt.GenerativeAugment(FakeGenerator(), p=1.0)
+        assert not augment.generator.preserves_geometry
+        with pytest.warns(UserWarning, match=r"GenerativeAugment: the plain tensor \(4, 3, 16, 16\).*left as it was; mark masks"):
+            result = augment(self.batch(mask))
+        assert result["mask"] is mask
+        augment(self.batch(mask))  # without a word: once is enough
+
+    def test_another_size_of_the_images(self) -> None:
+        augment = gt.GenerativeAugment(FakeGenerator(preserves_geometry=True), p=1.0, output_size="generator")
+        with pytest.warns(UserWarning, match="mark masks"):
+            augment(self.batch(torch.zeros(4, 1, 16, 16, dtype=torch.uint8)))
+
+    def test_a_mask_taken_for_the_image(self) -> None:
+        augment = gt.GenerativeAugment(FakeGenerator(preserves_geometry=True), p=1.0)
+        with pytest.warns(UserWarning, match=r"\(4, 1, 16, 16\) was taken for the image.*\(4, 3, 16, 16\), was left"):
+            augment(self.batch(torch.zeros(4, 1, 16, 16, dtype=torch.uint8), first=True))
+
+    @pytest.mark.parametrize(
+        "beside",
+        [
+            {"mask": torch.zeros(4, 1, 16, 16, dtype=torch.uint8)},  # still right
+            {"features": torch.zeros(4, 16)}, {"boxes": torch.zeros(4, 7, 4)}, {"depth": torch.zeros(4, 1, 8, 8)},
+        ],
+        ids=lambda beside: next(iter(beside)),
+    )  # fmt: skip
+    def test_nothing_is_said_of_what_stays_right(self, beside: dict[str, Tensor]) -> None:
+        gt.GenerativeAugment(FakeGenerator(preserves_geometry=True), p=1.0)({"image": pixels(4, 3, 16, 16), **beside})
+
+    def test_named_images_leave_no_doubt(self) -> None:
+        sample = self.batch(torch.zeros(4, 1, 16, 16, dtype=torch.uint8), first=True)
+        sample["image"] = tv_tensors.Image(sample["image"])
+        result = gt.GenerativeAugment(FakeGenerator(), p=1.0)(sample)
+        assert result["mask"] is sample["mask"]
+
+    def test_a_grey_picture_beside_a_coloured_one(self) -> None:
+        photo = PIL.Image.new("RGB", (16, 16), "red")
+        augment = gt.GenerativeAugment(FakeGenerator(), p=1.0)
+        with pytest.warns(UserWarning, match="modes RGB and L"):
+            augment(photo, photo.convert("L"))
+        augment(photo, photo.convert("L").resize((8, 8)))
 
 
 @dataclasses.dataclass

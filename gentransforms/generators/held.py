@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, DeviceError, GeneratorError, MissingInputError, WeightsError
 from gentransforms.generators.base import ImageGenerator
+from gentransforms.images import to_device
 from gentransforms.seeding import check_seeds
 from gentransforms.surroundings import isolate
 from gentransforms.wording import name_type
@@ -83,6 +84,8 @@ class HeldGenerator:
         if images.is_meta and device.type != "meta":  # no pixels, so only the shape of the result is known
             made = torch.empty(len(images), 3, *generator.image_size, dtype=torch.float32, device="meta")
             return made, torch.empty(len(images), dtype=torch.bool, device="meta"), max_batch_size
+        if device.type == "cpu" != images.device.type:
+            self._warn_of_device(images.device)
         if _any_training(generator):  # someone with a reference to the generator called its train()
             generator.eval()
         made, finite, size = generate(generator, images, seeds, inputs, max_batch_size)
@@ -90,7 +93,7 @@ class HeldGenerator:
             bad = (~finite).sum()
             if self.nonfinite.device != bad.device:  # the first call, or the generator was moved
                 self.nonfinite = self.nonfinite.to(bad.device)
-            self.nonfinite += bad
+            self.nonfinite = self.nonfinite + bad  # not in place: torch.func refuses that for what a function did not make
         self._warn_of_nonfinite(bad, len(images))
         return made, finite, size
 
@@ -119,7 +122,8 @@ class HeldGenerator:
                 memo.setdefault(id(memo), []).append(tensor)  # as `copy` does: a generator may replace its own, and ids come again
         other = HeldGenerator.__new__(HeldGenerator)
         other.__dict__.update(self.__dict__)
-        other.generator, other.nonfinite = copy.deepcopy(self.generator, memo), self.nonfinite.clone()
+        with isolate():  # under inference mode too, ordinary tensors
+            other.generator, other.nonfinite = copy.deepcopy(self.generator, memo), self.nonfinite.clone()
         return other
 
     def __getstate__(self) -> dict[str, Any]:
@@ -130,9 +134,18 @@ class HeldGenerator:
         self._forget()  # unpickled (spawn, forkserver) rather than forked
 
     def _forget(self) -> None:
-        self._process, self._called, self._warned = os.getpid(), False, False
+        self._process, self._called, self._warned, self._warned_of_device = os.getpid(), False, False, False
         with isolate():
             self.nonfinite = torch.zeros((), dtype=torch.int64)  # moved to the device of the first images
+
+    def _warn_of_device(self, device: torch.device) -> None:
+        if not self._warned_of_device:
+            self._warned_of_device = True
+            warnings.warn(
+                f"the images are on {device} and {type(self.generator).__name__} is on the CPU, where it is slow: call "
+                f".to({str(device)!r}) of the transform itself; v2.Compose and FSDP do not move what they hold with the model",
+                stacklevel=2,
+            )
 
     def _warn_of_nonfinite(self, bad: Tensor, count: int) -> None:
         # On an accelerator only in the first call, because reading the number waits for the device.
@@ -219,8 +232,8 @@ def generate(
     """
     check_seeds(seeds, len(images))
     check_inputs(generator, inputs)
-    images = images.to(generator.device, non_blocking=True)
-    inputs = {name: v.to(generator.device, non_blocking=True) if isinstance(v, Tensor) else v for name, v in inputs.items()}
+    images = to_device(images, generator.device)
+    inputs = {name: to_device(v, generator.device) if isinstance(v, Tensor) else v for name, v in inputs.items()}
     parts: list[Tensor] = []
     start, size, too_many = 0, max_batch_size or len(images), 0
     while start < len(images):

@@ -13,7 +13,7 @@ from gentransforms.errors import ConfigError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.held import HoldsGenerator
 from gentransforms.generators.registry import load_generator
-from gentransforms.images import Image, count_images, fit, to_float
+from gentransforms.images import Image, count_images, fit, to_device, to_float
 from gentransforms.seeding import seed_uniforms
 from gentransforms.surroundings import isolate
 from gentransforms.transforms.getters import gather, per_image_inputs, per_image_seeds
@@ -149,6 +149,6 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
         views = [fit(to_float(source), image_size, preserves_geometry) for source in sources if len(source)]
         if not views:
             return chosen, torch.empty(0, 3, *image_size, dtype=torch.float32), None
-        batch = views[0] if len(views) == 1 else torch.cat([view.to(self.generator.device, non_blocking=True) for view in views])
+        batch = views[0] if len(views) == 1 else torch.cat([to_device(view, self.generator.device) for view in views])
         made, finite = self._generate(batch, params["seeds"][chosen], {name: gather(v, chosen) for name, v in params["inputs"].items()})
         return chosen, made, finite

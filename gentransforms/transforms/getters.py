@@ -102,7 +102,8 @@ def per_image_inputs(values: Any, images: Sequence[Image], names: Sequence[str])
         if isinstance(value, Tensor):
             value = value.as_subclass(Tensor)
         if lead == ():
-            value = value[None] if isinstance(value, Tensor) else [value]
+            if not _is_column_of_one(value):
+                value = value[None] if isinstance(value, Tensor) else [value]
         elif isinstance(value, Tensor) and len(lead) > 1 and tuple(value.shape[: len(lead)]) == lead:
             value = value.flatten(0, len(lead) - 1)
         if not isinstance(value, Tensor | list | tuple) or (isinstance(value, Tensor) and not value.ndim) or len(value) != count:
@@ -137,6 +138,11 @@ def _leading(images: Sequence[Image]) -> tuple[int, ...]:
     if len(images) != 1:
         return (len(images),)
     return () if isinstance(images[0], PIL.Image.Image) else tuple(images[0].shape[:-3])
+
+
+def _is_column_of_one(value: Any) -> bool:
+    """Whether a value stands in a list already, as in samples that are columns of one row, such as those of Hugging Face data sets."""
+    return tuple(value.shape) == (1,) if isinstance(value, Tensor) else isinstance(value, list) and len(value) == 1
 
 
 def _check_sizes(name: str, values: Any, images: Sequence[Image]) -> None:

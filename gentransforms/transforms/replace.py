@@ -14,10 +14,10 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from gentransforms.images import Image, RangeCheck, frame, from_float, resize, restore, to_float, to_rows
+from gentransforms.images import Image, RangeCheck, frame, from_float, resize, restore, to_device, to_float, to_rows
 from gentransforms.surroundings import isolate
 from gentransforms.transforms.arguments import check_output_size, check_p
-from gentransforms.transforms.samples import check_companions, describe_leaves, find_images
+from gentransforms.transforms.samples import check_companions, describe_leaves, find_images, name_doubt
 
 __all__ = ["Origin", "ReplaceImages", "draw_selection"]
 
@@ -41,6 +41,7 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
     _transformed_types = (tv_tensors.Image, v2._utils.is_pure_tensor, PIL.Image.Image)
     _sizes: tuple[str, ...] = ("input", "generator")
     _warned_without_image: bool
+    _warned_of_doubt: bool
 
     def __init__(self, p: float, output_size: str | tuple[int, int]) -> None:
         super().__init__()
@@ -103,6 +104,7 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
         if images:
             with isolate():  # before the getters are called, so that an unsupported image is what the message is about
                 rows = [to_rows(image) for image in images]
+            self._warn_of_doubt(flat, places)
             params = self._draw(sample, images, p)
             with isolate():
                 outputs, mask = self._replace(images, rows, params)
@@ -128,7 +130,7 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
         base, size = self._frame(rows)
         if not len(made):
             return image if base is rows else restore(base, image)
-        made = made.to(rows.device, non_blocking=True)
+        made = to_device(made, rows.device)
         if made.dtype == rows.dtype == torch.uint8 and rows.shape[1] == 3 and made.shape[-2:] == size:
             new = made
         else:
@@ -154,13 +156,25 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
                 stacklevel=3,
             )
 
+    def _warn_of_doubt(self, flat: list[Any], places: list[int]) -> None:
+        if len(flat) < 2 or self._warned_of_doubt:
+            return
+        doubt = name_doubt(flat, places, self.output_size != "input" or not self.origin.preserves_geometry)
+        if doubt is not None:
+            self._warned_of_doubt = True
+            warnings.warn(
+                f"{type(self).__name__}: {doubt}; mark masks as tv_tensors.Mask and images as tv_tensors.Image, in batches too, because "
+                "collating removes the mark",
+                stacklevel=3,
+            )
+
     def _forget(self) -> None:
         """Reset what was recorded in this process; pickles do not carry it."""
-        self._warned_without_image = False
+        self._warned_without_image = self._warned_of_doubt = False
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        del state["_warned_without_image"]
+        del state["_warned_without_image"], state["_warned_of_doubt"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

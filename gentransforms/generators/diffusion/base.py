@@ -28,6 +28,7 @@ from gentransforms.generators.diffusion.options import check_count, check_number
 from gentransforms.generators.diffusion.prompts import check_prompts, encode_prompts, takes_prompts
 from gentransforms.generators.diffusion.sampling import decode, denoise, draw, make_rngs
 from gentransforms.generators.diffusion.schedulers import build_scheduler, fresh
+from gentransforms.images import to_device
 from gentransforms.seeding import check_seeds
 from gentransforms.wording import name_type
 
@@ -335,7 +336,7 @@ class DiffusionGenerator(CompiledGenerator):
             raise ConfigError("noise_levels and foreground were both given, and either determines the noise: give only one of them")
         if levels is None:
             return torch.full((count,), self.noise_level, dtype=torch.int64, device=self.device)
-        return noise.check_levels(levels, count, self._top_level).to(self.device, torch.int64, non_blocking=True)
+        return to_device(noise.check_levels(levels, count, self._top_level).long(), self.device)
 
     def _check_noise_level(self, level: Any) -> Any:
         if self.kind == "unclip":

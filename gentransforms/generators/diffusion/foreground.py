@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError
+from gentransforms.images import to_device
 
 __all__ = ["BOUNDS", "STEP", "check_bounds", "foreground_share", "mask_share", "to_levels"]
 
@@ -71,7 +72,7 @@ def mask_share(masks: Any, count: int, device: torch.device) -> Tensor:
         return torch.zeros(0, device=device)
     # Masks of one tensor have one size; those of a list may differ, and each is a batch of its own.
     batches = [masks] if isinstance(masks, Tensor) else [torch.as_tensor(mask)[None] for mask in masks]
-    return torch.cat([_mean_of_masks(batch) for batch in batches]).to(device, non_blocking=True)
+    return to_device(torch.cat([_mean_of_masks(batch) for batch in batches]), device)
 
 
 def _mean_of_masks(masks: Tensor) -> Tensor:

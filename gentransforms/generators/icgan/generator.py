@@ -228,6 +228,11 @@ class ICGAN(ImageGenerator):
         self.network.to(dtype).load_state_dict(fold(state, self.architecture, dtype))
         self._released = _Released(state)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        # torch.load with map_location moves every tensor of a pickle.
+        self._released = _Released({name: t if t.is_meta else t.cpu() for name, t in self._released.items()})
+
     def _saved_weights(self) -> dict[str, Tensor]:
         # The network runs on folded weights, from which the released ones cannot be recovered; these are kept as loaded.
         if any(_changed(t.cpu(), folded) for t, folded in self._pairs()):
