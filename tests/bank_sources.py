@@ -62,11 +62,12 @@ class Photos(OneByOne):
 class Noise(Photos):
     """Images of noise, which have one mean colour; the image at each place is that of number `order[place]`."""
 
-    def __init__(self, order: Sequence[int], size: int = 16) -> None:
-        super().__init__(len(order), size=size)
+    def __init__(self, order: Sequence[int], size: int = 16, broken: Sequence[int] = ()) -> None:
+        super().__init__(len(order), broken, size=size)
         self.order = list(order)
 
     def read(self, index: int) -> SourceSample:
+        super().read(index)
         rng = torch.Generator().manual_seed(self.order[index])
         return SourceSample(torch.randint(0, 256, (3, self.size, self.size), generator=rng, dtype=torch.uint8, device="cpu"))
 

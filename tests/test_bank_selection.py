@@ -240,6 +240,43 @@ class TestSelect:
         with pytest.raises(BankError, match="another bank"):
             Bank.open(other, selection=tmp_path / "best.json")
 
+    def test_a_state_of_the_bank_with_as_many_other_rows_is_refused(self, tmp_path: Path) -> None:
+        """As after a retry in which one source could be read again, and the variants of another one were lost."""
+        before = Bank.open(make_bank(tmp_path / "before", failed={KEYS[0]: "empty"}))
+        before.select(np.arange(27) % 2 == 0).selection.save(tmp_path / "half.json")  # type: ignore[union-attr]
+        changed = {
+            "other keys": {"failed": {KEYS[5]: "empty"}},
+            "other variants": {"rejected": {(KEYS[0], 1): "blurred", (KEYS[1], 1): "blurred", (KEYS[2], 1): "blurred"}},
+        }
+        for name, lacking in changed.items():
+            after = Bank.open(make_bank(tmp_path / name, **lacking))  # type: ignore[arg-type]
+            assert (len(after), after.manifest) == (len(before), before.manifest)
+            with pytest.raises(BankError, match=r"an earlier state of this one \(27 rows, the bank has 27 others\): write a new one with"):
+                Bank.open(after.path, selection=tmp_path / "half.json")
+        assert len(Bank.open(before.path, selection=tmp_path / "half.json")) == 14
+
+    @pytest.mark.parametrize("keys", [KEYS, list(range(7, 17))], ids=["names", "numbers"])
+    def test_an_export_takes_the_file_of_its_bank(self, tmp_path: Path, keys: list[str | int]) -> None:
+        from gentransforms.bank.format.index import write_index
+        from gentransforms.bank.share.export import export_bank
+
+        path = make_bank(tmp_path / "bank", keys=keys, failed={keys[0]: "empty"})
+        write_index(path)
+        chosen = Bank.open(path).select(np.arange(27) % 2 == 0)
+        chosen.selection.save(tmp_path / "half.json")  # type: ignore[union-attr]
+        (path / "index.arrow").unlink()
+        assert Bank.open(path, selection=tmp_path / "half.json").keys == chosen.keys
+        export_bank(Bank.open(path), tmp_path / "export")
+        assert Bank.open(tmp_path / "export", selection=tmp_path / "half.json").keys == chosen.keys
+
+    def test_a_file_without_the_hash_of_the_rows_is_read(self, path: Path, tmp_path: Path) -> None:
+        bank = Bank.open(path)
+        bank.select(np.arange(len(bank)) < 6).selection.save(tmp_path / "old.json")  # type: ignore[union-attr]
+        content = json.loads((tmp_path / "old.json").read_text())
+        del content["rows_hash"]
+        (tmp_path / "old.json").write_text(json.dumps(content))
+        assert Bank.open(path, selection=tmp_path / "old.json").keys == KEYS[:2]
+
     def test_the_command_replaces_no_file_unless_asked(self, path: Path, tmp_path: Path) -> None:
         pq.write_table(scores(Bank.open(path)), tmp_path / "scores.parquet")
         call = ["bank", "select", str(path), "--scores", str(tmp_path / "scores.parquet"), "-o", str(tmp_path / "best.json"), "--where"]

@@ -17,7 +17,7 @@ from torch import Tensor
 from gentransforms.bank.format.images import Images, decode_rgb
 from gentransforms.bank.format.lookup import Numbers
 from gentransforms.bank.format.manifest import MANIFEST, Facts, hash_manifest, read_manifest
-from gentransforms.bank.format.unit import ADVICE, unit_schema
+from gentransforms.bank.format.unit import ADVICE, UNREAD, unit_schema
 from gentransforms.bank.opening import Opened, open_files
 from gentransforms.bank.scores import Draws, read_bank_scores, weigh_rows
 from gentransforms.bank.selection import Selection, choose_rows
@@ -42,7 +42,8 @@ class Bank:
         path: directory of the bank; for a bank on the Hub, the folder in the cache that holds its files.
         manifest: contents of ``bank.json``.
         failed: sources that could not be read and have no images: dicts of ``key`` and ``reason``.
-        rejected: variants for which every attempt was rejected: dicts of ``key``, ``variant``, ``attempts`` and ``reason``.
+        rejected: variants for which every attempt was rejected, or that could not be tried (``attempts`` is 0): dicts of ``key``,
+            ``variant``, ``attempts`` and ``reason``.
         missing_units: number of units that are missing in an unfinished bank.
         selection: which variants are used; None for all.
         scores: the table of scores, or its path, with which `select` chose them; None if there is none.
@@ -213,7 +214,10 @@ class Bank:
         rejected = next((e for e in self.rejected if e["key"] == key and type(e["key"]) is type(key) and e.get("variant") == variant), None)
         if rejected is not None:
             advice = f"choose among {own}, as variants_of(key) returns" if own else 'leave the key out, or use missing="source"'
-            attempts, reason = rejected.get("attempts"), rejected.get("reason")
+            attempts, reason = rejected.get("attempts"), str(rejected.get("reason"))
+            if not attempts:
+                fix = "fix it and run generate with --retry-failed, or " if reason.startswith(UNREAD) else ""
+                return f"variant {variant} of key {key!r} is lacking, because {reason}: {fix}{advice}"
             return f"variant {variant} of key {key!r} was rejected after {attempts} attempts ({reason}): {advice}"
         if own:
             return f"key {key!r} has variants {own}, but not {variant}: {ADVICE}"
@@ -250,7 +254,8 @@ class Bank:
         """
         table = scores if expression is None else read_bank_scores(scores, self.manifest, str(self.path))
         kept = choose_rows(self._lookup, table, expression, str(self.path))
-        return _select(self, Selection(hash_manifest(self.manifest), kept, expression or ""), None if expression is None else scores)
+        selection = Selection(hash_manifest(self.manifest), kept, expression or "", self._lookup.digest())
+        return _select(self, selection, None if expression is None else scores)
 
     def weigh(self, column: str, scores: Any = None) -> npt.NDArray[np.float64]:
         """Return a column of the scores as weights for `draws`, one for each row; 0 for rows that a selection left out.
@@ -370,10 +375,12 @@ def _select(bank: Bank, selection: Selection, scores: Any = None) -> Bank:
         BankError: if the selection is that of another bank.
     """
     count = len(bank._lookup.variants)
-    if selection.bank != hash_manifest(bank.manifest) or len(selection.kept) != count:
+    same = selection.bank == hash_manifest(bank.manifest) and len(selection.kept) == count
+    if not same or selection.rows not in ("", bank._lookup.digest()):
+        found = f"{len(selection.kept):,} rows, the bank has {count:,}{' others' if same else ''}"
         raise BankError(
-            f"{bank.path}: the selection belongs to another bank, or to an earlier state of this one ({len(selection.kept):,} rows, the "
-            f"bank has {count:,}): write a new one with `gentransforms bank select`"
+            f"{bank.path}: the selection belongs to another bank, or to an earlier state of this one ({found}): write a new one with "
+            "`gentransforms bank select`"
         )
     chosen = object.__new__(type(bank))
     chosen.__dict__.update({name: value for name, value in vars(bank).items() if name != "keys"})

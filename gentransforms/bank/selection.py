@@ -84,18 +84,21 @@ class Selection:
         bank: digest of the bank it belongs to.
         kept: (rows,) bool, in the order of the bank's rows.
         where: the expression that chose them; empty for a mask.
+        rows: hash of the key and variant of each row, because a retry may add rows to the same bank, and take others away; empty if
+            unknown.
     """
 
     bank: str
     kept: Mask
     where: str = ""
+    rows: str = ""
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON."""
         packed = base64.b64encode(zlib.compress(np.packbits(self.kept).tobytes())).decode()
         content = {
             "format": _FORMAT, "format_version": _FORMAT_VERSION, "bank": self.bank, "where": self.where,
-            "rows": len(self.kept), "kept": int(self.kept.sum()), "mask": packed,
+            "rows": len(self.kept), "rows_hash": self.rows, "kept": int(self.kept.sum()), "mask": packed,
         }  # fmt: skip
         local_path(path).write_text(json.dumps(content, indent=2) + "\n")
 
@@ -115,7 +118,7 @@ class Selection:
             kept = np.unpackbits(packed, count=content["rows"]).astype(bool)
             if int(kept.sum()) != content["kept"]:
                 raise ValueError("the mask does not have the number of variants that it says")
-            return cls(content["bank"], kept, content["where"])
+            return cls(content["bank"], kept, content["where"], str(content.get("rows_hash", "")))
         except OSError as error:
             raise BankError(f"{path}: cannot be read: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -132,6 +133,20 @@ class Lookup:
         before = np.concatenate([[0], np.cumsum(kept)])
         used: npt.NDArray[np.bool_] = before[self.starts[1:]] > before[self.starts[:-1]]
         return used
+
+    def digest(self) -> str:
+        """Return a hash of the key and variant of each row, in order, whatever rows are used and whatever files they are in."""
+        found = hashlib.blake2b(digest_size=16)
+        if self.integer_keys:
+            found.update(self._key_data.tobytes())
+        else:
+            ends, data = self._key_data
+            ends = ends[: len(self.keys) + 1]
+            found.update((ends - ends[0]).tobytes())
+            found.update(data[ends[0] : ends[-1]])
+        for numbers in (self.starts, self.variants):
+            found.update(np.ascontiguousarray(numbers).tobytes())
+        return found.hexdigest()
 
     def locate(self, rows: Numbers) -> tuple[Numbers, Numbers]:
         """Return for each row the number of its file and the index of its key."""

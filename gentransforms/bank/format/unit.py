@@ -13,12 +13,14 @@ from gentransforms.bank.format.locking import Partial, explain_write_error, lock
 from gentransforms.sources.arrow import arrow
 
 __all__ = [
-    "ADVICE", "FORMER", "INDEX", "Row", "Unit", "find_faults", "is_done", "list_entries", "list_units", "plan_units", "read_sidecar",
-    "unit_schema", "write_unit",
+    "ADVICE", "FORMER", "INDEX", "UNREAD", "Row", "Unit", "find_faults", "is_done", "is_unread", "list_entries", "list_units", "plan_units",
+    "read_sidecar", "split_rejected", "unit_schema", "write_unit",
 ]  # fmt: skip
 
 INDEX = "index.arrow"
 FORMER = "former-"  # begins the names of the two files of a unit from before the bank was extended
+# Begins the reason of a variant that was not tried: its source, which has other variants, could not be read when the bank was extended.
+UNREAD = "its source could not be read: "
 # What to do about a damaged unit.
 ADVICE = "`gentransforms bank verify --repair` removes damaged units, and generate then makes them again"
 # Image bytes per record batch, which bounds the memory of writing. Arrow itself allows 2 GiB.
@@ -121,6 +123,30 @@ def list_entries(sidecar: Mapping[str, Any], *names: str) -> list[dict[str, Any]
         for entry in one
         if isinstance(entry, dict) and isinstance(entry.get("key"), str | int)
     ]
+
+
+def is_unread(entry: Mapping[str, Any]) -> bool:
+    """Return whether an entry of a list ``rejected`` is about a variant that was not tried, because its source could not be read."""
+    return entry.get("attempts") == 0 and str(entry.get("reason")).startswith(UNREAD)
+
+
+def split_rejected(entries: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Split entries of a list ``rejected``: return the variants that were tried, and as failed sources those of all others.
+
+    Example:
+        >>> tried = {"key": "a", "index": 0, "variant": 1, "attempts": 5, "reason": "the generator made NaN or infinity"}
+        >>> lacking = {"key": "b", "index": 1, "variant": 2, "attempts": 0, "reason": "its source could not be read: empty"}
+        >>> split_rejected([tried, lacking, {**lacking, "variant": 3}])[1]
+        [{'key': 'b', 'index': 1, 'reason': 'empty'}]
+    """
+    tried, unread = [], dict[str | int, dict[str, Any]]()
+    for entry in entries:
+        if is_unread(entry):
+            source = {name: entry[name] for name in ("key", "index") if name in entry}
+            unread.setdefault(entry["key"], source | {"reason": str(entry["reason"]).removeprefix(UNREAD)})
+        else:
+            tried.append(dict(entry))
+    return tried, list(unread.values())
 
 
 def find_faults(unit: Unit, sidecar: Mapping[str, Any] | None, size: int, settings: str | None) -> list[tuple[str, str]]:

@@ -1,64 +1,82 @@
-"""Former units: those of a bank from before it was extended, whose images a run takes over.
+"""What a bank already has of a unit that a run generates: nothing of it is lost.
 
 When a bank is extended, its units are renamed to ``former-unit-….arrow``, so that they are missing for everyone who reads the bank. A
-run that generates a unit takes over the rows of its former one and generates only the rest.
+run that generates a unit takes over the rows of its former one and generates only the rest. A run that generates a unit again, because
+sources in it could not be read, takes over the rows of the sources that cannot be read now.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gentransforms.bank.format.locking import explain_write_error, locked, sync_directory, write_json
 from gentransforms.bank.format.manifest import MANIFEST, Facts, hash_manifest, read_manifest
-from gentransforms.bank.format.unit import FORMER, Row, Unit, is_done, list_entries, list_units, read_sidecar
+from gentransforms.bank.format.unit import FORMER, UNREAD, Row, Unit, is_done, is_unread, list_entries, list_units, read_sidecar
 from gentransforms.errors import BankError
 from gentransforms.sources.arrow import arrow
 
-__all__ = ["Former", "adopt_unit", "check_not_extended", "count_former_rows", "read_former", "remove_former", "retire_units"]
+__all__ = ["Former", "adopt_unit", "check_not_extended", "count_former_rows", "has_failed", "read_former", "remove_former", "retire_units"]
 
 
 @dataclass
 class Former:
-    """The contents of a former unit; empty if there is none."""
+    """The contents of a former unit; empty if there is none.
+
+    Attributes:
+        variants: number of variants that the bank had; 0 if there is no former unit.
+        rows, failed, rejected: its contents, without variants that are lacking because their source could not be read.
+        lacking: for each such source, the first of these variants.
+        again: whether the whole unit is generated again, so that only sources that cannot be read now keep their rows.
+    """
 
     variants: int = 0
     rows: list[Row] = field(default_factory=list)
     failed: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, Any]] = field(default_factory=list)
+    lacking: dict[str | int, int] = field(default_factory=dict)
+    again: bool = False
 
-    def tried(self, facts: Facts, max_attempts: int) -> dict[str | int, set[int]]:
-        """Return, for each source that was read, the seed numbers that second and later attempts at its variants took."""
-        found: dict[str | int, set[int]] = {}
+    def known(self, facts: Facts, max_attempts: int) -> dict[str | int, tuple[int, set[int]]]:
+        """Return, for each source whose rows are taken over, how many variants it has, and the seed numbers tried in vain for them."""
+        if self.again:
+            return {}
+        tried: dict[str | int, set[int]] = {}
         attempts = [(row.key, row.variant, row.attempt) for row in self.rows]
         attempts += [(entry["key"], entry["variant"], max_attempts - 1) for entry in self.rejected]
         for key, variant, last in attempts:
-            found.setdefault(key, set()).update(facts.seed_number(variant, attempt) for attempt in range(1, last + 1))
-        return found
+            if variant < self.lacking.get(key, self.variants):
+                tried.setdefault(key, set()).update(facts.seed_number(variant, attempt) for attempt in range(1, last + 1))
+        return {key: (self.lacking.get(key, self.variants), numbers) for key, numbers in tried.items()}
 
     def merge(
         self, keys: Sequence[str | int], rows: list[Row], failed: list[dict[str, Any]], rejected: list[dict[str, Any]], variants: int
     ) -> None:
         """Add these contents to what a run made of the same unit, in order.
 
-        A source that could be read then, and cannot be read now, keeps its images; the variants that it lacks count as rejected.
+        A source that had rows, and cannot be read now, keeps them. The variants that it lacks become rejected ones that were not
+        tried, from which `split_rejected` makes a failed source.
         """
         order = {key: i for i, key in enumerate(keys)}
         had = {row.key for row in self.rows} | {entry["key"] for entry in self.rejected}
         lost = [entry for entry in failed if entry["key"] in had]
         failed[:] = [entry for entry in failed if entry["key"] not in had]
-        rejected += self.rejected
+        kept = {entry["key"] for entry in lost} if self.again else had
+        there = {(row.key, row.variant) for row in rows} | {(entry["key"], entry["variant"]) for entry in rejected}
+        rows += [row for row in self.rows if row.key in kept and (row.key, row.variant) not in there]
+        rejected += [entry for entry in self.rejected if entry["key"] in kept and (entry["key"], entry["variant"]) not in there]
+        there = {(row.key, row.variant) for row in rows} | {(entry["key"], entry["variant"]) for entry in rejected}
         rejected += [
-            {"key": e["key"], "index": e["index"], "variant": v, "attempts": 0, "reason": f"its source could not be read: {e['reason']}"}
-            for e in lost
-            for v in range(self.variants, variants)
+            {"key": entry["key"], "index": entry["index"], "variant": variant, "attempts": 0, "reason": UNREAD + entry["reason"]}
+            for entry in lost
+            for variant in range(variants)
+            if (entry["key"], variant) not in there
         ]
         rejected.sort(key=lambda entry: (order[entry["key"]], entry["variant"]))
-        rows += self.rows
         rows.sort(key=lambda row: (order[row.key], row.variant))
 
 
@@ -86,10 +104,15 @@ def count_former_rows(directory: Path, unit: Unit) -> int:
     return 0 if sidecar is None else int(sidecar.get("rows", 0))
 
 
+def has_failed(sidecar: Mapping[str, Any]) -> bool:
+    """Return whether a unit lacks something because sources could not be read."""
+    return bool(list_entries(sidecar, "failed") or any(map(is_unread, list_entries(sidecar, "rejected"))))
+
+
 def adopt_unit(directory: Path, unit: Unit, facts: Facts) -> bool:
     """Take over a former unit that lacks nothing as it is; return whether there was one."""
     sidecar = _read_former_sidecar(directory, unit)
-    if sidecar is None or facts.variants_at(sidecar.get("settings")) != facts.variants or list_entries(sidecar, "failed"):
+    if sidecar is None or facts.variants_at(sidecar.get("settings")) != facts.variants or has_failed(sidecar):
         return False
     try:
         with locked(directory):
@@ -118,7 +141,13 @@ def read_former(directory: Path, unit: Unit, facts: Facts, prefix: str = FORMER)
         return Former()
     table = arrow().ipc.open_stream(data).read_all().to_pylist()
     rows = [Row(row["key"], row["variant"], row["seed"], row["attempt"], row["image"]["bytes"]) for row in table]
-    return Former(variants, rows, list_entries(sidecar, "failed"), list_entries(sidecar, "rejected"))
+    former = Former(variants, rows, list_entries(sidecar, "failed"), again=not prefix)
+    for entry in list_entries(sidecar, "rejected"):
+        if is_unread(entry):
+            former.lacking[entry["key"]] = min(entry["variant"], former.lacking.get(entry["key"], variants))
+        else:
+            former.rejected.append(entry)
+    return former
 
 
 def remove_former(directory: Path, unit: Unit) -> None:

@@ -21,7 +21,7 @@ from gentransforms.bank.config import BankConfig
 from gentransforms.bank.format.images import Encoding
 from gentransforms.bank.format.index import encode_marks
 from gentransforms.bank.format.manifest import Facts
-from gentransforms.bank.format.unit import Row, Unit, write_unit
+from gentransforms.bank.format.unit import Row, Unit, split_rejected, write_unit
 from gentransforms.bank.generate.former import Former, adopt_unit, check_not_extended, read_former, remove_former
 from gentransforms.bank.generate.matching import check_marks, read_marks
 from gentransforms.bank.generate.reading import BlockOfSources, new_buffer, read_block
@@ -76,7 +76,7 @@ class UnitReport:
         images: number of its rows.
         bytes: total size of its encoded images.
         retried: number of variants that took more than one attempt.
-        failed: sources that could not be read: dicts of ``key``, ``index`` and ``reason``.
+        failed: sources that could not be read, and lack variants: dicts of ``key``, ``index`` and ``reason``.
         rejected: variants for which every attempt was rejected: dicts of ``key``, ``index``, ``variant``, ``attempts``, ``reason``.
     """
 
@@ -155,7 +155,7 @@ def _make_unit(
     begun = time.perf_counter()
     former = read_former(job.directory, unit, job.facts) if job.facts.history else Former()
     recorded = read_marks(job.directory, unit, job.facts, job.source.keys[unit.start : unit.stop])
-    tried = former.tried(job.facts, job.config.max_attempts)
+    known_keys = former.known(job.facts, job.config.max_attempts)
     batches: list[list[Made]] = []
     encoded: list[list[Future[list[bytes | None]]]] = []
     failed: list[dict[str, Any]] = []
@@ -170,7 +170,7 @@ def _make_unit(
         if all(reasons):
             offset += len(block.keys)
             continue
-        known = {i: (former.variants, tried[key]) for i, key in enumerate(block.keys) if key in tried}
+        known = {i: known_keys[key] for i, key in enumerate(block.keys) if key in known_keys}
         for batch in make_block(job.generator, job.config, block.keys, images, inputs, stages=job.facts.stages(), known=known):
             kept = [made for made in batch if not reasons[made.source]]
             guard.check(kept, unit.start + offset)
@@ -185,6 +185,8 @@ def _make_unit(
             if on_images is not None:
                 on_images(sum(made.image is not None for made in kept))
         offset += len(block.keys)
+    if job.replace and failed and not former.variants:
+        former = read_former(job.directory, unit, job.facts, prefix="")
     return former, batches, encoded, failed, marks, time.perf_counter() - begun
 
 
@@ -220,27 +222,30 @@ def _write(
     seconds: float,
 ) -> UnitReport:
     keys = job.source.keys[unit.start : unit.stop]
-    report = UnitReport(unit, failed=failed)
+    report = UnitReport(unit)
     rows: list[Row] = []
+    rejected: list[dict[str, Any]] = []
     sources: dict[int, None] = {}  # those that have rows, in order
     images = (image for batch in encoded for future in batch for image in future.result())
     for made, image in zip((m for batch in batches for m in batch), images, strict=True):
         key = keys[made.source]
         if image is None:
             place = unit.start + made.source
-            report.rejected.append({"key": key, "index": place, "variant": made.variant, "attempts": made.attempt, "reason": made.reason})
+            rejected.append({"key": key, "index": place, "variant": made.variant, "attempts": made.attempt, "reason": made.reason})
             continue
         report.retried += made.attempt > 0
         report.bytes += len(image)
         rows.append(Row(key, made.variant, made.seed, made.attempt, image))
         sources[made.source] = None
     report.images = len(rows)
-    if job.facts.history:  # several stages of variants, and those of the former unit
-        former.merge(keys, rows, failed, report.rejected, job.config.variants)
+    if job.facts.history or former.variants:  # several stages of variants, and what the unit had
+        former.merge(keys, rows, failed, rejected, job.config.variants)
         had = {row.key for row in rows}
         sources = {i: None for i, key in enumerate(keys) if key in had}
+    report.rejected, unread = split_rejected(rejected)
+    report.failed = [*failed, *unread]
     facts = {
-        "settings": job.facts.digest, "failed": failed, "rejected": report.rejected, "retried": report.retried,
+        "settings": job.facts.digest, "failed": failed, "rejected": rejected, "retried": report.retried,
         "seconds": round(seconds, 3), "marks": encode_marks([marks[i] for i in sorted(sources)]),
     }  # fmt: skip
     check = functools.partial(check_not_extended, job.directory, job.facts)

@@ -13,7 +13,7 @@ import torch
 
 from gentransforms.bank.format.manifest import Facts
 from gentransforms.bank.format.unit import Unit, is_done, read_sidecar
-from gentransforms.bank.generate.former import count_former_rows
+from gentransforms.bank.generate.former import count_former_rows, has_failed
 from gentransforms.bank.generate.pipeline import Job, default_workers
 from gentransforms.bank.generate.reading import new_buffer, read_block
 from gentransforms.bank.generate.variants import make_block
@@ -85,7 +85,7 @@ def make_plan(directory: Path, facts: Facts, shard: tuple[int, int] = (0, 1), re
                 f"{directory / unit.file}: was made with other settings than this bank's, perhaps on another machine: "
                 f"remove it and {unit.sidecar}, and run the same command again"
             )
-        if sidecar is None or (retry_failed and sidecar.get("failed")):
+        if sidecar is None or (retry_failed and has_failed(sidecar)):
             left.append(unit)
     if facts.count > _MANY * facts.unit_size and len(left) == len(units):  # while unit_size can still be changed
         warnings.warn(

@@ -17,7 +17,7 @@ from gentransforms.bank.format.images import Encoding
 from gentransforms.bank.format.index import write_index
 from gentransforms.bank.format.locking import remove_partials
 from gentransforms.bank.format.manifest import MANIFEST, Facts, describe_bank, describe_generator, describe_source
-from gentransforms.bank.format.unit import read_sidecar
+from gentransforms.bank.format.unit import list_entries, read_sidecar, split_rejected
 from gentransforms.bank.generate.begin import begin_bank, compare_bank
 from gentransforms.bank.generate.engines import Engine, Local, Ray
 from gentransforms.bank.generate.former import retire_units
@@ -45,7 +45,7 @@ class Summary:
         images: number of images generated in this run.
         retried: how many of these took more than one attempt.
         seconds, images_per_second, bytes: figures for this run.
-        failed: unreadable sources of the bank or shard: dicts of ``key`` and ``reason``.
+        failed: sources of the bank or shard that could not be read, and lack variants: dicts of ``key`` and ``reason``.
         rejected: variants for which every attempt was rejected: dicts of ``key``, ``variant``, ``attempts``, ``reason``.
         rows: number of images in the bank or shard now.
     """
@@ -101,7 +101,8 @@ def generate_bank(
         shard: ``"i/n"``, i from 0 to n - 1: generate only every n-th unit.
         engine: ``"local"`` or ``"ray"``; `gentransforms.bank.Local` or `gentransforms.bank.Ray` with options of your own; or any
             `gentransforms.bank.Engine`.
-        retry_failed: whether units with unreadable sources are generated again.
+        retry_failed: whether units with unreadable sources are generated again. A source that has images keeps them, even if it
+            cannot be read now.
         extend: whether to extend an existing bank that has fewer `variants`, or fewer sources with the same keys. Its images stay
             unchanged. Without `extend`, such a call is refused.
         progress: whether to show progress on stderr.
@@ -286,6 +287,7 @@ def _summary(directory: Path, plan: Plan, reports: Sequence[UnitReport], seconds
     images = sum(report.images for report in reports)
     there = [unit for unit in plan.units if (directory / unit.file).exists()]
     sidecars = [sidecar for unit in there if (sidecar := read_sidecar(directory, unit)) is not None]
+    split = [split_rejected(list_entries(sidecar, "rejected")) for sidecar in sidecars]
     return Summary(
         path=str(directory),
         units=len(plan.units),
@@ -295,7 +297,7 @@ def _summary(directory: Path, plan: Plan, reports: Sequence[UnitReport], seconds
         bytes=sum(report.bytes for report in reports),
         seconds=round(seconds, 3),
         images_per_second=round(images / max(seconds, 1e-9), 2),
-        failed=tuple(entry for sidecar in sidecars for entry in sidecar.get("failed", [])),
-        rejected=tuple(entry for sidecar in sidecars for entry in sidecar.get("rejected", [])),
+        failed=tuple(e for sidecar, (_, unread) in zip(sidecars, split, strict=True) for e in (*list_entries(sidecar, "failed"), *unread)),
+        rejected=tuple(entry for tried, _ in split for entry in tried),
         rows=sum(sidecar.get("rows", 0) for sidecar in sidecars),
     )
