@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import io
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
+import PIL.Image
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from audited import PROBED, N, NoisyForAudits, Pool, V, photos
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import to_pil_image
 
 import gentransforms as gt
 from gentransforms.audit.evidence import Measure
@@ -357,8 +364,6 @@ class TestCommands:
 
     @pytest.fixture
     def places(self, tmp_path: Path) -> Path:
-        from torchvision.transforms.v2.functional import to_pil_image
-
         for i, (image, label) in enumerate(photos()):
             folder = tmp_path / "photos" / ("red", "blue")[label]
             folder.mkdir(parents=True, exist_ok=True)
@@ -422,3 +427,94 @@ class TestCommands:
         found = self.call(*call, *options)
         assert found.exit_code == 2, found.output
         assert named in found.output
+
+
+class TestSourceOptions:
+    """``gentransforms bank audit`` opens a source as ``gentransforms generate`` does."""
+
+    OF_HUB: ClassVar = {"config": "small", "revision": "v1", "token": "hf_none"}
+    GIVEN: ClassVar = {
+        "key": "name", "image_column": "shot", "columns": {"prompts": "caption", "labels": "kind"}, "split": "test", "white_level": 1023.0,
+        **OF_HUB,
+    }  # fmt: skip
+
+    def command(self, *names: str) -> Any:
+        import typer.main
+
+        from gentransforms.cli.main import app
+
+        command: Any = typer.main.get_command(app)
+        for name in names:
+            command = command.commands[name]
+        return command
+
+    def call(self, *arguments: Any) -> Any:
+        from typer.testing import CliRunner
+
+        from gentransforms.cli.main import app
+
+        return CliRunner().invoke(app, ["bank", "audit", *map(str, arguments), "--encoder", "generator"])
+
+    def test_are_those_of_generate(self) -> None:
+        of_source = set(inspect.signature(gt.open_source).parameters) - {"source", "inputs_getter"}  # no function on a command line
+        for names in (("generate",), ("bank", "audit")):
+            assert of_source <= {parameter.name for parameter in self.command(*names).params}, names
+        assert of_source == self.GIVEN.keys()
+
+    @pytest.mark.parametrize("holdout", ["none", "same", "local", "hub"])
+    def test_reach_the_source_and_those_that_apply_the_holdout(self, holdout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "holdout").mkdir()
+        importlib.import_module("gentransforms.audit.run")  # which keeps the functions it imports
+        opened: list[Any] = []
+        monkeypatch.setattr("gentransforms.audit.labels.open_labelled", lambda *args, **options: opened.append((args, options)))
+        monkeypatch.setattr("gentransforms.sources.open_source", lambda *args, **options: opened.append((args, options)))
+        place = {"none": None, "same": "org/photos", "local": str(tmp_path / "holdout"), "hub": "org/other"}[holdout]
+        options = [] if place is None else ["--holdout", place, "--holdout-split", "val"]
+        for name, value in self.GIVEN.items():
+            for one in ["=".join(pair) for pair in value.items()] if isinstance(value, dict) else [value]:
+                options += [f"--{name.replace('_', '-')}", one]
+        self.call(tmp_path / "bank", "org/photos", *options, "--label-column", "kind")  # there is no bank, which comes later
+        (args, of_source), *others = opened
+        assert args == ("org/photos", {"--label-column": "kind"})
+        assert of_source == self.GIVEN
+        expected = {"image_column": "shot", "white_level": 1023.0, "split": "val"}
+        expected |= {"same": self.OF_HUB, "hub": {"token": "hf_none"}, "local": {"token": None}}.get(holdout, {})
+        assert others == ([] if place is None else [((place,), expected)])
+
+    def test_a_wrong_column_is_refused(self, tmp_path: Path) -> None:
+        found = self.call(tmp_path / "bank", tmp_path, "--columns", "caption")
+        assert (found.exit_code, "--columns caption: expected INPUT=COLUMN" in found.output) == (2, True)
+
+    def test_a_bank_of_deep_images_is_audited_with_its_white_level(self, tmp_path: Path) -> None:
+        (tmp_path / "photos").mkdir()
+        for i, (image, _) in enumerate(photos(8)):
+            deep = image[0].numpy().astype(np.uint16) * 4
+            PIL.Image.fromarray(deep).save(tmp_path / "photos" / f"{i}.png")
+        NoisyForAudits().save_pretrained(tmp_path / "noisy")
+        source = gt.open_source(tmp_path / "photos", white_level=1023)
+        gt.generate_bank(source, tmp_path / "bank", gt.load_generator(tmp_path / "noisy"), variants=2, progress=False)
+        call = [tmp_path / "bank", tmp_path / "photos", "--out", tmp_path / "audit", "--white-level"]
+        assert self.call(*call, 1023).exit_code == 0
+        refused = self.call(*call, 65535)
+        assert refused.exit_code == 1
+        assert "the bank was made with white_level=1023, not 65535" in refused.output
+
+    def test_columns_named_besides_those_of_the_labels(self, tmp_path: Path) -> None:
+        cells = []
+        for image, _ in photos():
+            buffer = io.BytesIO()
+            to_pil_image(image).save(buffer, "PNG")
+            cells.append(buffer.getvalue())
+        table = pa.table({"shot": cells, "pair": cells, "age": [i // 20 for i in range(N)], "kind": ["ab"[i % 2] for i in range(N)]})
+        pq.write_table(table, tmp_path / "photos.parquet")
+        NoisyForAudits().save_pretrained(tmp_path / "noisy")
+        source = gt.open_source(tmp_path / "photos.parquet", columns={"masks": "pair", "labels": "age"})
+        gt.generate_bank(source, tmp_path / "bank", gt.load_generator(tmp_path / "noisy"), variants=2, progress=False)
+        found = self.call(
+            tmp_path / "bank", tmp_path / "photos.parquet", "--columns", "masks=pair", "--columns", "labels=age", "--out",
+            tmp_path / "audit", "--label-column", "labels", "--attribute-column", "kind",
+        )  # fmt: skip
+        assert found.exit_code == 0, found.output
+        saved = json.loads((tmp_path / "audit" / "audit.json").read_text())
+        assert [row["name"] for row in saved["classes"]] == ["0", "1"]
+        assert [row["name"] for row in saved["attributes"]["kind"]] == ["a", "b"]

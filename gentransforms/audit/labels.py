@@ -48,7 +48,8 @@ def open_labelled(source: Any, labels: Mapping[str, Any], needed: Collection[str
     if absent:
         # Under names that mean nothing else: the input "labels" has to be whole numbers, and a column of labels may be text.
         try:
-            opened = open_source(source, **options, columns={f"column {column}": column for column in absent.values()})
+            named = {**(options.get("columns") or {}), **{f"column {column}": column for column in absent.values()}}
+            opened = open_source(source, **{**options, "columns": named})
         except ConfigError as error:
             raise ConfigError(f"{', '.join(f'{name}={column!r}' for name, column in absent.items())}: cannot be read: {error}") from error
     return opened.select({*needed, *(found for column in columns.values() if (found := _find_input(opened, column)) is not None)})

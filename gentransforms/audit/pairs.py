@@ -95,15 +95,14 @@ class BankPairs(Pairs):
         if absent:
             first = source.keys[0]
             root = tell_other_root(first, bank.keys, source.keys[1:_COMPARED]) if first not in bank.keys else ""
-            advice = f"{first!r} is not in the bank, but {root}" if root else "give the source that the bank was made of"
+            advice = f"{first!r} is not in the bank, but {root}" if root else _advise(bank, source)
             raise BankError(
                 f"{bank.path}: {len(absent):,} of its {len(bank.keys):,} keys are not in this source, such as {absent[0]!r} (the source's "
                 f"keys look like {first!r}): {advice}"
             )
         if bank.source_count != len(source.keys):
             raise BankError(
-                f"{bank.path}: was made of {bank.source_count:,} sources, and this source has {len(source.keys):,}: "
-                "give the source that the bank was made of"
+                f"{bank.path}: was made of {bank.source_count:,} sources, and this source has {len(source.keys):,}: {_advise(bank, source)}"
             )
         self._seen = _compare_marks(bank, source, place_of)
         self.places = space_evenly([place_of[key] for key in bank.keys], limit)
@@ -209,9 +208,18 @@ def _compare_marks(bank: Bank, source: ImageSource, place_of: Mapping[str | int,
         if len(differ) > len(keys) // 8 or compare_marks(together, bank.find_keys(keys), bank.marks).verdict == "wrong":
             raise BankError(
                 f"{bank.path}: images of this source were compared with what the bank was made of, and are other images, such as the "
-                f"one with the key {(differ or keys)[0]!r}: give the source that the bank was made of"
+                f"one with the key {(differ or keys)[0]!r}: {_advise(bank, source)}"
             )
     return hashlib.blake2b(b"".join(seen), digest_size=16).hexdigest()
+
+
+def _advise(bank: Bank, source: ImageSource) -> str:
+    """Return what to do about a source that is not the bank's: of one data set, read in another way, how the bank's was read."""
+    made, given = bank.manifest["source"].get("decides") or {}, source.description["decides"]
+    differ = [f"{name}={made.get(name)!r}, not {given.get(name)!r}" for name in _OF_IMAGES if made.get(name) != given.get(name)]
+    if not differ or made.get("kind") != given.get("kind"):
+        return "give the source that the bank was made of"
+    return f"the bank was made with {' and '.join(differ)}: open the source that it was made of in the same way"
 
 
 def _gather(values: list[Any], rows: Tensor) -> Any:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from gentransforms.cli.options import parse_columns
 from gentransforms.cli.plain import Failure, WrongCall
 
 __all__ = ["audit", "select"]
@@ -39,10 +40,30 @@ def audit(
         typer.Option(help="Images that the generator was not trained on, at least as many as there are sources.", show_default=False),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Only so many sources, evenly spaced.", show_default=False)] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the source, where it has several.", show_default=False)] = None,
-    image_column: Annotated[str | None, typer.Option(help="Column of the source's images.", show_default=False)] = None,
     key: Annotated[str | None, typer.Option(help="Column of the source's keys, as for generate.", show_default=False)] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of the images, of the holdout too.", show_default=False)] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(metavar="INPUT=COLUMN", help="Column with labels, masks or prompts, as for generate.", show_default=False),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the source, where it has several.", show_default=False)] = None,
     holdout_split: Annotated[str | None, typer.Option(help="Split of the holdout, where it has several.", show_default=False)] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Configuration of a source that has several, as for generate.", show_default=False)
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a source on the Hub, as for generate.", show_default=False)
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            help="Token for private data sets on the Hub; HF_TOKEN or hf auth login do not show it to other users.", show_default=False
+        ),
+    ] = None,
+    white_level: Annotated[
+        float | None,
+        typer.Option(help="Value of white in grey images of more than 8 bits, as for generate; of the holdout too.", show_default=False),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Where the encoder runs; CUDA where there is one.", show_default=False)] = None,
     fail_if: Annotated[
         list[str] | None,
@@ -71,8 +92,12 @@ def audit(
     Audit.check_gates(fail_if or ())  # a wrong one is refused before the work
     attributes = {name: name for name in attribute_column or ()}
     named = {"--label-column": label_column, **{f"--attribute-column {name}": name for name in attributes}}
-    opened = open_labelled(source, named, split=split, image_column=image_column, key=key)
-    held_out = None if holdout is None else open_source(holdout, split=holdout_split, image_column=image_column)
+    read: dict[str, Any] = {"image_column": image_column, "white_level": white_level}
+    hub: dict[str, Any] = {"config": config, "revision": revision, "token": token}
+    opened = open_labelled(source, named, key=key, columns=parse_columns(columns), split=split, **read, **hub)
+    if holdout != source:  # other images, to which only a token may apply, if they are on the Hub
+        hub = {"token": token if holdout is not None and not Path(holdout).exists() else None}
+    held_out = None if holdout is None else open_source(holdout, split=holdout_split, **read, **hub)
     found = audit_bank(
         bank, opened, encoder=encoder, labels=label_column, holdout=held_out, limit=limit, attributes=attributes or None, device=device,
         cache=out / "features",

@@ -11,7 +11,7 @@ import typer
 
 from gentransforms.bank.config import BankConfig
 from gentransforms.cli.augment import DEFAULT_GENERATOR, open_generator
-from gentransforms.cli.options import Generator, Option, parse_options, with_settings
+from gentransforms.cli.options import Generator, Option, parse_columns, parse_options, with_settings
 from gentransforms.cli.plain import Failure, WrongCall, count, one_line
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def generate(
     if summary is not None and (summary.is_dir() or not summary.parent.is_dir()):  # not after hours of work
         raise WrongCall(f"--summary {summary}: expected the name of a file in a folder that exists")
     chosen = _open_engine(engine.value, workers=workers, actors=actors, gpus=gpus, cpus=cpus)
-    parsed = _parse_columns(columns)
+    parsed = parse_columns(columns)
     loaded = open_generator(generator, device or _device(), parse_options(option), inputs=True)
     opened = open_source(
         source, key=key, image_column=image_column, columns=parsed, split=split, config=config, revision=revision, token=token,
@@ -160,16 +160,6 @@ def _report(done: Summary) -> None:
 def _first_reason(done: Summary) -> str:
     entries = done.rejected or done.failed
     return f"; the first: {entries[0]['key']}: {entries[0]['reason']}" if entries else ""
-
-
-def _parse_columns(given: list[str] | None) -> dict[str, str] | None:
-    pairs = {}
-    for text in given or ():
-        name, equals, column = text.partition("=")
-        if not (name and equals and column):
-            raise WrongCall(f"--columns {text}: expected INPUT=COLUMN, such as prompts=caption")
-        pairs[name] = column
-    return pairs or None
 
 
 def _device() -> str:

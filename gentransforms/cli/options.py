@@ -16,7 +16,7 @@ import typer
 from gentransforms.bank.config import BankConfig
 from gentransforms.cli.plain import WrongCall
 
-__all__ = ["Columns", "Device", "Generator", "MaxBatchSize", "Option", "Seed", "parse_options", "with_settings"]
+__all__ = ["Columns", "Device", "Generator", "MaxBatchSize", "Option", "Seed", "parse_columns", "parse_options", "with_settings"]
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -57,6 +57,25 @@ def parse_options(given: Sequence[str] | None) -> dict[str, Any]:
         except ValueError:
             options[name] = value
     return options
+
+
+def parse_columns(given: Sequence[str] | None) -> dict[str, str] | None:
+    """Parse ``["prompts=caption"]`` into ``{"prompts": "caption"}``; None if there are none.
+
+    Raises:
+        WrongCall: if one is not INPUT=COLUMN.
+
+    Example:
+        >>> parse_columns(["prompts=caption", "labels=age"])
+        {'prompts': 'caption', 'labels': 'age'}
+    """
+    pairs = {}
+    for text in given or ():
+        name, equals, column = text.partition("=")
+        if not (name and equals and column):
+            raise WrongCall(f"--columns {text}: expected INPUT=COLUMN, such as prompts=caption")
+        pairs[name] = column
+    return pairs or None
 
 
 def with_settings(command: Command) -> Command:
