@@ -294,7 +294,7 @@ class TestParts:
         with pytest.raises(SystemExit):
             correctness.main(context)
         summary = json.loads((context.out / "result.json").read_text())["summary"]
-        assert summary == {"passed": 9, "failed": 1, "skipped": 3, "which failed": "autocast"}
+        assert summary == {"passed": 10, "failed": 1, "skipped": 3, "which failed": "autocast"}
 
     def test_differences_are_bounded(self) -> None:
         images, seeds = correctness.photos(3), torch.arange(3)

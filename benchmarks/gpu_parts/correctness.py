@@ -57,6 +57,7 @@ def main(context: Context) -> None:
         "bundled generator, bfloat16": lambda: check_bfloat16(context.device),
         "training step": lambda: check_training_step(context.device),
         "autocast": lambda: check_autocast(context.device),
+        "images and generator on two devices": lambda: check_two_devices(context.device),
         "no sync in the transform": lambda: check_no_sync(context.device),
         "fork in a worker": lambda: check_fork(context.device),
         "out of memory": lambda: check_out_of_memory(context.device),
@@ -189,6 +190,25 @@ def check_autocast(device: torch.device) -> dict[str, float]:
     difference = (plain - made).abs().max().item()
     assert difference < 1e-5, difference
     return {"difference": difference}
+
+
+def check_two_devices(device: torch.device) -> dict[str, float]:
+    """Images on the CPU and the generator on a busy device, and the other way round, give the images of the CPU."""
+    images, expected = photos(256), seeded_augment(torch.device("cpu"))(photos(256))
+    found: dict[str, float] = {}
+    for name, generator_on, images_on in (("images on the CPU", device, "cpu"), ("generator on the CPU", "cpu", device)):
+        augment, batch = seeded_augment(torch.device(generator_on)), images.to(images_on)
+        differences = []
+        for _ in range(3):  # the first call waits, to count images that are not finite
+            if device.type == "cuda":
+                torch.cuda._sleep(100_000_000)  # some 50 ms, in which nothing that was queued has arrived
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the generator on the CPU
+                made = augment(batch)
+            differences.append((made.cpu() - expected).abs().max())
+        found[name] = max(differences).item()
+        assert found[name] < BOUND["float32"], found
+    return found
 
 
 def check_no_sync(device: torch.device) -> dict[str, bool]:
