@@ -148,6 +148,24 @@ class TestAuditBank:
         assert found.measures["failed"].value == 1
         assert found.about["sources"] == N - 1
 
+    def test_failed_sources_that_were_deleted_are_not_missed(self, tmp_path: Path) -> None:
+        (tmp_path / "photos").mkdir()
+        for i, (image, _) in enumerate(photos(12)):
+            to_pil_image(image).save(tmp_path / "photos" / f"{i:02d}.png")
+        broken = [tmp_path / "photos" / name for name in ("03b.png", "07b.png")]
+        for path in broken:
+            path.write_bytes(b"no image")
+        gt.generate_bank(tmp_path / "photos", tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)
+        for path in broken:  # one, then both
+            path.unlink()
+            labels = [i % 2 for i, _ in enumerate((tmp_path / "photos").iterdir())]
+            found = gt.audit_bank(tmp_path / "bank", tmp_path / "photos", encoder=Pool(), labels=labels, progress=False)
+            assert (found.measures["failed"].value, found.measures["missing"].value, found.about["sources"]) == (2, 0, 12)
+        for name, match in (("99.png", "14 sources, 2 of which .* are gone, and this source has 13"), ("98.png", "has 14")):
+            to_pil_image(photos()[0][0]).save(tmp_path / "photos" / name)
+            with pytest.raises(BankError, match=match):  # as many as the bank had, but other ones
+                gt.audit_bank(tmp_path / "bank", tmp_path / "photos", encoder=Pool(), progress=False)
+
 
 class BrightForAudits(NoisyForAudits):
     """The source, a little brighter."""

@@ -100,9 +100,12 @@ class BankPairs(Pairs):
                 f"{bank.path}: {len(absent):,} of its {len(bank.keys):,} keys are not in this source, such as {absent[0]!r} (the source's "
                 f"keys look like {first!r}): {advice}"
             )
-        if bank.source_count != len(source.keys):
+        gone = {entry["key"] for entry in bank.failed} - place_of.keys()  # what could not be read may be deleted
+        if bank.source_count - len(gone) != len(source.keys):
+            without = f", {len(gone):,} of which could not be read and {'is' if len(gone) == 1 else 'are'} gone" if gone else ""
             raise BankError(
-                f"{bank.path}: was made of {bank.source_count:,} sources, and this source has {len(source.keys):,}: {_advise(bank, source)}"
+                f"{bank.path}: was made of {bank.source_count:,} sources{without}, and this source has {len(source.keys):,}: "
+                f"{_advise(bank, source)}"
             )
         self._seen = _compare_marks(bank, source, place_of)
         self.places = space_evenly([place_of[key] for key in bank.keys], limit)
