@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import io
 import json
+import re
 import sys
 import types
 from pathlib import Path
@@ -21,6 +23,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 import gentransforms as gt
 from gentransforms.audit.encoders import Encoder, load_encoder
+from gentransforms.audit.labels import find_labels
 from gentransforms.audit.reading import read_inputs
 from gentransforms.errors import BankError, ConfigError, GeneratorError
 from gentransforms.sources import SourceSample
@@ -71,6 +74,10 @@ def store(kind: str, root: Path, kinds: list[str | int]) -> Any:
 
 def counts(rows: Any) -> dict[str, int]:
     return {row["name"]: row["sources"] for row in rows}
+
+
+class Animal(enum.StrEnum):
+    CAT = "cat"
 
 
 class LabelledForAudits(NoisyForAudits):
@@ -126,9 +133,39 @@ class TestLabels:
             audit(bank, labels=[0] * 39)
         assert Pool.calls == before
 
-    @pytest.mark.parametrize("kind", [list, np.array, torch.tensor], ids=lambda kind: kind.__name__)
+    @pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor, pa.array, iter], ids=lambda kind: kind.__name__)
     def test_a_list_an_array_or_a_tensor(self, bank: Path, kind: Any) -> None:
         assert [row["sources"] for row in audit(bank, labels=kind([i % 2 for i in range(N)])).classes] == [N // 2] * 2
+
+    @pytest.mark.parametrize(
+        ("name", "label"),
+        [
+            *(("1", one) for one in (1, 1.0, True, np.int64(1), np.uint8(1), np.float32(1), np.True_, torch.tensor(1), torch.tensor([1]))),
+            *(("1", one) for one in (torch.tensor(1.0), torch.tensor(True), torch.tensor(1, dtype=torch.uint8), np.array(1))),
+            *(("cat", one) for one in ("cat", np.str_("cat"), np.array("cat"), Animal.CAT)),
+        ],
+        ids=repr,
+    )
+    def test_numbers_and_text_of_any_type(self, name: str, label: Any) -> None:
+        pairs: Any = types.SimpleNamespace(places=[0, 1, 3], source=gt.open_source([image for image, _ in photos(4)]))
+        other = "ant" if name == "cat" else 0
+        numbers, names = find_labels("labels", [label, other, label, label], pairs)
+        assert (numbers.tolist(), names) == ([1, 0, 1], [str(other), name])
+
+    @pytest.mark.parametrize(
+        "label", [None, 0.5, np.float64(0.5), float("nan"), torch.tensor(0.5), torch.tensor([1, 2]), b"cat", [1], 1j], ids=repr
+    )
+    def test_one_that_is_neither_is_named_wherever_it_stands(self, label: Any) -> None:
+        pairs: Any = types.SimpleNamespace(places=[0, 1], source=gt.open_source([image for image, _ in photos(2)]))
+        for labels in ([label, 1], [1, label]):
+            with pytest.raises(ConfigError, match=re.escape(f"{label!r}: expected whole numbers, or text")):
+                find_labels("labels", labels, pairs)
+
+    def test_what_is_no_list_is_refused(self) -> None:
+        pairs: Any = types.SimpleNamespace(places=[0, 1], source=gt.open_source([image for image, _ in photos(2)]))
+        for labels in (3, torch.tensor(3), {0: "cat", 1: "dog"}, {0, 1}):
+            with pytest.raises(ConfigError, match=r"attributes\['age'\]=.*: expected a list with a label for each image"):
+                find_labels("attributes['age']", labels, pairs)
 
     def test_what_is_no_label_is_named(self, bank: Path) -> None:
         for wrong in (None, 0.5, "cat"):

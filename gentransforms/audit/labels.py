@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import reprlib
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -72,11 +73,7 @@ def find_labels(name: str, labels: Any, pairs: Pairs, inputs: Sequence[dict[str,
         found = _named(name, labels, pairs, inputs)
         numbers, names = _number(name, found)
         return numbers, _spell_out(names, labels, pairs.source) if all(isinstance(value, int) for value in found) else names
-    values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
-    if len(values) != len(pairs.source.keys):
-        raise ConfigError(
-            f"{name}: {len(values)} labels for {len(pairs.source.keys)} images of the source: expected one for each, in order"
-        )
+    values = _listed(name, labels, len(pairs.source.keys))
     return _number(name, [values[place] for place in pairs.places])
 
 
@@ -88,11 +85,11 @@ def plain_label(value: Any) -> int | str | None:
         >>> plain_label(torch.tensor(3)), plain_label(True), plain_label(2.0), plain_label("cat"), plain_label(0.5)
         (3, 1, 2, 'cat', None)
     """
-    if isinstance(value, bool):
-        return int(value)
+    if getattr(value, "shape", None) == ():  # a number or text of NumPy, or a tensor without dimensions
+        value = value.item()
     if isinstance(value, str):
-        return value
-    return int(value) if isinstance(value, float) and value.is_integer() else integer(value)
+        return str(value)
+    return int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else integer(value)
 
 
 def _find_input(source: ImageSource, name: str) -> str | None:
@@ -132,11 +129,30 @@ def _spell_out(names: list[str], labels: str, source: ImageSource) -> list[str]:
     return [known[int(name)] for name in names]
 
 
+def _listed(name: str, labels: Any, count: int) -> list[Any]:
+    """Return the labels of a list, an array, a tensor or the like.
+
+    Raises:
+        ConfigError: if they are not one for each image.
+    """
+    together = next((method for method in ("tolist", "to_pylist") if hasattr(labels, method)), None)
+    values = labels if together is None else getattr(labels, together)()
+    if isinstance(values, Mapping | Set) or not isinstance(values, Iterable):
+        raise ConfigError(
+            f"{name}={reprlib.repr(labels)}: expected a list with a label for each image of the source, in order, the name of a column, "
+            f"or {FOLDERS!r}"
+        )
+    values = list(values)
+    if len(values) != count:
+        raise ConfigError(f"{name}: {len(values)} labels for {count} images of the source: expected one for each, in order")
+    return values
+
+
 def _number(name: str, values: list[Any]) -> tuple[Tensor, list[str]]:
-    plain = [int(v) if isinstance(v, int) or (isinstance(v, float) and v.is_integer()) else v for v in values]
-    other = next((v for v in plain if type(v) not in (int, str) or type(v) is not type(plain[0])), None)
-    if len({type(v) for v in plain} - {int, str}) or len({type(v) for v in plain}) > 1:
-        raise ConfigError(f"{name}: the label {other!r}: expected whole numbers, or text, one kind for all")
+    plain: list[Any] = [plain_label(value) for value in values]
+    wrong = [value for value, label in zip(values, plain, strict=True) if label is None or type(label) is not type(plain[0])]
+    if wrong:
+        raise ConfigError(f"{name}: the label {wrong[0]!r}: expected whole numbers, or text, one kind for all")
     names = sorted(set(plain))
     number = {value: i for i, value in enumerate(names)}
     return torch.tensor([number[v] for v in plain]), [str(value) for value in names]
