@@ -69,6 +69,7 @@ def read_bank(name: str, revision: str | None = None, *, token: str | None = Non
         bank = gt.Bank.open(name, revision=revision)
     return {
         "keys": bank.keys,
+        "marks": None if bank.marks is None else bank.marks.tolist(),
         "rows": [(key, v, bank.read([key], [v], decode=False)[0]) for key in bank.keys for v in bank.variants_of(key)],
         "columns": [batch.select(["key", "variant", "seed", "attempt"]).to_pylist() for batch in bank.batches()],
         "failed": bank.failed, "rejected": bank.rejected, "settings": bank.settings, "path": str(bank.path), "length": len(bank),

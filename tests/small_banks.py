@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
 import gentransforms as gt
+from gentransforms.bank.format.index import MARK, encode_marks
 from gentransforms.bank.format.manifest import FORMAT, FORMAT_VERSION, create_manifest, hash_keys, hash_manifest
 from gentransforms.bank.format.unit import Row, Unit, plan_units, write_unit
 
@@ -98,10 +99,12 @@ def make_bank(
     change: Callable[[Unit, list[Row]], list[Row]] | None = None,
     preserves_geometry: bool = False,
     indexed: bool = True,
+    marked: bool = False,
 ) -> Path:
     """Write a bank and return its path.
 
-    `failed` sources and `rejected` variants have no rows, `only` says which units there are, and `change` may spoil rows.
+    `failed` sources and `rejected` variants have no rows, `only` says which units there are, and `change` may spoil rows. If it is
+    `marked`, its sources are of one grey each, ten levels apart.
     """
     failed, rejected = failed or {}, rejected or {}
     manifest = manifest_of(keys, variants, unit_size, size, preserves_geometry)
@@ -121,6 +124,9 @@ def make_bank(
             ],
             "retried": 0,
         }
+        if marked:
+            there = dict.fromkeys(row.key for row in rows)
+            facts["marks"] = encode_marks([bytes([10 * i] * MARK) for i in range(unit.start, unit.stop) if keys[i] in there])
         assert write_unit(path, unit, rows if change is None else change(unit, rows), key_type, facts)
     return path
 

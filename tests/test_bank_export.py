@@ -88,7 +88,7 @@ class TestExportBank:
 
     @pytest.mark.parametrize("keys", [KEYS, [5, -3, 2**40, 0], ["1", "é/ü b.jpg", "日本"]], ids=["str", "int", "any text"])
     def test_opens_as_the_same_bank(self, tmp_path: Path, keys: list[Any]) -> None:
-        folder = exported(tmp_path, make_bank(tmp_path / "bank", keys=keys))
+        folder = exported(tmp_path, make_bank(tmp_path / "bank", keys=keys, marked=True))
         opened = check(gt.Bank.open(tmp_path / "bank"), folder)
         assert opened.keys == keys
         assert torch.equal(opened.read([keys[2]], [1])[0], pixels(2, 1))
@@ -263,6 +263,114 @@ class TestOpenedExport:
         shutil.copy(tmp_path / "bank" / "bank.json", folder)
         with pytest.raises(BankError, match="lists no Parquet files, so it is not the manifest of an exported bank"):
             gt.Bank.open(folder)
+
+
+class TestMarks:
+    """Exports keep the marks of the sources, by which row numbers are checked."""
+
+    FAILED = {KEYS[0]: "a text file", KEYS[5]: "truncated"}  # noqa: RUF012
+
+    @staticmethod
+    def unmark(folder: Path) -> Path:
+        """The export as an earlier version wrote it."""
+        info = json.loads((folder / "bank.json").read_text())["info"]
+        del info["marks"]
+        edit_json(folder / "bank.json", info=info)
+        (folder / "marks.npy").unlink(missing_ok=True)
+        return folder
+
+    @pytest.mark.parametrize("size", [1, 500, 10**9])
+    def test_are_those_of_the_bank(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+        monkeypatch.setattr(writer, "_BATCH_BYTES", 2 * len(png(0, 0)))  # rows of a key in several files
+        original = gt.Bank.open(make_bank(tmp_path / "bank", failed=self.FAILED, rejected={(KEYS[3], 0): "far"}, marked=True))
+        export_bank(original, tmp_path / "export", shard_bytes=size)
+        opened = check(original, tmp_path / "export")
+        expected = [[10 * i] * 48 for i, key in enumerate(KEYS) if key not in self.FAILED]
+        for bank in (opened, pickle.loads(pickle.dumps(opened))):
+            assert bank.marks.tolist() == expected
+        chosen = opened.select(np.arange(len(opened)) >= 6)
+        assert chosen.marks is not None
+        assert chosen.marks.tolist() == expected[2:]
+
+    def test_pass_on_to_an_export_of_the_export(self, tmp_path: Path) -> None:
+        first = exported(tmp_path, make_bank(tmp_path / "bank", marked=True))
+        export_bank(gt.Bank.open(first), tmp_path / "second")
+        assert gt.Bank.open(tmp_path / "second").marks.tolist() == [[10 * i] * 48 for i in range(10)]  # type: ignore[union-attr]
+
+    def test_are_not_claimed_where_there_are_none(self, tmp_path: Path) -> None:
+        first = self.unmark(exported(tmp_path, make_bank(tmp_path / "bank", marked=True)))
+        export_bank(gt.Bank.open(first), tmp_path / "second")
+        assert gt.Bank.open(tmp_path / "second").marks is None
+        assert not (tmp_path / "second" / "marks.npy").exists()
+
+    def test_the_data_set_is_read_without_them(self, tmp_path: Path) -> None:
+        folder = exported(tmp_path, make_bank(tmp_path / "bank", marked=True))
+        assert (folder / "marks.npy").exists()
+        loaded = datasets.load_dataset(str(folder))
+        assert (list(loaded), len(loaded["train"]), loaded["train"].column_names) == (["train"], 30, [*COLUMNS, "image"])
+
+    @pytest.mark.parametrize("batch", [False, True])
+    def test_other_rows_under_the_same_numbers_are_refused(self, tmp_path: Path, batch: bool) -> None:
+        rng = torch.Generator().manual_seed(0)
+        cells = torch.randint(0, 256, (60, 3, 4, 4), dtype=torch.uint8, generator=rng)
+        images = list(cells.repeat_interleave(4, 2).repeat_interleave(4, 3))
+        generate_bank(images, tmp_path / "bank", FakeGenerator(16), variants=1, progress=False)
+        augment = gt.BankAugment(exported(tmp_path, tmp_path / "bank"), p=1.0, keys_getter="last" if batch else None)
+
+        def use(part: list[torch.Tensor]) -> None:
+            if batch:
+                augment((torch.stack(part), torch.arange(len(part))))
+            else:
+                gt.with_keys(part, transform=augment)
+
+        use(images)
+        augment = gt.BankAugment(tmp_path / "export", p=1.0, keys_getter="last" if batch else None)
+        with pytest.raises(ConfigError, match=r"the images are not those of the bank: the image with the key 0 looks like .* source 20"):
+            use(images[20:])
+
+    def test_an_export_of_before_says_once_that_nothing_checks_its_numbers(self, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+        folder = self.unmark(exported(tmp_path, make_bank(tmp_path / "bank", keys=[7, 3, 5], marked=True)))
+        with pytest.warns(UserWarning, match=r"nothing can check that the numbers .* export has no marks .* export the bank again") as told:
+            bank = gt.Bank.open(folder)
+        assert len(told) == 1
+        assert told[0].filename == __file__
+        assert (bank.keys, bank.marks) == ([7, 3, 5], None)
+        recwarn.clear()
+        pickle.loads(pickle.dumps(bank))
+        bank.select(np.arange(9) < 3)
+        gt.Bank.open(self.unmark(exported(tmp_path / "names", make_bank(tmp_path / "names" / "bank"))))
+        assert not recwarn, "not in a worker, nor where keys are names"
+
+    @pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "fewer", "pickled", "entry"])
+    def test_a_damaged_file_is_named(self, tmp_path: Path, damage: str) -> None:
+        folder = exported(tmp_path, make_bank(tmp_path / "bank", marked=True))
+        file, data = folder / "marks.npy", (folder / "marks.npy").read_bytes()
+        info = json.loads((folder / "bank.json").read_text())["info"]
+        if damage == "missing":
+            file.unlink()
+        elif damage == "cut":
+            file.write_bytes(data[:-1])
+        elif damage == "flipped":
+            file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        elif damage == "entry":
+            edit_json(folder / "bank.json", info=info | {"marks": {"file": "marks.npy"}})
+        else:
+            np.save(file, np.zeros((9, 48), np.uint8) if damage == "fewer" else np.array([{"a": 1}], dtype=object), allow_pickle=True)
+            edit_json(folder / "bank.json", info=info | {"marks": info["marks"] | {"bytes": file.stat().st_size}})
+        report = verify_bank(folder)
+        assert [(problem.unit, problem.kind) for problem in report.problems] == [
+            ("", "manifest") if damage == "entry" else ("marks.npy", {"missing": "missing", "cut": "size"}.get(damage, "checksum"))
+        ]
+        if damage != "flipped":  # which opening does not look for, as in the other files
+            with pytest.raises(BankError, match=r"marks.*(download it again|export or push the bank again)"):
+                gt.Bank.open(folder)
+
+    def test_an_interrupted_export_leaves_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "export").mkdir()
+        monkeypatch.setattr(export, "bank_card", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            exported(tmp_path, make_bank(tmp_path / "bank", marked=True))
+        assert list((tmp_path / "export").iterdir()) == []
 
 
 class TestVerifyExport:

@@ -105,8 +105,13 @@ class TestRoundTrip:
         assert "Ten grey photos." in card
 
     def test_int_keys(self, site: Site, tmp_path: Path) -> None:
-        site.push("org/int-keys", make_bank(tmp_path / "bank", keys=[7, -1, 2**40]), token=TOKEN)
+        site.push("org/int-keys", make_bank(tmp_path / "bank", keys=[7, -1, 2**40], marked=True), token=TOKEN)
         assert site.read("org/int-keys")["keys"] == [7, -1, 2**40]
+
+    def test_marks_of_the_sources(self, site: Site, tmp_path: Path) -> None:
+        site.push("org/marked", make_bank(tmp_path / "bank", marked=True), token=TOKEN)
+        for offline in (False, True):
+            assert site.read("org/marked", offline=offline)["marks"] == [[10 * i] * 48 for i in range(len(KEYS))]
 
     def test_several_files(self, site: Site, name: str) -> None:
         assert sum(file.endswith(".parquet") for file in site.files) == 3

@@ -260,7 +260,7 @@ class TestSelect:
         from gentransforms.bank.format.index import write_index
         from gentransforms.bank.share.export import export_bank
 
-        path = make_bank(tmp_path / "bank", keys=keys, failed={keys[0]: "empty"})
+        path = make_bank(tmp_path / "bank", keys=keys, failed={keys[0]: "empty"}, marked=True)
         write_index(path)
         chosen = Bank.open(path).select(np.arange(27) % 2 == 0)
         chosen.selection.save(tmp_path / "half.json")  # type: ignore[union-attr]

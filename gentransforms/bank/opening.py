@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -12,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from gentransforms.bank.format.images import map_file
-from gentransforms.bank.format.index import Index, build_index, list_sizes, read_index
+from gentransforms.bank.format.index import MARK, Index, build_index, list_sizes, read_index
 from gentransforms.bank.format.lookup import LookupBuilder
 from gentransforms.bank.format.manifest import (
     MANIFEST,
@@ -22,6 +26,7 @@ from gentransforms.bank.format.manifest import (
     hash_json,
     is_export,
     list_exported_files,
+    name_marks,
     read_manifest,
 )
 from gentransforms.bank.format.unit import list_entries, unit_schema
@@ -136,7 +141,8 @@ def _open_repository(repo_id: str, revision: str | None, cached: Sequence[str] =
         raise BankError(f"{where}: not JSON ({error}): push the bank again") from error
     commit = path.parent.name  # of the snapshot in the cache
     # Not through `datasets` itself, which without a network takes whatever revision it had last.
-    folder = hub.fetch_folder(repo_id, [MANIFEST, *(entry["file"] for entry in list_exported_files(manifest, where))], commit)
+    files, marks = list_exported_files(manifest, where), name_marks(manifest, where)
+    folder = hub.fetch_folder(repo_id, [MANIFEST, *(entry["file"] for entry in (*files, *([marks] if marks else [])))], commit)
     opened = _read_export(folder, manifest, repo_id, cached)
     return Opened(folder, *opened, (_open_repository, (repo_id, commit, opened[2])))
 
@@ -147,24 +153,48 @@ def _read_export(folder: Path, manifest: dict[str, Any], where: str, cached: Seq
     Raises:
         BankError: if a file is missing, incomplete or damaged.
     """
-    files = list_exported_files(manifest, f"{where}/{MANIFEST}")
-    for entry in files:
+    files, marked = list_exported_files(manifest, f"{where}/{MANIFEST}"), name_marks(manifest, f"{where}/{MANIFEST}")
+    for entry in (*files, *([marked] if marked else [])):
         path = folder / entry["file"]
         size = path.stat().st_size if path.is_file() else None
         if size != entry["bytes"]:
             found = "is missing" if size is None else f"has {size:,} bytes, expected {entry['bytes']:,}"
             raise BankError(f"{where}: {entry['file']} {found}: download it again, or export the bank again")
+    if marked is None and manifest["source"].get("key_type") == "int" and not cached:  # once, not in each worker
+        warnings.warn(
+            f"{where}: nothing can check that the numbers which are this bank's keys mean the same images in your data set, because the "
+            "export has no marks of its sources: an earlier version wrote it, or the bank had none. Compare some images yourself, or "
+            "export the bank again",
+            stacklevel=5,
+        )
     if not cached or not all(Path(file).is_file() for file in cached):
         cached = _convert([str(folder / entry["file"]) for entry in files], where)
     facts = Facts.read(manifest, f"{where}/{MANIFEST}")
     builder = LookupBuilder(facts.variants, facts.key_type == "int")
     for file in cached:
         builder.add(Path(file).name, Path(file).stat().st_size, map_file(file, unit_schema(facts.key_type)))
-    index = Index(builder.build(), *(list_entries(manifest["info"], name) for name in ("failed", "rejected")))
+    lookup = builder.build()
+    if marked is not None:
+        lookup = dataclasses.replace(lookup, marks=_map_marks(folder / marked["file"], len(lookup.keys), where))
+    index = Index(lookup, *(list_entries(manifest["info"], name) for name in ("failed", "rejected")))
     rows, expected = len(index.lookup), sum(entry["rows"] for entry in files)
     if rows != expected:
         raise BankError(f"{where}: has {rows:,} rows, expected {expected:,}: remove {Path(cached[0]).parent} and open it again")
     return manifest, index, cached
+
+
+def _map_marks(path: Path, count: int, where: str) -> npt.NDArray[np.uint8]:
+    """Map the marks of `count` sources, (count, 48) uint8."""
+    try:
+        marks = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BankError(f"{where}: {path.name} cannot be read ({error}): download it again, or export the bank again") from error
+    if marks.shape != (count, MARK) or marks.dtype != np.uint8:
+        raise BankError(
+            f"{where}: {path.name} is {marks.dtype} of shape {marks.shape}, expected uint8 of ({count}, {MARK}): download it again, or "
+            "export the bank again"
+        )
+    return np.asarray(marks)
 
 
 def _convert(files: list[str], where: str) -> tuple[str, ...]:

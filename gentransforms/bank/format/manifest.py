@@ -21,7 +21,8 @@ from gentransforms.sources.base import ImageSource
 
 __all__ = [
     "AGREED", "FORMAT", "FORMAT_VERSION", "MANIFEST", "Before", "Facts", "check_manifest", "create_manifest", "describe_bank",
-    "describe_generator", "describe_source", "hash_json", "hash_keys", "hash_manifest", "is_export", "list_exported_files", "read_manifest",
+    "describe_generator", "describe_source", "hash_json", "hash_keys", "hash_manifest", "is_export", "list_exported_files",
+    "name_marks", "read_manifest",
 ]  # fmt: skip
 
 FORMAT, FORMAT_VERSION, MANIFEST = "gentransforms-bank", 1, "bank.json"
@@ -204,6 +205,19 @@ def list_exported_files(manifest: dict[str, Any], where: str) -> list[dict[str, 
     if not files or not whole:
         raise BankError(f"{where}: lists no Parquet files, so it is not the manifest of an exported bank: export or push the bank again")
     return list(files)
+
+
+def name_marks(manifest: dict[str, Any], where: str) -> dict[str, Any] | None:
+    """Return the entry about the marks in the manifest of an export: ``file``, ``bytes`` and ``sha256``; None if it has none.
+
+    Raises:
+        BankError: if the entry is damaged.
+    """
+    entry = manifest["info"].get("marks")
+    kinds = {"file": str, "bytes": int, "sha256": str}
+    if entry is not None and not (isinstance(entry, dict) and all(type(entry.get(name)) is kind for name, kind in kinds.items())):
+        raise BankError(f"{where}: info marks is {entry!r}: the file was edited by hand; export or push the bank again")
+    return entry
 
 
 def describe_bank(

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gentransforms.bank.format.manifest import MANIFEST
 from gentransforms.bank.format.unit import unit_schema
 from gentransforms.bank.share.card import bank_card, read_audit
@@ -28,6 +30,7 @@ __all__ = ["export_bank", "push_bank"]
 # Rows per Parquet row group, which the Hub's viewer and streaming readers fetch at once.
 _GROUP = 100
 _SHARD_BYTES = 500_000_000
+MARKS = "marks.npy"  # (sources with images, 48) uint8, in the order of the rows
 
 
 def export_bank(
@@ -43,7 +46,8 @@ def export_bank(
     """Write a bank into a new directory, as an ordinary Hugging Face data set; return the number of Parquet files.
 
     `push_to_hub` uploads the same files; `datasets.load_dataset` and `Bank.open` read the directory. Failed sources, rejected
-    variants and the SHA-256 of each file are in its ``bank.json``.
+    variants and the SHA-256 of each file are in its ``bank.json``; the marks of the sources, with which row numbers are checked, in
+    ``marks.npy``.
 
     Args:
         bank: the bank to export.
@@ -136,7 +140,12 @@ def _write_files(
         name = f"data/train-{number:05d}-of-{len(counts):05d}.parquet"
         files.append(_write_parquet(directory, name, itertools.islice(batches, count), bank))
         yield directory / name
-    info = {**bank.manifest["info"], "failed": bank.failed, "rejected": bank.rejected, "files": files}
+    info = {**bank.manifest["info"], "failed": bank.failed, "rejected": bank.rejected, "files": files, "marks": None}
+    if (marks := bank.marks) is not None:
+        np.save(directory / MARKS, marks, allow_pickle=False)
+        size, digest = (directory / MARKS).stat().st_size, sha256(directory / MARKS)
+        info["marks"] = {"file": MARKS, "bytes": size, "sha256": digest}
+        yield directory / MARKS
     card = bank_card(bank.manifest, len(bank), license=license, description=description, repo_id=repo_id, audit=audit)
     for name, text in {CARD_FILE: card, MANIFEST: json.dumps({**bank.manifest, "info": info}, indent=2) + "\n"}.items():
         (directory / name).write_text(text, encoding="utf-8")
@@ -160,7 +169,7 @@ def _write_parquet(directory: Path, name: str, batches: Iterable[pa.RecordBatch]
 def _clear(directory: Path, made: bool) -> None:
     shutil.rmtree(directory / "data", ignore_errors=True)
     with contextlib.suppress(OSError):
-        for name in (MANIFEST, CARD_FILE):
+        for name in (MANIFEST, CARD_FILE, MARKS):
             (directory / name).unlink(missing_ok=True)
         if made:
             directory.rmdir()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gentransforms.bank.format.images import map_file
 from gentransforms.bank.format.index import write_index
-from gentransforms.bank.format.manifest import MANIFEST, Facts, hash_keys, is_export, list_exported_files, read_manifest
+from gentransforms.bank.format.manifest import MANIFEST, Facts, hash_keys, is_export, list_exported_files, name_marks, read_manifest
 from gentransforms.bank.format.unit import Unit, find_faults, list_entries, list_units, read_sidecar, unit_schema
 from gentransforms.bank.verify.report import BankReport, Problem, damaged_units, remove_index, remove_units
 from gentransforms.bank.verify.rows import NO_ROWS, Contents, IndexCheck, WithoutRows, check_images, check_rows
@@ -150,6 +150,7 @@ class Checker:
         facts = self._facts
         try:
             files = list_exported_files(self._manifest, str(self.directory / MANIFEST)) if facts is not None else []
+            marks = name_marks(self._manifest, str(self.directory / MANIFEST)) if facts is not None else None
         except BankError as error:
             self._add("", [("manifest", str(error))])
             return
@@ -161,6 +162,8 @@ class Checker:
             rest = self._check_exported_file(entry, facts, rest)
             if on_progress is not None:
                 on_progress(done, len(files))
+        if marks is not None:
+            self._add(marks["file"], self._check_whole_file(marks))
         strangers = {f"data/{path.name}" for path in (self.directory / "data").glob("*.parquet")} - {entry["file"] for entry in files}
         for name in sorted(strangers):
             self._add(name, [("plan", "does not belong to this bank: delete it")])
@@ -239,17 +242,9 @@ class Checker:
     def _check_exported_file(self, entry: Mapping[str, Any], facts: Facts, rest: Contents) -> Contents:
         """Check a file and all sources that end in it; return the rows of a source that may continue in the next file."""
         name, path = entry["file"], self.directory / entry["file"]
-        if not path.is_file():
-            self._add(name, [("missing", "does not exist: download it, or export the bank again")])
-            return rest
-        self.files += 1
-        if (size := path.stat().st_size) != entry["bytes"]:
-            text = f"has {size:,} bytes, expected {entry['bytes']:,}: download it again, or export the bank again"
-            self._add(name, [("size", text)])
-            return rest
-        if sha256(path) != entry["sha256"]:
-            text = "has changed since it was written: its SHA-256 differs from that in bank.json: download it again"
-            self._add(name, [("checksum", text)])
+        self.files += path.is_file()
+        if faults := list(self._check_whole_file(entry)):
+            self._add(name, faults)
             return rest
         rows = 0
         try:
@@ -268,6 +263,16 @@ class Checker:
         if rows != entry["rows"]:
             self._add(name, [("rows", f"has {rows:,} rows, and bank.json says {entry['rows']:,}")])
         return rest
+
+    def _check_whole_file(self, entry: Mapping[str, Any]) -> Iterator[Fault]:
+        """Check a file of an export against its size and SHA-256."""
+        path = self.directory / entry["file"]
+        if not path.is_file():
+            yield "missing", "does not exist: download it, or export the bank again"
+        elif (size := path.stat().st_size) != entry["bytes"]:
+            yield "size", f"has {size:,} bytes, expected {entry['bytes']:,}: download it again, or export the bank again"
+        elif sha256(path) != entry["sha256"]:
+            yield "checksum", "has changed since it was written: its SHA-256 differs from that in bank.json: download it again"
 
     def _check_rows(self, name: str, contents: Contents, facts: Facts) -> Iterator[Fault]:
         """Check all rows of some sources of an export."""
