@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from bank_sources import OneByOne, read
-from torch.utils.data import IterableDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 from torchvision import tv_tensors
 from torchvision.datasets import CIFAR10, FakeData, ImageFolder
 from torchvision.transforms import v2
@@ -31,7 +31,7 @@ from torchvision.transforms import v2
 from gentransforms.bank.generate.run import generate_bank
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import ConfigError, SourceError
-from gentransforms.sources import contents, open_source, parquet_rows
+from gentransforms.sources import contents, map_style, open_source, parquet_rows
 from gentransforms.sources.base import ImageSource, SourceSample
 from gentransforms.sources.folder import ImageFolderSource
 from gentransforms.sources.keyed import with_keys
@@ -950,10 +950,12 @@ class TestMapStyle:
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), OSError(24, "Too many open files")])
     def test_what_passes(self, error: BaseException) -> None:
-        source = open_source(Listed(picture(0), error))
+        source = open_source(Listed(*[picture(0)] * 8, error, *[picture(0)] * 9))  # which are not all tried
         with pytest.raises(type(error)) as raised:
-            read(source, 1)
+            read(source, 8)
         assert raised.value is error
+        with pytest.raises(type(error)):
+            open_source(Listed(picture(0), error))
 
     @pytest.mark.parametrize(
         ("sample", "words"),
@@ -1012,6 +1014,111 @@ class TestMapStyle:
             data = ImageFolder(fill(tmp_path, "a/x.png"), transform=crop)
         with pytest.raises(ConfigError, match=r"sample 0 of this \w+ has another image each time .* without random transforms"):
             open_source(data)
+
+    @pytest.mark.parametrize(
+        "change", [v2.RandomHorizontalFlip(), v2.RandomGrayscale(0.2), v2.RandomErasing(0.25)], ids=["flip", "grey", "erasing"]
+    )
+    @pytest.mark.parametrize("kind", ["object", "datasets"])
+    def test_rare_random_transforms_are_refused(self, kind: str, change: Any) -> None:
+        """One sample read twice shows a flip in half of the runs only; sixteen miss random grey in one run of 480."""
+
+        class Training(Listed):
+            def __getitem__(self, index: int) -> Any:
+                return change(super().__getitem__(index))
+
+        data: Any = Training(*map(tensor, range(40)))
+        if kind == "datasets":
+            rows = datasets.Dataset.from_dict({"n": list(range(40))})
+            data = rows.with_transform(lambda batch: {"image": [change(tensor(n)) for n in batch["n"]]})
+        for seed in range(20):
+            torch.manual_seed(seed)
+            with pytest.raises(ConfigError, match=r"has another image each time it is read: give the data set without random transforms"):
+                open_source(data)
+
+    @pytest.mark.parametrize("count", [1, 5, 16, 31, 1000])
+    @pytest.mark.parametrize("seconds", [0, 100])
+    def test_reads_when_opened(self, count: int, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Sixteen samples at most, each twice; of a slow data set only the first twice, which changes no inputs."""
+
+        class Counting(Listed):
+            read: list[int] = []  # noqa: RUF012
+
+            def __getitem__(self, index: int) -> Any:
+                self.read.append(index)
+                return super().__getitem__(index)
+
+        data = Counting(*((tensor(0), None if i < count - 1 else 3) for i in range(count)))
+        data.read.clear()
+        monkeypatch.setattr(map_style.time, "monotonic", lambda: seconds * len(data.read))
+        source = open_source(data)
+        tried = set(data.read)
+        assert len(tried) == min(count, 16)
+        assert {data.read.count(index) for index in tried - {0}} <= ({1} if seconds else {2})
+        assert data.read.count(0) == 2
+        assert max(tried) >= count * 15 // 16 - 1  # spread
+        assert source.inputs == (("labels",) if count <= 16 else ())
+
+    def test_random_inputs_are_refused_where_they_are_used(self) -> None:
+        class Captioned(Listed):
+            reads = 0
+
+            def __getitem__(self, index: int) -> Any:
+                self.reads += 1
+                label, views = super().__getitem__(index)
+                return {"image": tensor(index), "caption": views[self.reads % len(views)], "label": label, "extra": object()}
+
+        source = open_source(Captioned((0, ["x", "x"]), (1, ["a cat", "one cat"])))
+        assert source.select(["labels"]).inputs == ("labels",)
+        with pytest.raises(
+            ConfigError, match="sample 1 of this Captioned has other prompts each time it is read: give the data set without"
+        ):
+            source.select(["prompts", "labels"])
+        assert open_source(Captioned((0, ["x"]), (1, ["y"]))).select(["prompts"]).inputs == ("prompts",)
+        source = open_source(Captioned((0, [None, "x"])))  # left out at random
+        with pytest.raises(ConfigError, match="has other prompts each time"):
+            source.select(["prompts"])
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_a_first_sample_without_inputs(self, order: int, tmp_path: Path) -> None:
+        """The inputs are the same in any order; an image without one fails if the generator takes it, and else does not."""
+        grey = PIL.Image.fromarray(mask_array([[1]]))
+        rows: Any = [{"image": picture(i), "caption": f"photo {i}", "label": i, "mask": grey, "control_map": picture(i)} for i in range(5)]
+        rows[0] = {"image": picture(0), **dict.fromkeys(("caption", "label", "mask", "control_map"))}
+        source = open_source(Listed(*rows[::order]), key=[f"{row['image'].getpixel((0, 0))}" for row in rows[::order]])
+        assert set(source.inputs) == {"prompts", "labels", "masks", "control_maps"}
+        assert source.description["decides"]["columns"]["prompts"] == "caption"
+        without = source.keys[0 if order == 1 else -1]
+        for name in source.inputs:
+            with pytest.raises(SourceError, match=f"^{name}: missing for this image$"):
+                read(source.select([name]), list(source.keys).index(without))
+        done = generate_bank(source, tmp_path, FakeGenerator(), variants=1, progress=False)
+        assert (done.images, len(done.failed)) == (5, 0)
+
+        class Prompted(FakeGenerator):
+            inputs = ("prompts",)
+
+        done = generate_bank(source, tmp_path / "prompted", Prompted(), variants=1, progress=False)
+        assert [(failed["key"], failed["reason"]) for failed in done.failed] == [(without, "prompts: missing for this image")]
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_other_first_samples(self, order: int) -> None:
+        def opened(*samples: Any, **options: Any) -> ImageSource:
+            return open_source(Listed(*samples[::order]), **options)
+
+        assert opened((picture(0), None), (picture(1), 3)).inputs == ("labels",)
+        assert opened({"image": picture(0)}, {"image": picture(1), "text": "x"}).inputs == ("prompts",)
+        assert opened({"image": None}, {"image": picture(1)}).description["decides"]["image_column"] == "image"
+        assert opened({"image": picture(0), "t": None}, {"image": picture(1), "t": "x"}, columns={"prompts": "t"}).inputs == ("prompts",)
+        assert opened({"image": picture(0), "t": None}, columns={"prompts": "t"}).inputs == ("prompts",)
+        assert opened({"image": picture(0), "text": None, "mask": None}).inputs == ()
+        getter = lambda sample: {} if sample[1] is None else {"prompts": sample[1]}  # noqa: E731
+        assert opened((picture(0), None), (picture(1), "x"), inputs_getter=getter).inputs == ("prompts",)
+        getter = lambda sample: {"prompts": sample[1]["a"]}  # noqa: E731
+        assert opened((picture(0), {}), (picture(1), {"a": "x"}), inputs_getter=getter).inputs == ("prompts",)
+        with pytest.raises(ConfigError, match="'image', 'depth' may be the image"):
+            opened({"image": picture(0), "depth": None}, {"image": picture(1), "depth": picture(2)})
+        with pytest.raises(ConfigError, match=r"none of the samples tried .*: inputs_getter raised KeyError: 'b'"):
+            opened((picture(0), {}), inputs_getter=lambda sample: {"prompts": sample[1]["b"]})
 
     def test_only_images_that_can_be_read_are_compared(self) -> None:
         class Failing(Listed):
@@ -1080,6 +1187,17 @@ class TestMapStyle:
         assert read(source, 1).inputs == {"labels": 4}
         bare = open_source(with_keys([picture(0)], key=[70], transform=transform))
         assert bare.inputs == ()  # the key is no label
+
+    @pytest.mark.parametrize("wrap", [lambda data: Subset(data, [3, 1]), lambda data: ConcatDataset([data, data])], ids=["part", "twice"])
+    def test_keys_inside_another_data_set_are_no_labels(self, wrap: Callable[[Any], Any]) -> None:
+        bare = with_keys([picture(i) for i in range(4)])
+        keys = [7 + i for i in range(len(wrap(bare)))]
+        assert open_source(wrap(bare), key=keys).inputs == ()
+        assert open_source(wrap(with_keys([picture(i) for i in range(4)], key="image-{}".format)), key=keys).inputs == ()
+        labelled = open_source(wrap(with_keys([(picture(i), i + 5) for i in range(4)])), key=keys)
+        assert read(labelled, 0).inputs == {"labels": wrap(range(5, 9))[0]}
+        batches = DataLoader(bare, batch_size=1, collate_fn=lambda batch: (batch[0][0], default_collate([batch[0][1]])))
+        assert open_source(list(batches)).inputs == ()
 
     def test_one_thread_at_a_time(self) -> None:
         class Fragile(Listed):

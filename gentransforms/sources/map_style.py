@@ -5,29 +5,32 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import PIL.Image
-import torch
-from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.datasets import DatasetFolder
 
 from gentransforms.errors import ConfigError, SourceError
 from gentransforms.sources.base import ImageSource, SourceSample, read_each
-from gentransforms.sources.decode import DOWNLOAD, Orientation, check_folder, decode_oriented, find_file, is_of_the_machine
+from gentransforms.sources.decode import DOWNLOAD, check_folder, is_of_the_machine
 from gentransforms.sources.image_column import only_image
-from gentransforms.sources.inputs import choose_columns, input_value, integer, names_in_feature
+from gentransforms.sources.inputs import choose_columns, input_value, names_in_feature
 from gentransforms.sources.keyed import KeyedDataset
 from gentransforms.sources.keys import Key, Keyed, list_keys
+from gentransforms.sources.sample_images import entries, first_image, is_image, outline, read_pixels, same_value
+from gentransforms.sources.seen import SeenColumns, is_label
 from gentransforms.wording import name_type, one_line
+
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = ["MapStyleSource"]
 
 # How many samples, spread over the data set, are tried to see what they hold.
 _TRIED = 16
+_SECONDS = 10.0  # after which no more samples are read a second time
 _IMAGE_NAMES = ("image", "img")
 
 
@@ -36,6 +39,8 @@ class MapStyleSource(ImageSource):
 
     The image of a sample is its first PIL image, `tv_tensors.Image` or encoded image, or else its first tensor (C, H, W). In
     a tuple, an integer in second place is the label; in a dict, labels, prompts and masks are the entries with these names.
+    Up to 16 samples, spread over the data set, show which inputs there are. A sample where one is None has none, and if the
+    generator takes this input, it is a failed source; no label or empty prompt is made up.
     The images of a Hugging Face data set are decoded here, so that a damaged one does not stop a run. A sample that raises
     becomes a `SourceError`. The data set is read by one thread at a time, unless it is torchvision's ImageFolder.
 
@@ -50,7 +55,7 @@ class MapStyleSource(ImageSource):
 
     Raises:
         ConfigError: if it is not map-style, no sample can be read or none holds an image, keys are not unique, or reading a
-            sample twice gives two different images.
+            sample twice gives two different images. `select` raises it for an input that differs.
 
     Example:
         >>> import torch
@@ -79,28 +84,13 @@ class MapStyleSource(ImageSource):
         self._dataset, self._getter = dataset, inputs_getter
         self._image_column = image_column
         self._columns: dict[str, str] = {}
+        self._random: dict[str, int] = {}  # inputs that differ each time they are read, with the sample that showed it
         self._lock = _lock_for(dataset)
         features = _features(dataset)
         if features is not None:
             self._dataset = _undecoded(dataset)
             self._image_column = image_column or self._image_feature(features, columns)
-        index, sample = self._first_sample(len(keys))
-        inputs = self._inputs_in(sample, columns, features)
-        if self._image_column is None and inputs_getter is None and isinstance(sample, Mapping):
-            images = [name for name, value in sample.items() if _is_image(value) and isinstance(name, str)]
-            only_image(images, self._columns.values(), f"the samples of this {type(dataset).__name__}")
-        if self._image_in(sample) is None and self._image_column is None:
-            address = next((name for name, value in _items(sample) if isinstance(value, str) and "://" in value), None)
-            if address is not None:
-                raise ConfigError(
-                    f"no image in the samples of this {type(dataset).__name__}: {address!r} holds addresses, such as "
-                    f"{dict(_items(sample))[address]!r}: images are not downloaded here: {DOWNLOAD}"
-                )
-            raise ConfigError(
-                f"no image in the samples of this {type(dataset).__name__}: found {_outline(sample)}; say where with image_column="
-            )
-        if features is None:  # otherwise images are read as stored
-            self._check_repeats(index, sample)
+        sample, inputs = self._look(len(keys), columns, features)
         split = None if features is None else dataset.split
         decides = {
             "kind": "data set",
@@ -126,8 +116,8 @@ class MapStyleSource(ImageSource):
         sample = self._fetch(index)
         value = self._image_in(sample)
         if value is None:
-            raise SourceError(f"no image in the sample: found {_outline(sample)}")
-        image, stored = _pixels(value, self._white_level)
+            raise SourceError(f"no image in the sample: found {outline(sample)}")
+        image, stored = read_pixels(value, self._white_level)
         found = self._read_inputs(sample)
         return SourceSample(image, {name: input_value(name, found.get(name), stored) for name in self.inputs})
 
@@ -138,29 +128,69 @@ class MapStyleSource(ImageSource):
         self.__dict__ |= state
         self._lock = _lock_for(self._dataset)
 
-    def _first_sample(self, count: int) -> tuple[int, Any]:
-        error: SourceError | None = None
-        for index in range(0, count, max(1, count // _TRIED)):
+    def _look(self, count: int, columns: Mapping[str, str] | None, features: Mapping[str, Any] | None) -> tuple[Any, tuple[str, ...]]:
+        """Try some samples; return the first one with an image, and the names of the inputs that any of them has."""
+        where = f"the samples of this {type(self._dataset).__name__}"
+        seen, inputs, error = SeenColumns(), dict[str, None](), None
+        readable: list[Any] = []  # the first one, and the first one with an image
+        until, compared = time.monotonic() + _SECONDS, False
+        for index in _spread(count):
             sample, failure = self._try(index)
             if failure is None:
-                return index, sample
-            error = error or failure
-        raise ConfigError(f"none of the samples tried of this {type(self._dataset).__name__} can be read: {error}") from error
+                try:
+                    seen.add(sample)
+                    inputs |= dict.fromkeys(self._inputs_in(sample, seen, columns, features))
+                except SourceError as raised:
+                    failure = raised
+            if failure is not None:
+                error = error or failure
+                continue
+            if self._image_column is None and self._getter is None and isinstance(sample, Mapping):
+                images = [name for name, value in sample.items() if is_image(value) and isinstance(name, str)]
+                only_image(images, self._columns.values(), where)
+            image = self._image_in(sample)
+            if not readable or (len(readable) == 1 and image is not None):
+                readable.append(sample)
+            if features is not None:  # which say what all samples hold; and images are read as stored
+                break
+            if image is not None and (not compared or time.monotonic() < until):
+                self._compare(index, sample)
+                compared = True
+        if not readable:
+            raise ConfigError(f"none of the samples tried of this {type(self._dataset).__name__} can be read: {error}") from error
+        if self._image_column is None and self._image_in(readable[-1]) is None:
+            _tell_no_image(readable[0], where)
+        return readable[-1], tuple(inputs)
 
-    def _check_repeats(self, index: int, sample: Any) -> None:
+    def _compare(self, index: int, sample: Any) -> None:
         """Raise for a data set with random transforms, such as one for training: the source of a variant would be unknown."""
         again, failure = self._try(index)
         if failure is not None:
             return
         try:
-            first, second = (_pixels(self._image_in(of), self._white_level)[0] for of in (sample, again))
+            first, second = self._image_in(sample), self._image_in(again)
+            same = first is second or same_value(*(read_pixels(image, self._white_level)[0] for image in (first, second)))
+            inputs, others = self._read_inputs(sample), self._read_inputs(again)
         except SourceError:  # reported when it is read for the bank
             return
-        if first.shape != second.shape or not torch.equal(first.nan_to_num(), second.nan_to_num()):
+        if not same:
             raise ConfigError(
                 f"sample {index} of this {type(self._dataset).__name__} has another image each time it is read: "
                 "give the data set without random transforms"
             )
+        for name in inputs.keys() | others.keys():
+            if not same_value(inputs.get(name), others.get(name)):
+                self._random.setdefault(name, index)
+
+    def select(self, names: Collection[str]) -> Self:
+        fewer = super().select(names)
+        for name in fewer.inputs:
+            if name in self._random:
+                raise ConfigError(
+                    f"sample {self._random[name]} of this {type(self._dataset).__name__} has other {name} each time it is read: "
+                    "give the data set without random choices, or say what the inputs are with inputs_getter"
+                )
+        return fewer
 
     def _try(self, index: int) -> tuple[Any, SourceError | None]:
         try:
@@ -194,27 +224,28 @@ class MapStyleSource(ImageSource):
             sample = [sample[name] for name in (*first, *(n for n in sample if n not in first and n not in taken))]
         elif self._image_column is not None:
             raise ConfigError(f"image_column={self._image_column!r}: a sample is {name_type(sample)}: expected a dict")
-        leaves = list(_leaves(sample))
-        explicit = (leaf for leaf in leaves if not _is_plain(leaf))
-        return next(explicit, next(iter(leaves), None))
+        return first_image(sample)
 
-    def _inputs_in(self, sample: Any, columns: Mapping[str, str] | None, features: Mapping[str, Any] | None) -> tuple[str, ...]:
-        """Return which inputs the samples have, judging by one of them, or by the features of a Hugging Face data set."""
+    def _inputs_in(
+        self, sample: Any, seen: SeenColumns, columns: Mapping[str, str] | None, features: Mapping[str, Any] | None
+    ) -> Collection[str]:
+        """Return which inputs the samples have, by a sample and those seen before, or by the features of a Hugging Face data set."""
         if self._getter is not None:
             if columns is not None:
                 raise ConfigError(f"columns={columns!r}: inputs_getter says what the inputs are: leave one of them out")
-            return tuple(self._read_inputs(sample))
+            return self._read_inputs(sample).keys()
         if isinstance(sample, Mapping):
-            names = [name for name in sample if isinstance(name, str)]
-
-            def usable(name: str, column: str) -> bool:
-                return _usable(name, sample[column]) if features is None else _usable_feature(name, features[column])
-
-            self._columns = choose_columns(names, columns, usable, "the samples")
+            if features is None:
+                self._columns = seen.choose(columns)
+            else:
+                self._columns = choose_columns(
+                    list(features), columns, lambda name, column: _usable_feature(name, features[column]), "the samples"
+                )
             self._columns = {name: column for name, column in self._columns.items() if column != self._image_column}
-        elif columns is not None:
+            return self._columns
+        if columns is not None:
             raise ConfigError(f"columns={columns!r}: a sample is {name_type(sample)}, not a dict: give inputs_getter")
-        return tuple(self._read_inputs(sample))
+        return ("labels",) if seen.fits("labels", 1) else ()
 
     def _image_feature(self, features: Mapping[str, Any], columns: Mapping[str, str] | None) -> str | None:
         images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
@@ -235,7 +266,7 @@ class MapStyleSource(ImageSource):
             return found
         if isinstance(sample, Mapping):
             return {name: sample.get(column) for name, column in self._columns.items()}
-        if isinstance(sample, tuple | list) and len(sample) > 1 and integer(sample[1]) is not None:
+        if isinstance(sample, tuple | list) and len(sample) > 1 and is_label(sample[1]):
             return {"labels": sample[1]}
         return {}
 
@@ -247,13 +278,25 @@ def _called(function: Any) -> str | None:
     return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
+def _spread(count: int) -> list[int]:
+    """Return `_TRIED` places or fewer, spread over a data set, the first one among them."""
+    tried = min(count, _TRIED)
+    return [place * count // tried for place in range(tried)]
+
+
+def _tell_no_image(sample: Any, where: str) -> NoReturn:
+    address = next((name for name, value in entries(sample) if isinstance(value, str) and "://" in value), None)
+    if address is not None:
+        raise ConfigError(
+            f"no image in {where}: {address!r} holds addresses, such as {dict(entries(sample))[address]!r}: images are not "
+            f"downloaded here: {DOWNLOAD}"
+        )
+    raise ConfigError(f"no image in {where}: found {outline(sample)}; say where with image_column=")
+
+
 def _entry(sample: Any, image: Any) -> Any:
     """Return the name of the dict entry that is the image."""
-    return next((name for name, value in _items(sample) if value is image and isinstance(name, str)), None)
-
-
-def _items(sample: Any) -> Collection[tuple[Any, Any]]:
-    return sample.items() if isinstance(sample, Mapping) else list(enumerate(sample)) if isinstance(sample, tuple | list) else []
+    return next((name for name, value in entries(sample) if value is image and isinstance(name, str)), None)
 
 
 def _features(dataset: Any) -> Mapping[str, Any] | None:
@@ -287,64 +330,3 @@ def _usable_feature(name: str, feature: Any) -> bool:
 def _lock_for(dataset: Any) -> contextlib.AbstractContextManager[Any]:
     # A user's data set may keep a file open; one that opens a file for each sample needs no lock.
     return contextlib.nullcontext() if isinstance(dataset, DatasetFolder) else threading.Lock()
-
-
-def _leaves(sample: Any) -> Iterator[Any]:
-    """Yield everything in a sample that may be an image, in order."""
-    if _is_image(sample) or _is_plain(sample):
-        yield sample
-    elif isinstance(sample, Mapping):
-        for value in sample.values():
-            yield from _leaves(value)
-    elif isinstance(sample, tuple | list):
-        for value in sample:
-            yield from _leaves(value)
-
-
-def _is_image(value: Any) -> bool:
-    return isinstance(value, PIL.Image.Image | tv_tensors.Image | bytes) or _is_stored(value)
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, Tensor) and not isinstance(value, tv_tensors.TVTensor) and value.ndim >= 3
-
-
-def _is_stored(value: Any) -> bool:
-    """Return whether this is an image in the form in which `datasets` stores them."""
-    return isinstance(value, Mapping) and value.keys() == {"bytes", "path"}
-
-
-def _pixels(value: Any, white_level: float | None) -> tuple[Tensor, Orientation]:
-    if isinstance(value, Tensor):
-        image = value.as_subclass(Tensor).detach()
-        if image.ndim != 3 or image.shape[0] not in (1, 3) or not image.numel():
-            raise SourceError(f"an image of shape {tuple(image.shape)}: expected (C, H, W) with C 1 or 3")
-        if image.dtype != torch.uint8 and not image.is_floating_point():
-            raise SourceError(f"an image of dtype {image.dtype}: expected uint8 or floating; use v2.ToDtype(torch.uint8, scale=True)")
-        return image.cpu(), Orientation((image.shape[1], image.shape[2]))
-    if isinstance(value, Mapping):
-        if value.get("bytes") is None and value.get("path") is None:
-            raise SourceError("no image in this row")
-        value = find_file(value["path"]) if value.get("bytes") is None else value["bytes"]
-    if value is None:
-        raise SourceError("no image in this row")
-    if not isinstance(value, bytes | str | Path | PIL.Image.Image):
-        raise SourceError(f"the image is {name_type(value)}: expected a PIL image, a tensor (C, H, W) or an encoded image")
-    return decode_oriented(find_file(value) if isinstance(value, str) else value, white_level)
-
-
-def _usable(name: str, value: Any) -> bool:
-    if name == "labels":
-        return integer(value) is not None
-    if name == "prompts":
-        return isinstance(value, str)
-    return name != "masks" or isinstance(value, Tensor | PIL.Image.Image | bytes) or _is_stored(value) or hasattr(value, "__array__")
-
-
-def _outline(sample: Any) -> str:
-    """Describe the structure of a sample, for error messages."""
-    if isinstance(sample, Mapping):
-        return "a dict of " + ", ".join(f"{name!r}: {type(value).__name__}" for name, value in sample.items())
-    if isinstance(sample, tuple | list):
-        return f"{name_type(sample)} of " + ", ".join(type(value).__name__ for value in sample)
-    return name_type(sample)
