@@ -25,6 +25,7 @@ import gentransforms as gt
 from gentransforms.audit.encoders import Encoder, load_encoder
 from gentransforms.audit.labels import find_labels
 from gentransforms.audit.reading import read_inputs
+from gentransforms.audit.report import render
 from gentransforms.errors import BankError, ConfigError, GeneratorError
 from gentransforms.sources import SourceSample
 from gentransforms.sources.parquet import ParquetSource
@@ -74,6 +75,11 @@ def store(kind: str, root: Path, kinds: list[str | int]) -> Any:
 
 def counts(rows: Any) -> dict[str, int]:
     return {row["name"]: row["sources"] for row in rows}
+
+
+def colours(images: Tensor) -> Tensor:
+    """Blue, another colour, red."""
+    return torch.stack([images[:, 2].mean((1, 2)), -images.mean((1, 2, 3)), images[:, 0].mean((1, 2))], dim=1)
 
 
 class Animal(enum.StrEnum):
@@ -249,6 +255,61 @@ class TestClassifier:
         assert first.measures["label_agreement"].value == 1
         assert audit(bank, labels="labels", classifier=Redness(), cache=tmp_path).to_dict() == first.to_dict()
         assert Redness.seen == N * (1 + V) + 2 * PROBED
+
+    def test_a_limit_does_not_change_which_class_a_score_is_of(self, bank: Path, tmp_path: Path) -> None:
+        """That of place 1, which 9 sources of 40 leave out, lies between the others, as do those that folders and columns name."""
+        labels: list[Any] = ["blue" if label else "red" for _, label in photos()]
+        labels[1] = "green"
+        source = store("parquet", tmp_path, labels)
+        for i, ((image, _), label) in enumerate(zip(photos(), labels, strict=True)):
+            (tmp_path / "folders" / label).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "folders" / label / f"{i:03d}.png").write_bytes(encoded(image))
+        for place, of in (("columns", source), ("class folders", tmp_path / "folders")):
+            gt.generate_bank(of, tmp_path / place, NoisyForAudits(), variants=2, progress=False)
+        for path, images, given in (
+            (bank, photos(), labels), (tmp_path / "columns", source, "kind"), (tmp_path / "columns", source, np.array(labels)),
+            (tmp_path / "class folders", tmp_path / "folders", "folders"), (tmp_path / "class folders", tmp_path / "folders", "labels"),
+        ):  # fmt: skip
+            found = audit(path, images, labels=given, classifier=colours, limit=9)
+            assert found.measures["label_agreement"].value == 1
+            assert [(row["name"], row["before"]) for row in found.classes if row["sources"] == 0] == [("green", 0)]
+            assert [row["name"] for row in found.classes] == ["blue", "green", "red"]
+            assert "no image of this class" in render(found)
+            assert len(audit(path, images, labels=given, limit=9).classes) == 2
+
+    def test_classes_that_no_audited_source_has_may_be_seen(self, bank: Path) -> None:
+        labels = [2 * (i % 2) if i != 1 else 3 for i in range(N)]
+        found = audit(bank, labels=labels, classifier=lambda x: torch.tensor([0.0, 0.0, 1.0]).expand(len(x), 3), limit=9)
+        assert found.measures["drift/classes"].value == 1
+        assert [row["after"] for row in found.classes] == [0, 0, 1]
+        assert [row[2] for row in found.confusion] == [5 * V, 4 * V, 0]
+
+    def test_labels_of_images_that_could_not_be_read_need_be_none(self, tmp_path: Path) -> None:
+        (tmp_path / "photos").mkdir()
+        for i, (image, _) in enumerate(photos(12)):
+            (tmp_path / "photos" / f"{i:02d}.png").write_bytes(encoded(image) if i else b"no image")
+        gt.generate_bank(tmp_path / "photos", tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)
+        labels = [None, *["zebra" if i % 2 == 0 else "ant" for i in range(1, 12)]]
+        found = audit(tmp_path / "bank", tmp_path / "photos", labels=labels, classifier=lambda x: colours(x)[:, ::2])
+        assert counts(found.classes) == {"ant": 6, "zebra": 5}
+        assert found.measures["label_agreement"].value == 1
+
+    @pytest.mark.parametrize("scores", [3, 2])
+    def test_scores_all_classes_that_the_source_names_or_those_there_are(self, scores: int, tmp_path: Path) -> None:
+        table = pa.table({"image": [encoded(image) for image, _ in photos()], "label": [2 * (label == 0) for _, label in photos()]})
+        names = {"label": {"_type": "ClassLabel", "names": ["blue", "green", "red"]}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": names}})})
+        pq.write_table(table, tmp_path / "photos.parquet")
+        gt.generate_bank(tmp_path / "photos.parquet", tmp_path / "bank", NoisyForAudits(), variants=2, progress=False)
+        options = {"labels": "label", "classifier": lambda x: colours(x)[:, :: 4 - scores], "limit": 9}
+        found = audit(tmp_path / "bank", tmp_path / "photos.parquet", **options)
+        assert found.measures["label_agreement"].value == 1
+        assert counts(found.classes) == {"blue": 4, "red": 5} | ({"green": 0} if scores == 3 else {})
+
+    def test_classes_that_only_images_tell_are_asked_for(self, bank: Path) -> None:
+        source = [(image, 1 if i == 1 else 2 * label) for i, (image, label) in enumerate(photos())]
+        with pytest.raises(ConfigError, match=r"3 scores .* 2 classes.*limit leaves out classes, give the labels as a list"):
+            audit(bank, source, labels="labels", classifier=colours, limit=9)
 
     def test_one_of_other_classes_is_refused(self, bank: Path) -> None:
         with pytest.raises(ConfigError, match=r"3 scores .* 2 classes"):

@@ -76,7 +76,8 @@ def judge_by_scores(labels: Tensor, classes: int, sources: Tensor, variants: Ten
     if sources.shape[1] != classes:
         raise ConfigError(
             f"classifier: {name} returned {sources.shape[1]} scores for an image, and there are {classes} classes: expected one for "
-            "each, in the order of the sorted labels"
+            "each class of the source, in the order of the sorted labels or of the source's class names; if a limit leaves out classes, "
+            "give the labels as a list"
         )
     judged = sources.argmax(dim=1)
     return Judgement(variants.argmax(dim=1), judged, judged == labels, name)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gentransforms.audit.pairs import Pairs
+from gentransforms.audit.reading import read_column
 from gentransforms.errors import ConfigError
 from gentransforms.sources import ImageSource, open_source
 from gentransforms.sources.inputs import integer
@@ -56,8 +57,13 @@ def open_labelled(source: Any, labels: Mapping[str, Any], needed: Collection[str
     return opened.select({*needed, *(found for column in columns.values() if (found := _find_input(opened, column)) is not None)})
 
 
-def find_labels(name: str, labels: Any, pairs: Pairs, inputs: Sequence[dict[str, Any]] = ()) -> tuple[Tensor, list[str]]:
+def find_labels(
+    name: str, labels: Any, pairs: Pairs, inputs: Sequence[dict[str, Any]] = (), scores: int | None = None
+) -> tuple[Tensor, list[str]]:
     """Return the class of each source that is audited, (N,) int64, and the names of the classes.
+
+    The classes are those of the sources that are audited. For a classifier they are those of the whole source, as far as that can be
+    known without reading images that are not audited: a limit must not change what its scores mean.
 
     Args:
         name: of the argument, for errors.
@@ -65,16 +71,29 @@ def find_labels(name: str, labels: Any, pairs: Pairs, inputs: Sequence[dict[str,
             list, array or tensor with one label (number or text) for each image of the source, in order.
         pairs: the sources.
         inputs: of the sources that are audited, where a column is named.
+        scores: how many a classifier gives each image, 0 if that is not known yet; None without one. Of a source that names its
+            classes, it may score all of these, or those that there are images of.
 
     Raises:
         ConfigError: if there are no such labels, or not one for each image.
     """
     if isinstance(labels, str):
-        found = _named(name, labels, pairs, inputs)
-        numbers, names = _number(name, found)
-        return numbers, _spell_out(names, labels, pairs.source) if all(isinstance(value, int) for value in found) else names
-    values = _listed(name, labels, len(pairs.source.keys))
-    return _number(name, [values[place] for place in pairs.places])
+        own, everywhere, known = _named(name, labels, pairs, inputs, whole=scores is not None)
+    else:
+        everywhere, known = _listed(name, labels, len(pairs.source.keys)), None
+        own = [everywhere[place] for place in pairs.places]
+    numbers = _check(name, own)
+    kind = type(numbers[0])
+    present = set(numbers)
+    if known is not None and not (kind is int and present <= set(range(len(known)))):
+        known = None
+    if scores is not None:
+        # Of images that are not audited, such as those that could not be read, some may have no label, or -1.
+        others = {label for value in everywhere if type(label := plain_label(value)) is kind}
+        present |= others if known is None else others & set(range(len(known)))
+    classes = list(range(len(known))) if known is not None and scores == len(known) else sorted(present)
+    place_of = {value: i for i, value in enumerate(classes)}
+    return torch.tensor([place_of[number] for number in numbers]), [str(value) if known is None else known[value] for value in classes]
 
 
 def plain_label(value: Any) -> int | str | None:
@@ -100,13 +119,16 @@ def _find_input(source: ImageSource, name: str) -> str | None:
     return next((given for given, column in columns.items() if column == name and given in source.inputs), None)
 
 
-def _named(name: str, labels: str, pairs: Pairs, inputs: Sequence[dict[str, Any]]) -> list[Any]:
+def _named(
+    name: str, labels: str, pairs: Pairs, inputs: Sequence[dict[str, Any]], whole: bool
+) -> tuple[list[Any], list[Any], list[str] | None]:
+    """Return the labels of the sources that are audited, those of the whole source where they are wanted, and the names of the classes."""
     if labels == FOLDERS:
-        keys = pairs.keys
-        flat = next((key for key in keys if not isinstance(key, str) or "/" not in key), None)
+        flat = next((key for key in pairs.keys if not isinstance(key, str) or "/" not in key), None)
         if flat is not None:
             raise ConfigError(f'{name}="folders": the key {flat!r} names no folder: expected keys such as "cat/001.jpg"')
-        return [str(key).partition("/")[0] for key in keys]
+        own, everywhere = ([str(key).partition("/")[0] for key in keys if "/" in str(key)] for keys in (pairs.keys, pairs.source.keys))
+        return own, everywhere, None
     found = _find_input(pairs.source, labels)
     assert found is not None, "open_labelled refuses other names"
     bare = next((key for key, one in zip(pairs.keys, inputs, strict=True) if found not in one), None)
@@ -116,17 +138,9 @@ def _named(name: str, labels: str, pairs: Pairs, inputs: Sequence[dict[str, Any]
         )
     # A folder of class folders numbers them; their names say more.
     if found == "labels" and "folders" in pairs.source.description["decides"]:
-        return _named(name, FOLDERS, pairs, inputs)
-    return [one[found] for one in inputs]
-
-
-def _spell_out(names: list[str], labels: str, source: ImageSource) -> list[str]:
-    """Return class names in place of numbers if the source has them, as with a ``ClassLabel`` of Hugging Face `datasets`."""
-    found = _find_input(source, labels)
-    known = None if found is None else source.class_names(found)
-    if known is None or not all(0 <= int(name) < len(known) for name in names):
-        return names
-    return [known[int(name)] for name in names]
+        return _named(name, FOLDERS, pairs, inputs, whole)
+    column = read_column(pairs.source, found) if whole else None
+    return [one[found] for one in inputs], column or [], pairs.source.class_names(found)
 
 
 def _listed(name: str, labels: Any, count: int) -> list[Any]:
@@ -148,11 +162,14 @@ def _listed(name: str, labels: Any, count: int) -> list[Any]:
     return values
 
 
-def _number(name: str, values: list[Any]) -> tuple[Tensor, list[str]]:
+def _check(name: str, values: list[Any]) -> list[Any]:
+    """Return labels as numbers or text.
+
+    Raises:
+        ConfigError: if one is neither, or some are numbers and some text.
+    """
     plain: list[Any] = [plain_label(value) for value in values]
     wrong = [value for value, label in zip(values, plain, strict=True) if label is None or type(label) is not type(plain[0])]
     if wrong:
         raise ConfigError(f"{name}: the label {wrong[0]!r}: expected whole numbers, or text, one kind for all")
-    names = sorted(set(plain))
-    number = {value: i for i, value in enumerate(names)}
-    return torch.tensor([number[v] for v in plain]), [str(value) for value in names]
+    return plain

@@ -63,7 +63,8 @@ def audit_bank(
         limit: audit only this many sources, evenly spaced.
         attributes: more labels by name, such as ``{"age": "age_column"}``, whose frequencies before and after are compared.
         classifier: judges the class instead of the nearest real images: from (B, 3, H, W) float32 in [0, 1] to (B, classes)
-            scores, in the order of the sorted labels.
+            scores: one for each class of the whole source, in the order of the sorted labels, or of all classes that the source
+            names.
         cache: folder for the features, from which an interrupted audit is resumed; None for none.
         device: where the encoder runs and distances are computed; by default CUDA where there is one, and a module's own
             device where the encoder is a module.
@@ -140,9 +141,13 @@ def _audit(pairs: Pairs, generator: Callable[[], ImageGenerator | None], about: 
     holdout = None if options.holdout is None else open_labelled(options.holdout, {})
     folder = None if options.cache is None else local_path(options.cache, "cache")
     with show_progress(options.progress) as progress:
-        early = {name: find_labels(name, given, pairs) for name, given in options.given.items() if not names_column(given)}
+        judged = {} if classifier is None else {"labels": 0}  # attributes are judged by neighbours alone
+        columns = {name: given for name, given in options.given.items() if names_column(given)}
+        listed = {name: given for name, given in options.given.items() if name not in columns}
+        found = {name: find_labels(name, given, pairs, (), judged.get(name)) for name, given in listed.items()}
         collected = collect_features(pairs, encoder, folder, progress, classifier)
-        found = {name: early.get(name) or find_labels(name, given, pairs, collected.inputs) for name, given in options.given.items()}
+        judged = {} if collected.scores is None else {"labels": collected.scores.shape[1]}
+        found |= {name: find_labels(name, given, pairs, collected.inputs, judged.get(name)) for name, given in columns.items()}
         labels, names = found.pop("labels", (None, []))
         evidence = Evidence(
             keys=pairs.keys, real=collected.real, variants=collected.variants, owner=collected.owner, number=collected.number,
@@ -150,7 +155,7 @@ def _audit(pairs: Pairs, generator: Callable[[], ImageGenerator | None], about: 
             holdout=None if holdout is None else collect_holdout(holdout, len(collected.real), pairs, encoder, folder),
             device=encoder.device,
         )  # fmt: skip
-        attributes = dict(zip(options.attributes or {}, found.values(), strict=True))
+        attributes = {name: found[f"attributes[{name!r}]"] for name in options.attributes or {}}
         scores = None if classifier is None else (classifier.name, collected.scores, collected.variant_scores)
         described = {**about, "encoder": encoder.name, "own_encoder": encoder.own, "image_size": list(pairs.size), "seed": options.seed}
         return analyse(evidence, pairs, described, attributes, scores, options.seed)

@@ -53,7 +53,7 @@ def measure_shift(name: str, e: Evidence, labels: Tensor, judgement: Judgement, 
         judgement: of the same labels.
         resamples: for the interval.
     """
-    count = int(labels.max()) + 1
+    count = 1 + int(torch.cat([labels, judgement.sources, judgement.variants]).max())  # a judge may see classes that no source has
     before = F.one_hot(labels, count).double().mean(dim=0)
     after = _frequencies(e, judgement, count)
     known = after.isfinite().all(dim=1)
@@ -89,8 +89,8 @@ def describe_classes(e: Evidence, labels: Tensor, names: Sequence[str], judgemen
         if int(sizes[i]) > 1 and bool(agrees[own].isfinite().any()):
             value, interval = resamples.mean(torch.where(own, agrees, torch.nan))
             row |= {"agreement": value, "interval": interval, "reference": float(judgement.right[own].double().mean())}
-        elif int(sizes[i]) == 1:
-            row["reason"] = "one image: no other of its class can vote"
+        elif int(sizes[i]) < 2:
+            row["reason"] = "one image: no other of its class can vote" if int(sizes[i]) else "no image of this class was audited"
         rows.append(row)
     return rows
 
