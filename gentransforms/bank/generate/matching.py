@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import warnings
 from collections import Counter
@@ -12,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from gentransforms.bank.format.index import build_index, decode_marks, list_sizes, read_index
 from gentransforms.bank.format.manifest import MANIFEST, Facts, hash_keys, read_manifest
 from gentransforms.bank.format.unit import FORMER, Unit, list_entries, read_sidecar
+from gentransforms.bank.generate.inputs import digest_inputs
 from gentransforms.bank.generate.reading import read_samples
 from gentransforms.errors import BankError, ImageError, SourceError
 from gentransforms.images import check_range, to_rows
@@ -129,7 +128,15 @@ def sample_sources(source: ImageSource) -> list[dict[str, Any]]:
         >>> len(samples), samples[1]["index"], samples[1]["size"]
         (64, 15, [4, 6])
     """
-    return _describe(source, _spread(len(source.keys)))
+    left_out: dict[str, str] = {}
+    found = _describe(source, _spread(len(source.keys)), left_out)
+    for name, kind in left_out.items():
+        warnings.warn(
+            f"input {name!r}: a later run cannot compare values of the class {kind}, whose repr shows an address in memory, and takes them "
+            "for the same: give a tensor, an array, a PIL image, text or numbers, or a class whose repr says what it holds",
+            stacklevel=5,
+        )
+    return found
 
 
 def sample_more(source: ImageSource, samples: Sequence[Mapping[str, Any]], count: int) -> list[dict[str, Any]]:
@@ -158,7 +165,7 @@ def changed_sample(source: ImageSource, samples: Any, where: str) -> str:
             if distance > _TOLERANCE:
                 return f"the image of {old['key']!r} is a different one: its colours differ by up to {distance} levels"
             if new["inputs"] != old["inputs"]:
-                return f"the labels, masks or prompts of {old['key']!r} are different"
+                return f"the inputs of {old['key']!r} ({', '.join(source.inputs)}) are different"
     return ""
 
 
@@ -249,12 +256,12 @@ def _read_keys(directory: Path, facts: Facts) -> list[str | int] | None:
     return keys[: facts.count]
 
 
-def _describe(source: ImageSource, places: Sequence[int]) -> list[dict[str, Any]]:
+def _describe(source: ImageSource, places: Sequence[int], left_out: dict[str, str] | None = None) -> list[dict[str, Any]]:
     """Describe the sources at these places, without those that cannot be read: the run says why."""
-    return [sample for sample in (_describe_one(source, place) for place in places) if sample is not None]
+    return [sample for sample in (_describe_one(source, place, left_out) for place in places) if sample is not None]
 
 
-def _describe_one(source: ImageSource, place: int) -> dict[str, Any] | None:
+def _describe_one(source: ImageSource, place: int, left_out: dict[str, str] | None) -> dict[str, Any] | None:
     (sample,) = read_samples(source, range(place, place + 1))
     if isinstance(sample, SourceError):
         return None
@@ -265,8 +272,9 @@ def _describe_one(source: ImageSource, place: int) -> dict[str, Any] | None:
         return None
     if len(rows) != 1:
         return None
-    inputs = json.dumps({name: _plain(value) for name, value in sorted(sample.inputs.items())}, default=repr)
-    digest = hashlib.blake2b(inputs.encode(), digest_size=8).hexdigest()
+    digest, loose = digest_inputs(sample.inputs)
+    if left_out is not None:
+        left_out.update(loose)
     seen = base64.b64encode(mark(rows[0]).tobytes()).decode()
     return {"index": place, "key": source.keys[place], "size": list(rows.shape[-2:]), "mark": seen, "inputs": digest}
 
@@ -282,10 +290,6 @@ def _distance(seen: bytes, expected: bytes) -> int:
     """Return the largest difference between two marks in any cell, in grey levels."""
     a, b = (np.frombuffer(one, np.uint8).astype(np.int16) for one in (seen, expected))
     return int(np.abs(a - b).max())
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, Tensor) else value
 
 
 def _count(things: Sequence[object], name: str) -> str:
