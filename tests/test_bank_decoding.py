@@ -450,6 +450,45 @@ class TestWhiteLevel:
         assert decode_image(floats, white_level=2.0)[0].tolist() == [[0, 255]]
 
 
+class TestWhiteOfFloats:
+    """Grey images of floats: the scale that fits, with doubts told."""
+
+    @staticmethod
+    def ramp(low: float, high: float) -> PIL.Image.Image:
+        return PIL.Image.fromarray(numpy.linspace(low, high, 600, dtype=numpy.float32).reshape(20, 30))
+
+    @pytest.mark.parametrize("white", [1, 255, 65535])
+    @pytest.mark.parametrize(("low", "high"), [(0, 1.0005), (0, 1.01), (-0.05, 1.08), (-0.1, 0.9), (0, 0.3)])
+    def test_what_overshoots_keeps_its_scale(self, low: float, high: float, white: int) -> None:
+        expected = numpy.rint(numpy.linspace(low, high, 600).clip(0, 1) * 255).reshape(20, 30)
+        found = decode_image(encoded(self.ramp(low * white, high * white), "TIFF"))
+        assert abs(found[0].numpy() - expected).max() <= 1
+
+    @pytest.mark.parametrize("white", [1, 255])
+    def test_what_overshoots_far_is_told(self, white: int) -> None:
+        with pytest.warns(UserWarning, match=rf"values far above {white}, which become white: if white is another .* pass white_level="):
+            assert decode_image(self.ramp(0, 1.4 * white)).max() == 255
+
+    @pytest.mark.parametrize(
+        ("high", "white", "bound"), [(3.0, 255, 3), (60.0, 255, 63), (3000.0, 65535, 4095), (16000.0, 65535, 16383), (0.1, 1, 0.125)]
+    )
+    def test_dark_images_are_told(self, high: float, white: int, bound: float) -> None:
+        words = (
+            rf"no values above {bound} and will be dark, as white is taken to be {white}: if white is {bound}, pass white_level={bound}; "
+        )
+        with pytest.warns(UserWarning, match=words + rf"if it is {white}, pass white_level={white}$"):
+            assert decode_image(self.ramp(0, high)).max() == round(255 * high / white)
+        assert decode_image(self.ramp(0, high), white_level=bound).max() == round(255 * high / bound)
+
+    @pytest.mark.parametrize(("low", "high"), [(-1, 1), (-2, 2.6), (-3, 0), (-200, 200), (0, 80_000), (-1e-2, 0)])
+    def test_what_fits_no_scale_is_refused(self, low: float, high: float) -> None:
+        with pytest.raises(SourceError, match=r"pixels from .*: expected 0 to 1, 0 to 255 or 0 to 65535"):
+            decode_image(self.ramp(low, high))
+
+    def test_black_is_no_doubt(self) -> None:
+        assert decode_image(self.ramp(0, 0)).max() == 0
+
+
 class TestDecodeMask:
     """Masks keep their numbers."""
 

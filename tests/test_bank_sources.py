@@ -248,6 +248,19 @@ class TestImageFolder:
             with pytest.raises(ConfigError, match=r"white_level=.*: expected a positive number"):
                 open_source(tmp_path, white_level=wrong)  # type: ignore[arg-type]
 
+    def test_different_ranges_of_floats_in_one_folder(self, tmp_path: Path) -> None:
+        """The scale of an image of floats is chosen by its values; that two images got different ones is told, once."""
+        for name, top in (("a", 1.0), ("b", 1.01), ("c", 200.0), ("d", 210.0)):
+            PIL.Image.fromarray(numpy.linspace(0, top, 20, dtype=numpy.float32).reshape(4, 5)).save(tmp_path / f"{name}.tif")
+        source = open_source(tmp_path)
+        assert (read(source, 0).image.int() - read(source, 1).image.int()).abs().max() <= 2
+        with pytest.warns(UserWarning, match="of one source are scaled from different ranges, 0 to 1 and 0 to 255, .*pass white_level="):
+            read(source, 2)
+        read(source, 3)
+        named = open_source(tmp_path, white_level=255)
+        assert [read(named, i).image.max().item() for i in range(4)] == [1, 1, 200, 210]
+        assert [read(open_source(tmp_path), 2 * i).image.max().item() for i in range(2)] == [255, 200]
+
     def test_listing_looks_at_no_single_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fill(tmp_path, *(f"{i % 3}/{i}.png" for i in range(60)))
         looked = []

@@ -10,7 +10,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -20,6 +20,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from gentransforms.errors import SourceError
 from gentransforms.images import same_aspect_ratio
+from gentransforms.sources.white import WhiteLevel
 from gentransforms.wording import one_line
 
 __all__ = [
@@ -69,14 +70,15 @@ def decode_image(data: Encoded, white_level: float | None = None) -> Tensor:
     Args:
         data: an encoded image (JPEG, PNG, WebP, TIFF, GIF, …), the path of one, or a PIL image of any mode.
         white_level: the value of white in grey images of more than 8 bits, 1023 for 10 bits; by default 65535, and of images of
-            floats whichever of 1, 255 and 65535 fits.
+            floats whichever of 1, 255 and 65535 fits; what overshoots becomes white.
 
     Raises:
         SourceError: if it cannot be read as an image, with the reason in one line; also if it has more pixels than
             `PIL.Image.MAX_IMAGE_PIXELS`.
 
     Warns:
-        UserWarning: if a grey image of 16 bits uses 14 or fewer of them and no `white_level` is given: it would be dark.
+        UserWarning: if no `white_level` is given, and a grey image of 16 bits uses 14 or fewer of them, or one of floats less than a
+            quarter of the range: it would be dark. Also if one of floats overshoots by more than a tenth.
 
     Example:
         >>> import PIL.Image
@@ -90,7 +92,7 @@ def decode_image(data: Encoded, white_level: float | None = None) -> Tensor:
     return decode_oriented(data, white_level)[0]
 
 
-def decode_oriented(data: Encoded, white_level: float | None = None) -> tuple[Tensor, Orientation]:
+def decode_oriented(data: Encoded, white_level: float | WhiteLevel | None = None) -> tuple[Tensor, Orientation]:
     """Return an image as `decode_image` does, and how it was stored, so that its mask can be rotated in the same way.
 
     Example:
@@ -99,15 +101,10 @@ def decode_oriented(data: Encoded, white_level: float | None = None) -> tuple[Te
         Orientation(size=(2, 4), code=1)
     """
     with _reasons():
-        rgb, orientation, top = _rgb(data, white_level)
+        rgb, orientation, doubts = _rgb(data, white_level)
         pixels: Tensor = TF.pil_to_tensor(rgb)
-    if top is not None and 0 < top < 1 << 14:
-        bits = max(8, top.bit_length() + top.bit_length() % 2)
-        warnings.warn(
-            f"a grey image of 16 bits uses no more than {bits} of them and will be dark: if white is {(1 << bits) - 1}, "
-            f"pass white_level={(1 << bits) - 1}; if it is 65535, pass white_level=65535",
-            stacklevel=2,
-        )
+    for doubt in doubts:
+        warnings.warn(doubt, stacklevel=2)
     return pixels.contiguous(), orientation
 
 
@@ -333,15 +330,14 @@ def _turned_pixels(pixels: Tensor, code: int) -> Tensor:
     return pixels.flip(flipped) if flipped else pixels.contiguous()
 
 
-def _rgb(data: Encoded, white_level: float | None) -> tuple[PIL.Image.Image, Orientation, int | None]:
-    """Return an image as RGB, how it was stored, and for a grey image with an assumed white of 65535 its largest value."""
+def _rgb(data: Encoded, white_level: float | WhiteLevel | None) -> tuple[PIL.Image.Image, Orientation, list[str]]:
+    """Return an image as RGB, how it was stored, and doubts about the value of its white."""
     image = _opened(data)
     code, turn = _load(image)
-    grey = image.mode == "I" or image.mode.startswith("I;")
-    top = int(np.asarray(image).max()) if grey and white_level is None else None
-    rgb = _turned(_to_rgb(image, _white(image) if white_level is None else white_level), turn)
+    white, doubts = (white_level if isinstance(white_level, WhiteLevel) else WhiteLevel(white_level)).of(image)
+    rgb = _turned(_to_rgb(image, white), turn)
     size = (rgb.height, rgb.width)
-    return rgb, Orientation(size if code < 5 else size[::-1], code), top
+    return rgb, Orientation(size if code < 5 else size[::-1], code), doubts
 
 
 def _to_rgb(image: PIL.Image.Image, white: float) -> PIL.Image.Image:
@@ -353,18 +349,6 @@ def _to_rgb(image: PIL.Image.Image, white: float) -> PIL.Image.Image:
         image = image.convert("RGBA")
         image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
-
-
-def _white(image: PIL.Image.Image) -> float:
-    """Return the value of white in an image with more than 8 bits; irrelevant for others."""
-    if image.mode not in ("I", "F"):
-        return 65535
-    low, high = cast("tuple[float, float]", image.getextrema())
-    for white in (65535,) if image.mode == "I" else (1, 255, 65535):
-        if -0.001 <= low <= high <= 1.001 * white:
-            return white
-    expected = "0 to 65535" if image.mode == "I" else "0 to 1, 0 to 255 or 0 to 65535"
-    raise SourceError(f"pixels from {low:g} to {high:g}: expected {expected}")
 
 
 def _grey(image: PIL.Image.Image, white: float) -> PIL.Image.Image:

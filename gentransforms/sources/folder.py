@@ -18,6 +18,7 @@ from gentransforms.sources.contents import is_litter
 from gentransforms.sources.decode import SUFFIXES, check_folder, decode_oriented
 from gentransforms.sources.inputs import input_value
 from gentransforms.sources.metadata import METADATA_NAMES, find_metadata, folder_order, read_metadata
+from gentransforms.sources.white import WhiteLevel
 from gentransforms.wording import one_line
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class ImageFolderSource(ImageSource):
         columns: Mapping[str, str] | None = None,
         white_level: float | None = None,
     ) -> None:
-        self._white_level = white_level
+        self._white_level = WhiteLevel(white_level)
         self.root = local_path(root, "root")
         if not self.root.is_dir():
             raise ConfigError(f"{self.root}: no such folder: expected a folder of images")

@@ -14,9 +14,13 @@ from torch import Tensor
 
 from gentransforms.errors import ConfigError, SourceError
 from gentransforms.sources.decode import Orientation, decode_mask, decode_oriented, find_file, turn_map, turn_mask
+from gentransforms.sources.sample_images import entries, is_stored
+from gentransforms.sources.sample_keys import KeyTensor, RowKey
 from gentransforms.wording import name_type
 
-__all__ = ["choose_columns", "input_value", "integer", "names_in_feature"]
+__all__ = ["SeenColumns", "choose_columns", "input_value", "integer", "is_label", "names_in_feature"]
+
+_CHECKED = ("labels", "prompts", "masks")
 
 # Columns in which each input is looked for, unless the user names one.
 _COLUMNS = {
@@ -58,6 +62,42 @@ def choose_columns(
         if fits is not None:
             chosen.setdefault(name, fits)
     return chosen
+
+
+class SeenColumns:
+    """The columns of dicts, or places of tuples, each judged by its first value that is not None.
+
+    So it does not matter whether the first sample of a data set is one without a caption or label.
+
+    Example:
+        >>> seen = SeenColumns()
+        >>> for sample in ({"caption": None, "n": 1}, {"caption": "a cat", "n": 2}):
+        ...     seen.add(sample)
+        >>> seen.choose(None)
+        {'prompts': 'caption'}
+    """
+
+    def __init__(self) -> None:
+        self._fits: dict[Any, frozenset[str] | None] = {}  # None of a column that had no value yet
+
+    def add(self, sample: Any) -> None:
+        for column, value in entries(sample):
+            if self._fits.get(column) is None:
+                self._fits[column] = None if value is None else frozenset(name for name in _CHECKED if _usable(name, value))
+
+    def fits(self, name: str, column: Any) -> bool:
+        """Return whether a column may hold an input; False if it has no value in any sample."""
+        fits = self._fits.get(column)
+        return fits is not None and (name in fits or name not in _CHECKED)
+
+    def choose(self, columns: Mapping[str, str] | None) -> dict[str, str]:
+        """Return which column holds each input, as `choose_columns` does. Columns of the user's choice may have no values."""
+
+        def usable(name: str, column: str) -> bool:
+            asked = isinstance(columns, Mapping) and columns.get(name) == column
+            return self.fits(name, column) or (asked and self._fits[column] is None)
+
+        return choose_columns([name for name in self._fits if isinstance(name, str)], columns, usable, "the samples")
 
 
 def input_value(name: str, value: Any, image: Orientation, folder: Path | None = None) -> Any:
@@ -129,6 +169,16 @@ def integer(value: Any) -> int | None:
         return None
 
 
+def is_label(value: Any) -> bool:
+    """Return whether a value is an integer, and not a key that `gentransforms.with_keys` added.
+
+    Example:
+        >>> is_label(3), is_label(RowKey(3)), is_label("3")
+        (True, False, False)
+    """
+    return integer(value) is not None and not isinstance(value, RowKey | KeyTensor)
+
+
 _KINDS = {"labels": "integers", "prompts": "strings", "masks": "images", "control_maps": "images"}
 
 
@@ -161,3 +211,11 @@ def _stored(value: Any, folder: Path | None) -> bytes | Path | PIL.Image.Image:
     if not isinstance(value, bytes | Path | PIL.Image.Image):
         raise SourceError(f"{name_type(value)}: expected an image")
     return value
+
+
+def _usable(name: str, value: Any) -> bool:
+    if name == "labels":
+        return is_label(value)
+    if name == "prompts":
+        return isinstance(value, str)
+    return isinstance(value, Tensor | PIL.Image.Image | bytes) or is_stored(value) or hasattr(value, "__array__")

@@ -16,11 +16,11 @@ from gentransforms.errors import ConfigError, SourceError
 from gentransforms.sources.base import ImageSource, SourceSample, read_each
 from gentransforms.sources.decode import DOWNLOAD, check_folder, is_of_the_machine
 from gentransforms.sources.image_column import only_image
-from gentransforms.sources.inputs import choose_columns, input_value, names_in_feature
+from gentransforms.sources.inputs import SeenColumns, choose_columns, input_value, is_label, names_in_feature
 from gentransforms.sources.keyed import KeyedDataset
 from gentransforms.sources.keys import Key, Keyed, list_keys
 from gentransforms.sources.sample_images import entries, first_image, is_image, outline, read_pixels, same_value
-from gentransforms.sources.seen import SeenColumns, is_label
+from gentransforms.sources.white import WhiteLevel
 from gentransforms.wording import name_type, one_line
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class MapStyleSource(ImageSource):
         white_level: float | None = None,
         name: str | None = None,
     ) -> None:
-        self._white_level = white_level
+        self._white_level = WhiteLevel(white_level)
         keys = list_keys(dataset, key)
         self._key_last = isinstance(dataset, Keyed)
         if isinstance(dataset, KeyedDataset) and dataset.transform is None:

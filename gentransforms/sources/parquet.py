@@ -18,6 +18,7 @@ from gentransforms.sources.inputs import choose_columns, input_value, names_in_f
 from gentransforms.sources.keys import Keys
 from gentransforms.sources.parquet_files import find_files
 from gentransforms.sources.parquet_rows import RowReader
+from gentransforms.sources.white import WhiteLevel
 from gentransforms.wording import one_line
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class ParquetSource(ImageSource):
         config: str | None = None,
         white_level: float | None = None,
     ) -> None:
-        self._white_level = white_level
+        self._white_level = WhiteLevel(white_level)
         self._files = find_files(local_path(path), split, config)
         parts = [_open(file) for file in self._files]
         schema = parts[0].schema_arrow

@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 
 from gentransforms.errors import SourceError
 from gentransforms.sources.decode import Orientation, decode_oriented, find_file
+from gentransforms.sources.white import WhiteLevel
 from gentransforms.wording import name_type
 
 __all__ = ["entries", "first_image", "is_image", "is_stored", "outline", "read_pixels", "same_value"]
@@ -51,7 +52,7 @@ def is_stored(value: Any) -> bool:
     return isinstance(value, Mapping) and value.keys() == {"bytes", "path"}
 
 
-def read_pixels(value: Any, white_level: float | None) -> tuple[Tensor, Orientation]:
+def read_pixels(value: Any, white_level: WhiteLevel | None) -> tuple[Tensor, Orientation]:
     """Return an image as a tensor (C, H, W), and how it was stored.
 
     Raises:
