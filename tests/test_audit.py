@@ -482,11 +482,12 @@ class TestSourceOptions:
     @pytest.mark.parametrize("holdout", ["none", "same", "local", "hub"])
     def test_reach_the_source_and_those_that_apply_the_holdout(self, holdout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "holdout").mkdir()
+        monkeypatch.setenv("HOME", str(tmp_path))
         importlib.import_module("gentransforms.audit.run")  # which keeps the functions it imports
         opened: list[Any] = []
         monkeypatch.setattr("gentransforms.audit.labels.open_labelled", lambda *args, **options: opened.append((args, options)))
         monkeypatch.setattr("gentransforms.sources.open_source", lambda *args, **options: opened.append((args, options)))
-        place = {"none": None, "same": "org/photos", "local": str(tmp_path / "holdout"), "hub": "org/other"}[holdout]
+        place = {"none": None, "same": "org/photos", "local": "~/holdout", "hub": "org/other"}[holdout]
         options = [] if place is None else ["--holdout", place, "--holdout-split", "val"]
         for name, value in self.GIVEN.items():
             for one in ["=".join(pair) for pair in value.items()] if isinstance(value, dict) else [value]:

@@ -9,6 +9,7 @@ import typer
 
 from gentransforms.cli.options import parse_columns
 from gentransforms.cli.plain import Failure, WrongCall
+from gentransforms.paths import local_path
 
 __all__ = ["audit", "select"]
 
@@ -96,7 +97,7 @@ def audit(
     hub: dict[str, Any] = {"config": config, "revision": revision, "token": token}
     opened = open_labelled(source, named, key=key, columns=parse_columns(columns), split=split, **read, **hub)
     if holdout != source:  # other images, to which only a token may apply, if they are on the Hub
-        hub = {"token": token if holdout is not None and not Path(holdout).exists() else None}
+        hub = {"token": None if holdout is None or local_path(holdout, "--holdout").exists() else token}
     held_out = None if holdout is None else open_source(holdout, split=holdout_split, **read, **hub)
     found = audit_bank(
         bank, opened, encoder=encoder, labels=label_column, holdout=held_out, limit=limit, attributes=attributes or None, device=device,
