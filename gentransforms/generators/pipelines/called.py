@@ -94,7 +94,7 @@ class CalledPipeline(OffloadedGenerator):
         adapted = calls.sees_by_adapter(self.pipe) and "images" in condition
         one_source = one_source or self._pictures or adapted
         rows = {name: value[:1] if one_source else value for name, value in condition.items()}
-        arguments: dict[str, Any] = dict(self.options)
+        arguments: dict[str, Any] = texts.share(self.options, None if one_source else count)
         for role, name in ((self.roles.source, "images"), (self.roles.control, "control")):
             if role is not None and name in rows:
                 arguments[role] = rows[name].to(self.device, self.dtype)

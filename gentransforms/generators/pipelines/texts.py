@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,10 @@ from torch import Tensor
 
 from gentransforms.errors import ConfigError
 
-__all__ = ["fill_prompts", "from_bytes", "template_fields", "to_bytes"]
+__all__ = ["check_shared", "fill_prompts", "from_bytes", "share", "template_fields", "to_bytes"]
+
+# Options of a pipeline's call that hold a text for each image, beside the prompt itself.
+_SHARED = re.compile(r"(negative_|source_)?prompt(_\d+)?")
 
 
 def template_fields(prompt: str) -> tuple[str, ...]:
@@ -72,3 +76,35 @@ def to_bytes(texts: Sequence[str]) -> Tensor:
 def from_bytes(rows: Tensor) -> list[str]:
     """Return the texts that `to_bytes` wrote."""
     return [bytes(row.tolist()).rstrip(b"\0").decode() for row in rows.cpu()]
+
+
+def check_shared(options: Mapping[str, Any]) -> None:
+    """Check that options such as ``negative_prompt`` and ``prompt_2`` are one text, or a list of one.
+
+    Raises:
+        ConfigError: if such an option is something else.
+    """
+    for name, value in options.items():
+        if not _SHARED.fullmatch(name) or value is None or isinstance(value, str):
+            continue
+        if not (isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], str)):
+            raise ConfigError(f"{name}={value!r}: expected one string, which holds for every image")
+
+
+def share(options: Mapping[str, Any], count: int | None) -> dict[str, Any]:
+    """Return options of a pipeline's call with such a text for each image: many pipelines ask for as many as there are prompts.
+
+    Args:
+        options: of the call.
+        count: number of images; None for a single source, whose prompt is a string.
+
+    Example:
+        >>> share({"negative_prompt": "blurry", "strength": 0.5}, 2)
+        {'negative_prompt': ['blurry', 'blurry'], 'strength': 0.5}
+    """
+    shared = dict(options)
+    for name, value in options.items():
+        if _SHARED.fullmatch(name) and value is not None:
+            text = value if isinstance(value, str) else value[0]
+            shared[name] = text if count is None else [text] * count
+    return shared

@@ -101,6 +101,7 @@ class PipelineVariation(CalledPipeline):
     ) -> None:
         super().__init__()
         calls.check_call_options(pipe, options, _OWN)
+        texts.check_shared(options)
         self.roles = calls.find_roles(pipe, prior is not None, options)
         estimator, processor = depth_estimator or (None, None)
         control.check_condition(condition, self.roles.control is not None, type(pipe).__name__, estimator)
