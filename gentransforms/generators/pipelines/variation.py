@@ -356,7 +356,8 @@ class PipelineVariation(CalledPipeline):
             card: as in `ImageGenerator.save_pretrained`.
 
         Raises:
-            ConfigError: if an option cannot be written as JSON, or a network has an unmerged LoRA or quantised weights.
+            ConfigError: if an option cannot be written as JSON, or a network has an unmerged LoRA, an IP-Adapter, attention processors of
+                its own or quantised weights.
         """
         with self._lifted():
             pretrained.save(self, directory, dtype, card or {})
