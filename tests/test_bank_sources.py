@@ -239,6 +239,58 @@ class TestImageFolder:
         fill(tmp_path, "car/z.png")
         assert len(open_source(tmp_path)) == 3  # classes, one of which is called train
 
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ("Train", "Test"), ("training_set", "test_set"), ("train", "val", "extra"), ("TRAIN", "VALID"), ("train2017", "val2017"),
+            ("trainset", "testset"), ("TrainingSet", "TestSet"), ("images-train", "images-test"), ("train", "unlabeled"),
+            ("train", "val", "new"), ("test_images", "train_images"), ("1_train", "2_test"), ("train_val", "test"),
+        ],
+        ids="-".join,
+    )  # fmt: skip
+    @pytest.mark.parametrize("wrapper", ["", "data/", "a/train/"])
+    def test_folders_of_splits_by_many_names(self, wrapper: str, names: tuple[str, ...], tmp_path: Path) -> None:
+        root = fill(tmp_path, *(f"{wrapper}{name}/{kind}/x.png" for name in names for kind in ("cat", "dog")))
+        shown = ", ".join(f"'{name}'" for name in sorted(names))
+        with pytest.raises(
+            ConfigError, match=rf"{wrapper.rstrip('/')}: holds the splits {shown}: give the folder of one of them, such as "
+        ):
+            open_source(root)
+
+    @pytest.mark.parametrize(
+        "keys",
+        [
+            ("bus/front/x.png", "train/front/x.png"), ("car/x.png", "train/cat/x.png", "val/cat/y.png"),
+            ("evaluate/x.png", "testify/y.png"),
+            ("1/x.png", "train/y.png"), ("data/x.png", "train/y.png"),
+            ("bus/train/x.png", "car/test/y.png"), ("1/a.png", "2/b.png"), ("extra/x.png", "new/x.png"), ("data/x.png", "images/y.png"),
+            ("test tube/x.png", "train/y.png"), ("train/x.png",),
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_classes_that_look_like_splits(self, keys: tuple[str, ...], tmp_path: Path) -> None:
+        source = open_source(fill(tmp_path, *keys))
+        assert source.keys == list(keys)
+        assert source.inputs == ("labels",)
+
+    def test_splits_in_class_folders_are_refused(self, tmp_path: Path) -> None:
+        fill(tmp_path, *(f"{kind}/{part}/0.png" for kind in ("bottle", "cable") for part in ("train/good", "test/broken", "ground_truth")))
+        with pytest.raises(
+            ConfigError, match=r"each folder in it holds splits, such as 'test' and 'train' in 'bottle': .* list the images"
+        ):
+            open_source(tmp_path)
+
+    def test_the_folder_of_one_split_around_classes_is_told(self, tmp_path: Path) -> None:
+        fill(tmp_path, "Train/cat/x.png", "Train/dog/y.png")
+        with pytest.warns(UserWarning, match=r"all images are in the folder 'Train', and so have the same label: .*, give .*Train'$"):
+            source = open_source(tmp_path)
+        assert (
+            source.keys
+            == ["Train/cat/x.png", "Train/dog/y.png"]
+            == [os.path.relpath(path, tmp_path) for path, _ in ImageFolder(tmp_path).samples]
+        )
+        assert open_source(tmp_path / "Train").class_names("labels") == ["cat", "dog"]
+
     def test_white_level(self, tmp_path: Path) -> None:
         PIL.Image.fromarray(numpy.full((4, 4), 4095, numpy.uint16)).save(tmp_path / "a.png")
         source = open_source(tmp_path, white_level=4095)

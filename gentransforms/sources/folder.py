@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -31,7 +32,10 @@ _UNREADABLE = frozenset({
     ".arw", ".cr2", ".cr3", ".dng", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".nef", ".nrw", ".orf", ".pef", ".psd", ".raf", ".raw",
     ".rw2", ".srw", ".svg", ".xcf",
 })  # fmt: skip
-_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"})
+# Names of splits in lower case, what may be with them when all folders are splits, and words that say nothing more.
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation", "trainval"})
+_BESIDE_SPLITS = frozenset({"extra", "unlabeled", "unlabelled", "unsup", "unsupervised", "holdout", "heldout", "minival"})
+_FILLING = ("dataset", "set", "data", "images", "image", "imgs", "img", "photos", "samples", "split")
 _STRAYS = 10  # at most one image of so many counts as a stray
 
 
@@ -54,7 +58,7 @@ class ImageFolderSource(ImageSource):
 
     Warns:
         UserWarning: if there are images in formats that cannot be read, such as ``.heic``, or a few images beside class folders,
-            which leave all without labels.
+            which leave all without labels, or the folder of a split around them, which gives all the same label.
 
     Example:
         >>> from pathlib import Path
@@ -96,7 +100,7 @@ class ImageFolderSource(ImageSource):
             raise ConfigError(f"{self.root}: no images in this folder or its subfolders{found}")
         if skipped:
             warnings.warn(f"{self.root}: {skipped}", stacklevel=3)
-        _refuse_splits(self.root, keys)
+        _tell_splits(self.root, keys)
         in_classes = all("/" in key for key in keys)
         _warn_of_strays(self.root, keys)
         if in_classes:
@@ -188,12 +192,52 @@ def _tell_unreadable(paths: Sequence[str]) -> str:
     return f"{found} cannot be read and {'is' if len(paths) == 1 else 'are'} left out, such as {min(paths)!r}: convert to JPEG or PNG"
 
 
-def _refuse_splits(root: Path, keys: Sequence[str]) -> None:
-    """Raise for a folder of splits: their images would be mixed, and the splits taken for classes."""
-    first = {key.partition("/")[0] for key in keys}
-    if len(first) > 1 and first <= _SPLITS and all("/" in key for key in keys):
-        splits = ", ".join(map(repr, sorted(first)))
-        raise ConfigError(f"{root}: holds the splits {splits}: give the folder of one of them, such as {str(root / min(first))!r}")
+def _tell_splits(root: Path, keys: Sequence[str]) -> None:
+    """Raise for a folder of splits: their images would be mixed, and the splits taken for classes. Warn of a single split."""
+    folders = {key.rpartition("/")[0] for key in keys}
+    if "" in folders:
+        return
+    inside = {tuple(folder.split("/")) for folder in folders}
+    first = {parts[0] for parts in inside}
+    if len(first) == 1 and _split_in(*first) and all(len(parts) > 1 for parts in inside):
+        (split,) = first
+        warnings.warn(
+            f"{root}: all images are in the folder {split!r}, and so have the same label: for labels by the folders in it, and the "
+            f"keys that fit these, give {str(root / split)!r}",
+            stacklevel=4,
+        )
+    while len(first) == 1 and all(len(parts) > 1 for parts in inside):  # a folder around the whole data set
+        root /= first.pop()
+        inside = {parts[1:] for parts in inside}
+        first = {parts[0] for parts in inside}
+    splits = {name for name in first if _split_in(name)}
+    classes = {name: {parts[1] for parts in inside if parts[0] == name and len(parts) > 1} for name in first}
+    known = {name for name in first - splits if _words(name) and _words(name) <= _BESIDE_SPLITS}
+    alike = {name for name in first - splits if any(classes[name] & classes[split] for split in splits)}
+    if splits and len(first) > 1 and (splits | known == first or (len(splits) > 1 and splits | known | alike == first)):
+        raise ConfigError(
+            f"{root}: holds the splits {', '.join(map(repr, sorted(first)))}: give the folder of one of them, such as "
+            f"{str(root / min(splits))!r}"
+        )
+    if all(len({_split_in(name) for name in below} - {""}) > 1 for below in classes.values()):
+        example = sorted(name for name in classes[min(first)] if _split_in(name))
+        raise ConfigError(
+            f"{root}: each folder in it holds splits, such as {' and '.join(map(repr, example))} in {min(first)!r}: their images would "
+            f"be mixed: give the folder of one split, such as {str(root / min(first) / example[0])!r}, or list the images of one split in "
+            f"{METADATA_NAMES[0]}"
+        )
+
+
+def _split_in(name: str) -> str:
+    """Return the split that a folder is named after, as "train" of "Training_Set" or "train2017"; empty for other names."""
+    words = _words(name)
+    return " ".join(sorted(words)) if words and words <= _SPLITS else ""
+
+
+def _words(name: str) -> set[str]:
+    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
+    bare = {next((word.removesuffix(end) for end in _FILLING if word.endswith(end)), word) for word in words}
+    return bare - {""}
 
 
 def _warn_of_strays(root: Path, keys: Sequence[str]) -> None:
