@@ -15,7 +15,7 @@ from gentransforms.generators.diffusion.sampling import draw
 from gentransforms.wording import with_article
 
 __all__ = [
-    "KINDS", "UNetInputs", "embed_images", "find_kind", "negative_embeds", "noise_embeds", "preprocess", "select_rows",
+    "KINDS", "UNetInputs", "embed_images", "find_kind", "negative_embeds", "noise_embeds", "on_hidden_states", "preprocess", "select_rows",
     "with_unconditional",
 ]  # fmt: skip
 
@@ -99,7 +99,7 @@ def embed_images(pipe: Any, kind: str, pixels: Tensor) -> tuple[Tensor, Tensor]:
         embeds, patches = embed_images(pipe, kind, pixels.new_zeros(1, *pixels.shape[1:]))
         return embeds[:0], patches[:0]
     pixels = pixels.to(pipe.image_encoder.dtype)
-    hidden = kind == "ip-adapter" and _on_hidden_states(pipe)
+    hidden = kind == "ip-adapter" and on_hidden_states(pipe)
     encoded = pipe.image_encoder(pixels, **({"output_hidden_states": True} if hidden else {}))
     # The first is of the image as a whole.
     return encoded.hidden_states[-2] if hidden else encoded.image_embeds, encoded.last_hidden_state[:, 1:]
@@ -108,7 +108,7 @@ def embed_images(pipe: Any, kind: str, pixels: Tensor) -> tuple[Tensor, Tensor]:
 def negative_embeds(pipe: Any, kind: str) -> Tensor | None:
     """Return the embeddings (1, T, D) that guidance steers an IP-Adapter on hidden states away from: those of pixels that are zero
     after normalisation, as in the stock pipelines; None where the negative itself is zero."""
-    if kind != "ip-adapter" or not _on_hidden_states(pipe):
+    if kind != "ip-adapter" or not on_hidden_states(pipe):
         return None
     side = pipe.image_encoder.config.image_size
     return embed_images(pipe, kind, torch.zeros(1, 3, side, side, device=pipe.image_encoder.device))[0]
@@ -135,7 +135,8 @@ def noise_embeds(pipe: Any, embeds: Tensor, levels: Tensor, rngs: list[torch.Gen
     return torch.cat([noised, level.to(noised.dtype)], dim=1)
 
 
-def _on_hidden_states(pipe: Any) -> bool:
+def on_hidden_states(pipe: Any) -> bool:
+    """Return whether the IP-Adapter in a pipeline reads the image encoder's hidden states (the Plus kind), not one embedding."""
     from diffusers.models.embeddings import ImageProjection
 
     layers: nn.ModuleList = pipe.unet.encoder_hid_proj.image_projection_layers

@@ -13,7 +13,6 @@ from gentransforms.generators.diffusion import appearance, fit, noise, state
 from gentransforms.generators.diffusion import foreground as subjects
 from gentransforms.generators.diffusion.appearance import UNetInputs, select_rows, with_unconditional
 from gentransforms.generators.diffusion.describe import describe_part, describe_pipeline, select_networks
-from gentransforms.generators.diffusion.faster.compiled import CompiledGenerator
 from gentransforms.generators.diffusion.faster.deepcache import check_branch, run_unet
 from gentransforms.generators.diffusion.faster.execution import (
     check_compile,
@@ -25,7 +24,8 @@ from gentransforms.generators.diffusion.faster.execution import (
 from gentransforms.generators.diffusion.faster.steps import Step, check_guided, check_interval, plan_steps
 from gentransforms.generators.diffusion.loading import rebuild
 from gentransforms.generators.diffusion.options import check_count, check_number, image_size, keyword_options, with_preset
-from gentransforms.generators.diffusion.prompts import check_prompts, encode_prompts, takes_prompts
+from gentransforms.generators.diffusion.prompts.encoding import check_prompts, encode_prompts, takes_prompts
+from gentransforms.generators.diffusion.prompts.shared import SharedConditions
 from gentransforms.generators.diffusion.sampling import decode, denoise, draw, make_rngs
 from gentransforms.generators.diffusion.schedulers import build_scheduler, fresh
 from gentransforms.images import to_device
@@ -43,7 +43,7 @@ _DEFAULTS = {
 }
 
 
-class DiffusionGenerator(CompiledGenerator):
+class DiffusionGenerator(SharedConditions):
     """Base class of the generators that use the components of a diffusers pipeline; see `StableDiffusionVariation` for the arguments."""
 
     unet: Any
@@ -304,20 +304,6 @@ class DiffusionGenerator(CompiledGenerator):
             inputs.added["image_embeds"] = [rows[:, None]]  # one image for each sample
         return inputs
 
-    def _shared(self) -> dict[str, Tensor]:
-        """Return the conditions that do not depend on the image, one row each; they are encoded only once."""
-        found = {name.removeprefix("_shared_"): t for name, t in self.named_buffers(recurse=False) if name.startswith("_shared_")}
-        if found:
-            return found
-        found = encode_prompts(self.pipe, [self.prompt], self.negative_prompt, self.guided)
-        negative = appearance.negative_embeds(self.pipe, self.kind) if self.guided else None
-        if negative is not None:
-            found["negative_embeds"] = negative
-        for name, value in found.items():
-            # Buffers, so that they move with the generator; not saved.
-            self.register_buffer(f"_shared_{name}", value.detach().to(self.dtype), persistent=False)
-        return self._shared()
-
     def _guidance_embedding(self, count: int) -> Tensor | None:
         """Return the guidance scale as an additional condition (B, D), for networks distilled with guidance (latent consistency models)."""
         width = self.unet.config.time_cond_proj_dim
@@ -398,6 +384,6 @@ class DiffusionGenerator(CompiledGenerator):
             self.vae.float()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         self._upcast_vae()
         return self

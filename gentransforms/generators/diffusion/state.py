@@ -19,7 +19,7 @@ from gentransforms.generators.structure import check_structure
 
 __all__ = [
     "apply_state", "check_networks", "check_saveable", "check_scheduler", "holds_lora", "ip_adapter_scale", "is_offloaded", "quantisation",
-    "read_state", "set_ip_adapter_scale",
+    "read_lora", "read_state", "set_ip_adapter_scale",
 ]  # fmt: skip
 
 # Attention computed in another way, with the same result but for rounding.
@@ -55,7 +55,7 @@ def read_state(networks: Mapping[str, nn.Module], strict: bool = True) -> dict[s
     if not strict:
         state = _name_unknown(networks)
     for name, network in networks.items():
-        if lora := _read_lora(network):
+        if lora := read_lora(network):
             state.setdefault("lora", {})[name] = lora
         blocks = [[getattr(block, factor, None) for factor in _FREEU] for block in getattr(network, "up_blocks", ())]
         if any(all(factors) for factors in blocks):
@@ -123,7 +123,7 @@ def check_saveable(networks: Mapping[str, nn.Module]) -> None:
                 "pipe.remove_all_hooks() and pipe.to(device) before saving"
             )
         _check_backend(name, network)
-        if _read_lora(network):
+        if read_lora(network):
             raise ConfigError(
                 f"{name} holds a LoRA beside its weights, which cannot be saved: merge it first, "
                 "pipe.fuse_lora() and then pipe.unload_lora_weights(), or load it with lora= in from_pretrained"
@@ -137,7 +137,7 @@ def check_saveable(networks: Mapping[str, nn.Module]) -> None:
 
 def holds_lora(network: nn.Module) -> bool:
     """Return whether a network holds a LoRA beside its weights."""
-    return bool(_read_lora(network))
+    return bool(read_lora(network))
 
 
 def quantisation(network: nn.Module) -> str | None:
@@ -336,7 +336,7 @@ def _checked(scale: Any) -> float:
     return scale
 
 
-def _read_lora(network: nn.Module) -> Any:
+def read_lora(network: nn.Module) -> Any:
     """Return which adapters of peft a network holds and how they act: one description, or one for each layer where they differ."""
     layers = {}
     for path, layer in network.named_modules():

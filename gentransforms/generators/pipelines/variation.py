@@ -15,7 +15,7 @@ from gentransforms.generators.diffusion import conditions, state
 from gentransforms.generators.diffusion.describe import describe_part, select_networks
 from gentransforms.generators.diffusion.faster.execution import CompileMode, unfused_weights
 from gentransforms.generators.diffusion.options import image_size as checked_size
-from gentransforms.generators.diffusion.prompts import check_prompts
+from gentransforms.generators.diffusion.prompts.encoding import check_prompts
 from gentransforms.generators.identity import uncompiled
 from gentransforms.generators.part_licenses import read_own_license
 from gentransforms.generators.pipelines import calls, control, pretrained, priors, settings, sizes, texts

@@ -1,0 +1,1 @@
+"""Prompts as conditions: encoded, and shared by all images of a generator."""
