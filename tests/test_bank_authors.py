@@ -16,6 +16,7 @@ import gentransforms as gt
 from gentransforms.bank import importing as authors
 from gentransforms.bank.format.unit import Unit, list_units
 from gentransforms.bank.importing import Imported, import_bank
+from gentransforms.bank.share.export import export_bank
 from gentransforms.bank.verify.checker import verify_bank
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
 
@@ -174,6 +175,70 @@ class TestMissing:
     def test_fewer_were_asked_for(self, folder: Path, photos: Path, tmp_path: Path) -> None:
         done = import_bank(folder, photos, tmp_path / "bank", variants=12)
         assert (done.images, done.missing) == (40, 8)
+
+
+class TestRowNumbers:
+    """Sources that are named by their row: what tells other rows from them is kept, as in a bank that was generated."""
+
+    @pytest.fixture
+    def images(self) -> list[torch.Tensor]:
+        cells = torch.randint(0, 256, (40, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        return list(cells.repeat_interleave(4, 2).repeat_interleave(4, 3))
+
+    def make(self, images: Any, tmp_path: Path, without: tuple[int, ...] = ()) -> gt.Bank:
+        for number in range(40):
+            if number not in without:
+                write(tmp_path / "made" / f"{number}_0.png", encoded(pixels(number, 0), "PNG"))
+        import_bank(tmp_path / "made", images, tmp_path / "bank", variants=1, unit_size=16)
+        return gt.Bank.open(tmp_path / "bank")
+
+    def test_other_rows_are_refused(self, images: list[torch.Tensor], tmp_path: Path) -> None:
+        augment = gt.BankAugment(self.make(images, tmp_path), p=1.0)
+        gt.with_keys(images, transform=augment)
+        with pytest.raises(ConfigError, match=r"the image with the key 0 looks like the bank's source 15"):
+            gt.with_keys(images[15:], transform=gt.BankAugment(tmp_path / "bank", p=1.0))
+
+    def test_marks_are_those_of_the_sources_with_images(self, images: list[torch.Tensor], tmp_path: Path) -> None:
+        bank = self.make(images, tmp_path, without=(3, 39))
+        expected = [image[:, ::4, ::4].permute(1, 2, 0).flatten().tolist() for image in images]
+        assert bank.marks is not None
+        assert bank.marks.tolist() == [expected[key] for key in bank.keys]  # type: ignore[index]
+        bank = self.make(images, tmp_path, without=(39,))
+        assert bank.marks is not None
+        assert (bank.keys, bank.marks.tolist()) == (list(range(39)), expected[:39])
+        assert verify_bank(tmp_path / "bank").ok
+
+    def test_a_source_that_cannot_be_read_stops_nothing(self, images: list[torch.Tensor], tmp_path: Path) -> None:
+        images[20] = images[20].float() * 3  # out of range
+        images[21] = torch.zeros(2, 3, 16, 16)
+        bank = self.make(images, tmp_path)
+        assert (len(bank), bank.marks) == (40, None)
+        assert verify_bank(tmp_path / "bank").ok
+
+    def test_names_are_not_read_for_it(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        import_bank(folder, photos, tmp_path / "bank")
+        assert gt.Bank.open(tmp_path / "bank").marks is None
+
+
+class TestAdvice:
+    """What to do about an imported bank is to import again."""
+
+    def test_unfinished_and_damaged(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        import_bank(folder, photos, tmp_path / "bank", unit_size=1)
+        unit = list_units(tmp_path / "bank")[1]
+        (tmp_path / "bank" / unit.file).write_bytes(b"cut")
+        assert verify_bank(tmp_path / "bank").advice == "remove damaged units with --repair, then run bank import again"
+        report = verify_bank(tmp_path / "bank", repair=True)
+        assert "1 unit removed: run bank import with the settings of this bank again" in str(report)
+        with pytest.raises(BankError, match=r"unfinished: .* run bank import with the settings"):
+            gt.Bank.open(tmp_path / "bank")
+        report = verify_bank(tmp_path / "bank")
+        assert report.problems[0].text.endswith("does not exist: run bank import with the settings of this bank again")
+        assert report.advice == "run bank import again, which makes the missing units"
+        with pytest.raises(BankError, match="run bank import again, then export it"):
+            export_bank(gt.Bank.open(tmp_path / "bank", partial=True), tmp_path / "export")
+        import_bank(folder, photos, tmp_path / "bank", unit_size=1)
+        assert verify_bank(tmp_path / "bank").ok
 
 
 class TestAdded:

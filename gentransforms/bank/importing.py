@@ -16,16 +16,19 @@ from typing import Any
 import PIL.Image
 
 from gentransforms.bank.config import BankConfig
-from gentransforms.bank.format.index import write_index
+from gentransforms.bank.format.index import encode_marks, write_index
 from gentransforms.bank.format.locking import remove_partials
 from gentransforms.bank.format.manifest import MANIFEST, Facts, describe_bank, describe_source
 from gentransforms.bank.format.unit import Row, Unit, is_done, list_entries, read_sidecar, write_unit
 from gentransforms.bank.generate.begin import begin_bank
 from gentransforms.bank.generate.former import Former, read_former
-from gentransforms.errors import BankError, ConfigError
+from gentransforms.bank.generate.reading import read_samples
+from gentransforms.errors import BankError, ConfigError, ImageError, SourceError
+from gentransforms.images import to_rows
 from gentransforms.paths import local_path
-from gentransforms.sources import open_source
+from gentransforms.sources import ImageSource, open_source
 from gentransforms.sources.decode import SUFFIXES
+from gentransforms.sources.resemblance import mark
 
 __all__ = ["Imported", "import_bank"]
 
@@ -63,7 +66,8 @@ def import_bank(
     The file with number i, counted from 0, is variant i of the source ``<class>/<name>.<any suffix>``. Each file is decoded once
     to check that it is complete. The seeds are unknown, and -1 in each row. A variant without a file is recorded as rejected. An
     interrupted import is resumed by the same call, like `generate_bank`; and if files were added since, the same call imports
-    these. What the bank has stays, whether its files still exist or not.
+    these. What the bank has stays, whether its files still exist or not. If keys are row numbers, the sources are read too, for
+    the marks by which these are checked.
 
     Args:
         variants_folder: folder with the files.
@@ -115,7 +119,7 @@ def import_bank(
             done = is_done(directory, unit)
             if not done or _has_new_files(directory, unit, found):
                 former = read_former(directory, unit, facts, prefix="") if done else None
-                _copy(folder, directory, unit, opened.keys, found, facts, former, pool)
+                _copy(folder, directory, unit, opened, found, facts, former, pool)
             sidecar = read_sidecar(directory, unit) or {}
             lacking = list_entries(sidecar, "rejected")
             images += sidecar.get("rows", 0)
@@ -235,14 +239,14 @@ def _copy(
     folder: Path,
     directory: Path,
     unit: Unit,
-    keys: Sequence[str | int],
+    source: ImageSource,
     found: _Tails,
     facts: Facts,
     former: Former | None,
     pool: ThreadPoolExecutor,
 ) -> None:
     """Write a unit: the rows that it had before, if it was there, and those of files that it lacked."""
-    kept = former.rows if former is not None else []
+    keys, kept = source.keys, former.rows if former is not None else []
     (h, w), had = facts.image_size, {(row.key, row.variant) for row in kept}
     files = [(i, stem, tail) for i in range(unit.start, unit.stop) for stem in [_stem(keys[i])] for tail in found.get(stem, ())]
     files = sorted((file for file in files if (keys[file[0]], _number(file[2])) not in had), key=lambda file: (file[0], _number(file[2])))
@@ -272,4 +276,21 @@ def _copy(
     lacking = [(key, i, n) for key, i in places.items() for n in range(facts.variants) if (key, n) not in imported]
     rejected = [{"key": key, "index": i, "variant": n, "attempts": 0, "reason": "no file was imported"} for key, i, n in lacking]
     about = {"settings": facts.digest, "failed": [], "rejected": rejected, "retried": 0}
+    if facts.key_type == "int":
+        about |= _mark_sources(source, [places[key] for key in dict.fromkeys(row.key for row in rows)], pool)
     write_unit(directory, unit, rows, facts.key_type, about, replace=former is not None)
+
+
+def _mark_sources(source: ImageSource, places: Sequence[int], pool: ThreadPoolExecutor) -> dict[str, str]:
+    """Return the marks of the sources at these places as an entry of a sidecar; nothing if one cannot be read."""
+
+    def read(place: int) -> bytes:
+        (sample,) = read_samples(source, range(place, place + 1))
+        try:
+            rows = to_rows(sample.image) if not isinstance(sample, SourceError) else ()
+            return mark(rows[0]).tobytes() if len(rows) == 1 else b""
+        except ImageError:
+            return b""
+
+    marks = list(pool.map(read, places))
+    return {"marks": encode_marks(marks)} if all(marks) else {}

@@ -119,8 +119,8 @@ def _read_units(directory: Path, facts: Facts, partial: bool, names: Sequence[st
         images = sum(unit.stop - unit.start for unit in set(planned) - set(found)) * facts.variants
         raise BankError(
             f"{directory}: unfinished: {missing:,} of {len(planned):,} units {'is' if missing == 1 else 'are'} missing, {images:,} of "
-            f"{facts.count * facts.variants:,} images: run generate with the settings of this bank again to finish it, or open it with "
-            "partial=True"
+            f"{facts.count * facts.variants:,} images: run {facts.command} with the settings of this bank again to finish it, or open it "
+            "with partial=True"
         )
     return build_index(directory, facts, found, sizes), missing
 

@@ -105,6 +105,11 @@ class Facts:
             history=_read_history(manifest.get("history", []), where),
         )
 
+    @property
+    def command(self) -> str:
+        """The command that makes its units: ``generate``, or ``bank import`` for imported images."""
+        return "generate" if self.base_seed is not None else "bank import"
+
     def units(self) -> list[Unit]:
         """Return the units of the finished bank. Sources that were added later begin a new unit."""
         counts = sorted({before.count for before in self.history} | {self.count})

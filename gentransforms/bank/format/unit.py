@@ -22,7 +22,7 @@ FORMER = "former-"  # begins the names of the two files of a unit from before th
 # Begins the reason of a variant that was not tried: its source, which has other variants, could not be read when the bank was extended.
 UNREAD = "its source could not be read: "
 # What to do about a damaged unit.
-ADVICE = "`gentransforms bank verify --repair` removes damaged units, and generate then makes them again"
+ADVICE = "`gentransforms bank verify --repair` removes damaged units, and generate (or bank import) then makes them again"
 # Image bytes per record batch, which bounds the memory of writing. Arrow itself allows 2 GiB.
 _BATCH_BYTES = 16 << 20
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gentransforms.bank.format.manifest import MANIFEST
+from gentransforms.bank.format.manifest import MANIFEST, Facts
 from gentransforms.bank.format.unit import unit_schema
 from gentransforms.bank.share.card import bank_card, read_audit
 from gentransforms.errors import BankError, ConfigError
@@ -122,7 +122,8 @@ def push_bank(
 
 def _check_whole(bank: Bank) -> None:
     if bank.missing_units:
-        raise BankError(f"{bank.path}: unfinished, {bank.missing_units:,} units are missing: run generate again, then export it")
+        command = Facts.read(bank.manifest, str(bank.path)).command
+        raise BankError(f"{bank.path}: unfinished, {bank.missing_units:,} units are missing: run {command} again, then export it")
     if bank.selection is not None:
         raise BankError(f"{bank.path}: is a selection of a bank: share the whole bank, and with it the small file of the selection")
     if not len(bank):

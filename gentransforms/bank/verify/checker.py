@@ -87,6 +87,7 @@ def verify_bank(
     return BankReport(
         path=str(directory), units=checker.files, rows=checker.rows, images=checker.images,
         partials=sum(1 for _ in directory.glob(".*.partial")), problems=checker.problems, removed=removed, index_rebuilt=rebuilt,
+        command=checker.command,
     )  # fmt: skip
 
 
@@ -118,6 +119,11 @@ class Checker:
             self._facts = Facts.read(self._manifest, str(directory / MANIFEST))
         except BankError as error:
             self.problems.append(Problem("", "manifest", str(error)))
+
+    @property
+    def command(self) -> str:
+        """The command that makes the units of the bank."""
+        return self._facts.command if self._facts is not None else "generate"
 
     def __enter__(self) -> Checker:
         self._pool = ThreadPoolExecutor(self.threads)
@@ -193,7 +199,7 @@ class Checker:
         try:
             state = path.stat()
         except OSError:
-            yield "missing", f"{unit.file} does not exist: run generate with the settings of this bank again"
+            yield "missing", f"{unit.file} does not exist: run {self.command} with the settings of this bank again"
             return
         self._seen[unit.name] = (state.st_ino, state.st_mtime_ns, state.st_size)
         # Read after that: a running generate writes the sidecar before the unit.

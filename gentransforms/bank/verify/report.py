@@ -67,6 +67,7 @@ class BankReport:
     removed: tuple[str, ...] = ()
     index_rebuilt: bool = False
     exported: bool = False
+    command: str = "generate"
 
     @property
     def ok(self) -> bool:
@@ -92,7 +93,8 @@ class BankReport:
             )
         if set(damaged_units(self.problems)) - set(self.removed):
             steps.append("remove damaged units with --repair")
-        return ", ".join([*steps, "then run generate again"]) if steps else "run generate again, which makes the missing units"
+        again = f"run {self.command} again"
+        return ", ".join([*steps, f"then {again}"]) if steps else f"{again}, which makes the missing units"
 
     def __str__(self) -> str:
         units = _count(self.units, "file" if self.exported else "unit")
@@ -107,7 +109,7 @@ class BankReport:
         lines += [f"{kind}: … and {count - _SHOWN:,} more" for kind, count in shown.items() if count > _SHOWN]
         lines.append(_count(len(self.problems), "problem") if self.problems else "no problem")
         if self.removed:
-            lines.append(f"{_count(len(self.removed), 'unit')} removed: run generate with the settings of this bank again")
+            lines.append(f"{_count(len(self.removed), 'unit')} removed: run {self.command} with the settings of this bank again")
         if self.index_rebuilt:
             lines.append("the index was wrong and has been rebuilt")
         return "\n".join(lines)
