@@ -286,11 +286,13 @@ def _mark_sources(source: ImageSource, places: Sequence[int], pool: ThreadPoolEx
 
     def read(place: int) -> bytes:
         (sample,) = read_samples(source, range(place, place + 1))
+        if isinstance(sample, SourceError):
+            return b""
         try:
-            rows = to_rows(sample.image) if not isinstance(sample, SourceError) else ()
-            return mark(rows[0]).tobytes() if len(rows) == 1 else b""
+            rows = to_rows(sample.image)
         except ImageError:
             return b""
+        return mark(rows[0]).tobytes() if len(rows) == 1 else b""
 
     marks = list(pool.map(read, places))
     return {"marks": encode_marks(marks)} if all(marks) else {}
