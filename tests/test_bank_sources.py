@@ -1473,6 +1473,75 @@ class TestHuggingFace:
             open_source("org/name")
 
 
+class TestListsOfImages:
+    """A sample with several images in a list is refused: the first need not be the image."""
+
+    @pytest.mark.parametrize(
+        "sample",
+        [
+            {"images": [picture(0), picture(1)]}, ([picture(0), picture(1)], 3), ((tensor(0), tensor(1)), 3),
+            {"x": {"y": (png(0), png(1))}},
+            {"pages": [{"scan": picture(0)}, {"scan": picture(1)}]}, ({"left": picture(0), "right": picture(1)}, 3),
+            {"images": [{"bytes": png(0), "path": None}] * 3},
+        ],
+        ids=range(7),
+    )  # fmt: skip
+    def test_in_samples(self, sample: Any) -> None:
+        words = "holds [23] images, any of which may be the image: give a data set with one image a sample"
+        with pytest.raises(ConfigError, match=r"sample 0 of this list: a (list|tuple|dict) in it " + words):
+            open_source([sample])
+        with pytest.raises(ConfigError, match="sample 1 of this list: .*" + words):
+            open_source([picture(5), sample])
+        other = (picture(5), sample)
+        assert torch.equal(read(open_source([other]), 0).image, tensor(5))
+
+    def test_one_image_in_a_list(self) -> None:
+        for sample in ({"images": [picture(5)]}, {"data": {"mask": picture(1), "image": picture(5)}}, ([tensor(5)], 3)):
+            assert torch.equal(read(open_source([sample]), 0).image, tensor(5))
+
+    def test_a_mask_after_the_image_is_no_second_image(self) -> None:
+        assert torch.equal(read(open_source([(picture(5), picture(1))]), 0).image, tensor(5))
+
+    def test_named_beside_a_list(self) -> None:
+        sample = {"crops": [picture(0), picture(1)], "photo": picture(5)}
+        with pytest.raises(ConfigError, match="or name its entry with image_column="):
+            open_source([sample])
+        assert torch.equal(read(open_source([sample], image_column="photo"), 0).image, tensor(5))
+
+    def test_in_a_sample_that_was_not_tried(self) -> None:
+        source = open_source(Listed(*[([picture(0)], 3)] * 8, ([picture(0), picture(1)], 3), *[([picture(0)], 3)] * 9))
+        with pytest.raises(SourceError, match="a list in it holds 2 images"):
+            read(source, 8)
+
+    @pytest.mark.parametrize("count", [1, 2])
+    @pytest.mark.parametrize("kind", ["list", "large list", "of dicts", "of lists"])
+    def test_column_of_a_hugging_face_data_set(self, kind: str, count: int, tmp_path: Path) -> None:
+        images: Any = [{"bytes": png(i), "path": None} for i in range(count)]
+        feature: Any = {
+            "list": [datasets.Image()], "large list": datasets.LargeList(datasets.Image()), "of dicts": [{"scan": datasets.Image()}],
+            "of lists": [[datasets.Image()]],
+        }[kind]  # fmt: skip
+        rows = {"of dicts": [{"scan": image} for image in images], "of lists": [images]}.get(kind, images)
+        data = datasets.Dataset.from_dict({"views": [rows] * 2, "n": [0, 1]}, datasets.Features(views=feature, n=datasets.Value("int64")))
+        words = r"'views' holds lists of images: expected one image a row, .* dataset\.map\(lambda row: \{'image': row\['views'\]\[0\]\}"
+        for options in ({}, {"image_column": "views"}, {"inputs_getter": lambda row: {}}):
+            with pytest.raises(ConfigError, match="this Dataset: " + words):
+                open_source(data, **options)
+        if kind in ("list", "large list"):  # what Parquet holds of the others depends on the version of datasets
+            data.to_parquet(tmp_path / "a.parquet")
+            for options in ({}, {"image_column": "views"}):
+                with pytest.raises(ConfigError, match=r"a\.parquet: " + words):
+                    open_source(tmp_path / "a.parquet", **options)
+            mapped = data.map(lambda row: {"image": row["views"][0]}, remove_columns="views")  # as the error says
+            assert torch.equal(read(open_source(mapped), 1).image, tensor(0))
+
+    def test_a_column_of_images_beside_lists(self) -> None:
+        images = [{"bytes": png(i), "path": None} for i in range(2)]
+        features = datasets.Features(views=[datasets.Image()], photo=datasets.Image())
+        data = datasets.Dataset.from_dict({"views": [images], "photo": [{"bytes": png(5), "path": None}]}, features)
+        assert torch.equal(read(open_source(data), 0).image, tensor(5))
+
+
 class TestShards:
     """Tar files in the format of WebDataset."""
 

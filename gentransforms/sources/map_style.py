@@ -15,7 +15,7 @@ from torchvision.datasets import DatasetFolder
 from gentransforms.errors import ConfigError, SourceError
 from gentransforms.sources.base import ImageSource, SourceSample, read_each
 from gentransforms.sources.decode import DOWNLOAD, check_folder, is_of_the_machine
-from gentransforms.sources.image_column import only_image
+from gentransforms.sources.image_column import only_image, refuse_lists
 from gentransforms.sources.inputs import SeenColumns, choose_columns, input_value, is_label, names_in_feature
 from gentransforms.sources.keyed import KeyedDataset
 from gentransforms.sources.keys import Key, Keyed, list_keys
@@ -89,6 +89,8 @@ class MapStyleSource(ImageSource):
         features = _features(dataset)
         if features is not None:
             self._dataset = _undecoded(dataset)
+            if _is_list_of_images(features.get(image_column or "")):
+                refuse_lists(str(image_column), f"this {type(dataset).__name__}")
             self._image_column = image_column or self._image_feature(features, columns)
         sample, inputs = self._look(len(keys), columns, features)
         split = None if features is None else dataset.split
@@ -148,7 +150,13 @@ class MapStyleSource(ImageSource):
             if self._image_column is None and self._getter is None and isinstance(sample, Mapping):
                 images = [name for name, value in sample.items() if is_image(value) and isinstance(name, str)]
                 only_image(images, self._columns.values(), where)
-            image = self._image_in(sample)
+            try:
+                image = self._image_in(sample)
+            except SourceError as several:
+                advice = ", or name its entry with image_column=" if isinstance(sample, Mapping) else ""
+                raise ConfigError(
+                    f"sample {index} of this {type(self._dataset).__name__}: {several}: give a data set with one image a sample{advice}"
+                ) from several
             if not readable or (len(readable) == 1 and image is not None):
                 readable.append(sample)
             if features is not None:  # which say what all samples hold; and images are read as stored
@@ -253,7 +261,11 @@ class MapStyleSource(ImageSource):
         if usual is not None and self._getter is not None:  # which may use the others
             return usual
         taken = list(columns.values()) if isinstance(columns, Mapping) else []
-        return only_image(images, taken, f"this {type(self._dataset).__name__}")
+        image = only_image(images, taken, f"this {type(self._dataset).__name__}")
+        lists = [name for name, feature in features.items() if name not in taken and _is_list_of_images(feature)]
+        if image is None and lists:
+            refuse_lists(lists[0], f"this {type(self._dataset).__name__}")
+        return image
 
     def _read_inputs(self, sample: Any) -> Mapping[str, Any]:
         if self._getter is not None:
@@ -316,6 +328,18 @@ def _undecoded(dataset: Any) -> Any:
         if isinstance(feature, datasets.Image):
             dataset = dataset.cast_column(name, datasets.Image(decode=False))
     return dataset
+
+
+def _is_list_of_images(feature: Any) -> bool:
+    """Return whether a feature of `datasets` holds lists of images, or of what holds images."""
+    items = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    return items is not None and _holds_images(items)
+
+
+def _holds_images(feature: Any) -> bool:
+    if isinstance(feature, Mapping):
+        return any(map(_holds_images, feature.values()))
+    return type(feature).__name__ == "Image" or _is_list_of_images(feature)
 
 
 def _usable_feature(name: str, feature: Any) -> bool:

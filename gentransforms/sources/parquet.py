@@ -13,7 +13,7 @@ from gentransforms.paths import local_path
 from gentransforms.sources.arrow import arrow
 from gentransforms.sources.base import ImageSource, SourceSample
 from gentransforms.sources.decode import DOWNLOAD, decode_oriented, find_file
-from gentransforms.sources.image_column import only_image
+from gentransforms.sources.image_column import only_image, refuse_lists
 from gentransforms.sources.inputs import choose_columns, input_value, names_in_feature
 from gentransforms.sources.keys import Keys
 from gentransforms.sources.parquet_files import find_files
@@ -82,6 +82,8 @@ class ParquetSource(ImageSource):
         self._columns = choose_columns(schema.names, columns, lambda name, column: _usable(name, schema, column), str(path))
         self._image = image_column or _the_image(images, {*self._columns.values(), key}, self._files[0], parts[0])
         self._columns = {name: column for name, column in self._columns.items() if column not in (self._image, key)}
+        if image_column is not None and _holds_lists(schema.field(image_column).type):
+            refuse_lists(image_column, str(path))
         if image_column is not None and not _holds_images(schema.field(image_column).type):
             raise ConfigError(
                 f"image_column={image_column!r}: of type {schema.field(image_column).type}: expected bytes, or a struct with bytes"
@@ -201,6 +203,9 @@ def _the_image(kinds: Sequence[Sequence[str]], taken: Collection[Any], file: Pat
         if (found := only_image(kind, taken, str(file))) is not None:
             return found
     names = part.schema_arrow.names
+    for name in names:
+        if name not in taken and _holds_lists(part.schema_arrow.field(name).type):
+            refuse_lists(name, str(file))
     first = next(part.iter_batches(batch_size=1), None)
     row = first.to_pylist()[0] if first is not None and len(first) else {}
     addresses = [name for name in names if name.lower() in _ADDRESSES]
@@ -219,6 +224,13 @@ def _holds_images(kind: Any) -> bool:
         place = kind.get_field_index("bytes")
         return bool(place >= 0 and _is_bytes(kind.field(place).type))
     return _is_bytes(kind)
+
+
+def _holds_lists(kind: Any) -> bool:
+    import pyarrow as pa
+
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(lists and (_holds_images(kind.value_type) or _holds_lists(kind.value_type)))
 
 
 def _is_bytes(kind: Any) -> bool:

@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 
 from gentransforms.errors import SourceError
 from gentransforms.sources.decode import Orientation, decode_oriented, find_file
+from gentransforms.sources.image_column import INPUT_COLUMNS
 from gentransforms.sources.white import WhiteLevel
 from gentransforms.wording import name_type
 
@@ -23,13 +24,21 @@ __all__ = ["entries", "first_image", "is_image", "is_stored", "outline", "read_p
 def first_image(sample: Any) -> Any:
     """Return the first PIL image, `tv_tensors.Image` or encoded image in a sample, or else its first tensor (C, H, W); or None.
 
+    Raises:
+        SourceError: if this one is in a list or dict inside the sample with others of its kind: it need not be the image.
+
     Example:
         >>> first_image((torch.zeros(3, 8, 8), PIL.Image.new("RGB", (4, 4)))).size
         (4, 4)
     """
     leaves = list(_leaves(sample))
     explicit = (leaf for leaf in leaves if not _is_plain(leaf))
-    return next(explicit, next(iter(leaves), None))
+    image = next(explicit, next(iter(leaves), None))
+    for group in _groups(sample) if len(leaves) > 1 else ():
+        alike = [leaf for leaf in _leaves(group) if _is_plain(leaf) == _is_plain(image)]
+        if len(alike) > 1 and any(leaf is image for leaf in alike):
+            raise SourceError(f"{name_type(group)} in it holds {len(alike)} images, any of which may be the image")
+    return image
 
 
 def is_image(value: Any) -> bool:
@@ -130,12 +139,18 @@ def _leaves(sample: Any) -> Iterator[Any]:
     """Yield everything in a sample that may be an image, in order."""
     if is_image(sample) or _is_plain(sample):
         yield sample
-    elif isinstance(sample, Mapping):
-        for value in sample.values():
-            yield from _leaves(value)
-    elif isinstance(sample, tuple | list):
-        for value in sample:
-            yield from _leaves(value)
+    else:
+        for name, value in entries(sample):
+            if name not in INPUT_COLUMNS:
+                yield from _leaves(value)
+
+
+def _groups(sample: Any) -> Iterator[Any]:
+    """Yield the lists, tuples and dicts inside a sample; not itself, as in many data sets a mask follows the image."""
+    for _, value in entries(sample):
+        if not is_image(value) and entries(value):
+            yield value
+            yield from _groups(value)
 
 
 def _is_plain(value: Any) -> bool:
