@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as TF
 
 import gentransforms as gt
 from gentransforms.errors import ConfigError, GeneratorError, WeightsError
-from gentransforms.generators.pipelines import calls, priors
+from gentransforms.generators.pipelines import adapters, calls, priors
 from gentransforms.generators.pipelines.trial import find_dependence
 from gentransforms.testing import check_generator
 
@@ -289,7 +289,7 @@ class TestIpAdapter:
             with torch.no_grad():
                 expected = pipe("", image[None], ip_adapter_image=picture, generator=rng, output_type="pt", **options).images[0]
             assert (found - expected).abs().max() <= 1e-4
-        finer = [calls.adapter_pixels(pipe, torch.full((1, 3, 32, 32), value / 255)) for value in (100.0, 100.4)]
+        finer = [adapters.adapter_pixels(pipe, torch.full((1, 3, 32, 32), value / 255)) for value in (100.0, 100.4)]
         assert 0 < (finer[1] - finer[0]).max() < 0.4 / 255 / 0.2, "values between the steps of 8 bits arrive"
         with pytest.raises(ConfigError, match="the option 'ip_adapter_image' is set by the generator"):
             gt.PipelineVariation.from_pipeline(pipe, ip_adapter_image=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from gentransforms.errors import ConfigError
 from gentransforms.generators.diffusion.sampling import make_rngs
 from gentransforms.generators.held import is_out_of_memory
-from gentransforms.generators.pipelines import calls, priors, settings, texts
+from gentransforms.generators.pipelines import adapters, calls, priors, settings, texts
 from gentransforms.generators.pipelines.caching import enabled_cache, per_batch
 from gentransforms.generators.pipelines.offloading import OffloadedGenerator
 from gentransforms.generators.pipelines.once import EncodeOnce
@@ -91,7 +91,7 @@ class CalledPipeline(OffloadedGenerator):
     def _call(self, condition: Mapping[str, Tensor], seeds: Tensor, one_source: bool = False) -> Tensor:
         """Return what one call of the pipeline makes; with `one_source`, all rows are of one, and it is given once."""
         count = len(seeds)
-        adapted = calls.sees_by_adapter(self.pipe) and "images" in condition
+        adapted = adapters.sees_by_adapter(self.pipe) and "images" in condition
         one_source = one_source or self._pictures or adapted
         rows = {name: value[:1] if one_source else value for name, value in condition.items()}
         arguments: dict[str, Any] = texts.share(self.options, None if one_source else count)
@@ -99,7 +99,7 @@ class CalledPipeline(OffloadedGenerator):
             if role is not None and name in rows:
                 arguments[role] = rows[name].to(self.device, self.dtype)
         if adapted:
-            arguments["ip_adapter_image"] = calls.adapter_pixels(self.pipe, rows["images"])
+            arguments["ip_adapter_image"] = adapters.adapter_pixels(self.pipe, rows["images"])
         for name in priors.EMBEDDINGS:
             if name in rows:
                 arguments[name] = rows[name].to(self.dtype)
@@ -163,7 +163,7 @@ class CalledPipeline(OffloadedGenerator):
 
         self._call({name: value[:1] for name, value in condition.items()}, seeds[:1])  # finds out whether it takes tensors
         reason = None
-        if not self._pictures and not calls.sees_by_adapter(self.pipe):
+        if not self._pictures and not adapters.sees_by_adapter(self.pipe):
             reason = find_dependence(make_sources, "sources", name, self.dtype)
             if reason is None:
                 return "sources"

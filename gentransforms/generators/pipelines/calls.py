@@ -12,19 +12,15 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError, GeneratorError, WeightsError
-from gentransforms.generators.diffusion import appearance
-from gentransforms.generators.identity import uncompiled
 from gentransforms.wording import name_type, with_article
 
 __all__ = [
     "Roles",
-    "adapter_pixels",
     "call",
     "call_options",
     "check_call_options",
     "find_roles",
     "one_source_at_a_time",
-    "sees_by_adapter",
     "takes_image",
     "to_pictures",
 ]
@@ -94,13 +90,6 @@ def find_roles(pipe: Any, has_prior: bool, options: Collection[str]) -> Roles:
         control = "image"
     source = "image" if "image" in parameters and control != "image" else None
     return Roles(source, control, "prompt" in parameters, decoder)
-
-
-def sees_by_adapter(pipe: Any) -> bool:
-    """Return whether a pipeline has an IP-Adapter, which reads a list of images as several references for one image."""
-    unet = uncompiled(getattr(pipe, "unet", None))
-    loaded = getattr(getattr(unet, "config", None), "encoder_hid_dim_type", None) == "ip_image_proj"
-    return loaded and "ip_adapter_image" in _parameters(type(pipe))
 
 
 def takes_image(cls: type) -> bool:
@@ -179,15 +168,6 @@ def call(pipe: Any, rngs: list[torch.Generator], size: tuple[int, int], argument
     if flagged and any(flagged):
         made[torch.tensor([bool(f) for f in flagged], device=made.device)] = float("nan")
     return made
-
-
-def adapter_pixels(pipe: Any, images: Tensor) -> Tensor:
-    """Return images (B, 3, H, W) in [0, 1] as a pipeline's IP-Adapter takes tensors: as its image processor leaves them."""
-    processor = getattr(pipe, "feature_extractor", None)
-    if processor is None:
-        return appearance.preprocess(images, None, pipe.image_encoder.config.image_size)
-    pixels: Tensor = processor(images, do_rescale=False, return_tensors="pt").pixel_values
-    return pixels
 
 
 def to_pictures(images: Tensor) -> list[Any]:

@@ -94,6 +94,8 @@ def check_shared(options: Mapping[str, Any]) -> None:
 def share(options: Mapping[str, Any], count: int | None) -> dict[str, Any]:
     """Return options of a pipeline's call with such a text for each image: many pipelines ask for as many as there are prompts.
 
+    Options that are dicts are copied: some pipelines add entries to them.
+
     Args:
         options: of the call.
         count: number of images; None for a single source, whose prompt is a string.
@@ -102,7 +104,7 @@ def share(options: Mapping[str, Any], count: int | None) -> dict[str, Any]:
         >>> share({"negative_prompt": "blurry", "strength": 0.5}, 2)
         {'negative_prompt': ['blurry', 'blurry'], 'strength': 0.5}
     """
-    shared = dict(options)
+    shared = {name: dict(value) if isinstance(value, dict) else value for name, value in options.items()}
     for name, value in options.items():
         if _SHARED.fullmatch(name) and value is not None:
             text = value if isinstance(value, str) else value[0]

@@ -18,7 +18,7 @@ from gentransforms.generators.diffusion.options import image_size as checked_siz
 from gentransforms.generators.diffusion.prompts.encoding import check_prompts
 from gentransforms.generators.identity import uncompiled
 from gentransforms.generators.part_licenses import read_own_license
-from gentransforms.generators.pipelines import calls, control, pretrained, priors, settings, sizes, texts
+from gentransforms.generators.pipelines import adapters, calls, control, pretrained, priors, settings, sizes, texts
 from gentransforms.generators.pipelines.caching import check_cache
 from gentransforms.generators.pipelines.called import CalledPipeline
 from gentransforms.generators.pipelines.compiling import check_compiling, check_denoiser, compile_denoiser, denoisers
@@ -103,6 +103,7 @@ class PipelineVariation(CalledPipeline):
         calls.check_call_options(pipe, options, _OWN)
         texts.check_shared(options)
         self.roles = calls.find_roles(pipe, prior is not None, options)
+        adapters.check_adapters(pipe)
         estimator, processor = depth_estimator or (None, None)
         control.check_condition(condition, self.roles.control is not None, type(pipe).__name__, estimator)
         self.pipe, self.prior, self.condition = pipe, prior, condition
@@ -319,9 +320,10 @@ class PipelineVariation(CalledPipeline):
                     condition |= priors.embed(self.prior, images, given, self.image_size)
             finally:
                 self._rest()
-        if self.roles.source or self.roles.control:
+        adapted = adapters.sees_by_adapter(self.pipe)
+        if self.roles.source or self.roles.control or adapted:
             seen = fit(images.float(), self.image_size, self.preserves_geometry)
-            if self.roles.source and not (self.prior is not None and not self.roles.decoder):
+            if adapted or (self.roles.source and not (self.prior is not None and not self.roles.decoder)):
                 condition["images"] = seen
             if self.roles.control:
                 estimator, processor = self.depth_estimator, self.depth_processor
