@@ -70,6 +70,7 @@ class DiffusionGenerator(SharedConditions):
         self.eta = check_number("eta", given.get("eta", 0.0), 0, 1)
         self.decode_batch_size = check_count("decode_batch_size", given.get("decode_batch_size"), none=True)
         self.scheduler = build_scheduler(given.get("scheduler"), self.pipe.scheduler)
+        state.check_scheduler("scheduler", self.scheduler)
         sample_size = self.unet.config.sample_size
         own = [n * self._shrinks for n in (sample_size if isinstance(sample_size, list | tuple) else [sample_size] * 2)]
         self.guidance_interval = check_interval(given.get("guidance_interval"))

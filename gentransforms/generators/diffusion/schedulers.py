@@ -5,9 +5,13 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from gentransforms.errors import ConfigError
 
-__all__ = ["NAMES", "build_scheduler", "fresh"]
+__all__ = ["NAMES", "build_scheduler", "check_scheduler", "fresh"]
 
 # Class in diffusers, and what the name changes in the repository's own configuration.
 _BY_NAME: dict[str, tuple[str, dict[str, Any]]] = {
@@ -18,6 +22,17 @@ _BY_NAME: dict[str, tuple[str, dict[str, Any]]] = {
     "lcm": ("LCMScheduler", {}),
 }
 NAMES = tuple(_BY_NAME)
+
+# What setting timesteps and stepping leaves behind in diffusers' schedulers, and the next call sets anew.
+_OF_A_RUN = {
+    "custom_timesteps", "counter", "cur_model_output", "cur_sample", "derivatives", "dt", "ets", "is_scale_input_called", "last_noise",
+    "last_sample", "lower_order_nums", "mid_point_sigma", "model_outputs", "noise_sampler", "noisiest_timestep", "num_inference_steps",
+    "order_list", "plms_timesteps", "prev_derivative", "prk_timesteps", "sample", "sigma_data", "sigmas", "sigmas_down",
+    "sigmas_interpol", "sigmas_up", "this_corrector_order", "this_order", "this_predictor_order", "timestep_list", "timesteps",
+    "_begin_index", "_init_size", "_internal_dict", "_piflow_raw_timesteps", "_step_index", "_timesteps", "_transfer_schedule",
+}  # fmt: skip
+_OF_A_RUN_OF = {"IPNDMScheduler": {"alphas", "betas"}, "RePaintScheduler": {"eta"}}
+_NOISE_LEVELS = {"betas", "alphas", "alphas_cumprod", "final_alpha_cumprod"}
 
 
 def build_scheduler(choice: Any, own: Any) -> Any:
@@ -66,3 +81,68 @@ def fresh(scheduler: Any, steps: int) -> Any:
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
     return scheduler
+
+
+def check_scheduler(name: str, scheduler: Any) -> None:
+    """Raise if a scheduler was changed after its configuration built it, such as by ``set_shift``.
+
+    The configuration alone is saved and in the fingerprint. Of a class that is not diffusers' own, only the noise levels and the
+    scale of the first noise are compared.
+
+    Args:
+        name: of the scheduler, for the message.
+        scheduler: before or after its use; what a run leaves behind is not compared.
+
+    Raises:
+        ConfigError: naming the attribute, and how to set it so that it is saved.
+
+    Example:
+        >>> from diffusers import FlowMatchEulerDiscreteScheduler
+        >>> check_scheduler("scheduler", FlowMatchEulerDiscreteScheduler(shift=6.0))
+    """
+    kind = type(scheduler)
+    rebuilt = kind.from_config(scheduler.config)
+    passing = _OF_A_RUN | _OF_A_RUN_OF.get(kind.__name__, set())
+    compared = vars(scheduler).keys() - passing
+    if not kind.__module__.startswith("diffusers."):
+        compared &= {*_NOISE_LEVELS, "init_noise_sigma"}
+    for attribute in sorted(compared):
+        own = vars(scheduler)[attribute]
+        if hasattr(rebuilt, attribute) and _differs(own, getattr(rebuilt, attribute)):
+            raise ConfigError(_changed(name, scheduler, attribute, own, getattr(rebuilt, attribute)))
+
+
+def _changed(name: str, scheduler: Any, attribute: str, own: Any, expected: Any) -> str:
+    kind = type(scheduler).__name__
+    if attribute in _NOISE_LEVELS and isinstance(own, Tensor):
+        return (
+            f"{name}.{attribute} of the {kind} was changed after it was built: give the noise levels to its "
+            "constructor (trained_betas=…), whose arguments are saved"
+        )
+    if callable(own):
+        return f"{name}.{attribute} of the {kind} was replaced, and a fingerprint cannot tell what it does: build the scheduler without it"
+    values = "is not what" if isinstance(own, Tensor | np.ndarray) else f"is {own!r}, where"
+    expects = "" if isinstance(own, Tensor | np.ndarray) else f" {expected!r}"
+    setting = attribute.lstrip("_")
+    advice = f"{kind}.from_config(pipe.scheduler.config, {setting}={own!r}) is one whose configuration holds it"
+    if setting not in scheduler.config or isinstance(own, Tensor | np.ndarray):
+        advice = "set it back"
+    return (
+        f"{name}.{attribute} of the {kind} {values} its configuration gives{expects}, and what was set afterwards is neither saved nor in "
+        f"the fingerprint: {advice}"
+    )
+
+
+def _differs(own: Any, expected: Any) -> bool:
+    if isinstance(own, Tensor | np.ndarray) and isinstance(expected, Tensor | np.ndarray):
+        a, b = (torch.as_tensor(value).cpu() for value in (own, expected))
+        return a.shape != b.shape or not torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-7, equal_nan=True)
+    if isinstance(own, list | tuple) and isinstance(expected, list | tuple):
+        return len(own) != len(expected) or any(map(_differs, own, expected))
+    plain = bool | int | float | str | None
+    if isinstance(own, Tensor) or isinstance(expected, Tensor):  # one of a single value
+        return bool(float(own) != float(expected))
+    if isinstance(own, plain) or isinstance(expected, plain):
+        return bool(own != expected)
+    # A method that was replaced on the object; functions that the constructor makes differ by their identity alone.
+    return callable(own) and getattr(expected, "__func__", None) is not None and getattr(own, "__func__", None) is not expected.__func__

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.generators.diffusion.schedulers import check_scheduler
 from gentransforms.generators.identity import uncompiled
 from gentransforms.generators.structure import check_structure
 
@@ -268,32 +269,6 @@ def is_offloaded(network: nn.Module) -> bool:
 
 def _offloads(hook: Any) -> bool:
     return type(hook).__name__ in ("CpuOffload", "UserCpuOffloadHook") or bool(getattr(hook, "offload", False))
-
-
-def check_scheduler(name: str, scheduler: Any) -> None:
-    """Raise if a scheduler's noise levels, or the scale of its first noise, are not those of its configuration.
-
-    The configuration alone is saved and in the fingerprint.
-
-    Raises:
-        ConfigError: naming the attribute.
-    """
-    rebuilt = type(scheduler).from_config(scheduler.config)
-    for attribute in ("betas", "alphas_cumprod", "final_alpha_cumprod"):
-        own, expected = getattr(scheduler, attribute, None), getattr(rebuilt, attribute, None)
-        if not isinstance(own, Tensor) or not isinstance(expected, Tensor):
-            continue
-        if own.shape != expected.shape or not torch.allclose(own.cpu().double(), expected.double(), rtol=1e-4, atol=1e-7):
-            raise ConfigError(
-                f"{name}.{attribute} of the {type(scheduler).__name__} was changed after it was built: give the noise levels to its "
-                "constructor (trained_betas=…), whose arguments are saved"
-            )
-    # Where it depends on the timesteps it is a property, which cannot be set.
-    if "init_noise_sigma" in vars(scheduler) and float(scheduler.init_noise_sigma) != float(rebuilt.init_noise_sigma):
-        raise ConfigError(
-            f"{name}.init_noise_sigma of the {type(scheduler).__name__} is {scheduler.init_noise_sigma}, where its configuration gives "
-            f"{rebuilt.init_noise_sigma}: set it back, because it is neither saved nor in the fingerprint"
-        )
 
 
 def ip_adapter_scale(unet: nn.Module) -> Any:
