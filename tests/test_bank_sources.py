@@ -1176,6 +1176,9 @@ class TestMapStyle:
         assert opened({"image": picture(0), "t": None}, {"image": picture(1), "t": "x"}, columns={"prompts": "t"}).inputs == ("prompts",)
         assert opened({"image": picture(0), "t": None}, columns={"prompts": "t"}).inputs == ("prompts",)
         assert opened({"image": picture(0), "text": None, "mask": None}).inputs == ()
+        assert opened({"image": picture(0)}, {"image": picture(1), "t": "x"}, columns={"prompts": "t"}).inputs == ("prompts",)
+        with pytest.raises(ConfigError, match=r"columns=\{'prompts': 'u'\}: no such column in the samples, which has 'image', 't'"):
+            opened({"image": picture(0), "t": None}, {"image": picture(1), "t": "x"}, columns={"prompts": "u"})
         getter = lambda sample: {} if sample[1] is None else {"prompts": sample[1]}  # noqa: E731
         assert opened((picture(0), None), (picture(1), "x"), inputs_getter=getter).inputs == ("prompts",)
         getter = lambda sample: {"prompts": sample[1]["a"]}  # noqa: E731

@@ -85,13 +85,21 @@ class SeenColumns:
             if self._fits.get(column) is None:
                 self._fits[column] = None if value is None else frozenset(name for name in _CHECKED if _usable(name, value))
 
+    def has(self, column: Any) -> bool:
+        """Return whether a column is in any of the samples."""
+        return column in self._fits
+
     def fits(self, name: str, column: Any) -> bool:
         """Return whether a column may hold an input; False if it has no value in any sample."""
         fits = self._fits.get(column)
         return fits is not None and (name in fits or name not in _CHECKED)
 
     def choose(self, columns: Mapping[str, str] | None) -> dict[str, str]:
-        """Return which column holds each input, as `choose_columns` does. Columns of the user's choice may have no values."""
+        """Return which column holds each input, as `choose_columns` does. Columns of the user's choice may have no values.
+
+        Raises:
+            ConfigError: if a column of the user's choice is in no sample, or holds something else.
+        """
 
         def usable(name: str, column: str) -> bool:
             asked = isinstance(columns, Mapping) and columns.get(name) == column

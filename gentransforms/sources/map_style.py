@@ -166,6 +166,8 @@ class MapStyleSource(ImageSource):
                 compared = True
         if not readable:
             raise ConfigError(f"none of the samples tried of this {type(self._dataset).__name__} can be read: {error}") from error
+        if features is None and self._getter is None and isinstance(readable[-1], Mapping):
+            seen.choose(columns)  # raises if a column is in no sample
         if self._image_column is None and self._image_in(readable[-1]) is None:
             _tell_no_image(readable[0], where)
         return readable[-1], tuple(inputs)
@@ -244,7 +246,8 @@ class MapStyleSource(ImageSource):
             return self._read_inputs(sample).keys()
         if isinstance(sample, Mapping):
             if features is None:
-                self._columns = seen.choose(columns)
+                known = {name: column for name, column in columns.items() if seen.has(column)} if isinstance(columns, Mapping) else columns
+                self._columns = seen.choose(known)  # another sample may have the rest
             else:
                 self._columns = choose_columns(
                     list(features), columns, lambda name, column: _usable_feature(name, features[column]), "the samples"
