@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError, GeneratorError, WeightsError
+from gentransforms.generators.pipelines.supported import needs_a_mask
 from gentransforms.wording import name_type, with_article
 
 __all__ = [
@@ -70,10 +71,12 @@ def find_roles(pipe: Any, has_prior: bool, options: Collection[str]) -> Roles:
     needed = {n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD} - {"self"}
     decoder = "image_embeds" in needed
     if "mask_image" in parameters:
-        raise WeightsError(
-            f"{with_article(name)} paints what a mask covers anew: use the image-to-image pipeline of its parts, "
-            "diffusers.AutoPipelineForImage2Image.from_pipe(pipe)"
+        other = (
+            "its network takes a mask beside the image: use the repository of the base model, which was not trained for inpainting"
+            if needs_a_mask(pipe)
+            else "use the image-to-image pipeline of its parts, diffusers.AutoPipelineForImage2Image.from_pipe(pipe)"
         )
+        raise WeightsError(f"{with_article(name)} paints what a mask covers anew: {other}")
     if "num_frames" in parameters:
         raise WeightsError(f"{with_article(name)} makes videos: use a pipeline that makes images")
     if decoder and not has_prior:

@@ -23,6 +23,7 @@ from gentransforms.generators.pipelines.caching import check_cache
 from gentransforms.generators.pipelines.called import CalledPipeline
 from gentransforms.generators.pipelines.compiling import check_compiling, check_denoiser, compile_denoiser, denoisers
 from gentransforms.generators.pipelines.safeguards import describe_safeguards
+from gentransforms.generators.pipelines.supported import check_supported
 from gentransforms.images import fit
 from gentransforms.surroundings import isolate_loading
 from gentransforms.wording import name_type
@@ -103,6 +104,7 @@ class PipelineVariation(CalledPipeline):
         calls.check_call_options(pipe, options, _OWN)
         texts.check_shared(options)
         self.roles = calls.find_roles(pipe, prior is not None, options)
+        check_supported(pipe)
         adapters.check_adapters(pipe)
         estimator, processor = depth_estimator or (None, None)
         control.check_condition(condition, self.roles.control is not None, type(pipe).__name__, estimator)
