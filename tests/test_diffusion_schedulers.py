@@ -8,6 +8,7 @@ from typing import Any
 
 import diffusers
 import pytest
+import stock
 import tiny_diffusion as tiny
 import tiny_pipelines
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor
 
 import gentransforms as gt
 from gentransforms.errors import ConfigError
-from gentransforms.generators.diffusion.schedulers import check_scheduler
+from gentransforms.generators.diffusion.faster.steps import plan_steps
+from gentransforms.generators.diffusion.sampling import denoise, make_rngs
+from gentransforms.generators.diffusion.schedulers import check_scheduler, fresh
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")]
 SEEDS = torch.tensor([3, 4])
@@ -143,3 +146,62 @@ class TestOfAnyPipeline:
         with pytest.raises(ConfigError, match=r"scheduler\._shift .* is 6\.0"):
             generator.save_pretrained(tmp_path / "saved")
         assert not (tmp_path / "saved").exists()
+
+
+SDE = ["DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"]  # they take their noise from Brownian paths
+
+
+def scheduler_of(kind: str, **options: Any) -> Any:
+    if kind in SDE:
+        pytest.importorskip("torchsde")
+        options.setdefault("solver_order", 2) if kind.startswith("Cosine") else options.setdefault("use_karras_sigmas", True)
+    return getattr(diffusers, kind)(**options)
+
+
+def sampled(scheduler: Any, seeds: Tensor, latents: Tensor) -> Tensor:
+    scheduler = fresh(scheduler, 5)
+    steps = plan_steps(len(scheduler.timesteps), first=0, guided=False, interval=None, cache_interval=1)
+    return denoise(lambda noisy, t, step: 0.7 * noisy.roll(1, -1), scheduler, latents, make_rngs(seeds), steps)
+
+
+class TestNoise:
+    """The noise of an image follows from its seed alone, whatever scheduler draws it."""
+
+    @pytest.mark.parametrize("kind", [*(kind for kind in KINDS if "FlowMatch" not in kind), *SDE])
+    def test_of_steps(self, kind: str) -> None:
+        scheduler, seeds = scheduler_of(kind), torch.tensor([3, 2**62, 3])
+        latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).expand(3, 4, 8, 8)
+        torch.manual_seed(1)
+        made = sampled(scheduler, seeds, latents)
+        torch.manual_seed(2)
+        again = sampled(scheduler, seeds, latents)
+        assert torch.equal(made, again)
+        scale = made.abs().max()
+        for i in range(3):
+            assert (sampled(scheduler, seeds[i : i + 1], latents[:1]) - made[i : i + 1]).abs().max() <= 1e-5 * scale
+        assert (made[0] - made[2]).abs().max() <= 1e-5 * scale
+        if kind in SDE:
+            assert (made[0] - made[1]).abs().max() > 1e-2 * scale, "another seed, other noise"
+            inside = sampled(scheduler, seeds, latents.bfloat16())
+            assert inside.dtype == torch.bfloat16
+            assert (inside.float() - made).abs().max() < 0.1 * scale, "the same noise in another dtype"
+
+    def test_one_path_for_all_where_the_scheduler_says_so(self) -> None:
+        scheduler = scheduler_of(SDE[0], noise_sampler_seed=5)
+        latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).expand(2, 4, 8, 8)
+        made = sampled(scheduler, torch.tensor([1, 2]), latents)
+        assert (made[0] - made[1]).abs().max() <= 1e-5 * made.abs().max()
+
+    @pytest.mark.filterwarnings("ignore:Should have t[ab]:UserWarning")  # torchsde rounds the ends of an interval
+    def test_agrees_with_the_stock_pipeline_of_one_image(self) -> None:
+        pytest.importorskip("torchsde")
+        generator = gt.StableDiffusionVariation.from_pipeline(
+            tiny.variation(), num_inference_steps=4, scheduler=scheduler_of(SDE[0], beta_schedule="scaled_linear")
+        )
+        made = generator(photos(), SEEDS)
+        for i, seed in enumerate(SEEDS.tolist()):
+            generator.scheduler = type(generator.scheduler).from_config(generator.scheduler.config, noise_sampler_seed=seed)
+            image = stock.normalised(generator, photos())[i : i + 1]
+            stock_made = stock.run(diffusers.StableDiffusionImageVariationPipeline, generator, SEEDS[i : i + 1], image=image)
+            assert stock_made.std() > 0.05
+            assert (made[i] - stock_made[0]).abs().max() <= 1e-4

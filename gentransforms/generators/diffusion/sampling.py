@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gentransforms.generators.diffusion.brownian import set_noise
 from gentransforms.generators.diffusion.faster.steps import Step
 
 __all__ = ["decode", "denoise", "draw", "make_rngs", "scale_latents", "to_latents"]
@@ -56,6 +57,7 @@ def denoise(
     """
     accepted = inspect.signature(scheduler.step).parameters
     extra = {name: value for name, value in {"eta": eta, "generator": list(rngs)}.items() if name in accepted}
+    set_noise(scheduler, latents, rngs)
     timesteps = scheduler.timesteps[len(scheduler.timesteps) - len(steps) :]
     # The network reads its timestep on the device, the scheduler on the CPU, so that neither waits for the other.
     on_device = timesteps.to(latents.device, non_blocking=True)
