@@ -225,7 +225,7 @@ class DiffusionGenerator(SharedConditions):
         steps = self._plan(len(scheduler.timesteps), first)
         predict = self._prediction(inputs, self._per_call(condition, seeds), self._guidance_embedding(len(seeds)))
         latents = denoise(predict, scheduler, latents, rngs, steps, guidance_scale=self.guidance_scale, eta=self.eta)
-        return decode(self.vae, latents, self.decode_batch_size)
+        return decode(self.vae, latents, rngs, self.decode_batch_size)
 
     def _plan(self, count: int, first: int = 0) -> list[Step]:
         """Return what each step does, from `first` to the last of `count`."""

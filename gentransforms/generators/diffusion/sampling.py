@@ -73,11 +73,19 @@ def denoise(
     return latents
 
 
-def decode(vae: Any, latents: Tensor, slice_size: int | None = None) -> Tensor:
-    """Return images (B, 3, H, W) float32 in [0, 1] of latents (B, C, h, w), `slice_size` at once; NaN stays NaN."""
+def decode(vae: Any, latents: Tensor, rngs: Sequence[torch.Generator], slice_size: int | None = None) -> Tensor:
+    """Return images (B, 3, H, W) float32 in [0, 1] of latents (B, C, h, w), `slice_size` at once; NaN stays NaN.
+
+    A decoder that is itself a diffusion model (the consistency decoder) draws the noise of image i from rng i.
+    """
     mean, std = _statistics(vae, latents)
     latents = (latents / vae.config.scaling_factor * std + mean).to(vae.dtype)
-    parts = [vae.decode(part, return_dict=False)[0].float() for part in torch.split(latents, slice_size or max(1, len(latents)))]
+    size = slice_size or max(1, len(latents))
+    drawing = getattr(vae, "decoder_scheduler", None) is not None
+    parts = []
+    for i, part in enumerate(torch.split(latents, size)):
+        options = {"generator": list(rngs[i * size : (i + 1) * size])} if drawing else {}
+        parts.append(vae.decode(part, **options, return_dict=False)[0].float())
     return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
 
 
