@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from gentransforms.generators.pipelines import adapters, calls, priors, settings
 from gentransforms.generators.pipelines.caching import enabled_cache, per_batch
 from gentransforms.generators.pipelines.offloading import OffloadedGenerator
 from gentransforms.generators.pipelines.once import EncodeOnce
-from gentransforms.generators.pipelines.trial import check_repeatable, find_dependence
+from gentransforms.generators.pipelines.trial import check_repeatable, find_dependence, reads_alike
 from gentransforms.seeding import check_seeds
 from gentransforms.wording import name_type
 
@@ -39,7 +40,8 @@ class CalledPipeline(OffloadedGenerator):
     takes_prompt: bool
     together: str | None = None
     _prompt_to_pipe: bool
-    _pictures: bool  # whether it takes only PIL images
+    _pictures: bool  # whether it is given PIL images
+    _forms_tried: bool = False  # whether it is known to read tensors as it reads PIL images, or not to
     _repeatable: bool = False  # whether it is known to make an image again
 
     def _prepare(self) -> None:
@@ -82,7 +84,7 @@ class CalledPipeline(OffloadedGenerator):
 
     def _call_twice(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
         """Return one image, the first of this pipeline, if the same one comes out again."""
-        made = self._call(condition, seeds)
+        made = self._try_forms(condition, seeds)
         self._once.clear()  # what it encoded is tried, too
         check_repeatable(lambda: self._call(condition, seeds), made, type(self.pipe).__name__, self.dtype)
         self._repeatable = bool(made.isfinite().all())  # a black image of a safety checker shows nothing
@@ -130,7 +132,8 @@ class CalledPipeline(OffloadedGenerator):
             if self._pictures:
                 return calls.call(self.pipe, make_rngs(seeds), self.image_size, self._as_pictures(arguments))
             try:
-                return calls.call(self.pipe, make_rngs(seeds), self.image_size, arguments)
+                with self._pixels_in_unit_range():
+                    return calls.call(self.pipe, make_rngs(seeds), self.image_size, arguments)
             except (TypeError, ValueError, AttributeError) as error:  # perhaps it takes only PIL images
                 if len(seeds) > 1 or not isinstance(arguments.get(self.roles.source or ""), Tensor):
                     raise
@@ -143,13 +146,46 @@ class CalledPipeline(OffloadedGenerator):
                 self._pictures = True
                 return made
 
+    def _try_forms(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+        """Return one image; find out whether the pipeline takes tensors, and reads them as it reads PIL images, or is given the latter.
+
+        Some take tensors for pixels that are normalised already, as the image encoders of unCLIP do.
+        """
+        made = self._call(condition, seeds)
+        if self._pictures or self._forms_tried or "images" not in condition or not made.isfinite().all():  # a black image shows nothing
+            return made
+        self._pictures = True
+        try:
+            other = self._call(condition, seeds)
+        except Exception as error:  # whatever a pipeline raises that takes no PIL images
+            if is_out_of_memory(error):
+                raise
+            other = None
+        finally:
+            self._pictures = False
+        self._forms_tried = True
+        if other is None or reads_alike(made, other):
+            return made
+        whole = {name: (rows * 255).round() / 255 if name == "images" else rows for name, rows in condition.items()}
+        if not reads_alike(self._call(whole, seeds), other):
+            self._pictures = True
+            return other
+        return made
+
     def _as_pictures(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         roles = (role for role in (self.roles.source, self.roles.control) if role in arguments)
         return {**arguments, **{role: calls.to_pictures(arguments[role])[0] for role in roles if role is not None}}
 
+    def _pixels_in_unit_range(self) -> contextlib.AbstractContextManager[None]:
+        """Let the image processor of a depth estimator, to which a pipeline gives its source, take tensors in [0, 1]."""
+        processor = getattr(self.pipe, "feature_extractor", None)
+        if getattr(self.pipe, "depth_estimator", None) is None or processor is None:
+            return contextlib.nullcontext()
+        return priors.unit_range(processor)
+
     def _try_together(self) -> str:
         """Try two sources alone and together, in both orders, then two variants of one; return what goes together, and say so."""
-        images = torch.rand(2, 3, *self.image_size, generator=torch.Generator().manual_seed(0)).to(self.device)
+        images = torch.randint(0, 256, (2, 3, *self.image_size), generator=torch.Generator().manual_seed(0)).to(self.device) / 255
         given: dict[str, Any] = {"prompts": ["", "a"]} if self.takes_prompt else {}
         if self.condition == "maps":
             given["control_maps"] = images.flip(0)
@@ -161,7 +197,7 @@ class CalledPipeline(OffloadedGenerator):
         def make_variants(rows: Sequence[int]) -> Tensor:
             return self._call({name: value[[0] * len(rows)] for name, value in condition.items()}, seeds[list(rows)], True)
 
-        self._call({name: value[:1] for name, value in condition.items()}, seeds[:1])  # finds out whether it takes tensors
+        self._try_forms({name: value[:1] for name, value in condition.items()}, seeds[:1])
         reason = None
         if not self._pictures and not adapters.sees_by_adapter(self.pipe):
             reason = find_dependence(make_sources, "sources", name, self.dtype)

@@ -21,6 +21,7 @@ __all__ = [
     "call_options",
     "check_call_options",
     "find_roles",
+    "inner_pipelines",
     "one_source_at_a_time",
     "takes_image",
     "to_pictures",
@@ -164,7 +165,8 @@ def call(pipe: Any, rngs: list[torch.Generator], size: tuple[int, int], argument
             f"give image_size={tuple(found.shape[2:])}"
         )
     made: Tensor = found.float()
-    if name.startswith("Kandinsky") and not hasattr(pipe, "image_processor"):  # its tensors stay in [-1, 1]
+    # Tensors of Kandinsky's decoders without an image processor stay in [-1, 1]. Combined pipelines return those of the decoder inside.
+    if name.startswith("Kandinsky") and not hasattr(getattr(pipe, "decoder_pipe", pipe), "image_processor"):
         made = made / 2 + 0.5
     made = made.clamp(0, 1)
     flagged = getattr(result, "nsfw_content_detected", None) or getattr(result, "nsfw_detected", None)
@@ -195,15 +197,23 @@ def _freed_on_failure(pipe: Any) -> Iterator[None]:
         raise
 
 
+def inner_pipelines(pipe: Any) -> list[Any]:
+    """Return the pipelines inside a combined one, which hold its components and do its work."""
+    return [value for value in vars(pipe).values() if hasattr(value, "components") and hasattr(value, "progress_bar")]
+
+
 @contextlib.contextmanager
 def _quiet(pipe: Any) -> Iterator[None]:
-    """Hide the pipeline's progress bar: the caller's own covers more than one image."""
-    before = getattr(pipe, "_progress_bar_config", None)
-    pipe.set_progress_bar_config(**(before or {}) | {"disable": True})
+    """Hide the progress bars of a pipeline and of those inside it: the caller's own covers more than one image."""
+    several = [pipe, *inner_pipelines(pipe)]
+    before = [vars(each).get("_progress_bar_config") for each in several]
+    for each, own in zip(several, before, strict=True):
+        each._progress_bar_config = {**(own or {}), "disable": True}
     try:
         yield
     finally:
-        if before is None:
-            del pipe._progress_bar_config
-        else:
-            pipe._progress_bar_config = before
+        for each, own in zip(several, before, strict=True):
+            if own is None:
+                vars(each).pop("_progress_bar_config", None)
+            else:
+                each._progress_bar_config = own

@@ -29,9 +29,14 @@ def check_condition(condition: Any, needed: bool, pipeline: str, estimator: Any)
         WeightsError: if the condition is missing.
         ConfigError: if it is of no known kind, lacks its depth estimator, or is not needed.
     """
+    if not needed and condition is not None:
+        raise ConfigError(f"condition={condition!r}: {with_article(pipeline)} takes no control map")
+    if estimator is not None and condition != "depth":
+        raise ConfigError(
+            f"depth_estimator has no effect on {with_article(pipeline)} with condition={condition!r}: leave it out; a pipeline that has "
+            "one of its own uses that"
+        )
     if not needed:
-        if condition is not None:
-            raise ConfigError(f"condition={condition!r}: {with_article(pipeline)} takes no control map")
         return
     if condition is None:
         raise WeightsError(

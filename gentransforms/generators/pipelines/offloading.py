@@ -81,6 +81,7 @@ class OffloadedGenerator(CompiledGenerator):
     pipe: Any
     prior: Any
     depth_estimator: Any
+    _own_depth: bool  # whether that is the generator's own, beside the pipeline
     offload: str | None = None
     _offload_to: torch.device | None = None
     _once: Any
@@ -118,7 +119,7 @@ class OffloadedGenerator(CompiledGenerator):
         except (ImportError, ValueError, RuntimeError, AssertionError) as error:
             self._lift()
             raise ConfigError(f"offload={self.offload!r}: not possible on {self._offload_to} ({error}): leave offload out") from error
-        if self.depth_estimator is not None:
+        if self._own_depth:
             self.depth_estimator.to(self._offload_to)
 
     def _lift(self) -> None:

@@ -128,7 +128,7 @@ def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card:
         raise ConfigError(f"dtype={dtype}: load the generator with dtype={dtype} and save that; a pipeline is saved as it is")
     state.check_saveable(generator._networks())
     check_saved_whole(generator._networks())
-    has: dict[str, Any] = {"prior": generator.prior is not None, "depth": generator.depth_estimator is not None}
+    has: dict[str, Any] = {"prior": generator.prior is not None, "depth": generator._own_depth}
     has["settings"] = {"pipe": settings.read_settings(generator.pipe, generator._notes)}
     if generator.prior is not None:
         has["settings"]["prior"] = settings.read_settings(generator.prior, generator._prior_notes)
@@ -147,7 +147,7 @@ def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card:
     generator.pipe.save_pretrained(folder, safe_serialization=True)
     if generator.prior is not None:
         generator.prior.save_pretrained(folder / _PRIOR, safe_serialization=True)
-    if generator.depth_estimator is not None:
+    if generator._own_depth:
         generator.depth_estimator.save_pretrained(folder / control.DEPTH_FOLDER, safe_serialization=True)
         generator.depth_processor.save_pretrained(folder / control.DEPTH_FOLDER)
     (folder / hub.CONFIG_FILE).write_text(text + "\n")

@@ -12,7 +12,7 @@ from torch import Tensor
 from gentransforms.generators.diffusion import appearance
 from gentransforms.generators.pipelines.once import EncodeOnce
 
-__all__ = ["EMBEDDINGS", "embed", "embed_nothing", "reads_prompts"]
+__all__ = ["EMBEDDINGS", "embed", "embed_nothing", "reads_prompts", "unit_range"]
 
 EMBEDDINGS = ("image_embeds", "prompt_embeds", "pooled_prompt_embeds")
 
@@ -39,13 +39,13 @@ def embed(prior: Any, images: Tensor, texts: Sequence[str], size: tuple[int, int
         return {"image_embeds": encoder(pixels.to(encoder.dtype)).image_embeds}
     seen = images if len(images) else torch.zeros(1, 3, *size)
     given = [{"prompt": text} for text in texts or [""]] if reads_prompts(prior) else [{}] * len(seen)
-    with _unit_range(prior.feature_extractor):
+    with unit_range(prior.feature_extractor):
         made = [prior(seen[i : i + 1], **text) for i, text in enumerate(given)]
     return {name: torch.cat([output[name] for output in made])[: len(images)] for name in EMBEDDINGS[1:]}
 
 
 @contextlib.contextmanager
-def _unit_range(processor: Any) -> Iterator[None]:
+def unit_range(processor: Any) -> Iterator[None]:
     """Let an image processor of transformers take tensors in [0, 1] inside the context: by default it divides them by 255."""
     before = processor.do_rescale
     processor.do_rescale = False

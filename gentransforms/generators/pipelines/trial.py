@@ -10,7 +10,7 @@ from torch import Tensor
 from gentransforms.errors import GeneratorError
 from gentransforms.generators.held import is_out_of_memory
 
-__all__ = ["check_repeatable", "find_dependence"]
+__all__ = ["check_repeatable", "find_dependence", "reads_alike"]
 
 # In types with fewer bits than float32, where rounding grows from step to step. It has no direction, so that it changes the mean of an
 # image far less than its pixels: no more than half a step of 8 bits.
@@ -73,6 +73,15 @@ def check_repeatable(make: Callable[[], Tensor], expected: Tensor, pipeline: str
             f"{pipeline} makes another image of the same source and rng with each call: something in it draws from torch's global random "
             "state, or remembers earlier calls; build the generator from a pipeline without it"
         )
+
+
+def reads_alike(by_tensor: Tensor, by_picture: Tensor) -> bool:
+    """Return whether a pipeline made the same image of a tensor and of a PIL image, up to how it resizes and rounds each of them.
+
+    One that takes tensors for something else than pixels in [0, 1], such as normalised ones, makes quite another image.
+    """
+    difference = (by_tensor - by_picture).nan_to_num().abs()
+    return bool(difference.mean() <= _ROUNDING and difference.max() <= 10 * _ROUNDING)
 
 
 def _agree(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:

@@ -115,7 +115,9 @@ class PipelineVariation(CalledPipeline):
         }
         for name in sorted(networks, key=lambda name: name not in ("unet", "transformer")):  # first the one whose dtype is the generator's
             self.add_module(name, networks[name])
-        self.add_module("depth_estimator", estimator)
+        self._own_depth = estimator is not None
+        if "depth_estimator" not in networks:  # some pipelines have one of their own
+            self.add_module("depth_estimator", estimator)
         self._check_prompt(prompt)
         self.prompt, self.fields = prompt, texts.template_fields(prompt)
         self.inputs = (*self.required_inputs, *(["prompts"] if self.takes_prompt else []))
@@ -191,7 +193,7 @@ class PipelineVariation(CalledPipeline):
         }
         generator = cls(pipe, prior=prior, depth_estimator=depth_estimator, cache=cache, **given, **options)
         generator._set_license(read_own_license(pipe))
-        parts = {"the prior": prior, "the depth model": generator.depth_estimator}
+        parts = {"the prior": prior, "the depth model": generator.depth_estimator if generator._own_depth else None}
         generator._part_licenses = {what: read_own_license(part).name for what, part in parts.items() if part is not None}
         return generator
 
@@ -259,7 +261,7 @@ class PipelineVariation(CalledPipeline):
         parts = {"components": settings.describe(self.pipe, self._notes)}
         if self.prior is not None:
             parts["prior_components"] = settings.describe(self.prior, self._prior_notes)
-        if self.depth_estimator is not None:
+        if self._own_depth:
             parts["components"] |= {name: describe_part(getattr(self, name)) for name in ("depth_estimator", "depth_processor")}
         return self._own_options() | parts | ({"state": found} if found else {})
 
@@ -383,6 +385,10 @@ class PipelineVariation(CalledPipeline):
             if steps and (mode := self._init_config.get("compile", False)):
                 check_denoiser(part, value, mode)
             self._lift()
+            for inner in calls.inner_pipelines(pipe):
+                for name_inside, held in inner.components.items():
+                    if held is getattr(pipe, part):
+                        setattr(inner, name_inside, value)
             setattr(pipe, part, value)  # whose call makes the images
             self._once.clear()
             if steps:
