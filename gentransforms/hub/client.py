@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gentransforms.errors import BankError, GentransformsError, WeightsError
+from gentransforms.hub.replaced import replaced_patterns
 
 __all__ = ["DATASET", "MODEL", "Kind", "bars_on_a_terminal", "hub_errors", "is_repository", "sha256", "upload", "upload_one_by_one"]
 
@@ -84,7 +85,8 @@ def upload(
 ) -> str:
     """Create the repository if absent, upload what `save` writes into a folder, and return the commit's address.
 
-    Repository and branch are checked first, because `save` may write for hours.
+    Repository and branch are checked first, because `save` may write for hours. Weights in a folder of the repository that those in
+    the same folder here replace, such as their shards of before, are deleted in the same commit; other files stay.
 
     Args:
         save: called with an empty folder.
@@ -101,6 +103,7 @@ def upload(
     api = _open_repository(repo_id, kind, private, token, revision)
     with tempfile.TemporaryDirectory() as directory, bars_on_a_terminal():
         save(Path(directory))
+        written = [path.relative_to(directory).as_posix() for path in Path(directory).rglob("*") if path.is_file()]
         with _upload_errors(kind, repo_id):
             commit = api.upload_folder(
                 repo_id=repo_id,
@@ -108,6 +111,7 @@ def upload(
                 folder_path=directory,
                 revision=revision,
                 commit_message=commit_message or _MESSAGE,
+                delete_patterns=replaced_patterns(written) or None,
             )
     return str(commit.commit_url)
 

@@ -112,9 +112,9 @@ class PretrainedDiffusion(DiffusionGenerator):
             options["saved_licenses"] = dict(self._part_licenses)
         if self.kind == "ip-adapter":
             options["ip_adapter"] = True
-        directory = local_path(directory, "directory")
-        saving.write(self, directory, options, dtype, card or {}, self._adapter_file)
-        self._save_parts(directory, dtype)
+        with saving.replacing(local_path(directory, "directory")) as folder:
+            saving.write(self, folder, options, dtype, card or {}, self._adapter_file)
+            self._save_parts(folder, dtype)
 
     @classmethod
     def _check_saved(cls, source: hub.Source, options: Mapping[str, Any]) -> None:

@@ -142,13 +142,13 @@ def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card:
         raise ConfigError(
             f"options {generator.options!r} cannot be written as JSON ({error}): use numbers, strings, lists, dicts"
         ) from error
-    page, folder = model_card(generator, card), local_path(directory, "directory")
-    folder.mkdir(parents=True, exist_ok=True)
-    generator.pipe.save_pretrained(folder, safe_serialization=True)
-    if generator.prior is not None:
-        generator.prior.save_pretrained(folder / _PRIOR, safe_serialization=True)
-    if generator._own_depth:
-        generator.depth_estimator.save_pretrained(folder / control.DEPTH_FOLDER, safe_serialization=True)
-        generator.depth_processor.save_pretrained(folder / control.DEPTH_FOLDER)
-    (folder / hub.CONFIG_FILE).write_text(text + "\n")
-    (folder / hub.CARD_FILE).write_text(page, encoding="utf-8")
+    page = model_card(generator, card)
+    with saving.replacing(local_path(directory, "directory")) as folder:
+        generator.pipe.save_pretrained(folder, safe_serialization=True)
+        if generator.prior is not None:
+            generator.prior.save_pretrained(folder / _PRIOR, safe_serialization=True)
+        if generator._own_depth:
+            generator.depth_estimator.save_pretrained(folder / control.DEPTH_FOLDER, safe_serialization=True)
+            generator.depth_processor.save_pretrained(folder / control.DEPTH_FOLDER)
+        (folder / hub.CONFIG_FILE).write_text(text + "\n")
+        (folder / hub.CARD_FILE).write_text(page, encoding="utf-8")
