@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from gentransforms.errors import ConfigError
 from gentransforms.generators.diffusion.describe import describe_pipeline
 
-__all__ = ["Notes", "check_watermark", "describe", "read_settings", "restore_settings", "watched"]
+__all__ = ["Notes", "check_watermark", "describe", "describe_processor", "read_settings", "restore_settings", "watched"]
 
 # They decide only about warnings.
 _SILENT = {"requires_safety_checker"}
+# What a call reads of a tokenizer beside its vocabulary.
+_TOKENIZER = ("chat_template", "padding_side", "truncation_side")
+# Entries of a processor's settings that name versions, classes and places.
+_NAMES = re.compile("^_|_type$|_class$|version|name_or_path|auto_map|^(device|return_tensors|disable_grouping)$")
 _PLAIN = bool | int | float | str | None
 
 
@@ -75,7 +81,41 @@ def watched(pipe: Any, notes: Notes) -> Iterator[None]:
 def describe(pipe: Any, notes: Notes) -> dict[str, Any]:
     """Describe everything but the weights that determines a pipeline's images: its components, and what `read_settings` finds."""
     described = describe_pipeline(pipe, {})
+    for name, part in pipe.components.items():
+        if found := describe_processor(part):
+            described[name] = described.get(name, {}) | {"settings": found}
     return described | {"pipeline": described["pipeline"] | read_settings(pipe, notes)}
+
+
+def describe_processor(part: Any) -> dict[str, Any]:
+    """Return what a pipeline's call reads of an image processor, or of a tokenizer beside its vocabulary; empty for other parts.
+
+    Places, versions and names of classes and files are left out, and so is what is None.
+    """
+    if hasattr(part, "get_vocab"):
+        found = {name: getattr(part, name, None) for name in _TOKENIZER}
+    elif hasattr(part, "config") or not hasattr(part, "to_dict"):
+        return {}
+    else:
+        found = {name: value for name, value in part.to_dict().items() if not _NAMES.search(str(name))}
+        for name in ("tokenizer", "image_processor", "chat_template"):  # inside a processor of texts and images
+            inner = getattr(part, name, None)
+            if inner is not None:
+                found[name] = inner if name == "chat_template" else describe_processor(inner)
+    plain: dict[str, Any] = _without_none(found)
+    return plain
+
+
+def _without_none(value: Any) -> Any:
+    """Return settings of a processor in types that JSON can store, as they are after saving and loading too."""
+    if isinstance(value, Mapping) or hasattr(value, "keys"):
+        pairs = {str(name): _without_none(value[name]) for name in value.keys()}  # noqa: SIM118
+        return {name: inner for name, inner in pairs.items() if inner is not None and not _NAMES.search(name)}
+    if isinstance(value, list | tuple):
+        return [_without_none(inner) for inner in value]
+    if isinstance(value, Enum):
+        return value.value
+    return value if isinstance(value, _PLAIN) else type(value).__name__
 
 
 def read_settings(pipe: Any, notes: Notes | None = None) -> dict[str, Any]:

@@ -262,7 +262,9 @@ class PipelineVariation(CalledPipeline):
         if self.prior is not None:
             parts["prior_components"] = settings.describe(self.prior, self._prior_notes)
         if self._own_depth:
-            parts["components"] |= {name: describe_part(getattr(self, name)) for name in ("depth_estimator", "depth_processor")}
+            own = {name: describe_part(getattr(self, name)) for name in ("depth_estimator", "depth_processor")}
+            own["depth_processor"]["settings"] = settings.describe_processor(self.depth_processor)
+            parts["components"] |= own
         return self._own_options() | parts | ({"state": found} if found else {})
 
     def _read_state(self) -> dict[str, Any]:
