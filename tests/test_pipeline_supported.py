@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import tiny_diffusion
 import tiny_pipelines
+import torch
 
 import gentransforms as gt
-from gentransforms.errors import WeightsError
+from gentransforms.errors import ConfigError, WeightsError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -101,3 +102,60 @@ class TestInpainting:
             gt.PipelineVariation.from_pipeline(pipe)
         with pytest.raises(WeightsError, match=r"FluxImg2ImgPipeline has a network for inpainting"):
             gt.PipelineVariation.from_pipeline(FluxImg2ImgPipeline(**pipe.components))
+
+
+class TestCasting:
+    def test_weights_that_are_stored_in_another_dtype(self) -> None:
+        pipe = tiny_pipelines.img2img()
+        pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+        with pytest.raises(ConfigError, match=r"unet stores weights as torch\.float8_e4m3fn.*without it.*quantised"):
+            gt.PipelineVariation.from_pipeline(pipe)
+
+    def test_after_the_generator_was_built(self) -> None:
+        generator = gt.PipelineVariation.from_pipeline(tiny_pipelines.img2img())
+        generator.pipe.vae.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
+        with pytest.raises(ConfigError, match=r"vae stores weights as torch\.bfloat16"):
+            generator.fingerprint()
+
+
+def with_an_adapter(channels: int) -> Any:
+    from diffusers import StableDiffusionAdapterPipeline, T2IAdapter
+
+    parts = base() | {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    torch.manual_seed(8)
+    adapter = T2IAdapter(in_channels=channels, channels=[32], num_res_blocks=1, downscale_factor=4, adapter_type="full_adapter")
+    pipe = StableDiffusionAdapterPipeline(**parts, adapter=adapter.eval())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.filterwarnings("ignore:The decode_latents method is deprecated:FutureWarning")
+class TestControlMaps:
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_have_the_channels_that_an_adapter_takes(self, channels: int) -> None:
+        pipe, maps = with_an_adapter(channels), torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+        generator = gt.PipelineVariation.from_pipeline(pipe, prompt="a", condition="maps", num_inference_steps=2, image_size=32)
+        images, seeds = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([3, 4])
+        made = generator(images, seeds, control_maps=maps)
+        for i in range(2):
+            given = {"image": maps[i : i + 1].expand(-1, channels, -1, -1), "generator": torch.Generator().manual_seed(int(seeds[i]))}
+            with torch.no_grad():
+                expected = pipe("a", height=32, width=32, num_inference_steps=2, output_type="np", **given).images
+            assert (made[i] - torch.from_numpy(expected[0]).permute(2, 0, 1)).abs().max() <= 1e-4
+
+    def test_in_colours_for_an_adapter_of_one_channel(self) -> None:
+        generator = gt.PipelineVariation.from_pipeline(with_an_adapter(1), condition="maps", num_inference_steps=2, image_size=32)
+        with pytest.raises(ConfigError, match=r"three channels that differ, and the T2IAdapter takes one: give grey maps"):
+            generator.encode(torch.rand(1, 3, 32, 32), control_maps=torch.rand(1, 3, 32, 32))
+
+    def test_of_several_networks_at_once_are_refused(self) -> None:
+        from diffusers import MultiAdapter, StableDiffusionControlNetPipeline
+
+        pipe = with_an_adapter(3)
+        pipe.adapter = MultiAdapter([pipe.adapter, pipe.adapter])
+        with pytest.raises(WeightsError, match=r"has a MultiAdapter, whose networks take a control map each"):
+            gt.PipelineVariation.from_pipeline(pipe, condition="maps")
+        parts = base() | {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        nets = [tiny_diffusion.controlnet(parts["unet"])] * 2
+        with pytest.raises(WeightsError, match=r"has a MultiControlNetModel"):
+            gt.PipelineVariation.from_pipeline(StableDiffusionControlNetPipeline(**parts, controlnet=nets), condition="maps")

@@ -188,7 +188,7 @@ class CalledPipeline(OffloadedGenerator):
         images = torch.randint(0, 256, (2, 3, *self.image_size), generator=torch.Generator().manual_seed(0)).to(self.device) / 255
         given: dict[str, Any] = {"prompts": ["", "a"]} if self.takes_prompt else {}
         if self.condition == "maps":
-            given["control_maps"] = images.flip(0)
+            given["control_maps"] = images.flip(0)[:, :1]  # grey, which every network takes
         condition, seeds, name = self.encode(images, **given), torch.tensor([1, 2]), type(self.pipe).__name__
 
         def make_sources(rows: Sequence[int]) -> Tensor:

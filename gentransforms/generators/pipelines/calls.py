@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -154,6 +155,8 @@ def call(pipe: Any, rngs: list[torch.Generator], size: tuple[int, int], argument
     found: Any = getattr(result, "images", None)
     if isinstance(found, list) and found and all(isinstance(image, Tensor) for image in found):
         found = torch.stack(found)
+    if isinstance(found, np.ndarray) and found.ndim == 4 and found.shape[3] == 3:  # whatever was asked for, as T2I-Adapter's pipeline
+        found = torch.from_numpy(found).permute(0, 3, 1, 2).to(getattr(pipe, "_execution_device", pipe.device))
     if not isinstance(found, Tensor) or found.ndim != 4 or found.shape[1] != 3:
         kind = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else name_type(found)
         raise GeneratorError(f"{name} returned {kind} as images: expected a tensor (B, 3, h, w)")

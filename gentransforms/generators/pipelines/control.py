@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.diffusion import conditions, loading
 from gentransforms.generators.diffusion.controlled import DEPTH_MODEL
+from gentransforms.generators.identity import uncompiled
 from gentransforms.hub import models as hub
 from gentransforms.wording import with_article
 
-__all__ = ["CONDITIONS", "DEPTH_FOLDER", "check_condition", "control_maps", "load_depth"]
+__all__ = ["CONDITIONS", "DEPTH_FOLDER", "check_condition", "control_maps", "load_depth", "with_channels"]
 
 CONDITIONS = ("canny", "depth", "maps")
 DEPTH_FOLDER = "depth_estimator"  # in the folder of a saved generator
@@ -73,6 +74,23 @@ def control_maps(condition: Any, images: Tensor, estimator: Any, processor: Any,
     if condition == "maps":
         return conditions.given_maps(given, images.shape[-2:], len(images)).to(images)
     return conditions.run_callable(condition, images)
+
+
+def with_channels(pipe: Any, maps: Tensor) -> Tensor:
+    """Return control maps (B, 3, h, w) with as many channels as a pipeline's control network takes: (B, 1, h, w) for some T2I-Adapters.
+
+    Raises:
+        ConfigError: if the network takes one channel, and the maps are coloured.
+    """
+    network = next((part for name in ("adapter", "controlnet") if (part := uncompiled(getattr(pipe, name, None))) is not None), None)
+    taken = getattr(network, "config", {}).get("in_channels" if "Adapter" in type(network).__name__ else "conditioning_channels", 3)
+    if taken != 1:
+        return maps
+    if not (maps == maps[:, :1]).all():
+        raise ConfigError(
+            f"condition: the control maps have three channels that differ, and the {type(network).__name__} takes one: give grey maps"
+        )
+    return maps[:, :1]
 
 
 def load_depth(

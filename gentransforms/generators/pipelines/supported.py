@@ -1,16 +1,19 @@
-"""Refuse pipelines of diffusers whose images would be wrong or of another size, and say what to use in their place."""
+"""Refuse pipelines of diffusers that a generator cannot call, or whose images would be wrong, and say what to use in their place."""
 
 from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from gentransforms.errors import WeightsError
+from torch import nn
+
+from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.identity import uncompiled
 from gentransforms.wording import with_article
 
-__all__ = ["check_supported", "needs_a_mask"]
+__all__ = ["check_casting", "check_supported", "needs_a_mask"]
 
 _CODERS = ("vae", "movq", "vqvae")
 _ENLARGES = re.compile("Upscale|SuperResolution")
@@ -35,11 +38,35 @@ def check_supported(pipe: Any) -> None:
             "return tensors in other ranges than [0, 1]: use a pipeline on latents, such as the image-to-image pipelines of Stable "
             "Diffusion, SDXL or FLUX, or StableDiffusionVariation, which starts from the image's embedding"
         )
+    for part in ("controlnet", "adapter"):
+        kind = type(getattr(pipe, part, None)).__name__
+        if "MultiControlNet" in kind or "MultiAdapter" in kind:
+            raise WeightsError(
+                f"{with_article(name)} has {with_article(kind)}, whose networks take a control map each, and a generator makes one: "
+                "give the pipeline a single network"
+            )
     if "Img2Img" in name and needs_a_mask(pipe):
         raise WeightsError(
             f"{with_article(name)} has a network for inpainting, which reads a mask beside the image: "
             "use the repository of the base model, which was not trained for inpainting"
         )
+
+
+def check_casting(networks: Mapping[str, nn.Module]) -> None:
+    """Raise for weights that are stored in a dtype and computed in another, by hooks that can be neither copied nor pickled.
+
+    Raises:
+        ConfigError: naming the network, and what saves memory too.
+    """
+    for name, network in networks.items():
+        for module in network.modules():
+            hook = getattr(vars(module).get("_diffusers_hook"), "hooks", {}).get("layerwise_casting")
+            if hook is not None:
+                raise ConfigError(
+                    f"{name} stores weights as {hook.storage_dtype} (enable_layerwise_casting), by hooks with which a generator can be "
+                    "neither copied nor pickled: load the pipeline without it; where memory is short, give quantised parts "
+                    "(quantization_config=), dtype=torch.bfloat16 or offload='model'"
+                )
 
 
 def needs_a_mask(pipe: Any) -> bool:

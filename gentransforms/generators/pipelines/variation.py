@@ -23,7 +23,7 @@ from gentransforms.generators.pipelines.caching import check_cache
 from gentransforms.generators.pipelines.called import CalledPipeline
 from gentransforms.generators.pipelines.compiling import check_compiling, check_denoiser, compile_denoiser, denoisers
 from gentransforms.generators.pipelines.safeguards import describe_safeguards
-from gentransforms.generators.pipelines.supported import check_supported
+from gentransforms.generators.pipelines.supported import check_casting, check_supported
 from gentransforms.images import fit
 from gentransforms.surroundings import isolate_loading
 from gentransforms.wording import name_type
@@ -277,6 +277,7 @@ class PipelineVariation(CalledPipeline):
                     )
             if getattr(pipe, "scheduler", None) is not None:
                 state.check_scheduler(f"{name}scheduler", pipe.scheduler)
+        check_casting(self._networks())
         return state.read_state(self._networks(), strict=False)
 
     def _own_options(self) -> dict[str, Any]:
@@ -305,7 +306,7 @@ class PipelineVariation(CalledPipeline):
 
         Returns:
             A dict with ``images`` (B, 3, h, w) float32 at the generator's size, if the pipeline takes images; ``control``
-            (B, 3, h, w), if it takes a control map; the embeddings of the prior, if it has one; and ``prompts`` (B, L) uint8, the
+            (B, 3 or 1, h, w), if it takes a control map; the embeddings of the prior, if it has one; and ``prompts`` (B, L) uint8, the
             UTF-8 bytes of each prompt, padded with zeros, if prompts differ between images.
 
         Raises:
@@ -333,7 +334,8 @@ class PipelineVariation(CalledPipeline):
                 condition["images"] = seen
             if self.roles.control:
                 estimator, processor = self.depth_estimator, self.depth_processor
-                condition["control"] = control.control_maps(self.condition, seen, estimator, processor, control_maps)
+                maps = control.control_maps(self.condition, seen, estimator, processor, control_maps)
+                condition["control"] = control.with_channels(self.pipe, maps)
         if lines is not None and self._prompt_to_pipe:
             condition["prompts"] = texts.to_bytes(lines).to(self.device)
         return condition
