@@ -183,6 +183,36 @@ class TestInTheFingerprint:
         given = gt.StableDiffusionVariation.from_pipeline(adapted(), ip_adapter_scale=0.3, **FAST)
         assert given.fingerprint() == variation(adapted(0.3)).fingerprint() != variation(adapted(0.4)).fingerprint()
 
+    def test_the_way_a_scheduler_came_does_not_count(self, tmp_path: Path) -> None:
+        from diffusers import DDIMScheduler
+
+        pipe, other = tiny.variation(), tiny.variation()
+        scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+        other.scheduler = scheduler
+        given, own = gt.StableDiffusionVariation.from_pipeline(pipe, scheduler=scheduler, **FAST), variation(other)
+        assert torch.equal(given(photos(), SEEDS), own(photos(), SEEDS))
+        assert given.fingerprint() == own.fingerprint() != variation(tiny.variation()).fingerprint()
+        for i, generator in enumerate((given, own)):
+            generator.save_pretrained(tmp_path / str(i))
+            again = gt.load_generator(tmp_path / str(i))
+            assert type(again.scheduler) is DDIMScheduler
+            assert again.fingerprint() == given.fingerprint()
+        replaced = variation(tiny.variation())
+        replaced.scheduler = scheduler
+        assert replaced.fingerprint() == given.fingerprint()
+
+    def test_a_scheduler_that_rewrites_its_configuration(self) -> None:
+        """DPM-Solver single-step does, when it sets its timesteps."""
+        import tiny_pipelines
+        from diffusers import DPMSolverSinglestepScheduler
+
+        pipe = tiny_pipelines.img2img()
+        pipe.scheduler = DPMSolverSinglestepScheduler.from_config(pipe.scheduler.config)
+        generator = gt.PipelineVariation.from_pipeline(pipe, strength=0.5, num_inference_steps=4)
+        before = generator.fingerprint()
+        generator(photos(), SEEDS)
+        assert generator.fingerprint() == before
+
     def test_zeros_for_an_empty_prompt(self) -> None:
         pipes = [tiny.stable_diffusion_xl() for _ in range(2)]
         for pipe, zeros in zip(pipes, (True, False), strict=True):

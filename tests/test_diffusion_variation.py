@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -129,6 +130,38 @@ class TestAgreementVariation:
             assert generator.guidance_scale == defaults["guidance_scale"].default
             assert generator.scheduler.config == pipe.scheduler.config
             assert generator.image_size == (32, 32)
+
+
+class TestStockDefaults:
+    """Those of the pipeline given, not of the one whose prompt encoding is used for it."""
+
+    def test_of_a_latent_consistency_model(self, tmp_path: Path) -> None:
+        parts = tiny.stable_diffusion(time_cond_proj_dim=16).components
+        pipe = diffusers.LatentConsistencyModelPipeline(**parts, requires_safety_checker=False)
+        options: dict[str, Any] = {"controlnet": tiny.controlnet(pipe.unet)}
+        generator = gt.ControlNetVariation.from_pipeline(pipe, **options)
+        assert (generator.num_inference_steps, generator.guidance_scale) == (4, 8.5)
+        again = gt.ControlNetVariation.from_pipeline(generator.pipe, **options)
+        assert again.fingerprint() == generator.fingerprint()
+        pipe.save_pretrained(tmp_path / "stock")
+        loaded = gt.ControlNetVariation.from_pretrained(tmp_path / "stock", **options)
+        assert loaded.fingerprint() == generator.fingerprint()
+        paper = gt.ControlNetVariation.from_pretrained(tmp_path / "stock", preset="paper", dtype=torch.float32, **options)
+        assert (paper.num_inference_steps, paper.guidance_scale) == (10, 10.0)
+        generator.save_pretrained(tmp_path / "saved")
+        assert gt.load_generator(tmp_path / "saved").fingerprint() == generator.fingerprint()
+
+    @each_value(name=["StableDiffusionImg2ImgPipeline", "StableDiffusionControlNetPipeline", "StableDiffusionXLControlNetPipeline"])
+    def test_of_every_other_kind(self, name: str) -> None:
+        import inspect
+
+        from gentransforms.generators.diffusion.loading import BASES, stock_defaults
+
+        kind = getattr(diffusers, name)
+        defaults = inspect.signature(kind.__call__).parameters
+        assert name in BASES
+        expected = (defaults["num_inference_steps"].default, defaults["guidance_scale"].default)
+        assert stock_defaults(kind.__new__(kind)) == expected == ((50, 5.0) if "XL" in name else (50, 7.5))
 
 
 class TestAgreementIPAdapter:

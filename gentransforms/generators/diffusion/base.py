@@ -22,7 +22,7 @@ from gentransforms.generators.diffusion.faster.execution import (
     uses_cuda_graphs,
 )
 from gentransforms.generators.diffusion.faster.steps import Step, check_guided, check_interval, plan_steps
-from gentransforms.generators.diffusion.loading import rebuild
+from gentransforms.generators.diffusion.loading import rebuild, stock_defaults
 from gentransforms.generators.diffusion.options import check_count, check_number, image_size, keyword_options, with_preset
 from gentransforms.generators.diffusion.prompts.encoding import check_prompts, encode_prompts, takes_prompts
 from gentransforms.generators.diffusion.prompts.shared import SharedConditions
@@ -33,14 +33,6 @@ from gentransforms.seeding import check_seeds
 from gentransforms.wording import name_type
 
 __all__ = ["DiffusionGenerator"]
-
-# Number of steps and guidance of the stock pipelines.
-_DEFAULTS = {
-    "StableUnCLIPImg2ImgPipeline": (20, 10.0),
-    "StableDiffusionImageVariationPipeline": (50, 7.5),
-    "StableDiffusionXLPipeline": (50, 5.0),
-    "StableDiffusionPipeline": (50, 7.5),
-}
 
 
 class DiffusionGenerator(SharedConditions):
@@ -64,7 +56,7 @@ class DiffusionGenerator(SharedConditions):
         state.check_networks(self._networks())
         fit.check_parts(self.pipe, self.kind)
         state.check_scheduler("scheduler", self.pipe.scheduler)
-        steps, guidance = _DEFAULTS[type(self.pipe).__name__]
+        steps, guidance = stock_defaults(pipe)
         self.num_inference_steps = check_count("num_inference_steps", given.get("num_inference_steps", steps))
         self.guidance_scale = check_number("guidance_scale", given.get("guidance_scale", guidance), 0)
         self.eta = check_number("eta", given.get("eta", 0.0), 0, 1)
@@ -120,7 +112,7 @@ class DiffusionGenerator(SharedConditions):
         return self._options() | self._found_compiled() | parts | ({"state": found} if found else {})
 
     def _options(self) -> dict[str, Any]:
-        """Return the options as they are now, JSON-able: what `save_pretrained` writes."""
+        """Return the options as they are now, JSON-able: what `save_pretrained` writes, besides the scheduler."""
         options = {
             "num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale, "eta": self.eta,
             "image_size": list(self.image_size), "prompt": self.prompt, "negative_prompt": self.negative_prompt,
@@ -136,9 +128,12 @@ class DiffusionGenerator(SharedConditions):
             options["foreground_bounds"] = list(self.foreground_bounds)
         if self.kind == "ip-adapter":
             options["ip_adapter_scale"] = state.ip_adapter_scale(self.unet)
-        if describe_part(self.scheduler) != describe_part(self.pipe.scheduler):
-            options["scheduler"] = describe_part(self.scheduler)
         return {name: value for name, value in options.items() if value is not None}
+
+    def _saved_scheduler(self) -> dict[str, Any]:
+        """Return the option `scheduler` if it is not the pipeline's own; `config` has it among the components, wherever it came from."""
+        own = describe_part(self.scheduler)
+        return {} if own == describe_part(self.pipe.scheduler) else {"scheduler": own}
 
     def _described_parts(self) -> dict[str, Any]:
         """Return the parts that are not the pipeline's own and whose configuration affects the images."""

@@ -40,7 +40,10 @@ def describe_part(part: Any) -> dict[str, Any]:
     if not hasattr(part, "config"):
         return {name: _plain(getattr(part, name)) for name in _PROCESSOR if getattr(part, name, None) is not None}
     config = part.config.to_dict() if hasattr(part.config, "to_dict") else dict(part.config)
-    return {"_class_name": type(part).__name__} | copy.deepcopy(_kept(config))
+    kind = type(part).__name__
+    if kind == "DPMSolverSinglestepScheduler" and config.get("final_sigmas_type") == "zero":
+        config |= {"lower_order_final": True}  # its set_timesteps says so in its configuration, from the first use on
+    return {"_class_name": kind} | copy.deepcopy(_kept(config))
 
 
 def _kept(config: Mapping[str, Any]) -> dict[str, Any]:

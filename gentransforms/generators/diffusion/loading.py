@@ -24,7 +24,7 @@ from gentransforms.wording import name_type, with_article
 __all__ = [
     "BASES",
     "add_ip_adapter", "add_lora", "load_part", "load_pipeline", "load_processor", "load_vae", "pipeline_class", "rebuild",
-    "vae_place",
+    "stock_defaults", "vae_place",
 ]  # fmt: skip
 
 # Pipelines whose components the sampling loop knows, and the one whose prompt encoding is used for them.
@@ -257,7 +257,24 @@ def rebuild(pipe: Any, **changes: Any) -> Any:
     built.register_modules(scheduler=parts["scheduler"])
     for name, config in configs.items():
         parts[name]._internal_dict = config
+    built._rebuilt_from = _kind(pipe)
     return built
+
+
+def stock_defaults(pipe: Any) -> tuple[int, float]:
+    """Return the number of steps and the guidance scale that a call of a pipeline, or of the one it was rebuilt from, has by default.
+
+    Example:
+        >>> from diffusers import LatentConsistencyModelPipeline
+        >>> stock_defaults(LatentConsistencyModelPipeline.__new__(LatentConsistencyModelPipeline))
+        (4, 8.5)
+    """
+    parameters = inspect.signature(_kind(pipe).__call__).parameters
+    return int(parameters["num_inference_steps"].default), float(parameters["guidance_scale"].default)
+
+
+def _kind(pipe: Any) -> Any:
+    return vars(pipe).get("_rebuilt_from", type(pipe))
 
 
 def _place(source: hub.Source) -> str:

@@ -107,7 +107,7 @@ class PretrainedDiffusion(DiffusionGenerator):
         """
         check_saveable(self._networks())
         here = {"components": None} | self._found_compiled()  # of this process
-        options = {name: value for name, value in self.config.items() if name not in here} | self._saved_extra()
+        options = {name: value for name, value in self.config.items() if name not in here} | self._saved_scheduler() | self._saved_extra()
         if self._part_licenses:
             options["saved_licenses"] = dict(self._part_licenses)
         if self.kind == "ip-adapter":
