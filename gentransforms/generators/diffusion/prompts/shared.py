@@ -15,7 +15,7 @@ from gentransforms.generators.diffusion.prompts.stamps import Stamp, describe_to
 
 __all__ = ["SharedConditions"]
 
-_PREFIX, _STAMP = "_shared_", "_shared_stamp"
+_PREFIX = "_shared_"
 
 
 class SharedConditions(CompiledGenerator):
@@ -31,6 +31,12 @@ class SharedConditions(CompiledGenerator):
     prompt: str
     negative_prompt: str | None
 
+    _shared_stamp: Stamp | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shared_stamp = None
+
     @property
     @abstractmethod
     def guided(self) -> bool:
@@ -39,7 +45,7 @@ class SharedConditions(CompiledGenerator):
     def _shared(self) -> dict[str, Tensor]:
         """Return the conditions that do not depend on the image, one row each."""
         now = self._stamp()
-        if not same(vars(self).get(_STAMP), now):
+        if not same(self._shared_stamp, now):
             self._forget_shared()
             found = encode_prompts(self.pipe, [self.prompt], self.negative_prompt, self.guided)
             negative = appearance.negative_embeds(self.pipe, self.kind) if self.guided else None
@@ -47,7 +53,7 @@ class SharedConditions(CompiledGenerator):
                 found["negative_embeds"] = negative
             for name, value in found.items():
                 self.register_buffer(_PREFIX + name, value.detach().to(self.dtype), persistent=False)
-            vars(self)[_STAMP] = now
+            self._shared_stamp = now
         return {name.removeprefix(_PREFIX): self._buffers[name] for name in self._shared_names()}  # type: ignore[misc]
 
     def _stamp(self) -> Stamp:
@@ -64,7 +70,7 @@ class SharedConditions(CompiledGenerator):
         return [name for name in self._buffers if name.startswith(_PREFIX)]
 
     def _forget_shared(self) -> None:
-        vars(self).pop(_STAMP, None)
+        self._shared_stamp = None
         for name in self._shared_names():
             delattr(self, name)
 
@@ -75,26 +81,26 @@ class SharedConditions(CompiledGenerator):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         # A move to another device changes the stamp and not the values; one to another dtype and back changes the values alone.
-        old, before = vars(self).get(_STAMP), None if _STAMP not in vars(self) else self._stamp()
+        old = self._shared_stamp
+        before = None if old is None else self._stamp()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if before is not None:
             after = self._stamp()
             if same(old, before) and _dtypes(before) == _dtypes(after):
-                vars(self)[_STAMP] = after
+                self._shared_stamp = after
             else:
                 self._forget_shared()
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        if _STAMP in state:  # of these weights, not of the copy's
-            state[_STAMP] = same(state[_STAMP], self._stamp())
+        # A stamp is of these weights: a copy makes its own, if this one holds.
+        state["_shared_stamp"] = self._shared_stamp is not None and same(self._shared_stamp, self._stamp())
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if vars(self).pop(_STAMP, False):
-            vars(self)[_STAMP] = self._stamp()
+        self._shared_stamp = self._stamp() if state["_shared_stamp"] else None
 
 
 def _dtypes(stamp: Stamp) -> list[torch.dtype]:
