@@ -230,8 +230,8 @@ class ICGAN(ImageGenerator):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        # torch.load with map_location moves every tensor of a pickle.
-        self._released = _Released({name: t if t.is_meta else t.cpu() for name, t in self._released.items()})
+        if any(t.device.type not in ("cpu", "meta") for t in self._released.values()):  # torch.load with map_location moves every tensor
+            self._released = _Released({name: t.cpu() for name, t in self._released.items()})
 
     def _saved_weights(self) -> dict[str, Tensor]:
         # The network runs on folded weights, from which the released ones cannot be recovered; these are kept as loaded.
