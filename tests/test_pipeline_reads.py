@@ -20,6 +20,8 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings(r"ignore:In CPU autocast, but the target:UserWarning"),  # diffusers' own, of its depth estimation
     pytest.mark.filterwarnings("ignore:`callback_steps` is deprecated:FutureWarning"),  # and of its combined pipelines
+    pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*ControlNetPipeline.*runs one image at a time:UserWarning"),
     pytest.mark.filterwarnings("ignore:StableUnCLIPImg2ImgPipeline.*runs one image at a time:UserWarning"),
 ]
 SEEDS = torch.tensor([3, 4])
@@ -140,6 +142,22 @@ class TestCombined:
         assert (again(images, SEEDS[:1]) - generator(images, SEEDS[:1])).abs().max() <= 1e-5
 
 
+def controlled_flux() -> Any:
+    """FLUX with a ControlNet, whose call normalises control maps that are PIL images, and no tensors."""
+    from diffusers import FluxControlNetModel, FluxControlNetPipeline
+
+    parts = {name: part for name, part in tiny_pipelines.flux().components.items() if part is not None}
+    names = ("patch_size", "in_channels", "num_layers", "num_single_layers", "attention_head_dim", "num_attention_heads")
+    names += ("joint_attention_dim", "pooled_projection_dim", "axes_dims_rope")
+    config = {name: parts["transformer"].config[name] for name in names}
+    network = FluxControlNetModel(**config)
+    torch.manual_seed(8)
+    with torch.no_grad():  # its zeros too, so that it changes images
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.3)
+    return FluxControlNetPipeline(**parts, controlnet=network.eval())
+
+
 class TestNormalisedTensors:
     """Calls that take tensors for pixels as the image encoder sees them are given pictures."""
 
@@ -157,6 +175,22 @@ class TestNormalisedTensors:
             rng = torch.Generator().manual_seed(int(SEEDS[i]))
             expected = pipe(image=picture(images[i]), generator=rng, output_type="pt", num_inference_steps=2, **text).images
             assert (made[i : i + 1] - expected).abs().max() <= 1e-4
+
+    @pytest.mark.parametrize("count", [1, 2])
+    @torch.no_grad()
+    def test_control_maps_equal_the_stock_call_with_pictures(self, count: int) -> None:
+        pipe = controlled_flux()
+        options: dict[str, Any] = {"num_inference_steps": 2, "max_sequence_length": 16}
+        generator = gt.PipelineVariation.from_pipeline(pipe, prompt="a", condition="maps", image_size=32, **options)
+        maps = torch.randint(0, 256, (count, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float() / 255
+        made = generator(smooth(32)[:count], SEEDS[:count], control_maps=maps)
+        pipe.set_progress_bar_config(disable=True)
+        for i in range(count):
+            rng = torch.Generator().manual_seed(int(SEEDS[i]))
+            given: dict[str, Any] = {"generator": rng, "output_type": "pt", "height": 32, "width": 32}
+            expected = pipe(prompt="a", control_image=picture(maps[i]), **given, **options).images
+            assert (made[i : i + 1] - expected).abs().max() <= 1e-4
+        assert generator._pictures
 
     def test_others_are_given_tensors(self) -> None:
         for make in (tiny_pipelines.img2img, tiny_pipelines.flux, tiny_pipelines.img2img_xl):

@@ -149,10 +149,11 @@ class CalledPipeline(OffloadedGenerator):
     def _try_forms(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
         """Return one image; find out whether the pipeline takes tensors, and reads them as it reads PIL images, or is given the latter.
 
-        Some take tensors for pixels that are normalised already, as the image encoders of unCLIP do.
+        Some take tensors for pixels that are normalised already, as unCLIP's image encoder and the ControlNets of transformers do.
         """
         made = self._call(condition, seeds)
-        if self._pictures or self._forms_tried or "images" not in condition or not made.isfinite().all():  # a black image shows nothing
+        shown = {"images", "control"} & condition.keys()
+        if self._pictures or self._forms_tried or not shown or not made.isfinite().all():  # a black image shows nothing
             return made
         self._pictures = True
         try:
@@ -164,10 +165,10 @@ class CalledPipeline(OffloadedGenerator):
         finally:
             self._pictures = False
         self._forms_tried = True
-        if other is None or reads_alike(made, other):
+        if other is None or reads_alike(made, other, self.dtype):
             return made
-        whole = {name: (rows * 255).round() / 255 if name == "images" else rows for name, rows in condition.items()}
-        if not reads_alike(self._call(whole, seeds), other):
+        whole = {name: (rows * 255).round() / 255 if name in shown else rows for name, rows in condition.items()}
+        if not reads_alike(self._call(whole, seeds), other, self.dtype):
             self._pictures = True
             return other
         return made
