@@ -64,7 +64,7 @@ KINDS: dict[str, Callable[[], Callable[..., Any]]] = {
 
 
 # The kinds whose rows go another way through the loop; the others, slow, put together what these have.
-SHARING = [kind if kind in ("unclip", "two-controlnets-bgr") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+SHARING = [kind if kind in ("unclip", "xl", "two-controlnets-bgr") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ class TestGuidanceInterval:
         options = {"num_inference_steps": 3, "guidance_scale": 3.0}
         assert torch.equal(run(kinds(kind)(**options, guidance_interval=(0, 1)), *batch()), run(kinds(kind)(**options), *batch()))
 
-    @pytest.mark.parametrize("kind", ["unclip", pytest.param("xl", marks=pytest.mark.slow), "two-controlnets-bgr"])
+    @pytest.mark.parametrize("kind", ["unclip", "xl", "two-controlnets-bgr"])
     def test_is_guidance_switched_on_and_off(self, kinds: Any, kind: str) -> None:
         """Against the plain loop, of which each step's rows are combined with the scale of that step: 1 outside the interval."""
         images, seeds = batch()

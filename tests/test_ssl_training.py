@@ -276,7 +276,7 @@ class TestResume:
             pytest.param("cifar10-small/simclr-icgan", ["trainer.precision=bf16-mixed"], marks=pytest.mark.slow),
             ("cifar10-small/mocov2plus-baseline", []),
             ("cifar10-small/byol-icgan", ["trainer.accumulate=2"]),
-            pytest.param("cifar10-small/barlowtwins-online", ["generative.p=0.5"], marks=pytest.mark.slow),
+            ("cifar10-small/barlowtwins-online", ["generative.p=0.5"]),
             pytest.param("imagenet/simsiam-icgan", ["generative.p=0.5"], marks=pytest.mark.slow),
             pytest.param("imagenet/simclr-baseline", ["data.workers=2"], marks=pytest.mark.slow),  # each run starts new ones
         ],
