@@ -376,6 +376,15 @@ class TestUnmarkedMasks:
     def test_nothing_is_said_of_what_stays_right(self, beside: dict[str, Tensor]) -> None:
         gt.GenerativeAugment(FakeGenerator(preserves_geometry=True), p=1.0)({"image": pixels(4, 3, 16, 16), **beside})
 
+    def test_maps_that_the_generator_is_given(self) -> None:
+        class Masked(FakeGenerator):
+            inputs = ("masks",)
+
+        sample = self.batch(torch.zeros(4, 16, 16, dtype=torch.int64))
+        gt.GenerativeAugment(Masked(), p=1.0, inputs_getter=lambda sample: {"masks": sample["mask"]})(sample)
+        with pytest.warns(UserWarning, match="mark masks"):
+            gt.GenerativeAugment(Masked(), p=1.0)(sample)
+
     def test_named_images_leave_no_doubt(self) -> None:
         sample = self.batch(torch.zeros(4, 1, 16, 16, dtype=torch.uint8), first=True)
         sample["image"] = tv_tensors.Image(sample["image"])

@@ -25,6 +25,9 @@ SeedsGetter = Callable[[Any], Any]
 InputsGetter = Callable[[Any], Mapping[str, Any]]
 
 
+_MAPS = frozenset({"masks", "control_maps", "foreground"})  # inputs of the height and width of an image
+
+
 class GenerativeAugment(HoldsGenerator, ReplaceImages):
     """Replace each image, with probability `p`, with a newly generated image of the same content.
 
@@ -141,6 +144,11 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
             with isolate():
                 params["inputs"] = per_image_inputs(values, images, self.generator.inputs)
         return params
+
+    def _warn_of_doubt(self, flat: list[Any], places: list[int]) -> None:
+        # Maps of a sample that the generator is given are no surprise.
+        if self.inputs_getter is None or not _MAPS.intersection(self.generator.inputs):
+            super()._warn_of_doubt(flat, places)
 
     def _make_images(self, rows: list[Tensor], params: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
         _, image_size, preserves_geometry = self.origin
