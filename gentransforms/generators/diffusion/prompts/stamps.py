@@ -41,6 +41,8 @@ def make_stamp(networks: Iterable[nn.Module | None], settings: Any = None) -> St
         settings: what else it was computed from, comparable by value.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> layer = nn.Linear(2, 2)
         >>> before = make_stamp([layer])
         >>> with torch.no_grad():
