@@ -23,6 +23,9 @@ torch.set_num_threads(1)
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
+# Collecting tests makes many objects that stay: looking for garbage meanwhile takes a quarter of that time.
+gc.disable()
+
 # A power cut is in no test, and each of some thousand waits for the disk takes milliseconds. Other processes wait: those of
 # test_bank_survival.py, which are killed at every step of writing.
 os.fsync = lambda _handle: None
@@ -59,7 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    gc.set_threshold(10_000)
+    gc.enable()
+    gc.set_threshold(100_000)
     _keep_what_is_there()
 
 

@@ -287,7 +287,14 @@ class TestParts:
         }  # fmt: skip
 
     def test_a_check_that_fails_does_not_stop_the_others(self, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("check_bfloat16", "check_diffusion", "check_compile", "check_training_step"):
+        for name in (
+            "check_bfloat16",
+            "check_tensor_float",
+            "check_diffusion",
+            "check_compile",
+            "check_training_step",
+            "check_two_devices",
+        ):
             monkeypatch.setattr(correctness, name, lambda *_: {})
         monkeypatch.setattr(correctness, "check_autocast", lambda _: next(iter(())))
         monkeypatch.setattr(correctness, "check", lambda _: {})

@@ -50,10 +50,18 @@ FAMILIES: list[tuple[Callable[[], Any], dict[str, Any]]] = [
     ),
     (tiny_pipelines.z_image, STRENGTH | {"negative_prompt": "b", "max_sequence_length": 16}),
 ]
+# Those that take texts as one before them does; slow tests.
+ALIKE = (1, 2, 6)
 
 
 class TestShared:
-    @pytest.mark.parametrize(("make", "options"), FAMILIES, ids=[f"{f.__name__}-{i}" for i, (f, _) in enumerate(FAMILIES)])
+    @pytest.mark.parametrize(
+        ("make", "options"),
+        [
+            pytest.param(make, options, id=f"{make.__name__}-{i}", marks=pytest.mark.slow if i in ALIKE else ())
+            for i, (make, options) in enumerate(FAMILIES)
+        ],
+    )
     def test_equal_the_stock_call(self, make: Callable[[], Any], options: dict[str, Any]) -> None:
         pipe, maps = make(), photos().flip(0)
         takes_maps = make is with_a_control_net
