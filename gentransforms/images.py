@@ -37,7 +37,7 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL and torchvision
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return `tensor` on `device`, without waiting for the copy where that is safe.
+    """Return a tensor of any shape and dtype on `device`, without waiting for the copy where that is safe.
 
     A copy to the CPU is waited for: its memory holds something else until the copy has arrived. So are copies to MPS, for which
     torch gives no guarantee.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +15,7 @@ from gentransforms.errors import ConfigError
 from gentransforms.generators.identity import uncompiled
 from gentransforms.wording import with_article
 
-__all__ = ["check_structure"]
+__all__ = ["build_empty", "check_structure"]
 
 # Attributes without effect on images but for rounding, in the fingerprint already (FreeU, tiling), or of training.
 _IGNORED = {
@@ -82,9 +83,21 @@ def check_structure(name: str, network: nn.Module, quantised: bool = False) -> N
 @lru_cache(maxsize=32)
 def _build(kind: Any, config: str) -> Structure | str:
     """Return the structure of a network as its configuration builds it, or why it cannot be built without weights."""
+    built = build_empty(kind, json.loads(config))
+    return built if isinstance(built, str) else _describe(built)
+
+
+def build_empty(kind: Any, config: Mapping[str, Any]) -> Any:
+    """Return the network of a class of diffusers that a configuration builds, without weights, or the reason why that fails.
+
+    Example:
+        >>> from diffusers import AutoencoderKL
+        >>> build_empty(AutoencoderKL, {"latent_channels": 4}).quant_conv.weight.device
+        device(type='meta')
+    """
     try:
         with torch.device("meta"):
-            return _describe(kind.from_config(json.loads(config)))
+            return kind.from_config(config)
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
 

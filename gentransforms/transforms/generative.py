@@ -24,7 +24,6 @@ __all__ = ["GenerativeAugment"]
 SeedsGetter = Callable[[Any], Any]
 InputsGetter = Callable[[Any], Mapping[str, Any]]
 
-
 _MAPS = frozenset({"masks", "control_maps", "foreground"})  # inputs of the height and width of an image
 
 

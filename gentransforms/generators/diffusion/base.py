@@ -27,7 +27,7 @@ from gentransforms.generators.diffusion.options import check_count, check_number
 from gentransforms.generators.diffusion.prompts.encoding import check_prompts, encode_prompts, takes_prompts
 from gentransforms.generators.diffusion.prompts.shared import SharedConditions
 from gentransforms.generators.diffusion.sampling import decode, denoise, draw, make_rngs
-from gentransforms.generators.diffusion.schedulers import build_scheduler, fresh
+from gentransforms.generators.diffusion.schedulers import build_scheduler, check_scheduler, fresh
 from gentransforms.images import to_device
 from gentransforms.seeding import check_seeds
 from gentransforms.wording import name_type
@@ -55,14 +55,14 @@ class DiffusionGenerator(SharedConditions):
                 self.add_module(name, self.pipe.components[name])
         state.check_networks(self._networks())
         fit.check_parts(self.pipe, self.kind)
-        state.check_scheduler("scheduler", self.pipe.scheduler)
+        check_scheduler("scheduler", self.pipe.scheduler)
         steps, guidance = stock_defaults(pipe)
         self.num_inference_steps = check_count("num_inference_steps", given.get("num_inference_steps", steps))
         self.guidance_scale = check_number("guidance_scale", given.get("guidance_scale", guidance), 0)
         self.eta = check_number("eta", given.get("eta", 0.0), 0, 1)
         self.decode_batch_size = check_count("decode_batch_size", given.get("decode_batch_size"), none=True)
         self.scheduler = build_scheduler(given.get("scheduler"), self.pipe.scheduler)
-        state.check_scheduler("scheduler", self.scheduler)
+        check_scheduler("scheduler", self.scheduler)
         sample_size = self.unet.config.sample_size
         own = [n * self._shrinks for n in (sample_size if isinstance(sample_size, list | tuple) else [sample_size] * 2)]
         self.guidance_interval = check_interval(given.get("guidance_interval"))
@@ -108,7 +108,7 @@ class DiffusionGenerator(SharedConditions):
         """
         parts = {"components": describe_pipeline(self.pipe, self._described_parts())}
         found = state.read_state(self._networks())
-        state.check_scheduler("scheduler", self.scheduler)
+        check_scheduler("scheduler", self.scheduler)
         return self._options() | self._found_compiled() | parts | ({"state": found} if found else {})
 
     def _options(self) -> dict[str, Any]:

@@ -14,12 +14,11 @@ import torch
 from torch import nn
 
 from gentransforms.errors import ConfigError, WeightsError
-from gentransforms.generators.diffusion.schedulers import check_scheduler
 from gentransforms.generators.identity import uncompiled
 from gentransforms.generators.structure import check_structure
 
 __all__ = [
-    "apply_state", "check_networks", "check_saveable", "check_scheduler", "holds_lora", "ip_adapter_scale", "is_offloaded", "quantisation",
+    "apply_state", "check_networks", "check_saveable", "holds_lora", "ip_adapter_scale", "is_offloaded", "quantisation",
     "read_lora", "read_state", "set_ip_adapter_scale",
 ]  # fmt: skip
 

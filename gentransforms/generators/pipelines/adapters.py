@@ -60,12 +60,11 @@ def adapter_pixels(pipe: Any, images: Tensor) -> Tensor | list[Tensor]:
         pixels = appearance.preprocess(images, None, pipe.image_encoder.config.image_size)
     else:
         pixels = processor(images, do_rescale=False, return_tensors="pt").pixel_values
-    several = _count(pipe)
-    return pixels if several == 1 else [pixels] * several
+    count = _count_adapters(pipe)
+    return pixels if count == 1 else [pixels] * count
 
 
-def _count(pipe: Any) -> int:
-    """Return how many adapters there are."""
+def _count_adapters(pipe: Any) -> int:
     for network in (uncompiled(getattr(pipe, name, None)) for name in ("unet", "transformer")):
         layers = getattr(getattr(network, "encoder_hid_proj", None), "image_projection_layers", None)
         if layers is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -155,8 +156,9 @@ class OffloadedGenerator(CompiledGenerator):
     def _pipelines(self) -> list[Any]:
         return [self.pipe] if self.prior is None else [self.pipe, self.prior]
 
+    @abstractmethod
     def _networks(self) -> dict[str, nn.Module]:
-        raise NotImplementedError
+        """Return the networks by name."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         self._once.clear()

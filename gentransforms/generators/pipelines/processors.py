@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from gentransforms.errors import ConfigError
+from gentransforms.generators.structure import build_empty
 
 __all__ = ["check_saved_whole"]
 
@@ -48,9 +48,9 @@ def check_saved_whole(networks: Mapping[str, nn.Module]) -> None:
                 "load the adapter into the loaded pipeline again for from_pipeline; StableDiffusionVariation and ControlNetVariation "
                 "save their adapters"
             )
-        expected = getattr(built, "attn_processors", None)
-        for path, processor in getattr(network, "attn_processors", {}).items() if expected is not None else ():
-            default = expected.get(_plain(path)) if expected is not None else None
+        expected = getattr(built, "attn_processors", {})
+        for path, processor in getattr(network, "attn_processors", {}).items() if built is not None else ():
+            default = expected.get(_plain(path))
             if _describe(processor) != _describe(default):
                 raise ConfigError(
                     f"{name} has the attention processor {type(processor).__name__} ({path}), where its configuration builds "
@@ -63,11 +63,8 @@ def check_saved_whole(networks: Mapping[str, nn.Module]) -> None:
 def _build(network: Any) -> Any:
     """Return the network that its configuration builds, without weights; None if that fails, of which a warning told already."""
     config = {key: value for key, value in network.config.items() if not key.startswith("_")}
-    try:
-        with torch.device("meta"):
-            return type(network).from_config(config)
-    except (TypeError, ValueError, RuntimeError, NotImplementedError):
-        return None
+    built = build_empty(type(network), config)
+    return None if isinstance(built, str) else built
 
 
 def _plain(path: str) -> str:

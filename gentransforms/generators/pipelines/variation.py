@@ -16,6 +16,7 @@ from gentransforms.generators.diffusion.describe import describe_part, select_ne
 from gentransforms.generators.diffusion.faster.execution import CompileMode, unfused_weights
 from gentransforms.generators.diffusion.options import image_size as checked_size
 from gentransforms.generators.diffusion.prompts.encoding import check_prompts
+from gentransforms.generators.diffusion.schedulers import check_scheduler
 from gentransforms.generators.identity import uncompiled
 from gentransforms.generators.part_licenses import read_own_license
 from gentransforms.generators.pipelines import adapters, calls, control, pretrained, priors, settings, sizes, texts
@@ -276,7 +277,7 @@ class PipelineVariation(CalledPipeline):
                         f"generator.{name}{part} = …, or build another"
                     )
             if getattr(pipe, "scheduler", None) is not None:
-                state.check_scheduler(f"{name}scheduler", pipe.scheduler)
+                check_scheduler(f"{name}scheduler", pipe.scheduler)
         check_casting(self._networks())
         return state.read_state(self._networks(), strict=False)
 
