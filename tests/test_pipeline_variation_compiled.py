@@ -19,7 +19,7 @@ from torch import Tensor
 
 import gentransforms as gt
 from gentransforms.errors import ConfigError
-from gentransforms.generators.pipelines import compiling
+from gentransforms.generators.pipelines.execution import compiling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS: dict[str, Any] = {"strength": 0.9, "num_inference_steps": 2, "image_size": 32}

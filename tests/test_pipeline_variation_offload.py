@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import gentransforms as gt
 from gentransforms.errors import ConfigError
 from gentransforms.generators.diffusion.state import is_offloaded
-from gentransforms.generators.pipelines import offloading
+from gentransforms.generators.pipelines.execution import offloading
 
 accelerate = pytest.importorskip("accelerate")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -94,7 +94,7 @@ class TestOffload:
         assert "offload" not in again.config, "it is a matter of the machine"
         assert again.fingerprint() == plain.fingerprint()
 
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", [WAYS[0], pytest.param(WAYS[1], marks=pytest.mark.slow)])
     def test_copies_and_pickles(self, way: str, expected: Tensor) -> None:
         generator = generator_of(offload=way)
         generator(photo(), SEEDS)

@@ -14,8 +14,8 @@ from gentransforms.errors import ConfigError
 from gentransforms.generators.diffusion.sampling import make_rngs
 from gentransforms.generators.held import is_out_of_memory
 from gentransforms.generators.pipelines import adapters, calls, priors, settings, texts
-from gentransforms.generators.pipelines.caching import enabled_cache, per_batch
-from gentransforms.generators.pipelines.offloading import OffloadedGenerator
+from gentransforms.generators.pipelines.execution.caching import enabled_cache, per_batch
+from gentransforms.generators.pipelines.execution.offloading import OffloadedGenerator
 from gentransforms.generators.pipelines.once import EncodeOnce
 from gentransforms.generators.pipelines.trial import check_repeatable, find_dependence, reads_alike
 from gentransforms.seeding import check_seeds

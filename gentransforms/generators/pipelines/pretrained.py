@@ -17,7 +17,7 @@ from gentransforms.generators.diffusion.controlled import DEPTH_MODEL
 from gentransforms.generators.diffusion.loading import add_lora
 from gentransforms.generators.part_licenses import add_licenses, lora_places
 from gentransforms.generators.pipelines import control, settings
-from gentransforms.generators.pipelines.offloading import check_offload
+from gentransforms.generators.pipelines.execution.offloading import check_offload
 from gentransforms.generators.pipelines.opening import is_single_file, load_any, load_single_file
 from gentransforms.generators.pipelines.processors import check_saved_whole
 from gentransforms.hub import models as hub

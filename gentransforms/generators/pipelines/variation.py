@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -11,20 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, ImageError, MissingInputError
-from gentransforms.generators.diffusion import conditions, state
+from gentransforms.generators.diffusion import conditions
 from gentransforms.generators.diffusion.describe import describe_part, select_networks
-from gentransforms.generators.diffusion.faster.execution import CompileMode, unfused_weights
+from gentransforms.generators.diffusion.faster.execution import CompileMode
 from gentransforms.generators.diffusion.options import image_size as checked_size
 from gentransforms.generators.diffusion.prompts.encoding import check_prompts
-from gentransforms.generators.diffusion.schedulers import check_scheduler
-from gentransforms.generators.identity import uncompiled
 from gentransforms.generators.part_licenses import read_own_license
 from gentransforms.generators.pipelines import adapters, calls, control, pretrained, priors, settings, sizes, texts
-from gentransforms.generators.pipelines.caching import check_cache
-from gentransforms.generators.pipelines.called import CalledPipeline
-from gentransforms.generators.pipelines.compiling import check_compiling, check_denoiser, compile_denoiser, denoisers
+from gentransforms.generators.pipelines.execution.caching import check_cache
+from gentransforms.generators.pipelines.execution.compiling import check_compiling
+from gentransforms.generators.pipelines.networks import PipelineNetworks
 from gentransforms.generators.pipelines.safeguards import describe_safeguards
-from gentransforms.generators.pipelines.supported import check_casting, check_supported
+from gentransforms.generators.pipelines.supported import check_supported
 from gentransforms.images import fit
 from gentransforms.surroundings import isolate_loading
 from gentransforms.wording import name_type
@@ -36,7 +33,7 @@ Condition = str | Callable[[Tensor], Tensor]
 _OWN = ("prompt", "image_size", "preserves_geometry", "condition", "cache", "compile", "offload")
 
 
-class PipelineVariation(CalledPipeline):
+class PipelineVariation(PipelineNetworks):
     """Generate variants with any diffusers pipeline that takes an image: image-to-image, Kandinsky, editing models.
 
     Images come from the pipeline's own ``__call__``, with one random generator per image, seeded with its seed. For the models that
@@ -268,19 +265,6 @@ class PipelineVariation(CalledPipeline):
             parts["components"] |= own
         return self._own_options() | parts | ({"state": found} if found else {})
 
-    def _read_state(self) -> dict[str, Any]:
-        for name, pipe in {"": self.pipe, "prior_": self.prior}.items():
-            for part, network in select_networks(pipe.components if pipe is not None else {}).items():
-                if network is not uncompiled(getattr(self, name + part, None)):
-                    raise ConfigError(
-                        f"{part} of the {type(pipe).__name__} was replaced after the generator was built: set it in the generator too, "
-                        f"generator.{name}{part} = …, or build another"
-                    )
-            if getattr(pipe, "scheduler", None) is not None:
-                check_scheduler(f"{name}scheduler", pipe.scheduler)
-        check_casting(self._networks())
-        return state.read_state(self._networks(), strict=False)
-
     def _own_options(self) -> dict[str, Any]:
         options = {"prompt": self.prompt, "image_size": list(self.image_size), "preserves_geometry": self.preserves_geometry}
         if self.cache is not None:
@@ -377,50 +361,3 @@ class PipelineVariation(CalledPipeline):
     def notes(self) -> dict[str, str]:
         """The licence of the weights, and whether safety checker and watermarker are active or were removed."""
         return super().notes | describe_safeguards(self.pipe)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        pipe = self._owner(name)
-        if pipe is not None:
-            part = name.removeprefix("prior_") if pipe is self.prior else name
-            if not isinstance(getattr(pipe, part), nn.Module):
-                raise ConfigError(
-                    f"{name} is no network: set it in the pipeline, generator.{'prior' if pipe is self.prior else 'pipe'}.{part}"
-                )
-            steps = part in denoisers(pipe) and pipe is self.pipe
-            if steps and (mode := self._init_config.get("compile", False)):
-                check_denoiser(part, value, mode)
-            self._lift()
-            for inner in calls.inner_pipelines(pipe):
-                for name_inside, held in inner.components.items():
-                    if held is getattr(pipe, part):
-                        setattr(inner, name_inside, value)
-            setattr(pipe, part, value)  # whose call makes the images
-            self._once.clear()
-            if steps:
-                self._compile([value])
-        super().__setattr__(name, value)
-
-    def _owner(self, name: str) -> Any:
-        """Return the pipeline that has a component of this name; None if it is no component, or none is known yet."""
-        own = vars(self)
-        if "_once" not in own:
-            return None
-        if name in own["pipe"].components:
-            return own["pipe"]
-        found = own["prior"] is not None and name.startswith("prior_") and name.removeprefix("prior_") in own["prior"].components
-        return own["prior"] if found else None
-
-    def _saved_weights(self) -> dict[str, Tensor]:
-        with self._lifted() if self.offload == "sequential" else contextlib.nullcontext():  # between calls the weights are elsewhere
-            return unfused_weights(self, self._networks())
-
-    def _networks(self) -> dict[str, nn.Module]:
-        return select_networks(dict(self.named_children()))
-
-    def _denoising_networks(self) -> list[nn.Module]:
-        return [self.pipe.components[name] for name in denoisers(self.pipe)]
-
-    def _compile(self, networks: Iterable[nn.Module]) -> None:
-        if mode := self._init_config.get("compile", False):
-            for network in networks:
-                compile_denoiser(network, mode)
