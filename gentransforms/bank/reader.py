@@ -14,17 +14,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gentransforms.bank.absence import explain_absence
 from gentransforms.bank.format.images import Images, decode_rgb
 from gentransforms.bank.format.lookup import Numbers
 from gentransforms.bank.format.manifest import MANIFEST, Facts, hash_manifest, read_manifest
-from gentransforms.bank.format.unit import ADVICE, UNREAD, unit_schema
+from gentransforms.bank.format.unit import ADVICE, unit_schema
 from gentransforms.bank.opening import Opened, open_files
 from gentransforms.bank.scores import Draws, read_bank_scores, weigh_rows
 from gentransforms.bank.selection import Selection, choose_rows
 from gentransforms.bank.verify.checker import BankReport, verify_bank
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
 from gentransforms.sources.arrow import arrow
-from gentransforms.sources.keys import as_keys, tell_other_root
+from gentransforms.sources.keys import as_keys
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -204,30 +205,7 @@ class Bank:
 
     def why_absent(self, key: str | int, variant: int, asked: Sequence[str | int] = ()) -> str:
         """Return in one sentence why the bank has no image for a pair, and what to do; `asked` are keys of the same data set."""
-        own = self._lookup.variants_of(key)
-        if self.selection is not None and dataclasses.replace(self._lookup, kept=None).find_rows([key], [variant])[0] >= 0:
-            what = f"the selection {self.selection.where!r}" if self.selection.where else "a selection"
-            advice = f"the key has {own}" if own else 'use missing="source" in BankAugment'
-            return f"variant {variant} of key {key!r} is left out by {what}: {advice}"
-        if own and not 0 <= variant < self.variants:
-            return f"key {key!r} has no variant {variant}: the variants of this bank are 0 to {self.variants - 1}"
-        rejected = next((e for e in self.rejected if e["key"] == key and type(e["key"]) is type(key) and e.get("variant") == variant), None)
-        if rejected is not None:
-            advice = f"choose among {own}, as variants_of(key) returns" if own else 'leave the key out, or use missing="source"'
-            attempts, reason = rejected.get("attempts"), str(rejected.get("reason"))
-            if not attempts:
-                fix = "fix it and run generate with --retry-failed, or " if reason.startswith(UNREAD) else ""
-                return f"variant {variant} of key {key!r} is lacking, because {reason}: {fix}{advice}"
-            return f"variant {variant} of key {key!r} was rejected after {attempts} attempts ({reason}): {advice}"
-        if own:
-            return f"key {key!r} has variants {own}, but not {variant}: {ADVICE}"
-        failed = next((e for e in self.failed if e["key"] == key and type(e["key"]) is type(key)), None)
-        if failed is not None:
-            return (
-                f"key {key!r} has no images, because its source could not be read ({failed.get('reason')}): "
-                'fix it and run generate with --retry-failed, or use missing="source" in BankAugment'
-            )
-        return f"key {key!r} is not in this bank{self._hint(key, asked)}"
+        return explain_absence(self, key, variant, asked)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield all rows in order, as memory-mapped record batches with the columns of `unit_schema`."""
@@ -349,19 +327,6 @@ class Bank:
                 ) from error
             images[i] = image
         return images
-
-    def _hint(self, key: str | int, asked: Sequence[str | int]) -> str:
-        kind = self._facts.key_type
-        if type(key).__name__ != kind:
-            twin: str | int | None = str(key) if kind == "str" else int(key) if str(key).removeprefix("-").isdecimal() else None
-            found = f"; {twin!r} is in it" if twin is not None and self._lookup.find_key(twin) >= 0 else ""
-            return f", whose keys are {kind}: {key!r} is {type(key).__name__}, and '1' and 1 differ{found}"
-        if self.missing_units:
-            return f", of which {self.missing_units:,} units have not been generated yet"
-        if root := tell_other_root(key, self.keys, asked):
-            return f", but {root}"
-        example = f" (its keys look like {self.keys[0]!r})" if self.keys else ""
-        return f'{example}: generate a bank from the data set you read, or use missing="source" in BankAugment'
 
 
 def _open_again(function: Callable[..., Opened], arguments: tuple[Any, ...]) -> Bank:
