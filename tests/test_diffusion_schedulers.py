@@ -31,6 +31,10 @@ KINDS = [
 ]  # fmt: skip
 
 
+# One of two alike, whose loops over a thousand timesteps are slow.
+EACH = [pytest.param(kind, marks=pytest.mark.slow) if kind == "KDPM2DiscreteScheduler" else kind for kind in KINDS]
+
+
 def photos() -> Tensor:
     return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -61,13 +65,13 @@ class Halving(diffusers.DDIMScheduler):  # type: ignore[misc]
 
 
 class TestCheckScheduler:
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", EACH)
     def test_a_run_changes_nothing_that_counts(self, kind: str) -> None:
         scheduler = getattr(diffusers, kind)()
         check_scheduler("scheduler", scheduler)
         check_scheduler("scheduler", used(scheduler))
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", EACH)
     def test_every_number_that_stays_from_run_to_run_counts(self, kind: str) -> None:
         """Independently of the list of what passes: what a run and new timesteps leave alone is a setting."""
         scheduler = getattr(diffusers, kind)()
@@ -130,6 +134,20 @@ class TestCheckScheduler:
         scheduler.use_karras_sigmas = True
         with pytest.raises(ConfigError, match=r"use_karras_sigmas.*from_config\(pipe\.scheduler\.config, use_karras_sigmas=True\)"):
             gt.StableDiffusionVariation.from_pipeline(tiny.variation(), scheduler=scheduler)
+
+
+class TestBuildScheduler:
+    @pytest.mark.parametrize("kind", ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "VQDiffusionScheduler"])
+    def test_one_that_cannot_step_these_networks(self, kind: str) -> None:
+        other = getattr(diffusers, kind)(**({"num_vec_classes": 8} if kind.startswith("VQ") else {}))
+        advice = rf"scheduler={kind}: .*'ddim', 'dpm\+\+', .*PipelineVariation"
+        for choice in (other, {"_class_name": kind, **other.config}):
+            with pytest.raises(ConfigError, match=advice):
+                gt.StableDiffusionVariation.from_pipeline(tiny.unclip(), scheduler=choice)
+        pipe = tiny.unclip()
+        pipe.scheduler = other
+        with pytest.raises(ConfigError, match=advice):
+            gt.StableDiffusionVariation.from_pipeline(pipe)
 
 
 class TestOfAnyPipeline:

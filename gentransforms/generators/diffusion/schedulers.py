@@ -44,7 +44,7 @@ def build_scheduler(choice: Any, own: Any) -> Any:
         own: the repository's scheduler.
 
     Raises:
-        ConfigError: if the choice is none of these.
+        ConfigError: if the choice is none of these, or cannot step as Stable Diffusion's networks predict.
 
     Example:
         >>> from diffusers import PNDMScheduler
@@ -53,6 +53,16 @@ def build_scheduler(choice: Any, own: Any) -> Any:
         >>> type(scheduler).__name__, scheduler.config.timestep_spacing, scheduler.config.rescale_betas_zero_snr
         ('DDIMScheduler', 'trailing', True)
     """
+    scheduler = _choose(choice, own)
+    if not all(hasattr(scheduler, name) for name in ("set_timesteps", "scale_model_input", "init_noise_sigma", "step")):
+        raise ConfigError(
+            f"scheduler={type(scheduler).__name__}: expected one that steps as Stable Diffusion's networks predict, such as "
+            f"{', '.join(map(repr, NAMES))}; those of flow matching belong to the pipelines of SD 3 and FLUX, for PipelineVariation"
+        )
+    return scheduler
+
+
+def _choose(choice: Any, own: Any) -> Any:
     import diffusers
 
     if choice is None:
