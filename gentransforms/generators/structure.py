@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from gentransforms.errors import ConfigError
-from gentransforms.generators.identity import uncompiled
 from gentransforms.wording import with_article
 
 __all__ = ["build_empty", "check_structure"]
@@ -22,6 +21,7 @@ _IGNORED = {
     "training", "inplace", "sample_size", "gradient_checkpointing", "use_slicing", "use_tiling", "fused_projections",
     "s1", "s2", "b1", "b2",
 }  # fmt: skip
+_PLAIN = (bool, int, float, str, tuple, type(None))
 Structure = dict[str, tuple[type, dict[str, Any]]]
 _told: set[type] = set()  # classes that a warning has named
 
@@ -107,9 +107,10 @@ def _describe(network: nn.Module) -> Structure:
     found: Structure = {}
     for outer_path, outer in network.named_modules(remove_duplicate=False):
         path = f"{outer_path}.".replace("._orig_mod.", ".").removeprefix("_orig_mod.").removesuffix(".")
-        module: Any = uncompiled(outer)
-        while isinstance(vars(module).get("_modules", {}).get("base_layer"), nn.Module):
-            module = module.base_layer
+        module: Any = outer
+        for inner in ("_orig_mod", "base_layer"):  # looked up in dicts: a miss of getattr is slow in modules, and there are thousands
+            while isinstance(vars(module).get("_modules", {}).get(inner), nn.Module):
+                module = vars(module)["_modules"][inner]
         found.setdefault(path, (type(module), _plain(module)))
     return found
 
@@ -118,8 +119,8 @@ def _plain(module: nn.Module) -> dict[str, Any]:
     return {
         key: value
         for key, value in vars(module).items()
-        if not key.startswith(("_", "tile_"))
+        if isinstance(value, _PLAIN)
         and key not in _IGNORED
-        and isinstance(value, bool | int | float | str | tuple | None)
+        and not key.startswith(("_", "tile_"))
         and not (key == "p" and "Dropout" in type(module).__name__)
     }

@@ -147,8 +147,11 @@ def quantisation(network: nn.Module) -> str | None:
     config = getattr(network, "hf_quantizer", None)
     if config is not None:
         return str(getattr(config.quantization_config, "quant_method", "quantised")).rpartition(".")[2].lower()
-    kinds = (type(t).__name__ for t in network.parameters() if is_traceable_wrapper_subclass(t) or t.dtype in (torch.int8, torch.uint8))
-    return next(kinds, None)
+    for tensor in network.parameters():
+        kind = type(tensor)
+        if tensor.dtype in (torch.int8, torch.uint8) or (kind is not nn.Parameter and is_traceable_wrapper_subclass(tensor)):
+            return kind.__name__
+    return None
 
 
 def check_networks(networks: Mapping[str, nn.Module], strict: bool = True) -> None:
@@ -201,7 +204,7 @@ def _check_backend(name: str, network: nn.Module) -> None:
 
 def _lossy_backends(network: nn.Module) -> dict[str, str]:
     """Return the attention backends of diffusers that round to few bits, by the layer that uses one."""
-    processors = {path: module.processor for path, module in network.named_modules() if hasattr(module, "processor")}
+    processors = {path: p for path, module in network.named_modules() if (p := _processor(module)) is not None}
     chosen = {path: p._attention_backend for path, p in processors.items() if hasattr(p, "_attention_backend")}
     if not chosen:
         return {}
@@ -211,6 +214,12 @@ def _lossy_backends(network: nn.Module) -> dict[str, str]:
     default = attention_dispatch._AttentionBackendRegistry._active_backend
     names = {path: str(getattr(b, "value", b)).lower() for path, b in ((p, b or default) for p, b in chosen.items())}
     return {path: backend for path, backend in names.items() if any(word in backend for word in _LOSSY)}
+
+
+def _processor(module: nn.Module) -> Any:
+    """Return the attention processor of a module, looked up in dicts: a miss of getattr is slow in modules, and there are thousands."""
+    own = vars(module)
+    return own.get("processor", own["_modules"].get("processor"))
 
 
 def _check_managed(name: str, where: str, module: nn.Module) -> None:
@@ -314,7 +323,7 @@ def read_lora(network: nn.Module) -> Any:
     """Return which adapters of peft a network holds and how they act: one description, or one for each layer where they differ."""
     layers = {}
     for path, layer in network.named_modules():
-        if not (hasattr(layer, "active_adapters") and isinstance(getattr(layer, "scaling", None), dict)):
+        if not (isinstance(vars(layer).get("scaling"), dict) and hasattr(layer, "active_adapters")):
             continue
         active = {adapter: float(layer.scaling[adapter]) for adapter in layer.active_adapters if adapter in layer.scaling}
         layers[path] = {"active": active, "merged": list(layer.merged_adapters), "disabled": bool(layer.disable_adapters)}

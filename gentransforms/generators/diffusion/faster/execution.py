@@ -182,7 +182,7 @@ def unfused_weights(module: nn.Module, networks: Mapping[str, nn.Module]) -> dic
 def _fused(network: nn.Module) -> Iterator[tuple[str, Any, str]]:
     """Yield path, layer and name of each fused projection that stands beside the plain ones; some layers have no others."""
     for path, module in network.named_modules():
-        if getattr(module, "fused_projections", False):
+        if vars(module).get("fused_projections", getattr(type(module), "fused_projections", False)):
             for joined, parts in _JOINED.items():
                 if all(isinstance(getattr(module, part, None), nn.Module) for part in (joined, *parts)):
                     yield path, module, joined
