@@ -30,6 +30,7 @@ endif
 demo: setup  ## demo/augmentations.png: sources and their variants (IMAGES=folder for your own)
 	$(BIN)/gentransforms demo $(if $(IMAGES),--images "$(IMAGES)") --columns --variants $(VARIANTS) --output demo/augmentations.png
 
+test: export PYTHONDONTWRITEBYTECODE =  # the processes that tests start would compile every module again
 test: setup  ## ruff, mypy --strict, pytest with doctests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -369,6 +369,7 @@ class TestManyUnits:
         with pytest.raises(BankError, match=rf"{Unit(8, 10).file}: has 5 bytes, expected"):
             bank.read([KEYS[9]], [0])
 
+    @pytest.mark.slow
     def test_66_000_units_open_from_an_index(self) -> None:
         """More than Linux lets a process map (65,530); of their files, only those that are read need more than a name."""
         with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
@@ -639,6 +640,7 @@ class TestSize:
         assert float(seconds) < 2
         assert float(megabytes) < 500
 
+    @pytest.mark.slow  # a timing
     def test_256_random_rows_of_100_000_within_10_ms(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("gentransforms.bank.format.locking._sync", lambda file: file.flush())
         make_bank(tmp_path, keys=list(range(10_000)), variants=10, unit_size=500, image=lambda i, v: grey_jpeg(0, 0))

@@ -72,7 +72,8 @@ def wait_until(happened: Callable[[], object]) -> None:
 
 
 class TestKilled:
-    @pytest.mark.parametrize("times", [5, pytest.param(30, marks=pytest.mark.slow)])
+    @pytest.mark.slow  # the tests below kill at each step of writing
+    @pytest.mark.parametrize("times", [5, 30])
     def test_at_random_moments(self, tmp_path: Path, whole: dict[str, bytes], times: int) -> None:
         rng, kills, in_the_midst = random.Random(0), 0, 0
         while kills < times:

@@ -635,6 +635,7 @@ def on_a_terminal(folder: Path, *arguments: object) -> Iterator[tuple[subprocess
 class TestCtrlC:
     """A true process on a terminal: interrupted, and resumed by the same command."""
 
+    @pytest.mark.slow  # two interpreters; in this process, test_bank_survival interrupts and resumes, and the next test has the exit code
     def test_gives_130_and_the_same_command_resumes(self, photos: Path, tmp_path: Path) -> None:
         many = tmp_path / "photos"
         many.mkdir()

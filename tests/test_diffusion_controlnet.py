@@ -239,7 +239,7 @@ class TestAppearance:
 
 
 class TestConditions:
-    @pytest.mark.parametrize("condition", [pytest.param("canny", marks=pytest.mark.slow), "segmentation", red])
+    @pytest.mark.parametrize("condition", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("canny", "segmentation")), red])
     def test_the_contract_of_generators(self, base: Any, net: Any, condition: Any) -> None:
         generator = gt.ControlNetVariation.from_pipeline(base, controlnet=net, condition=condition, num_inference_steps=1)
         inputs: dict[str, Any] = {"masks": torch.randint(0, 150, (4, 20, 20))} if condition == "segmentation" else {}
@@ -363,7 +363,9 @@ class TestCounts:
         assert sum(counts.decoded) == 5
         assert type(net.controlnet_cond_embedding).__name__ == "ControlNetConditioningEmbedding", "the network is left as it was"
 
-    @each_value(scheduler=["dpm++", "unipc"], thresholds=[(0.2, 0.4), ((0.1, 0.2), (0.2, 0.4))])
+    @pytest.mark.parametrize(
+        ("scheduler", "thresholds"), [("unipc", ((0.1, 0.2), (0.2, 0.4))), pytest.param("dpm++", (0.2, 0.4), marks=pytest.mark.slow)]
+    )
     def test_nothing_waits_for_the_device(self, base: Any, net: Any, scheduler: str, thresholds: Any) -> None:
         """But one look of Canny's, before the steps; kornia's blur looks at its own sigma, on the CPU whatever the device."""
         generator = gt.ControlNetVariation.from_pipeline(

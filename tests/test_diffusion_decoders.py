@@ -51,7 +51,7 @@ class TestConsistencyDecoder:
         assert (one - other).abs().max() > 0.05
         assert (one - same).abs().max() <= 1e-4
 
-    @pytest.mark.parametrize("slices", [None, 1, 2])
+    @pytest.mark.parametrize("slices", [None, pytest.param(1, marks=pytest.mark.slow), 2])
     def test_an_image_alone_is_that_of_the_batch(self, generator: gt.StableDiffusionVariation, slices: int | None) -> None:
         generator.decode_batch_size = None
         made = generator(photos(), SEEDS)

@@ -183,6 +183,7 @@ class Work(TorchDispatchMode):
 
 
 class TestCanny:
+    @pytest.mark.slow
     def test_costs_next_to_nothing(self) -> None:
         """16 images of 256 pixels, under 3% of the operations of the UNet's call for them, which sees latents of 32."""
         photos = torch.rand(16, 3, 256, 256, generator=torch.Generator().manual_seed(0))

@@ -118,6 +118,7 @@ class TestOldConfigurations:
         reference = stock_images(diffusers.StableDiffusionImageVariationPipeline, folder, image=normalised(photos()))
         self.check(gt.StableDiffusionVariation.from_pretrained(folder, **FAST), reference)
 
+    @pytest.mark.slow  # each base is rewritten as in the next test
     @pytest.mark.parametrize(("base", "age"), BASES)
     def test_ip_adapter(self, base: str, age: str, repositories: dict[str, Path], tmp_path: Path) -> None:
         folder = aged(repositories[base], tmp_path / "old", age)

@@ -116,7 +116,11 @@ def images_of(generator: Any) -> Tensor:
 
 class TestSaveAndLoad:
     @pytest.mark.parametrize(
-        "family", [pytest.param(name, marks=pytest.mark.slow) if name in ("ip-adapter", "controlnet") else name for name in FAMILIES]
+        "family",
+        [
+            pytest.param(name, marks=pytest.mark.slow) if name in ("ip-adapter", "ip-adapter xl", "controlnet", "depth") else name
+            for name in FAMILIES
+        ],
     )
     def test_what_is_saved_makes_the_same_images(self, family: str, folders: dict[str, Path], tmp_path: Path) -> None:
         generator = make(family, folders, tmp_path)

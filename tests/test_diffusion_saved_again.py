@@ -65,7 +65,8 @@ class TestSavedAgain:
     @pytest.mark.parametrize(
         ("make", "sharded"),
         [
-            *((make, False) for make in (variation, controlled, any_pipeline)),
+            *((make, False) for make in (variation, any_pipeline)),
+            pytest.param(controlled, False, marks=pytest.mark.slow),
             (variation, True),
             *(pytest.param(make, True, marks=pytest.mark.slow) for make in (controlled, any_pipeline)),
         ],

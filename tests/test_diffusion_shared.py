@@ -131,9 +131,15 @@ CHANGES = [
 ]  # fmt: skip
 
 
+# Changes of a kind that another one stands for; slow tests.
+ALIKE = (1, 7, 9, 11, 12)
+
+
 class TestSharedConditions:
     @pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
-    @pytest.mark.parametrize(("make", "change"), CHANGES)
+    @pytest.mark.parametrize(
+        ("make", "change"), [pytest.param(*case, marks=pytest.mark.slow if i in ALIKE else ()) for i, case in enumerate(CHANGES)]
+    )
     def test_a_change_counts(self, make: Callable[[], Any], change: Callable[[Any], None]) -> None:
         if change in (lora, lora_scale):
             pytest.importorskip("peft")

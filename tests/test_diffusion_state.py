@@ -289,7 +289,14 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestSaved:
     @pytest.mark.parametrize(
-        "change", [freeu, tiled, other_scheduler, other_statistics, pytest.param(scaled, marks=pytest.mark.slow), scaled_by_block]
+        "change",
+        [
+            freeu,
+            *(pytest.param(change, marks=pytest.mark.slow) for change in (tiled, scaled)),
+            other_scheduler,
+            other_statistics,
+            scaled_by_block,
+        ],
     )
     def test_state_comes_back(self, change: Callable[[Any, Path], None], repositories: Path, tmp_path: Path) -> None:
         generator = gt.StableDiffusionVariation.from_pretrained(

@@ -329,7 +329,7 @@ class TestWeak:
 
 
 class TestChoice:
-    @pytest.mark.parametrize("wrote", [False, True])
+    @pytest.mark.parametrize("wrote", [pytest.param(False, marks=pytest.mark.slow), True])
     def test_cut_off(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrote: bool) -> None:
         """A choice that was written before the end stays: part 7 may have read it."""
         for step in (1, 2, 3, 4):

@@ -178,6 +178,7 @@ class TestFeatures:
         extractor = load_resnet50_features(tmp_path / "resnet50.safetensors")
         assert torch.equal(extractor.backbone.conv1.weight, state["conv1.weight"])
 
+    @pytest.mark.slow
     def test_converted_with_and_added_later_agree(self, tmp_path: Path) -> None:
         swav_checkpoint(tmp_path / "swav.pth.tar")
         folder = write_released(tmp_path / "r", SMALL, random_state(SMALL))

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import gentransforms as gt
 from gentransforms.hub.client import is_repository
 from gentransforms.testing import FakeGenerator
@@ -48,6 +50,7 @@ print(*opened.keys)
 
 
 class TestWithoutPosix:
+    @pytest.mark.slow  # an interpreter of its own
     def test_transform_and_bank(self, tmp_path: Path) -> None:
         """The bank is the one made here, byte by byte."""
         samples = sorted((Path(gt.__file__).parent / "samples").glob("*.png"))[:5]

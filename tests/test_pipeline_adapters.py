@@ -91,7 +91,8 @@ def with_a_control_net() -> Any:
 
 class TestSources:
     @pytest.mark.parametrize(
-        ("make", "options"), [(stable_diffusion_3, T5 | {"guidance_scale": 3.0}), (flux, T5), (two_on_a_unet, STRENGTH)]
+        ("make", "options"),
+        [(stable_diffusion_3, T5 | {"guidance_scale": 3.0}), pytest.param(flux, T5, marks=pytest.mark.slow), (two_on_a_unet, STRENGTH)],
     )
     @torch.no_grad()
     def test_equal_the_stock_call_with_pictures(self, make: Any, options: dict[str, Any]) -> None:

@@ -161,8 +161,10 @@ def controlled_flux() -> Any:
 class TestNormalisedTensors:
     """Calls that take tensors for pixels as the image encoder sees them are given pictures."""
 
-    @pytest.mark.parametrize("count", [1, 2])
-    @pytest.mark.parametrize("family", ["unclip", "variation"])
+    @pytest.mark.parametrize(
+        ("family", "count"),
+        [("unclip", 1), ("variation", 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("unclip", 2), ("variation", 1)))],
+    )
     @torch.no_grad()
     def test_equal_the_stock_call_with_pictures(self, family: str, count: int) -> None:
         pipe = getattr(tiny_diffusion, family)()
@@ -176,7 +178,7 @@ class TestNormalisedTensors:
             expected = pipe(image=picture(images[i]), generator=rng, output_type="pt", num_inference_steps=2, **text).images
             assert (made[i : i + 1] - expected).abs().max() <= 1e-4
 
-    @pytest.mark.parametrize("count", [1, 2])
+    @pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
     @torch.no_grad()
     def test_control_maps_equal_the_stock_call_with_pictures(self, count: int) -> None:
         pipe = controlled_flux()

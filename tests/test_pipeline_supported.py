@@ -131,7 +131,7 @@ def with_an_adapter(channels: int) -> Any:
 
 @pytest.mark.filterwarnings("ignore:The decode_latents method is deprecated:FutureWarning")
 class TestControlMaps:
-    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize("channels", [1, pytest.param(3, marks=pytest.mark.slow)])
     def test_have_the_channels_that_an_adapter_takes(self, channels: int) -> None:
         pipe, maps = with_an_adapter(channels), torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
         generator = gt.PipelineVariation.from_pipeline(pipe, prompt="a", condition="maps", num_inference_steps=2, image_size=32)

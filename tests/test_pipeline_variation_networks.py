@@ -75,6 +75,7 @@ class TestReplacing:
         with pytest.raises(ConfigError, match=r"scheduler is no network: set it in the pipeline, generator\.pipe\.scheduler"):
             generator.scheduler = generator.pipe.scheduler
 
+    @pytest.mark.slow  # tracing a whole network; a replaced one runs, and a compiled one is the same, in the tests above
     def test_compiled_it_runs_in_the_pipeline(self) -> None:
         generator = gt.PipelineVariation.from_pipeline(tiny_pipelines.flux(), **OPTIONS)
         before, made, calls = generator.fingerprint(), generator(photo(), SEEDS), []
@@ -90,7 +91,10 @@ class TestReplacing:
 
 
 class TestFusedProjections:
-    @pytest.mark.parametrize(("family", "name"), [("img2img", "unet"), ("flux", "transformer"), ("stable_diffusion_3", "transformer")])
+    @pytest.mark.parametrize(
+        ("family", "name"),
+        [("img2img", "unet"), ("flux", "transformer"), pytest.param("stable_diffusion_3", "transformer", marks=pytest.mark.slow)],
+    )
     def test_are_not_in_the_fingerprint(self, family: str, name: str, tmp_path: Path) -> None:
         pipe = getattr(tiny_pipelines, family)()
         generator = gt.PipelineVariation.from_pipeline(pipe, **OPTIONS)

@@ -140,6 +140,7 @@ class TestOffloaded:
         assert generator.fingerprint() == plain.fingerprint()
         assert torch.equal(generator(photos(), SEEDS), plain(photos(), SEEDS))
 
+    @pytest.mark.slow  # test_pipeline_variation_offload has the same by the option
     def test_layer_by_layer(self, tmp_path: Path) -> None:
         """As enable_sequential_cpu_offload does it: between calls the weights are on the meta device."""
         accelerate = pytest.importorskip("accelerate")

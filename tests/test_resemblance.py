@@ -194,7 +194,7 @@ class TestCompareMarks:
     @pytest.mark.parametrize(
         ("kind", "change"),
         [
-            pytest.param(kind, change, id=f"{kind}-{name}", marks=() if (i + j) % 2 == 0 else pytest.mark.slow)
+            pytest.param(kind, change, id=f"{kind}-{name}", marks=() if (i + j) % 3 == 0 else pytest.mark.slow)
             for i, kind in enumerate(ALIKE)
             for j, (name, change) in enumerate((CHANGES | UNUSUAL | {"edges": draw_edges}).items())
         ],

@@ -125,7 +125,7 @@ class TestBackbones:
         assert backbone.maps(torch.rand(2, 3, 32, 32)).shape == (2, 512, side, side)
         assert backbone(torch.rand(2, 3, 32, 32)).shape == (2, 512)
 
-    @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+    @pytest.mark.parametrize("suffix", [".pth", pytest.param(".safetensors", marks=pytest.mark.slow)])
     def test_weights_under_torchvisions_names(self, suffix: str, tmp_path: Path) -> None:
         torch.manual_seed(0)
         theirs = resnet18().eval()

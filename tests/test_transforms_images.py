@@ -565,6 +565,6 @@ class TestChecks:
 
 class TestBattery:
     @pytest.mark.parametrize("keeps", [True, False])
-    @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+    @pytest.mark.parametrize("p", [0.0, 0.5, pytest.param(1.0, marks=pytest.mark.slow)])
     def test_goes_through_the_public_battery(self, p: float, keeps: bool) -> None:
         check_transform(gt.GenerativeAugment(FakeGenerator(preserves_geometry=keeps), p=p, max_batch_size=2))

@@ -113,9 +113,10 @@ class TestForkedWorkers:
             epoch(Photos(gt.GenerativeAugment(FakeGenerator().cuda(), 1.0)), workers=1)
 
 
-class TestSpawnedWorkers:
-    def test_a_cpu_generator_works(self) -> None:
-        # One worker and one epoch: each spawned process imports torch anew.
+class TestOtherWorkers:
+    @pytest.mark.parametrize("context", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
+    def test_a_cpu_generator_works(self, context: str) -> None:
+        # One worker and one epoch: each spawned process imports torch anew; the server has it (conftest.py).
         with_seeds = gt.GenerativeAugment(Flat(), 0.5, seeds_getter=number_of)
         expected = epoch(Photos(with_seeds), workers=0)
-        assert epoch(Photos(with_seeds), workers=1, context="spawn").equal(expected)
+        assert epoch(Photos(with_seeds), workers=1, context=context).equal(expected)
