@@ -220,6 +220,31 @@ class TestSaving:
         with pytest.raises(WeightsError, match="changed after loading"):
             generator.save_pretrained(tmp_path)
 
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+    def test_the_slightest_training_is_a_change(self, dtype: torch.dtype, tmp_path: Path) -> None:
+        generator = tiny().to(dtype)
+        generator.network.linear_weight.mul_(1.002)
+        for call in (generator.fingerprint, lambda: generator.save_pretrained(tmp_path)):
+            with pytest.raises(WeightsError, match="changed after loading"):
+                call()
+
+    def test_weights_that_were_rounded_on_the_way_have_another_fingerprint(self) -> None:
+        generator, features = tiny(feature_extractor=None), torch.eye(16)
+        before, made = generator.fingerprint(), generator.sample({"features": features}, torch.arange(16))
+        assert generator.to(torch.float64).to(torch.float32).fingerprint() == before
+        assert generator.to(torch.bfloat16).to(torch.float32).fingerprint() != before
+        assert not torch.equal(generator.sample({"features": features}, torch.arange(16)), made)
+
+    def test_surrounding_defaults_change_no_untrained_weights(self) -> None:
+        expected = tiny(feature_extractor=None).fingerprint()
+        torch.set_default_dtype(torch.float64)
+        try:
+            generator, whole = tiny(feature_extractor=None), tiny()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert generator.fingerprint() == expected
+        assert whole(photos(), torch.arange(4)).shape == (4, 3, 32, 32)
+
     @pytest.mark.parametrize("moves", [[torch.float64], [torch.bfloat16, torch.float32], [torch.float16, torch.float64]])
     def test_a_change_of_dtype_is_no_change_of_weights(self, moves: list[torch.dtype], tmp_path: Path) -> None:
         generator, original = tiny(feature_extractor=None), tiny(feature_extractor=None)

@@ -170,7 +170,7 @@ class ImageGenerator(nn.Module, ABC):
             WeightsError: if weights are on the meta device.
         """
         config = {name: value for name, value in self.config.items() if name not in self.execution_options}
-        return fingerprint(type(self).__name__, config, self.dtype, self._saved_weights() | self._argument_weights())
+        return fingerprint(type(self).__name__, config, self.dtype, self._identity_weights())
 
     def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None) -> None:
         """Write ``config.json``, ``model.safetensors`` and a model card, ``README.md``, into `directory`.
@@ -276,8 +276,12 @@ class ImageGenerator(nn.Module, ABC):
         return generator.to(dtype)
 
     def _saved_weights(self) -> dict[str, Tensor]:
-        """Return what `save_pretrained` writes and `fingerprint` covers."""
+        """Return what `save_pretrained` writes."""
         return named_weights(self)
+
+    def _identity_weights(self) -> dict[str, Tensor]:
+        """Return what `fingerprint` covers."""
+        return self._saved_weights() | self._argument_weights()
 
     def _argument_weights(self) -> dict[str, Tensor]:
         """Return the weights of modules passed to the constructor that are not submodules of the generator."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from gentransforms.surroundings import isolate_loading
 __all__ = ["ICGAN"]
 
 
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -85,6 +86,8 @@ class ICGAN(ImageGenerator):
         self._released = _Released({})
         if not self.network.linear_weight.is_meta:
             self._fold(_random_state(self.architecture), torch.float32)
+            if self.feature_extractor is not None:
+                self.feature_extractor.to(torch.float32)  # whatever torch's default is
             self.eval()
 
     @property
@@ -235,26 +238,40 @@ class ICGAN(ImageGenerator):
 
     def _saved_weights(self) -> dict[str, Tensor]:
         # The network runs on folded weights, from which the released ones cannot be recovered; these are kept as loaded.
-        if any(_changed(t.cpu(), folded) for t, folded in self._pairs()):
+        if not self._is_folded(_DTYPES):
             raise WeightsError(
                 "the network's weights were changed after loading: the saved format holds the weights before folding, "
                 "so train with examples/icgan/train.py and convert the result"
             )
+        return self._loaded_weights()
+
+    def _identity_weights(self) -> dict[str, Tensor]:
+        if self._is_folded((self.dtype,)):
+            return self._loaded_weights()
+        # Moved to a coarser dtype and back, the network makes other images than the released weights in this dtype.
+        return self._saved_weights() | {f"in use.{name}": tensor for name, tensor in named_weights(self.network).items()}
+
+    def _loaded_weights(self) -> dict[str, Tensor]:
         weights = {f"network.{name}": tensor for name, tensor in self._released.items()}
         if self.feature_extractor is not None:
             weights |= {f"feature_extractor.{name}": t for name, t in named_weights(self.feature_extractor).items()}
         return weights
 
-    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each weight in use, with the result of folding the released weights."""
+    def _is_folded(self, dtypes: Sequence[torch.dtype]) -> bool:
+        """Return whether the weights in use are the folded released ones, rounded to some of the dtypes."""
         folded = fold(self._released, self.architecture, torch.float64)
-        return ((tensor, folded[name]) for name, tensor in named_weights(self.network).items())
+        return all(bool(_is_rounded(t.cpu(), folded[name], dtypes).all()) for name, t in named_weights(self.network).items())
 
 
-def _changed(found: Tensor, folded: Tensor) -> bool:
-    # A generator moved to another dtype was rounded once or twice more than at loading; bfloat16 is the coarsest.
-    close = torch.isclose(found.double(), folded, rtol=0.005, atol=1e-6)
-    return not bool(close.all())
+def _is_rounded(found: Tensor, folded: Tensor, dtypes: Sequence[torch.dtype]) -> Tensor:
+    """Return which weights are the folded ones rounded to one of the dtypes, as a generator that was moved to it has them."""
+    rounded, exact = torch.zeros(found.shape, dtype=torch.bool), found.double()
+    for dtype in dtypes:
+        limits = torch.finfo(dtype)
+        # Half a unit in the last place, and some for rounding in two steps. Folding, in float64, may differ between machines.
+        rtol, atol = max(0.65 * limits.eps, 1e-9), max(limits.smallest_normal * limits.eps, 1e-12)
+        rounded |= (exact == exact.to(dtype).double()) & torch.isclose(exact, folded, rtol=rtol, atol=atol)
+    return rounded
 
 
 class _Released(dict[str, Tensor]):
@@ -297,13 +314,14 @@ def _architecture(fields: Mapping[str, Any]) -> BigGANConfig:
 
 def _random_state(architecture: BigGANConfig) -> dict[str, Tensor]:
     """Return the weights of an untrained generator: small, so that images are grey with soft noise."""
-    rng = torch.Generator().manual_seed(0)
+    rng = torch.Generator("cpu").manual_seed(0)
+    kind: dict[str, Any] = {"dtype": torch.float32, "device": torch.device("cpu")}  # whatever torch's defaults are set to
     state = {}
     for name, shape in released_shapes(architecture).items():
         if name.endswith(("stored_var", "running_var", "output_layer.0.gain", "bn.weight", "sv0")):
-            state[name] = torch.ones(shape)
+            state[name] = torch.ones(shape, **kind)
         elif name.endswith(("weight", "u0")):
-            state[name] = torch.randn(shape, generator=rng)
+            state[name] = torch.randn(shape, generator=rng, **kind)
         else:
-            state[name] = torch.zeros(shape)
+            state[name] = torch.zeros(shape, **kind)
     return state
