@@ -7,6 +7,7 @@ import json
 import pickle
 import string
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,6 +138,33 @@ class TestDeviceAndDtype:
         assert generator.dtype == torch.float32  # whole numbers are no weights
         generator.register_buffer("scale", torch.zeros(2, dtype=torch.float64, device="meta"))
         assert generator.dtype == torch.float64
+
+
+class TestSaveAgain:
+    """`save_pretrained` into a folder that holds an earlier save."""
+
+    def test_what_links_point_to_stays(self, tmp_path: Path) -> None:
+        blobs, folder = tmp_path / "blobs", tmp_path / "snapshot"  # as in the Hub's cache
+        FakeGenerator(7).save_pretrained(blobs)
+        before = {path.name: path.read_bytes() for path in blobs.iterdir()}
+        folder.mkdir()
+        for name in before:
+            (folder / name).symlink_to(blobs / name)
+        FakeGenerator(9).save_pretrained(folder, card={"title": "Another"})
+        assert {path.name: path.read_bytes() for path in blobs.iterdir()} == before
+        assert FakeGenerator.from_pretrained(folder).image_size == (9, 9)
+
+    def test_a_failure_leaves_the_earlier_save(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        FakeGenerator(7).save_pretrained(tmp_path)
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+        def full(*_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space left"):
+            FakeGenerator(9).save_pretrained(tmp_path)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 class TestFingerprint:

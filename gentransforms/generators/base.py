@@ -20,6 +20,7 @@ from gentransforms.generators.card import model_card
 from gentransforms.generators.identity import describe_argument, fingerprint, named_weights, to_json
 from gentransforms.hub import models as hub
 from gentransforms.hub.client import sha256, upload
+from gentransforms.hub.replaced import replacing
 from gentransforms.paths import local_path
 from gentransforms.seeding import check_seeds
 from gentransforms.surroundings import isolate_loading
@@ -176,7 +177,7 @@ class ImageGenerator(nn.Module, ABC):
         """Write ``config.json``, ``model.safetensors`` and a model card, ``README.md``, into `directory`.
 
         Args:
-            directory: created if it does not exist.
+            directory: created if it does not exist; files of an earlier save are replaced when all are written.
             dtype: dtype of the floating weights in the file; unchanged by default.
             card: text of the model card by section: any of ``title``, ``description``, ``training_data``, ``license``,
                 ``license_link``, ``intended_use``, ``limits``, ``evaluation``.
@@ -196,17 +197,17 @@ class ImageGenerator(nn.Module, ABC):
                     f"hold: build it inside {type(self).__name__}.__init__ from numbers and strings; banks work as it is"
                 )
         config, text = json.loads(to_json(self.config)), model_card(self, card or {})
-        directory.mkdir(parents=True, exist_ok=True)
         weights = {name: t.detach().cpu().contiguous().clone() for name, t in self._saved_weights().items()}
         weights = {name: t.to(dtype) if dtype is not None and t.is_floating_point() else t for name, t in weights.items()}
-        save_file(weights, directory / hub.WEIGHTS_FILE, metadata={"format": "pt"})
-        # safetensors makes its file readable by the owner only; give it the usual permissions.
-        umask = os.umask(0)
-        os.umask(umask)
-        (directory / hub.WEIGHTS_FILE).chmod(0o666 & ~umask)
-        description |= {"weights_sha256": sha256(directory / hub.WEIGHTS_FILE), "config": config}
-        (directory / hub.CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
-        (directory / hub.CARD_FILE).write_text(text, encoding="utf-8")
+        with replacing(directory) as folder:
+            save_file(weights, folder / hub.WEIGHTS_FILE, metadata={"format": "pt"})
+            # safetensors makes its file readable by the owner only; give it the usual permissions.
+            umask = os.umask(0)
+            os.umask(umask)
+            (folder / hub.WEIGHTS_FILE).chmod(0o666 & ~umask)
+            description |= {"weights_sha256": sha256(folder / hub.WEIGHTS_FILE), "config": config}
+            (folder / hub.CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
+            (folder / hub.CARD_FILE).write_text(text, encoding="utf-8")
 
     def push_to_hub(self, repo_id: str, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None, **options: Any) -> str:
         """Save and upload to the Hub repository `repo_id`, with a model card; return the address of the commit.

@@ -16,6 +16,7 @@ from gentransforms.generators.diffusion.options import PRESETS, override
 from gentransforms.generators.diffusion.state import apply_state, check_saveable, holds_lora
 from gentransforms.generators.part_licenses import add_licenses, lora_places, read_licenses, read_own_license
 from gentransforms.hub import models as hub
+from gentransforms.hub.replaced import replacing
 from gentransforms.paths import local_path
 from gentransforms.surroundings import isolate_loading
 from gentransforms.wording import with_article
@@ -112,7 +113,7 @@ class PretrainedDiffusion(DiffusionGenerator):
             options["saved_licenses"] = dict(self._part_licenses)
         if self.kind == "ip-adapter":
             options["ip_adapter"] = True
-        with saving.replacing(local_path(directory, "directory")) as folder:
+        with replacing(local_path(directory, "directory")) as folder:
             saving.write(self, folder, options, dtype, card or {}, self._adapter_file)
             self._save_parts(folder, dtype)
 

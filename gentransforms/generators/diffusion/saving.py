@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,9 @@ from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.base import FORMAT_VERSION
 from gentransforms.generators.card import model_card
 from gentransforms.hub import models as hub
-from gentransforms.hub.replaced import replaced_files
 from gentransforms.wording import with_article
 
-__all__ = ["IP_ADAPTER_FILE", "describe", "replacing", "saved_options", "write"]
+__all__ = ["IP_ADAPTER_FILE", "describe", "saved_options", "write"]
 
 IP_ADAPTER_FILE = ("", "ip_adapter", "ip_adapter.safetensors")  # what an `ip_adapter` option of a saved folder says: the folder itself
 
@@ -56,7 +53,7 @@ def write(
 
     Args:
         generator: the DiffusionGenerator.
-        directory: an empty folder, as `replacing` yields it.
+        directory: an empty folder, as `gentransforms.hub.replaced.replacing` yields it.
         options: JSON-able options that rebuild the generator from its components.
         dtype: dtype of the floating-point weights; None leaves them unchanged.
         card: sections of the model card.
@@ -84,40 +81,6 @@ def write(
         _write_adapter(adapter, directory / IP_ADAPTER_FILE[1] / IP_ADAPTER_FILE[2], dtype)
     (directory / hub.CONFIG_FILE).write_text(text + "\n")
     (directory / hub.CARD_FILE).write_text(page, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def replacing(directory: Path) -> Iterator[Path]:
-    """Yield an empty folder, whose files go to `directory` in the end, over those of an earlier save.
-
-    Weights there that the new ones replace, such as the shards of before, are removed; other files stay. If writing fails, `directory` is
-    as it was.
-
-    Args:
-        directory: created if it does not exist.
-    """
-    existed = directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as temporary:
-            yield Path(temporary)
-            _move(Path(temporary), directory)
-    except BaseException:
-        if not existed:
-            with contextlib.suppress(OSError):  # something was moved already
-                directory.rmdir()
-        raise
-
-
-def _move(source: Path, target: Path) -> None:
-    files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
-    folders = {file.parent for file in files}
-    there = [path.relative_to(target) for folder in folders for path in (target / folder).glob("*") if path.is_file()]
-    for name in replaced_files([file.as_posix() for file in files], [file.as_posix() for file in there]):
-        (target / name).unlink()
-    for file in files:
-        (target / file).parent.mkdir(parents=True, exist_ok=True)
-        (source / file).replace(target / file)
 
 
 def _write_adapter(source: Path, target: Path, dtype: torch.dtype | None) -> None:

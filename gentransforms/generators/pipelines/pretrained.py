@@ -21,6 +21,7 @@ from gentransforms.generators.pipelines.execution.offloading import check_offloa
 from gentransforms.generators.pipelines.opening import is_single_file, load_any, load_single_file
 from gentransforms.generators.pipelines.processors import check_saved_whole
 from gentransforms.hub import models as hub
+from gentransforms.hub.replaced import replacing
 from gentransforms.paths import local_path
 
 __all__ = ["load", "save"]
@@ -143,7 +144,7 @@ def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card:
             f"options {generator.options!r} cannot be written as JSON ({error}): use numbers, strings, lists, dicts"
         ) from error
     page = model_card(generator, card)
-    with saving.replacing(local_path(directory, "directory")) as folder:
+    with replacing(local_path(directory, "directory")) as folder:
         generator.pipe.save_pretrained(folder, safe_serialization=True)
         if generator.prior is not None:
             generator.prior.save_pretrained(folder / _PRIOR, safe_serialization=True)
