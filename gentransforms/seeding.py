@@ -18,6 +18,9 @@ from gentransforms.wording import name_type
 __all__ = ["check_seeds", "derive_seeds", "sample_noise", "sample_truncated_noise", "seed_uniforms"]
 
 
+_FARTHEST = 5.5  # beyond it, the smallest of 2^24 uniform numbers would be mapped to the bound itself, however far that is
+
+
 def derive_seeds(base_seed: int, keys: Sequence[str | int], variants: Sequence[int]) -> Tensor:
     """Return one seed for each (key, variant) pair: (N,) int64, from 0 to 2^63 - 1.
 
@@ -83,6 +86,7 @@ def sample_truncated_noise(seeds: Tensor, shape: Sequence[int], bound: float) ->
     """
     if not 0 < bound < math.inf:
         raise ConfigError(f"bound={bound!r}: expected a positive, finite number")
+    bound = min(bound, _FARTHEST)
     high = math.erf(bound / math.sqrt(2))
     uniform = _rows(torch.rand, seeds, shape)
     return torch.erfinv(uniform.mul_(2 * high).sub_(high)).mul_(math.sqrt(2)).clamp_(-bound, bound)

@@ -195,6 +195,14 @@ class TestSampleTruncatedNoise:
         low, high = normal([-bound, bound])
         assert kolmogorov_smirnov(values, (normal(values) - low) / (high - low)) < 1.63
 
+    @pytest.mark.parametrize("bound", [8.0, 1000.0])
+    def test_no_number_is_as_far_as_a_far_bound(self, bound: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        ends = torch.tensor([[0.0, 1 - 2**-24]])  # the smallest and the largest uniform number
+        monkeypatch.setattr("gentransforms.seeding._rows", lambda *_: ends.clone())
+        low, high = sample_truncated_noise(torch.tensor([1]), (2,), bound)[0].tolist()
+        assert -5.6 < low < -5
+        assert 5 < high < 5.6
+
     def test_differs_from_the_untruncated(self) -> None:
         # The test above can fail: the same statistic against the whole normal distribution.
         values = np.sort(sample_truncated_noise(torch.arange(20), (1000,), 1.4).double().flatten().numpy())
