@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -110,8 +111,7 @@ def check_generator(generator: ImageGenerator, *, images: Tensor | None = None, 
     _require(
         bool((made >= 0).all() and (made <= 1).all()), f"sample returned values from {made.min():g} to {made.max():g}, expected [0, 1]"
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(987654321)  # a state that differs from what a generator leaves by calling manual_seed itself
+    with _random_state(987654321):  # a state that differs from what a generator leaves by calling manual_seed itself
         state = torch.get_rng_state()
         again = run(everything)
         _require(torch.equal(state, torch.get_rng_state()), "torch's global random state was used: draw noise from the seeds alone")
@@ -196,9 +196,20 @@ def check_transform(transform: Callable[..., Any], *, size: tuple[int, int] = (2
 
 
 def _seeded(transform: Callable[..., Any], image: Any) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with _random_state(0):
         return transform(image)
+
+
+@contextlib.contextmanager
+def _random_state(seed: int) -> Iterator[None]:
+    """Seed torch for a block, on GPUs too if they are in use, and restore what was before."""
+    # Not by `torch.manual_seed`: it seeds GPUs in any case, those that are first used later included.
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed_all(seed)
+        yield
 
 
 def _check_same_kind(transform: Callable[..., Any], image: Tensor) -> None:

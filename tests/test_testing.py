@@ -324,3 +324,10 @@ class TestCheckTransform:
         state = torch.get_rng_state()
         check_transform(gt.GenerativeAugment(FakeGenerator()))
         assert torch.get_rng_state().equal(state)
+
+    def test_seeds_no_gpu_that_is_not_in_use(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seeds: list[int] = []
+        monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+        check_generator(FakeGenerator())
+        check_transform(gt.GenerativeAugment(FakeGenerator()))
+        assert seeds == []
