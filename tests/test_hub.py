@@ -148,7 +148,7 @@ class TestToken:
 
     def test_gated(self, site: Site, model: str, tmp_path: Path) -> None:
         site.hub.repos[model].gated = True
-        with pytest.raises(WeightsError, match=f"{model}: .*pass token="):
+        with pytest.raises(WeightsError, match=f"{model}: .*is gated: accept its conditions at http://127.*/{model}, then log in"):
             site.load(model, cache_dir=tmp_path, token=TOKEN)
 
 

@@ -67,6 +67,11 @@ def hub_errors(kind: Kind, repo_id: str, what: str, revision: str | None = None)
         raise kind.error(f"{repo_id}: {at} is not in the local cache and could not be fetched; {kind.no_network}") from error
     except hf.EntryNotFoundError as error:
         raise kind.error(f"{repo_id}: {kind.no_file.format(what=at)}") from error
+    except hf.GatedRepoError as error:  # a subclass of the next
+        raise kind.error(
+            f"{repo_id}: {at} could not be fetched, because the repository is gated: accept its conditions at "
+            f"{_page(kind, repo_id)}, then log in with hf auth login, or pass token="
+        ) from error
     except (hf.RepositoryNotFoundError, hf.HFValidationError) as error:
         raise kind.error(f"{repo_id}: {kind.no_repository}") from error
     except _request_errors() as error:
@@ -209,6 +214,12 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _page(kind: Kind, repo_id: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{'' if kind.repo_type is None else kind.repo_type + 's/'}{repo_id}"
 
 
 @contextlib.contextmanager
