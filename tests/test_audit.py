@@ -437,6 +437,7 @@ class TestCommands:
             (["--encoder", "torchvision:nothing"], "torchvision:nothing"),
             (["--limit", "0"], "limit"),
             (["--label-column", "class"], "class"),
+            (["--holdout-split", "test"], "--holdout"),
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )

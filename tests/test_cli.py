@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 import torch
 import typer
+from huggingface_hub.errors import GatedRepoError
 from released import random_state, write_released
 from typer.testing import CliRunner
 
 import gentransforms as gt
 from gentransforms.cli import augment, plain
 from gentransforms.cli.main import app, run
+from gentransforms.cli.photos import sample_photos
 from gentransforms.generators.icgan.architecture import BigGANConfig
 from gentransforms.hub import models as hub
 
@@ -225,6 +227,14 @@ class Answer(OSError):
         self.response = SimpleNamespace(status_code=status)
 
 
+class Gated(GatedRepoError):
+    """What it raises where a repository's conditions have not been accepted."""
+
+    def __init__(self, status: int) -> None:
+        OSError.__init__(self, f"status {status}")
+        self.response = SimpleNamespace(status_code=status)
+
+
 class TestGeneratorOption:
     """What --generator refuses, and with which exit code."""
 
@@ -263,6 +273,7 @@ class TestGeneratorOption:
             (ConnectionError("hung up"), 1),
             (Answer(404), 2),
             (Answer(503), 1),
+            (Gated(403), 1),
         ],
     )
     def test_whose_fault_it_is(self, cause: Exception | None, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,6 +282,11 @@ class TestGeneratorOption:
 
         monkeypatch.setattr(hub.Source, "file", fail)
         assert "org/name: not fetched" in refused("demo", "--generator", "org/name", code=code)
+
+    @pytest.mark.parametrize(("option", "own"), [("device=cuda", "--device"), ("name_or_path=x", "--generator")])
+    def test_options_with_an_option_of_their_own(self, option: str, own: str, tmp_path: Path) -> None:
+        photo = str(sample_photos()[0])
+        assert f"--option {option}: this has an option of its own: use {own}" in refused("preview", photo, "--option", option)
 
     def test_default_is_bundled(self) -> None:
         assert augment.DEFAULT_GENERATOR in [row.name for row in gt.list_pretrained()]
@@ -309,6 +325,12 @@ class TestConvertIcgan:
         )
         assert "this is a file" in refused("convert", "icgan", released, tmp_path / "file")
         assert "other files" in refused("convert", "icgan", released, tmp_path / "full")
+        other = {"config.json": '{"model_type": "bert"}', "model.safetensors": "mine"}  # of another library
+        (tmp_path / "bert").mkdir()
+        for name, content in other.items():
+            (tmp_path / "bert" / name).write_text(content)
+        assert "other files" in refused("convert", "icgan", released, tmp_path / "bert")
+        assert {path.name: path.read_text() for path in (tmp_path / "bert").iterdir()} == other
         assert (tmp_path / "full" / "README.md").read_text() == "mine"
         assert not out.exists()
 

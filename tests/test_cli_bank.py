@@ -321,6 +321,12 @@ class TestPlan:
         assert result.stderr == ""
         return dict(line.split(": ", 1) for line in result.stdout.splitlines())
 
+    def test_options_that_would_do_nothing(self, photos: Path, tiny: str, tmp_path: Path) -> None:
+        call = ("generate", photos, tmp_path / "bank", "--generator", tiny)
+        assert "--plan makes no images to summarise" in refused(*call, "--plan", "--summary", tmp_path / "done.json")
+        assert "--seconds: this is an option of --plan" in refused(*call, "--seconds", 3)
+        assert not (tmp_path / "bank").exists()
+
     def test_says_all_and_writes_nothing(self, photos: Path, tiny: str, tmp_path: Path) -> None:
         lines = self.plan(photos, tmp_path / "bank", tiny)
         assert not (tmp_path / "bank").exists()
@@ -831,7 +837,7 @@ class TestBankPush:
         assert run("bank", "push", bank, "org/name").stdout == "https://hub/datasets/org/name/commit/1\n"
         more = ("--license", "mit", "--description", "Of my cat.", "--private", "--revision", "dev", "--commit-message", "First")
         run("bank", "push", bank, "org/name", *more)
-        plainly = {"license": None, "description": "", "private": False, "revision": None, "commit_message": None}
+        plainly = {"license": None, "description": "", "private": None, "revision": None, "commit_message": None}
         fully = {"license": "mit", "description": "Of my cat.", "private": True, "revision": "dev", "commit_message": "First"}
         assert calls == [(bank, "org/name", plainly), (bank, "org/name", fully)]
 

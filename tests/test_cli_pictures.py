@@ -54,6 +54,11 @@ class TestDemo:
         with PIL.Image.open("demo/augmentations.png") as picture:
             assert picture.size == (96 * 8 + 12 + 6 * 4, 96 * 10 + 9 * 4)
 
+    def test_limit_of_the_bundled_photos(self, tiny: str, tmp_path: Path) -> None:  # noqa: F811
+        lines = drawn("demo", "--generator", tiny, "--variants", 1, "--limit", 2, "-o", tmp_path / "a.png").stdout.splitlines()
+        assert lines[0] == "took the first 2 of 10 images; --limit takes more"
+        assert lines[1].startswith("2 sources x 1 variant: ")
+
     def test_columns(self, tiny: str, tmp_path: Path) -> None:  # noqa: F811
         drawn("demo", "--generator", tiny, "--variants", 4, "--columns", "--output", tmp_path / "wide.png")
         with PIL.Image.open(tmp_path / "wide.png") as picture:

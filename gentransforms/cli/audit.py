@@ -90,6 +90,8 @@ def audit(
     from gentransforms.audit.verdicts import give_verdicts
     from gentransforms.sources import open_source
 
+    if holdout_split is not None and holdout is None:
+        raise WrongCall("--holdout-split: this is an option of the holdout: add --holdout, or omit it")
     Audit.check_gates(fail_if or ())  # a wrong one is refused before the work
     attributes = {name: name for name in attribute_column or ()}
     named = {"--label-column": label_column, **{f"--attribute-column {name}": name for name in attributes}}

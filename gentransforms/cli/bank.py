@@ -136,7 +136,9 @@ def push(
     ],
     license: Annotated[str | None, typer.Option(help="Licence of the images for the card, such as cc-by-nc-4.0.")] = None,
     description: Annotated[str, typer.Option(help="Description for the card.", show_default=False)] = "",
-    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Create a private repository; otherwise the default of the account or organisation decides.")
+    ] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to upload to; by default main.")] = None,
     commit_message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
     audit: _Audited = None,
@@ -155,7 +157,8 @@ def push(
     _check_exists(bank)
     opened = Bank.open(bank)
     address = opened.push_to_hub(
-        repo_id, license=license, description=description, private=private, revision=revision, commit_message=commit_message,
+        repo_id, license=license, description=description, revision=revision, commit_message=commit_message,
+        private=private or None,  # False would ask for a public one where the organisation's default is private
         **({} if audit is None else {"audit": audit}),
     )  # fmt: skip
     typer.echo(address)

@@ -54,7 +54,7 @@ def icgan(
     from gentransforms.generators.icgan.convert import convert_icgan
     from gentransforms.hub import models as hub
 
-    _check_destination(destination, hub.CONFIG_FILE)
+    _check_destination(destination)
     try:
         # Next to the destination, so that it can be renamed: a failed conversion leaves no incomplete folder.
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -77,9 +77,16 @@ def icgan(
     typer.echo(f"wrote {destination}: {type(generator).__name__}, {height} x {width} pixels, {size:.1f} MB, {encodes}")
 
 
-def _check_destination(destination: Path, config: str) -> None:
+def _check_destination(destination: Path) -> None:
+    from gentransforms.errors import WeightsError
+    from gentransforms.hub import models as hub
+
     if destination.exists() and not destination.is_dir():
         raise WrongCall(f"DST {destination}: expected a folder to write, but this is a file")
     with contextlib.suppress(FileNotFoundError):
-        if any(destination.iterdir()) and not (destination / config).is_file():
+        try:
+            ours = any(destination.iterdir()) and (hub.own_config(hub.Source(destination)) or {}).get("class") == "ICGAN"
+        except WeightsError:  # a file of that name which is something else
+            ours = False
+        if any(destination.iterdir()) and not ours:
             raise WrongCall(f"DST {destination}: this folder holds other files: choose a new or empty one")

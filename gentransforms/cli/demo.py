@@ -42,10 +42,10 @@ def demo(
       gentransforms demo --images photos --variants 5 --output photos.png
     """
     found = sample_photos() if images is None else find_photos(images)
-    paths = found if images is None else found[:limit]
+    paths = found[:limit]
     check_output(output, paths)
     if len(paths) < len(found):
-        typer.echo(f"took the first {len(paths)} of {len(found)} images in {images}; --limit takes more")
+        typer.echo(f"took the first {len(paths)} of {len(found)} images{'' if images is None else f' in {images}'}; --limit takes more")
     photos = [read_photo(path) for path in paths]
     loaded = open_generator(generator, device)
     report(augment(loaded, photos, variants, p, seed, max_batch_size), loaded, output, columns)

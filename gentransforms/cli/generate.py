@@ -64,7 +64,9 @@ def generate(
     gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of each Ray actor.")] = None,
     cpus: Annotated[float | None, typer.Option(min=0, help="CPUs of each Ray actor.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Write nothing; estimate bytes and hours from a timed sample instead.")] = False,
-    seconds: Annotated[float, typer.Option(min=0, help="For how many seconds --plan times its sample.")] = 10.0,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="For how many seconds --plan times its sample; 10 by default.", show_default=False)
+    ] = None,
     summary: Annotated[Path | None, typer.Option(help="Write a summary of the run to this JSON file.", show_default=False)] = None,
     progress: Annotated[bool, typer.Option(help="Show progress: a bar on a terminal, else a line every 30 seconds.")] = True,
     **settings: Any,
@@ -86,6 +88,10 @@ def generate(
 
     if summary is not None and (summary.is_dir() or not summary.parent.is_dir()):  # not after hours of work
         raise WrongCall(f"--summary {summary}: expected the name of a file in a folder that exists")
+    if plan and summary is not None:
+        raise WrongCall("--summary: --plan makes no images to summarise: omit one of the two")
+    if seconds is not None and not plan:
+        raise WrongCall("--seconds: this is an option of --plan: add --plan, or omit it")
     chosen = _open_engine(engine.value, workers=workers, actors=actors, gpus=gpus, cpus=cpus)
     parsed = parse_columns(columns)
     loaded = open_generator(generator, device or _device(), parse_options(option), inputs=True)
@@ -96,7 +102,7 @@ def generate(
     built = BankConfig(**{name: value.value if isinstance(value, Enum) else value for name, value in settings.items()})
     how: dict[str, Any] = {"shard": shard, "engine": chosen, "retry_failed": retry_failed, "extend": extend}
     if plan:
-        _print_plan(*plan_bank(opened, bank, loaded, built, seconds=seconds, **how))
+        _print_plan(*plan_bank(opened, bank, loaded, built, seconds=10.0 if seconds is None else seconds, **how))
         return
     done = generate_bank(opened, bank, loaded, built, progress=progress, **how)
     if summary is not None:

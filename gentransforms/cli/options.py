@@ -18,6 +18,8 @@ from gentransforms.cli.plain import WrongCall
 
 __all__ = ["Columns", "Device", "Generator", "MaxBatchSize", "Option", "Seed", "parse_columns", "parse_options", "with_settings"]
 
+_OWN = {"device": "--device", "name_or_path": "--generator"}
+
 Command = TypeVar("Command", bound=Callable[..., None])
 
 Generator = Annotated[str, typer.Option(help="Bundled name, folder or Hub repository of the generator.")]
@@ -52,6 +54,8 @@ def parse_options(given: Sequence[str] | None) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
             raise WrongCall(f"--option {text}: expected NAME=VALUE, such as truncation=0.5")
+        if name in _OWN:
+            raise WrongCall(f"--option {text}: this has an option of its own: use {_OWN[name]}")
         try:
             options[name] = json.loads(value)
         except ValueError:
