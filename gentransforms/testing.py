@@ -204,7 +204,8 @@ def _seeded(transform: Callable[..., Any], image: Any) -> Any:
 def _random_state(seed: int) -> Iterator[None]:
     """Seed torch for a block, on GPUs too if they are in use, and restore what was before."""
     # Not by `torch.manual_seed`: it seeds GPUs in any case, those that are first used later included.
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = list(range(torch.cuda.device_count())) if in_use else []
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
         if devices:
