@@ -236,13 +236,20 @@ class TestPrivate:
             ("org/wrong-token", {"token": "hf_wrong"}, "401"),
             ("org/na me", {"token": TOKEN}, "na me"),
             ("org/no-branch", {"token": TOKEN, "revision": "nothing"}, "nothing"),
-            ("org/card", {"token": TOKEN, "license": "not a licence"}, "license"),
         ],
     )
     def test_push_refused(self, site: Site, repo_id: str, options: dict[str, Any], reason: str) -> None:
         with pytest.raises(BankError, match=f"^{repo_id}: the upload failed: .*{reason}") as refused:
             site.push(repo_id, **options)
         assert "\n" not in str(refused.value)
+
+    def test_a_licence_that_the_hub_does_not_list(self, site: Site) -> None:  # it had been refused after the upload
+        site.push("org/own-licence", token=TOKEN, license="Terms of Our Hospital")
+        repo = site.hub.repos["datasets/org/own-licence"]
+        card = repo.commits[repo.refs["main"]]["README.md"].decode()
+        assert "\nlicense: other\n" in card
+        assert "\nlicense_name: terms-of-our-hospital\n" in card
+        assert "- Licence: Terms of Our Hospital\n" in card
 
 
 def watched_push(folder: str, repo_id: str, shard_bytes: int, stop_after: int = 99, **options: Any) -> tuple[list[list[str]], str]:

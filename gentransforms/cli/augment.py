@@ -151,12 +151,12 @@ def _progress(total: int | None) -> Iterator[Callable[[int], object]]:
 
 def _unreachable(error: WeightsError) -> bool:
     """Return whether the Hub could not be asked about the name, which may be right, or only refuses access to it."""
-    from huggingface_hub.errors import GatedRepoError
+    from gentransforms.hub.client import is_gated
 
     cause = error.__cause__
     if cause is None or isinstance(cause, ValueError):
         return False
-    if isinstance(cause, GatedRepoError):
+    if is_gated(cause):
         return True
     response = getattr(cause, "response", None)
     return response is None or response.status_code >= 500

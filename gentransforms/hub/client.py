@@ -16,7 +16,18 @@ from typing import Any
 from gentransforms.errors import BankError, GentransformsError, WeightsError
 from gentransforms.hub.replaced import replaced_patterns
 
-__all__ = ["DATASET", "MODEL", "Kind", "bars_on_a_terminal", "hub_errors", "is_repository", "sha256", "upload", "upload_one_by_one"]
+__all__ = [
+    "DATASET",
+    "MODEL",
+    "Kind",
+    "bars_on_a_terminal",
+    "hub_errors",
+    "is_gated",
+    "is_repository",
+    "sha256",
+    "upload",
+    "upload_one_by_one",
+]
 
 _MESSAGE = "Upload with gentransforms"
 
@@ -214,6 +225,13 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def is_gated(error: BaseException) -> bool:
+    """Return whether the Hub's client raised an error because the conditions of a repository have not been accepted."""
+    from huggingface_hub.errors import GatedRepoError
+
+    return isinstance(error, GatedRepoError)
 
 
 def _page(kind: Kind, repo_id: str) -> str:

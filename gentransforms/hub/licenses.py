@@ -30,14 +30,17 @@ def license_fields(license: str | None, link: str | None = None) -> dict[str, An
     Example:
         >>> license_fields("mit")
         {'license': 'mit'}
+        >>> license_fields("CC BY 4.0")
+        {'license': 'cc-by-4.0'}
         >>> license_fields("FLUX.1 [dev] licence")
         {'license': 'other', 'license_name': 'flux.1-dev-licence'}
     """
     if license is None:
         return {}
-    if license.lower() in _LISTED - {"other"}:
-        return {"license": license.lower()}
     name = re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-")
+    for listed in (license.lower(), name):
+        if listed in _LISTED - {"other"}:
+            return {"license": listed}
     fields = {"license": "other", "license_name": name if name != "other" else None, "license_link": link}
     return {key: value for key, value in fields.items() if value}
 

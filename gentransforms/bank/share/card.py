@@ -11,6 +11,7 @@ from gentransforms.bank.format.manifest import AGREED, hash_manifest
 from gentransforms.errors import BankError
 from gentransforms.hub.client import is_repository
 from gentransforms.hub.datasets import card_metadata
+from gentransforms.hub.licenses import license_fields
 from gentransforms.hub.models import bundled_names
 from gentransforms.paths import local_path
 
@@ -43,7 +44,7 @@ def bank_card(
     Args:
         manifest: manifest of the bank.
         rows: number of images in it.
-        license: licence of the images, by the Hub's name for it, such as ``"cc-by-nc-4.0"``.
+        license: licence of the images, such as ``"cc-by-nc-4.0"``; one that the Hub does not list is stated as ``other`` with its name.
         description: a paragraph written by the user.
         repo_id: the bank's future repository on the Hub.
         audit: contents of the ``audit.json`` of an audit of the bank.
@@ -60,7 +61,7 @@ def bank_card(
     name = given if given in bundled_names() or is_repository(given) else generator["class"]
     where = repo_id or "ORG/NAME"
     metadata = card_metadata(
-        license=license, pretty_name=f"Variants made by {name}", tags=["synthetic", "data-augmentation", "gentransforms"],
+        **license_fields(license), pretty_name=f"Variants made by {name}", tags=["synthetic", "data-augmentation", "gentransforms"],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
     )  # fmt: skip
     facts = {
