@@ -247,6 +247,8 @@ class TestScripts:
             assert picture.size[0] > 300
         self.bank(tmp_path, report, data, monkeypatch)
         self.curves(tmp_path, monkeypatch)
+        with pytest.raises(SystemExit, match="with different names"):  # one of the lines would be missing
+            self.call(monkeypatch, "curves", "--run", "a=x", "--run", "a=y", "--judge", "judge", "--test", "x", "--out", "x")
         folders = ["--train", "train", "--test", "test", "--judge", "judge"]
         for arguments, message in (
             ([*evaluate[:-1], "1"], "--variants 1"),

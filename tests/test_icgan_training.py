@@ -363,6 +363,20 @@ class TestImages:
         monkeypatch.setattr(images.datasets, "CIFAR10", lambda root: [(self.picture((32, 32)), 1)] * 2)
         assert images.load_images("torchvision:CIFAR10:/data", 32).shape == (2, 3, 32, 32)
 
+    @pytest.mark.parametrize(
+        ("source", "said"),
+        [
+            ("torchvision:CIFAR10:/data:Train", "no split 'Train', expected train or test"),
+            ("torchvision:Caltech101:/data:test", "Caltech101 of torchvision has no splits"),
+            ("torchvision:CIFAR11:/data", "expected torchvision:NAME:ROOT"),
+            ("torchvision:CIFAR10", "expected torchvision:NAME:ROOT"),
+        ],
+    )
+    def test_splits_that_are_not_there(self, source: str, said: str) -> None:
+        """A misspelt one must not become the test images, nor one of none all of them."""
+        with pytest.raises(SystemExit, match=said):
+            example("images").load_images(source, 32)
+
     def test_empty(self, tmp_path: Path) -> None:
         with pytest.raises(SystemExit, match="no images"):
             example("images").load_images(str(tmp_path), 32)

@@ -104,6 +104,21 @@ class TestSources:
         data.open_images(f"torchvision:Places365:/data:{split}")
         assert asked == {"split": expected, "small": True}
 
+    def test_split_of_a_data_set_that_has_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It would be all images, those trained on among them."""
+
+        class Caltech101(list[Any]):
+            y, classes = (0, 1), ("ant", "emu")
+
+            def __init__(self, root: str, download: bool = False) -> None:
+                super().__init__([(photo(0), 0), (photo(1), 1)])
+
+        data = ssl("data")
+        monkeypatch.setattr(data.datasets, "Caltech101", Caltech101)
+        assert data.open_images("torchvision:Caltech101:/data").labels.tolist() == [0, 1]
+        with pytest.raises(SystemExit, match="Caltech101 of torchvision has no splits: expected torchvision:Caltech101:/data"):
+            data.open_images("torchvision:Caltech101:/data:test")
+
     def test_inaturalist(self, tmp_path: Path) -> None:
         files = ["train_val2018/a/1.jpg", "train_val2018/b/2.jpg"]
         for file in files:

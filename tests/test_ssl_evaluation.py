@@ -242,7 +242,7 @@ class TestEvaluate:
         probe, options = ssl("linear_probe"), self.options(epochs=5, in_memory=in_memory)
         (train, rows), (test, test_rows) = self.sources(run)
         whole = [ssl("evaluate")._whole(source, r, options) for source, r in ((train, rows), (test, test_rows))]
-        sets = [whole[0] if in_memory else probe.ProbeCrops(train, rows, 16), whole[1]]
+        sets = [whole[0] if in_memory else probe.ProbeCrops(train, rows, 16, 0), whole[1]]
         layers, steps, step = [], [], probe.LinearProbe.training_step
 
         def watched(module: Any, batch: Any, batch_idx: int) -> Tensor:
@@ -311,6 +311,21 @@ class TestEvaluate:
         assert [rates[0], rates[50], rates[100]] == pytest.approx([0.8, 0.4, 0.0], abs=1e-9)
         assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0}
         assert optimizer.param_groups[0].get("scaled", True)
+
+    def test_few_images(self, tmp_path: Path) -> None:
+        """A batch is of all images then, and the learning rate is that of its size. The checkpoint is written whole."""
+        probe = ssl("linear_probe")
+        few = probe.Features(torch.randn(12, 3), torch.arange(12) % 2)
+        module, trainer = probe.fit_linear(Colours(), few, 2, self.options(batch_size=512, epochs=2), (tmp_path, ""))
+        assert trainer.optimizers[0].param_groups[0]["initial_lr"] == pytest.approx(0.1 * 12 / 256)
+        assert module.batches_done == 2
+        assert isinstance(trainer.strategy.checkpoint_io, ssl("saving").WholeFiles)
+
+    def test_crops_depend_on_seed_epoch_and_place_alone(self, run: Path) -> None:
+        source, rows = self.sources(run)[0]
+        a, b, again = (ssl("linear_probe").ProbeCrops(source, rows, 16, seed)[0, 0]["images"] for seed in (0, 1, 0))
+        assert torch.equal(a, again)
+        assert not torch.equal(a, b)
 
     def test_other_classes(self, run: Path, tmp_path: Path) -> None:
         other = ssl("data").open_images(str(write_photos(tmp_path, 6, classes=3)))
@@ -446,6 +461,16 @@ class TestSimilarity:
         assert all(0 <= v["linear_cka"] <= 1 and 0 <= v["procrustes_distance"] <= 2 for v in found.values())
         with pytest.raises(SystemExit, match="'depth': the encoder gives"):
             ssl("similarity").compare([run / "run"], FakeGenerator(), ssl("data").open_images(str(run / "test")), 10, "depth")
+
+    def test_of_some_images(self, run: Path) -> None:
+        """Of these rows, evenly spaced, whatever else there is."""
+        compare, rows = ssl("similarity").compare, torch.tensor([0, 1, 2, 3, 4, 6, 8, 9])
+        source = ssl("data").open_images(str(run / "test"))
+        found = compare([run / "run"], FakeGenerator(), source, 4, rows=rows)
+        own, theirs = ssl("similarity").read_features([run / "run"], FakeGenerator(), source, torch.tensor([0, 2, 4, 8]))
+        expected = ssl("similarity").linear_cka(own["untrained"], theirs["untrained"])
+        assert found["untrained"]["linear_cka"] == pytest.approx(expected, abs=1e-4)
+        assert found != compare([run / "run"], FakeGenerator(), source, 4)
 
     def test_pairs_over_subsets(self) -> None:
         """One column each, so that CKA is the squared correlation: mean and standard deviation over random thirds of the images."""

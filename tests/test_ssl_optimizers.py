@@ -58,6 +58,18 @@ class TestSchedule:
     def test_final_rate(self) -> None:
         assert self.rates(0.5, 2, 20, 0.1, 0.05)[-1] == pytest.approx(0.05)
 
+    def test_constant_group(self) -> None:
+        weights = [nn.Parameter(torch.ones(1)) for _ in range(2)]
+        optimizer = torch.optim.SGD([{"params": weights[:1]}, {"params": weights[1:], "lr": 0.5, "constant": True}], lr=0.2)
+        schedule = ssl("optimizers").build_schedule(optimizer, 0.2, 2, 6, 0.1, 0.0)
+        rates = []
+        for _ in range(6):
+            rates.append([group["lr"] for group in optimizer.param_groups])
+            optimizer.step()
+            schedule.step()
+        assert [constant for _, constant in rates] == [0.5] * 6
+        assert [rate for rate, _ in rates][::5] == pytest.approx([0.1, 0.0])
+
     def test_no_warmup(self) -> None:
         rates = self.rates(0.8, 0, 41, 0.8, 0.0)
         assert (rates[0], rates[20], rates[40]) == pytest.approx((0.8, 0.4, 0.0), abs=1e-12)
@@ -207,6 +219,17 @@ class TestGroups:
         optimizer = ssl("optimizers").build_optimizer([group], s, 0.5)
         assert isinstance(optimizer, torch.optim.SGD)
         assert (optimizer.defaults["momentum"], optimizer.defaults["weight_decay"], optimizer.defaults["lr"]) == (0.9, 1e-5, 0.5)
+
+    def test_predictor_of_simsiam_has_a_schedule_of_its_own(self) -> None:
+        """Chen and He keep it constant; without the setting it is with the rest."""
+        words = ["method.predictor_hidden=4", "optimizer.exclude_bias_and_norm=true"]
+        module = ssl("methods").METHODS["simsiam"](tiny("simsiam", *words, "method.predictor_schedule=constant"), 0)
+        own = [group for group in module.groups() if group.get("constant")]
+        assert {id(p) for group in own for p in group["params"]} == {id(p) for p in module.predictor.parameters()}
+        assert [group["name"] for group in own] == ["predictor weights", "predictor bias and norm"]
+        assert own[1]["weight_decay"] == 0.0
+        assert len(module.groups()) == 4
+        assert len(ssl("methods").METHODS["simsiam"](tiny("simsiam", *words), 0).groups()) == 2
 
     def test_what_does_not_train_is_not_there(self) -> None:
         module = ssl("methods").METHODS["byol"](tiny("byol"), 2)

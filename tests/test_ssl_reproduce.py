@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import re
@@ -17,7 +18,7 @@ import torch
 from command_line import parse_command
 from PIL import Image
 from released import random_state, write_released
-from ssl_example import CONFIGS, FOLDER, TINY, call, miniature, ssl, write_photos
+from ssl_example import CONFIGS, FOLDER, TINY, call, miniature, ssl, tiny, write_photos
 from torchvision import datasets
 from torchvision.models import resnet50
 
@@ -86,6 +87,66 @@ class TestTable:
         assert table[0][-2:] == ["CKA with the encoder", "Procrustes distance"]
         assert table[2][-2:] == ["0.300", "1.250"]
         assert table[3][-2:] == ["", ""]
+
+    @pytest.mark.parametrize("on_holdout", [True, False])
+    def test_says_on_which_images(self, on_holdout: bool) -> None:
+        text = ssl("reproduce").table([record("simclr", "baseline", 0, 0.8, measure={"on_holdout": on_holdout})])
+        assert f"percent on the {'held-out' if on_holdout else 'test'} images." in text
+        assert ("test images" in text) is not on_holdout
+
+
+class TestComparable:
+    """Runs of a table whose settings differ."""
+
+    def finish(self, out: Path, arm: str, seed: int, *overrides: str) -> dict[str, Any]:
+        """Write what a finished run leaves of its settings."""
+        folder = out / f"simclr-{arm}-seed{seed}"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text("{}")
+        shared = ssl("shared")
+        settings = tiny("simclr", f"seed={seed}", "data.train=x", *overrides, config=f"cifar10-small/simclr-{arm}")
+        shared.write_record(folder, shared.flatten(settings) | {"keys_sha256": f"{seed}"})
+        return record("simclr", arm, seed, 0.5) | {"folder": str(folder)}
+
+    def plan(self, arm: str, *overrides: str, seed: int = 1) -> list[Any]:
+        return [("simclr", arm, seed, tiny("simclr", f"seed={seed}", "data.train=y", *overrides, config=f"cifar10-small/simclr-{arm}"))]
+
+    @pytest.mark.parametrize(
+        ("before", "now", "said"),
+        [
+            ("optimizer.base_lr=0.25", "optimizer.base_lr=0.5", r"other optimizer\.base_lr \(0\.25, now 0\.5\): the seeds of an arm"),
+            ("augmentation.view2.hue=0", "trainer.epochs=50", r"other augmentation\.view2\.hue \(0\.0, now 0\.05\)"),
+            ("augmentation.generated={hue: 0}", "trainer.epochs=50", r"augmentation\.generated\.hue \(0\.0, now None\)"),
+            ("trainer.precision=bf16-mixed", "generative.bank=elsewhere", None),  # of another machine
+            ("trainer.log_every=3", "probe.k=9", None),
+        ],
+    )
+    def test_seeds_of_an_arm_have_the_same(self, before: str, now: str, said: str | None, tmp_path: Path) -> None:
+        self.finish(tmp_path, "icgan", 0, before)
+        for arm in ("icgan", "baseline"):
+            with contextlib.nullcontext() if said is None or arm == "baseline" else pytest.raises(SystemExit, match=said):
+                ssl("comparable").refuse_mixed_seeds(self.plan(arm, now), tmp_path)
+
+    def test_arms_that_differ_otherwise_are_named(self, tmp_path: Path) -> None:
+        runs = [self.finish(tmp_path, "baseline", seed, "trainer.epochs=2") for seed in (0, 1)]
+        like = [self.finish(tmp_path, "icgan", seed, "trainer.epochs=2", "generative.p=0.5", "probe.every=1") for seed in (0, 1)]
+        assert ssl("comparable").name_mixed_settings(runs + like, "baseline") == ""
+        other = self.finish(tmp_path, "icgan", 2, "trainer.epochs=3", "trainer.precision=bf16-mixed")
+        said = ssl("comparable").name_mixed_settings([*runs, *like, other], "baseline")
+        assert said == (
+            "SimCLR icgan differs from baseline not in its views alone: trainer.epochs (2 or 3, there 2), "
+            "trainer.precision ('32-true' or 'bf16-mixed', there '32-true')."
+        )
+        ssl("reproduce").report([*runs, *like, other], tmp_path)
+        assert (tmp_path / "results.md").read_text().endswith(f"\n\n{said}")
+
+    def test_one_generator_makes_one_bank(self) -> None:
+        plan = self.plan("icgan", "generative.bank=a") + self.plan("baseline", "generative.bank=b")
+        ssl("reproduce").refuse_several_banks(plan, "icgan-cifar10-32")
+        with pytest.raises(SystemExit, match="different banks, icgan a, best c, and it would make all of them"):
+            ssl("reproduce").refuse_several_banks(
+                [*plan, ("simclr", "best", 0, self.plan("icgan", "generative.bank=c")[0][3])], "icgan-cifar10-32"
+            )
 
 
 class TestFinished:

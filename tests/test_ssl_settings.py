@@ -25,6 +25,7 @@ TABLE: dict[str, dict[str, Any]] = {
     "simsiam": SGD | {
         "method.hidden": 4096, "method.out": 4096, "method.predictor_hidden": 512, "trainer.batch_size": 64, "trainer.accumulate": 1,
         "optimizer.base_lr": 0.5, "optimizer.weight_decay": 1e-5,
+        "method.predictor_schedule": "constant",  # not on that page: of Chen and He, and of solo-learn
     },
     "byol": LARS | {
         "method.hidden": 4096, "method.out": 256, "method.predictor_hidden": 4096, "method.momentum_start": 0.99,
@@ -80,7 +81,7 @@ SOLO_LEARN: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
     ),
     "simsiam": (
         {"optimizer.name": "sgd", "optimizer.base_lr": 0.5, "optimizer.weight_decay": 1e-5, "method.hidden": 2048, "method.out": 2048,
-         "method.predictor_hidden": 512},
+         "method.predictor_hidden": 512, "method.predictor_schedule": "constant"},
         ("90.51", "66.04"),
     ),
     "byol": (
@@ -249,6 +250,12 @@ class TestLayers:
         (tmp_path / "b.yaml").write_text("base: a.yaml\nmethod: {name: byol, hidden: 3}\n")
         assert load(tmp_path / "b.yaml").method == ssl("config").BYOLSettings(hidden=3)
 
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_order_of_arguments(self, order: int) -> None:
+        words = ["method.name=byol", "method.hidden=77", "method.momentum_start=0.5"][::order]
+        method = load(CONFIGS / "cifar10-small" / "simclr-baseline.yaml", *words).method
+        assert method == ssl("config").BYOLSettings(hidden=77, momentum_start=0.5)
+
     def test_milder_augmentation_starts_from_the_second_view(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_text("data: {train: x}\naugmentation: {preset: asymmetric, generated: {hue: 0.0}}\n")
         generated, view2 = load(tmp_path / "a.yaml").augmentation.generated, load(tmp_path / "a.yaml").augmentation.view2
@@ -321,6 +328,14 @@ class TestRefused:
         for arm in ("baseline", "icgan"):  # like generative.bank, it may be given to all arms of an experiment
             load(path.with_name(f"simclr-{arm}.yaml"), "generative.scores=s.parquet")
         load(path, "generative.select=place <= 5", "generative.weights=realism", "generative.scores=s.parquet")
+
+    def test_schedule_of_the_predictor(self) -> None:
+        with pytest.raises(SystemExit, match=r"method\.predictor_schedule='cosine': expected one of constant"):
+            load(CONFIGS / "cifar10-small" / "simsiam-baseline.yaml", "method.predictor_schedule=cosine")
+
+    def test_held_out_images_where_there_are_none(self) -> None:
+        with pytest.raises(SystemExit, match=r"data\.test_on_holdout=True needs data\.holdout"):
+            load(CONFIGS / "cifar10" / "simclr-baseline.yaml", "data.test_on_holdout=true")
 
     def test_a_key_of_another_method(self) -> None:
         with pytest.raises(SystemExit, match=r"unknown setting 'method.queue'"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -366,6 +369,38 @@ class TestResume:
             ssl("train").train(chosen, tmp_path, quiet=True)
         after = torch.load(tmp_path / "last.ckpt", weights_only=True)
         assert after["batches_done"] == before["batches_done"] == 2
+
+    def test_a_write_that_ends_halfway_costs_nothing_on_any_file_system(
+        self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where temporary files are elsewhere, moving one is a copy, and it may end halfway."""
+        chosen = settings(photos, "cifar10-small/simclr-baseline", "trainer.epochs=2", "trainer.checkpoint_every=2")
+        run(chosen, tmp_path, kill=3)
+        rename, killed = os.rename, []
+
+        def across(source: Any, target: Any, **options: Any) -> None:
+            if Path(source).parent != Path(target).parent:
+                raise OSError(errno.EXDEV, "another file system")
+            rename(source, target, **options)
+
+        def half(source: Any, target: Any, **options: Any) -> None:
+            killed.append(target)
+            Path(target).write_bytes(Path(source).read_bytes()[:1000])
+            raise Killed
+
+        monkeypatch.setattr(os, "rename", across)
+        monkeypatch.setattr(shutil, "copyfile", half)
+        with contextlib.suppress(Killed):
+            ssl("train").train(chosen, tmp_path, quiet=True)
+        assert torch.load(tmp_path / "last.ckpt", weights_only=True)["batches_done"] == (2 if killed else 6)
+
+    def test_curves_of_a_run_that_began_anew_are_its_own(self, photos: Path, tmp_path: Path) -> None:
+        """The one before it had no checkpoint yet, so that the settings could change; it had been probed."""
+        first = settings(photos, "cifar10-small/simclr-baseline", "trainer.epochs=9", "probe.every=1")
+        run(first, tmp_path, kill=4)
+        assert list(curve(tmp_path, "probe/knn")) == [2]
+        run(settings(photos, "cifar10-small/simclr-baseline", "trainer.epochs=2", "probe.every=2"), tmp_path)
+        assert list(curve(tmp_path, "probe/knn")) == [5]
 
 
 class TestPrecision:

@@ -30,14 +30,15 @@ def read_layers(path: str | Path | None, overrides: Sequence[str] = (), join: Jo
         SystemExit: if a file is missing or not YAML, or an override is not ``name=value``.
     """
     values = _read_file(Path(path), join) if path is not None else OmegaConf.create()
+    given = OmegaConf.create()  # one layer, whatever the order: a later one may change what a layer takes from those below
     for item in overrides:
         if "=" not in item:
             raise SystemExit(f"override {item!r}: expected name=value, for example seed=5")
         try:
-            values = join(values, OmegaConf.from_dotlist([item]))
+            given = OmegaConf.unsafe_merge(given, OmegaConf.from_dotlist([item]))
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             raise SystemExit(f"override {item!r} is not YAML: {error}") from None
-    return OmegaConf.to_container(values)  # type: ignore[return-value]
+    return OmegaConf.to_container(join(values, given))  # type: ignore[return-value]
 
 
 def fill_in(schema: DictConfig, values: dict[str, Any]) -> Any:

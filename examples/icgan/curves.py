@@ -44,13 +44,15 @@ def main() -> None:
     parser.add_argument("--variants", type=int, default=2, help="generated images of each")
     parser.add_argument("--losses", action="store_true", help="also draw the losses of the first run, as OUT-losses.png")
     args = parser.parse_args()
+    runs = {name: Path(folder) for name, _, folder in (item.rpartition("=") for item in args.run)}
+    if "" in runs or len(runs) < len(args.run):
+        raise SystemExit(f"--run {' --run '.join(args.run)}: expected NAME=FOLDER each, with different names")
     judge = load_judge(args.judge)
     labels, names = load_labels(args.test)
     if names != judge.names:
         raise SystemExit(f"--test has the classes {names}, the classifier {judge.names}: expected the same")
     rows = spaced(len(labels), args.limit)
     sources, expected = load_images(args.test, judge.arguments["size"])[rows], labels[rows]
-    runs = {name: Path(folder) for name, _, folder in (item.rpartition("=") for item in args.run)}
     table = {name: measure_run(folder, judge, sources, expected, args.variants) for name, folder in runs.items()}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.with_suffix(".json").write_text(json.dumps(table, indent=2) + "\n")

@@ -66,11 +66,20 @@ def load_labels(source: str) -> tuple[Tensor, list[str]]:
 
 
 def _torchvision(source: str) -> Any:
-    _, name, root, *rest = source.split(":")
-    split = rest[0] if rest else "train"
-    kind = getattr(datasets, name)
+    _, name, root, split = (*source.split(":"), "", "")[:4]
+    kind = getattr(datasets, name, None)
+    if not root or kind is None:
+        raise SystemExit(f"{source!r}: expected torchvision:NAME:ROOT or torchvision:NAME:ROOT:SPLIT with a data set of torchvision")
     parameters = inspect.signature(kind).parameters
-    return kind(root, train=split == "train") if "train" in parameters else kind(root, split=split) if "split" in parameters else kind(root)
+    if "train" in parameters:
+        if split not in ("", "train", "test"):  # a misspelt "train" must not become the test images
+            raise SystemExit(f"{source!r}: no split {split!r}, expected train or test")
+        return kind(root, train=split != "test")
+    if "split" in parameters:
+        return kind(root, split=split or "train")
+    if split:
+        raise SystemExit(f"{source!r}: {name} of torchvision has no splits: expected torchvision:{name}:{root}")
+    return kind(root)
 
 
 def _square(image: Tensor, size: int) -> Tensor:

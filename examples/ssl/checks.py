@@ -22,14 +22,15 @@ def refuse_useless_values(values: dict[str, Any]) -> None:
         "optimizer.name": ("lars", "sgd", "adamw"),
         "trainer.precision": ("auto", "32-true", "16-mixed", "bf16-mixed"),
     }
+    if values.get("method.predictor_schedule") is not None:
+        choices["method.predictor_schedule"] = ("constant",)
     for name, allowed in choices.items():
         if values[name] not in allowed:
             raise SystemExit(f"{name}={values[name]!r}: expected one of {', '.join(allowed)}")
-    positive = ["data.image_size", "optimizer.base_lr", "probe.every", "probe.k", "probe.images", "probe.temperature"]
+    positive = ["data.image_size", "data.limit", "optimizer.base_lr", "probe.every", "probe.k", "probe.images", "probe.temperature"]
     positive += [f"trainer.{name}" for name in ("epochs", "batch_size", "devices", "nodes", "accumulate", "checkpoint_every", "log_every")]
-    positive += ["data.limit"] if values["data.limit"] is not None else []
-    for name in [*positive, *(name for name in ("method.temperature", "method.queue") if name in values)]:
-        if values[name] <= 0:
+    for name in [*positive, *(f"method.{name}" for name in ("temperature", "queue"))]:
+        if values.get(name) is not None and values[name] <= 0:
             raise SystemExit(f"{name}={values[name]!r}: expected more than 0")
     for name in ("data.holdout", "data.workers", "optimizer.warmup_epochs"):
         if values[name] < 0:
@@ -37,6 +38,8 @@ def refuse_useless_values(values: dict[str, Any]) -> None:
     for name, value in values.items():
         if name.endswith((".crop_scale", ".blur_sigma")) and not (len(value) == 2 and 0 < value[0] <= value[1]):
             raise SystemExit(f"{name}={value!r}: expected two numbers above 0, the smaller first")
+    if values["data.test_on_holdout"] and not values["data.holdout"]:
+        raise SystemExit("data.test_on_holdout=True needs data.holdout, the number of images that are held out: expected more than 0")
     widths, blocks = values["backbone.widths"], values["backbone.blocks"]
     if not widths or len(widths) != len(blocks):
         raise SystemExit(f"backbone.blocks={blocks!r}: expected as many numbers as backbone.widths={widths!r}, and at least one")

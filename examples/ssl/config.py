@@ -131,12 +131,16 @@ class SimCLRSettings(MethodSettings):
 
 @dataclass
 class SimSiamSettings(MethodSettings):
-    """SimSiam (Chen and He, CVPR 2021)."""
+    """SimSiam (Chen and He, CVPR 2021).
+
+    `predictor_schedule` is ``constant``, which is the paper's: the predictor keeps the full learning rate; null: that of the rest.
+    """
 
     name: str = "simsiam"
     hidden: int = 4096
     out: int = 4096
     predictor_hidden: int = 512
+    predictor_schedule: str | None = None
 
 
 @dataclass

@@ -169,7 +169,8 @@ def main() -> None:
         if name in found:
             print(f"{folder}: trained again since it was evaluated, so it is evaluated again")
         found[name] = about | {"measure": measure, "accuracy": evaluate_run(folder, train, test, args.probe_epochs, args.device)}
-        report.write_text(json.dumps(list(found.values()), indent=2) + "\n")
+        report.with_suffix(".partial").write_text(json.dumps(list(found.values()), indent=2) + "\n")
+        report.with_suffix(".partial").replace(report)  # hours of evaluation are never left half written
     (args.out / "corruptions.md").write_text(table(list(found.values()), args.gain_over))
     print((args.out / "corruptions.md").read_text())
 

@@ -156,6 +156,8 @@ def _torchvision(name: str) -> Source:
         options = {"split": splits[split], "small": True} if kind == "Places365" else {"train": splits[split]}
     elif "split" in parameters:
         options = {"split": split}
+    elif rest and rest[0]:  # it would be all images, whatever is asked for
+        raise SystemExit(f"{name!r}: {kind} of torchvision has no splits: expected torchvision:{kind}:{root}")
     try:
         dataset = known(root, **options)
     except (RuntimeError, FileNotFoundError, ValueError) as error:

@@ -67,7 +67,7 @@ def evaluate(
         if options.cached:
             probe_sets: list[Dataset[Any]] = [Features(*part) for part in _standardised(features)]
         else:
-            probe_sets = [sets[0] if options.in_memory else ProbeCrops(*train, options.image_size), sets[1]]
+            probe_sets = [sets[0] if options.in_memory else ProbeCrops(*train, options.image_size, options.seed), sets[1]]
         resume = None if options.cached or folder is None else (folder, _images(*train))
         accuracy, count = linear_probe(backbone, probe_sets[0], probe_sets[1], classes, options, resume)
         found["linear"] = _report(round(accuracy * count), count)

@@ -21,6 +21,7 @@ from frozen import GeneratorsEncoder
 from lightning.pytorch.callbacks import ModelCheckpoint
 from loading import EpochBatches, MemoryImages, mix_seed, read_labels, read_or_next, train_loader, whole_loader
 from optimizers import build_optimizer, build_schedule, parameter_groups
+from saving import WholeFiles
 from slurm import environments
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -79,13 +80,15 @@ def fit_linear(
         accelerator=options.accelerator, devices=options.devices, strategy="ddp" if options.devices > 1 else "auto",
         precision=options.precision, max_epochs=options.epochs, use_distributed_sampler=False, logger=False,  # type: ignore[arg-type]
         enable_model_summary=False, enable_progress_bar=False, num_sanity_val_steps=0, limit_val_batches=0,
-        enable_checkpointing=folder is not None, callbacks=checkpoint, plugins=environments(),  # type: ignore[arg-type]
+        enable_checkpointing=folder is not None, callbacks=checkpoint, plugins=[WholeFiles(), *environments()],  # type: ignore[arg-type]
         # Never the current folder: Lightning loads any checkpoint there that its handler for SLURM has saved.
         default_root_dir=folder or Path(tempfile.gettempdir(), "no-such-probe"),
     )  # fmt: skip
+    # Of few images a batch has fewer, and the learning rate follows it.
+    options = replace(options, batch_size=min(options.batch_size, len(train) // trainer.world_size))  # type: ignore[arg-type]
     module = LinearProbe(backbone, classes, options, "" if folder is None else _identity(backbone, options, images))
-    size = min(options.batch_size, len(train) // trainer.world_size)  # type: ignore[arg-type]
-    batches = EpochBatches(len(train), size, options.seed, lambda: module.batches_done, trainer.global_rank, trainer.world_size)  # type: ignore[arg-type]
+    places = trainer.global_rank, trainer.world_size
+    batches = EpochBatches(len(train), options.batch_size, options.seed, lambda: module.batches_done, *places)  # type: ignore[arg-type]
     last = None if folder is None else folder / "last.ckpt"
     again = last is not None and zipfile.is_zipfile(last) and torch.load(last, weights_only=True)["identity"] == module.identity
     trainer.fit(module, train_loader(train, batches, options.workers), ckpt_path=last if again else None, weights_only=True)
@@ -157,8 +160,8 @@ class Features(MemoryImages):
 class ProbeCrops(Dataset[Any]):
     """Random resized crops of images that are read again in every epoch; the device flips them."""
 
-    def __init__(self, source: Source, rows: Tensor, size: int) -> None:
-        self.source, self.rows, self.labels = source, rows.tolist(), read_labels(source)[rows]
+    def __init__(self, source: Source, rows: Tensor, size: int, seed: int) -> None:
+        self.source, self.rows, self.labels, self.seed = source, rows.tolist(), read_labels(source)[rows], seed
         self.transform = v2.Compose([worker_crop(ViewSettings(), size, "bicubic"), v2.PILToTensor()])
 
     def __len__(self) -> int:
@@ -167,7 +170,7 @@ class ProbeCrops(Dataset[Any]):
     def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
         place, epoch = sample
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix_seed(epoch, place))
+            torch.manual_seed(mix_seed(self.seed, epoch, place))
             image, at = read_or_next(self.source, self.rows, place)
             return {"images": self.transform(image), "labels": self.labels[at], "rows": at}
 

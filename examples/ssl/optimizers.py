@@ -87,10 +87,16 @@ def build_schedule(
 ) -> CosineWarmupScheduler:
     """Return linear warm-up, from `start_lr` at the first step to `lr` at the last of it, then a cosine to `final_lr`.
 
-    lightly's schedule is one step ahead: its first step does not have the start value. So it is told to start one step earlier.
+    Groups with ``"constant": True`` keep their rate. lightly's schedule is one step ahead: its first step does not have the start
+    value. So it is told to start one step earlier.
     """
     warmup_steps = min(warmup_steps, total_steps)
     start = start_lr / lr
     if warmup_steps > 1:
         start -= (1 - start) / (warmup_steps - 1)
-    return CosineWarmupScheduler(optimizer, warmup_steps, total_steps, warmup_start_value=start, end_value=final_lr / lr)
+    schedule = CosineWarmupScheduler(optimizer, warmup_steps, total_steps, warmup_start_value=start, end_value=final_lr / lr)
+    for i, group in enumerate(optimizer.param_groups):
+        if group.get("constant"):
+            schedule.lr_lambdas[i] = lambda _step: 1.0
+            group["lr"] = schedule.base_lrs[i]
+    return schedule

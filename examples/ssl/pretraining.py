@@ -74,6 +74,10 @@ class Pretraining(L.LightningModule, ABC):
     def step(self, view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of the real view (B, width) and the loss of views (B, 3, S, S)."""
 
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the parameter groups of the optimiser; those marked ``"constant": True`` keep their learning rate."""
+        return parameter_groups([self.backbone, *self.heads()], self.settings.optimizer)
+
     def after_step(self, step: int, total: int) -> None:
         """Run after optimiser step `step`, counted from 0, for example to update a momentum network."""
 
@@ -136,7 +140,7 @@ class Pretraining(L.LightningModule, ABC):
     def configure_optimizers(self) -> dict[str, Any]:
         s, t = self.settings.optimizer, self.settings.trainer
         lr = learning_rate(s, t)
-        groups = parameter_groups([self.backbone, *self.heads()], s)
+        groups = self.groups()
         if self.probe is not None:
             own = {"lr": self.settings.probe.linear_lr, "weight_decay": 0.0, "scaled": False}
             groups.append({"name": "probe", "params": list(self.probe.parameters())} | own)

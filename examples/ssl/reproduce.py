@@ -8,7 +8,8 @@ A run is CONFIGS/METHOD-GENERATOR.yaml with a seed and the name=value arguments.
 resumed. With --trained-only nothing is trained, and banks are not needed, so that runs can be trained on one machine and evaluated on
 another; runs that are not trained to their end are named. The table holds all runs in OUT, so
 that other commands can add methods, arms and seeds, even at the same time. Writes results.json, results.md and curves.png into
-OUT: means over seeds with 95% intervals (Student's t); for a single seed, the interval is over the test images.
+OUT: means over seeds with 95% intervals (Student's t); for a single seed, the interval is over the test images. If runs
+differ in more than they should, such as the epochs of two arms, this is refused or said below the table.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 import torch
 import yaml
 from arguments import positive
+from comparable import name_mixed_settings, refuse_mixed_seeds
 from config import Settings, load_settings
 from data import Source, open_images, refuse_other_classes
 from evaluate import evaluate
@@ -74,6 +76,9 @@ def main() -> None:
         for seed in args.seeds for method in args.methods for generator in args.generators
     ]  # fmt: skip
     refuse_others(plan, args.out)
+    refuse_mixed_seeds(plan, args.out)
+    if args.make_bank:
+        refuse_several_banks(plan, args.make_bank)
     if args.trained_only:
         plan = only_trained(plan, args.out)
     opened = functools.cache(open_images)  # listing ImageNet's folders takes minutes
@@ -134,7 +139,7 @@ def run(
     found["select"], found["weights"] = settings.generative.select, settings.generative.weights
     if encoder is not None:
         # Ten times as many images as features, since CKA is biased upwards for few images.
-        found["encoder"] = compare([folder], encoder, test, max(2000, 10 * backbone.width))
+        found["encoder"] = compare([folder], encoder, test, max(2000, 10 * backbone.width), rows=test_rows)
     (folder / "result.partial").write_text(json.dumps(found, indent=2) + "\n")
     (folder / "result.partial").replace(folder / "result.json")
     shutil.rmtree(folder / "linear", ignore_errors=True)
@@ -201,6 +206,16 @@ def refuse_others(plan: list[tuple[str, str, int, Settings]], out: Path) -> None
         refuse_another_run(run_folder(out, method, generator, seed), flatten(settings), free)
 
 
+def refuse_several_banks(plan: list[tuple[str, str, int, Settings]], generator: str) -> None:
+    """Exit if the planned runs have different banks: one generator would make those of all arms."""
+    arms = {s.generative.bank: arm for _, arm, _, s in plan if s.generative.source == "bank"}
+    if len(arms) > 1:
+        raise SystemExit(
+            f"--make-bank {generator}: the arms have different banks, {', '.join(f'{arm} {bank}' for bank, arm in arms.items())}, and it "
+            "would make all of them; make each with make_bank.py or real_variants.py, and leave --make-bank out"
+        )
+
+
 def only_trained(plan: list[tuple[str, str, int, Settings]], out: Path) -> list[tuple[str, str, int, Settings]]:
     """Return the planned runs that are trained to their end; the others are named."""
     left = {run_folder(out, *path).name: (*path, settings) for *path, settings in plan}
@@ -215,7 +230,7 @@ def only_trained(plan: list[tuple[str, str, int, Settings]], out: Path) -> list[
 def report(runs: list[dict[str, Any]], out: Path, over: str = "baseline") -> None:
     """Write ``results.json``, ``results.md`` and ``curves.png``."""
     (out / "results.json").write_text(json.dumps(runs, indent=2) + "\n")
-    (out / "results.md").write_text(table(runs, over))
+    (out / "results.md").write_text("\n".join(filter(None, [table(runs, over), name_mixed_settings(runs, over)])))
     draw_curves(runs, out / "curves.png")
 
 
@@ -243,9 +258,10 @@ def table(runs: list[dict[str, Any]], over: str = "baseline") -> str:
                 values = [found[measure] for found in own_encoder]
                 row.append(f"{sum(values) / len(values):.3f}" if values else "")
         rows.append(row)
+    images = "held-out" if any(run.get("measure", {}).get("on_holdout") for run in runs) else "test"
     note = (
-        "Accuracy in percent on the test images. Intervals are 95%: over seeds (Student's t) where there are several, else over the "
-        "test images (Wilson), without the variation between training runs; gains are paired by seed"
+        f"Accuracy in percent on the {images} images. Intervals are 95%: over seeds (Student's t) where there are several, else over the "
+        f"{images} images (Wilson), without the variation between training runs; gains are paired by seed"
         f"{'' if over == 'baseline' else f' and relative to {over}'}.\n"
     )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n\n" + note

@@ -64,10 +64,15 @@ def procrustes_distance(x: Tensor, y: Tensor) -> float:
 
 
 def compare(
-    checkpoints: list[Path], generator: gt.ImageGenerator, source: Source, limit: int, condition: str | None = None
-) -> dict[str, dict[str, float]]:
-    """Return CKA and distance to the encoder's features for each checkpoint, and for an untrained backbone."""
-    own, theirs = read_features(checkpoints, generator, source, spaced(len(source), limit), condition)
+    checkpoints: list[Path], generator: gt.ImageGenerator, source: Source, limit: int, condition: str | None = None,
+    rows: Tensor | None = None,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Return CKA and distance to the encoder's features for each checkpoint, and for an untrained backbone.
+
+    At most `limit` images are used, evenly spaced among `rows`, by default all.
+    """
+    rows = torch.arange(len(source)) if rows is None else rows
+    own, theirs = read_features(checkpoints, generator, source, rows[spaced(len(rows), limit)], condition)
     found = {}
     for name, features in own.items():
         values = {"linear_cka": linear_cka(features, theirs[name]), "procrustes_distance": procrustes_distance(features, theirs[name])}

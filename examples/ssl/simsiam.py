@@ -8,6 +8,7 @@ import torch
 from config import Settings, SimSiamSettings
 from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
+from optimizers import parameter_groups
 from pretraining import Pretraining
 from torch import Tensor, nn
 
@@ -25,6 +26,15 @@ class SimSiam(Pretraining):
 
     def heads(self) -> list[nn.Module]:
         return [self.projector, self.predictor]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the parameter groups; the paper's predictor has a constant rate, because it has to keep up with what it predicts."""
+        m, s = self.settings.method, self.settings.optimizer
+        assert isinstance(m, SimSiamSettings)
+        if m.predictor_schedule is None:
+            return super().groups()
+        predictor = [group | {"name": f"predictor {group['name']}", "constant": True} for group in parameter_groups([self.predictor], s)]
+        return [*parameter_groups([self.backbone, self.projector], s), *predictor]
 
     def step(self, view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor]:
         features1, features2 = self.backbone(view1), self.backbone(view2)

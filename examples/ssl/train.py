@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import time
 import zipfile
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ from methods import METHODS
 from pretraining import Bar
 from probes import OnlineProbe
 from quiet import hush
+from saving import WholeFiles
 from shared import flatten, read_record, refuse_another_run, settle_precision, write_record
 from slurm import environments, requeue_at_signal
 from torch import Tensor
@@ -169,7 +171,7 @@ def build_trainer(settings: Settings, out: Path, callbacks: Sequence[L.Callback]
         logger=TensorBoardLogger(out, name="tensorboard", version=""),
         callbacks=[Clock(), Checkpoints(out / "last.ckpt", t.checkpoint_every), *bar, *callbacks], enable_checkpointing=False,
         enable_progress_bar=not quiet, enable_model_summary=False,
-        plugins=environments(),
+        plugins=[WholeFiles(), *environments()],
         default_root_dir=out,  # not the current folder: Lightning loads any checkpoint there that its handler for SLURM has saved
     )  # fmt: skip
 
@@ -250,8 +252,10 @@ def open_run(out: Path, settings: Settings, keys: Sequence[Any], variants: str |
     record = flatten(settings) | {"keys_sha256": hash_keys(keys)}
     if variants is not None:
         record["variants_sha256"] = variants
-    if any(out.glob("*.ckpt")):  # a run without a checkpoint starts from the beginning
+    if any(out.glob("*.ckpt")):
         refuse_another_run(out, record, FREE)
+    elif rank_zero_only.rank == 0:  # it starts from the beginning, perhaps with other settings, and its curves do so too
+        shutil.rmtree(out / "tensorboard", ignore_errors=True)
     write_record(out, record)
 
 
