@@ -326,6 +326,7 @@ class TestVerdicts:
             ("Copies", {"near_copies": (0.2, 0.01)}, "bad"),
             ("Copies", {"near_copies": (0.01, 0.01), "source_copies": (0.05, 0.0)}, "check"),
             ("Copies", {"near_copies": (0.01, 0.01), "training_share_others": (0.7, 0.5)}, "bad"),
+            ("Copies", {"near_copies": (0.3, 0.01), "training_share_others": (0.6, 0.5)}, "bad"),  # no share makes copies better
         ],
     )
     def test_follow_the_stated_limits(self, part: str, figures: dict[str, tuple[float, float]], level: str) -> None:

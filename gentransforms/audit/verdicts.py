@@ -118,7 +118,7 @@ def _copies(m: Mapping[str, Measure]) -> Verdict | None:
         share = m["training_share_others"]
         assert share.interval is not None
         if share.interval[0] > 0.55:
-            level = "bad" if share.interval[0] > 0.65 else "check"
+            level = "bad" if share.interval[0] > 0.65 or level == "bad" else "check"
         text += f" {share.value:.0%} are nearer to other training images than to held-out ones; without memorisation it is about 50%."
     return _verdict(level, "Copies.", text)
 
