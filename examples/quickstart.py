@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import v2
 from torchvision.utils import save_image
 
@@ -26,7 +26,7 @@ square = v2.Compose([v2.ToImage(), v2.Resize(32), v2.CenterCrop(32), v2.ToDtype(
 paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".png", ".jpg", ".jpeg"})[:20]
 if not paths:
     sys.exit(f"{folder}: expected a folder with .png or .jpg images")
-photos = torch.stack([square(Image.open(path).convert("RGB")) for path in paths])
+photos = torch.stack([square(ImageOps.exif_transpose(Image.open(path)).convert("RGB")) for path in paths])  # upright
 
 # p=1: replace every image. In training, p=0.5 keeps half of them real.
 augment = gt.GenerativeAugment.from_pretrained("icgan-cifar10-32", p=1.0)
