@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import pickle
 import string
@@ -43,6 +44,20 @@ class Labelled(Minimal):
 
     def encode(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         return {"mean": labels.float()}
+
+
+class Settable(Minimal):
+    def __init__(self, strength: float = 0.1, size: int = 8, table: Any = None, widths: Any = (1,)) -> None:
+        super().__init__()
+        self.strength, self.size, self.table, self.widths = strength, (size, size), table, widths
+        if isinstance(widths, list):
+            widths.insert(0, 3)
+
+
+class Positional(Minimal):
+    def __init__(self, *sizes: int) -> None:
+        super().__init__()
+        self.sizes = sizes
 
 
 class TestInterface:
@@ -113,6 +128,41 @@ class TestConfig:
         for generator in (FakeGenerator(9), Configured(3, scale=0.25)):
             assert copied(generator).config == generator.config
             assert copied(generator).fingerprint() == generator.fingerprint()
+
+    def test_follows_attributes_that_hold_an_argument(self, tmp_path: Path) -> None:
+        generator = Settable(strength=0.25)
+        before = generator.fingerprint()
+        assert generator.config == {"strength": 0.25, "size": 8, "table": None, "widths": (1,)}
+        generator.strength = 0.5
+        for one in (generator, copy.deepcopy(generator), pickle.loads(pickle.dumps(generator))):
+            assert one.config["strength"] == 0.5
+            assert one.fingerprint() != before
+        generator.save_pretrained(tmp_path)
+        assert gt.load_generator(tmp_path).strength == 0.5
+        generator.strength = 0.25
+        assert generator.fingerprint() == before
+
+    def test_takes_no_attribute_of_another_meaning_for_an_argument(self) -> None:
+        given = [4]
+        generator = Settable(widths=given)  # which changes its list, and makes a pair of its size
+        assert (generator.size, generator.widths) == ((8, 8), [3, 4])
+        assert (generator.config["size"], generator.config["widths"]) == (8, [4])
+
+    def test_what_json_would_change_is_not_saved(self, tmp_path: Path) -> None:
+        for table in ({1: "a"}, {0: "a"}, {"a": [{2: "b"}]}):
+            with pytest.raises(ConfigError, match="keys of str only"):
+                Settable(table=table).save_pretrained(tmp_path)
+        assert not list(tmp_path.iterdir())
+
+    def test_several_positional_arguments(self, tmp_path: Path) -> None:
+        assert Positional(1, 2).fingerprint() != Positional(5).fingerprint()
+        with pytest.raises(ConfigError, match=r"\*sizes=\(1, 2\).*take one argument, a list"):
+            Positional(1, 2).save_pretrained(tmp_path)
+        Positional().save_pretrained(tmp_path)
+        assert gt.load_generator(tmp_path).sizes == ()
+
+    def test_signature_is_the_constructors(self) -> None:
+        assert list(inspect.signature(Settable).parameters) == ["strength", "size", "table", "widths"]
 
     def test_a_wrong_call_fails_as_python_has_it(self) -> None:
         with pytest.raises(TypeError, match="width"):
