@@ -10,7 +10,7 @@ __all__ = ["list_generators"]
 def list_generators() -> None:
     """List the generators that are known by name.
 
-    One line per generator: class, repository, licence and description.
+    One line per generator: its name, class and licence, size and steps, what its images keep of a photo, and the options it needs.
 
     \b
     Example:

@@ -28,8 +28,9 @@ def preview(
 ) -> None:
     """Draw your images next to their generated variants.
 
-    One row per image, starting with the image itself; with --columns, one column per image. Images of any size are resized to
-    the generator's size, and rotated according to their EXIF orientation.
+    One row per image, starting with the image itself; with --columns, one column per image. Images of any size are rotated
+    according to their EXIF orientation, and shown as the generator sees them: the centre square, or the whole image if it keeps
+    the layout, resized to its size.
 
     \b
     Example:

@@ -47,7 +47,7 @@ class _Recorded(ABCMeta):
 
     @property
     def __signature__(cls) -> inspect.Signature:  # or `inspect` would show that of `__call__`
-        own = inspect.signature(cls.__init__)
+        own = inspect.signature(cls.__init__)  # type: ignore[misc]
         return own.replace(parameters=list(own.parameters.values())[1:])
 
 
