@@ -34,7 +34,8 @@ def demo(
     """Draw sample photos, or a folder of your own, next to their generated variants.
 
     One row per source, starting with the source itself; with --columns, one column per source. Images of any size are shown as
-    the generator sees them: the centre square, or the whole image if it keeps the layout, resized to its size. The default generator comes with the package and needs no network connection.
+    the generator sees them: the centre square, or the whole image if it keeps the layout, resized to its size. The default
+    generator comes with the package and needs no network connection.
 
     \b
     Examples:
