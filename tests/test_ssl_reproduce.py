@@ -467,3 +467,13 @@ class TestCurves:
             writer.close()
         assert ssl("learning_curves").scalars(tmp_path, "x") == {0: 1, 1: 2, 2: 7, 3: 8, 4: 9}
         assert ssl("learning_curves").scalars(tmp_path, "y") == {}
+
+    def test_an_arm_has_one_colour(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In the panel of a method without a baseline, too."""
+        module, figures = ssl("learning_curves"), []
+        monkeypatch.setattr(module, "scalars", lambda folder, name: {1: 0.5})
+        monkeypatch.setattr(module.plt, "close", figures.append)
+        runs = [record("simclr", "baseline", 0, 0.5), record("simclr", "icgan", 0, 0.5), record("byol", "icgan", 0, 0.5)]
+        module.draw_curves(runs, tmp_path / "curves.png")
+        colours = [(line.get_label(), line.get_color()) for ax in figures[0].axes for line in ax.lines]
+        assert colours == [("baseline (1)", "C0"), ("icgan (1)", "C1"), ("icgan (1)", "C1")]

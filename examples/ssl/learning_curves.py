@@ -26,17 +26,19 @@ def scalars(run: Path, name: str) -> dict[int, float]:
 def draw_curves(runs: list[dict[str, Any]], path: Path, name: str = "probe/knn", label: str = "weighted k-NN accuracy") -> None:
     """Draw `name` over optimiser steps; each run has ``method``, ``generator``, ``seed`` and ``folder``."""
     methods = list(dict.fromkeys(run["method"] for run in runs))
+    colours = {arm: f"C{i}" for i, arm in enumerate(dict.fromkeys(run["generator"] for run in runs))}  # the same in all panels
     figure, axes = plt.subplots(1, len(methods), figsize=(3.4 * len(methods) + 0.6, 3.2), layout="constrained", squeeze=False, sharey=True)
     for ax, method in zip(axes[0], methods, strict=True):
         own = [run for run in runs if run["method"] == method]
-        for i, generator in enumerate(dict.fromkeys(run["generator"] for run in own)):
+        for generator in dict.fromkeys(run["generator"] for run in own):
             curves = [scalars(Path(run["folder"]), name) for run in own if run["generator"] == generator]
             steps = sorted(set.intersection(*(set(curve) for curve in curves)))
             if not steps:
                 continue
             values = [[curve[step] for curve in curves] for step in steps]
-            ax.plot(steps, [sum(v) / len(v) for v in values], color=f"C{i}", label=f"{generator} ({len(curves)})", marker="o", markersize=3)
-            ax.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color=f"C{i}", alpha=0.2, linewidth=0)
+            colour, name_and_seeds = colours[generator], f"{generator} ({len(curves)})"
+            ax.plot(steps, [sum(v) / len(v) for v in values], color=colour, label=name_and_seeds, marker="o", markersize=3)
+            ax.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.2, linewidth=0)
         ax.set(title=TITLES.get(method, method), xlabel="step")
         ax.grid(alpha=0.3)
         if ax.lines:  # a run that is too short for a probe has no curve
