@@ -53,6 +53,8 @@ def main() -> None:
     args = parser.parse_args()
     if (args.train is None) != (args.test is None):
         parser.error("--train and --test: give both, or neither")
+    if args.anomalies and args.left_out:
+        parser.error("--left-out: the anomalies are those of --anomalies: give one of the two")
     if args.train is None:  # every other sample photo is a reference
         args.train = args.test = str(Path(gt.__file__).parent / "samples")
         args.references, args.limit, args.anomalies = 5, 10, args.anomalies or "digits"

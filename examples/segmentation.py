@@ -68,6 +68,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="denoising steps")
     parser.add_argument("--out", default="segmentation.png", help="picture to write")
     args = parser.parse_args()
+    if args.controlnet and not args.base:
+        parser.error("--controlnet: give --base too, the Stable Diffusion that it was trained for")
     options = {"condition": "segmentation", "palette": PALETTE, "num_inference_steps": args.steps}
     if args.base:
         device = "cuda" if torch.cuda.is_available() else "cpu"

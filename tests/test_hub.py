@@ -209,6 +209,14 @@ class TestPush:
         with pytest.raises(WeightsError, match="private"):
             site.load("org/pushed-private", cache_dir=tmp_path)
         assert site.load("org/pushed-private", cache_dir=tmp_path, token=TOKEN) == site.expected
+        site.push("org/pushed-private", token=TOKEN, private=True)  # again
+
+    def test_nothing_private_goes_into_a_public_repository(self, site: Site) -> None:
+        site.push("org/pushed-public", token=TOKEN)
+        before = len(site.hub.repos["org/pushed-public"].commits)
+        with pytest.raises(WeightsError, match=r"^org/pushed-public: private=True, and this repository exists and is public"):
+            site.push("org/pushed-public", token=TOKEN, private=True, card={"license": "mit"})
+        assert len(site.hub.repos["org/pushed-public"].commits) == before
 
     @pytest.mark.parametrize(
         ("repo_id", "options", "reason"),

@@ -137,7 +137,11 @@ def push(
     license: Annotated[str | None, typer.Option(help="Licence of the images for the card, such as cc-by-nc-4.0.")] = None,
     description: Annotated[str, typer.Option(help="Description for the card.", show_default=False)] = "",
     private: Annotated[
-        bool, typer.Option("--private", help="Create a private repository; otherwise the default of the account or organisation decides.")
+        bool,
+        typer.Option(
+            "--private",
+            help="Create a private repository, and refuse a public one; otherwise the default of the account or organisation decides.",
+        ),
     ] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to upload to; by default main.")] = None,
     commit_message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,

@@ -108,7 +108,7 @@ def upload(
         save: called with an empty folder.
         repo_id: ``"organisation/name"``.
         kind: kind of the repository.
-        private: whether a new repository is private.
+        private: whether a new repository is private; with True, one that exists and is public is refused.
         token: Hub token to use instead of the stored login.
         revision: branch to commit to.
         commit_message: message of the commit.
@@ -152,7 +152,7 @@ def upload_one_by_one(
         write: yields the path of each file that it has written into an empty folder.
         repo_id: ``"organisation/name"``.
         kind: kind of the repository.
-        private: whether a new repository is private.
+        private: whether a new repository is private; with True, one that exists and is public is refused.
         token: Hub token to use instead of the stored login.
         revision: branch to commit to.
         commit_message: message of the commit.
@@ -188,8 +188,11 @@ def _open_repository(repo_id: str, kind: Kind, private: bool | None, token: str 
     api = HfApi(token=token)
     with _upload_errors(kind, repo_id), bars_on_a_terminal():
         api.create_repo(repo_id, repo_type=kind.repo_type, private=private, exist_ok=True)
-        if revision is not None:
-            api.repo_info(repo_id, repo_type=kind.repo_type, revision=revision)
+        found = api.repo_info(repo_id, repo_type=kind.repo_type, revision=revision) if private or revision is not None else None
+    if private and found is not None and found.private is False:
+        raise kind.error(
+            f"{repo_id}: private=True, and this repository exists and is public: make it private in its settings, or leave private out"
+        )
     return api
 
 
