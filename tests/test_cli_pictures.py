@@ -157,6 +157,16 @@ class TestPreview:
         output = Path("/proc/gentransforms/x.png")  # refused to root too
         assert f"Error: {output}: " in refused("preview", photo(tmp_path / "a.png"), "-o", output, "--generator", tiny, code=1)
 
+    def test_white_of_more_than_8_bits(self, tiny: str, tmp_path: Path) -> None:  # noqa: F811
+        scan = tmp_path / "scan.png"
+        PIL.Image.fromarray(numpy.full((8, 8), 4095, dtype=numpy.uint16)).save(scan)  # white, in 12 bits
+        call = ["preview", scan, "--generator", tiny, "--variants", 1, "-o", tmp_path / "grid.png"]
+        with pytest.warns(UserWarning, match="a grey image of 16 bits uses no more than 12 of them"):
+            RUNNER.invoke(app, list(map(str, call)))
+        drawn(*call, "--white-level", 4095)
+        with PIL.Image.open(tmp_path / "grid.png") as picture:
+            assert picture.getpixel((1, 1)) == (255, 255, 255)
+
 
 class TestWritePicture:
     """A picture is written whole or not at all."""

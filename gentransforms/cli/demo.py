@@ -9,7 +9,7 @@ import typer
 
 from gentransforms.cli.augment import DEFAULT_GENERATOR, augment, open_generator, report
 from gentransforms.cli.grid import check_output
-from gentransforms.cli.options import Columns, Device, Generator, MaxBatchSize, Seed
+from gentransforms.cli.options import Columns, Device, Generator, MaxBatchSize, Seed, WhiteLevel
 from gentransforms.cli.photos import find_photos, read_photo, sample_photos
 
 __all__ = ["demo"]
@@ -30,6 +30,7 @@ def demo(
     seed: Seed = 0,
     device: Device = "cpu",
     columns: Columns = False,
+    white_level: WhiteLevel = None,
 ) -> None:
     """Draw sample photos, or a folder of your own, next to their generated variants.
 
@@ -47,6 +48,6 @@ def demo(
     check_output(output, paths)
     if len(paths) < len(found):
         typer.echo(f"took the first {len(paths)} of {len(found)} images{'' if images is None else f' in {images}'}; --limit takes more")
-    photos = [read_photo(path) for path in paths]
+    photos = [read_photo(path, white_level) for path in paths]
     loaded = open_generator(generator, device)
     report(augment(loaded, photos, variants, p, seed, max_batch_size), loaded, output, columns)

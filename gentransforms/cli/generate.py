@@ -11,7 +11,7 @@ import typer
 
 from gentransforms.bank.config import BankConfig
 from gentransforms.cli.augment import DEFAULT_GENERATOR, open_generator
-from gentransforms.cli.options import Generator, Option, parse_columns, parse_options, with_settings
+from gentransforms.cli.options import Generator, Option, WhiteLevel, parse_columns, parse_options, with_settings
 from gentransforms.cli.plain import Failure, WrongCall, count, one_line
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ def generate(
         str | None,
         typer.Option(help="Token for a private data set on the Hub; HF_TOKEN or hf auth login do not show it to other users."),
     ] = None,
-    white_level: Annotated[
-        float | None, typer.Option(help="Value of white in grey images of more than 8 bits, such as 1023; by default 65535.")
-    ] = None,
+    white_level: WhiteLevel = None,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Generate only every N-th unit, with I from 0 to N-1: for job arrays.")
     ] = None,

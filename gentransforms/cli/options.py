@@ -16,7 +16,18 @@ import typer
 from gentransforms.bank.config import BankConfig
 from gentransforms.cli.plain import WrongCall
 
-__all__ = ["Columns", "Device", "Generator", "MaxBatchSize", "Option", "Seed", "parse_columns", "parse_options", "with_settings"]
+__all__ = [
+    "Columns",
+    "Device",
+    "Generator",
+    "MaxBatchSize",
+    "Option",
+    "Seed",
+    "WhiteLevel",
+    "parse_columns",
+    "parse_options",
+    "with_settings",
+]
 
 _OWN = {"device": "--device", "name_or_path": "--generator"}
 
@@ -25,6 +36,10 @@ Command = TypeVar("Command", bound=Callable[..., None])
 Generator = Annotated[str, typer.Option(help="Bundled name, folder or Hub repository of the generator.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed; the same seed gives the same picture.")]
 Columns = Annotated[bool, typer.Option("--columns", help="Draw a column per source instead of a row: a wide picture.")]
+WhiteLevel = Annotated[
+    float | None,
+    typer.Option(help="Value of white in grey images of more than 8 bits, such as 1023; by default 65535.", show_default=False),
+]
 Device = Annotated[str, typer.Option(help="Where the generator runs, such as cpu or cuda.")]
 MaxBatchSize = Annotated[int, typer.Option(min=1, help="Largest number of images generated at once; lower it to save memory.")]
 Option = Annotated[

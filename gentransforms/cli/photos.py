@@ -59,8 +59,12 @@ def _images_in(folder: Path, names: Iterable[str]) -> list[Path]:
     return [folder / name for name in sorted(names) if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")]
 
 
-def read_photo(path: Path) -> PIL.Image.Image:
+def read_photo(path: Path, white_level: float | None = None) -> PIL.Image.Image:
     """Return the image in a file in mode RGB, rotated according to its EXIF orientation, with transparency on white.
+
+    Args:
+        path: of the file.
+        white_level: the value of white in grey images of more than 8 bits; chosen by default, with a warning where that may be wrong.
 
     Raises:
         WrongCall: if there is no such file, or it cannot be read as an image.
@@ -74,7 +78,7 @@ def read_photo(path: Path) -> PIL.Image.Image:
     from gentransforms.sources.decode import NOT_AN_IMAGE, rgb_image  # after what needs no torch
 
     try:
-        return rgb_image(path if path.is_file() else path.read_bytes())  # a pipe can be read once, from its start
+        return rgb_image(path if path.is_file() else path.read_bytes(), white_level)  # a pipe can be read once, from its start
     except SourceError as error:
         reason = str(error) if str(error) == NOT_AN_IMAGE else f"cannot be read as an image: {error}"
         raise WrongCall(f"{path}: {reason}") from error

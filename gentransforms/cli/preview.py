@@ -9,7 +9,7 @@ import typer
 
 from gentransforms.cli.augment import DEFAULT_GENERATOR, augment, open_generator, report
 from gentransforms.cli.grid import check_output
-from gentransforms.cli.options import Columns, Device, Generator, MaxBatchSize, Option, Seed, parse_options
+from gentransforms.cli.options import Columns, Device, Generator, MaxBatchSize, Option, Seed, WhiteLevel, parse_options
 from gentransforms.cli.photos import read_photo
 
 __all__ = ["preview"]
@@ -25,6 +25,7 @@ def preview(
     device: Device = "cpu",
     option: Option = None,
     columns: Columns = False,
+    white_level: WhiteLevel = None,
 ) -> None:
     """Draw your images next to their generated variants.
 
@@ -37,6 +38,6 @@ def preview(
       gentransforms preview cat.jpg dog.jpg -o grid.png --variants 4
     """
     check_output(output, images)
-    photos = [read_photo(path) for path in images]
+    photos = [read_photo(path, white_level) for path in images]
     loaded = open_generator(generator, device, parse_options(option))
     report(augment(loaded, photos, variants, 1.0, seed, max_batch_size), loaded, output, columns)

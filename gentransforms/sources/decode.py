@@ -108,11 +108,14 @@ def decode_oriented(data: Encoded, white_level: float | WhiteLevel | None = None
     return pixels.contiguous(), orientation
 
 
-def rgb_image(data: Encoded) -> PIL.Image.Image:
+def rgb_image(data: Encoded, white_level: float | None = None) -> PIL.Image.Image:
     """Return any image as a PIL image in mode RGB, by the rules of `decode_image`.
 
     Raises:
         SourceError: if it cannot be read as an image, with the reason in one line.
+
+    Warns:
+        UserWarning: as `decode_image`.
 
     Example:
         >>> import PIL.Image
@@ -120,7 +123,10 @@ def rgb_image(data: Encoded) -> PIL.Image.Image:
         (255, 255, 255)
     """
     with _reasons():
-        return _rgb(data, None)[0]
+        rgb, _, doubts = _rgb(data, white_level)
+    for doubt in doubts:
+        warnings.warn(doubt, stacklevel=2)
+    return rgb
 
 
 def decode_mask(data: Encoded, image: Orientation | None = None) -> Tensor:
