@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import gentransforms as gt
 from gentransforms.errors import ConfigError
+from gentransforms.generators.base import _check_placement
 from gentransforms.testing import FakeGenerator
 
 
@@ -276,3 +277,15 @@ class TestFingerprint:
     def test_a_config_that_is_no_json_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="cannot be written as JSON"):
             _ = Configured(3, names=object()).fingerprint()
+
+
+class TestPlacement:
+    def test_a_number_is_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[Any] = []
+
+        def empty(*_: Any, device: torch.device) -> None:
+            asked.append(device)
+
+        monkeypatch.setattr(torch, "empty", empty)
+        assert _check_placement(0, None) == torch.device(0) == asked[0]
+        assert _check_placement(None, None) == torch.device("cpu") == asked[1]

@@ -183,7 +183,9 @@ class TestArguments:
         with pytest.raises(ConfigError, match="feature_extractor"):
             tiny(feature_extractor=extractor)
 
-    @pytest.mark.parametrize("options", [{"dtype": "float16"}, {"dtype": torch.int8}, {"device": "nowhere"}, {"device": 1.5}])
+    @pytest.mark.parametrize(
+        "options", [{"dtype": "float16"}, {"dtype": torch.int8}, {"device": "nowhere"}, {"device": 1.5}, {"device": ""}]
+    )
     def test_placement(self, options: dict[str, Any], tmp_path: Path) -> None:
         tiny().save_pretrained(tmp_path)
         with pytest.raises(ConfigError, match=next(iter(options))):

@@ -73,7 +73,7 @@ def _evaluating(function: Any) -> Iterator[None]:
             module.training = True
 
 
-def load_encoder(encoder: Any, generator: Callable[[], ImageGenerator | None], device: torch.device | str | None = None) -> Encoder:
+def load_encoder(encoder: Any, generator: Callable[[], ImageGenerator | None], device: torch.device | str | int | None = None) -> Encoder:
     """Return the encoder that `encoder` names or is.
 
     Args:
@@ -86,7 +86,7 @@ def load_encoder(encoder: Any, generator: Callable[[], ImageGenerator | None], d
     Raises:
         ConfigError: if there is no such encoder.
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")  # 0 is a GPU
     if isinstance(encoder, Encoder):
         return encoder
     if isinstance(encoder, str | Path):

@@ -251,7 +251,7 @@ class ImageGenerator(nn.Module, ABC, metaclass=_Recorded):
         name_or_path: str | Path,
         *,
         revision: str | None = None,
-        device: torch.device | str | None = None,
+        device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
@@ -349,11 +349,11 @@ def _other_keys(value: Any) -> Iterator[Any]:
             yield from _other_keys(item)
 
 
-def _check_placement(device: torch.device | str | None, dtype: torch.dtype | None) -> torch.device:
+def _check_placement(device: torch.device | str | int | None, dtype: torch.dtype | None) -> torch.device:
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ConfigError(f"dtype={dtype!r}: expected a floating torch.dtype, such as torch.bfloat16")
     try:
-        place = torch.device(device or "cpu")
+        place = torch.device("cpu" if device is None else device)  # 0 is a GPU
         torch.empty(0, device=place)
     except (RuntimeError, TypeError, AssertionError) as error:
         raise ConfigError(f"device={device!r}: not usable here ({str(error).splitlines()[0]})") from error

@@ -257,7 +257,7 @@ class ControlNetVariation(ControlledDiffusion):
         palette: Any = None,
         strength: float | None = None,
         revision: str | None = None,
-        device: torch.device | str | None = None,
+        device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,

@@ -182,7 +182,7 @@ class StableDiffusionVariation(PretrainedDiffusion):
         name_or_path: str | Path,
         *,
         revision: str | None = None,
-        device: torch.device | str | None = None,
+        device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
