@@ -34,7 +34,7 @@ class AuditOptions:
     attributes: Mapping[str, Any] | None = None
     classifier: Callable[[Tensor], Tensor] | None = None
     cache: str | Path | None = None
-    device: torch.device | str | None = None
+    device: torch.device | str | int | None = None
     seed: int = 0
     progress: bool = True
 
