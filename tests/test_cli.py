@@ -121,8 +121,9 @@ class TestApp:
     def test_version(self) -> None:
         assert RUNNER.invoke(app, ["--version"]).stdout == f"gentransforms {gt.__version__}\n"
 
-    def test_without_a_command_the_help_is_printed(self) -> None:
-        result = RUNNER.invoke(app, [])
+    @pytest.mark.parametrize("group", [[], ["bank"], ["convert"]])
+    def test_without_a_command_the_help_is_printed(self, group: list[str]) -> None:
+        result = RUNNER.invoke(app, group)
         assert (result.exit_code, result.stderr) == (2, "")
         assert "Commands:" in result.stdout
 

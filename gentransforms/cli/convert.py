@@ -14,7 +14,7 @@ from gentransforms.cli.plain import Failure, PathsExpanded, WrongCall
 
 __all__ = ["app"]
 
-app = PathsExpanded(rich_markup_mode=None, help="Convert released weights into a folder that load_generator reads.")
+app = PathsExpanded(rich_markup_mode=None, help="Convert released weights into a folder that load_generator reads.", no_args_is_help=True)
 
 
 @app.callback()

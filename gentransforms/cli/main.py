@@ -43,7 +43,7 @@ def gentransforms(
 ) -> None:
     """Augment images with generative models.
 
-    `gentransforms COMMAND --help` describes a command. Exit codes: 0 success, 1 failure, 2 invalid usage.
+    `gentransforms COMMAND --help` describes a command. Exit codes: 0 success, 1 failure, 2 invalid usage, 130 interrupted.
 
     \b
     Example:

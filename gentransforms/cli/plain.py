@@ -95,6 +95,9 @@ class PlainGroup(TyperGroup):
             except KeyboardInterrupt:
                 sys.exit(130)
             except Exception as error:
+                if type(error).__name__ == "NoArgsIsHelpError":  # by name: of click, or of typer's own copy
+                    typer.echo(error.format_message())  # type: ignore[attr-defined]
+                    sys.exit(2)
                 if os.environ.get(_TRACEBACK):
                     raise
                 code, message = _explain(error)
