@@ -144,7 +144,6 @@ class TestApp:
             ("demo --device meta", ["--device meta"]),
             ("demo --generator", ["--generator"]),
             ("preview", ["IMAGE", "preview --help"]),
-            ("convert", ["command", "convert --help"]),
             ("convert foo", ["'foo'", "convert --help"]),
             ("convert icgan a", ["DST"]),
             ("list --foo", ["--foo"]),
