@@ -399,3 +399,23 @@ class TestWhichGenerator:
     def test_server_in_trouble(self, site: Site, repo: str, tmp_path: Path) -> None:
         with site.hub.that(answer="503"), pytest.raises(WeightsError, match=rf"{repo}: 'config\.json' .*could not be fetched"):
             site.class_name(repo, cache_dir=tmp_path)
+
+
+class TestReadLicense:
+    """What the card in a folder states."""
+
+    @pytest.mark.parametrize(
+        ("card", "found"),
+        [
+            ("---\nlicense: mit\n---\n# Card", "mit"),
+            ("---\r\nlicense: mit\r\n---\r\n", "mit"),
+            ("\ufeff---\nlicense: mit\n---\n", "mit"),
+            ("---\nlicense: [mit, apache-2.0]\n---\n", "mit, apache-2.0"),
+            ("---\nlicense: other\nlicense_name: ours\n---\n", "ours"),
+            ("---\nlicense: {\n---\n", None),
+            ("# Card", None),
+        ],
+    )
+    def test_found(self, card: str, found: str | None, tmp_path: Path) -> None:
+        (tmp_path / "README.md").write_bytes(card.encode())
+        assert hub_module.read_license(hub_module.Source(tmp_path)).name == found

@@ -7,6 +7,7 @@ from typing import Any
 
 from gentransforms.errors import ConfigError
 from gentransforms.hub import models as hub
+from gentransforms.wording import with_article
 
 __all__ = ["model_card"]
 
@@ -45,6 +46,7 @@ def model_card(generator: Any, sections: Mapping[str, Any]) -> str:
     if unknown:
         raise ConfigError(f"card: unknown sections {unknown}, expected title, description, license, license_link or {sorted(_SECTIONS)}")
     name = type(generator).__name__
+    article = with_article(name).partition(" ")[0]
     tags = ["data-augmentation", "self-supervised-learning", name.lower()]
     license = sections.get("license", generator.license)
     link = sections.get("license_link", generator._license_link if license == generator.license else None)
@@ -54,7 +56,7 @@ def model_card(generator: Any, sections: Mapping[str, Any]) -> str:
     lines = [
         f"---\n{metadata}\n---\n",
         f"# {sections.get('title', name)}\n",
-        sections.get("description", f"A `{name}` image generator for [gentransforms], saved with `save_pretrained`."),
+        sections.get("description", f"{article.capitalize()} `{name}` image generator for [gentransforms], saved with `save_pretrained`."),
         f"\n- Images: {height} x {width} pixels; keeps the source's layout: {'yes' if generator.preserves_geometry else 'no'}",
         f"- Weights: {weights:,} numbers",
         f"- Inputs besides the image: {', '.join(generator.inputs) or 'none'}",

@@ -212,13 +212,15 @@ def read_license(source: Source) -> License:
 
     try:
         card = source.find(CARD_FILE)
-        header = None if card is None else re.match(r"---\s*\n.*?\n---\s*(?:\n|$)", card.read_text(encoding="utf-8"), re.DOTALL)
+        header = None if card is None else re.match(r"---\s*\n.*?\n---\s*(?:\n|$)", card.read_text(encoding="utf-8-sig"), re.DOTALL)
         data = None if header is None else ModelCard(header[0]).data
     except Exception:  # whatever is wrong with a card, no generator should fail for it
         return License()
     found, name = getattr(data, "license", None), getattr(data, "license_name", None)
     if not found and not name:
         return License()
+    if isinstance(found, list):  # the Hub takes several
+        found = ", ".join(map(str, found))
     link = license_link(getattr(data, "license_link", None), source.name, source.options["revision"], source.folder is None)
     return License(str(name if found in (None, "other") and name else found), link)
 
