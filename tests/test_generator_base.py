@@ -55,6 +55,12 @@ class Settable(Minimal):
             widths.insert(0, 3)
 
 
+class Cloning(Minimal):
+    def __init__(self, table: Any) -> None:
+        super().__init__()
+        self.table = copy.deepcopy(table)
+
+
 class Positional(Minimal):
     def __init__(self, *sizes: int) -> None:
         super().__init__()
@@ -148,6 +154,11 @@ class TestConfig:
         generator = Settable(widths=given)  # which changes its list, and makes a pair of its size
         assert (generator.size, generator.widths) == ((8, 8), [3, 4])
         assert (generator.config["size"], generator.config["widths"]) == (8, [4])
+
+    @pytest.mark.parametrize("table", [torch.ones(2), [torch.ones(2)], {"a": (torch.ones(2),)}], ids=["tensor", "list", "dict"])
+    def test_compares_no_tensors(self, table: Any) -> None:
+        """Whose comparison is no truth value."""
+        assert Cloning(table).config.keys() == {"table"}
 
     def test_what_json_would_change_is_not_saved(self, tmp_path: Path) -> None:
         for table in ({1: "a"}, {0: "a"}, {"a": [{2: "b"}]}):

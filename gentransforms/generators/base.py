@@ -6,8 +6,8 @@ import inspect
 import itertools
 import json
 import os
-from abc import ABC, ABCMeta, abstractmethod
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.generators.arguments import Recorded, check_saveable, copy_plain
 from gentransforms.generators.card import model_card
 from gentransforms.generators.identity import describe_argument, fingerprint, named_weights, to_json
 from gentransforms.hub import models as hub
@@ -29,29 +30,10 @@ from gentransforms.wording import with_article
 __all__ = ["FORMAT_VERSION", "ImageGenerator"]
 
 FORMAT_VERSION = 1
-_PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 G = TypeVar("G", bound="ImageGenerator")
 
 
-class _Recorded(ABCMeta):
-    """Record, once a generator is built, which attributes hold arguments of its constructor: `config` follows these."""
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        generator = super().__call__(*args, **kwargs)
-        generator.__dict__["_followed"] = tuple(
-            name
-            for name, value in generator.__dict__.get("_init_config", {}).items()
-            if isinstance(value, _PLAIN) and name in vars(generator) and _is_same(vars(generator)[name], value)
-        )
-        return generator
-
-    @property
-    def __signature__(cls) -> inspect.Signature:  # or `inspect` would show that of `__call__`
-        own = inspect.signature(cls.__init__)  # type: ignore[misc]
-        return own.replace(parameters=list(own.parameters.values())[1:])
-
-
-class ImageGenerator(nn.Module, ABC, metaclass=_Recorded):
+class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
     """An instance-conditioned image generator.
 
     A subclass sets `image_size` and `preserves_geometry` as class or instance attributes and implements `encode` and
@@ -114,7 +96,7 @@ class ImageGenerator(nn.Module, ABC, metaclass=_Recorded):
         except TypeError:  # unpickling passes no arguments; a wrong call fails in __init__ with a better message
             return instance
         bound.apply_defaults()
-        config = {name: _copy(value) for name, value in list(bound.arguments.items())[1:]}
+        config = {name: copy_plain(value) for name, value in list(bound.arguments.items())[1:]}
         for name, parameter in inspect.signature(cls.__init__).parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 config |= config.pop(name, {})
@@ -154,7 +136,7 @@ class ImageGenerator(nn.Module, ABC, metaclass=_Recorded):
         A module among the arguments is replaced with a description: its class, and a hash of its structure.
         """
         current = {name: vars(self)[name] for name in self._followed if name in vars(self)}
-        return {name: describe_argument(_copy(value)) for name, value in (self._init_config | current).items()}
+        return {name: describe_argument(copy_plain(value)) for name, value in (self._init_config | current).items()}
 
     @property
     def notes(self) -> dict[str, str]:
@@ -219,7 +201,7 @@ class ImageGenerator(nn.Module, ABC, metaclass=_Recorded):
                     f"{type(self).__name__} was built with {name}=<{type(value).__name__}>, a module, which a saved config cannot "
                     f"hold: build it inside {type(self).__name__}.__init__ from numbers and strings; banks work as it is"
                 )
-        _check_saveable(type(self), self.config)
+        check_saveable(type(self), self.config)
         config, text = json.loads(to_json(self.config)), model_card(self, card or {})
         weights = {name: t.detach().cpu().contiguous().clone() for name, t in self._saved_weights().items()}
         weights = {name: t.to(dtype) if dtype is not None and t.is_floating_point() else t for name, t in weights.items()}
@@ -313,40 +295,6 @@ class ImageGenerator(nn.Module, ABC, metaclass=_Recorded):
         own = set(map(id, self.modules()))
         given = {name: value for name, value in self._init_config.items() if isinstance(value, nn.Module) and id(value) not in own}
         return {f"{name}.{key}": tensor for name, module in given.items() for key, tensor in named_weights(module).items()}
-
-
-def _copy(value: Any) -> Any:
-    """Return a copy of lists, tuples and dicts, which a constructor may change; anything else as it is."""
-    if type(value) in (list, tuple):
-        return type(value)(map(_copy, value))
-    return {key: _copy(item) for key, item in value.items()} if type(value) is dict else value
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    # Of a type first: a tensor or an array does not compare to one truth value.
-    return type(one) is type(other) and bool(one == other)
-
-
-def _check_saveable(cls: type[ImageGenerator], config: Mapping[str, Any]) -> None:
-    for name, parameter in inspect.signature(cls).parameters.items():
-        if parameter.kind is parameter.VAR_POSITIONAL and name in config:
-            raise ConfigError(
-                f"{cls.__name__} was built with *{name}={config[name]!r}, which a saved config cannot pass on: let {cls.__name__}.__init__ "
-                "take one argument, a list; banks work as it is"
-            )
-    for key in _other_keys(config):
-        raise ConfigError(
-            f"config {dict(config)!r} holds a dict with the key {key!r}, which would be loaded as {str(key)!r}: JSON has keys of str only"
-        )
-
-
-def _other_keys(value: Any) -> Iterator[Any]:
-    """Yield the keys of dicts, however deep, that are no str."""
-    if isinstance(value, Mapping):
-        yield from (key for key in value if not isinstance(key, str))
-    if isinstance(value, Mapping | list | tuple):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _other_keys(item)
 
 
 def _check_placement(device: torch.device | str | int | None, dtype: torch.dtype | None) -> torch.device:
