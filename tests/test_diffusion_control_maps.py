@@ -59,6 +59,7 @@ class TestMaps:
         assert condition["control_0"].shape == (2, 3, 32, 32)
         assert torch.equal(condition["control_0"][0, 0], condition["control_0"][0, 2])
 
+    @pytest.mark.slow
     def test_the_contract(self, generator: gt.ControlNetVariation) -> None:
         check_generator(generator, control_maps=torch.rand(4, 3, 32, 32), prompts=["a", "b", "c", "d"])
 

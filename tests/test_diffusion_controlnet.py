@@ -247,7 +247,8 @@ class TestConditions:
             inputs["prompts"] = ["a", "b", "c", "d"]
         check_generator(generator, **inputs)
 
-    @pytest.mark.parametrize("kind", ["base", pytest.param("unclip", marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", ["base", "unclip"])
     def test_the_contract_with_strength_and_drawn_thresholds(self, base: Any, net: Any, kind: str) -> None:
         generator = gt.ControlNetVariation.from_pipeline(
             base if kind == "base" else tiny.unclip(), controlnet=net, num_inference_steps=3, strength=0.7, scheduler="ddim", eta=0.5,

@@ -225,7 +225,7 @@ class TestRecorded:
         [
             {"fuse_qkv": True},
             pytest.param({"compile": "regional"}, marks=pytest.mark.slow),
-            {"compile": "full", "channels_last": True},
+            pytest.param({"compile": "full", "channels_last": True}, marks=pytest.mark.slow),
         ],
     )
     def test_beside_the_fingerprint(self, options: dict[str, Any], tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ class TestGenerator:
         assert torch.equal(condition["noise_levels"], to_levels(foreground_share(features), (0.3, 0.5)))
         assert generator.encode(images[:0])["noise_levels"].shape == (0,)
 
+    @pytest.mark.slow
     def test_the_contract_holds(self, unclip: Any) -> None:
         generator = gt.StableDiffusionVariation.from_pipeline(unclip, noise_level="foreground", **FAST)
         check_generator(generator)

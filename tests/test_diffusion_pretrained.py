@@ -490,3 +490,27 @@ class TestHub:
         assert there("org/pushed")["fingerprint"] == gt.load_generator(tmp_path / "saved").fingerprint()
         with pytest.raises(WeightsError, match="org/unclip"):
             there("org/unclip", token="hf_wrong", cache_dir=tmp_path / "other")
+
+    def test_push_of_weights_in_fewer_files_than_before(self, site: tuple[Hub, ProcessPoolExecutor], tmp_path: Path) -> None:
+        generator = gt.StableDiffusionVariation.from_pipeline(tiny.variation(), num_inference_steps=1)
+        generator.save_pretrained(tmp_path / "old")
+        unet, single = tmp_path / "old" / "unet", "diffusion_pytorch_model.safetensors"
+        (unet / single).unlink()
+        generator.unet.save_pretrained(unet, max_shard_size="300KB")
+        old = files(tmp_path / "old")
+        assert f"unet/{single}.index.json" in old
+        of_others = {"unet/notes.txt": b"1", "unet/diffusion_pytorch_model.fp16.safetensors": b"2", "images/a.safetensors": b"3"}
+        hub, client = site
+        repo = hub.repos["org/fewer"] = Repo()
+        repo.commit(old | of_others)
+        with torch.no_grad():
+            for parameter in generator.unet.parameters():
+                parameter.mul_(0.5)
+        generator.save_pretrained(tmp_path / "new")
+        client.submit(push, str(tmp_path / "new"), "org/fewer", token=TOKEN).result(120)
+        found = client.submit(load, "org/fewer", cache_dir=tmp_path / "cache").result(120)
+        assert found["fingerprint"] == generator.fingerprint()
+        there = repo.commits[repo.refs["main"]]
+        assert {name for name in there if name.startswith("unet/")} == {"unet/config.json", f"unet/{single}", *list(of_others)[:2]}
+        assert of_others.items() <= there.items()
+        assert len(repo.commits) == 2, "in one commit"

@@ -166,6 +166,7 @@ def prompts_of(sample: Any) -> dict[str, Any]:
 
 
 class TestTransform:
+    @pytest.mark.slow  # as with the generators of test_testing
     def test_the_contract_of_transforms(self) -> None:
         check_transform(gt.GenerativeAugment(fast(num_inference_steps=1, image_size=16), p=0.5))
 

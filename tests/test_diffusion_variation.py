@@ -424,9 +424,8 @@ class TestContract:
         generator = gt.StableDiffusionVariation.from_pipeline(variation, num_inference_steps=1, guidance_scale=1.0, scheduler="dpm++")
         check_transform(gt.GenerativeAugment(generator, p=0.5))
 
-    @pytest.mark.parametrize(
-        "options", [pytest.param({"channels_last": True}, marks=pytest.mark.slow), {"image_size": 48, "scheduler": "unipc"}], ids=str
-    )
+    @pytest.mark.slow
+    @pytest.mark.parametrize("options", [{"channels_last": True}, {"image_size": 48, "scheduler": "unipc"}], ids=str)
     def test_options_that_leave_the_contract(self, variation: Any, options: dict[str, Any]) -> None:
         pipe = tiny.variation() if "channels_last" in options else variation
         check_generator(gt.StableDiffusionVariation.from_pipeline(pipe, num_inference_steps=2, **options))

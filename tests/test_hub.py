@@ -238,32 +238,6 @@ class TestPush:
         card = repo.commits[repo.refs["main"]]["README.md"].decode()
         assert "license: other\nlicense_name: our-own\nlicense_link: https://example.org/terms\n" in card
 
-    def test_weights_in_fewer_files_than_before(self, site: Site, tmp_path: Path) -> None:
-        import tiny_diffusion as tiny
-        import torch
-
-        generator = gt.StableDiffusionVariation.from_pipeline(tiny.variation(), num_inference_steps=1)
-        generator.save_pretrained(tmp_path / "old")
-        unet, single = tmp_path / "old" / "unet", "diffusion_pytorch_model.safetensors"
-        (unet / single).unlink()
-        generator.unet.save_pretrained(unet, max_shard_size="300KB")
-        old = {path.relative_to(tmp_path / "old").as_posix(): path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()}
-        assert f"unet/{single}.index.json" in old
-        of_others = {"unet/notes.txt": b"1", "unet/diffusion_pytorch_model.fp16.safetensors": b"2", "images/a.safetensors": b"3"}
-        site.hub.repos["org/fewer"] = Repo()
-        site.hub.repos["org/fewer"].commit(old | of_others)
-        with torch.no_grad():
-            for parameter in generator.unet.parameters():
-                parameter.mul_(0.5)
-        generator.save_pretrained(tmp_path / "new")
-        site.online.submit(hub_client.push, str(tmp_path / "new"), "org/fewer", token=TOKEN).result()
-        assert site.load("org/fewer", cache_dir=tmp_path / "cache")["fingerprint"] == generator.fingerprint()
-        repo = site.hub.repos["org/fewer"]
-        there = repo.commits[repo.refs["main"]]
-        assert {name for name in there if name.startswith("unet/")} == {"unet/config.json", f"unet/{single}", *list(of_others)[:2]}
-        assert of_others.items() <= there.items()
-        assert len(repo.commits) == 2, "in one commit"
-
     def test_server_down(self, site: Site) -> None:
         with site.hub.down(), pytest.raises(WeightsError, match="org/down: the upload failed: "):
             site.push("org/down", token=TOKEN)

@@ -167,6 +167,7 @@ class TestRefused:
 class TestFeatures:
     """The separate feature extractor."""
 
+    @pytest.mark.slow
     def test_swav_layout(self, tmp_path: Path) -> None:
         state = swav_checkpoint(tmp_path / "swav.pth.tar")
         extractor = load_resnet50_features(tmp_path / "swav.pth.tar")

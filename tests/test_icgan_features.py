@@ -52,6 +52,7 @@ class TestResNet50Features:
         assert found.shape == (2, 2048)
         torch.testing.assert_close(found, F.normalize(maps["last"].mean((2, 3))))
 
+    @pytest.mark.slow
     def test_batch_invariance(self) -> None:
         torch.manual_seed(0)
         extractor, images = ResNet50Features().eval(), torch.rand(3, 3, 32, 32)

@@ -133,6 +133,7 @@ class TestSources:
         assert given == {"scale": 1.0}
         assert generator.fingerprint() == before
 
+    @pytest.mark.slow
     def test_beside_a_control_map(self) -> None:
         pipe, maps = with_a_control_net(), photos().flip(0)
         generator = gt.PipelineVariation.from_pipeline(pipe, image_size=32, condition="maps", num_inference_steps=2)

@@ -81,6 +81,7 @@ class TestDepthOfItsOwn:
             assert (made[i : i + 1] - expected).abs().max() <= 5e-3  # the processor resizes pictures in steps of 8 bits
         assert pipe.feature_extractor.do_rescale
 
+    @pytest.mark.slow
     def test_saved_and_loaded(self, tmp_path: Path) -> None:
         generator = gt.PipelineVariation.from_pipeline(depth_to_image(), prompt="a", **STRENGTH)
         generator.save_pretrained(tmp_path / "saved")
@@ -133,6 +134,7 @@ class TestCombined:
         assert generator.pipe.decoder_pipe.unet is other
         assert (generator(images, SEEDS[:1]) - before).abs().max() > 1e-3
 
+    @pytest.mark.slow
     def test_saved_and_loaded(self, tmp_path: Path) -> None:
         generator = gt.PipelineVariation.from_pipeline(combined(), prompt="a", **self.OPTIONS)
         generator.save_pretrained(tmp_path / "saved")

@@ -130,9 +130,8 @@ class TestCache:
         made = generator_of({"name": "FirstBlockCache", "threshold": 0.0})(photos()[:1], SEEDS[:1])
         assert (made - generator_of(None)(photos()[:1], SEEDS[:1])).abs().max() <= 1e-5
 
-    @pytest.mark.parametrize(
-        "cache", [pytest.param(cache, id=name, marks=() if name == "Taylor" else pytest.mark.slow) for name, cache in CACHES.items()]
-    )
+    @pytest.mark.slow
+    @pytest.mark.parametrize("cache", list(CACHES.values()), ids=list(CACHES))
     def test_the_contract(self, cache: dict[str, Any]) -> None:
         check_generator(generator_of(cache), images=photos())
 

@@ -72,7 +72,8 @@ def hooked(generator: Any) -> bool:
 
 
 # Where both ways go the same path through our code, the one that leaves more to undo: layer by layer, with weights on the meta device.
-LAYERWISE = pytest.mark.parametrize("way", [pytest.param("model", marks=pytest.mark.slow), "sequential"])
+# Layer by layer takes twice as long; the same images by it, and a pipeline that stays so, are in the default suite.
+BY_MODEL = pytest.mark.parametrize("way", ["model", pytest.param("sequential", marks=pytest.mark.slow)])
 
 
 @pytest.mark.usefixtures("accelerator")
@@ -94,7 +95,7 @@ class TestOffload:
         assert "offload" not in again.config, "it is a matter of the machine"
         assert again.fingerprint() == plain.fingerprint()
 
-    @pytest.mark.parametrize("way", [WAYS[0], pytest.param(WAYS[1], marks=pytest.mark.slow)])
+    @BY_MODEL
     def test_copies_and_pickles(self, way: str, expected: Tensor) -> None:
         generator = generator_of(offload=way)
         generator(photo(), SEEDS)
@@ -107,7 +108,7 @@ class TestOffload:
             assert other.pipe.unet is other.unet is not generator.unet
         assert torch.equal(generator(photo(), SEEDS), expected)
 
-    @LAYERWISE
+    @BY_MODEL
     def test_hooks_that_others_take_off_and_set(self, way: str, expected: Tensor) -> None:
         pipe = tiny_pipelines.img2img()
         generator = generator_of(pipe, offload=way)
@@ -128,7 +129,7 @@ class TestOffload:
             use(generator)
             assert hooked(generator)
 
-    @LAYERWISE
+    @BY_MODEL
     def test_to_the_cpu_and_back(self, way: str, expected: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
         generator = generator_of(offload=way)
         generator.to("cpu")
@@ -140,7 +141,7 @@ class TestOffload:
         generator(photo(), SEEDS)
         assert hooked(generator)
 
-    @LAYERWISE
+    @BY_MODEL
     def test_other_dtypes(self, way: str) -> None:
         generator = generator_of(offload=way).to(torch.float64)
         assert hooked(generator)
@@ -149,7 +150,7 @@ class TestOffload:
         assert torch.equal(generator(photo(), SEEDS), plain(photo(), SEEDS))
         assert generator.fingerprint() == plain.fingerprint()
 
-    @LAYERWISE
+    @BY_MODEL
     def test_with_a_prior(self, way: str) -> None:
         pipe, prior = tiny_pipelines.kandinsky()
         options = {"num_inference_steps": 1, "image_size": 32}
@@ -158,7 +159,7 @@ class TestOffload:
         assert is_offloaded(prior.image_encoder)
         assert torch.equal(generator(photo(), SEEDS), made)
 
-    @LAYERWISE
+    @BY_MODEL
     def test_a_network_that_is_replaced(self, way: str) -> None:
         generator = generator_of(offload=way)
         old, other = generator.unet, tiny_pipelines.img2img().unet

@@ -429,6 +429,7 @@ class TestReadme:
 
 
 class TestSpeed:
+    @pytest.mark.slow
     def test_report(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_photos(tmp_path / "photos", 12, size=32)
         options = ["--batch-size", "4", "--steps", "1", "--rounds", "1", "--workers", "0", "--device", "cpu"]

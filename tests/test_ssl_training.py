@@ -314,6 +314,7 @@ class TestResume:
             assert torch.equal(a[0], b[0])
             assert torch.equal(a[1], b[1])
 
+    @pytest.mark.slow
     def test_with_workers_that_read_ahead(self, photos: Path, tmp_path: Path) -> None:
         """Killed within its second epoch, when the workers have read more than was trained on."""
         options = ["trainer.epochs=2", "trainer.checkpoint_every=1", "data.workers=2", "data.test=null"]

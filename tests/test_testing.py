@@ -307,6 +307,7 @@ class TestCheckTransform:
         check_transform(gt.GenerativeAugment(FakeGenerator(), p))
         check_transform(gt.GenerativeAugment(Flat(preserves_geometry=True), p), size=(9, 5))
 
+    @pytest.mark.slow
     def test_icgan_passes(self) -> None:
         check_transform(gt.GenerativeAugment(tiny_icgan(), 1.0))
 
