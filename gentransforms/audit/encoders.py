@@ -220,7 +220,7 @@ def _transformers(name: str) -> tuple[nn.Module, _Preprocessing]:
         )
     try:
         model = AutoModel.from_pretrained(place, trust_remote_code=False)
-        processor = AutoImageProcessor.from_pretrained(place)  # type: ignore[no-untyped-call]
+        processor = AutoImageProcessor.from_pretrained(place)
     except Exception as error:  # of the client, the network or the files
         raise ConfigError(
             f"encoder={name!r}: no such encoder: as a transformers vision model it cannot be loaded: {one_line(error)}"

@@ -181,7 +181,7 @@ class Ray:
     def _count_actors(self, gpus: float, cpus: float) -> int:
         import ray
 
-        available: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        available: dict[str, float] = ray.cluster_resources()
         for name, need, total in (("GPUs", gpus, available.get("GPU", 0.0)), ("CPUs", cpus, available.get("CPU", 0.0))):
             if need * (self.actors or 1) > total:
                 raise ConfigError(

@@ -137,7 +137,7 @@ def fuse_projections(name: str, network: Any) -> None:
     with torch.no_grad():
         for _, module in _attentions(network):
             module.fuse_projections(fuse=True)
-    network.set_attn_processor(FusedAttnProcessor2_0())  # type: ignore[no-untyped-call]
+    network.set_attn_processor(FusedAttnProcessor2_0())
 
 
 def check_fused(name: str, network: nn.Module) -> None:
