@@ -92,7 +92,6 @@ class TestRay:
         with pytest.raises(ConfigError, match=r"gpus=1: the Ray cluster has only 0 GPUs"):
             generate_bank(Photos(4), tmp_path / "gpus", FakeGenerator(), engine=Ray(gpus=1), **OPTIONS)
 
-    @pytest.mark.slow
     def test_errors_of_the_generator_are_the_users_own(self, tmp_path: Path) -> None:
         with pytest.raises(GeneratorError, match=r"Breaking\.sample returned shape"):
             generate_bank(Photos(4), tmp_path, Breaking(), engine=Ray(actors=1, cpus=1), **OPTIONS)

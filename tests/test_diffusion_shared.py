@@ -132,7 +132,7 @@ CHANGES = [
 
 
 # Changes of a kind that another one stands for; slow tests.
-ALIKE = (1, 7, 9, 11, 12)
+ALIKE = (7, 9, 11)
 
 
 class TestSharedConditions:

@@ -81,7 +81,6 @@ class TestDepthOfItsOwn:
             assert (made[i : i + 1] - expected).abs().max() <= 5e-3  # the processor resizes pictures in steps of 8 bits
         assert pipe.feature_extractor.do_rescale
 
-    @pytest.mark.slow
     def test_saved_and_loaded(self, tmp_path: Path) -> None:
         generator = gt.PipelineVariation.from_pipeline(depth_to_image(), prompt="a", **STRENGTH)
         generator.save_pretrained(tmp_path / "saved")
