@@ -352,7 +352,7 @@ class TestContract:
         ],
     )
     def test_of_generators(self, kinds: Any, kind: str, options: dict[str, Any]) -> None:
-        """Images follow from image and seed alone, whatever the batch and its order. One here, the others slow."""
+        """Images follow from image and seed alone, whatever the batch and its order."""
         check_generator(kinds(kind)(num_inference_steps=5, guidance_scale=3.0, scheduler="ddim", **options))
 
     def test_nothing_is_left_from_one_call_to_the_next(self, kinds: Any) -> None:

@@ -130,7 +130,7 @@ class TestOldConfigurations:
         adapter = (str(repositories["adapter"]), "models", f"{base}.safetensors")
         self.check(gt.StableDiffusionVariation.from_pretrained(folder, ip_adapter=adapter, **FAST), reference)
 
-    @pytest.mark.parametrize(("base", "age"), [BASES[-1], *(pytest.param(*case.values, marks=pytest.mark.slow) for case in BASES[:-1])])
+    @pytest.mark.parametrize(("base", "age"), BASES)
     def test_controlnet(self, base: str, age: str, repositories: dict[str, Path], tmp_path: Path) -> None:
         folder = aged(repositories[base], tmp_path / "old", age)
         name = {"base": "controlnet", "xl": "controlnet_xl"}[base]

@@ -131,7 +131,7 @@ class TestLabels:
             return [(Image.new("RGB", (8, 8)), 4 + train), (Image.new("RGB", (8, 8)), 2)]
 
         images = example("images")
-        monkeypatch.setattr(images.datasets, "CIFAR10", cifar)
+        monkeypatch.setattr("torchvision.datasets.CIFAR10", cifar)
         assert images.load_labels(source)[0].tolist() == [4 + train, 2]
         assert images.load_images(source, 8).shape == (2, 3, 8, 8)
 

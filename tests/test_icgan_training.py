@@ -360,15 +360,15 @@ class TestImages:
 
     def test_torchvision(self, monkeypatch: pytest.MonkeyPatch) -> None:
         images = example("images")
-        monkeypatch.setattr(images.datasets, "CIFAR10", lambda root: [(self.picture((32, 32)), 1)] * 2)
+        monkeypatch.setattr("torchvision.datasets.CIFAR10", lambda root: [(self.picture((32, 32)), 1)] * 2)
         assert images.load_images("torchvision:CIFAR10:/data", 32).shape == (2, 3, 32, 32)
 
     @pytest.mark.parametrize(
         ("source", "said"),
         [
-            ("torchvision:CIFAR10:/data:Train", "no split 'Train', expected train or test"),
+            ("torchvision:CIFAR10:/data:Train", "no split 'Train', expected one of train, test"),
             ("torchvision:Caltech101:/data:test", "Caltech101 of torchvision has no splits"),
-            ("torchvision:CIFAR11:/data", "expected torchvision:NAME:ROOT"),
+            ("torchvision:CIFAR11:/data", "torchvision has no data set 'CIFAR11'"),
             ("torchvision:CIFAR10", "expected torchvision:NAME:ROOT"),
         ],
     )

@@ -84,7 +84,7 @@ class TestSources:
                 return photo(i), self.targets[i]
 
         data = ssl("data")
-        monkeypatch.setattr(data.datasets, "CIFAR10", CIFAR10)
+        monkeypatch.setattr("torchvision.datasets.CIFAR10", CIFAR10)
         source = data.open_images("torchvision:CIFAR10:/data:test")
         assert (source.labels.tolist(), source.classes, list(source.keys)) == ([1, 0], ["cat", "dog"], [0, 1])
 
@@ -100,7 +100,7 @@ class TestSources:
                 super().__init__([(photo(0), 0)])
 
         data = ssl("data")
-        monkeypatch.setattr(data.datasets, "Places365", Places365)
+        monkeypatch.setattr("torchvision.datasets.Places365", Places365)
         data.open_images(f"torchvision:Places365:/data:{split}")
         assert asked == {"split": expected, "small": True}
 
@@ -114,7 +114,7 @@ class TestSources:
                 super().__init__([(photo(0), 0), (photo(1), 1)])
 
         data = ssl("data")
-        monkeypatch.setattr(data.datasets, "Caltech101", Caltech101)
+        monkeypatch.setattr("torchvision.datasets.Caltech101", Caltech101)
         assert data.open_images("torchvision:Caltech101:/data").labels.tolist() == [0, 1]
         with pytest.raises(SystemExit, match="Caltech101 of torchvision has no splits: expected torchvision:Caltech101:/data"):
             data.open_images("torchvision:Caltech101:/data:test")

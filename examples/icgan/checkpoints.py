@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from shared import write_whole
 
 
 def atomic_save(state: dict[str, Any], path: Path) -> None:
-    """Write `state` beside `path`, then rename: a killed run leaves the old checkpoint or the new one, never half."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    """Write `state` to `path`, whole or not at all."""
+    with write_whole(path) as partial:
+        torch.save(state, partial)
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from typing import Any
 
 import torch
+from shared import open_torchvision
 from torch import Tensor
-from torchvision import datasets
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
@@ -35,7 +33,7 @@ def load_images(source: str, size: int, limit: int | None = None) -> Tensor:
 def open_images(source: str) -> ImageSource:
     """Open `source`: its keys are in the order of `load_images`, and are those that a bank of it has."""
     try:
-        return gt.open_source(_torchvision(source) if source.startswith("torchvision:") else source)
+        return gt.open_source(open_torchvision(source) if source.startswith("torchvision:") else source)
     except gt.GentransformsError as error:
         raise SystemExit(f"{source!r}: {error}") from error
 
@@ -48,7 +46,7 @@ def load_labels(source: str) -> tuple[Tensor, list[str]]:
     (numbered by name), or ``torchvision:NAME:ROOT``.
     """
     if source.startswith("torchvision:"):
-        dataset = _torchvision(source)
+        dataset = open_torchvision(source)
         labels = torch.tensor([int(dataset[i][1]) for i in range(len(dataset))])
         return labels, list(getattr(dataset, "classes", map(str, labels.unique().tolist())))
     if source.endswith(".parquet"):
@@ -63,23 +61,6 @@ def load_labels(source: str) -> tuple[Tensor, list[str]]:
     if not isinstance(opened, ImageFolderSource) or not opened.classes:
         raise SystemExit(f"{source!r} has images outside a class folder: expected one subfolder per class")
     return torch.tensor(opened.labels), opened.classes
-
-
-def _torchvision(source: str) -> Any:
-    _, name, root, split = (*source.split(":"), "", "")[:4]
-    kind = getattr(datasets, name, None)
-    if not root or kind is None:
-        raise SystemExit(f"{source!r}: expected torchvision:NAME:ROOT or torchvision:NAME:ROOT:SPLIT with a data set of torchvision")
-    parameters = inspect.signature(kind).parameters
-    if "train" in parameters:
-        if split not in ("", "train", "test"):  # a misspelt "train" must not become the test images
-            raise SystemExit(f"{source!r}: no split {split!r}, expected train or test")
-        return kind(root, train=split != "test")
-    if "split" in parameters:
-        return kind(root, split=split or "train")
-    if split:
-        raise SystemExit(f"{source!r}: {name} of torchvision has no splits: expected torchvision:{name}:{root}")
-    return kind(root)
 
 
 def _square(image: Tensor, size: int) -> Tensor:

@@ -32,6 +32,7 @@ from loading import WholeImages, load_into_memory, training_rows, whole_loader
 from measured import describe_images, hash_checkpoint, name_differences
 from probes import knn, mean_interval, wilson
 from quiet import hush
+from shared import write_whole
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -169,8 +170,8 @@ def main() -> None:
         if name in found:
             print(f"{folder}: trained again since it was evaluated, so it is evaluated again")
         found[name] = about | {"measure": measure, "accuracy": evaluate_run(folder, train, test, args.probe_epochs, args.device)}
-        report.with_suffix(".partial").write_text(json.dumps(list(found.values()), indent=2) + "\n")
-        report.with_suffix(".partial").replace(report)  # hours of evaluation are never left half written
+        with write_whole(report) as partial:  # hours of evaluation
+            partial.write_text(json.dumps(list(found.values()), indent=2) + "\n")
     (args.out / "corruptions.md").write_text(table(list(found.values()), args.gain_over))
     print((args.out / "corruptions.md").read_text())
 

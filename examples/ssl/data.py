@@ -5,7 +5,6 @@ The keys are those that `gentransforms generate` gives to the same source, so th
 
 from __future__ import annotations
 
-import inspect
 import json
 import warnings
 from collections.abc import Sequence
@@ -14,8 +13,8 @@ from typing import Any
 
 import torch
 from PIL import Image
+from shared import open_torchvision
 from torch import Tensor
-from torchvision import datasets
 from torchvision.transforms.v2 import functional as F
 
 import gentransforms as gt
@@ -135,33 +134,7 @@ def _parquet(name: str, image_column: str | None, label_column: str | None) -> S
 
 
 def _torchvision(name: str) -> Source:
-    _, kind, root, *rest = (*name.split(":"), "")[:5]
-    split = rest[0] if rest and rest[0] else "train"
-    if not root:
-        raise SystemExit(f"{name!r}: expected torchvision:NAME:ROOT or torchvision:NAME:ROOT:SPLIT")
-    known = getattr(datasets, kind, None)
-    if known is None:
-        raise SystemExit(f"{name!r}: torchvision has no data set {kind!r}")
-    parameters = inspect.signature(known).parameters
-    options: dict[str, Any] = {}
-    if "train" in parameters or kind == "Places365":
-        # A misspelt "train" must not become the test images.
-        splits = (
-            {"train": "train-standard", "train-standard": "train-standard", "val": "val"}
-            if kind == "Places365"
-            else {"train": True, "test": False}
-        )
-        if split not in splits:
-            raise SystemExit(f"{name!r}: no split {split!r}, expected one of {', '.join(splits)}")
-        options = {"split": splits[split], "small": True} if kind == "Places365" else {"train": splits[split]}
-    elif "split" in parameters:
-        options = {"split": split}
-    elif rest and rest[0]:  # it would be all images, whatever is asked for
-        raise SystemExit(f"{name!r}: {kind} of torchvision has no splits: expected torchvision:{kind}:{root}")
-    try:
-        dataset = known(root, **options)
-    except (RuntimeError, FileNotFoundError, ValueError) as error:
-        raise SystemExit(f"{name!r}: {error}") from error
+    dataset = open_torchvision(name)
     labels = next((getattr(dataset, field) for field in ("targets", "_labels", "labels", "y") if hasattr(dataset, field)), None)
     if labels is None:
         labels = [int(dataset[i][1]) for i in range(len(dataset))]

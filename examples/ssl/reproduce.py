@@ -41,7 +41,7 @@ from make_bank import make_bank
 from measured import name_differences
 from probes import mean_interval
 from quiet import hush
-from shared import flatten, refuse_another_run
+from shared import flatten, refuse_another_run, write_whole
 from similarity import compare
 from train import FREE, RECORDED, is_of_images, is_trained, train
 
@@ -140,8 +140,8 @@ def run(
     if encoder is not None:
         # Ten times as many images as features, since CKA is biased upwards for few images.
         found["encoder"] = compare([folder], encoder, test, max(2000, 10 * backbone.width), rows=test_rows)
-    (folder / "result.partial").write_text(json.dumps(found, indent=2) + "\n")
-    (folder / "result.partial").replace(folder / "result.json")
+    with write_whole(folder / "result.json") as partial:
+        partial.write_text(json.dumps(found, indent=2) + "\n")
     shutil.rmtree(folder / "linear", ignore_errors=True)
 
 

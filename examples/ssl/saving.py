@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from shared import write_whole
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -21,9 +21,5 @@ class WholeFiles(TorchCheckpointIO):
         """Write the checkpoint; Lightning calls this in one of the processes."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.partial")
-        with part.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        with write_whole(path) as partial:
+            torch.save(checkpoint, partial)

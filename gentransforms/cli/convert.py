@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -83,10 +82,11 @@ def _check_destination(destination: Path) -> None:
 
     if destination.exists() and not destination.is_dir():
         raise WrongCall(f"DST {destination}: expected a folder to write, but this is a file")
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            ours = any(destination.iterdir()) and (hub.own_config(hub.Source(destination)) or {}).get("class") == "ICGAN"
-        except WeightsError:  # a file of that name which is something else
-            ours = False
-        if any(destination.iterdir()) and not ours:
-            raise WrongCall(f"DST {destination}: this folder holds other files: choose a new or empty one")
+    if not destination.exists() or not any(destination.iterdir()):
+        return
+    try:
+        found = hub.own_config(hub.Source(destination))
+    except WeightsError:  # a file of that name which is something else
+        found = None
+    if found is None or found.get("class") != "ICGAN":
+        raise WrongCall(f"DST {destination}: this folder holds other files: choose a new or empty one")

@@ -100,7 +100,7 @@ def generate(
     built = BankConfig(**{name: value.value if isinstance(value, Enum) else value for name, value in settings.items()})
     how: dict[str, Any] = {"shard": shard, "engine": chosen, "retry_failed": retry_failed, "extend": extend}
     if plan:
-        _print_plan(*plan_bank(opened, bank, loaded, built, seconds=10.0 if seconds is None else seconds, **how))
+        _print_plan(*plan_bank(opened, bank, loaded, built, **(how if seconds is None else how | {"seconds": seconds})))
         return
     done = generate_bank(opened, bank, loaded, built, progress=progress, **how)
     if summary is not None:

@@ -201,8 +201,9 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
                     f"{type(self).__name__} was built with {name}=<{type(value).__name__}>, a module, which a saved config cannot "
                     f"hold: build it inside {type(self).__name__}.__init__ from numbers and strings; banks work as it is"
                 )
-        check_saveable(type(self), self.config)
-        config, text = json.loads(to_json(self.config)), model_card(self, card or {})
+        config = self.config
+        check_saveable(type(self), config)
+        config, text = json.loads(to_json(config)), model_card(self, card or {})
         weights = {name: t.detach().cpu().contiguous().clone() for name, t in self._saved_weights().items()}
         weights = {name: t.to(dtype) if dtype is not None and t.is_floating_point() else t for name, t in weights.items()}
         with replacing(directory) as folder:

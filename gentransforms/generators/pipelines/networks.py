@@ -35,8 +35,9 @@ class PipelineNetworks(CalledPipeline):
                     )
             if getattr(pipe, "scheduler", None) is not None:
                 check_scheduler(f"{name}scheduler", pipe.scheduler)
-        check_casting(self._networks())
-        return state.read_state(self._networks(), strict=False)
+        networks = self._networks()
+        check_casting(networks)
+        return state.read_state(networks, strict=False)
 
     def __setattr__(self, name: str, value: Any) -> None:
         pipe = self._owner(name)
