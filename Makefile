@@ -9,7 +9,7 @@ INSTALL = install -e '.[all]' $(if $(CONSTRAINTS),-c $(CONSTRAINTS),--upgrade)
 IMAGES ?=
 VARIANTS ?= 4
 
-.PHONY: help setup demo test newest constraints bench recipe docs clean
+.PHONY: help setup demo test style types newest constraints bench recipe docs clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -32,10 +32,15 @@ demo: setup  ## demo/augmentations.png: sources and their variants (IMAGES=folde
 
 test: export PYTHONDONTWRITEBYTECODE =  # the processes that tests start would compile every module again
 test: setup  ## ruff, mypy --strict, pytest with doctests
+	$(MAKE) --jobs=2 style types
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not network"
+
+style: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: setup
 	$(BIN)/mypy --strict gentransforms
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not network"
 
 newest:  ## the same tests with the newest version of every dependency, in .venv-newest
 	rm -f .venv-newest/.installed

@@ -90,6 +90,16 @@ def _fixed_random_state() -> None:
 
 
 @pytest.fixture
+def no_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repository of the Hub that is opened or created fails the test."""
+
+    def fail(repo_id: str, *_rest: object) -> None:
+        pytest.fail(f"{repo_id} was opened")
+
+    monkeypatch.setattr("gentransforms.hub.client._open_repository", fail)
+
+
+@pytest.fixture
 def one_thread() -> Iterator[None]:
     """For many small networks: on busy cores, threads that wait for each other cost more than they bring."""
     threads = torch.get_num_threads()

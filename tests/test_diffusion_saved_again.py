@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,11 @@ class TestSavedAgain:
             assert mode(path) == mode(like)
         assert mode(tmp_path / "saved" / "config.json") == mode(tmp_path / "plain" / "file")
 
-    def test_a_card_that_is_refused_makes_no_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="card"):
-            variation().save_pretrained(tmp_path / "saved", card={"colour": "red"})
+    @pytest.mark.usefixtures("no_repository")
+    def test_a_card_that_is_refused_makes_no_folder_and_no_repository(self, tmp_path: Path) -> None:
+        for save in (partial(variation().save_pretrained, tmp_path / "saved"), partial(variation().push_to_hub, "org/name")):
+            with pytest.raises(ConfigError, match="card"):
+                save(card={"colour": "red"})
         assert not (tmp_path / "saved").exists()
 
 

@@ -322,6 +322,7 @@ class TestSaved:
         assert again.fingerprint() == generator.fingerprint()
         assert torch.equal(again(photos(), SEEDS), generator(photos(), SEEDS))
 
+    @pytest.mark.usefixtures("no_repository")
     @pytest.mark.parametrize("change", [one_of_two, fused, disabled])
     def test_a_lora_beside_the_weights_is_refused(self, change: Callable[[Any, Path], None], tmp_path: Path) -> None:
         pipe = tiny.variation()
@@ -329,8 +330,9 @@ class TestSaved:
         pipe_sd.register_modules(unet=pipe.unet)
         change(pipe_sd, tmp_path)
         generator = variation(pipe)
-        with pytest.raises(ConfigError, match=r"unet holds a LoRA.*fuse_lora\(\).*unload_lora_weights\(\)"):
-            generator.save_pretrained(tmp_path / "saved")
+        for save in (lambda: generator.save_pretrained(tmp_path / "saved"), lambda: generator.push_to_hub("org/name")):
+            with pytest.raises(ConfigError, match=r"unet holds a LoRA.*fuse_lora\(\).*unload_lora_weights\(\)"):
+                save()
         assert not (tmp_path / "saved").exists()
 
     def test_a_lora_that_was_merged_as_advised_is_saved(self, tmp_path: Path) -> None:

@@ -114,9 +114,12 @@ class TestWrappedModule:
             assert twin.fingerprint() == generator.fingerprint()
             assert twin._init_config["net"] is twin.net
 
+    @pytest.mark.usefixtures("no_repository")
     def test_is_not_saved(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"Wraps was built with net=<Sequential>, a module.*inside Wraps.__init__"):
-            Wraps(network()).save_pretrained(tmp_path / "saved")
+        generator = Wraps(network())
+        for save in (lambda: generator.save_pretrained(tmp_path / "saved"), lambda: generator.push_to_hub("org/name")):
+            with pytest.raises(ConfigError, match=r"Wraps was built with net=<Sequential>, a module.*inside Wraps.__init__"):
+                save()
         assert not (tmp_path / "saved").exists()
 
     def test_what_has_no_fingerprint_fails_the_checks(self) -> None:

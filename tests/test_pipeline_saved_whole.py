@@ -85,6 +85,7 @@ class TestRefused:
             ("img2img", a_setting, "unet has the attention processor AttnProcessor2_0 .* other settings"),
         ],
     )
+    @pytest.mark.usefixtures("no_repository")
     def test_with_what_would_be_lost(self, family: str, change: Callable[[Any], None], message: str, tmp_path: Path) -> None:
         pipe = getattr(tiny_pipelines, family)()
         change(pipe)
@@ -92,6 +93,8 @@ class TestRefused:
         with pytest.raises(ConfigError, match=message):
             generator.save_pretrained(tmp_path / "saved")
         assert not (tmp_path / "saved").exists()
+        with pytest.raises(ConfigError, match=message):
+            generator.push_to_hub("org/name")
 
 
 class TestAccepted:

@@ -337,6 +337,8 @@ class TestModelCard:
         exec(code[1].replace("<this repository or folder>", str(tmp_path)), names)
         assert type(names["augment"].generator) is Tinted
 
+    @pytest.mark.usefixtures("no_repository")
     def test_unknown_section(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"card: unknown sections \['author'\], expected title, description"):
-            self.card(tmp_path, author="me")
+        for save in (lambda: self.card(tmp_path, author="me"), lambda: Tinted(6).push_to_hub("org/name", card={"author": "me"})):
+            with pytest.raises(ValueError, match=r"card: unknown sections \['author'\], expected title, description"):
+                save()

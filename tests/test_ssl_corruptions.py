@@ -196,3 +196,22 @@ class TestScript:
         assert evaluated == [f"again/{run}"] * 2
         assert "trained again since" in capsys.readouterr().out
         assert len(json.loads((place / "own" / "corruptions.json").read_text())) == 1
+
+    def test_what_another_command_adds_meanwhile_stays(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        options = ["--probe-epochs", "2", "--out", "both"]
+        accuracy = record("baseline", 0, 0.5)["accuracy"]
+        inner: list[list[str]] = [["simclr-icgan-seed0", *options], ["simclr-icgan-seed0", "--probe-epochs", "3", "--out", "mixed"]]
+
+        def evaluate(folder: Path, *rest: Any) -> Any:
+            if folder.name == "simclr-baseline-seed0":
+                call(monkeypatch, place, "corruptions", *inner.pop(0))
+            return accuracy
+
+        monkeypatch.setattr(ssl("corruptions"), "evaluate_run", evaluate)
+        call(monkeypatch, place, "corruptions", "simclr-baseline-seed0", *options)
+        arms = [run["arm"] for run in json.loads((place / "both" / "corruptions.json").read_text())]
+        assert sorted(arms) == ["baseline", "icgan"]
+        assert "| SimCLR | icgan | 1 |" in (place / "both" / "corruptions.md").read_text()
+        with pytest.raises(SystemExit, match=r"was given runs meanwhile that were measured otherwise .*probe_epochs \(3, now 2\)"):
+            call(monkeypatch, place, "corruptions", "simclr-baseline-seed0", "--probe-epochs", "2", "--out", "mixed")
+        assert [run["arm"] for run in json.loads((place / "mixed" / "corruptions.json").read_text())] == ["icgan"]

@@ -511,6 +511,16 @@ class TestRefused:
         ssl("train").train(settings(photos, config, "trainer.epochs=1", "trainer.log_every=7"), tmp_path, quiet=True)  # this may change
         assert torch.load(tmp_path / "last.ckpt", weights_only=True)["batches_done"] == before
 
+    @pytest.mark.parametrize(("warmup", "said"), [(1, True), (0, False)])
+    def test_a_run_that_is_all_warm_up_is_told(
+        self, warmup: int, said: bool, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        config = "cifar10-small/simclr-baseline"
+        chosen = settings(photos, config, "trainer.epochs=1", f"optimizer.warmup_epochs={warmup}", "data.limit=4")
+        ssl("train").settle(chosen, tmp_path)
+        printed = capsys.readouterr().out
+        assert (f"optimizer.warmup_epochs={warmup} and trainer.epochs=1: the learning rate rises to the end" in printed) == said
+
     def test_corrupt_image_mid_epoch(self, photos: Path, tmp_path: Path) -> None:
         write_photos(tmp_path / "photos", 12)
         (tmp_path / "photos" / "class0" / "004.png").write_bytes(b"broken")

@@ -25,6 +25,7 @@ from arguments import positive
 from config import Settings
 from corrupted_images import CORRUPTIONS, STRENGTHS, corrupt
 from data import Source, open_images, refuse_other_classes
+from filelock import FileLock
 from frozen import extract_features, load_run
 from learning_curves import TITLES
 from linear_probe import Features, ProbeOptions, fit_linear
@@ -133,6 +134,18 @@ def _gain(values: list[float]) -> str:
     return f"{100 * mean:+.2f}" + ("" if half is None else f" ± {100 * half:.2f}")
 
 
+def _read(report: Path) -> dict[tuple[str, str, int], Any]:
+    """Return the runs of a report by method, arm and seed."""
+    runs = json.loads(report.read_text()) if report.exists() else []
+    return {(run["method"], run["arm"], run["seed"]): run for run in runs}
+
+
+def _refuse_other_measures(runs: dict[tuple[str, str, int], Any], measure: dict[str, Any], reason: str) -> None:
+    for run in runs.values():
+        if differing := name_differences(run["measure"], measure):
+            raise SystemExit(f"{reason}, {differing}: choose another --out")
+
+
 def main() -> None:
     """Parse the command line, evaluate what is missing, and write both reports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,8 +160,7 @@ def main() -> None:
     hush()
     args.out.mkdir(parents=True, exist_ok=True)
     report = args.out / "corruptions.json"
-    known = json.loads(report.read_text()) if report.exists() else []
-    found: dict[tuple[str, str, int], Any] = {(run["method"], run["arm"], run["seed"]): run for run in known}
+    found = _read(report)
     opened, described = functools.cache(open_images), functools.cache(describe_images)
     for folder in args.runs:
         settings = load_run(folder)[1]
@@ -158,9 +170,7 @@ def main() -> None:
         train, test = (opened(name, data.image_column, data.label_column) for name in (args.train or data.train, args.test or data.test))
         refuse_other_classes(train, test)
         measure = {"probe_epochs": args.probe_epochs, **described(train, "train"), **described(test, "test"), **_of_settings(settings)}
-        for run in found.values():
-            if differing := name_differences(run["measure"], measure):
-                raise SystemExit(f"{report} has runs measured otherwise than {folder} would be, {differing}: choose another --out")
+        _refuse_other_measures(found, measure, f"{report} has runs measured otherwise than {folder} would be")
         about = describe_run(folder, settings)
         name = about["method"], about["arm"], about["seed"]
         if name in found and found[name]["checkpoint_sha256"] == about["checkpoint_sha256"]:
@@ -169,9 +179,12 @@ def main() -> None:
             raise SystemExit(f"{report} has {folder.name} from another folder, {found[name]['run']}: choose another --out for {folder}")
         if name in found:
             print(f"{folder}: trained again since it was evaluated, so it is evaluated again")
-        found[name] = about | {"measure": measure, "accuracy": evaluate_run(folder, train, test, args.probe_epochs, args.device)}
-        with write_whole(report) as partial:  # hours of evaluation
-            partial.write_text(json.dumps(list(found.values()), indent=2) + "\n")
+        run = about | {"measure": measure, "accuracy": evaluate_run(folder, train, test, args.probe_epochs, args.device)}
+        with FileLock(args.out / ".lock"):  # another command may have added runs to this report meanwhile
+            found = _read(report) | {name: run}
+            _refuse_other_measures(found, measure, f"{report} was given runs meanwhile that were measured otherwise than {folder}")
+            with write_whole(report) as partial:  # hours of evaluation
+                partial.write_text(json.dumps(list(found.values()), indent=2) + "\n")
     (args.out / "corruptions.md").write_text(table(list(found.values()), args.gain_over))
     print((args.out / "corruptions.md").read_text())
 

@@ -224,6 +224,11 @@ def settle(settings: Settings, out: Path) -> Settings:
     names = {"bfloat16": "bf16-mixed", "float32": "32-true"}
     precision, said = settle_precision(t.precision, recorded, "cuda" if accelerated else "cpu", names, timed=t.devices * t.nodes == 1)
     rank_zero_only(print)(said, flush=True)
+    if (warmup := settings.optimizer.warmup_epochs) >= t.epochs:
+        rank_zero_only(print)(
+            f"optimizer.warmup_epochs={warmup} and trainer.epochs={t.epochs}: the learning rate rises to the end, and never falls; "
+            "a run to be measured needs fewer epochs of warm-up", flush=True,
+        )  # fmt: skip
     return replace(settings, trainer=replace(t, precision=precision))
 
 

@@ -195,15 +195,8 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
 
         directory = local_path(directory, "directory")
         description = {"format": "gentransforms", "format_version": FORMAT_VERSION, "class": type(self).__name__}
-        for name, value in self._init_config.items():
-            if isinstance(value, nn.Module) and isinstance(self.config.get(name), dict):
-                raise ConfigError(
-                    f"{type(self).__name__} was built with {name}=<{type(value).__name__}>, a module, which a saved config cannot "
-                    f"hold: build it inside {type(self).__name__}.__init__ from numbers and strings; banks work as it is"
-                )
-        config = self.config
-        check_saveable(type(self), config)
-        config, text = json.loads(to_json(config)), model_card(self, card or {})
+        self._check_saveable(card or {})
+        config, text = json.loads(to_json(self.config)), model_card(self, card or {})
         weights = {name: t.detach().cpu().contiguous().clone() for name, t in self._saved_weights().items()}
         weights = {name: t.to(dtype) if dtype is not None and t.is_floating_point() else t for name, t in weights.items()}
         with replacing(directory) as folder:
@@ -225,7 +218,20 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
             card: as in `save_pretrained`.
             options: ``private``, ``token``, ``revision``, ``commit_message``.
         """
+        self._check_saveable(card or {})  # before there is a repository
         return upload(lambda directory: self.save_pretrained(directory, dtype=dtype, card=card), repo_id, **options)
+
+    def _check_saveable(self, card: Mapping[str, Any]) -> None:
+        """Raise ConfigError if the generator, or a section of its card, cannot be saved."""
+        config = self.config
+        for name, value in self._init_config.items():
+            if isinstance(value, nn.Module) and isinstance(config.get(name), dict):
+                raise ConfigError(
+                    f"{type(self).__name__} was built with {name}=<{type(value).__name__}>, a module, which a saved config cannot "
+                    f"hold: build it inside {type(self).__name__}.__init__ from numbers and strings; banks work as it is"
+                )
+        check_saveable(type(self), config)
+        model_card(self, card)
 
     @classmethod
     @isolate_loading()

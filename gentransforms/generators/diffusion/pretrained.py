@@ -10,6 +10,7 @@ import torch
 
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.base import _check_placement
+from gentransforms.generators.card import model_card
 from gentransforms.generators.diffusion import loading, saving
 from gentransforms.generators.diffusion.base import DiffusionGenerator
 from gentransforms.generators.diffusion.options import PRESETS, override
@@ -106,7 +107,7 @@ class PretrainedDiffusion(DiffusionGenerator):
             ConfigError: if an option is not JSON-able, an IP-Adapter came inside a pipeline, or a network holds a LoRA that
                 is not merged, or quantised weights.
         """
-        check_saveable(self._networks())
+        self._check_saveable(card or {})
         here = {"components": None} | self._found_compiled()  # of this process
         options = {name: value for name, value in self.config.items() if name not in here} | self._saved_scheduler() | self._saved_extra()
         if self._part_licenses:
@@ -116,6 +117,12 @@ class PretrainedDiffusion(DiffusionGenerator):
         with replacing(local_path(directory, "directory")) as folder:
             saving.write(self, folder, options, dtype, card or {}, self._adapter_file)
             self._save_parts(folder, dtype)
+
+    def _check_saveable(self, card: Mapping[str, Any]) -> None:
+        check_saveable(self._networks())
+        if self.kind == "ip-adapter" and self._adapter_file is None:
+            raise ConfigError("the IP-Adapter came inside the pipeline, and its file is not known: load it with ip_adapter=(…) to save it")
+        model_card(self, card)
 
     @classmethod
     def _check_saved(cls, source: hub.Source, options: Mapping[str, Any]) -> None:

@@ -60,15 +60,13 @@ def write(
         adapter: the file of the IP-Adapter that is in the UNet, if there is one.
 
     Raises:
-        ConfigError: if the options or the card cannot be written, or an IP-Adapter's file is not known.
+        ConfigError: if the options cannot be written as JSON.
     """
     try:
         text = json.dumps(describe(generator, options), indent=2)
     except TypeError as error:
         raise ConfigError(f"config {dict(options)!r} cannot be written as JSON ({error}): use numbers, strings, lists, dicts") from error
     page, pipe = model_card(generator, card), generator.pipe
-    if generator.kind == "ip-adapter" and adapter is None:
-        raise ConfigError("the IP-Adapter came inside the pipeline, and its file is not known: load it with ip_adapter=(…) to save it")
     if dtype is not None or adapter is not None:
         pipe = copy.deepcopy(pipe)
     if adapter is not None:

@@ -19,7 +19,6 @@ from gentransforms.generators.part_licenses import add_licenses, lora_places
 from gentransforms.generators.pipelines import control, settings
 from gentransforms.generators.pipelines.execution.offloading import check_offload
 from gentransforms.generators.pipelines.opening import is_single_file, load_any, load_single_file
-from gentransforms.generators.pipelines.processors import check_saved_whole
 from gentransforms.hub import models as hub
 from gentransforms.hub.replaced import replacing
 from gentransforms.paths import local_path
@@ -127,8 +126,7 @@ def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card:
     """Implement `PipelineVariation.save_pretrained`."""
     if dtype is not None:
         raise ConfigError(f"dtype={dtype}: load the generator with dtype={dtype} and save that; a pipeline is saved as it is")
-    state.check_saveable(generator._networks())
-    check_saved_whole(generator._networks())
+    generator._check_saveable(card)
     has: dict[str, Any] = {"prior": generator.prior is not None, "depth": generator._own_depth}
     has["settings"] = {"pipe": settings.read_settings(generator.pipe, generator._notes)}
     if generator.prior is not None:
