@@ -165,6 +165,13 @@ class TestWithoutExtractor:
         with pytest.raises(ConfigError, match="features have 8 numbers"):
             tiny(feature_extractor={"kind": "small-resnet", "widths": [4, 8], "blocks": [1, 1]})
 
+    def test_an_extractor_that_a_saved_config_could_not_name(self) -> None:
+        generator = tiny()
+        before = generator.fingerprint()
+        with pytest.raises(ConfigError, match=r"extractor is a Linear: expected a ResNet50Features or a SmallResNet; gentransforms\."):
+            generator.set_feature_extractor(torch.nn.Linear(3, 16))
+        assert generator.fingerprint() == before
+
 
 class TestArguments:
     """Wrong arguments are refused by name."""

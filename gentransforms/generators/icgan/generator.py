@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gentransforms.errors import ConfigError, ImageError, MissingInputError, WeightsError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.icgan.architecture import BigGANConfig, released_shapes
-from gentransforms.generators.icgan.features import build_extractor
+from gentransforms.generators.icgan.features import ResNet50Features, SmallResNet, build_extractor
 from gentransforms.generators.icgan.folding import fold
 from gentransforms.generators.icgan.network import BigGANNetwork
 from gentransforms.generators.identity import named_weights
@@ -21,6 +21,7 @@ from gentransforms.hub import models as hub
 from gentransforms.images import fit
 from gentransforms.seeding import check_seeds, sample_truncated_noise
 from gentransforms.surroundings import isolate_loading
+from gentransforms.wording import name_type
 
 __all__ = ["ICGAN"]
 
@@ -180,8 +181,15 @@ class ICGAN(ImageGenerator):
         """Give the generator a feature extractor, moved to its device and dtype, frozen and in eval mode.
 
         Raises:
-            ConfigError: if its width is not the network's feature_dim.
+            ConfigError: if it is not an extractor of this package, which a saved config can name, or its width is not the
+                network's feature_dim.
         """
+        if not isinstance(extractor, ResNet50Features | SmallResNet):
+            raise ConfigError(
+                f"extractor is {name_type(extractor)}: expected a ResNet50Features or a SmallResNet; "
+                "gentransforms.generators.icgan.released.load_resnet50_features('swav.pth.tar') reads one, and features of another "
+                "network can go to sample({'features': …}, seeds)"
+            )
         if extractor.width != self.architecture.feature_dim:
             raise ConfigError(f"the features of the extractor have {extractor.width} numbers: expected {self.architecture.feature_dim}")
         self.feature_extractor = extractor.to(self.device, self.dtype).eval().requires_grad_(False)
