@@ -245,6 +245,12 @@ class TestScripts:
                 assert picture.size == ((2 * columns + 1) * 66 + 2, 2 * 66 + 2)
         with Image.open(tmp_path / "report" / "classes.png") as picture:
             assert picture.size[0] > 300
+        # Images that were held out of the generator's training, but not of the judge's, are among --train.
+        self.call(monkeypatch, "evaluate", "--train", "test.parquet", *evaluate[3:], "--out", "inside")
+        inside = json.loads((tmp_path / "inside" / "evaluation.json").read_text())
+        assert report.keys() - inside.keys() == {"nearest_training_ratio"}
+        assert "nearest_training_ratio" in report
+        assert inside["label_agreement"] == report["label_agreement"]
         self.bank(tmp_path, report, data, monkeypatch)
         self.curves(tmp_path, monkeypatch)
         with pytest.raises(SystemExit, match="with different names"):  # one of the lines would be missing

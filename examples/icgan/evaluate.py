@@ -188,9 +188,12 @@ def measure(judge: Judge, train: Tensor, sources: Tensor, expected: Tensor, made
         "recall": recall,
         "precision_real": precision_real,
         "recall_real": recall_real,
-        "nearest_training_ratio": (near.median() / nearest(real, bank)[0].median()).item(),
         "classifier_accuracy": (guesses == expected).float().mean().item(),
     }
+    if own := nearest(real, bank)[0].median().item():
+        figures["nearest_training_ratio"] = near.median().item() / own
+    else:
+        print("nearest_training_ratio is left out: most test images are among the training images, at distance 0")
     return figures, predicted, closest
 
 
