@@ -114,14 +114,15 @@ class TestResume:
         assert all(torch.equal(t, b["generator"][name]) for name, t in a["generator"].items())
 
     def test_training_moves_every_part(self, tmp_path: Path) -> None:
-        run(tmp_path)
+        run(tmp_path, "generator.truncation=1.4")
         state = torch.load(tmp_path / "generator.pt", weights_only=True)
         for folder, suffix in (("snapshots", ""), ("samples", ".png")):  # with sample_every=4
             assert {path.name for path in (tmp_path / folder).iterdir()} == {f"{step:07d}{suffix}" for step in (1, 2, 4)}
         record = json.loads((tmp_path / "snapshots" / "0000004" / "training.json").read_text())
         assert record["step"] == 4
         assert record["seconds"] >= 0
-        assert gt.load_generator(tmp_path / "snapshots" / "0000004").image_size == (32, 32)
+        saved = gt.load_generator(tmp_path / "snapshots" / "0000004")
+        assert (saved.image_size, saved.config["truncation"]) == ((32, 32), 1.4)
         assert list((tmp_path / "tensorboard").iterdir())
         moved = [not torch.equal(t, state["average"][name]) for name, t in state["generator"].items() if name.endswith("weight")]
         assert all(moved)
@@ -312,7 +313,17 @@ class TestSettings:
 
     @pytest.mark.parametrize(
         "override",
-        ["generator.stepps=3", "sede=1", "seed", "limit=abc", "generator=5", "encoder.widths=64", "precision=", "encoder.seconds=0"],
+        [
+            "generator.stepps=3",
+            "sede=1",
+            "seed",
+            "limit=abc",
+            "generator=5",
+            "encoder.widths=64",
+            "precision=",
+            "encoder.seconds=0",
+            "generator.truncation=0",
+        ],
     )
     def test_refused(self, override: str) -> None:
         with pytest.raises(SystemExit):

@@ -114,9 +114,9 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
         # Before the checkpoint, so that a run killed in between writes its snapshot again.
         if is_sampled(done, settings.sample_every) or last:
             ready = with_statistics(average, features, s.batch_size)
-            save_grid(ready, images, features, out / "samples" / f"{done:07d}.png")
+            save_grid(ready, images, features, out / "samples" / f"{done:07d}.png", s.truncation)
             snapshot = out / "snapshots" / f"{done:07d}"
-            export(ready, encoder, snapshot, {})
+            export(ready, encoder, snapshot, s.truncation, {})
             record = {"step": done, "seconds": round(pace.seconds)}
             (snapshot / "training.json").write_text(json.dumps(record) + "\n")
         if done % settings.checkpoint_every == 0 or last:

@@ -29,20 +29,24 @@ def with_statistics(average: Generator, features: Tensor, batch_size: int, batch
 
 
 @torch.no_grad()
-def save_grid(generator: Generator, images: Tensor, features: Tensor, path: Path, sources: int = 12, variants: int = 8) -> None:
+def save_grid(
+    generator: Generator, images: Tensor, features: Tensor, path: Path, truncation: float, sources: int = 12, variants: int = 8
+) -> None:
     """Write a grid with one row per source: the source, then its variants, with z truncated as in the library."""
     rng = torch.Generator().manual_seed(1)
     rows = torch.arange(0, len(images), max(1, len(images) // sources), device=features.device)[:sources]
-    z = nn.init.trunc_normal_(torch.empty(len(rows) * variants, generator.config.z_dim), 0, 1, -1.4, 1.4, generator=rng)
+    bound = 2 * truncation
+    z = nn.init.trunc_normal_(torch.empty(len(rows) * variants, generator.config.z_dim), 0, 1, -bound, bound, generator=rng)
     made = generator(z.to(features.device), features[rows].repeat_interleave(variants, 0)) / 2 + 0.5
     grid = torch.cat([images[rows, None].float() / 255, made.unflatten(0, (len(rows), variants))], dim=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_image(grid.flatten(0, 1).cpu(), path, nrow=variants + 1, padding=1)
 
 
-def export(ready: Generator, encoder: SmallResNet, folder: Path, card: dict[str, str]) -> ICGAN:
+def export(ready: Generator, encoder: SmallResNet, folder: Path, truncation: float, card: dict[str, str]) -> ICGAN:
     """Write generator and encoder as a folder that `ICGAN.from_pretrained` loads, in float16."""
     state = {name: tensor.cpu() for name, tensor in ready.state_dict().items()}
     generator = ICGAN.from_released(state, ready.config, copy.deepcopy(encoder))
+    generator.truncation = truncation
     generator.save_pretrained(folder, dtype=torch.float16, card=card)
     return generator

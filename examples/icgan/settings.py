@@ -39,7 +39,8 @@ class GeneratorSettings:
     """IC-GAN (Casanova et al., NeurIPS 2021) with the BigGAN generator of the library.
 
     From step `finish_from` on, `finish_neighbours` and `finish_consistency` replace `neighbours` and `consistency`. `seconds`
-    limits the time, as for the encoder.
+    limits the time, as for the encoder. `truncation` is that of the saved generators and the sample grids; it plays no part in
+    training.
     """
 
     G_ch: int = 24
@@ -62,6 +63,7 @@ class GeneratorSettings:
     finish_consistency: float = 8.0
     diffaugment: str = "translation,cutout"
     flip: bool = True
+    truncation: float = 0.7
 
 
 @dataclass
@@ -98,4 +100,6 @@ def load_settings(path: str | Path | None, overrides: list[str]) -> Settings:
     for name in ("encoder.seconds", "generator.seconds"):
         if values[name] is not None and values[name] <= 0:
             raise SystemExit(f"{name}={values[name]!r}: expected more than 0, or null")
+    if not 0 < settings.generator.truncation < float("inf"):
+        raise SystemExit(f"generator.truncation={settings.generator.truncation!r}: expected a positive number")
     return settings

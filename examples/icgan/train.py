@@ -25,6 +25,7 @@ from torch import Tensor
 # Settings that may change when a run is resumed.
 FREE = {
     "device", "compile", "checkpoint_every", "sample_every", "log_every", "generator.steps", "encoder.seconds", "generator.seconds",
+    "generator.truncation",
 }  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def main() -> None:
         torch.manual_seed(settings.seed)
         ready = train_generator(images, encoder, settings, args.out, progress)
     card = yaml.safe_load(args.card.read_text()) if args.card else {}
-    export(ready, encoder, args.out / "pretrained", card)
+    export(ready, encoder, args.out / "pretrained", settings.generator.truncation, card)
     print(f"wrote {args.out / 'pretrained'}: load it with gentransforms.ICGAN.from_pretrained")
 
 
