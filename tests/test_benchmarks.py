@@ -12,6 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
+
+import gentransforms as gt
+from gentransforms.generators.card import model_card
 
 ROOT = Path(__file__).parents[1]
 
@@ -82,6 +86,11 @@ class TestFigures:
     )
     def test_no_placeholder(self, name: str) -> None:
         assert not re.findall(r"@[A-Z0-9_]+@", (ROOT / name).read_text())
+
+    def test_the_bundled_card_is_that_of_the_recipe(self) -> None:
+        sections = yaml.safe_load((ROOT / "examples/icgan/cifar10_card.yaml").read_text())
+        bundled = ROOT / "gentransforms/weights/icgan-cifar10-32"
+        assert model_card(gt.load_generator(bundled), sections) == (bundled / "README.md").read_text()
 
 
 class TestAuditBundled:

@@ -122,6 +122,15 @@ class TestWrappedModule:
                 save()
         assert not (tmp_path / "saved").exists()
 
+    def test_one_that_saves_itself_is_pushed_as_it_saves_itself(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        class Saves(Wraps):
+            def save_pretrained(self, directory: Any, **options: Any) -> None:
+                (Path(directory) / "all.txt").write_text(f"{options['card']}")
+
+        monkeypatch.setattr("gentransforms.generators.base.upload", lambda save, repo_id: save(tmp_path))
+        Saves(network()).push_to_hub("org/name", card={"mine": "any"})
+        assert (tmp_path / "all.txt").read_text() == "{'mine': 'any'}"
+
     def test_what_has_no_fingerprint_fails_the_checks(self) -> None:
         with pytest.raises(GeneratorError, match=r"cannot fill a bank: .*cannot be written as JSON"):
             check_generator(Function(torch.sin))

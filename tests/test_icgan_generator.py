@@ -170,6 +170,9 @@ class TestWithoutExtractor:
         before = generator.fingerprint()
         with pytest.raises(ConfigError, match=r"extractor is a Linear: expected a ResNet50Features or a SmallResNet; gentransforms\."):
             generator.set_feature_extractor(torch.nn.Linear(3, 16))
+        own = type("Own", (gt.generators.icgan.features.SmallResNet,), {})(widths=[8, 16], blocks=[1, 1])
+        with pytest.raises(ConfigError, match="extractor is an Own: expected"):  # it would be loaded as a SmallResNet
+            generator.set_feature_extractor(own)
         assert generator.fingerprint() == before
 
 

@@ -96,6 +96,14 @@ class TestRefused:
         with pytest.raises(ConfigError, match=message):
             generator.push_to_hub("org/name")
 
+    @pytest.mark.usefixtures("no_repository")
+    def test_before_there_is_a_repository(self) -> None:
+        generator = gt.PipelineVariation.from_pipeline(tiny_pipelines.img2img(), cross_attention_kwargs={"scale": nn.Linear(2, 2)})
+        with pytest.raises(ConfigError, match="cannot be written as JSON"):
+            generator.push_to_hub("org/name")
+        with pytest.raises(ConfigError, match=r"dtype=torch\.bfloat16: load the generator with"):
+            generator.push_to_hub("org/name", dtype=torch.bfloat16)
+
 
 class TestAccepted:
     @pytest.mark.parametrize("family", ["img2img", "flux", "flux2_klein", "stable_diffusion_3", "z_image", "sana_sprint"])

@@ -142,9 +142,12 @@ class TestRoundTrip:
         torch.nn.init.zeros_(other.tint)
         assert generator.fingerprint() != other.fingerprint()
 
+    @pytest.mark.usefixtures("no_repository")
     def test_config_that_json_cannot_hold(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="cannot be written as JSON"):
-            Tinted(size=torch.tensor(8)).save_pretrained(tmp_path / "out")
+        generator = Tinted(size=torch.tensor(8))
+        for save in (lambda: generator.save_pretrained(tmp_path / "out"), lambda: generator.push_to_hub("org/name")):
+            with pytest.raises(ConfigError, match="cannot be written as JSON"):
+                save()
         assert not (tmp_path / "out").exists()
 
     def test_transform_from_pretrained(self, folder: Path) -> None:

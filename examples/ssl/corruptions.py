@@ -140,6 +140,11 @@ def _read(report: Path) -> dict[tuple[str, str, int], Any]:
     return {(run["method"], run["arm"], run["seed"]): run for run in runs}
 
 
+def _refuse_another_folder(known: dict[str, Any] | None, about: dict[str, Any], report: Path, folder: Path) -> None:
+    if known is not None and known["run"] != about["run"]:
+        raise SystemExit(f"{report} has {folder.name} from another folder, {known['run']}: choose another --out for {folder}")
+
+
 def _refuse_other_measures(runs: dict[tuple[str, str, int], Any], measure: dict[str, Any], reason: str) -> None:
     for run in runs.values():
         if differing := name_differences(run["measure"], measure):
@@ -160,9 +165,9 @@ def main() -> None:
     hush()
     args.out.mkdir(parents=True, exist_ok=True)
     report = args.out / "corruptions.json"
-    found = _read(report)
     opened, described = functools.cache(open_images), functools.cache(describe_images)
     for folder in args.runs:
+        found = _read(report)
         settings = load_run(folder)[1]
         data = settings.data
         if (args.test or data.test) is None:
@@ -175,18 +180,21 @@ def main() -> None:
         name = about["method"], about["arm"], about["seed"]
         if name in found and found[name]["checkpoint_sha256"] == about["checkpoint_sha256"]:
             continue
-        if name in found and found[name]["run"] != about["run"]:
-            raise SystemExit(f"{report} has {folder.name} from another folder, {found[name]['run']}: choose another --out for {folder}")
+        _refuse_another_folder(found.get(name), about, report, folder)
         if name in found:
             print(f"{folder}: trained again since it was evaluated, so it is evaluated again")
         run = about | {"measure": measure, "accuracy": evaluate_run(folder, train, test, args.probe_epochs, args.device)}
         with FileLock(args.out / ".lock"):  # another command may have added runs to this report meanwhile
-            found = _read(report) | {name: run}
+            found = _read(report)
+            _refuse_another_folder(found.get(name), about, report, folder)
+            found[name] = run
             _refuse_other_measures(found, measure, f"{report} was given runs meanwhile that were measured otherwise than {folder}")
             with write_whole(report) as partial:  # hours of evaluation
                 partial.write_text(json.dumps(list(found.values()), indent=2) + "\n")
-    (args.out / "corruptions.md").write_text(table(list(found.values()), args.gain_over))
-    print((args.out / "corruptions.md").read_text())
+    with FileLock(args.out / ".lock"):
+        text = table(list(_read(report).values()), args.gain_over)
+        (args.out / "corruptions.md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -226,8 +226,8 @@ def settle(settings: Settings, out: Path) -> Settings:
     rank_zero_only(print)(said, flush=True)
     if (warmup := settings.optimizer.warmup_epochs) >= t.epochs:
         rank_zero_only(print)(
-            f"optimizer.warmup_epochs={warmup} and trainer.epochs={t.epochs}: the learning rate rises to the end, and never falls; "
-            "a run to be measured needs fewer epochs of warm-up", flush=True,
+            f"optimizer.warmup_epochs={warmup} and trainer.epochs={t.epochs}: the learning rate rises to the end and never falls; "
+            "a run that is to be measured needs fewer epochs of warm-up", flush=True,
         )  # fmt: skip
     return replace(settings, trainer=replace(t, precision=precision))
 

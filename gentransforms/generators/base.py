@@ -195,7 +195,7 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
 
         directory = local_path(directory, "directory")
         description = {"format": "gentransforms", "format_version": FORMAT_VERSION, "class": type(self).__name__}
-        self._check_saveable(card or {})
+        self._check_saveable(dtype, card or {})
         config, text = json.loads(to_json(self.config)), model_card(self, card or {})
         weights = {name: t.detach().cpu().contiguous().clone() for name, t in self._saved_weights().items()}
         weights = {name: t.to(dtype) if dtype is not None and t.is_floating_point() else t for name, t in weights.items()}
@@ -217,12 +217,17 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
             dtype: as in `save_pretrained`.
             card: as in `save_pretrained`.
             options: ``private``, ``token``, ``revision``, ``commit_message``.
+
+        Raises:
+            ConfigError: as in `save_pretrained`, before the repository is created.
+            WeightsError: if the Hub refuses the repository or the files.
         """
-        self._check_saveable(card or {})  # before there is a repository
+        if type(self).save_pretrained.__module__.partition(".")[0] == "gentransforms":  # another may write what ours cannot
+            self._check_saveable(dtype, card or {})
         return upload(lambda directory: self.save_pretrained(directory, dtype=dtype, card=card), repo_id, **options)
 
-    def _check_saveable(self, card: Mapping[str, Any]) -> None:
-        """Raise ConfigError if the generator, or a section of its card, cannot be saved."""
+    def _check_saveable(self, dtype: torch.dtype | None, card: Mapping[str, Any]) -> None:
+        """Raise ConfigError if `save_pretrained` would."""
         config = self.config
         for name, value in self._init_config.items():
             if isinstance(value, nn.Module) and isinstance(config.get(name), dict):
@@ -231,6 +236,7 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
                     f"hold: build it inside {type(self).__name__}.__init__ from numbers and strings; banks work as it is"
                 )
         check_saveable(type(self), config)
+        to_json(config)
         model_card(self, card)
 
     @classmethod

@@ -40,10 +40,17 @@ def saved_options(source: hub.Source, class_name: str) -> dict[str, Any]:
     return dict(description["config"])
 
 
-def describe(generator: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the contents of ``config.json`` for a generator."""
+def describe(generator: Any, config: Mapping[str, Any]) -> str:
+    """Return the text of ``config.json`` for a generator.
+
+    Raises:
+        ConfigError: if a value cannot be written as JSON.
+    """
     ours = {"format": "gentransforms", "format_version": FORMAT_VERSION, "class": type(generator).__name__}
-    return ours | {"config": dict(config)}
+    try:
+        return json.dumps(ours | {"config": dict(config)}, indent=2)
+    except TypeError as error:
+        raise ConfigError(f"config {dict(config)!r} cannot be written as JSON ({error}): use numbers, strings, lists, dicts") from error
 
 
 def write(
@@ -62,10 +69,7 @@ def write(
     Raises:
         ConfigError: if the options cannot be written as JSON.
     """
-    try:
-        text = json.dumps(describe(generator, options), indent=2)
-    except TypeError as error:
-        raise ConfigError(f"config {dict(options)!r} cannot be written as JSON ({error}): use numbers, strings, lists, dicts") from error
+    text = describe(generator, options)
     page, pipe = model_card(generator, card), generator.pipe
     if dtype is not None or adapter is not None:
         pipe = copy.deepcopy(pipe)

@@ -184,7 +184,7 @@ class ICGAN(ImageGenerator):
             ConfigError: if it is not an extractor of this package, which a saved config can name, or its width is not the
                 network's feature_dim.
         """
-        if not isinstance(extractor, ResNet50Features | SmallResNet):
+        if type(extractor) not in (ResNet50Features, SmallResNet):  # a subclass would be loaded as one of these
             raise ConfigError(
                 f"extractor is {name_type(extractor)}: expected a ResNet50Features or a SmallResNet; "
                 "gentransforms.generators.icgan.released.load_resnet50_features('swav.pth.tar') reads one, and features of another "

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError
-from gentransforms.generators.card import model_card
 from gentransforms.generators.diffusion import state
 from gentransforms.generators.diffusion.describe import select_networks
 from gentransforms.generators.diffusion.faster.execution import unfused_weights
@@ -18,7 +17,6 @@ from gentransforms.generators.identity import uncompiled
 from gentransforms.generators.pipelines import calls
 from gentransforms.generators.pipelines.called import CalledPipeline
 from gentransforms.generators.pipelines.execution.compiling import check_denoiser, compile_denoiser, denoisers
-from gentransforms.generators.pipelines.processors import check_saved_whole
 from gentransforms.generators.pipelines.supported import check_casting
 
 __all__ = ["PipelineNetworks"]
@@ -72,12 +70,6 @@ class PipelineNetworks(CalledPipeline):
             return own["pipe"]
         found = own["prior"] is not None and name.startswith("prior_") and name.removeprefix("prior_") in own["prior"].components
         return own["prior"] if found else None
-
-    def _check_saveable(self, card: Mapping[str, Any]) -> None:
-        with self._lifted():
-            state.check_saveable(self._networks())
-            check_saved_whole(self._networks())
-            model_card(self, card)
 
     def _saved_weights(self) -> dict[str, Tensor]:
         with self._lifted() if self.offload == "sequential" else contextlib.nullcontext():  # between calls the weights are elsewhere

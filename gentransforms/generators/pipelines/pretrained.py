@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from gentransforms.generators.part_licenses import add_licenses, lora_places
 from gentransforms.generators.pipelines import control, settings
 from gentransforms.generators.pipelines.execution.offloading import check_offload
 from gentransforms.generators.pipelines.opening import is_single_file, load_any, load_single_file
+from gentransforms.generators.pipelines.processors import check_saved_whole
 from gentransforms.hub import models as hub
 from gentransforms.hub.replaced import replacing
 from gentransforms.paths import local_path
 
-__all__ = ["load", "save"]
+__all__ = ["describe", "load", "save"]
 
 _PRIOR = "prior_pipeline"  # folder of a saved prior
 
@@ -122,11 +122,12 @@ def _check_unused(name_or_path: str | Path, given: Mapping[str, Any], names: Seq
             raise ConfigError(f"{name}={given[name]!r} has no effect on {name_or_path}: {reason}; leave it out")
 
 
-def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card: Mapping[str, Any]) -> None:
-    """Implement `PipelineVariation.save_pretrained`."""
+def describe(generator: Any, dtype: torch.dtype | None, card: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the texts of ``config.json`` and of the model card; raise ConfigError if the generator cannot be saved."""
     if dtype is not None:
         raise ConfigError(f"dtype={dtype}: load the generator with dtype={dtype} and save that; a pipeline is saved as it is")
-    generator._check_saveable(card)
+    state.check_saveable(generator._networks())
+    check_saved_whole(generator._networks())
     has: dict[str, Any] = {"prior": generator.prior is not None, "depth": generator._own_depth}
     has["settings"] = {"pipe": settings.read_settings(generator.pipe, generator._notes)}
     if generator.prior is not None:
@@ -135,13 +136,12 @@ def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card:
     # Whether it is offloaded is a matter of this machine, and what else compiled its networks of this process.
     here = {"offload": None} | generator._found_compiled()
     config = {name: value for name, value in generator.config.items() if "components" not in name and name not in here} | has
-    try:
-        text = json.dumps(saving.describe(generator, config), indent=2)
-    except TypeError as error:
-        raise ConfigError(
-            f"options {generator.options!r} cannot be written as JSON ({error}): use numbers, strings, lists, dicts"
-        ) from error
-    page = model_card(generator, card)
+    return saving.describe(generator, config), model_card(generator, card)
+
+
+def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card: Mapping[str, Any]) -> None:
+    """Implement `PipelineVariation.save_pretrained`."""
+    text, page = describe(generator, dtype, card)
     with replacing(local_path(directory, "directory")) as folder:
         generator.pipe.save_pretrained(folder, safe_serialization=True)
         if generator.prior is not None:

@@ -357,6 +357,10 @@ class PipelineVariation(PipelineNetworks):
         with self._lifted():
             pretrained.save(self, directory, dtype, card or {})
 
+    def _check_saveable(self, dtype: torch.dtype | None, card: Mapping[str, Any]) -> None:
+        with self._lifted():
+            pretrained.describe(self, dtype, card)
+
     @property
     def notes(self) -> dict[str, str]:
         """The licence of the weights, and whether safety checker and watermarker are active or were removed."""
