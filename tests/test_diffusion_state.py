@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 import gentransforms as gt
 from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.generators.diffusion.state import quantisation
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")]
 SEEDS = torch.tensor([3, 4])
@@ -526,6 +527,13 @@ class Int8(torch.Tensor):
 
 
 class TestQuantised:
+    @pytest.mark.parametrize(("dtype", "expected"), [(torch.uint8, "uint8"), (torch.int8, "int8"), (torch.bfloat16, None)])
+    def test_weights_of_bytes(self, dtype: torch.dtype, expected: str | None) -> None:
+        """As bitsandbytes keeps them: plain parameters of whole numbers."""
+        network = nn.Linear(2, 2)
+        network.weight = nn.Parameter(torch.zeros(2, 2, dtype=dtype), requires_grad=False)
+        assert quantisation(network) == expected
+
     def quantised(self, bits: int = 127) -> Any:
         """A pipeline with one such weight."""
         pipe = tiny.variation()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,8 @@ class TestAccepted:
         pipe.unload_ip_adapter()
         generator = gt.PipelineVariation.from_pipeline(pipe, strength=0.5, num_inference_steps=4)
         generator.save_pretrained(tmp_path / "saved")
+        saved = json.loads((tmp_path / "saved" / "config.json").read_text())["config"]
+        assert (saved["depth"], saved["prior"]) == (False, False)  # what the folder does not hold is not looked for in it
         images, seeds = torch.rand(1, 3, 32, 32), torch.tensor([1])
         again = gt.load_generator(tmp_path / "saved")
         assert (again(images, seeds) - generator(images, seeds)).abs().max() <= 1e-5
