@@ -35,11 +35,11 @@ test: setup  ## ruff, mypy --strict, pytest with doctests
 	$(MAKE) --jobs=2 style types
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not network"
 
-style: setup
+style: setup  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: setup
+types: setup  ## mypy --strict
 	$(BIN)/mypy --strict gentransforms
 
 newest:  ## the same tests with the newest version of every dependency, in .venv-newest

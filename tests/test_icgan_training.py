@@ -314,17 +314,10 @@ class TestSettings:
     @pytest.mark.parametrize(
         "override",
         [
-            "generator.stepps=3",
-            "sede=1",
-            "seed",
-            "limit=abc",
-            "generator=5",
-            "encoder.widths=64",
-            "precision=",
-            "encoder.seconds=0",
+            "generator.stepps=3", "sede=1", "seed", "limit=abc", "generator=5", "encoder.widths=64", "precision=", "encoder.seconds=0",
             "generator.truncation=0",
         ],
-    )
+    )  # fmt: skip
     def test_refused(self, override: str) -> None:
         with pytest.raises(SystemExit):
             settings(override)

@@ -195,8 +195,7 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
 
         directory = local_path(directory, "directory")
         description = {"format": "gentransforms", "format_version": FORMAT_VERSION, "class": type(self).__name__}
-        self._check_saveable(dtype, card or {})
-        config, text = json.loads(to_json(self.config)), model_card(self, card or {})
+        config, page = self._describe_saved(dtype, card or {})
         weights = {name: t.detach().cpu().contiguous().clone() for name, t in self._saved_weights().items()}
         weights = {name: t.to(dtype) if dtype is not None and t.is_floating_point() else t for name, t in weights.items()}
         with replacing(directory) as folder:
@@ -205,9 +204,9 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
             umask = os.umask(0)
             os.umask(umask)
             (folder / hub.WEIGHTS_FILE).chmod(0o666 & ~umask)
-            description |= {"weights_sha256": sha256(folder / hub.WEIGHTS_FILE), "config": config}
+            description |= {"weights_sha256": sha256(folder / hub.WEIGHTS_FILE), "config": json.loads(config)}
             (folder / hub.CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
-            (folder / hub.CARD_FILE).write_text(text, encoding="utf-8")
+            (folder / hub.CARD_FILE).write_text(page, encoding="utf-8")
 
     def push_to_hub(self, repo_id: str, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None, **options: Any) -> str:
         """Save and upload to the Hub repository `repo_id`, with a model card; return the address of the commit.
@@ -223,11 +222,11 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
             WeightsError: if the Hub refuses the repository or the files.
         """
         if type(self).save_pretrained.__module__.partition(".")[0] == "gentransforms":  # another may write what ours cannot
-            self._check_saveable(dtype, card or {})
+            self._describe_saved(dtype, card or {})
         return upload(lambda directory: self.save_pretrained(directory, dtype=dtype, card=card), repo_id, **options)
 
-    def _check_saveable(self, dtype: torch.dtype | None, card: Mapping[str, Any]) -> None:
-        """Raise ConfigError if `save_pretrained` would."""
+    def _describe_saved(self, dtype: torch.dtype | None, card: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the configuration as JSON and the text of the card; raise ConfigError if the generator cannot be saved."""
         config = self.config
         for name, value in self._init_config.items():
             if isinstance(value, nn.Module) and isinstance(config.get(name), dict):
@@ -236,8 +235,7 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
                     f"hold: build it inside {type(self).__name__}.__init__ from numbers and strings; banks work as it is"
                 )
         check_saveable(type(self), config)
-        to_json(config)
-        model_card(self, card)
+        return to_json(config), model_card(self, card)
 
     @classmethod
     @isolate_loading()

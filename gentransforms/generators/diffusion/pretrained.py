@@ -107,28 +107,22 @@ class PretrainedDiffusion(DiffusionGenerator):
             ConfigError: if an option is not JSON-able, an IP-Adapter came inside a pipeline, or a network holds a LoRA that
                 is not merged, or quantised weights.
         """
-        self._check_saveable(dtype, card or {})
-        options = self._saved_options()
+        config, page = self._describe_saved(dtype, card or {})
         with replacing(local_path(directory, "directory")) as folder:
-            saving.write(self, folder, options, dtype, card or {}, self._adapter_file)
+            saving.write(self, folder, config, page, dtype, self._adapter_file)
             self._save_parts(folder, dtype)
 
-    def _saved_options(self) -> dict[str, Any]:
-        """Return the options that rebuild the generator from its saved components."""
+    def _describe_saved(self, dtype: torch.dtype | None, card: Mapping[str, Any]) -> tuple[str, str]:
+        check_saveable(self._networks())
+        if self.kind == "ip-adapter" and self._adapter_file is None:
+            raise ConfigError("the IP-Adapter came inside the pipeline, and its file is not known: load it with ip_adapter=(…) to save it")
         here = {"components": None} | self._found_compiled()  # of this process
         options = {name: value for name, value in self.config.items() if name not in here} | self._saved_scheduler() | self._saved_extra()
         if self._part_licenses:
             options["saved_licenses"] = dict(self._part_licenses)
         if self.kind == "ip-adapter":
             options["ip_adapter"] = True
-        return options
-
-    def _check_saveable(self, dtype: torch.dtype | None, card: Mapping[str, Any]) -> None:
-        check_saveable(self._networks())
-        saving.describe(self, self._saved_options())
-        if self.kind == "ip-adapter" and self._adapter_file is None:
-            raise ConfigError("the IP-Adapter came inside the pipeline, and its file is not known: load it with ip_adapter=(…) to save it")
-        model_card(self, card)
+        return saving.describe(self, options), model_card(self, card)
 
     @classmethod
     def _check_saved(cls, source: hub.Source, options: Mapping[str, Any]) -> None:

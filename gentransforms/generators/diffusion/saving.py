@@ -13,7 +13,6 @@ from torch import Tensor
 
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.base import FORMAT_VERSION
-from gentransforms.generators.card import model_card
 from gentransforms.hub import models as hub
 from gentransforms.wording import with_article
 
@@ -53,24 +52,18 @@ def describe(generator: Any, config: Mapping[str, Any]) -> str:
         raise ConfigError(f"config {dict(config)!r} cannot be written as JSON ({error}): use numbers, strings, lists, dicts") from error
 
 
-def write(
-    generator: Any, directory: Path, options: Mapping[str, Any], dtype: torch.dtype | None, card: Mapping[str, Any], adapter: Path | None
-) -> None:
+def write(generator: Any, directory: Path, config: str, page: str, dtype: torch.dtype | None, adapter: Path | None) -> None:
     """Write the pipeline's components, ``config.json`` and the model card.
 
     Args:
         generator: the DiffusionGenerator.
         directory: an empty folder, as `gentransforms.hub.replaced.replacing` yields it.
-        options: JSON-able options that rebuild the generator from its components.
+        config: the text of ``config.json``, as `describe` returns it.
+        page: the text of the model card.
         dtype: dtype of the floating-point weights; None leaves them unchanged.
-        card: sections of the model card.
         adapter: the file of the IP-Adapter that is in the UNet, if there is one.
-
-    Raises:
-        ConfigError: if the options cannot be written as JSON.
     """
-    text = describe(generator, options)
-    page, pipe = model_card(generator, card), generator.pipe
+    pipe = generator.pipe
     if dtype is not None or adapter is not None:
         pipe = copy.deepcopy(pipe)
     if adapter is not None:
@@ -81,7 +74,7 @@ def write(
     pipe.save_pretrained(directory, safe_serialization=True)
     if adapter is not None:
         _write_adapter(adapter, directory / IP_ADAPTER_FILE[1] / IP_ADAPTER_FILE[2], dtype)
-    (directory / hub.CONFIG_FILE).write_text(text + "\n")
+    (directory / hub.CONFIG_FILE).write_text(config + "\n")
     (directory / hub.CARD_FILE).write_text(page, encoding="utf-8")
 
 

@@ -149,10 +149,9 @@ def quantisation(network: nn.Module) -> str | None:
         return str(getattr(config.quantization_config, "quant_method", "quantised")).rpartition(".")[2].lower()
     for tensor in network.parameters():
         kind = type(tensor)
-        if kind is not nn.Parameter and is_traceable_wrapper_subclass(tensor):
-            return kind.__name__
-        if tensor.dtype in (torch.int8, torch.uint8):
-            return kind.__name__ if kind is not nn.Parameter else str(tensor.dtype).removeprefix("torch.")
+        plain = kind is nn.Parameter
+        if tensor.dtype in (torch.int8, torch.uint8) or (not plain and is_traceable_wrapper_subclass(tensor)):
+            return str(tensor.dtype).removeprefix("torch.") if plain else kind.__name__
     return None
 
 

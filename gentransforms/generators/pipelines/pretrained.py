@@ -141,7 +141,7 @@ def describe(generator: Any, dtype: torch.dtype | None, card: Mapping[str, Any])
 
 def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card: Mapping[str, Any]) -> None:
     """Implement `PipelineVariation.save_pretrained`."""
-    text, page = describe(generator, dtype, card)
+    config, page = describe(generator, dtype, card)
     with replacing(local_path(directory, "directory")) as folder:
         generator.pipe.save_pretrained(folder, safe_serialization=True)
         if generator.prior is not None:
@@ -149,5 +149,5 @@ def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card:
         if generator._own_depth:
             generator.depth_estimator.save_pretrained(folder / control.DEPTH_FOLDER, safe_serialization=True)
             generator.depth_processor.save_pretrained(folder / control.DEPTH_FOLDER)
-        (folder / hub.CONFIG_FILE).write_text(text + "\n")
+        (folder / hub.CONFIG_FILE).write_text(config + "\n")
         (folder / hub.CARD_FILE).write_text(page, encoding="utf-8")

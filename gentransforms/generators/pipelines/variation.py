@@ -357,9 +357,9 @@ class PipelineVariation(PipelineNetworks):
         with self._lifted():
             pretrained.save(self, directory, dtype, card or {})
 
-    def _check_saveable(self, dtype: torch.dtype | None, card: Mapping[str, Any]) -> None:
+    def _describe_saved(self, dtype: torch.dtype | None, card: Mapping[str, Any]) -> tuple[str, str]:
         with self._lifted():
-            pretrained.describe(self, dtype, card)
+            return pretrained.describe(self, dtype, card)
 
     @property
     def notes(self) -> dict[str, str]:
