@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import kornia.augmentation as K
+import kornia.enhance
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -474,6 +475,17 @@ class TestViews:
                 torch.manual_seed(1)
                 assert torch.equal(found[0], views.view1(images))
                 assert torch.equal(found[1], views.view2(images))
+
+    def test_hues_are_kornias(self) -> None:
+        """Also of grey pixels, of those with two equal channels, and by shifts of half a turn."""
+        images = torch.rand(40, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        images[:10] = images[:10].mul(3).round() / 3  # many ties
+        images[10:14] = images[10:14, :1]
+        turns = torch.linspace(-0.5, 0.5, 40)[torch.randperm(40, generator=torch.Generator().manual_seed(1))]
+        found = ssl("hue").shift_hue(images, turns)
+        torch.testing.assert_close(found, kornia.enhance.adjust_hue(images, turns * 2 * torch.pi), atol=1e-5, rtol=0)
+        torch.testing.assert_close(ssl("hue").shift_hue(images, torch.zeros(40)), images, atol=1e-6, rtol=0)
+        assert torch.equal(found[10:14], images[10:14])
 
     @pytest.mark.parametrize("shape", [(16, 16), (20, 48), (40, 9)])
     @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])

@@ -8,6 +8,7 @@ import kornia.augmentation as K
 import torch
 from config import AugmentationSettings, ViewSettings
 from crops import device_crop
+from hue import shift_hue
 from torch import Tensor, nn
 
 # The steps of a view, in their order, and the settings that each depends on.
@@ -15,7 +16,7 @@ STEPS = {
     "crop": ("crop_scale",), "jitter": ("jitter_p", "brightness", "contrast", "saturation", "hue"), "grey": ("grey_p",),
     "blur": ("blur_p", "blur_sigma"), "solarise": ("solarise_p",), "flip": ("flip_p",),
 }  # fmt: skip
-HUE = 3  # in the order of the jitter's four adjustments, which kornia draws once a batch
+HUE = 3  # in the order of the jitter's four adjustments, which kornia draws once a batch; it does the others
 Drawn = dict[str, Tensor]  # what kornia draws for a step: parameters (B, …)
 
 
@@ -61,8 +62,20 @@ class View(nn.Module):
         if name == "crop":
             # Bicubic interpolation overshoots, and kornia's colour transforms expect [0, 1].
             return (step(images) if drawn is None else step(images, params=drawn)).clamp(0, 1)
-        idle = not step.p or (name == "jitter" and not len(drawn["order"]))
-        return images if idle else step(images, params=drawn)
+        if not step.p:
+            return images
+        return self._jitter(images, drawn) if name == "jitter" else step(images, params=drawn)
+
+    def _jitter(self, images: Tensor, drawn: Drawn) -> Tensor:
+        order = drawn["order"].tolist()
+        at = order.index(HUE) if HUE in order else len(order)
+        for part in (order[:at], order[at : at + 1], order[at + 1 :]):
+            if part == [HUE] and self.settings.hue:
+                chosen = (drawn["batch_prob"] > 0.5).view(-1, 1, 1, 1).to(images.device, non_blocking=True)
+                images = torch.where(chosen, shift_hue(images, drawn["hue_factor"]), images)
+            elif part and part != [HUE]:
+                images = self.steps["jitter"](images, params=drawn | {"order": torch.tensor(part)})
+        return images
 
 
 @torch.no_grad()
@@ -70,7 +83,7 @@ def augment_pair(views: tuple[View, View], first: Tensor, second: Tensor) -> tup
     """Return ``views[0](first), views[1](second)``, in fewer operations where the views have the same settings.
 
     Small images cost a GPU what it takes to launch the operations. So a step with equal settings is taken by all images at once, and
-    of the jitter, whose order is each batch's own, the hue: two thirds of its operations. The random numbers are those of one view
+    of the jitter, whose order is each batch's own, the hue. The random numbers are those of one view
     after the other, because each draws all of its own first.
     """
     draws = [view.draw(part.shape) for view, part in zip(views, (first, second), strict=True)]
