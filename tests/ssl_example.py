@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib
 import importlib.util
 import sys
@@ -52,7 +54,13 @@ def ssl(name: str) -> ModuleType:
 def tiny(method: str, *overrides: str, config: str | None = None) -> Any:
     """Return tiny settings of a method, or of a configuration ``folder/name``."""
     path = CONFIGS / f"{config or f'cifar10-small/{method}-baseline'}.yaml"
-    return ssl("config").load_settings(path, [*TINY, *TINY_METHOD.get(method, []), *overrides])
+    return copy.deepcopy(_load(path, (*TINY, *TINY_METHOD.get(method, []), *overrides)))
+
+
+@functools.cache
+def _load(path: Path, overrides: tuple[str, ...]) -> Any:
+    """Return settings that are not to be changed: many tests take the same ones, and reading YAML files takes long."""
+    return ssl("config").load_settings(path, list(overrides))
 
 
 def call(monkeypatch: pytest.MonkeyPatch, place: Path, script: str, *arguments: str) -> None:

@@ -275,6 +275,12 @@ class TestFileViews:
         assert not torch.equal(first, dataset[(3, 1)]["first"])
         assert not torch.equal(first, self.dataset(tmp_path, "seed=1")[(3, 0)]["first"])
 
+    def test_leaves_the_random_numbers_of_devices_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without workers it is read in the process that trains on a GPU."""
+        monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("it seeded all GPUs"))
+        monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: pytest.fail("it seeded a GPU"))
+        assert self.dataset(write_photos(tmp_path), augment=self.augment(tmp_path), p=lambda epoch: 1.0)[(3, 0)]["made2"]
+
     def augment(self, folder: Path) -> gt.BankAugment:
         """Variants of one colour each, of the photos in a folder, which are told from them by it."""
         source = ssl("data").open_images(str(folder))

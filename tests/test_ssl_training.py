@@ -262,7 +262,7 @@ class TestViewsOfABatch:
 
 def test_seed_is_torchs() -> None:
     found, expected = [], []
-    for draws, seed in ((found, ssl("pretraining").seed), (expected, lambda number, _: torch.manual_seed(number))):
+    for draws, seed in ((found, ssl("loading").set_seed), (expected, lambda number, _: torch.manual_seed(number))):
         for number in (0, 7, 2**31 - 1):
             seed(number, torch.device("cpu"))
             draws.append(torch.rand(3))

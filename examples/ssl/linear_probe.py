@@ -19,7 +19,7 @@ from crops import device_crop, worker_crop
 from data import Source
 from frozen import GeneratorsEncoder
 from lightning.pytorch.callbacks import ModelCheckpoint
-from loading import EpochBatches, MemoryImages, mix_seed, read_labels, read_or_next, train_loader, whole_loader
+from loading import EpochBatches, MemoryImages, mix_seed, read_labels, read_or_next, set_seed, train_loader, whole_loader
 from optimizers import build_optimizer, build_schedule, parameter_groups
 from saving import WholeFiles
 from slurm import environments
@@ -120,7 +120,7 @@ class LinearProbe(L.LightningModule):
             module.to(self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        torch.manual_seed(mix_seed(self.options.seed, self.batches_done, self.global_rank))
+        set_seed(mix_seed(self.options.seed, self.batches_done, self.global_rank), self.device)
         self.batches_done += 1
         return F.cross_entropy(self(batch, augment=True), batch["labels"])
 
@@ -170,7 +170,7 @@ class ProbeCrops(Dataset[Any]):
     def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
         place, epoch = sample
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix_seed(self.seed, epoch, place))
+            set_seed(mix_seed(self.seed, epoch, place))
             image, at = read_or_next(self.source, self.rows, place)
             return {"images": self.transform(image), "labels": self.labels[at], "rows": at}
 

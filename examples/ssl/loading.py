@@ -104,10 +104,10 @@ class FileViews(Dataset[Any]):
             for view, name in enumerate(("first", "second")):
                 shown, made = image, False
                 if self.augment is not None and self.p is not None and (view == 1 or self.both):
-                    torch.manual_seed(mix_seed(self.seed, epoch, place, view, 0))
+                    set_seed(mix_seed(self.seed, epoch, place, view, 0))
                     (shown, _), mask = self.augment((image, self.source.keys[self.rows[at]]), p=self.p(epoch), return_mask=True)
                     made = bool(mask)
-                torch.manual_seed(mix_seed(self.seed, epoch, place, view, 1))  # the crop is the same with and without a bank
+                set_seed(mix_seed(self.seed, epoch, place, view, 1))  # the crop is the same with and without a bank
                 crop = self.crops[2 if made and self.own_crop else view]
                 out[name] = F.to_image(crop(shown)).as_subclass(Tensor)
                 out[f"made{view + 1}"] = made
@@ -213,6 +213,17 @@ def mix_seed(*numbers: int) -> int:
         mixed = ((mixed ^ number) * 2_654_435_761 + 0x9E3779B9) % 2**32
         mixed ^= mixed >> 15
     return mixed % 2**31
+
+
+def set_seed(number: int, device: torch.device | str = "cpu") -> None:
+    """Seed torch's generators of the CPU and of a device.
+
+    ``torch.manual_seed`` seeds all kinds of devices, whoever uses them, and at each call writes down the stack for every kind that
+    is not in use.
+    """
+    torch.default_generator.manual_seed(number)
+    if torch.device(device).type == "cuda":
+        torch.cuda.manual_seed(number)
 
 
 def _as_is(batch: Any) -> Any:

@@ -13,7 +13,7 @@ from config import Settings
 from crops import device_crop
 from generative import p_at, put
 from lightning.pytorch.callbacks import TQDMProgressBar
-from loading import mix_seed
+from loading import mix_seed, set_seed
 from optimizers import build_optimizer, build_schedule, learning_rate, parameter_groups
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,7 +83,7 @@ class Pretraining(L.LightningModule, ABC):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         # The random numbers of a batch depend on the seed and its number alone, so that a resumed run draws the same ones.
-        seed(mix_seed(self.settings.seed, self.batches_done, self.global_rank, 1), self.device)
+        set_seed(mix_seed(self.settings.seed, self.batches_done, self.global_rank, 1), self.device)
         self.batches_done += 1
         with torch.autocast(self.device.type, enabled=False):
             view1, view2, made = self.views(batch)
@@ -168,16 +168,6 @@ class Pretraining(L.LightningModule, ABC):
         loss = F.cross_entropy(self.probe(features.detach()).float(), labels)
         self.figures["train/linear_loss"] = loss.detach()
         return loss
-
-
-def seed(number: int, device: torch.device) -> None:
-    """Seed torch's generators of the CPU and of a device.
-
-    ``torch.manual_seed`` seeds all kinds of devices, and at each call writes down the stack for every kind that is not in use.
-    """
-    torch.default_generator.manual_seed(number)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(number)
 
 
 def _replace(crops: Tensor, images: Tensor, made: Tensor, crop: nn.Module) -> tuple[Tensor, Tensor]:

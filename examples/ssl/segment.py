@@ -18,7 +18,7 @@ import torch
 from arguments import positive
 from backbones import Backbone, build_backbone
 from frozen import load_run
-from loading import mix_seed
+from loading import mix_seed, set_seed
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
@@ -77,7 +77,7 @@ def train_head(backbone: Backbone, images: Tensor, masks: Tensor, classes: int, 
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     head.train()
     for step in range(steps):
-        torch.manual_seed(mix_seed(seed, step))
+        set_seed(mix_seed(seed, step), device)
         rows = torch.randint(len(images), (size,))
         batch, target = images[rows].to(device).float() / 255, masks[rows].to(device)
         if torch.rand(()) < 0.5:
