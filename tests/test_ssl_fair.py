@@ -397,7 +397,10 @@ class TestGainOverAgreement:
         return tmp_path
 
     def result(self, arm: str, seed: int, accuracy: float, method: str = "simclr", steps: int = 100) -> dict[str, Any]:
-        probes = {"linear": {"accuracy": accuracy}, "knn": {"accuracy": accuracy / 2}}
+        probes = {
+            name: {"accuracy": share, "interval": [share - 0.012, share + 0.01]}
+            for name, share in (("linear", accuracy), ("knn", accuracy / 2))
+        }  # fmt: skip
         return {"method": method, "generator": arm, "seed": seed, "training": {"steps": steps}, "measure": {"on_holdout": False}} | probes
 
     def write(self, folder: Path, **values: Any) -> None:
@@ -449,6 +452,33 @@ class TestGainOverAgreement:
             assert (row[0], row[2], row[4]) == (name, "3", "0.81")
             assert row[-1].startswith("+")
 
+    def test_one_seed(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its intervals are over images; it is drawn hollow, and the table says what is missing."""
+        script, drawn = ssl("gain_over_agreement"), []
+        draw, results = script.draw, place / "runs" / "results.json"
+        monkeypatch.setattr(script, "draw", lambda *args: drawn.append(draw(*args)) or drawn[-1])
+        self.run(monkeypatch, place)
+        text = (place / "runs" / "gain-over-agreement.md").read_text()
+        assert "one seed" not in text
+        assert "test images" in text
+        runs = [run for run in json.loads(results.read_text()) if run["generator"] != "oracle" or run["seed"] == 1]
+        results.write_text(json.dumps(runs))
+        self.run(monkeypatch, place)
+        assert [[text.get_text() for text in figure.axes[0].texts] for figure in drawn] == [
+            ["generated", "oracle"], ["generated", "oracle (one seed)"],
+        ]  # fmt: skip
+        line, _, (_, vertical) = drawn[1].axes[0].containers[1].lines
+        assert line.get_fillstyle() == "none"
+        assert drawn[1].axes[0].containers[0].lines[0].get_fillstyle() == "full"
+        (_, bottom), (_, top) = vertical.get_segments()[0]
+        half = 100 * np.hypot(0.011, 0.011)
+        assert [bottom, top] == pytest.approx([11 - half, 11 + half], abs=1e-6)
+        text = (place / "runs" / "gain-over-agreement.md").read_text()
+        assert (
+            "| oracle | real images of the class: a ceiling, by labels | 1 | 95.00 ± 0.20 | 0.81 | 63.00 ± 1.10 | +11.00 ± 1.56 |" in text
+        )
+        assert "With one seed, the intervals of accuracy and gain are over test images: they lack the variation" in text
+
     def test_arms_that_are_not_drawn_are_named(
         self, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -482,9 +512,9 @@ class TestGainOverAgreement:
     def test_runs_that_cannot_be_compared(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         results = place / "runs" / "results.json"
         runs = json.loads(results.read_text())
-        fewer = [run for run in runs if not (run["generator"] == "oracle" and run["seed"] in (1, 2))]
+        fewer = [run for run in runs if not (run["generator"] == "oracle" and run["seed"] != 7)]
         longer = [run | ({"training": {"steps": 150}} if run["generator"] == "oracle" else {}) for run in runs]
-        for changed, said in ((fewer, "oracle has 1 seeds in common with baseline"), (longer, r"numbers of steps \[100, 150\]")):
+        for changed, said in ((fewer, "oracle has no seed in common with baseline"), (longer, r"numbers of steps \[100, 150\]")):
             results.write_text(json.dumps(changed))
             with pytest.raises(SystemExit, match=said):
                 self.run(monkeypatch, place)

@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,29 @@ class TestMiniature:
         # other settings in the same folder are refused before anything runs
         with pytest.raises(SystemExit, match=r"holds a run with other optimizer\.base_lr"):
             self.reproduce(monkeypatch, place, "optimizer.base_lr=0.9")
+
+    def test_a_choice_is_measured_on_test_images_without_new_training(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A run that was tried on held-out images is the chosen arm's run of that seed, copied."""
+        call(monkeypatch, tmp_path, "miniature", "toy", "--train", "3", "--test", "2")
+
+        def reproduce(out: str, *overrides: str) -> dict[str, Any]:
+            call(
+                monkeypatch, tmp_path, "reproduce", "--configs", str(CONFIGS / "cifar10-small"), "--methods", "simclr", "--generators",
+                "baseline", "--seeds", "0", "--probe-epochs", "2", "--out", out, *TINY, "data.train=toy/train", "data.test=toy/test",
+                "data.holdout=10", "trainer.epochs=2", "optimizer.warmup_epochs=1", "probe.every=2", *overrides,
+            )  # fmt: skip
+            found: dict[str, Any] = json.loads((tmp_path / out / "simclr-baseline-seed0" / "result.json").read_text())
+            return found
+
+        tried = reproduce("choices", "data.test_on_holdout=true")
+        shutil.copytree(tmp_path / "choices", tmp_path / "runs", ignore=shutil.ignore_patterns("result*"))
+        last = tmp_path / "runs" / "simclr-baseline-seed0" / "last.ckpt"
+        weights = torch.load(last, weights_only=False)["state_dict"]
+        measured = reproduce("runs")
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in torch.load(last, weights_only=False)["state_dict"].items())
+        assert (tried["measure"]["on_holdout"], tried["linear"]["images"]) == (True, 10)
+        assert (measured["measure"]["on_holdout"], measured["linear"]["images"]) == (False, 20)
+        assert measured["training"]["steps"] == tried["training"]["steps"] == 2 * (20 // 4)
 
 
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> list[str]:

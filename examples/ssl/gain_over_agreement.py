@@ -5,14 +5,16 @@
 
 The folder is the OUT of reproduce.py, whose results.json has the accuracies. For each arm, NAME=FOLDER is the OUT of
 examples/icgan/evaluate.py, whose evaluation.json has the label agreement of its generator or bank, on the same test images for all
-arms. Gains are paired by seed, with 95% intervals (Student's t); those of agreements are over test images. An arm needs two seeds
-or more in common with the baseline. Writes the figure OUT, and gain-over-agreement.md, a table of the same, into the runs' folder.
+arms. Gains are paired by seed, with 95% intervals (Student's t); those of agreements are over test images. Where an arm has one seed
+in common with the baseline, its intervals are over test images too, and it is drawn hollow. Writes the figure OUT, and
+gain-over-agreement.md, a table of the same, into the runs' folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +96,8 @@ def make_points(runs: list[dict[str, Any]], evaluations: dict[str, dict[str, Any
             expected = ", ".join(arm for arm in arms if arm != over) or "nothing"
             raise SystemExit(f"--arm {name}: expected an arm with runs beside {over}, there is {expected}")
         seeds = sorted(arms[name].keys() & arms[over].keys())
-        if len(seeds) < 2:
-            raise SystemExit(f"{name} has {len(seeds)} seeds in common with {over}: an interval needs 2 or more")
+        if not seeds:
+            raise SystemExit(f"{name} has no seed in common with {over}: gains are paired by seed")
         own, base = ([arms[arm][seed] for seed in seeds] for arm in (name, over))
         steps = {run["training"]["steps"] for run in (*own, *base)}
         if len(steps) > 1:
@@ -103,7 +105,10 @@ def make_points(runs: list[dict[str, Any]], evaluations: dict[str, dict[str, Any
         accuracies = [100 * run[measure]["accuracy"] for run in own]
         gains = [a - 100 * run[measure]["accuracy"] for a, run in zip(accuracies, base, strict=True)]
         agreement = 100 * values["label_agreement"], 100 * values["label_agreement_interval"]
-        points.append(Point(name, len(seeds), _interval(accuracies), _interval(gains), agreement, values.get("diversity")))
+        halves = _halves_of_one(own[0][measure], base[0][measure]) if len(seeds) == 1 else (_half(accuracies), _half(gains))
+        means = (math.fsum(numbers) / len(seeds) for numbers in (accuracies, gains))
+        accuracy, gain = zip(means, halves, strict=True)
+        points.append(Point(name, len(seeds), accuracy, gain, agreement, values.get("diversity")))
     return sorted(points, key=lambda point: point.agreement)
 
 
@@ -117,9 +122,10 @@ def draw(points: list[Point], measure: str, title: str) -> Figure:
         (x, dx), (y, dy) = point.agreement, point.gain
         ax.errorbar(
             x, y, xerr=dx, yerr=dy, fmt=marker, color=colour, capsize=3, markersize=11 if marker == "*" else 6,
-            label=None if label in labelled else label,
+            label=None if label in labelled else label, fillstyle="full" if point.seeds > 1 else "none",
         )  # fmt: skip
-        ax.annotate(point.arm, (x, y), xytext=(6, 5), textcoords="offset points", fontsize=9)
+        name = point.arm if point.seeds > 1 else f"{point.arm} (one seed)"
+        ax.annotate(name, (x, y), xytext=(6, 5), textcoords="offset points", fontsize=9)
         labelled.add(label)
     ax.margins(0.12)
     ax.set(xlabel="label agreement of the second views (%)", ylabel=f"gain in {MEASURES[measure]} (points)", title=title)
@@ -140,13 +146,24 @@ def table(points: list[Point], measure: str, over: str) -> str:
         "Agreement and accuracy in percent, gains in points. Intervals are 95%: of the agreement over test images, of accuracy and gain "
         "over seeds (Student's t); gains are paired by seed. Diversity is relative to two real images of a class.\n"
     )
+    if any(p.seeds == 1 for p in points):
+        note += (
+            "\nWith one seed, the intervals of accuracy and gain are over test images: they lack the variation between training runs. "
+            "That of the gain takes the two runs as independent.\n"
+        )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n\n" + note
 
 
-def _interval(values: list[float]) -> tuple[float, float]:
-    mean, half = mean_interval(values)
-    assert half is not None, "make_points asks for two seeds"
-    return mean, half
+def _half(values: list[float]) -> float:
+    half = mean_interval(values)[1]
+    assert half is not None, "it is of two seeds or more"
+    return half
+
+
+def _halves_of_one(own: dict[str, Any], base: dict[str, Any]) -> tuple[float, float]:
+    """Return half the intervals, in percent, of an accuracy and of a gain, over test images."""
+    halves = [50 * (run["interval"][1] - run["interval"][0]) for run in (own, base)]
+    return halves[0], math.hypot(*halves)
 
 
 def _with_interval(value: tuple[float, float], sign: str = "") -> str:

@@ -53,8 +53,8 @@ import gentransforms as gt
 
 # Settings that may change when a run is resumed.
 FREE = (
-    "data.train", "data.test", "data.workers", "generative.scores", "trainer.accelerator", "trainer.compile", "trainer.log_every",
-    "trainer.checkpoint_every",
+    "data.train", "data.test", "data.test_on_holdout", "data.workers", "generative.scores", "trainer.accelerator", "trainer.compile",
+    "trainer.log_every", "trainer.checkpoint_every",
 )  # fmt: skip
 # What a run records beside its settings.
 RECORDED = ("keys_sha256", "variants_sha256")
