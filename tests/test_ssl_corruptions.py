@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,11 @@ class TestTable:
         assert icgan[3:5] == ["83.50 ± 6.35", "71.50 ± 6.35"]
         assert icgan[-1] == "+8.50 ± 69.88"
 
+    def test_gain_of_a_single_seed_has_the_interval_of_two_independent_runs(self) -> None:
+        rows = self.rows([record("baseline", 0, 0.5, drop=0.0), record("icgan", 0, 0.6, drop=0.0)])
+        halves = [np.diff(ssl("probes").wilson(right, 100))[0] / 2 for right in (50, 60)]
+        assert rows[3][-1] == f"+10.00 ± {100 * np.hypot(*halves):.2f}"
+
     def test_single_seed_has_the_interval_of_the_test_images(self) -> None:
         (row,) = self.rows([record("baseline", 0, 0.5, drop=0.0)])[2:3]
         assert row[3:11] == [f"50.00 ± {100 * 1.959964 / 2 / math.sqrt(100 + 1.959964**2):.2f}"] * 8
@@ -134,8 +140,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_photos(root / "test", 8, seed=1)
     chosen = tiny("simclr", f"data.train={root / 'train'}", f"data.test={root / 'test'}", "trainer.epochs=1", "probe.every=100")
     ssl("train").train(chosen, root / "simclr-baseline-seed0", quiet=True)
-    (root / "simclr-icgan-seed0").mkdir()
-    (root / "simclr-icgan-seed0" / "last.ckpt").write_bytes((root / "simclr-baseline-seed0" / "last.ckpt").read_bytes())
+    shutil.copytree(root / "simclr-baseline-seed0", root / "simclr-icgan-seed0")
     return root
 
 
@@ -150,7 +155,7 @@ class TestScript:
         assert report[0]["accuracy"] == report[1]["accuracy"]
         assert {len(report[0]["accuracy"][name][probe]) for name in NAMES for probe in ("linear", "knn")} == {5}
         assert "| SimCLR | icgan | 1 |" in capsys.readouterr().out
-        assert "+0.00 |" in (place / "report" / "corruptions.md").read_text()
+        assert "+0.00 ± " in (place / "report" / "corruptions.md").read_text()
 
         # on clean images it is what evaluate.py finds
         backbone, settings = ssl("frozen").load_run(place / runs[0])
@@ -175,8 +180,7 @@ class TestScript:
         monkeypatch.setattr(ssl("corruptions"), "evaluate_run", lambda folder, *rest: evaluated.append(str(folder)) or accuracy)
         run = "simclr-baseline-seed0"
         for folder in ("again", "other"):
-            (place / folder / run).mkdir(parents=True)
-            (place / folder / run / "last.ckpt").write_bytes((place / run / "last.ckpt").read_bytes())
+            shutil.copytree(place / run, place / folder / run)
         write_photos(place / "like-train", 12, seed=2)  # the same names and labels, other images
         write_photos(place / "like-test", 8, seed=3)
         call(monkeypatch, place, "corruptions", f"again/{run}", "--out", "own")
@@ -187,7 +191,7 @@ class TestScript:
         assert evaluated == [f"again/{run}"]
 
         content = torch.load(place / run / "last.ckpt", weights_only=True)
-        content["global_step"] += 1
+        content["state_dict"]["probe.bias"] += 1
         torch.save(content, place / "other" / run / "last.ckpt")
         with pytest.raises(SystemExit, match=rf"has {run} from another folder, .*again/{run}: choose another --out for other/{run}"):
             call(monkeypatch, place, "corruptions", f"other/{run}", "--out", "own")
@@ -196,6 +200,24 @@ class TestScript:
         assert evaluated == [f"again/{run}"] * 2
         assert "trained again since" in capsys.readouterr().out
         assert len(json.loads((place / "own" / "corruptions.json").read_text())) == 1
+
+    def test_runs_that_are_not_trained_to_the_end_are_left_out(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        evaluated: list[str] = []
+        accuracy = record("baseline", 0, 0.5)["accuracy"]
+        monkeypatch.setattr(ssl("corruptions"), "evaluate_run", lambda folder, *rest: evaluated.append(folder.name) or accuracy)
+        half = place / "simclr-half-seed0"
+        shutil.copytree(place / "simclr-baseline-seed0", half)
+        (half / "training.json").unlink()
+        call(monkeypatch, place, "corruptions", half.name, "simclr-baseline-seed0", "--out", "some")
+        assert evaluated == ["simclr-baseline-seed0"]
+        assert "left out, since not trained to the end: simclr-half-seed0" in capsys.readouterr().out
+        with pytest.raises(SystemExit, match="none of the runs is trained to its end"):
+            call(monkeypatch, place, "corruptions", half.name, "--out", "some")
+        unlike = ["--generator", "icgan-cifar10-32", "--data", "test", "--out", "similarity.json"]
+        with pytest.raises(SystemExit, match=r"simclr-half-seed0 is not trained to its end: give its \.ckpt"):
+            call(monkeypatch, place, "similarity", half.name, *unlike)
 
     def test_what_another_command_adds_meanwhile_stays(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         options = ["--probe-epochs", "2", "--out", "both"]

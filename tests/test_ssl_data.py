@@ -577,7 +577,9 @@ class TestBankInTheStep:
         ):  # fmt: skip
             s = ssl("config").GenerativeSettings(source="bank", **given, **options)
             chosen, arguments = ssl("generative").choose_variants(bank, s)
-            hashes.append(ssl("generative").hash_variants(chosen, s))
+            described = ssl("generative").describe_variants(chosen, s)
+            assert (len(described["bank_sha256"]), described["bank_generator"]) == (64, bank.manifest["generator"]["fingerprint"])
+            hashes.append(described.get("variants_sha256"))
             augment = ssl("generative").bank_augment(chosen, list(range(10)), **arguments)
             images = torch.full((40, 3, 16, 16), 140 / 255)
             torch.manual_seed(0)
@@ -594,7 +596,8 @@ class TestBankInTheStep:
         assert hashes[-1] is None
         assert len(set(hashes)) == 4
         pq.write_table(scores.set_column(3, "score", pa.array([1.0] * 40)), tmp_path / "scores.parquet")
-        assert ssl("generative").hash_variants(bank, ssl("config").GenerativeSettings(**given, weights="score")) not in hashes
+        other = ssl("generative").describe_variants(bank, ssl("config").GenerativeSettings(**given, weights="score"))
+        assert other["variants_sha256"] not in hashes
 
     @pytest.mark.parametrize(("options", "said"), [({"select": "god"}, "no column 'god'"), ({"weights": "good"}, "column is bool")])
     def test_scores_that_say_nothing_of_it(self, bank: Bank, tmp_path: Path, options: dict[str, str], said: str) -> None:

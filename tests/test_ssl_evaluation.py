@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -521,8 +522,7 @@ class TestSimilarity:
     def test_script_compares_runs_with_each_other(
         self, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        (tmp_path / "same").mkdir()
-        (tmp_path / "same" / "last.ckpt").write_bytes((run / "run" / "last.ckpt").read_bytes())
+        shutil.copytree(run / "run", tmp_path / "same")
         monkeypatch.setattr(ssl("similarity"), "load_generator", lambda *args: FakeGenerator())
         command = [str(run / "run"), "same", "--generator", "fake", "--data", str(run / "test"), "--out", "x.json", "--subsets"]
         call(monkeypatch, tmp_path, "similarity", *command, "2")

@@ -69,6 +69,12 @@ class TestTable:
         assert byol[:5] == ["BYOL", "icgan", "1", "50.00 ± 1.00", ""]
         assert byol[7] == "7"
 
+    def test_gain_of_one_seed(self) -> None:
+        """Over the test images: that of two independent runs, each ± 1 point."""
+        text = ssl("reproduce").table([record("simclr", "baseline", 0, 0.80), record("simclr", "icgan", 0, 0.83)])
+        assert rows(text)[3][4] == "+3.00 ± 1.41"
+        assert "of a gain, as if the images were others" in text
+
     def test_gains_over_another_arm(self) -> None:
         runs = [record("simclr", arm, seed, 0.5 + gain + 0.1 * seed) for arm, gain in (("best", 0.02), ("worst", 0.0)) for seed in (0, 1)]
         text = ssl("reproduce").table(runs, "worst")
@@ -86,7 +92,7 @@ class TestTable:
         runs = [record("simclr", "icgan", seed, 0.8, encoder=encoder) for seed, encoder in enumerate(encoders)]
         table = rows(ssl("reproduce").table([*runs, record("simclr", "icgan", 2, 0.8), record("byol", "icgan", 0, 0.8)]))
         assert table[0][-2:] == ["CKA with the encoder", "Procrustes distance"]
-        assert table[2][-2:] == ["0.300", "1.250"]
+        assert table[2][-2:] == ["0.300 ± 0.635", "1.250 ± 3.176"]  # 12.706 times half the difference
         assert table[3][-2:] == ["", ""]
 
     @pytest.mark.parametrize("on_holdout", [True, False])

@@ -473,6 +473,46 @@ class TestRefused:
             chosen, tmp_path / "run", r"no images for 5 of the 5 training images, for example 'x/class0/000.png'.*its 12 keys are like"
         )
 
+    def test_another_bank_in_the_place_of_its_own(self, photos: Path, tmp_path: Path) -> None:
+        """Of the same images, so its keys fit; only what is in it differs."""
+
+        def fill(seed: int) -> None:
+            generate_bank(
+                str(photos / "train"), tmp_path / "bank", FakeGenerator(), variants=2, image_format="png", base_seed=seed, progress=False
+            )
+
+        chosen = settings(photos, "cifar10-small/simclr-icgan", f"generative.bank={tmp_path / 'bank'}", "trainer.checkpoint_every=1")
+        fill(0)
+        run(chosen, tmp_path / "run", kill=2)
+        record = yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())
+        assert record["bank_generator"] == FakeGenerator().fingerprint()
+        shutil.rmtree(tmp_path / "bank")
+        fill(1)
+        with pytest.raises(SystemExit, match=r"holds a run with other bank_sha256 \('[0-9a-f]{64}', now '[0-9a-f]{64}'\)"):
+            ssl("train").train(chosen, tmp_path / "run", quiet=True)
+        finished = tmp_path / "simclr-icgan-seed0"
+        shutil.copytree(tmp_path / "run", finished)
+        (finished / "result.json").write_text("{}")
+        bank = ssl("generative").describe_variants(Bank.open(tmp_path / "bank"), chosen.generative)
+        with pytest.raises(SystemExit, match="simclr-icgan-seed0 is a seed of the same arm, and was trained with another bank"):
+            ssl("comparable").refuse_another_bank(tmp_path / "simclr-icgan-seed1", bank)
+        ssl("comparable").refuse_another_bank(tmp_path / "simclr-icgan-seed1", record)
+        ssl("comparable").refuse_another_bank(tmp_path / "simclr-weak-seed1", bank)
+
+    def test_held_out_images_instead_of_test_images(self, photos: Path, tmp_path: Path) -> None:
+        """Only when the run is trained: its curve would be of both."""
+        options = ["data.holdout=4", "trainer.epochs=2", "trainer.checkpoint_every=1", "probe.every=1"]
+        tried, chosen = (
+            settings(photos, "cifar10-small/simclr-baseline", *options, f"data.test_on_holdout={held}") for held in ("true", "false")
+        )
+        run(tried, tmp_path, kill=3)
+        with pytest.raises(SystemExit, match=r"data\.test_on_holdout \(True, now False\)"):
+            ssl("train").train(chosen, tmp_path, quiet=True)
+        run(tried, tmp_path)
+        assert len(curve(tmp_path, "probe/knn")) == 2
+        run(chosen, tmp_path)
+        assert not curve(tmp_path, "probe/knn")
+
     def test_unfinished_bank(self, photos: Path, tmp_path: Path) -> None:
         generate_bank(str(photos / "train"), tmp_path / "bank", FakeGenerator(), variants=1, unit_size=4, shard="0/3", progress=False)
         chosen = settings(photos, "cifar10-small/simclr-icgan", f"generative.bank={tmp_path / 'bank'}")

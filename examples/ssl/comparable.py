@@ -5,7 +5,7 @@ Settings are compared as ``settings.yaml`` in the folder of each run has them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from typing import Any
 from config import ProbeSettings, Settings
 from learning_curves import TITLES
 from shared import flatten, read_record
-from train import FREE, RECORDED
+from train import FREE_WHEN_TRAINED, RECORDED
 
 # What makes an arm.
 VIEWS = ("augmentation", "generative")
 # What changes no run, or is another in each. The path of a bank depends on the machine; how a run is measured, reproduce.py compares.
-LEFT_OUT = {*FREE, *RECORDED, "seed", "generative.bank", *(f"probe.{field.name}" for field in fields(ProbeSettings))}
+LEFT_OUT = {*FREE_WHEN_TRAINED, *RECORDED, "seed", "generative.bank", *(f"probe.{field.name}" for field in fields(ProbeSettings))}
 
 
 def refuse_mixed_seeds(plan: list[tuple[str, str, int, Settings]], out: Path) -> None:
@@ -37,6 +37,18 @@ def refuse_mixed_seeds(plan: list[tuple[str, str, int, Settings]], out: Path) ->
                     f"{folder} holds a seed of the same arm with other {found}: the seeds of an arm need the same settings; choose "
                     "another --out, or write a configuration for another arm"
                 )
+
+
+def refuse_another_bank(folder: Path, variants: Mapping[str, str]) -> None:
+    """Exit if a finished run beside that in `folder` is another seed of the same arm with another bank; `variants` says which."""
+    arm = folder.name.rpartition("-")[0]
+    for other in sorted(path.parent for path in folder.parent.glob(f"{arm}-seed*/result.json")):
+        known = read_record(other).get("bank_sha256")
+        if known is not None and known != variants["bank_sha256"]:
+            raise SystemExit(
+                f"{other} is a seed of the same arm, and was trained with another bank than that which is there now: the seeds of an arm "
+                "need the same images; choose another --out, or name the bank that it had"
+            )
 
 
 def name_mixed_settings(runs: list[dict[str, Any]], over: str) -> str:

@@ -31,11 +31,12 @@ from learning_curves import TITLES
 from linear_probe import Features, ProbeOptions, fit_linear
 from loading import WholeImages, load_into_memory, training_rows, whole_loader
 from measured import describe_images, hash_checkpoint, name_differences
-from probes import knn, mean_interval, wilson
+from probes import half_of_difference, knn, mean_interval, wilson
 from quiet import hush
 from shared import write_whole
 from torch import Tensor
 from torch.utils.data import Dataset
+from train import is_trained
 
 PROBES = {"linear": "linear layer", "knn": "weighted k-NN"}
 
@@ -105,12 +106,14 @@ def table(runs: list[dict[str, Any]], over: str = "baseline") -> str:
         for (method, arm), own in arms.items():
             cells = [_cell([_accuracy(run, probe, column) for run in own], own[0]["measure"]["test_images"]) for column in columns]
             baseline = {run["seed"]: _accuracy(run, probe, columns[-1]) for run in arms.get((method, over), [])}
-            gains = [_accuracy(run, probe, columns[-1]) - baseline[run["seed"]] for run in own if run["seed"] in baseline]
-            rows.append([TITLES[method], arm, str(len(own)), *cells, "" if arm == over or not gains else _gain(gains)])
+            pairs = [(_accuracy(run, probe, columns[-1]), baseline[run["seed"]]) for run in own if run["seed"] in baseline]
+            gain = "" if arm == over or not pairs else _gain(pairs, own[0]["measure"]["test_images"])
+            rows.append([TITLES[method], arm, str(len(own)), *cells, gain])
         parts.append(f"Accuracy of the {title} in percent:\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
     return "\n\n".join(parts) + (
         "\n\nA column of a corruption is the mean over five strengths. Intervals are 95%: over seeds (Student's t) where there are "
-        f"several, else over the test images (Wilson); the gain is that of the last accuracy over {over}, paired by seed.\n"
+        f"several, else over the test images (Wilson; of a gain, as if the images were others); the gain is that of the last accuracy over "
+        f"{over}, paired by seed.\n"
     )
 
 
@@ -124,14 +127,20 @@ def _accuracy(run: dict[str, Any], probe: str, column: str) -> float:
 def _cell(values: list[float], images: int) -> str:
     mean, half = mean_interval(values)
     if half is None:
-        low, high = wilson(round(mean * images), images)
+        low, high = _wilson(mean, images)
         half = (high - low) / 2
     return f"{100 * mean:.2f} ± {100 * half:.2f}"
 
 
-def _gain(values: list[float]) -> str:
-    mean, half = mean_interval(values)
-    return f"{100 * mean:+.2f}" + ("" if half is None else f" ± {100 * half:.2f}")
+def _gain(pairs: list[tuple[float, float]], images: int) -> str:
+    mean, half = mean_interval([own - base for own, base in pairs])
+    if half is None:
+        half = half_of_difference(*(_wilson(accuracy, images) for accuracy in pairs[0]))
+    return f"{100 * mean:+.2f} ± {100 * half:.2f}"
+
+
+def _wilson(accuracy: float, images: int) -> tuple[float, float]:
+    return wilson(round(accuracy * images), images)
 
 
 def _read(report: Path) -> dict[tuple[str, str, int], Any]:
@@ -166,7 +175,12 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     report = args.out / "corruptions.json"
     opened, described = functools.cache(open_images), functools.cache(describe_images)
-    for folder in args.runs:
+    trained = [folder for folder in args.runs if is_trained(folder)]
+    if left := [str(folder) for folder in args.runs if folder not in trained]:
+        print(f"left out, since not trained to the end: {', '.join(left)}")
+    if not trained:
+        raise SystemExit("none of the runs is trained to its end: expected folders of train.py or reproduce.py")
+    for folder in trained:
         found = _read(report)
         settings = load_run(folder)[1]
         data = settings.data

@@ -8,6 +8,10 @@ examples/icgan/evaluate.py, whose evaluation.json has the label agreement of its
 arms. Gains are paired by seed, with 95% intervals (Student's t); those of agreements are over test images. Where an arm has one seed
 in common with the baseline, its intervals are over test images too, and it is drawn hollow. Writes the figure OUT, and
 gain-over-agreement.md, a table of the same, into the runs' folder.
+
+The classifier was trained on the real images that neighbours and oracle show, and knows their labels better than it would those of
+new images. From these points a dotted line leads to the agreement times the classifier's accuracy on test images: about what one
+that had not seen them would read.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from learning_curves import TITLES
 from matplotlib.figure import Figure
-from probes import mean_interval
+from probes import half_of_difference, mean_interval
 
 # Arms whose second views are no generator's; all others are drawn as generated.
 REAL = {"neighbours": ("real images, the nearest", "s", "C1"), "oracle": ("real images of the class: a ceiling, by labels", "*", "C2")}
@@ -33,7 +37,7 @@ MEASURES = {"linear": "linear accuracy", "knn": "k-NN accuracy"}
 
 @dataclass(frozen=True)
 class Point:
-    """An arm: accuracies, gains and agreement in percent, the latter three with half their 95% intervals."""
+    """An arm: accuracy, gain and agreement in percent, each with half its 95% interval."""
 
     arm: str
     seeds: int
@@ -41,6 +45,7 @@ class Point:
     gain: tuple[float, float]
     agreement: tuple[float, float]
     diversity: float | None
+    unseen: float | None  # of real images: about what a classifier that was not trained on them would read, in percent
 
 
 def read_runs(out: Path, method: str) -> list[dict[str, Any]]:
@@ -105,10 +110,16 @@ def make_points(runs: list[dict[str, Any]], evaluations: dict[str, dict[str, Any
         accuracies = [100 * run[measure]["accuracy"] for run in own]
         gains = [a - 100 * run[measure]["accuracy"] for a, run in zip(accuracies, base, strict=True)]
         agreement = 100 * values["label_agreement"], 100 * values["label_agreement_interval"]
-        halves = _halves_of_one(own[0][measure], base[0][measure]) if len(seeds) == 1 else (_half(accuracies), _half(gains))
+        if len(seeds) == 1:
+            print(f"{name} has one seed in common with {over}: the intervals of accuracy and gain are over images alone")
+            intervals = [run[0][measure]["interval"] for run in (own, base)]
+            halves = 50 * (intervals[0][1] - intervals[0][0]), 100 * half_of_difference(*intervals)
+        else:
+            halves = _half(accuracies), _half(gains)
         means = (math.fsum(numbers) / len(seeds) for numbers in (accuracies, gains))
         accuracy, gain = zip(means, halves, strict=True)
-        points.append(Point(name, len(seeds), accuracy, gain, agreement, values.get("diversity")))
+        unseen = agreement[0] * values["classifier_accuracy"] if name in REAL else None
+        points.append(Point(name, len(seeds), accuracy, gain, agreement, values.get("diversity"), unseen))
     return sorted(points, key=lambda point: point.agreement)
 
 
@@ -124,13 +135,16 @@ def draw(points: list[Point], measure: str, title: str) -> Figure:
             x, y, xerr=dx, yerr=dy, fmt=marker, color=colour, capsize=3, markersize=11 if marker == "*" else 6,
             label=None if label in labelled else label, fillstyle="full" if point.seeds > 1 else "none",
         )  # fmt: skip
+        if point.unseen is not None:
+            ax.plot([point.unseen, x], [y, y], ":|", color=colour, linewidth=1, markersize=6)
         name = point.arm if point.seeds > 1 else f"{point.arm} (one seed)"
         ax.annotate(name, (x, y), xytext=(6, 5), textcoords="offset points", fontsize=9)
         labelled.add(label)
     ax.margins(0.12)
-    ax.set(xlabel="label agreement of the second views (%)", ylabel=f"gain in {MEASURES[measure]} (points)", title=title)
+    ax.set(xlabel="label agreement of variants of test images (%)", ylabel=f"gain in {MEASURES[measure]} (points)", title=title)
     ax.grid(alpha=0.3)
-    ax.legend(loc="best", fontsize=8, title="second view")
+    title = "second view" + ("\n(hollow: one seed, interval over images)" if any(point.seeds == 1 for point in points) else "")
+    ax.legend(loc="best", fontsize=8, title=title, title_fontsize=8)
     return figure
 
 
@@ -143,7 +157,9 @@ def table(points: list[Point], measure: str, over: str) -> str:
         numbers = [_with_interval(p.agreement), diversity, _with_interval(p.accuracy), _with_interval(p.gain, "+")]
         rows.append([p.arm, REAL.get(p.arm, GENERATED)[0], str(p.seeds), *numbers])
     note = (
-        "Agreement and accuracy in percent, gains in points. Intervals are 95%: of the agreement over test images, of accuracy and gain "
+        "Agreement and accuracy in percent, gains in points. The classifier was trained on the real images of neighbours and oracle, so "
+        "their agreement is nearly the share of true labels; one that had not seen them would read about its accuracy on test images "
+        "times as much. Intervals are 95%: of the agreement over test images, of accuracy and gain "
         "over seeds (Student's t); gains are paired by seed. Diversity is relative to two real images of a class.\n"
     )
     if any(p.seeds == 1 for p in points):
@@ -158,12 +174,6 @@ def _half(values: list[float]) -> float:
     half = mean_interval(values)[1]
     assert half is not None, "it is of two seeds or more"
     return half
-
-
-def _halves_of_one(own: dict[str, Any], base: dict[str, Any]) -> tuple[float, float]:
-    """Return half the intervals, in percent, of an accuracy and of a gain, over test images."""
-    halves = [50 * (run["interval"][1] - run["interval"][0]) for run in (own, base)]
-    return halves[0], math.hypot(*halves)
 
 
 def _with_interval(value: tuple[float, float], sign: str = "") -> str:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from config import GenerativeSettings, Settings
+from data import spaced
 from torch import Tensor, nn
 
 import gentransforms as gt
@@ -57,19 +58,26 @@ def choose_variants(bank: Bank, s: GenerativeSettings) -> tuple[Bank, dict[str, 
     return bank, options if s.weights is None else options | {"weights": s.weights, "scores": s.scores}
 
 
-def hash_variants(bank: Bank, s: GenerativeSettings) -> str | None:
-    """Return a hash of which variants of a bank are drawn and how often; None if that is left to the bank.
+def describe_variants(bank: Bank, s: GenerativeSettings) -> dict[str, str]:
+    """Return what a run records of its bank, whose path does not say what is in it: another one may have taken its place since.
 
-    The settings name a file and a column; this says what was in them.
+    ``bank_sha256`` is a hash of the manifest and of up to 64 variants, ``bank_generator`` the fingerprint of the generator. Where the
+    settings choose variants, ``variants_sha256`` is a hash of which are drawn and how often: they name a file and a column alone.
     """
+    digest = hashlib.sha256(hash_manifest(bank.manifest).encode())
+    keys = [bank.keys[place] for place in spaced(len(bank.keys), 64).tolist()]
+    pairs = [(key, variants[0]) for key in keys if (variants := bank.variants_of(key))]
+    if pairs:
+        digest.update(bank.read(*map(list, zip(*pairs, strict=True))).numpy().tobytes())
+    found = {"bank_sha256": digest.hexdigest(), "bank_generator": str(bank.manifest["generator"]["fingerprint"])}
     if s.select is None and s.weights is None:
-        return None
+        return found
     digest = hashlib.sha256(hash_manifest(bank.manifest).encode())
     if bank.selection is not None:
         digest.update(bank.selection.kept.tobytes())
     if s.weights is not None:
         digest.update(bank.weigh(s.weights, s.scores).tobytes())
-    return digest.hexdigest()
+    return found | {"variants_sha256": digest.hexdigest()}
 
 
 def count_without_variants(bank: Bank, keys: list[Any], s: GenerativeSettings) -> int:

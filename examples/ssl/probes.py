@@ -75,6 +75,14 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def half_of_difference(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return half the interval of the difference of two accuracies, each given by its interval, low and high.
+
+    They are taken as independent. Those of two runs on the same images are not, and the interval is wider than it need be.
+    """
+    return math.hypot(*((high - low) / 2 for low, high in (first, second)))
+
+
 # Student's t at 97.5% for 1, 2, … degrees of freedom.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 

@@ -29,21 +29,22 @@ from typing import Any
 import torch
 import yaml
 from arguments import positive
-from comparable import name_mixed_settings, refuse_mixed_seeds
+from comparable import name_mixed_settings, refuse_another_bank, refuse_mixed_seeds
 from config import Settings, load_settings
 from data import Source, open_images, refuse_other_classes
 from evaluate import evaluate
 from frozen import load_generator, load_run
+from generative import choose_variants, describe_variants, open_bank
 from learning_curves import TITLES, draw_curves
 from linear_probe import ProbeOptions
 from loading import training_rows
 from make_bank import make_bank
 from measured import name_differences
-from probes import mean_interval
+from probes import half_of_difference, mean_interval
 from quiet import hush
 from shared import flatten, refuse_another_run, write_whole
 from similarity import compare
-from train import FREE, RECORDED, is_of_images, is_trained, train
+from train import FREE, FREE_WHEN_TRAINED, RECORDED, is_of_images, is_trained, train
 
 import gentransforms as gt
 
@@ -112,6 +113,9 @@ def run(
         raise SystemExit(f"{folder} was trained on other images than those of {settings.data.train!r}: give --trained-only its own")
     if settings.generative.source == "bank" and args.make_bank and not args.trained_only:
         make_bank(settings, args.make_bank, args.variants, progress=False)  # returns at once if the bank is complete
+    if settings.generative.source == "bank" and not args.trained_only:
+        chosen, _ = choose_variants(open_bank(settings, [source.keys[row] for row in rows.tolist()]), settings.generative)
+        refuse_another_bank(folder, describe_variants(chosen, settings.generative))
     if args.trained_only:  # only_trained has chosen those that are; their banks may be elsewhere, or gone
         print(f"{folder.name} is trained")
     elif t.devices * t.nodes == 1:
@@ -138,8 +142,8 @@ def run(
     found["p"], found["bank"] = (settings.generative.p, bank) if settings.generative.source != "none" else (0.0, None)
     found["select"], found["weights"] = settings.generative.select, settings.generative.weights
     if encoder is not None:
-        # Ten times as many images as features, since CKA is biased upwards for few images.
-        found["encoder"] = compare([folder], encoder, test, max(2000, 10 * backbone.width), rows=test_rows)
+        # CKA is biased upwards for few images: ten for each feature of the wider network, which may be the encoder.
+        found["encoder"] = compare([folder], encoder, test, max(10_000, 10 * backbone.width), rows=test_rows)
     with write_whole(folder / "result.json") as partial:
         partial.write_text(json.dumps(found, indent=2) + "\n")
     shutil.rmtree(folder / "linear", ignore_errors=True)
@@ -201,9 +205,10 @@ def run_folder(out: Path, method: str, generator: str, seed: int) -> Path:
 def refuse_others(plan: list[tuple[str, str, int, Settings]], out: Path) -> None:
     """Exit, before anything runs, if the folder of a planned run holds a run with other settings."""
     for method, generator, seed, settings in plan:
+        folder = run_folder(out, method, generator, seed)
         # With auto a run keeps the precision that it began with.
-        free = {*FREE, *RECORDED, *(["trainer.precision"] if settings.trainer.precision == "auto" else [])}
-        refuse_another_run(run_folder(out, method, generator, seed), flatten(settings), free)
+        free = {*RECORDED, *(["trainer.precision"] if settings.trainer.precision == "auto" else [])}
+        refuse_another_run(folder, flatten(settings), free | {*(FREE_WHEN_TRAINED if is_trained(folder) else FREE)})
 
 
 def refuse_several_banks(plan: list[tuple[str, str, int, Settings]], generator: str) -> None:
@@ -247,21 +252,20 @@ def table(runs: list[dict[str, Any]], over: str = "baseline") -> str:
     for (method, generator), own in arms.items():
         row = [TITLES.get(method, method), generator, str(len(own))]
         for probe in ("linear", "knn"):
-            baseline = {run["seed"]: run[probe]["accuracy"] for run in arms.get((method, over), [])}
-            pairs = [run[probe]["accuracy"] - baseline[run["seed"]] for run in own if run["seed"] in baseline]
+            baseline = {run["seed"]: run[probe] for run in arms.get((method, over), [])}
+            pairs = [(run[probe], baseline[run["seed"]]) for run in own if run["seed"] in baseline]
             row.append(_with_interval(own, probe))
             row.append("" if generator == over or not pairs else _gain(pairs))
         row.append("/".join(sorted({f"{run['training']['steps']}" for run in own})))
         if encoder:
             own_encoder = [next(v for name, v in run["encoder"].items() if name != "untrained") for run in own if "encoder" in run]
-            for measure in ("linear_cka", "procrustes_distance"):
-                values = [found[measure] for found in own_encoder]
-                row.append(f"{sum(values) / len(values):.3f}" if values else "")
+            row += [_figure([found[measure] for found in own_encoder]) for measure in ("linear_cka", "procrustes_distance")]
         rows.append(row)
     images = "held-out" if any(run.get("measure", {}).get("on_holdout") for run in runs) else "test"
     note = (
         f"Accuracy in percent on the {images} images. Intervals are 95%: over seeds (Student's t) where there are several, else over the "
-        f"{images} images (Wilson), without the variation between training runs; gains are paired by seed"
+        f"{images} images (Wilson; of a gain, as if the images were others), without the variation between training runs; gains are paired "
+        f"by seed"
         f"{'' if over == 'baseline' else f' and relative to {over}'}.\n"
     )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n\n" + note
@@ -275,9 +279,18 @@ def _with_interval(runs: list[dict[str, Any]], probe: str) -> str:
     return f"{100 * mean:.2f} ± {100 * half:.2f}"
 
 
-def _gain(pairs: list[float]) -> str:
-    mean, half = mean_interval(pairs)
-    return f"{100 * mean:+.2f}" + ("" if half is None else f" ± {100 * half:.2f}")
+def _gain(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    mean, half = mean_interval([own["accuracy"] - base["accuracy"] for own, base in pairs])
+    if half is None:
+        half = half_of_difference(*(run["interval"] for run in pairs[0]))
+    return f"{100 * mean:+.2f} ± {100 * half:.2f}"
+
+
+def _figure(values: list[float]) -> str:
+    if not values:
+        return ""
+    mean, half = mean_interval(values)
+    return f"{mean:.3f}" if half is None else f"{mean:.3f} ± {half:.3f}"
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from frozen import GeneratorsEncoder, extract_features, load_generator, load_run
 from loading import WholeImages, load_into_memory, whole_loader
 from torch import Tensor
 from torch.utils.data import Dataset
+from train import is_trained
 
 import gentransforms as gt
 
@@ -67,7 +68,7 @@ def compare(
     checkpoints: list[Path], generator: gt.ImageGenerator, source: Source, limit: int, condition: str | None = None,
     rows: Tensor | None = None,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
-    """Return CKA and distance to the encoder's features for each checkpoint, and for an untrained backbone.
+    """Return both CKA and the distance to the encoder's features for each checkpoint, and for an untrained backbone.
 
     At most `limit` images are used, evenly spaced among `rows`, by default all.
     """
@@ -75,8 +76,8 @@ def compare(
     own, theirs = read_features(checkpoints, generator, source, rows[spaced(len(rows), limit)], condition)
     found = {}
     for name, features in own.items():
-        values = {"linear_cka": linear_cka(features, theirs[name]), "procrustes_distance": procrustes_distance(features, theirs[name])}
-        found[name] = {measure: round(value, 4) for measure, value in values.items()}
+        measures = {"linear_cka": linear_cka, "debiased_cka": debiased_cka, "procrustes_distance": procrustes_distance}
+        found[name] = {measure: round(of(features, theirs[name]), 4) for measure, of in measures.items()}
     return found
 
 
@@ -169,6 +170,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="for example cuda; default cpu")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the report")
     args = parser.parse_args()
+    for path in args.checkpoints:
+        if path.is_dir() and not is_trained(path):
+            raise SystemExit(f"{path} is not trained to its end: give its .ckpt to compare it all the same")
     generator, source = load_generator(args.generator, "--generator "), open_images(args.data)
     rows = spaced(len(source), args.limit)
     if len(rows) < 4 * args.subsets:

@@ -16,7 +16,7 @@ import json
 import shutil
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from generative import (
     bank_augment,
     choose_variants,
     count_without_variants,
-    hash_variants,
+    describe_variants,
     load_online,
     open_bank,
     p_at,
@@ -53,11 +53,13 @@ import gentransforms as gt
 
 # Settings that may change when a run is resumed.
 FREE = (
-    "data.train", "data.test", "data.test_on_holdout", "data.workers", "generative.scores", "trainer.accelerator", "trainer.compile",
-    "trainer.log_every", "trainer.checkpoint_every",
+    "data.train", "data.test", "data.workers", "generative.scores", "trainer.accelerator", "trainer.compile", "trainer.log_every",
+    "trainer.checkpoint_every",
 )  # fmt: skip
+# And what may change once it has been trained: what was tried on held-out images is then measured on test images.
+FREE_WHEN_TRAINED = (*FREE, "data.test_on_holdout")
 # What a run records beside its settings.
-RECORDED = ("keys_sha256", "variants_sha256")
+RECORDED = ("keys_sha256", "bank_sha256", "bank_generator", "variants_sha256")
 
 
 def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), quiet: bool = False) -> dict[str, Any]:
@@ -71,8 +73,8 @@ def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), q
         len(keys), settings.trainer.batch_size, settings.seed, lambda: module.batches_done, trainer.global_rank, trainer.world_size
     )
     augment = generative if generative is not None else getattr(dataset, "augment", None)
-    chosen = hash_variants(augment.banks[0], settings.generative) if isinstance(augment, gt.BankAugment) else None
-    open_run(out, settings, keys, chosen)
+    variants = describe_variants(augment.banks[0], settings.generative) if isinstance(augment, gt.BankAugment) else {}
+    open_run(out, settings, keys, variants)
     L.seed_everything(settings.seed, verbose=False)
     classes = len(source.classes) if source.labels is not None else 0
     module = METHODS[settings.method.name](settings, classes, generative)
@@ -94,7 +96,7 @@ def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), q
         "images": len(keys), "epochs": settings.trainer.epochs, "steps": trainer.global_step, "seconds": round(clock.seconds, 1),
         "images_per_second": round(module.batches_done * settings.trainer.batch_size * trainer.world_size / max(clock.seconds, 1e-9), 1),
     }  # fmt: skip
-    if chosen is not None:
+    if "variants_sha256" in variants:
         record["images_without_variants"] = count_without_variants(augment.banks[0], keys, settings.generative)
     if trainer.is_global_zero:
         (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -252,14 +254,15 @@ def hash_keys(keys: Sequence[Any]) -> str:
     return hashlib.sha256("\n".join(map(repr, keys)).encode()).hexdigest()
 
 
-def open_run(out: Path, settings: Settings, keys: Sequence[Any], variants: str | None = None) -> None:
-    """Write ``settings.yaml``, with hashes of the training images' keys and of the chosen variants; exit if they are another run's."""
-    record = flatten(settings) | {"keys_sha256": hash_keys(keys)}
-    if variants is not None:
-        record["variants_sha256"] = variants
+def open_run(out: Path, settings: Settings, keys: Sequence[Any], variants: Mapping[str, str]) -> None:
+    """Write ``settings.yaml``, with a hash of the images' keys and what `variants` says of a bank; exit if they are another run's."""
+    record = flatten(settings) | {"keys_sha256": hash_keys(keys), **variants}
     if any(out.glob("*.ckpt")):
-        refuse_another_run(out, record, FREE)
-    elif rank_zero_only.rank == 0:  # it starts from the beginning, perhaps with other settings, and its curves do so too
+        refuse_another_run(out, record, FREE_WHEN_TRAINED if is_trained(out) else FREE)
+        other_curves = read_record(out).get("data.test_on_holdout") != settings.data.test_on_holdout
+    else:  # it starts from the beginning, perhaps with other settings, and its curves do so too
+        other_curves = True
+    if other_curves and rank_zero_only.rank == 0:
         shutil.rmtree(out / "tensorboard", ignore_errors=True)
     write_record(out, record)
 
