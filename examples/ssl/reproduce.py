@@ -42,7 +42,7 @@ from make_bank import make_bank
 from measured import name_differences
 from probes import half_of_difference, mean_interval
 from quiet import hush
-from shared import flatten, refuse_another_run, write_whole
+from shared import flatten, read_record, refuse_another_run, write_whole
 from similarity import compare
 from train import FREE, FREE_WHEN_TRAINED, RECORDED, is_of_images, is_trained, train
 
@@ -140,6 +140,7 @@ def run(
     found = name | evaluate(backbone, (source, rows), (test, test_rows), options, folder=folder / "linear")
     found["training"] = json.loads((folder / "training.json").read_text())
     found["p"], found["bank"] = (settings.generative.p, bank) if settings.generative.source != "none" else (0.0, None)
+    found["bank_generator"] = read_record(folder).get("bank_generator")
     found["select"], found["weights"] = settings.generative.select, settings.generative.weights
     if encoder is not None:
         # CKA is biased upwards for few images: ten for each feature of the wider network, which may be the encoder.
