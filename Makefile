@@ -19,7 +19,7 @@ setup: $(VENV)/.installed  ## .venv with everything installed, in the versions o
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	@echo "Installing every dependency into $(VENV): about 7 GB on Linux, most of it torch with CUDA. This takes some minutes."
 ifneq ($(UV),)
-	test -x $(BIN)/python || $(UV) venv --python $(PYTHON) $(VENV)
+	test -x $(BIN)/python || $(UV) venv --seed --python $(PYTHON) $(VENV)
 	$(UV) pip $(INSTALL) --python $(BIN)/python
 else
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -21,7 +21,8 @@ class Pretrained:
         description: what it is.
         keeps: what of a source its images keep, by the papers on it.
         size: of its images, in pixels: a side.
-        steps: of denoising, as its authors recommend them; 0 for one pass.
+        steps: of denoising, in the full schedule: as its authors recommend them, or the 10 of Ayromlou et al. for those of
+            `StableDiffusionVariation`; 0 for one pass. Without an option, the default of the pipeline applies.
         commercial: whether the licence allows commercial use: ``"yes"``, ``"no"``, or what to read.
         gated: whether the Hub asks for consent before the download: ``"yes"``, ``"no"``, or that it was not checked.
         options: of `load_generator` that it needs.
