@@ -19,14 +19,17 @@ import ssl_example
 import tiny_diffusion
 import tiny_pipelines
 import torch
+import torchvision
 from command_line import parse_command
 from icgan_example import example
 from PIL import Image
 from released import random_state, write_released
 from safetensors.torch import save_file
+from torch import nn
 
 import gentransforms as gt
 from benchmarks.costs import MEASURED
+from gentransforms.audit import encoders
 from gentransforms.generators.icgan.architecture import BigGANConfig
 
 ROOT = Path(__file__).parents[1]
@@ -103,6 +106,10 @@ class TestPages:
             pytest.importorskip("lightning")
         if page.name == "icgan.md":
             _released_models(workplace)
+        if page.name in ("README.md", "audit.md"):
+            monkeypatch.setattr(encoders, "_torchvision", _small_encoder)
+        if page.name == "sources.md":
+            monkeypatch.setattr(torchvision.datasets, "CIFAR10", _small_cifar10)
         if page.name in ("stable-diffusion.md", "controlnet.md", "choosing.md", "faster.md"):
             _tiny_repositories(workplace)
         if page.name == "pipelines.md":
@@ -265,7 +272,7 @@ class TestSite:
 
 
 def _released_models(folder: Path) -> None:
-    """What the IC-GAN page takes as given: a released folder, the SwAV checkpoint, a converted class-conditional model."""
+    """What the IC-GAN page takes as given: two released folders, one with classes, and the checkpoints of their extractors."""
     from torchvision.models import resnet50
 
     small = {"resolution": 32, "G_ch": 4, "dim_z": 8, "shared_dim_feat": 4, "G_attn": "0"}
@@ -273,9 +280,23 @@ def _released_models(folder: Path) -> None:
     write_released(folder / "icgan_biggan_imagenet_res256", config, random_state(config))
     swav = {f"module.{name}": t for name, t in resnet50().state_dict().items() if not name.startswith("fc.")}
     torch.save(swav, folder / "swav_800ep_pretrain.pth.tar")
-    network = small | {"class_cond": True, "n_classes": 1000, "feature_dim": 8}
-    extractor = {"kind": "small-resnet", "widths": [8], "blocks": [1]}
-    gt.ICGAN(network=network, feature_extractor=extractor).save_pretrained(folder / "cc-icgan-imagenet-256")
+    classes = BigGANConfig(**small, class_cond=True, n_classes=1000)
+    write_released(folder / "cc_icgan_biggan_imagenet_res256", classes, random_state(classes))
+    torch.save(resnet50().state_dict(), folder / "resnet50-0676ba61.pth")
+
+
+def _small_encoder(name: str) -> tuple[nn.Module, encoders._Preprocessing]:
+    """What stands for a model of torchvision, whose weights would be downloaded: the colours of an image in 4 x 4 cells."""
+    assert name == "resnet50"
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten()), encoders._Preprocessing((32, 32), (0.5,) * 3, (0.25,) * 3)
+
+
+def _small_cifar10(root: str, *, train: bool, download: bool) -> torchvision.datasets.FakeData:
+    """What stands for CIFAR-10, which would be downloaded."""
+    assert download
+    images = torchvision.datasets.FakeData(12 if train else 10, (3, 32, 32), num_classes=10)
+    images.classes = list("abcdefghij")
+    return images
 
 
 def _tiny_repositories(folder: Path) -> None:
