@@ -35,8 +35,9 @@ os.fsync = lambda _handle: None
 # How long a DataLoader waits for a worker before it ends it: some never go by themselves, such as those in which an error was raised.
 torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 1.0
 
-# Typer reads the signatures of all commands at every call of one.
-typer.testing._get_command = functools.cache(typer.testing._get_command)
+# Typer reads the signatures of all commands at every call of one. The name is private, and may go.
+if hasattr(typer.testing, "_get_command"):
+    typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 # Processes that have torch and the bank's modules imported already: seconds less for each. Here, because the first of them, in
 # whatever test, starts the server that all of them come from.
