@@ -140,10 +140,10 @@ def draw(points: list[Point], measure: str, title: str) -> Figure:
         )  # fmt: skip
         if point.unseen is not None:
             ax.plot([point.unseen, x], [y, y], ":|", color=colour, linewidth=1, markersize=6)
-        name = point.arm if point.seeds > 1 else f"{point.arm} (one seed)"
-        ax.annotate(name, (x, y), xytext=(6, 5), textcoords="offset points", fontsize=9)
+        # Real and generated images of like agreement stand close together: the names of the former above, of the latter below.
+        ax.annotate(point.arm, (x, y), xytext=(6, 5 if point.arm in REAL else -13), textcoords="offset points", fontsize=9)
         labelled.add(label)
-    ax.margins(0.12)
+    ax.margins(0.15)
     ax.set(xlabel="label agreement of variants of test images (%)", ylabel=f"gain in {MEASURES[measure]} (points)", title=title)
     ax.grid(alpha=0.3)
     title = "second view" + ("\n(hollow: one seed, interval over images)" if any(point.seeds == 1 for point in points) else "")
