@@ -448,7 +448,9 @@ class TestReadme:
 
     def test_table_is_that_of_the_figure(self) -> None:
         """All five methods, both arms, and gains that are the differences of the accuracies beside them."""
-        found = [row for row in rows((FOLDER / "README.md").read_text(encoding="utf-8")) if row[1:2] in (["baseline"], ["icgan"])]
+        names = ssl("learning_curves").TITLES.values()
+        read = rows((FOLDER / "README.md").read_text(encoding="utf-8"))
+        found = [row for row in read if row[0] in names and row[1:2] in (["baseline"], ["icgan"])]
         assert len(found) == 10
         for baseline, icgan in zip(found[::2], found[1::2], strict=True):
             assert (baseline[0], baseline[1], icgan[1]) == (icgan[0], "baseline", "icgan")
@@ -456,6 +458,20 @@ class TestReadme:
             for accuracy, gain in ((3, 4), (5, 6)):
                 difference = float(icgan[accuracy].split()[0]) - float(baseline[accuracy].split()[0])
                 assert difference == pytest.approx(float(icgan[gain].split()[0]), abs=0.011)
+
+    def test_table_of_the_fair_experiment(self) -> None:
+        """Gains are the differences of the accuracies from the baseline's, and intervals those of independent runs."""
+        read = rows((FOLDER / "README.md").read_text(encoding="utf-8"))
+        head = read.index(["arm", "second view", "label agreement", "diversity", "linear", "gain", "k-NN", "gain"])
+        baseline, *arms = read[head + 2 : head + 7]
+        assert [row[0] for row in arms] == ["generated", "weak-1", "neighbours", "oracle"]
+        for row in arms:
+            for accuracy in (4, 6):
+                (own, half), (base, its), (gain, both) = (
+                    (float(number) for number in cell.split(" ± ")) for cell in (row[accuracy], baseline[accuracy], row[accuracy + 1])
+                )
+                assert gain == pytest.approx(own - base, abs=0.011)
+                assert both == pytest.approx((half**2 + its**2) ** 0.5, abs=0.011)
 
 
 class TestSpeed:
