@@ -208,8 +208,12 @@ class TestAuditGenerator:
         images = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         found = gt.audit_generator(NoisyForAudits(), images, variants=2, encoder="auto", progress=False)
         assert found.about["own_encoder"]
+        other = gt.audit_generator(NoisyForAudits(), images, variants=2, encoder=Pool(), progress=False)
         assert "flatters" in html(found)
-        assert "flatters" not in html(gt.audit_generator(NoisyForAudits(), images, variants=2, encoder=Pool(), progress=False))
+        assert "flatters" not in html(other)
+        first, second = (str(each).splitlines()[0] for each in (found, other))
+        assert first == f"compared by the encoder {found.about['encoder']}, the generator's own, which flatters it"
+        assert second == f"compared by the encoder {other.about['encoder']}"
 
 
 class TestCache:

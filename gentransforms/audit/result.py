@@ -109,8 +109,9 @@ class Audit:
         }
 
     def __str__(self) -> str:
+        own = ", the generator's own, which flatters it" if self.about.get("own_encoder") else ""
+        lines = [f"compared by the encoder {self.about['encoder']}{own}"] if "encoder" in self.about else []
         width = max(len(name) for name in self.measures)
-        lines = []
         for name, measure in self.measures.items():
             low_high = "" if measure.interval is None else f"  [{measure.interval[0]:.4g}, {measure.interval[1]:.4g}]"
             reference = "" if measure.reference is None else f"  reference {measure.reference:.4g}"
