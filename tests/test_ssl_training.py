@@ -494,10 +494,12 @@ class TestRefused:
         shutil.copytree(tmp_path / "run", finished)
         (finished / "result.json").write_text("{}")
         bank = ssl("generative").describe_variants(Bank.open(tmp_path / "bank"), chosen.generative)
+        others = ssl("comparable").finished_seeds(tmp_path / "simclr-icgan-seed1")
         with pytest.raises(SystemExit, match="simclr-icgan-seed0 is a seed of the same arm, and was trained with another bank"):
-            ssl("comparable").refuse_another_bank(tmp_path / "simclr-icgan-seed1", bank)
-        ssl("comparable").refuse_another_bank(tmp_path / "simclr-icgan-seed1", record)
-        ssl("comparable").refuse_another_bank(tmp_path / "simclr-weak-seed1", bank)
+            ssl("comparable").refuse_another_bank(others, bank)
+        ssl("comparable").refuse_another_bank(others, record)
+        assert others == [finished]
+        assert ssl("comparable").finished_seeds(tmp_path / "simclr-weak-seed1") == []
 
     def test_held_out_images_instead_of_test_images(self, photos: Path, tmp_path: Path) -> None:
         """Only when the run is trained: its curve would be of both."""

@@ -5,7 +5,7 @@ Settings are compared as ``settings.yaml`` in the folder of each run has them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def refuse_mixed_seeds(plan: list[tuple[str, str, int, Settings]], out: Path) ->
     """
     for method, arm, seed, settings in plan:
         planned = flatten(settings)
-        for folder in sorted(path.parent for path in out.glob(f"{method}-{arm}-seed*/result.json")):
+        for folder in finished_seeds(out / f"{method}-{arm}-seed{seed}"):
             record = read_record(folder)
             changed = [name for name in record if name not in {*LEFT_OUT, "trainer.precision"} and _differs(planned, record, name)]
             if changed and folder.name != f"{method}-{arm}-seed{seed}":
@@ -39,10 +39,15 @@ def refuse_mixed_seeds(plan: list[tuple[str, str, int, Settings]], out: Path) ->
                 )
 
 
-def refuse_another_bank(folder: Path, variants: Mapping[str, str]) -> None:
-    """Exit if a finished run beside that in `folder` is another seed of the same arm with another bank; `variants` says which."""
+def finished_seeds(folder: Path) -> list[Path]:
+    """Return the folders of finished runs of the same arm beside ``METHOD-ARM-seedN``."""
     arm = folder.name.rpartition("-")[0]
-    for other in sorted(path.parent for path in folder.parent.glob(f"{arm}-seed*/result.json")):
+    return sorted(path.parent for path in folder.parent.glob(f"{arm}-seed*/result.json"))
+
+
+def refuse_another_bank(others: Iterable[Path], variants: Mapping[str, str]) -> None:
+    """Exit if one of the finished runs was trained with another bank than that which `variants` describes."""
+    for other in others:
         known = read_record(other).get("bank_sha256")
         if known is not None and known != variants["bank_sha256"]:
             raise SystemExit(

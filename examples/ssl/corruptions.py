@@ -31,7 +31,7 @@ from learning_curves import TITLES
 from linear_probe import Features, ProbeOptions, fit_linear
 from loading import WholeImages, load_into_memory, training_rows, whole_loader
 from measured import describe_images, hash_checkpoint, name_differences
-from probes import half_of_difference, knn, mean_interval, wilson
+from probes import Accuracy, knn, mean_accuracy, mean_gain, percent, wilson
 from quiet import hush
 from shared import write_whole
 from torch import Tensor
@@ -104,10 +104,13 @@ def table(runs: list[dict[str, Any]], over: str = "baseline") -> str:
     for probe, title in PROBES.items():
         rows = [["method", "arm", "seeds", *columns, "gain"], ["---"] * 2 + ["---:"] * (len(columns) + 2)]
         for (method, arm), own in arms.items():
-            cells = [_cell([_accuracy(run, probe, column) for run in own], own[0]["measure"]["test_images"]) for column in columns]
-            baseline = {run["seed"]: _accuracy(run, probe, columns[-1]) for run in arms.get((method, over), [])}
-            pairs = [(_accuracy(run, probe, columns[-1]), baseline[run["seed"]]) for run in own if run["seed"] in baseline]
-            gain = "" if arm == over or not pairs else _gain(pairs, own[0]["measure"]["test_images"])
+            images = own[0]["measure"]["test_images"]
+            all_of = [[_with_wilson(_accuracy(run, probe, column), images) for run in own] for column in columns]
+            cells = [percent(*mean_accuracy(accuracies)) for accuracies in all_of]
+            last = arms.get((method, over), [])
+            baseline = {run["seed"]: _with_wilson(_accuracy(run, probe, columns[-1]), images) for run in last}
+            pairs = [(accuracy, baseline[run["seed"]]) for accuracy, run in zip(all_of[-1], own, strict=True) if run["seed"] in baseline]
+            gain = "" if arm == over or not pairs else percent(*mean_gain(pairs), sign="+")
             rows.append([TITLES[method], arm, str(len(own)), *cells, gain])
         parts.append(f"Accuracy of the {title} in percent:\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
     return "\n\n".join(parts) + (
@@ -124,23 +127,8 @@ def _accuracy(run: dict[str, Any], probe: str, column: str) -> float:
     return float(value if column == "clean" else statistics.fmean(value))
 
 
-def _cell(values: list[float], images: int) -> str:
-    mean, half = mean_interval(values)
-    if half is None:
-        low, high = _wilson(mean, images)
-        half = (high - low) / 2
-    return f"{100 * mean:.2f} ± {100 * half:.2f}"
-
-
-def _gain(pairs: list[tuple[float, float]], images: int) -> str:
-    mean, half = mean_interval([own - base for own, base in pairs])
-    if half is None:
-        half = half_of_difference(*(_wilson(accuracy, images) for accuracy in pairs[0]))
-    return f"{100 * mean:+.2f} ± {100 * half:.2f}"
-
-
-def _wilson(accuracy: float, images: int) -> tuple[float, float]:
-    return wilson(round(accuracy * images), images)
+def _with_wilson(accuracy: float, images: int) -> Accuracy:
+    return accuracy, wilson(round(accuracy * images), images)
 
 
 def _read(report: Path) -> dict[tuple[str, str, int], Any]:

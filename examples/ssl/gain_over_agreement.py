@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from learning_curves import TITLES
 from matplotlib.figure import Figure
-from probes import half_of_difference, mean_interval
+from probes import mean_accuracy, mean_gain
 
 # Arms whose second views are no generator's; all others are drawn as generated.
 REAL = {"neighbours": ("real images, the nearest", "s", "C1"), "oracle": ("real images of the class: a ceiling, by labels", "*", "C2")}
@@ -110,19 +109,14 @@ def make_points(runs: list[dict[str, Any]], evaluations: dict[str, dict[str, Any
         steps = {run["training"]["steps"] for run in (*own, *base)}
         if len(steps) > 1:
             raise SystemExit(f"{name} and {over} were trained for different numbers of steps {sorted(steps)}: expected the same")
-        accuracies = [100 * run[measure]["accuracy"] for run in own]
-        gains = [a - 100 * run[measure]["accuracy"] for a, run in zip(accuracies, base, strict=True)]
-        agreement = 100 * values["label_agreement"], 100 * values["label_agreement_interval"]
         if len(seeds) == 1:
             print(f"{name} has one seed in common with {over}: the intervals of accuracy and gain are over images alone")
-            intervals = [run[0][measure]["interval"] for run in (own, base)]
-            halves = 50 * (intervals[0][1] - intervals[0][0]), 100 * half_of_difference(*intervals)
-        else:
-            halves = _half(accuracies), _half(gains)
-        means = (math.fsum(numbers) / len(seeds) for numbers in (accuracies, gains))
-        accuracy, gain = zip(means, halves, strict=True)
-        unseen = agreement[0] * values["classifier_accuracy"] if name in REAL else None
-        points.append(Point(name, len(seeds), accuracy, gain, agreement, values.get("diversity"), unseen))
+        measures = [[(run[measure]["accuracy"], run[measure]["interval"]) for run in arm] for arm in (own, base)]
+        accuracy, gain = mean_accuracy(measures[0]), mean_gain(list(zip(*measures, strict=True)))
+        agreement = values["label_agreement"], values["label_agreement_interval"]
+        unseen = 100 * agreement[0] * values["classifier_accuracy"] if name in REAL else None
+        figures = ((100 * mean, 100 * half) for mean, half in (accuracy, gain, agreement))
+        points.append(Point(name, len(seeds), *figures, values.get("diversity"), unseen))
     return sorted(points, key=lambda point: point.agreement)
 
 
@@ -171,12 +165,6 @@ def table(points: list[Point], measure: str, over: str) -> str:
             "That of the gain takes the two runs as independent.\n"
         )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n\n" + note
-
-
-def _half(values: list[float]) -> float:
-    half = mean_interval(values)[1]
-    assert half is not None, "it is of two seeds or more"
-    return half
 
 
 def _with_interval(value: tuple[float, float], sign: str = "") -> str:

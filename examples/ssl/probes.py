@@ -75,14 +75,6 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def half_of_difference(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return half the interval of the difference of two accuracies, each given by its interval, low and high.
-
-    They are taken as independent. Those of two runs on the same images are not, and the interval is wider than it need be.
-    """
-    return math.hypot(*((high - low) / 2 for low, high in (first, second)))
-
-
 # Student's t at 97.5% for 1, 2, … degrees of freedom.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
@@ -93,3 +85,31 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
         return statistics.fmean(values), None
     t = _T[min(len(values) - 1, len(_T)) - 1]  # for more than ten degrees of freedom, a slightly wide interval
     return statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values))
+
+
+Accuracy = tuple[float, Sequence[float]]  # of one run: a share, and its interval over the images, low and high
+
+
+def mean_accuracy(runs: Sequence[Accuracy]) -> tuple[float, float]:
+    """Return the mean over seeds and half its 95% interval; of a single seed, that over the images."""
+    mean, half = mean_interval([share for share, _ in runs])
+    return mean, _half(runs[0]) if half is None else half
+
+
+def mean_gain(pairs: Sequence[tuple[Accuracy, Accuracy]]) -> tuple[float, float]:
+    """Return the mean gain of the first over the second of each pair, and half its 95% interval; of a single pair, over the images.
+
+    The latter takes the two runs as independent. On the same images they are not, and it is wider than it need be.
+    """
+    mean, half = mean_interval([own - base for (own, _), (base, _) in pairs])
+    return mean, math.hypot(*map(_half, pairs[0])) if half is None else half
+
+
+def percent(share: float, half: float, sign: str = "") -> str:
+    """Return a share and half its interval in percent, such as ``62.36 ± 0.95``; ``sign="+"`` gives gains their sign."""
+    return f"{100 * share:{sign}.2f} ± {100 * half:.2f}"
+
+
+def _half(run: Accuracy) -> float:
+    low, high = run[1]
+    return (high - low) / 2

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 import yaml
 from arguments import positive
-from comparable import name_mixed_settings, refuse_another_bank, refuse_mixed_seeds
+from comparable import finished_seeds, name_mixed_settings, refuse_another_bank, refuse_mixed_seeds
 from config import Settings, load_settings
 from data import Source, open_images, refuse_other_classes
 from evaluate import evaluate
@@ -40,7 +40,7 @@ from linear_probe import ProbeOptions
 from loading import training_rows
 from make_bank import make_bank
 from measured import name_differences
-from probes import half_of_difference, mean_interval
+from probes import Accuracy, mean_accuracy, mean_gain, mean_interval, percent
 from quiet import hush
 from shared import flatten, read_record, refuse_another_run, write_whole
 from similarity import compare
@@ -113,9 +113,9 @@ def run(
         raise SystemExit(f"{folder} was trained on other images than those of {settings.data.train!r}: give --trained-only its own")
     if settings.generative.source == "bank" and args.make_bank and not args.trained_only:
         make_bank(settings, args.make_bank, args.variants, progress=False)  # returns at once if the bank is complete
-    if settings.generative.source == "bank" and not args.trained_only:
+    if settings.generative.source == "bank" and not args.trained_only and (others := finished_seeds(folder)):
         chosen, _ = choose_variants(open_bank(settings, [source.keys[row] for row in rows.tolist()]), settings.generative)
-        refuse_another_bank(folder, describe_variants(chosen, settings.generative))
+        refuse_another_bank(others, describe_variants(chosen, settings.generative))
     if args.trained_only:  # only_trained has chosen those that are; their banks may be elsewhere, or gone
         print(f"{folder.name} is trained")
     elif t.devices * t.nodes == 1:
@@ -253,10 +253,10 @@ def table(runs: list[dict[str, Any]], over: str = "baseline") -> str:
     for (method, generator), own in arms.items():
         row = [TITLES.get(method, method), generator, str(len(own))]
         for probe in ("linear", "knn"):
-            baseline = {run["seed"]: run[probe] for run in arms.get((method, over), [])}
-            pairs = [(run[probe], baseline[run["seed"]]) for run in own if run["seed"] in baseline]
-            row.append(_with_interval(own, probe))
-            row.append("" if generator == over or not pairs else _gain(pairs))
+            baseline = {run["seed"]: _accuracy(run, probe) for run in arms.get((method, over), [])}
+            pairs = [(_accuracy(run, probe), baseline[run["seed"]]) for run in own if run["seed"] in baseline]
+            row.append(percent(*mean_accuracy([_accuracy(run, probe) for run in own])))
+            row.append("" if generator == over or not pairs else percent(*mean_gain(pairs), sign="+"))
         row.append("/".join(sorted({f"{run['training']['steps']}" for run in own})))
         if encoder:
             own_encoder = [next(v for name, v in run["encoder"].items() if name != "untrained") for run in own if "encoder" in run]
@@ -272,19 +272,8 @@ def table(runs: list[dict[str, Any]], over: str = "baseline") -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n\n" + note
 
 
-def _with_interval(runs: list[dict[str, Any]], probe: str) -> str:
-    mean, half = mean_interval([run[probe]["accuracy"] for run in runs])
-    if half is None:
-        low, high = runs[0][probe]["interval"]
-        half = (high - low) / 2
-    return f"{100 * mean:.2f} ± {100 * half:.2f}"
-
-
-def _gain(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
-    mean, half = mean_interval([own["accuracy"] - base["accuracy"] for own, base in pairs])
-    if half is None:
-        half = half_of_difference(*(run["interval"] for run in pairs[0]))
-    return f"{100 * mean:+.2f} ± {100 * half:.2f}"
+def _accuracy(run: dict[str, Any], probe: str) -> Accuracy:
+    return run[probe]["accuracy"], run[probe]["interval"]
 
 
 def _figure(values: list[float]) -> str:
