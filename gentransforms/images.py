@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import PIL.Image
@@ -117,8 +118,9 @@ def check_range(rows: Tensor) -> None:
     low, high = torch.stack(rows.detach().aminmax()).tolist()
     if low >= -_TOLERANCE and high <= 1 + _TOLERANCE:
         return
-    if low != low:
-        raise ImageError("floating image with NaN values: expected finite values in [0, 1]; fix or drop it before this transform")
+    if not math.isfinite(low) or not math.isfinite(high):
+        what = "NaN" if low != low else "infinite"
+        raise ImageError(f"floating image with {what} values: expected finite values in [0, 1]; fix or drop it before this transform")
     if low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
         advice = "bicubic and Lanczos interpolation overshoot: use image.clamp(0, 1) after them; v2.Normalize belongs after this transform"
     elif low < 0 and high > 10 and low > -128 and high < 383:
@@ -257,9 +259,9 @@ def frame(rows: Tensor, size: Sequence[int], generator_size: Sequence[int], pres
         >>> frame(torch.zeros(2, 3, 8, 6), (4, 4), (16, 16), False).shape
         torch.Size([2, 3, 4, 4])
     """
-    if tuple(rows.shape[-2:]) == tuple(size):
-        return rows
     seen = rows if preserves_geometry else centre(rows, generator_size)
+    if tuple(seen.shape[-2:]) == tuple(size):
+        return rows if seen.shape == rows.shape else seen
     return from_float(resize(to_float(seen), size), like=rows)
 
 

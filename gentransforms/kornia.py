@@ -9,7 +9,7 @@ import torch
 from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
 
-from gentransforms.errors import ImageError
+from gentransforms.errors import ConfigError, ImageError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.held import HoldsGenerator
 from gentransforms.images import RangeCheck, fit, from_float, resize, restore, to_float, to_rows
@@ -36,7 +36,7 @@ class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
     Shape: (B, C, H, W) or (C, H, W), C 1 or 3, floating in [0, 1]; returns (B, C, H, W).
 
     Raises:
-        ConfigError: if an argument is not as described.
+        ConfigError: if an argument is not as described, or the generator needs more than images, such as labels.
         ImageError: if values lie outside [0, 1], if there are neither 1 nor 3 channels, or if an `AugmentationSequential`
             passes masks, boxes or key points and the generator does not keep geometry. (kornia before 0.9 does not pass
             boxes and key points to augmentations of this kind, so there they cannot be refused.)
@@ -62,6 +62,11 @@ class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
     ) -> None:
         super().__init__(p=check_p(p), same_on_batch=same_on_batch, keepdim=keepdim)
         self._hold(generator, max_batch_size)
+        if needed := generator.required_inputs:
+            raise ConfigError(
+                f"generator: {type(generator).__name__} needs {', '.join(needed)} for each image, which kornia does not pass: use "
+                "GenerativeAugment(generator, inputs_getter=…)"
+            )
         self._check_range = RangeCheck()
 
     # As in the torchvision transforms, the generator stays out of the graph of a compiled model.

@@ -153,10 +153,11 @@ _DTYPE, _ARITHMETIC = _DefaultDtype(), _Float32Arithmetic()
 
 @contextlib.contextmanager
 def isolate_loading() -> Iterator[None]:
-    """Run a block that loads a model as `isolate` does, and outside any empty-weights context.
+    """Run a block that loads a model as `isolate` does, outside any empty-weights context, and leave torch's random numbers alone.
 
     Such a context (accelerate's ``init_empty_weights``, transformers' own) puts every registered parameter on the meta
-    device; a generator loaded inside it gets real weights all the same.
+    device; a generator loaded inside it gets real weights all the same. Layers draw initial weights, which the loaded ones then
+    replace: without a restored state, the user's own network would start from other weights than without a generator.
 
     Example:
         >>> import torch
@@ -165,7 +166,7 @@ def isolate_loading() -> Iterator[None]:
         False
     """
     patched = {name: getattr(nn.Module, name) for name in ("register_parameter", "register_buffer")}
-    with isolate():
+    with isolate(), torch.random.fork_rng(devices=[]):
         try:
             for name, function in patched.items():
                 setattr(nn.Module, name, _unwrap(function, name))

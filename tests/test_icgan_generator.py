@@ -81,6 +81,13 @@ class TestICGAN:
         assert made.dtype == torch.float32
         torch.testing.assert_close(made, exact(photos(), seeds), atol=1e-5 if dtype == torch.float64 else 0.1, rtol=0)
 
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+    def test_photos_of_another_size_are_resized_as_by_the_transform(self, dtype: torch.dtype) -> None:
+        generator, seeds = tiny().to(dtype), [3, 1, 4, 1]
+        large = torch.rand(4, 3, 24, 36, generator=torch.Generator().manual_seed(5))
+        augment = gt.GenerativeAugment(generator, 1.0, seeds_getter=lambda sample: seeds, output_size="generator")
+        torch.testing.assert_close(generator(large, torch.tensor(seeds)), augment(large), atol=1e-6, rtol=0)
+
     def test_wide_images_and_double(self) -> None:
         assert tiny().encode(photos().double())["features"].dtype == torch.float32
 

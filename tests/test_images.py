@@ -218,7 +218,14 @@ class TestCheckRange:
     def test_a_normalised_image_is_told_from_overshoot(self) -> None:
         for mean, std in ((0.5, 0.5), (0.45, 0.225)):
             assert "v2.Normalize belongs after this transform" in refusal((pixels(3, 8, 8) - mean) / std)
-        assert "NaN" in refusal(torch.full((3, 4, 4), float("nan")))
+
+    @pytest.mark.parametrize(("value", "named"), [("nan", "NaN"), ("inf", "infinite"), ("-inf", "infinite")])
+    def test_what_is_not_finite_is_not_scaled(self, value: str, named: str) -> None:
+        image = pixels(3, 8, 8)
+        image[1, 2, 3] = float(value)
+        assert refusal(image).endswith(f"with {named} values: expected finite values in [0, 1]; fix or drop it before this transform")
+
+    def test_sixteen_bits(self) -> None:
         assert "65535" in refusal(pixels(3, 8, 8) * 65535)
 
     def test_integers_and_nothing_pass(self) -> None:

@@ -61,6 +61,16 @@ class TestArguments:
         with pytest.raises(ConfigError, match="generator="):
             RandomGenerative(generator)
 
+    def test_a_generator_that_needs_more_than_images_is_refused_at_once(self) -> None:
+        class Labelled(FakeGenerator):
+            inputs = ("labels",)
+
+            def encode(self, images: torch.Tensor, labels: torch.Tensor) -> Any:
+                return super().encode(images)
+
+        with pytest.raises(ConfigError, match=r"Labelled needs labels .*use GenerativeAugment\(generator, inputs_getter="):
+            RandomGenerative(Labelled())
+
 
 class TestAlone:
     @pytest.mark.parametrize("dtype", FLOATS)

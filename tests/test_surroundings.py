@@ -273,6 +273,20 @@ class TestLoading:
             loaded = gt.load_generator(repository, num_inference_steps=1)
         self.same(loaded, from_repository)
 
+    @pytest.mark.parametrize("kind", ["bundled", "transform", "users", "diffusion"])
+    def test_random_numbers_go_on_as_without_it(self, kind: str, repository: Path, tmp_path: Path) -> None:
+        """A network that is built after loading starts from the weights that it has in a run without a generator."""
+        tiny_icgan().save_pretrained(tmp_path)
+        load: dict[str, Callable[[], Any]] = {
+            "bundled": lambda: gt.load_generator("icgan-cifar10-32"),
+            "transform": lambda: gt.GenerativeAugment.from_pretrained("icgan-cifar10-32"),
+            "users": lambda: gt.ICGAN.from_pretrained(tmp_path),
+            "diffusion": lambda: gt.load_generator(repository, num_inference_steps=1),
+        }
+        before = torch.get_rng_state()
+        load[kind]()
+        assert torch.get_rng_state().equal(before)
+
     def test_built_under_inference_mode(self) -> None:
         with torch.inference_mode():
             augment = gt.GenerativeAugment(tiny_icgan(), 1.0, seeds_getter=lambda sample: list(range(6)))

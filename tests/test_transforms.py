@@ -390,6 +390,21 @@ class TestInputsGetter:
         assert set(self.run(values, inputs=("prompts",)).given[0]) == {"prompts"}
         assert self.run(values, inputs=()).given[0] == {}
 
+    @pytest.mark.parametrize(
+        ("values", "hint"),
+        [({"prompt": list("abcdefgh")}, "; 'prompt' may mean 'prompts'"), ({"caption": list("abcdefgh")}, "")],
+        ids=lambda value: next(iter(value), None),
+    )
+    def test_values_that_the_generator_does_not_take_are_named(self, values: Any, hint: str) -> None:
+        (name,) = values
+        with pytest.warns(UserWarning, match=f"returned '{name}', of which Flat takes 'prompts': the others are ignored{hint}$"):
+            assert self.run(values, inputs=("prompts",)).given[0] == {}
+
+    def test_a_misspelt_name_beside_a_right_one(self) -> None:
+        values = {"labels": list(range(8)), "prompt": list("abcdefgh")}
+        with pytest.warns(UserWarning, match="'prompt' may mean 'prompts'"):
+            assert set(self.run(values, inputs=("labels", "prompts")).given[0]) == {"labels"}
+
     def test_what_is_absent_is_not_passed(self) -> None:
         assert set(self.run({"labels": list(range(8))}).given[0]) == {"labels"}
         assert self.run({}).given[0] == {}

@@ -338,6 +338,38 @@ class TestMovingAndCopying:
                 parameter.zero_()
         assert holder.augment(BATCH).equal(expected)
 
+    @pytest.mark.parametrize("first", ["generative", "backbone"])
+    def test_a_network_that_the_generator_uses_is_copied_in_the_rest_of_the_model(self, first: str) -> None:
+        """An averaged copy must not follow the model that it averages."""
+
+        class Encoded(FakeGenerator):
+            def __init__(self, network: nn.Module) -> None:
+                super().__init__()
+                self.network = network
+
+        class Model(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                backbone = nn.Conv2d(3, 4, 3)
+                augment = gt.GenerativeAugment(Encoded(backbone), 1.0, seeds_getter=fixed_seeds)
+                parts = {"generative": augment, "backbone": backbone}
+                for name in sorted(parts, key=lambda name: name != first):
+                    setattr(self, name, parts[name])
+                self.backbone.requires_grad_(True)
+
+        model = Model()
+        copied = copy.deepcopy(model)
+        expected = copied.backbone.weight.detach().clone()
+        with torch.no_grad():
+            model.backbone.weight.add_(1.0)
+        assert copied.backbone.weight.equal(expected)
+        assert copied.generative(BATCH).equal(model.generative(BATCH))
+
+    def test_transforms_with_one_generator_have_one_in_a_copy(self) -> None:
+        generator = FakeGenerator()
+        both = copy.deepcopy(nn.ModuleList([gt.GenerativeAugment(generator, 1.0), gt.GenerativeAugment(generator, 0.5)]))
+        assert both[0].generator is both[1].generator is not generator
+
     def test_tied_weights_stay_tied_in_a_copy(self) -> None:
         generator = FakeGenerator()
         generator.other = generator.strength

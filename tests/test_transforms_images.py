@@ -385,11 +385,70 @@ class TestUnmarkedMasks:
         with pytest.warns(UserWarning, match="mark masks"):
             gt.GenerativeAugment(Masked(), p=1.0)(sample)
 
-    def test_named_images_leave_no_doubt(self) -> None:
+    def test_named_images_leave_no_doubt_which_is_the_image(self) -> None:
         sample = self.batch(torch.zeros(4, 1, 16, 16, dtype=torch.uint8), first=True)
         sample["image"] = tv_tensors.Image(sample["image"])
-        result = gt.GenerativeAugment(FakeGenerator(), p=1.0)(sample)
+        result = gt.GenerativeAugment(FakeGenerator(preserves_geometry=True), p=1.0)(sample)
         assert result["mask"] is sample["mask"]
+
+    @pytest.mark.parametrize(
+        ("image", "named"),
+        [
+            (PIL.Image.new("RGB", (16, 12)), "the PIL image of 16 x 12 pixels"),
+            (PIL.Image.new("L", (16, 12)), "the PIL image of 16 x 12 pixels"),
+            (tv_tensors.Image(pixels(3, 12, 16)), r"the Image \(3, 12, 16\)"),
+            (pixels(3, 12, 16), r"the plain tensor \(3, 12, 16\)"),
+            (pixels(1, 12, 16), r"the plain tensor \(1, 12, 16\)"),
+        ],
+        ids=["RGB", "L", "named", "plain", "grey"],
+    )
+    @pytest.mark.parametrize(
+        "mask",
+        [
+            torch.zeros(12, 16, dtype=torch.int64),
+            torch.zeros(1, 12, 16, dtype=torch.uint8),
+            np.zeros((12, 16)),
+            np.zeros((12, 16, 1), np.uint8),
+        ],
+        ids=["tensor", "channel", "array", "array-channel"],
+    )
+    def test_whatever_the_image_is(self, image: Any, named: str, mask: Any) -> None:
+        with pytest.warns(UserWarning, match=rf"{named} was taken for the image, and an? \w+ of this height and width, .*left as it was"):
+            assert gt.GenerativeAugment(FakeGenerator(), p=1.0)((image, mask))[1] is mask
+        gt.GenerativeAugment(FakeGenerator(preserves_geometry=True), p=1.0)((image, mask))  # still right
+
+    def test_batches_of_named_images(self) -> None:
+        sample = (tv_tensors.Image(pixels(4, 3, 16, 16)), torch.zeros(4, 16, 16, dtype=torch.int64))
+        with pytest.warns(UserWarning, match="mark masks"):
+            gt.GenerativeAugment(FakeGenerator(), p=1.0)(sample)
+
+    @pytest.mark.parametrize("keeps", [True, False])
+    def test_a_list_with_a_mask_among_its_images(self, keeps: bool) -> None:
+        """What a loader makes of pairs of a grey image and a float mask."""
+        augment = gt.GenerativeAugment(FakeGenerator(preserves_geometry=keeps), p=1.0)
+        with pytest.warns(UserWarning, match=r"all plain tensors of a list.*\(4, 1, 16, 16\), has two values only; mark masks"):
+            augment([pixels(4, 1, 16, 16), pixels(4, 1, 16, 16).round()])
+        augment([pixels(4, 1, 16, 16), pixels(4, 1, 16, 16).round()])  # without a word
+
+    def test_a_mask_of_the_form_of_its_image(self) -> None:
+        sample = {"image": pixels(4, 1, 16, 16), "mask": pixels(4, 1, 16, 16).round()}
+        with pytest.warns(UserWarning, match="another, which has two values only, was left as it was; mark masks"):
+            gt.GenerativeAugment(FakeGenerator(), p=1.0)(dict(sample))
+        gt.GenerativeAugment(FakeGenerator(preserves_geometry=True), p=1.0)(dict(sample))
+
+    @pytest.mark.parametrize("values", [lambda image: image, torch.round], ids=["photos", "drawings"])
+    def test_views_are_alike(self, values: Any) -> None:
+        views = [values(pixels(4, 1, 16, 16)), values(pixels(4, 1, 16, 16).flip(0))]
+        gt.GenerativeAugment(FakeGenerator(), p=1.0)(list(views))
+        gt.GenerativeAugment(FakeGenerator(), p=1.0)(tuple(views))
+
+    def test_values_are_read_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They cost a pass over the images, and a device sync."""
+        augment = gt.GenerativeAugment(FakeGenerator(), p=1.0)
+        views = [pixels(4, 1, 16, 16), 1 - pixels(4, 1, 16, 16)]
+        augment(list(views))
+        monkeypatch.setattr("gentransforms.transforms.replace.name_two_valued", None)
+        augment(list(views))
 
     def test_a_grey_picture_beside_a_coloured_one(self) -> None:
         photo = PIL.Image.new("RGB", (16, 16), "red")
@@ -467,6 +526,18 @@ class TestSize:
         assert gt.GenerativeAugment(Flat(), p=0.0, output_size=(5, 20))(image).max() == 0
         whole = gt.GenerativeAugment(Flat(preserves_geometry=True), p=0.0, output_size=(5, 20))(image)
         assert whole[..., 0].min() == 1
+
+    def test_images_of_that_size_already_show_the_same_part_too(self) -> None:
+        small = torch.zeros(3, 8, 16)
+        small[..., :4] = small[..., 12:] = 1
+        large = small.repeat_interleave(2, -1).repeat_interleave(2, -2)
+        augment = gt.GenerativeAugment(Flat(), p=0.0, output_size=(8, 16))
+        for image in (small, large):
+            result = augment(image)
+            assert result.shape == (3, 8, 16)
+            assert result.max() == 0
+        whole = gt.GenerativeAugment(Flat(preserves_geometry=True), p=0.0, output_size=(8, 16))(small)
+        assert whole.equal(small)
 
     def test_an_unchosen_image_of_that_size_is_bit_identical(self) -> None:
         for dtype in DTYPES:

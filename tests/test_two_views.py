@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_generators import Flat, grey_of
 from torch import Tensor, nn
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import gentransforms as gt
@@ -46,6 +47,24 @@ class TestTwoViews:
         assert (first, second) == ("first", "second")
         assert real is BATCH
         assert generated[0, 0, 0, 0].item() == pytest.approx(grey_of(1))
+
+    @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+    @pytest.mark.parametrize(
+        "wrap", [lambda image: image, lambda image: {"image": tv_tensors.Image(image), "label": 3}], ids=["tensor", "dict"]
+    )
+    @pytest.mark.parametrize("which", [(True, True), (True, False), (False, True)], ids=["both", "first", "second"])
+    def test_a_transform_in_place_changes_its_own_view_only(self, p: float, wrap: Any, which: tuple[bool, bool]) -> None:
+        """A kept single image comes back as it is, so both views would be one object."""
+
+        def image(sample: Any) -> Tensor:
+            return sample["image"] if isinstance(sample, dict) else sample
+
+        single, expected = BATCH[0].clone(), (BATCH[0] - 0.5) / 0.5
+        norm = v2.Normalize([0.5] * 3, [0.5] * 3, inplace=True)
+        real, generated = gt.TwoViews(gt.GenerativeAugment(Flat(), p), *(norm if on else None for on in which))(wrap(single))
+        torch.testing.assert_close(image(real).as_subclass(Tensor), expected if which[0] else BATCH[0])
+        if p == 0:
+            torch.testing.assert_close(image(generated).as_subclass(Tensor), expected if which[1] else BATCH[0])
 
     def test_the_views_are_cropped_independently(self) -> None:
         crop = v2.RandomCrop(4)

@@ -116,15 +116,24 @@ class HeldGenerator:
             self.generator.share_memory()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HeldGenerator:
-        for tensor in itertools.chain(self.generator.parameters(), self.generator.buffers()):
-            if id(tensor) not in memo and type(tensor) in (Tensor, nn.Parameter):
-                memo[id(tensor)] = _share(tensor)
-                memo.setdefault(id(memo), []).append(tensor)  # as `copy` does: a generator may replace its own, and ids come again
         other = HeldGenerator.__new__(HeldGenerator)
         other.__dict__.update(self.__dict__)
         with isolate():  # under inference mode too, ordinary tensors
-            other.generator, other.nonfinite = copy.deepcopy(self.generator, memo), self.nonfinite.clone()
+            other.generator, other.nonfinite = self._copy_generator(memo), self.nonfinite.clone()
         return other
+
+    def _copy_generator(self, memo: dict[Any, Any]) -> ImageGenerator:
+        """Return a copy whose weights share memory with this one's; modules that hold the same generator get the same copy."""
+        key = ("gentransforms.held", id(self.generator))
+        if key not in memo:
+            tensors = itertools.chain(self.generator.parameters(), self.generator.buffers())
+            shares = {id(t): _share(t) for t in tensors if id(t) not in memo and type(t) in (Tensor, nn.Parameter)}
+            # In a memo of its own: what else the copied model has of these tensors, such as a backbone that the generator uses, it
+            # trains, so they must not share memory with those of the model that is copied.
+            memo[key] = copy.deepcopy(self.generator, {**memo, **shares})
+            memo.setdefault(id(memo), []).append(self.generator)  # as `copy` does: it must live on, because ids come again
+        copied: ImageGenerator = memo[key]
+        return copied
 
     def __getstate__(self) -> dict[str, Any]:
         return {"generator": self.generator}  # without the process and its counts, so that equal transforms have equal pickles

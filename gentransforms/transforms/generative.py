@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -142,12 +144,27 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
             values = self.inputs_getter(sample)
             with isolate():
                 params["inputs"] = per_image_inputs(values, images, self.generator.inputs)
+            self._warn_of_unused(values)
         return params
 
     def _warn_of_doubt(self, flat: list[Any], places: list[int]) -> None:
         # Maps of a sample that the generator is given are no surprise.
         if self.inputs_getter is None or not _MAPS.intersection(self.generator.inputs):
             super()._warn_of_doubt(flat, places)
+
+    def _warn_of_unused(self, values: Mapping[str, Any]) -> None:
+        """Warn of a getter that gives a generator nothing of what it takes, or a misspelt name; others may be another generator's."""
+        wanted = self.generator.inputs
+        missing = [name for name in wanted if name not in values]
+        close = {name: found[0] for name in values if name not in wanted and (found := get_close_matches(str(name), missing, 1, 0.8))}
+        if not missing or not values or not (close or len(missing) == len(wanted)):
+            return
+        hint = "".join(f"; {given!r} may mean {meant!r}" for given, meant in close.items())
+        warnings.warn(
+            f"inputs_getter returned {', '.join(map(repr, list(values)[:6]))}, of which {type(self.generator).__name__} takes "
+            f"{', '.join(map(repr, wanted))}: the others are ignored{hint}",
+            stacklevel=4,
+        )
 
     def _make_images(self, rows: list[Tensor], params: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
         _, image_size, preserves_geometry = self.origin

@@ -17,7 +17,8 @@ from torchvision.transforms import v2
 from gentransforms.images import Image, RangeCheck, frame, from_float, resize, restore, to_device, to_float, to_rows
 from gentransforms.surroundings import isolate
 from gentransforms.transforms.arguments import check_output_size, check_p
-from gentransforms.transforms.samples import check_companions, describe_leaves, find_images, name_doubt
+from gentransforms.transforms.doubt import name_doubt, name_two_valued
+from gentransforms.transforms.samples import check_companions, describe_leaves, find_images
 
 __all__ = ["Origin", "ReplaceImages", "draw_selection"]
 
@@ -42,6 +43,7 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
     _sizes: tuple[str, ...] = ("input", "generator")
     _warned_without_image: bool
     _warned_of_doubt: bool
+    _read_values: bool
 
     def __init__(self, p: float, output_size: str | tuple[int, int]) -> None:
         super().__init__()
@@ -159,7 +161,11 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
     def _warn_of_doubt(self, flat: list[Any], places: list[int]) -> None:
         if len(flat) < 2 or self._warned_of_doubt:
             return
-        doubt = name_doubt(flat, places, self.output_size != "input" or not self.origin.preserves_geometry)
+        changes_layout = self.output_size != "input" or not self.origin.preserves_geometry
+        doubt = name_doubt(flat, places, changes_layout)
+        if doubt is None and not self._read_values:  # of the first sample only
+            self._read_values = True
+            doubt = name_two_valued(flat, places, changes_layout)
         if doubt is not None:
             self._warned_of_doubt = True
             warnings.warn(
@@ -170,11 +176,11 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
 
     def _forget(self) -> None:
         """Reset what was recorded in this process; pickles do not carry it."""
-        self._warned_without_image = self._warned_of_doubt = False
+        self._warned_without_image = self._warned_of_doubt = self._read_values = False
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        del state["_warned_without_image"], state["_warned_of_doubt"]
+        del state["_warned_without_image"], state["_warned_of_doubt"], state["_read_values"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

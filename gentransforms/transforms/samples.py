@@ -16,7 +16,7 @@ from gentransforms.errors import ImageError
 from gentransforms.images import Image
 from gentransforms.wording import name_type
 
-__all__ = ["check_companions", "describe_leaves", "find_images", "name_doubt"]
+__all__ = ["check_companions", "describe_leaves", "find_images"]
 
 
 def find_images(sample: Any, flat: Sequence[Any], needed: Sequence[bool]) -> tuple[list[int], list[Image]]:
@@ -73,45 +73,6 @@ def check_companions(flat: Sequence[Any], generator: str, preserves_geometry: bo
                 f"the sample holds {kind}, which output_size={output_size!r} would make wrong: "
                 'use output_size="input" and a v2.Resize after it'
             )
-
-
-def name_doubt(flat: Sequence[Any], places: Sequence[int], changes_layout: bool) -> str | None:
-    """Return why something in a sample may be a mask that is not marked as one, to be said in a warning; None if nothing may.
-
-    Args:
-        flat: the leaves of the sample.
-        places: which of them are taken for images.
-        changes_layout: whether a mask of a new image would be wrong.
-
-    Example:
-        >>> import torch
-        >>> batch = [torch.zeros(4, 3, 8, 8), torch.zeros(4, 1, 8, 8)]
-        >>> name_doubt(batch, [0], True)
-        'the plain tensor (4, 3, 8, 8) was taken for the image, and another of this height and width, (4, 1, 8, 8), was left as it was'
-        >>> name_doubt(batch, [0], False)
-    """
-    images = [flat[i] for i in places]
-    modes = {(image.mode, image.size) for image in images if isinstance(image, PIL.Image.Image)}
-    if any(("RGB", size) in modes for mode, size in modes if mode == "L"):
-        return "PIL images of the modes RGB and L and of one size were all taken for images"
-    if len(images) != 1 or not v2._utils.is_pure_tensor(images[0]):
-        return None
-    shape = tuple(images[0].shape)
-    for i, other in enumerate(flat):
-        if i in places or not v2._utils.is_pure_tensor(other) or other.ndim < 2 or other.shape[-2:] != shape[-2:]:
-            continue
-        between = tuple(other.shape[:-2])
-        if between not in (shape[:-3], (*shape[:-3], 1), (*shape[:-3], 3)):
-            continue
-        if other.shape == images[0].shape and other.dtype == images[0].dtype:  # another view rather than a mask
-            continue
-        coloured = between == (*shape[:-3], 3) and shape[-3] != 3
-        if changes_layout or coloured:
-            return (
-                f"the plain tensor {shape} was taken for the image, and another of this height and width, {tuple(other.shape)}, was left "
-                "as it was"
-            )
-    return None
 
 
 def describe_leaves(flat: Sequence[Any]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gentransforms.errors import ConfigError
 
@@ -52,7 +53,18 @@ class TwoViews(nn.Module):
         """Return the two views."""
         sample = inputs if len(inputs) > 1 else inputs[0]
         generated = self.generative(sample)
+        if self.classic1 is not None or self.classic2 is not None:
+            generated = _copy_shared(generated, sample)
         return _maybe(self.classic1, sample), _maybe(self.classic2, generated)
+
+
+def _copy_shared(generated: Any, sample: Any) -> Any:
+    """Return `generated` with copies of the tensors that are those of `sample`: an in-place transform of one view, such as
+    ``v2.Normalize(…, inplace=True)``, must not change the other.
+    """
+    own = set(map(id, tree_flatten(sample)[0]))
+    flat, spec = tree_flatten(generated)
+    return tree_unflatten([leaf.clone() if isinstance(leaf, Tensor) and id(leaf) in own else leaf for leaf in flat], spec)
 
 
 def _maybe(transform: Callable[..., Any] | None, sample: Any) -> Any:

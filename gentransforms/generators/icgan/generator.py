@@ -130,7 +130,9 @@ class ICGAN(ImageGenerator):
         condition = {}
         if self.architecture.class_cond:
             condition["labels"] = self._check_labels(labels, len(images))
-        images = fit(images.to(self.dtype), self.image_size, self.preserves_geometry)
+        # Resized in float32 at least, as the transform does it, whatever the dtype of the weights.
+        wide = torch.promote_types(torch.promote_types(images.dtype, self.dtype), torch.float32)
+        images = fit(images.to(wide), self.image_size, self.preserves_geometry).to(self.dtype)
         return {"features": self.feature_extractor(images), **condition}
 
     def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:

@@ -1,0 +1,107 @@
+"""Say what in a sample may be a mask that is not marked as one, so that it stays as it was, or is taken for an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from gentransforms.wording import name_type
+
+__all__ = ["name_doubt", "name_two_valued"]
+
+
+def name_doubt(flat: Sequence[Any], places: Sequence[int], changes_layout: bool) -> str | None:
+    """Return why something in a sample may be a mask that is not marked as one, to be said in a warning; None if nothing may.
+
+    Args:
+        flat: the leaves of the sample.
+        places: which of them are taken for images.
+        changes_layout: whether a mask of a new image would be wrong.
+
+    Example:
+        >>> import torch
+        >>> batch = [torch.zeros(4, 3, 8, 8), torch.zeros(4, 1, 8, 8)]
+        >>> name_doubt(batch, [0], True)
+        'the plain tensor (4, 3, 8, 8) was taken for the image, and a tensor of this height and width, (4, 1, 8, 8), was left as it was'
+        >>> name_doubt(batch, [0], False)
+    """
+    images = [flat[i] for i in places]
+    modes = {(image.mode, image.size) for image in images if isinstance(image, PIL.Image.Image)}
+    if any(("RGB", size) in modes for mode, size in modes if mode == "L"):
+        return "PIL images of the modes RGB and L and of one size were all taken for images"
+    taken = {i: _shape(image) for i, image in zip(places, images, strict=True)}
+    others = {i: _shape(leaf) for i, leaf in enumerate(flat) if i not in taken and _may_be_mask(leaf)}
+    for i, other in others.items():
+        for k, shape in taken.items():
+            if other[-2:] != shape[-2:] or other[:-2] not in (shape[:-3], (*shape[:-3], 1), (*shape[:-3], 3)):
+                continue
+            same_dtype = shape[-3] == 3 if isinstance(flat[k], PIL.Image.Image) else flat[i].dtype == flat[k].dtype
+            another_view = other == shape and same_dtype
+            # Beside a named image there is no doubt which of the two is one.
+            coloured = v2._utils.is_pure_tensor(flat[k]) and other[:-2] == (*shape[:-3], 3) and shape[-3] != 3
+            if (changes_layout and not another_view) or coloured:
+                kind = "an array" if isinstance(flat[i], np.ndarray) else "a tensor"
+                return f"{_name_image(flat[k])} was taken for the image, and {kind} of this height and width, {other}, was left as it was"
+    return None
+
+
+def name_two_valued(flat: Sequence[Any], places: Sequence[int], changes_layout: bool) -> str | None:
+    """Return why one of several plain tensors of one form may be a mask: it has two values only; None if none may.
+
+    This reads the values, which takes a pass over them and a device sync.
+
+    Example:
+        >>> import torch
+        >>> batch = [torch.rand(4, 1, 8, 8), torch.rand(4, 1, 8, 8).round()]
+        >>> name_two_valued(batch, [0, 1], True)
+        'all plain tensors of a list were taken for images, and one of them, (4, 1, 8, 8), has two values only'
+        >>> name_two_valued(batch, [0], True)
+        'the plain tensor (4, 1, 8, 8) was taken for the image, and another, which has two values only, was left as it was'
+    """
+    tensors = {
+        i: leaf for i, leaf in enumerate(flat) if v2._utils.is_pure_tensor(leaf) and leaf.ndim > 2 and leaf.numel() and not leaf.is_meta
+    }
+    taken = [i for i in places if i in tensors]
+    if not taken or len(taken) < len(places):
+        return None
+    first = tensors[taken[0]]
+    if len(taken) > 1:
+        two = [i for i in taken if _has_two_values(tensors[i])]
+        if two and len(two) < len(taken):
+            return (
+                f"all plain tensors of a list were taken for images, and one of them, {tuple(tensors[two[0]].shape)}, has two values only"
+            )
+        return None
+    alike = [i for i, t in tensors.items() if i not in taken and (t.shape, t.dtype) == (first.shape, first.dtype)]
+    if changes_layout and any(_has_two_values(tensors[i]) for i in alike) and not _has_two_values(first):
+        return f"the plain tensor {tuple(first.shape)} was taken for the image, and another, which has two values only, was left as it was"
+    return None
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    """The shape of an image or array, (…, C, H, W) or (…, H, W)."""
+    if isinstance(leaf, PIL.Image.Image):
+        return (len(leaf.getbands()), leaf.height, leaf.width)
+    shape = tuple(leaf.shape)
+    return shape[:2] if isinstance(leaf, np.ndarray) and len(shape) == 3 and shape[2] == 1 else shape  # (H, W, 1)
+
+
+def _may_be_mask(leaf: Any) -> bool:
+    return (v2._utils.is_pure_tensor(leaf) or isinstance(leaf, np.ndarray)) and leaf.ndim > 1
+
+
+def _name_image(image: Any) -> str:
+    if isinstance(image, PIL.Image.Image):
+        return f"the PIL image of {image.width} x {image.height} pixels"
+    kind = "plain tensor" if v2._utils.is_pure_tensor(image) else name_type(image).partition(" ")[2]
+    return f"the {kind} {tuple(image.shape)}"
+
+
+def _has_two_values(tensor: Tensor) -> bool:
+    low, high = tensor.detach().aminmax()
+    return bool((low < high) & ((tensor == low) | (tensor == high)).all())
