@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from bank_sources import Noise
 from small_generators import NotFinite
+from torch import Tensor
 from typer.testing import CliRunner
 
 import gentransforms as gt
@@ -19,7 +20,7 @@ from gentransforms.bank.format.unit import list_units
 from gentransforms.bank.generate.run import Summary, generate_bank, plan_bank
 from gentransforms.bank.verify.checker import verify_bank
 from gentransforms.cli.main import app
-from gentransforms.errors import MissingKeyError
+from gentransforms.errors import GeneratorError, MissingKeyError
 from gentransforms.testing import FakeGenerator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -45,6 +46,29 @@ def failed(summary: Summary) -> list[Any]:
 
 def variants(path: Path, key: str) -> list[int]:
     return gt.Bank.open(path).variants_of(key)
+
+
+class Changed(FakeGenerator):
+    """Makes NaN from the seeds in `bad`, which a test changes on the class, where no fingerprint sees it: as another machine may."""
+
+    bad: Any = ()
+
+    def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+        images = super().sample(condition, seeds)
+        images[[self.bad == "all" or seed in self.bad for seed in seeds.tolist()]] = float("nan")
+        return images
+
+
+class Strict(Changed):
+    """With `bad`, makes black images, which are unlike all sources."""
+
+    instance_feature = "mean"
+
+    def encode(self, images: Tensor, **inputs: Any) -> dict[str, Tensor]:
+        return {"mean": super().encode(images)["mean"] - 0.2}
+
+    def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+        return super().sample({"mean": condition["mean"] + 0.2}, seeds).nan_to_num(0.0)
 
 
 class TestUnread:
@@ -190,6 +214,58 @@ class TestUnread:
         assert failed(summary) == ["photo-000005.jpg"]
         assert verify_bank(tmp_path).ok
         assert fill(tmp_path, Noise(range(10)), retry_failed=True).rows == 30
+
+    @pytest.mark.parametrize("history", [False, True])
+    def test_a_retry_keeps_images_that_are_rejected_now(self, tmp_path: Path, history: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        if history:
+            fill(tmp_path, Noise(range(10), broken=[4]), Changed(), variants=2)
+        fill(tmp_path, Noise(range(10), broken=[4]), Changed(), extend=history)
+        before, marks = rows(tmp_path), gt.Bank.open(tmp_path).marks
+        monkeypatch.setattr(Changed, "bad", [*seeds("photo-000005.jpg", range(1, 15, 3 - history)), *seeds("photo-000006.jpg", range(15))])
+        summary = fill(tmp_path, Noise(range(10)), Changed(), retry_failed=True)
+        assert (summary.failed, summary.rejected, summary.rows) == ((), (), 30)
+        after, bank = rows(tmp_path), gt.Bank.open(tmp_path)
+        assert {place: after[place] for place in before} == before
+        assert marks is not None
+        assert bank.marks is not None
+        assert [mark for key, mark in zip(bank.keys, bank.marks.tolist(), strict=True) if key != "photo-000004.jpg"] == marks.tolist()
+        assert verify_bank(tmp_path).ok
+
+    def test_what_was_never_made_may_be_rejected_by_a_retry(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        fill(tmp_path, Noise(range(10), broken=[4]), Changed())
+        monkeypatch.setattr(Changed, "bad", seeds("photo-000004.jpg", range(1, 15, 3)))
+        summary = fill(tmp_path, Noise(range(10)), Changed(), retry_failed=True)
+        assert ([(e["key"], e["variant"]) for e in summary.rejected], summary.rows) == ([("photo-000004.jpg", 1)], 29)
+        assert verify_bank(tmp_path).ok
+
+    def test_a_retry_keeps_images_that_are_too_unlike_now(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        fill(tmp_path, Noise(range(6), broken=[4]), Strict(), min_similarity=0.9)
+        before = rows(tmp_path)
+        monkeypatch.setattr(Changed, "bad", "all")
+        summary = fill(tmp_path, Noise(range(6)), Strict(), min_similarity=0.9, retry_failed=True)
+        assert (summary.failed, len(summary.rejected)) == ((), 3), "of the source that was never made"
+        assert rows(tmp_path) == before
+        assert verify_bank(tmp_path).ok
+
+    def test_a_retry_that_makes_only_nan_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With too few sources for a run to stop early."""
+        fill(tmp_path, Noise(range(4), broken=[0]), Changed())
+        before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+        monkeypatch.setattr(Changed, "bad", "all")
+        with pytest.raises(GeneratorError, match="NaN or infinity in every image of 4 sources, although the bank has images of them"):
+            fill(tmp_path, Noise(range(4)), Changed(), retry_failed=True)
+        assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+    @pytest.mark.parametrize("lost", [[], [1, 2, 3]])
+    def test_nan_of_a_source_without_images_is_that_of_the_source(
+        self, tmp_path: Path, lost: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options = {"unit_size": 4 if lost else 1}  # units are tried again as a whole
+        fill(tmp_path, Noise(range(4), broken=[0]), Changed(), **options)
+        before = rows(tmp_path)
+        monkeypatch.setattr(Changed, "bad", "all")
+        summary = fill(tmp_path, Noise(range(4), broken=lost), Changed(), **options, retry_failed=True)
+        assert (summary.failed, len(summary.rejected), rows(tmp_path)) == ((), 3, before)
 
     def test_the_command_line_says_so(self, tmp_path: Path) -> None:
         photos = sorted((Path(gt.__file__).parent / "samples").glob("*.png"))[:3]

@@ -2,7 +2,7 @@
 
 When a bank is extended, its units are renamed to ``former-unit-….arrow``, so that they are missing for everyone who reads the bank. A
 run that generates a unit takes over the rows of its former one and generates only the rest. A run that generates a unit again, because
-sources in it could not be read, takes over the rows of the sources that cannot be read now.
+sources in it could not be read, takes over the rows of the sources that cannot be read now, and those of variants that are rejected now.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Former:
         variants: number of variants that the bank had; 0 if there is no former unit.
         rows, failed, rejected: its contents, without variants that are lacking because their source could not be read.
         lacking: for each such source, the first of these variants.
-        again: whether the whole unit is generated again, so that only sources that cannot be read now keep their rows.
+        again: whether the whole unit is generated again, so that rows are taken over only where none could be made now.
     """
 
     variants: int = 0
@@ -59,15 +59,17 @@ class Former:
         """Add these contents to what a run made of the same unit, in order.
 
         A source that had rows, and cannot be read now, keeps them. The variants that it lacks become rejected ones that were not
-        tried, from which `split_rejected` makes a failed source.
+        tried, from which `split_rejected` makes a failed source. A variant that had a row, and is rejected now, keeps it, too.
         """
+        had_rows = {(row.key, row.variant) for row in self.rows}
+        rejected[:] = [entry for entry in rejected if (entry["key"], entry["variant"]) not in had_rows]
         order = {key: i for i, key in enumerate(keys)}
         had = {row.key for row in self.rows} | {entry["key"] for entry in self.rejected}
         lost = [entry for entry in failed if entry["key"] in had]
         failed[:] = [entry for entry in failed if entry["key"] not in had]
         kept = {entry["key"] for entry in lost} if self.again else had
         there = {(row.key, row.variant) for row in rows} | {(entry["key"], entry["variant"]) for entry in rejected}
-        rows += [row for row in self.rows if row.key in kept and (row.key, row.variant) not in there]
+        rows += [row for row in self.rows if (row.key, row.variant) not in there]
         rejected += [entry for entry in self.rejected if entry["key"] in kept and (entry["key"], entry["variant"]) not in there]
         there = {(row.key, row.variant) for row in rows} | {(entry["key"], entry["variant"]) for entry in rejected}
         rejected += [

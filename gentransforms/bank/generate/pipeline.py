@@ -131,6 +131,7 @@ def make_units(
                     held = []
                 while len(writing) > _WRITING or (writing and writing[0].done()):
                     yield writing.popleft().result()
+            guard.check_retry([work[1] for work in held])
             writing += [writer.submit(_write, job, *work) for work in held]
             while writing:
                 yield writing.popleft().result()
@@ -154,6 +155,8 @@ def _make_unit(
 ) -> tuple[Former, list[list[Made]], list[list[Future[list[bytes | None]]]], list[dict[str, Any]], list[bytes], float]:
     begun = time.perf_counter()
     former = read_former(job.directory, unit, job.facts) if job.facts.history else Former()
+    if job.replace and not former.variants:  # a retry loses nothing, whatever cannot be made now
+        former = read_former(job.directory, unit, job.facts, prefix="")
     recorded = read_marks(job.directory, unit, job.facts, job.source.keys[unit.start : unit.stop])
     known_keys = former.known(job.facts, job.config.max_attempts)
     batches: list[list[Made]] = []
@@ -185,8 +188,6 @@ def _make_unit(
             if on_images is not None:
                 on_images(sum(made.image is not None for made in kept))
         offset += len(block.keys)
-    if job.replace and failed and not former.variants:
-        former = read_former(job.directory, unit, job.facts, prefix="")
     return former, batches, encoded, failed, marks, time.perf_counter() - begun
 
 
@@ -204,11 +205,21 @@ class _Guard:
         self.sources |= {start + made.source for made in batch}
         self.passed = any(made.image is not None or made.reason != NOT_FINITE for made in batch)
         if not self.passed and len(self.sources) >= _ENOUGH:
-            raise GeneratorError(
-                f"{type(self.job.generator).__name__} made NaN or infinity in every image of the first {len(self.sources)} sources, "
-                f"{self.job.config.max_attempts} attempts each: nothing was written for them. Check the weights and the dtype of the "
-                "generator: some networks overflow in float16, but not in bfloat16 and float32"
-            )
+            raise self._error(f"the first {len(self.sources)} sources")
+
+    def check_retry(self, formers: Sequence[Former]) -> None:
+        """Check, at the end of a run of too few sources to tell, that those which have images in a unit that is tried again get some."""
+        had = {row.key for former in formers if former.again for row in former.rows}
+        if not self.passed and any(self.job.source.keys[place] in had for place in self.sources):
+            count = len(self.sources)
+            raise self._error(f"{count} {'source' if count == 1 else 'sources'}, although the bank has images of them")
+
+    def _error(self, sources: str) -> GeneratorError:
+        return GeneratorError(
+            f"{type(self.job.generator).__name__} made NaN or infinity in every image of {sources}, "
+            f"{self.job.config.max_attempts} attempts each: nothing was written for them. Check the weights and the dtype of the "
+            "generator: some networks overflow in float16, but not in bfloat16 and float32"
+        )
 
 
 def _write(

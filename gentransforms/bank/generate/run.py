@@ -102,7 +102,7 @@ def generate_bank(
         engine: ``"local"`` or ``"ray"``; `gentransforms.bank.Local` or `gentransforms.bank.Ray` with options of your own; or any
             `gentransforms.bank.Engine`.
         retry_failed: whether units with unreadable sources are generated again. A source that has images keeps them, even if it
-            cannot be read now.
+            cannot be read now, or its variants are rejected now.
         extend: whether to extend an existing bank that has fewer `variants`, or fewer sources with the same keys. Its images stay
             unchanged. Without `extend`, such a call is refused.
         progress: whether to show progress on stderr.
