@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
@@ -518,7 +519,7 @@ class TestParquet:
             ("default/train/0000.parquet", "default/train/0001.parquet", "default/test/0000.parquet"),  # of refs/convert/parquet
             ("default/partial-train/0000.parquet", "default/partial-test/0000.parquet"),
             ("data/small-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"),
-            ("a.parquet", "data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"),
+            ("train/a.parquet", "val.parquet"),
         ],
     )
     def test_splits_are_those_of_datasets(self, names: tuple[str, ...], tmp_path: Path) -> None:
@@ -529,6 +530,84 @@ class TestParquet:
             source = open_source(tmp_path / "d", split=str(split))
             assert [sample.inputs["labels"] for sample in source.read_range(0, len(source))] == rows["label"]  # type: ignore[union-attr]
         assert open_source(tmp_path / "d").keys == range(len(reference["train"]))
+
+    @pytest.mark.parametrize(
+        ("names", "split", "others"),
+        [
+            (("part-0.parquet", "part-1.parquet", "val.parquet"), "validation", "'part-0.parquet', 'part-1.parquet'"),
+            (("photos.parquet", "photos_test.parquet"), "test", "'photos.parquet'"),
+            (("train_a.parquet", "extra.parquet"), "train", "'extra.parquet'"),
+            (("2024-01/x.parquet", "dev/x.parquet"), "validation", "'2024-01/x.parquet'"),
+            (("test/a.parquet", "train.parquet"), "test", "'train.parquet'"),
+            (("a.parquet", "data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"), "train", "'a.parquet'"),
+            (("1.parquet", "2.parquet", "3.parquet", "4.parquet", "5-eval.parquet"), "test", "'1.parquet', '2.parquet', '3.parquet', …"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    @pytest.mark.parametrize("linked", [False, True])
+    def test_files_in_no_split_are_told(self, names: tuple[str, ...], split: str, others: str, linked: bool, tmp_path: Path) -> None:
+        root = tmp_path / "d"
+        for i, name in enumerate(names):
+            parquet(root / name, image=[png(i)], label=[i])
+        if linked:
+            root = tmp_path / "link"
+            root.symlink_to(tmp_path / "d")
+        with pytest.raises(ConfigError, match=f"holds the split '{split}', and files in no split, .*: {others}: .* split='{split}'; for"):
+            open_source(root)
+        labels = datasets.load_dataset(str(root), split=split, cache_dir=str(tmp_path / "cache"))["label"]
+        source = open_source(root, split=split)
+        assert [sample.inputs["labels"] for sample in source.read_range(0, len(source))] == list(labels)  # type: ignore[union-attr]
+        configs = f"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: {split}\n    path: {names[0][:-8]}*\n---\n"
+        (root / "README.md").write_text(configs)
+        assert read(open_source(root), 0).inputs == {"labels": 0}  # its author chose
+
+    def test_files_in_no_split_that_are_no_images(self, tmp_path: Path) -> None:
+        parquet(tmp_path / "val.parquet", image=[png(0)])
+        for name in ("scores.parquet", "metadata.parquet", ".old/a.parquet"):
+            parquet(tmp_path / name, score=[1.0])
+        assert len(open_source(tmp_path)) == 1
+
+    @pytest.mark.parametrize(
+        ("names", "missing"),
+        [
+            (("data/train-00001-of-00003.parquet",), r"'train-00000-of-00003\.parquet' is missing: 1 of 3 such files"),
+            (("data/train-00000-of-00002.parquet", "data/test-00000-of-00001.parquet"), r"'train-00001-of-00002\.parquet' is missing"),
+            (("a-1-of-3.parquet", "a-3-of-3.parquet"), r"'a-2-of-3\.parquet' is missing: 2 of 3"),
+            (("x/a-0-of-2.parquet", "x/a-1-of-2.parquet", "y/a-1-of-2.parquet"), r"y: 'a-0-of-2\.parquet' is missing"),
+            (("train-00000-of-00002-0a1b.parquet",), r"'train-00001-of-00002\.parquet' is missing"),
+            (("a/train-0-of-2.parquet", "b/train-1-of-2.parquet"), None),
+            (("a-1-of-2.parquet", "a-2-of-2.parquet", "b-0-of-1.parquet"), None),
+            (("data/train-00000-of-00001.parquet", "data/test-00001-of-00002.parquet"), None),
+            (("three-of-5.parquet", "a-1-of-many.parquet"), None),
+        ],
+        ids=str,
+    )
+    def test_files_that_are_missing(self, names: tuple[str, ...], missing: str | None, tmp_path: Path) -> None:
+        for name in names:
+            parquet(tmp_path / name, image=[png(0)])
+        if missing is None:
+            open_source(tmp_path)
+            return
+        with pytest.raises(ConfigError, match=missing):
+            open_source(tmp_path)
+        for name in names:  # as the error advises
+            (tmp_path / name).rename(tmp_path / re.sub(r"-of-\d+", "", name))
+        open_source(tmp_path)
+
+    @pytest.mark.parametrize("name", ["photos [2024]", "a*b", "[x]", "what?"])
+    def test_a_path_that_looks_like_a_pattern(self, name: str, tmp_path: Path) -> None:
+        for i, part in enumerate(("data/train-00000-of-00001", "data/test-00000-of-00001")):
+            parquet(tmp_path / name / "in [here]" / f"{part}.parquet", image=[png(i)], label=[i])
+        for root in (tmp_path / name, tmp_path / name / "in [here]"):
+            assert [read(open_source(root, split=split), 0).inputs["labels"] for split in (None, "test")] == [0, 1]
+        parquet(tmp_path / name / "extra.parquet", image=[png(0)])
+        with pytest.raises(ConfigError, match=r"in no split, which would be left out: 'extra.parquet'"):
+            open_source(tmp_path / name)
+        configs = "".join(f"- config_name: {c}\n  data_files: 'in ?here?/*/{c}-*'\n" for c in ("train", "test"))
+        (tmp_path / name / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+        assert read(open_source(tmp_path / name, config="test"), 0).inputs == {"labels": 1}
+        with pytest.raises(ConfigError, match=r"choose one with config="):
+            open_source(tmp_path / name)
 
     def test_several_splits_and_none_is_train(self, tmp_path: Path) -> None:
         for name in ("small", "big"):

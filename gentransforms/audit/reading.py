@@ -16,7 +16,7 @@ from gentransforms.sources import ImageSource, SourceSample
 from gentransforms.sources.folder import ImageFolderSource
 from gentransforms.sources.metadata import read_metadata
 from gentransforms.sources.parquet import ParquetSource
-from gentransforms.sources.parquet_files import find_files
+from gentransforms.sources.split_files import find_files
 
 __all__ = ["read_column", "read_images", "read_inputs"]
 

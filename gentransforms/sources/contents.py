@@ -12,8 +12,8 @@ from typing import Literal
 
 from gentransforms.errors import ConfigError
 from gentransforms.sources.decode import SUFFIXES
-from gentransforms.sources.parquet import may_hold_images
-from gentransforms.sources.parquet_files import names_parquet
+from gentransforms.sources.image_column import may_hold_images
+from gentransforms.sources.split_files import names_parquet
 
 __all__ = ["is_litter", "kind_of_folder", "shards_in"]
 

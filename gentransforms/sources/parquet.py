@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,18 +12,18 @@ from gentransforms.paths import local_path
 from gentransforms.sources.arrow import arrow
 from gentransforms.sources.base import ImageSource, SourceSample
 from gentransforms.sources.decode import DOWNLOAD, decode_oriented, find_file
-from gentransforms.sources.image_column import only_image, refuse_lists
+from gentransforms.sources.image_column import features_of, holds_images, holds_lists, image_columns, only_image, refuse_lists
 from gentransforms.sources.inputs import choose_columns, input_value, names_in_feature
 from gentransforms.sources.keys import Keys
-from gentransforms.sources.parquet_files import find_files
 from gentransforms.sources.parquet_rows import RowReader
+from gentransforms.sources.split_files import find_files
 from gentransforms.sources.white import WhiteLevel
 from gentransforms.wording import one_line
 
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["ParquetSource", "may_hold_images"]
+__all__ = ["ParquetSource"]
 
 _ADDRESSES = ("image_url", "img_url", "url", "uri", "image_uri")
 _ARE_ADDRESSES = f"seems to hold addresses, and images are not downloaded here: {DOWNLOAD}"
@@ -77,14 +76,14 @@ class ParquetSource(ImageSource):
         for name, column in (("key", key), ("image_column", image_column)):
             if column is not None and (not isinstance(column, str) or column not in schema.names):
                 raise ConfigError(f"{name}={column!r}: expected a column of {self._files[0]}: {', '.join(map(repr, schema.names))}")
-        images = _image_columns(schema)
-        self._features = _features(schema)
+        images = image_columns(schema)
+        self._features = features_of(schema)
         self._columns = choose_columns(schema.names, columns, lambda name, column: _usable(name, schema, column), str(path))
         self._image = image_column or _the_image(images, {*self._columns.values(), key}, self._files[0], parts[0])
         self._columns = {name: column for name, column in self._columns.items() if column not in (self._image, key)}
-        if image_column is not None and _holds_lists(schema.field(image_column).type):
+        if image_column is not None and holds_lists(schema.field(image_column).type):
             refuse_lists(image_column, str(path))
-        if image_column is not None and not _holds_images(schema.field(image_column).type):
+        if image_column is not None and not holds_images(schema.field(image_column).type):
             raise ConfigError(
                 f"image_column={image_column!r}: of type {schema.field(image_column).type}: expected bytes, or a struct with bytes"
                 f"{f'; it {_ARE_ADDRESSES}' if image_column.lower() in _ADDRESSES else ''}"
@@ -140,25 +139,6 @@ class ParquetSource(ImageSource):
         return RowReader(list(zip(self._files, self._counts, strict=True)), [self._image, *(self._columns[name] for name in self.inputs)])
 
 
-def may_hold_images(path: Path) -> bool:
-    """Return whether a Parquet file has a column that may hold images; True also if the file cannot be read.
-
-    Example:
-        >>> import tempfile, pyarrow, pyarrow.parquet
-        >>> path = Path(tempfile.mkdtemp()) / "scores.parquet"
-        >>> pyarrow.parquet.write_table(pyarrow.table({"file": ["cat.png"], "score": [0.5]}), path)
-        >>> may_hold_images(path)
-        False
-    """
-    arrow()
-    import pyarrow.parquet
-
-    try:
-        return any(_image_columns(pyarrow.parquet.read_schema(path)))
-    except (OSError, ValueError):
-        return True
-
-
 def _open(path: Path) -> Any:
     arrow()
     import pyarrow.parquet
@@ -178,33 +158,13 @@ def _keys(parts: Iterable[Any], key: str, path: str | Path) -> Keys:
     return keys
 
 
-def _features(schema: Any) -> dict[str, dict[str, Any]]:
-    """Return the features that Hugging Face `datasets` left in the metadata, by column; none if there are none to be read."""
-    try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
-    except (TypeError, KeyError, ValueError, AttributeError):
-        return {}
-
-
-def _image_columns(schema: Any) -> list[list[str]]:
-    """Return the columns that may hold the images, the most certain kind first."""
-    import pyarrow as pa
-
-    features = _features(schema)
-    marked = [name for name in schema.names if features.get(name, {}).get("_type") == "Image"]
-    structs = [name for name in schema.names if pa.types.is_struct(schema.field(name).type) and _holds_images(schema.field(name).type)]
-    plain = [name for name in schema.names if _is_bytes(schema.field(name).type)]
-    return [marked, structs, plain]
-
-
 def _the_image(kinds: Sequence[Sequence[str]], taken: Collection[Any], file: Path, part: Any) -> str:
     for kind in kinds:
         if (found := only_image(kind, taken, str(file))) is not None:
             return found
     names = part.schema_arrow.names
     for name in names:
-        if name not in taken and _holds_lists(part.schema_arrow.field(name).type):
+        if name not in taken and holds_lists(part.schema_arrow.field(name).type):
             refuse_lists(name, str(file))
     first = next(part.iter_batches(batch_size=1), None)
     row = first.to_pylist()[0] if first is not None and len(first) else {}
@@ -215,28 +175,6 @@ def _the_image(kinds: Sequence[Sequence[str]], taken: Collection[Any], file: Pat
     raise ConfigError(
         f"{file}: no column of images among {', '.join(map(repr, names))}: expected one of bytes; say which with image_column="
     )
-
-
-def _holds_images(kind: Any) -> bool:
-    import pyarrow as pa
-
-    if pa.types.is_struct(kind):
-        place = kind.get_field_index("bytes")
-        return bool(place >= 0 and _is_bytes(kind.field(place).type))
-    return _is_bytes(kind)
-
-
-def _holds_lists(kind: Any) -> bool:
-    import pyarrow as pa
-
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return bool(lists and (_holds_images(kind.value_type) or _holds_lists(kind.value_type)))
-
-
-def _is_bytes(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def _usable(name: str, schema: Any, column: str) -> bool:
@@ -250,7 +188,7 @@ def _usable(name: str, schema: Any, column: str) -> bool:
     text = bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
     if name == "prompts":
         return text
-    return text or _holds_images(kind) if name == "masks" else True
+    return text or holds_images(kind) if name == "masks" else True
 
 
 def _check_alike(file: Path, schema: Any, first: Any, columns: Iterable[str]) -> None:
