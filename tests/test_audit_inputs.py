@@ -347,6 +347,41 @@ class TestLoadEncoder:
         assert not encoder.own
         assert load_encoder(encoder, lambda: None) is encoder
 
+    def save_vit(self, folder: Path, cls: str, without: str = " ") -> None:
+        """A small ViT, whose checkpoint lacks the weights that begin so."""
+        import transformers
+        from safetensors.torch import load_file, save_file
+
+        config = transformers.ViTConfig(
+            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16, patch_size=8
+        )
+        torch.manual_seed(0)
+        getattr(transformers, cls)(config).save_pretrained(folder)
+        file = folder / "model.safetensors"
+        kept = {name: t for name, t in load_file(file).items() if not name.removeprefix("vit.").startswith(without)}
+        save_file(kept, file, metadata={"format": "pt"})
+        transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+
+    @pytest.mark.parametrize(("cls", "pooled"), [("ViTForImageClassification", False), ("ViTModel", True)])
+    def test_a_pooling_layer_that_was_not_trained_is_not_used(self, cls: str, pooled: bool, tmp_path: Path) -> None:
+        """A classifier's checkpoint has none, and transformers fills it with random numbers, in each process others."""
+        self.save_vit(tmp_path, cls)
+        images = torch.rand(2, 3, 16, 16)
+        one, other = (load_encoder(str(tmp_path), lambda: None) for _ in range(2))
+        assert one(images).equal(other(images))
+        assert one.digest == other.digest
+        assert (one(images).abs().amax() <= 1) == pooled  # the pooled output is a hyperbolic tangent
+
+    def test_a_checkpoint_that_lacks_more_is_refused(self, tmp_path: Path) -> None:
+        self.save_vit(tmp_path, "ViTModel", without="layernorm")
+        with pytest.raises(ConfigError, match=r"2 weights are not in its checkpoint, such as 'layernorm\.bias'.*would be random"):
+            load_encoder(str(tmp_path), lambda: None)
+
+    @pytest.mark.parametrize("device", ["gpu", "cuda:77", 1.5])
+    def test_a_device_that_is_not_there_is_named(self, device: Any) -> None:
+        with pytest.raises(ConfigError, match=f"device={device!r}: not usable here"):
+            load_encoder("torchvision:resnet18", lambda: None, device=device)
+
     @pytest.mark.parametrize(
         "function", [lambda x: x.mean(), lambda x: x[:1].flatten(1), lambda x: x.flatten(1).long(), lambda x: "features"], ids=range(4)
     )

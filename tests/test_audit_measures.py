@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import linalg, stats
 from scipy.spatial import distance
+from sklearn.metrics import cohen_kappa_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from gentransforms.audit.judge import choose_neighbours, judge_by_neighbours, vo
 from gentransforms.audit.measures import copies, diversity, drift, faithfulness, likeness
 from gentransforms.audit.neighbours import nearest, neighbours_of_real, neighbours_of_variants
 from gentransforms.audit.pixels import STATISTICS, describe_pixels
+from gentransforms.audit.verdicts import give_verdicts
 from gentransforms.errors import ConfigError, GeneratorError
 
 N, V, D, CLASSES = 120, 4, 6, 4
@@ -127,6 +129,35 @@ class TestKnownAnswers:
         assert value(found, "source_copies") == 0
         assert value(found, "source_retrieval") == pytest.approx(value(healthy, "source_retrieval"), abs=0.1)
 
+    @pytest.mark.parametrize("rare", [30, 6])
+    def test_agreement_beyond_chance(self, rare: int) -> None:
+        """Noise is taken for the class that most sources have, whatever its own source shows."""
+        labels = (torch.arange(N) < rare).long()
+        real = random(N, D) + 6 * torch.eye(2, D)[labels]
+        noise = (
+            random(N, V, D, seed=4) + 6 * torch.eye(2, D)[labels[torch.randperm(N, generator=torch.Generator().manual_seed(1))]][:, None]
+        )
+        e = evidence(noise, labels=labels, real=real)
+        near = neighbours_of_real(e.real, 10, e.device)
+        judgement = judge_by_neighbours(labels, near, neighbours_of_variants(e, near.distances[:, 2], 10), choose_neighbours(labels))
+        found = measured(e)
+        assert value(found, "label_agreement") > 0.6
+        expected = cohen_kappa_score(labels[e.owner].numpy(), judgement.variants.numpy())
+        assert value(found, "label_kappa") == pytest.approx(expected, abs=1e-6)
+        assert found["label_kappa"].reference == pytest.approx(cohen_kappa_score(labels.numpy(), judgement.sources.numpy()), abs=1e-6)
+        assert found["label_kappa"].interval is not None
+        assert found["label_kappa"].interval[0] < 0.1 < 0.9 < (found["label_kappa"].reference or 0)
+        (verdict,) = [verdict for verdict in give_verdicts(found) if verdict.title == "Faithfulness."]
+        assert verdict.level == "bad"
+        assert "Beyond chance (Cohen's kappa)" in verdict.text
+
+    def test_one_class_has_nothing_to_agree_on(self) -> None:
+        e = evidence(40 * random(N, V, D, seed=4), labels=torch.zeros(N, dtype=torch.int64))
+        found = measured(e)
+        assert not {"label_agreement", "label_kappa", "drift/classes"} & found.keys()
+        (verdict,) = [verdict for verdict in give_verdicts(found) if verdict.title == "Faithfulness."]
+        assert verdict.level == "bad"
+
     def test_noise_far_from_everything(self, healthy: dict[str, Measure]) -> None:
         found = measured(evidence(40 * random(N, V, D, seed=4)))
         assert value(found, "precision") == 0
@@ -157,7 +188,8 @@ class TestKnownAnswers:
 
     def test_without_labels_or_holdout_the_rest_stays(self, healthy: dict[str, Measure]) -> None:
         found = measured(evidence(HEALTHY, labels=None, holdout=None))
-        assert {"label_agreement", "drift/classes", "training_share", "training_share_others", "c_t"} == healthy.keys() - found.keys()
+        absent = {"label_agreement", "label_kappa", "drift/classes", "training_share", "training_share_others", "c_t"}
+        assert absent == healthy.keys() - found.keys()
         for name in ("source_similarity", "source_retrieval", "near_copies", "frechet_distance"):
             assert value(found, name) == value(healthy, name)
 

@@ -79,10 +79,14 @@ def measure_all(
     near = copies.near_distance(real)
     found: dict[str, Measure | str] = dict(faithfulness.measure_faithfulness(e, real, variants, resamples))
     if judgement is None:
-        found["label_agreement"] = found["drift/classes"] = "no labels were given"
+        found["label_agreement"] = found["label_kappa"] = found["drift/classes"] = "no labels were given"
+    elif judgement.classes == 1:
+        found["label_agreement"] = found["label_kappa"] = found["drift/classes"] = "there is one class, so nothing to tell apart"
     else:
         assert e.labels is not None
         found["label_agreement"] = faithfulness.label_agreement(e, judgement, resamples)
+        one = "the sources are of one class, so that their label says nothing of a variant's"
+        found["label_kappa"] = one if bool((e.labels == e.labels[0]).all()) else faithfulness.label_kappa(e, judgement, resamples)
         found["drift/classes"] = drift.measure_shift("classes", e, e.labels, judgement, resamples)
     found |= diversity.measure_diversity(e, real, near, resamples)
     found |= likeness.measure_likeness(e, resamples)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def load_encoder(encoder: Any, generator: Callable[[], ImageGenerator | None], d
     Raises:
         ConfigError: if there is no such encoder.
     """
-    place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")  # 0 is a GPU
+    place = _place(device)
     if isinstance(encoder, Encoder):
         return encoder
     if isinstance(encoder, str | Path):
@@ -111,6 +111,15 @@ def load_encoder(encoder: Any, generator: Callable[[], ImageGenerator | None], d
         f'encoder={encoder!r}: expected "auto", "generator", "torchvision:NAME", "timm:NAME", the repository or folder of a '
         "transformers vision model, or a module or function from images to features"
     )
+
+
+def _place(device: torch.device | str | int | None) -> torch.device:
+    try:
+        place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")  # 0 is a GPU
+        torch.empty(0, device=place)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ConfigError(f"device={device!r}: not usable here ({one_line(error)})") from error
+    return place
 
 
 def _wrap(name: str, model: nn.Module, preprocessing: _Preprocessing, *, device: torch.device) -> Encoder:
@@ -161,15 +170,15 @@ class _Preprocessing:
 
 
 class _Pooled(nn.Module):
-    """The pooled output of a transformers vision model, or its class token where there is none."""
+    """The pooled output of a transformers vision model, or its class token where there is none, or none that was trained."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, pooled: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.pooled = model, pooled
 
     def forward(self, pixels: Tensor) -> Any:
         output = self.model(pixel_values=pixels)
-        pooled = getattr(output, "pooler_output", None)
+        pooled = getattr(output, "pooler_output", None) if self.pooled else None
         return output.last_hidden_state[:, 0] if pooled is None else pooled
 
 
@@ -219,17 +228,37 @@ def _transformers(name: str) -> tuple[nn.Module, _Preprocessing]:
             f'"torchvision:{name}" or "timm:{name}"'
         )
     try:
-        model = AutoModel.from_pretrained(place, trust_remote_code=False)
+        model, report = AutoModel.from_pretrained(place, trust_remote_code=False, output_loading_info=True)
         processor = AutoImageProcessor.from_pretrained(place)
     except Exception as error:  # of the client, the network or the files
         raise ConfigError(
             f"encoder={name!r}: no such encoder: as a transformers vision model it cannot be loaded: {one_line(error)}"
         ) from error
+    pooled = _check_missing(name, model, report["missing_keys"])
     if hasattr(model.config, "mask_ratio"):
         model.config.mask_ratio = 0.0  # a masked autoencoder sees the whole image
     side = _find_side(processor)
     mean, std = (getattr(processor, name, None) or fallback for name, fallback in (("image_mean", (0.0,) * 3), ("image_std", (1.0,) * 3)))
-    return _Pooled(getattr(model, "vision_model", model)), _Preprocessing((side, side), mean, std)
+    return _Pooled(getattr(model, "vision_model", model), pooled), _Preprocessing((side, side), mean, std)
+
+
+def _check_missing(name: str, model: nn.Module, missing: Iterable[str]) -> bool:
+    """Return whether the pooling layer is in the checkpoint; without it, transformers fills it with random numbers, in each process others.
+
+    Raises:
+        ConfigError: if layers of the vision model itself are not there.
+    """
+    own = [key for key in missing if not hasattr(model, "vision_model") or key.startswith("vision_model.")]
+    lost = sorted(key for key in own if not {"pooler", "mask_token"} & set(key.split(".")))  # no mask hides a patch here
+    if lost:
+        raise ConfigError(
+            f"encoder={name!r}: {len(lost)} weights are not in its checkpoint, such as {lost[0]!r}: its features would be random; give one "
+            "whose model is that of its config.json"
+        )
+    with torch.no_grad():
+        for key in own:  # unused; the same in each process, for the digest
+            model.get_parameter(key).zero_()
+    return not any("pooler" in key.split(".") for key in own)
 
 
 def _find_side(processor: Any) -> int:

@@ -24,12 +24,14 @@ class Judgement:
         variants: (M,) int64, the class that each variant shows.
         sources: (N,) int64, the class of each source, judged without its own label.
         right: (N,) bool, where that is its label: the judge's accuracy on real images it was not told of.
+        classes: how many it can tell apart.
         name: of the judge, for the report.
     """
 
     variants: Tensor
     sources: Tensor
     right: Tensor
+    classes: int
     name: str
 
 
@@ -57,7 +59,8 @@ def judge_by_neighbours(labels: Tensor, real: RealNeighbours, variants: VariantN
     """
     classes = int(labels.max()) + 1
     sources = vote(labels[real.indices[:, :k]], classes)
-    return Judgement(vote(labels[variants.indices[:, :k]], classes), sources, sources == labels, f"{k} nearest real images")
+    made, distinct = vote(labels[variants.indices[:, :k]], classes), int((labels.bincount() > 0).sum())
+    return Judgement(made, sources, sources == labels, distinct, f"{k} nearest real images")
 
 
 def judge_by_scores(labels: Tensor, classes: int, sources: Tensor, variants: Tensor, name: str) -> Judgement:
@@ -80,7 +83,7 @@ def judge_by_scores(labels: Tensor, classes: int, sources: Tensor, variants: Ten
             "give the labels as a list"
         )
     judged = sources.argmax(dim=1)
-    return Judgement(variants.argmax(dim=1), judged, judged == labels, name)
+    return Judgement(variants.argmax(dim=1), judged, judged == labels, classes, name)
 
 
 def vote(neighbours: Tensor, classes: int) -> Tensor:

@@ -31,7 +31,8 @@ _PARTS = {
 }
 # Which part a measure belongs to that could not be taken.
 _OMITTED = {
-    "label_agreement": "faithfulness", "variant_distance": "diversity", "vendi": "diversity", "duplicate_variants": "diversity",
+    "label_agreement": "faithfulness", "label_kappa": "faithfulness",
+    "variant_distance": "diversity", "vendi": "diversity", "duplicate_variants": "diversity",
     "frechet_distance": "likeness", "kernel_distance": "likeness", "precision": "likeness", "recall": "likeness", "density": "likeness",
     "coverage": "likeness", "real_or_generated": "likeness",
 }  # fmt: skip

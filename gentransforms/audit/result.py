@@ -21,7 +21,7 @@ __all__ = ["Audit"]
 
 NAMES = (
     "rows", "missing", "rejected", "failed", "unpaired", "source_similarity", "other_similarity", "source_retrieval",
-    "mean_reciprocal_rank", "label_agreement", "variant_distance", "vendi", "duplicate_variants", "frechet_distance",
+    "mean_reciprocal_rank", "label_agreement", "label_kappa", "variant_distance", "vendi", "duplicate_variants", "frechet_distance",
     "kernel_distance", "precision", "recall", "density", "coverage", "real_or_generated", "source_copies", "near_copies",
     "nearest_ratio", "authpct", "training_share", "training_share_others", "c_t", "drift/classes",
     *(f"drift/{name}" for name in STATISTICS),

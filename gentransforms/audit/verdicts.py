@@ -59,15 +59,18 @@ def _integrity(m: Mapping[str, Measure]) -> Verdict | None:
 
 def _faithfulness(m: Mapping[str, Measure]) -> Verdict | None:
     if "label_agreement" in m:
-        agreement = m["label_agreement"]
-        ratio = agreement.value / max(agreement.reference or 0, 1e-9)
+        agreement, kappa = m["label_agreement"], m.get("label_kappa", m["label_agreement"])
+        # Beyond chance: where nearly all sources are of one class, noise that is taken for it agrees nearly always.
+        ratio = kappa.value / max(kappa.reference or 0, 1e-9)
         level = "good" if ratio >= 0.9 else "check" if ratio >= 0.7 else "bad"
-        if (agreement.reference or 0) < 0.5:
-            level = "check"  # whoever errs on most real images is no judge of generated ones
+        if (agreement.reference or 0) < 0.5 or (kappa.reference or 0) < 0.4:
+            level = "check"  # whoever errs on most real images, or says the same of all, is no judge of generated ones
         text = (
             f"{agreement.value:.0%} of the variants are taken for their source's class; of real images the same judge gets "
             f"{agreement.reference:.0%} right. "
         )
+        if kappa is not agreement:
+            text += f"Beyond chance (Cohen's kappa), that is {kappa.value:.2f} and {kappa.reference:.2f}. "
     elif "source_similarity" in m:
         own, other = m["source_similarity"], m["other_similarity"]
         gap = (own.value - other.value) / max((own.reference or 1) - other.value, 1e-9)

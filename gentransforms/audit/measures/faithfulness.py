@@ -11,7 +11,7 @@ from gentransforms.audit.intervals import Resamples
 from gentransforms.audit.judge import Judgement
 from gentransforms.audit.neighbours import RealNeighbours, VariantNeighbours
 
-__all__ = ["label_agreement", "measure_faithfulness", "similarities"]
+__all__ = ["label_agreement", "label_kappa", "measure_faithfulness", "similarities"]
 
 _PART = "faithfulness"
 
@@ -68,6 +68,37 @@ def label_agreement(e: Evidence, judgement: Judgement, resamples: Resamples) -> 
         f"share of variants that the judge ({judgement.name}) takes for their source's class; good is near the reference, "
         "its accuracy on real images it was not told of",
     )  # fmt: skip
+
+
+def label_kappa(e: Evidence, judgement: Judgement, resamples: Resamples) -> Measure:
+    """Return the agreement beyond chance: what is left where one class is frequent, and to be taken for it says little.
+
+    Source: Cohen, "A Coefficient of Agreement for Nominal Scales" (1960).
+    """
+    assert e.labels is not None
+    labels = e.labels
+    count = 1 + int(torch.cat([labels, judgement.sources, judgement.variants]).max())
+    agrees = mean_per_source((judgement.variants == labels[e.owner]).double(), e.owner, len(labels))
+    known = agrees.isfinite()
+    made = torch.zeros(len(labels), count).index_add_(0, e.owner, F.one_hot(judgement.variants, count).float())
+    made = made / made.sum(dim=1, keepdim=True).clamp(min=1)
+    before = F.one_hot(labels, count).float() * known[:, None]
+    chance = float((before.double().sum(0) * made.double().sum(0)).sum() / int(known.sum()) ** 2)
+    value = _kappa(float(agrees[known].mean()), chance)
+    chances = (resamples.shares(before) * resamples.shares(made)).sum(dim=1).double()
+    shares = resamples.shares(torch.stack([torch.where(known, agrees, 0.0), torch.where(known, 1 - agrees, 0.0)], dim=1))[:, 0].double()
+    drawn = (shares - chances) / (1 - chances).clamp(min=1e-9)
+    low, high = (float(drawn.quantile(q)) for q in (0.025, 0.975))
+    real = float((F.one_hot(labels, count).double().mean(0) * F.one_hot(judgement.sources, count).double().mean(0)).sum())
+    return Measure(
+        _PART, value, (min(low, value), max(high, value)), _kappa(float(judgement.right.double().mean()), real),
+        "the label agreement beyond chance (Cohen's kappa): 0 if the variants' classes had nothing to do with their sources', 1 is best; "
+        "good is near the reference, that of real images",
+    )  # fmt: skip
+
+
+def _kappa(agreement: float, chance: float) -> float:
+    return (agreement - chance) / max(1 - chance, 1e-9)
 
 
 def _real_similarities(e: Evidence, neighbours: RealNeighbours) -> tuple[float, float]:
