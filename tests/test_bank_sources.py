@@ -38,6 +38,7 @@ from gentransforms.sources.folder import ImageFolderSource
 from gentransforms.sources.keyed import with_keys
 from gentransforms.sources.map_style import MapStyleSource
 from gentransforms.sources.parquet import ParquetSource
+from gentransforms.sources.split_files import choose_shards
 from gentransforms.testing import FakeGenerator
 
 CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar10" / "train.parquet"
@@ -1647,8 +1648,54 @@ class TestShards:
         assert torch.equal(sample.image, tensor(4))
         assert sample.inputs == {"labels": 1, "prompts": "photo 4"}
         assert open_source(paths[1]).keys == ["003", "004", "005"]
-        with pytest.raises(ConfigError, match="split='test'"):
+        assert open_source(tmp_path / "shards", split="train").keys == source.keys
+        with pytest.raises(ConfigError, match=r"split='test': .*shards holds 'train'"):
             open_source(tmp_path / "shards", split="test")
+        with pytest.raises(ConfigError, match=r"split='train': .*1\.tar is one file: leave it out, or give the folder"):
+            open_source(paths[1], split="train")
+
+    def test_splits(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        names = ("i1k-train-0000", "i1k-train-0001", "i1k-validation-00")
+        (tmp_path / "shards [x]").mkdir()  # which is no pattern
+        paths = [self.shard(tmp_path / "shards [x]" / f"{name}.tar", i, 1) for i, name in enumerate(names)]
+        keys = {split: open_source(tmp_path / "shards [x]", split=split).keys for split in (None, "train", "validation")}
+        assert keys == {None: ["000", "001"], "train": ["000", "001"], "validation": ["002"]}
+        assert open_source(tmp_path / "shards [x]", split="validation").description["decides"]["split"] == "validation"
+        for path in paths[:2]:
+            path.unlink()
+        lone = open_source(tmp_path / "shards [x]")
+        assert (lone.keys, lone.description["decides"]["split"]) == (["002"], "train")  # as in banks that were begun before
+
+    @pytest.mark.parametrize(
+        ("names", "split", "chosen"),
+        [
+            (("a-0", "a-1"), None, ("a-0", "a-1")),
+            (("a-0", "a-1"), "train", ("a-0", "a-1")),
+            (("train2017", "val2017"), None, ("train2017",)),
+            (("train2017", "val2017"), "validation", ("val2017",)),
+            (("x_test", "x_dev"), None, "holds the splits 'test', 'validation': choose one with split="),
+            (("x_test", "x_dev"), "val", "split='val': .* holds 'test', 'validation'"),
+            (
+                ("a-0", "a-1", "val"),
+                None,
+                r"'validation', and files in no split, .*: 'a-0\.tar', 'a-1\.tar': .*split='validation'",
+            ),
+            (("a-0", "a-1", "val"), "validation", ("val",)),
+            (("train-val-0", "train-0"), None, r"in no split, .*: 'train-val-0\.tar'"),
+            (("train-00000-of-00002", "test-00000-of-00001"), None, r"'train-00001-of-00002\.tar' is missing"),
+            (("train-00000-of-00002", "test-00000-of-00001"), "test", ("test-00000-of-00001",)),
+            (("trainer", "latest", "evaluate"), None, ("trainer", "latest", "evaluate")),
+        ],
+        ids=str,
+    )
+    def test_which_are_chosen(self, names: tuple[str, ...], split: str | None, chosen: Any, tmp_path: Path) -> None:
+        paths = [tmp_path / f"{name}.tar" for name in names]
+        if isinstance(chosen, tuple):
+            assert choose_shards(tmp_path, paths, split) == [tmp_path / f"{name}.tar" for name in chosen]
+        else:
+            with pytest.raises(ConfigError, match=chosen):
+                choose_shards(tmp_path, paths, split)
 
     def test_damage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

@@ -40,7 +40,8 @@ def open_source(
             format; a folder that `datasets` wrote with ``save_to_disk``; the name of a data set on the Hub, ``"org/name"``; an
             object with ``__len__`` and ``__getitem__``, such as the data sets of torchvision and `datasets`; or an
             `ImageSource`, which is returned unchanged.
-        split: split of a Hugging Face data set or a folder of Parquet files; by default ``"train"``, or the only one in a folder.
+        split: split of a Hugging Face data set, or of a folder of Parquet files or tar shards; by default ``"train"``, or the only
+            one in a folder.
         image_column: column with the images, if it cannot be inferred.
         columns: columns with further inputs of the generator: ``{"prompts": "caption"}``.
         key: column with the keys; for objects also a function from index to key, or a list of keys. By default relative paths
@@ -88,12 +89,15 @@ def _open_path(source: str, options: Mapping[str, Any]) -> ImageSource:
         if path.suffix.lower() == ".parquet":
             return _open_parquet(path, options)
         if path.suffix.lower() == ".tar":
+            if options["split"] is not None:
+                raise ConfigError(f"split={options['split']!r}: {path} is one file: leave it out, or give the folder")
             return _open_shards([path], options, source)
         raise ConfigError(f"source={source!r}: expected a folder of images, a .parquet file, or a .tar file in WebDataset format")
     if (path / "bank.json").exists():
         raise ConfigError(f"source={source!r}: this is a bank: expected what banks are made from, such as a folder of images")
     from gentransforms.sources.contents import kind_of_folder, shards_in
     from gentransforms.sources.folder import ImageFolderSource
+    from gentransforms.sources.split_files import choose_shards
 
     kind = kind_of_folder(path)
     if kind == "saved":
@@ -101,7 +105,7 @@ def _open_path(source: str, options: Mapping[str, Any]) -> ImageSource:
     if kind == "parquet":
         return _open_parquet(path, options)
     if kind == "shards":
-        return _open_shards(shards_in(path), options, source)
+        return _open_shards(choose_shards(path, shards_in(path), options["split"]), options, source)
 
     if options["key"] is not None:
         raise ConfigError(f"key={options['key']!r}: the keys of an image folder are its paths; for others, pass a data set object")
@@ -116,8 +120,10 @@ def _open_parquet(path: Path, options: Mapping[str, Any]) -> ImageSource:
 
 
 def _open_shards(paths: Sequence[Path], options: Mapping[str, Any], name: str) -> ImageSource:
-    loaded = load_shards(paths)
-    return _open_object(loaded, {**options, "key": "__key__" if options["key"] is None else options["key"]}, name=name)
+    # Not the split that is taken by default: a bank may have been begun when all were called "train".
+    loaded = load_shards(paths, options["split"] or "train")
+    key = "__key__" if options["key"] is None else options["key"]
+    return _open_object(loaded, {**_without(options, "split"), "key": key}, name=name)
 
 
 def _open_object(source: Any, options: Mapping[str, Any], name: str | None = None, fixed: Mapping[str, Any] | None = None) -> ImageSource:

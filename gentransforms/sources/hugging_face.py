@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,14 +63,14 @@ def load_from_disk(path: Path) -> Any:
         raise ConfigError(f"source={str(path)!r}: this data set, written by save_to_disk, cannot be loaded: {one_line(error)}") from error
 
 
-def load_shards(paths: Sequence[Path]) -> Any:
-    """Load tar files in WebDataset format as one data set; `datasets` keeps a copy in its cache.
+def load_shards(paths: Sequence[Path], split: str = "train") -> Any:
+    """Load tar files in WebDataset format as one data set, the split of this name; `datasets` keeps a copy in its cache.
 
     Raises:
         ConfigError: if they cannot be loaded, with the reason.
     """
     datasets = import_datasets()
     try:
-        return datasets.load_dataset("webdataset", data_files={"train": [str(path) for path in paths]}, split="train")
+        return datasets.load_dataset("webdataset", data_files={split: [glob.escape(str(path)) for path in paths]}, split=split)
     except Exception as error:
         raise ConfigError(f"source={str(paths[0])!r}: cannot be loaded as tar shards of WebDataset: {one_line(error)}") from error
