@@ -381,6 +381,17 @@ class TestIntervals:
         _, (low, high) = subsampling_interval(means, 100, 400)
         assert (high - low) / 2 == pytest.approx(1.96 * float(population.std()) / 20, rel=0.1)
 
+    @pytest.mark.parametrize(("taken", "count"), [(24, 96), (24, 4000)])
+    def test_a_few_small_subsamples_cover_what_they_estimate(self, taken: int, count: int) -> None:
+        """As in a bank of a million images, of which 20 times 3,000 are compared."""
+        rng, covered = torch.Generator().manual_seed(0), 0
+        for _ in range(300):
+            population = torch.randn(count, generator=rng)
+            means = [float(population[torch.randperm(count, generator=rng)[:taken]].mean()) for _ in range(20)]
+            _, (low, high) = subsampling_interval(means, taken, count)
+            covered += low <= 0 <= high
+        assert 0.9 < covered / 300 < 0.98
+
 
 class TestPixels:
     def test_each_figure_follows_what_it_is_called(self) -> None:

@@ -62,7 +62,9 @@ class Resamples:
 def subsampling_interval(values: Sequence[float], taken: int, count: int) -> tuple[float, tuple[float, float]]:
     """Return the mean of a figure over subsamples of `taken` of `count` sources, and its interval.
 
-    A subsample without replacement varies by sigma^2 (1/taken - 1/count), the figure of all sources by sigma^2 / count.
+    A subsample without replacement varies by sigma^2 (1/taken - 1/count), the figure of all sources by sigma^2 / count. The mean
+    over a few subsamples has an error of its own, which is larger where they are a small part of the sources. Where they are
+    halves that are compared with each other, as in small banks, the interval is too wide: what one half has the other lacks.
 
     Example:
         >>> subsampling_interval([1.0, 3.0], taken=50, count=100)[0]
@@ -72,5 +74,5 @@ def subsampling_interval(values: Sequence[float], taken: int, count: int) -> tup
     mean = float(numbers.mean())
     if len(numbers) < 2 or taken >= count:
         return mean, (mean, mean)
-    half = 1.96 * float(numbers.std()) * math.sqrt(taken / (count - taken))
+    half = 1.96 * float(numbers.std()) * math.sqrt(taken / (count - taken) + 1 / len(numbers))
     return mean, (mean - half, mean + half)
