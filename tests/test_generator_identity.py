@@ -108,6 +108,37 @@ class TestWrappedModule:
                 generator._init_config["net"][0].weight.add_(1)
             assert generator.fingerprint() != before
 
+    def test_a_buffer_that_is_not_saved_is_seen(self) -> None:
+        """Such as an edit direction that the constructor reads from a file."""
+
+        def directed(value: float) -> Wraps:
+            generator = Wraps(Scaled())
+            generator.register_buffer("direction", torch.full((3,), value), persistent=False)
+            return generator
+
+        assert directed(0.5).fingerprint() == directed(0.5).fingerprint()
+        assert len({directed(0.0).fingerprint(), directed(0.5).fingerprint(), Wraps(Scaled()).fingerprint()}) == 3
+
+    def test_extra_state_is_seen_and_not_saved(self, tmp_path: Path) -> None:
+        class Calibrated(Scaled):
+            def get_extra_state(self) -> Any:
+                return {"limit": self.limit}
+
+            def set_extra_state(self, state: Any) -> None:
+                self.limit = state["limit"]
+
+        def calibrated(limit: float) -> gt.ImageGenerator:
+            network = Calibrated()
+            network.limit = limit
+            generator = FakeGenerator()
+            generator.network = network
+            return generator
+
+        assert calibrated(0.5).fingerprint() == calibrated(0.5).fingerprint() != calibrated(0.6).fingerprint()
+        with pytest.raises(ConfigError, match=r"FakeGenerator has extra state that is no tensor, 'network._extra_state'.*a buffer"):
+            calibrated(0.5).save_pretrained(tmp_path / "saved")
+        assert not (tmp_path / "saved").exists()
+
     def test_copies_are_the_same(self) -> None:
         generator = Wraps(network(), 0.2)
         for twin in (copy.deepcopy(generator), pickle.loads(pickle.dumps(generator))):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.arguments import Recorded, check_saveable, copy_plain
 from gentransforms.generators.card import model_card
-from gentransforms.generators.identity import describe_argument, fingerprint, named_weights, to_json
+from gentransforms.generators.identity import describe_argument, fingerprint, named_weights, to_json, unsaved_state
 from gentransforms.hub import models as hub
 from gentransforms.hub.client import sha256, upload
 from gentransforms.hub.replaced import replacing
@@ -166,7 +166,7 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
         return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
 
     def fingerprint(self) -> str:
-        """Return 32 hexadecimal digits that identify this generator: a hash of class, config, dtype and every weight.
+        """Return 32 hexadecimal digits that identify this generator: a hash of class, config, dtype, every weight and every buffer.
 
         The device, `execution_options` and ``torch.compile`` are left out, because they change images by rounding alone. The
         hash is computed from the current weights at each call, in about a second per gigabyte.
@@ -234,6 +234,12 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
                     f"{type(self).__name__} was built with {name}=<{type(value).__name__}>, a module, which a saved config cannot "
                     f"hold: build it inside {type(self).__name__}.__init__ from numbers and strings; banks work as it is"
                 )
+        extra = [name for name, value in self.state_dict().items() if not isinstance(value, Tensor)]
+        if extra and type(self)._saved_weights is ImageGenerator._saved_weights:
+            raise ConfigError(
+                f"{type(self).__name__} has extra state that is no tensor, {extra[0]!r}, which safetensors cannot hold: make it an "
+                "argument of the constructor or a buffer; banks work as it is"
+            )
         check_saveable(type(self), config)
         return to_json(config), model_card(self, card)
 
@@ -299,7 +305,9 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
 
     def _identity_weights(self) -> dict[str, Tensor]:
         """Return what `fingerprint` covers."""
-        return self._saved_weights() | self._argument_weights()
+        # The classes of this package derive such buffers from their config.
+        own = unsaved_state(self) if type(self)._saved_weights is ImageGenerator._saved_weights else {}
+        return self._saved_weights() | own | self._argument_weights()
 
     def _argument_weights(self) -> dict[str, Tensor]:
         """Return the weights of modules passed to the constructor that are not submodules of the generator."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from gentransforms.errors import ConfigError, WeightsError
 
-__all__ = ["describe_argument", "fingerprint", "hash_weights", "named_weights", "to_json", "uncompiled"]
+__all__ = ["describe_argument", "fingerprint", "hash_weights", "named_weights", "to_json", "uncompiled", "unsaved_state"]
 
 
 def fingerprint(kind: str, config: Mapping[str, Any], dtype: torch.dtype, weights: Mapping[str, Tensor]) -> str:
@@ -82,8 +83,18 @@ def uncompiled(module: Any) -> Any:
 
 
 def named_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Return a module's state dict, with the names that it has without ``torch.compile``."""
-    return {name.replace("_orig_mod.", ""): tensor for name, tensor in module.state_dict().items()}
+    """Return the tensors of a module's state dict, with the names that it has without ``torch.compile``."""
+    return {name.replace("_orig_mod.", ""): value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+
+
+def unsaved_state(module: nn.Module) -> dict[str, Tensor]:
+    """Return what decides a module's results besides `named_weights`: buffers that are not saved, and extra state, pickled."""
+    state = module.state_dict()
+    buffers = {name: tensor for name, tensor in module.named_buffers() if name not in state}
+    extra = {
+        name: torch.tensor(list(pickle.dumps(value)), dtype=torch.uint8) for name, value in state.items() if not isinstance(value, Tensor)
+    }
+    return {name.replace("_orig_mod.", ""): tensor for name, tensor in (buffers | extra).items()}
 
 
 def describe_argument(value: Any) -> Any:
