@@ -253,6 +253,46 @@ class TestKeysOf:
             list_keys(ConcatDataset(folders))
         assert list_keys(ConcatDataset(folders), key="{}".format) == ["0", "1"]
 
+    def test_concatenation_of_parts_of_one_data_set(self) -> None:
+        data, rows = Doubled(9), datasets.Dataset.from_dict({"label": list(range(9))})
+        first, second = Subset(data, [4, 2]), Subset(data, [7, 0])
+        nested = Subset(ConcatDataset([data, Doubled(2)]), [8, 10])
+        for parts, keys in (
+            ([first, second], [4, 2, 7, 0]),
+            ([first, Subset(second, [1])], [4, 2, 0]),
+            ([first, ConcatDataset([second])], [4, 2, 7, 0]),
+            ([with_keys(first), second], [4, 2, 7, 0]),
+            ([with_keys(Doubled(2), key=[50, 60]), with_keys(Doubled(2), key=[70, 80])], [50, 60, 70, 80]),
+            ([rows.select([5, 2]), Subset(rows, [1]), rows.select([3, 0]).with_format("torch")], [5, 2, 1, 3, 0]),
+            ([nested, Subset(nested.dataset, [3])], [8, 10, 3]),
+        ):
+            assert list_keys(ConcatDataset(parts)) == keys
+
+    def test_concatenation_of_parts_of_different_data_sets(self) -> None:
+        one, other = Doubled(9), Doubled(9)
+        rows, others = (datasets.Dataset.from_dict({"label": list(range(i, i + 9))}) for i in range(2))
+        for first, second in (
+            (Subset(one, [0, 1]), Subset(other, [2, 3])),
+            (Subset(Subset(one, [0, 1]), [1]), Subset(other, [2, 3])),
+            (with_keys(Subset(one, [0, 1])), Subset(other, [2, 3])),
+            (with_keys(one), Subset(with_keys(Doubled(20)), [11, 12])),
+            (with_keys(Doubled(2), key=[50, 60]), Subset(other, [2, 3])),
+            (rows.select([5, 2]), others.select([3, 1])),
+            (rows.select(range(2)).select([1, 0]), rows.select([5, 2])),
+            (Subset(one, [0, 1]), Subset(ConcatDataset([one, other]), [2, 3])),
+            (ConcatDataset([Subset(one, [0])]), Subset(other, [2])),
+        ):
+            both: Any = ConcatDataset([first, second])
+            with pytest.raises(ConfigError, match=r"ConcatDataset: .* row numbers of different data sets.*key=") as raised:
+                list_keys(both)
+            with pytest.raises(ConfigError, match="row numbers of different data sets"):
+                with_keys(Subset(both, [0]))
+            assert list_keys(both, range(len(both))) == range(len(both))
+        assert "list(first.indices) + list(second.indices)" in str(raised.value)
+        same = ConcatDataset([Subset(one, [0, 1]), Subset(other, [2, 3])])
+        indices = [i for part in same.datasets for i in part.indices]  # type: ignore[attr-defined]
+        assert list_keys(same, indices) == [0, 1, 2, 3]
+
     def test_with_keys_again(self) -> None:
         assert with_keys(with_keys(Doubled(2), key=["a", "b"])).keys == ["a", "b"]
 

@@ -48,7 +48,8 @@ def list_keys(dataset: Any, key: Key | None = None) -> Keys:
         key: a function from index to key, the column of a Hugging Face data set, or the list of all keys.
 
     Raises:
-        ConfigError: if two keys are equal, they are not all str or all int, or there are none.
+        ConfigError: if two keys are equal, they are not all str or all int, or there are none; or if a `ConcatDataset` joins row
+            numbers of different data sets.
 
     Example:
         >>> from torch.utils.data import Subset
@@ -208,10 +209,43 @@ def _own_keys(dataset: Any) -> list[Any] | None:
         return [int(i) if whole is None else whole[i] for i in dataset.indices]
     if isinstance(dataset, torch.utils.data.ConcatDataset):
         parts = [_own_keys(part) for part in dataset.datasets]
-        return None if None in parts else [k for part in parts for k in part or ()]
+        if None in parts:
+            return None
+        keys = [k for part in parts for k in part or ()]
+        if all(isinstance(k, int) for k in keys) and len(_numbered_by(dataset)) > 1:
+            raise ConfigError(
+                "ConcatDataset: its parts have row numbers of different data sets, so one number may mean several images: give each its "
+                "own key with key=, a function or a list of all; if these are the same images, list(first.indices) + list(second.indices)"
+            )
+        return keys
     if hasattr(dataset, "samples") and hasattr(dataset, "root"):
         return _relative_paths(dataset)
     return _original_rows(dataset)
+
+
+def _numbered_by(dataset: Any) -> set[Any]:
+    """Return something for each data set whose rows the keys of this one number; what the user numbered counts as one."""
+    if isinstance(dataset, Keyed):
+        inside = getattr(dataset, "dataset", None)
+        rows = inside is not None and list(dataset.keys) == (_own_keys(inside) or list(range(len(inside))))
+        return _numbered_by(inside) if rows else {"the user"}
+    if isinstance(dataset, torch.utils.data.Subset):
+        return _numbered_by(dataset.dataset)
+    if isinstance(dataset, torch.utils.data.ConcatDataset) and all(_own_keys(part) is not None for part in dataset.datasets):
+        return set().union(*map(_numbered_by, dataset.datasets))
+    return {_place_in_memory(dataset) or id(dataset)}
+
+
+def _place_in_memory(dataset: Any) -> Any:
+    """Return what a Hugging Face data set and a shuffled or formatted one of the same rows share; None of other data sets."""
+    datasets = sys.modules.get("datasets")
+    if datasets is None or not isinstance(dataset, datasets.Dataset):
+        return None
+    table = dataset.data.table
+    for chunk in (column.chunk(0) for column in table.columns if column.num_chunks):
+        if found := [buffer.address for buffer in chunk.buffers() if buffer is not None]:
+            return (table.num_rows, chunk.offset, *found)
+    return None
 
 
 def _original_rows(dataset: Any) -> list[int] | None:
