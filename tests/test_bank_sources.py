@@ -398,10 +398,70 @@ class TestMetadataFile:
             read(source, 0)
         assert read(source, 1).inputs["labels"] == 7
 
-    def test_a_file_without_names_is_another(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("name", "text", "columns"),
+        [
+            ("csv", "camera,date\nX,2020\n", "has 'camera', 'date', and"),
+            ("csv", "camera;date\nX;2020\n", "has 'camera;date', and"),
+            ("csv", "", "is empty, and"),
+            ("jsonl", '{"camera": "X", "places": ["a.png"]}\n{"file_name": "a.png"}\n', "has 'camera', 'places', and"),
+        ],
+    )
+    def test_a_file_without_names_is_another(self, name: str, text: str, columns: str, tmp_path: Path) -> None:
         fill(tmp_path, "a.png")
-        (tmp_path / "metadata.csv").write_text("camera,date\nX,2020\n")
+        (tmp_path / f"metadata.{name}").write_text(text)
+        with pytest.warns(UserWarning, match=rf"metadata\.{name}: {columns} no column 'file_name' .*: this file is not used"):
+            assert open_source(tmp_path).keys == ["a.png"]
+        with pytest.raises(ConfigError, match=r"image_column='file_name': .*metadata\..* (has|is) "):
+            open_source(tmp_path, image_column="file_name")
+
+    @pytest.mark.parametrize(
+        ("kind", "text", "words"),
+        [
+            (
+                "csv",
+                "file_name;labels\na.png;7\n",
+                "has 'file_name;labels', .*: save it with commas between the columns; or",
+            ),
+            ("csv", "bild\tklasse\na.png\t7\n", "save it with commas"),
+            ("csv", "filename,labels\na.png,7\n", "has 'filename', 'labels', .*: rename 'filename', or give image_column='filename'; or"),
+            ("csv", "FileName,n\nb.png,7\n", "image_column='FileName'"),
+            ("csv", "id,path\n1,a.png\n", "image_column='path'"),
+            ("csv", "id,path\n1,a.png,x\n", "image_column='path'"),
+            ("csv", "id,caption\n1,a cat\n", "has 'id', 'caption', .*: add that column; or"),
+            ("jsonl", '{"image": "a.png", "label": 7}\n', "image_column='image'"),
+            ("jsonl", '{"labels": 7}\n', "has 'labels', .*: add that column"),
+            ("parquet", "image_file", "has 'image_file', .*image_column='image_file'"),
+        ],
+    )
+    def test_images_in_a_column_of_another_name(self, kind: str, text: str, words: str, tmp_path: Path) -> None:
+        path = fill(tmp_path, "a.png") / f"metadata.{kind}"
+        if kind == "parquet":
+            pq.write_table(pa.table({text: ["a.png"]}), path)
+        else:
+            path.write_text(text)
+        with pytest.raises(ConfigError, match=rf"metadata\.{kind}: {words if words.startswith('has') else f'.*{words}'}"):
+            open_source(tmp_path)
+        column = re.search("image_column='(.*)'", words)
+        if column is not None and "b.png" not in text and ",x" not in text:  # as the error advises
+            assert open_source(tmp_path, image_column=column[1]).keys == ["a.png"]
+        path.rename(tmp_path / "notes")
         assert open_source(tmp_path).keys == ["a.png"]
+
+    def test_one_file_of_several_fits(self, tmp_path: Path) -> None:
+        fill(tmp_path, "a.png")
+        (tmp_path / "metadata.jsonl").write_text('{"caption": "of another folder"}\n')
+        (tmp_path / "metadata.csv").write_text("file_name,caption\na.png,a cat\n")
+        assert read(open_source(tmp_path), 0).inputs == {"prompts": "a cat"}
+
+    def test_rows_with_more_cells_than_columns(self, tmp_path: Path) -> None:
+        fill(tmp_path, "a.png", "b.png")
+        path = tmp_path / "metadata.csv"
+        path.write_text('file_name,caption\na.png,"a cat,\nasleep"\nb.png,a dog, running\n')
+        with pytest.raises(ConfigError, match=r"metadata\.csv, line 4: 3 cells, and the header names 2: put double quotes around text"):
+            open_source(tmp_path)
+        path.write_text('file_name,caption\na.png,"a cat,\nasleep"\nb.png,"a dog, running",\n')  # a comma at the end does no harm
+        assert [read(open_source(tmp_path), i).inputs["prompts"] for i in range(2)] == ["a cat,\nasleep", "a dog, running"]
 
     @pytest.mark.parametrize(
         ("text", "words"),

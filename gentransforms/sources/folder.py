@@ -58,7 +58,8 @@ class ImageFolderSource(ImageSource):
 
     Warns:
         UserWarning: if there are images in formats that cannot be read, such as ``.heic``, or a few images beside class folders,
-            which leave all without labels, or the folder of a split around them, which gives all the same label.
+            which leave all without labels, or the folder of a split around them, which gives all the same label, or a file with the
+            name of a metadata file that is about something else.
 
     Example:
         >>> from pathlib import Path
@@ -84,7 +85,7 @@ class ImageFolderSource(ImageSource):
         self._carried: dict[str, list[Any]] = {}
         description: dict[str, Any] = {"kind": "image folder", "path": str(root)}
         decides: dict[str, Any] = {"kind": "image folder"} | ({} if white_level is None else {"white_level": white_level})
-        metadata = find_metadata(self.root, image_column or "file_name")
+        metadata = find_metadata(self.root, image_column)
         if metadata is not None:
             keys, self._carried, chosen = read_metadata(metadata, image_column or "file_name", columns)
             decides |= {"image_column": image_column or "file_name", "columns": chosen}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-from collections.abc import Iterator, Mapping
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,11 +26,25 @@ def folder_order(folder: str) -> tuple[str, str]:
     return folder.partition("/")[0], folder
 
 
-def find_metadata(root: Path, image_column: str) -> Path | None:
-    """Return the metadata file of a folder, if there is one with an image column; data sets may have other files of this name."""
+def find_metadata(root: Path, image_column: str | None) -> Path | None:
+    """Return the metadata file of a folder, if there is one with an image column, by default ``file_name``.
+
+    Raises:
+        ConfigError: if there are only files without this column, and one of them describes images all the same: by the names of its
+            columns, or as it names a file in the folder. Also if `image_column` is given.
+
+    Warns:
+        UserWarning: of other files, which are left aside.
+    """
+    others = {}
     for path in (root / name for name in METADATA_NAMES):
-        if path.is_file() and image_column in next(_records(path), {}):
-            return path
+        if path.is_file():
+            columns, values = _begin(path)
+            if (image_column or "file_name") in columns:
+                return path
+            others[path] = columns, values
+    for path, (columns, values) in others.items():
+        _tell_other(path, image_column, columns, values)
     return None
 
 
@@ -49,13 +66,65 @@ def read_metadata(
     return [key for key, _ in rows], {name: values[column] for name, column in chosen.items()}, chosen
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
+def _tell_other(path: Path, image_column: str | None, columns: Sequence[str], values: Sequence[Any]) -> None:
+    """Raise for a metadata file without the image column, or warn if it seems to be about something else."""
+    has = f"has {', '.join(map(repr, columns))}" if columns else "is empty"
+    if image_column is not None:
+        raise ConfigError(f"image_column={image_column!r}: {path} {has}")
+    words = [word for name in columns for word in re.split("[;\t|]", name)]
+    cells = [cell for value in values if isinstance(value, str) for cell in re.split("[;\t|]", value)]
+    if not any(map(_is_known, words)) and not any(_names_file(path.parent, cell) for cell in cells):
+        warnings.warn(f"{path}: {has}, and no column 'file_name' with the names of images: this file is not used", stacklevel=5)
+        return
+    advice = "add that column"
+    if len(words) > len(columns):
+        advice = "save it with commas between the columns"
+    else:
+        named = [name for name, value in zip(columns, values, strict=False) if _names_file(path.parent, value)]
+        named += [name for name in columns if name.lower().startswith("file")]
+        if named:
+            advice = f"rename {named[0]!r}, or give image_column={named[0]!r}"
+    raise ConfigError(
+        f"{path}: {has}, and no column 'file_name' with the names of the images: {advice}; or rename this file if it is about "
+        "something else"
+    )
+
+
+def _is_known(column: str) -> bool:
+    name = column.strip().lower()
+    return name.startswith("file") or name in _DESCRIBE
+
+
+def _names_file(folder: Path, value: Any) -> bool:
     try:
-        yield from _parsed(path)
+        return isinstance(value, str) and "." in value and (folder / value).is_file()
+    except (OSError, ValueError):  # text that is no path
+        return False
+
+
+def _begin(path: Path) -> tuple[Sequence[str], Sequence[Any]]:
+    """Return the columns of a metadata file, and the values of the first row; none of an empty file."""
+    if path.suffix != ".csv":
+        row = next(_records(path), {})
+        return list(row), list(row.values())
+    with _reasons(path), path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file)
+        return next(rows, []), next(rows, [])
+
+
+@contextlib.contextmanager
+def _reasons(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, csv.Error) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path}: cannot be read: {one_line(error)}") from error
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    with _reasons(path):
+        yield from _parsed(path)
 
 
 def _parsed(path: Path) -> Iterator[dict[str, Any]]:
@@ -67,7 +136,7 @@ def _parsed(path: Path) -> Iterator[dict[str, Any]]:
         return
     with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix == ".csv":
-            yield from csv.DictReader(file)
+            yield from _rows(path, csv.DictReader(file))
             return
         for number, line in enumerate(file, start=1):
             if line.isspace():
@@ -79,6 +148,17 @@ def _parsed(path: Path) -> Iterator[dict[str, Any]]:
             if not isinstance(record, dict):
                 raise ConfigError(f"{path}, line {number}: expected a JSON object with the name of an image")
             yield record
+
+
+def _rows(path: Path, reader: csv.DictReader[str]) -> Iterator[dict[str, Any]]:
+    for row in reader:
+        if any(further := row.pop(None, ())):
+            count = len(reader.fieldnames or ())
+            raise ConfigError(
+                f"{path}, line {reader.line_num}: {count + len(further)} cells, and the header names {count}: put double quotes around "
+                "text with commas"
+            )
+        yield row
 
 
 def _key(path: Path, name: Any) -> str:
@@ -108,3 +188,5 @@ def _usable(name: str, values: list[Any]) -> bool:
 
 
 _CHECKED = ("labels", "prompts", "masks")
+# Columns by which a file is about images; or what begins with "file".
+_DESCRIBE = ("labels", "label", "cls", "prompts", "prompt", "caption", "captions", "text", "masks", "mask")
