@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def fill_and_die(path: str, moment: str, after: int) -> None:
     elif moment == "before the sync":
         before(locking, "_sync")
     elif moment == "before the sidecar":
-        before(writer, "write_json")
+        before(Path, "replace", lambda _self, target: target.name.startswith("unit-") and target.suffix == ".json")
     elif moment == "before the unit":
         before(Path, "replace", lambda _self, target: str(target).endswith(".arrow"))
     elif moment == "after the unit":
@@ -115,3 +116,29 @@ def fill_and_die(path: str, moment: str, after: int) -> None:
     else:
         before(os, "link")
     fill(path)
+
+
+class Killed(BaseException):
+    """In place of a signal, which would need a process for each step."""
+
+
+@contextlib.contextmanager
+def killed_at(step: int) -> Iterator[list[str]]:
+    """Die before the renaming or removal number `step`, and change no name after that; yields the names of those that were done."""
+    import pytest  # not where processes import this module
+
+    done: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("replace", "unlink"):
+            real = getattr(Path, name)
+
+            def dying(self: Path, *args: Any, original: Any = real, **options: Any) -> Any:
+                if len(done) >= step:
+                    raise Killed
+                result = original(self, *args, **options)
+                done.append(self.name)
+                return result
+
+            patch.setattr(Path, name, dying)
+        with contextlib.suppress(Killed):
+            yield done

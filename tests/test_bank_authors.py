@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import pytest
 import torch
+from bank_process import killed_at
 from small_banks import encoded, pixels
 
 import gentransforms as gt
@@ -449,6 +451,25 @@ class TestResume:
         bad.write_bytes(good)
         import_bank(folder, photos, tmp_path / "bank", unit_size=1)
         assert verify_bank(tmp_path / "bank").ok
+
+    def test_an_import_that_is_killed_while_it_replaces_a_unit_loses_nothing(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        """The files of what it has imported are gone by then."""
+        late = folder / "n02102040" / "n02102040_1_2_7.JPEG"
+        data = late.read_bytes()
+        late.unlink()
+        assert import_bank(folder, photos, tmp_path / "before").images == 39
+        write(late, data)
+        rest = tmp_path / "rest"
+        write(rest / late.relative_to(folder), data)
+        for step in range(8):
+            bank = tmp_path / f"bank-{step}"
+            shutil.copytree(tmp_path / "before", bank)
+            with killed_at(step) as done:
+                import_bank(rest, photos, bank)
+            import_bank(rest, photos, bank)
+            assert import_bank(rest, photos, bank).images == 40, done
+            assert not list(bank.glob("former-*"))
+            assert verify_bank(bank).ok
 
     def test_leftovers_of_a_dead_process_go(self, folder: Path, photos: Path, tmp_path: Path) -> None:
         from gentransforms.bank.format import locking

@@ -157,7 +157,9 @@ class TestGenerate:
     def test_a_unit_that_is_written_anew_takes_it_away_first(self, path: Path) -> None:
         """A run may be killed between the unit and the index."""
         sidecar = json.loads((path / MIDDLE.sidecar).read_text())
-        assert write_unit(path, MIDDLE, [], "str", {"settings": sidecar["settings"], "failed": [], "rejected": []}, replace=True)
+        assert write_unit(
+            path, MIDDLE, [], "str", {"settings": sidecar["settings"], "failed": [], "rejected": []}, replaces=sidecar["sha256"]
+        )
         assert not (path / INDEX).exists()
         assert len(Bank.open(path)) == 18
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from bank_sources import Photos, Slow
 from gentransforms.bank.format import locking
 from gentransforms.bank.format import unit as writer
 from gentransforms.bank.format.unit import list_units
+from gentransforms.bank.generate import pipeline
 from gentransforms.bank.generate.run import generate_bank
 from gentransforms.bank.reader import Bank
 from gentransforms.bank.verify.checker import verify_bank
 from gentransforms.errors import BankError
+from gentransforms.testing import FakeGenerator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,6 +44,12 @@ def rows(path: Path) -> list[tuple[str, int]]:
         table = pa.ipc.open_stream(file.read_bytes()).read_all()
         found += list(zip(table["key"].to_pylist(), table["variant"].to_pylist(), strict=True))
     return found
+
+
+def images(path: Path) -> dict[tuple[str, int], bytes]:
+    """The encoded images of the units, by key and variant."""
+    tables = [pa.ipc.open_stream(file.read_bytes()).read_all() for file in path.glob("unit-*.arrow")]
+    return {(row["key"], row["variant"]): row["image"]["bytes"] for table in tables for row in table.to_pylist()}
 
 
 def fill(path: Path, **options: Any) -> Any:
@@ -108,6 +116,88 @@ class TestKilled:
             assert len(Bank.open(tmp_path, partial=True)) == len(list_units(tmp_path)) * bank_process.UNIT_SIZE * bank_process.VARIANTS
         fill(tmp_path)
         check(tmp_path, whole)
+
+
+class TestKilledAtEveryRename:
+    """A run that extends a bank or tries sources again; afterwards, some sources cannot be read any more."""
+
+    def run(self, path: Path, broken: Sequence[int], count: int = 4, **options: Any) -> Any:
+        options = {"variants": 2, "unit_size": 2, "image_format": "png", "threads": 1, "progress": False} | options
+        return generate_bank(Photos(count, broken), path, FakeGenerator(4), **options)
+
+    @pytest.mark.parametrize(
+        "what",
+        [
+            {"variants": 3, "extend": True},
+            {"count": 5, "extend": True},
+            {"retry_failed": True},
+            {"variants": 3, "extend": True, "times": 2},
+        ],
+        ids=["variants", "sources", "retry", "variants twice"],
+    )
+    def test_no_image_is_lost(self, tmp_path: Path, what: dict[str, Any]) -> None:
+        what = dict(what)
+        times = what.pop("times", 1)
+        self.run(tmp_path / "before", [1])
+        before, settings = (
+            images(tmp_path / "before"),
+            {name: value for name, value in what.items() if name not in ("extend", "retry_failed")},
+        )
+        assert len(before) == 6
+        step, alive = 0, False
+        while not alive:
+            path = tmp_path / f"bank-{step}"
+            shutil.copytree(tmp_path / "before", path)
+            with bank_process.killed_at(step):
+                self.run(path, [1], **what)
+                alive = True
+            if times > 1:  # extended once more, by a run that dies as early
+                settings["variants"] = 4
+                with bank_process.killed_at(step):
+                    self.run(path, [1], variants=4, extend=True)
+            summary = self.run(path, [0, 1, 2], **settings, extend=True)
+            after = images(path)
+            assert {place: after.get(place) for place in before} == before, f"after {step} steps"
+            assert summary.complete
+            assert not list(path.glob("former-*"))
+            report = verify_bank(path)
+            assert report.ok, report
+            shutil.rmtree(path)
+            step += 1
+        assert step > 8
+
+    def test_a_disk_that_is_full_leaves_a_unit_as_it_was(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.run(tmp_path, [1])
+        before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+        for fails in (1, 2):
+            calls: list[Any] = []
+
+            def full(file: Any, fails: int = fails, calls: list[Any] = calls) -> None:
+                calls.append(file)
+                if len(calls) == fails:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            monkeypatch.setattr(locking, "_sync", full)
+            with pytest.raises(BankError, match="disk is full"):
+                self.run(tmp_path, [], retry_failed=True)
+            assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+    def test_a_unit_that_another_process_tried_again_meanwhile_is_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It could read a source that this process could not."""
+        original, others = pipeline.write_unit, []
+
+        def late(*args: Any, **options: Any) -> bool:
+            if not others:
+                others.append(True)
+                others.append(self.run(tmp_path, [], retry_failed=True))
+            return original(*args, **options)
+
+        self.run(tmp_path, [0, 1])
+        monkeypatch.setattr(pipeline, "write_unit", late)
+        self.run(tmp_path, [1], retry_failed=True)
+        assert others[1].rows == 8
+        assert len(Bank.open(tmp_path)) == 8
+        assert verify_bank(tmp_path).ok
 
 
 class TestTwoAtOnce:

@@ -19,9 +19,9 @@ from gentransforms.bank.config import BankConfig
 from gentransforms.bank.format.index import encode_marks, write_index
 from gentransforms.bank.format.locking import remove_partials
 from gentransforms.bank.format.manifest import MANIFEST, Facts, describe_bank, describe_source
-from gentransforms.bank.format.unit import Row, Unit, is_done, list_entries, read_sidecar, write_unit
+from gentransforms.bank.format.unit import FORMER, Row, Unit, is_done, list_entries, read_sidecar, write_unit
 from gentransforms.bank.generate.begin import begin_bank
-from gentransforms.bank.generate.former import Former, read_former
+from gentransforms.bank.generate.former import Former, read_former, retire_units
 from gentransforms.bank.generate.reading import read_samples
 from gentransforms.errors import BankError, ConfigError, ImageError, SourceError
 from gentransforms.images import to_rows
@@ -112,13 +112,14 @@ def import_bank(
 
     manifest = begin_bank(directory, describe, opened, extend=None)
     facts = Facts.read(manifest, str(directory / MANIFEST))
+    retire_units(directory, facts)
     remove_partials(directory)
     images, missing, examples = 0, 0, list[tuple[str | int, int]]()
     with ThreadPoolExecutor(workers) as pool:
         for unit in facts.units():
             done = is_done(directory, unit)
             if not done or _has_new_files(directory, unit, found):
-                former = read_former(directory, unit, facts, prefix="") if done else None
+                former = read_former(directory, unit, facts, prefix="" if done else FORMER)
                 _copy(folder, directory, unit, opened, found, facts, former, pool)
             sidecar = read_sidecar(directory, unit) or {}
             lacking = list_entries(sidecar, "rejected")
@@ -242,11 +243,11 @@ def _copy(
     source: ImageSource,
     found: _Tails,
     facts: Facts,
-    former: Former | None,
+    former: Former,
     pool: ThreadPoolExecutor,
 ) -> None:
-    """Write a unit: the rows that it had before, if it was there, and those of files that it lacked."""
-    keys, kept = source.keys, former.rows if former is not None else []
+    """Write a unit: the rows that it had before, and those of files that it lacked."""
+    keys, kept = source.keys, former.rows
     (h, w), had = facts.image_size, {(row.key, row.variant) for row in kept}
     files = [(i, stem, tail) for i in range(unit.start, unit.stop) for stem in [_stem(keys[i])] for tail in found.get(stem, ())]
     files = sorted((file for file in files if (keys[file[0]], _number(file[2])) not in had), key=lambda file: (file[0], _number(file[2])))
@@ -278,7 +279,7 @@ def _copy(
     about = {"settings": facts.digest, "failed": [], "rejected": rejected, "retried": 0}
     if facts.key_type == "int":
         about |= _mark_sources(source, [places[key] for key in dict.fromkeys(row.key for row in rows)], pool)
-    write_unit(directory, unit, rows, facts.key_type, about, replace=former is not None)
+    write_unit(directory, unit, rows, facts.key_type, about, replaces=former.seen)
 
 
 def _mark_sources(source: ImageSource, places: Sequence[int], pool: ThreadPoolExecutor) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gentransforms.bank.format.locking import Partial, explain_write_error, locked, sync_directory, write_json
+from gentransforms.bank.format.locking import Partial, explain_write_error, locked, sync_directory
 from gentransforms.sources.arrow import arrow
 
 __all__ = [
     "ADVICE", "FORMER", "INDEX", "UNREAD", "Row", "Unit", "find_faults", "is_done", "is_unread", "list_entries", "list_units", "plan_units",
-    "read_sidecar", "split_rejected", "unit_schema", "write_unit",
+    "read_sidecar", "remove_former", "set_aside", "split_rejected", "unit_schema", "write_unit",
 ]  # fmt: skip
 
 INDEX = "index.arrow"
-FORMER = "former-"  # begins the names of the two files of a unit from before the bank was extended
+FORMER = "former-"  # begins the names of the two files of a unit that is set aside until a new one has taken over what it has
 # Begins the reason of a variant that was not tried: its source, which has other variants, could not be read when the bank was extended.
 UNREAD = "its source could not be read: "
 # What to do about a damaged unit.
@@ -76,10 +77,13 @@ def plan_units(count: int, size: int) -> list[Unit]:
     return [Unit(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def list_units(directory: Path, prefix: str = "") -> list[Unit]:
-    """Return the units with an Arrow file in the directory, judging by file names alone, in source order; `prefix` may be `FORMER`."""
+def list_units(directory: Path, prefix: str = "", suffix: str = ".arrow") -> list[Unit]:
+    """Return the units with an Arrow file in the directory, judging by file names alone, in source order.
+
+    With `prefix` `FORMER`, those that are set aside; with `suffix` ``".json"``, those with a sidecar.
+    """
     found = []
-    for path in directory.glob(f"{prefix}unit-*.arrow"):
+    for path in directory.glob(f"{prefix}unit-*{suffix}"):
         parts = path.stem.removeprefix(prefix).split("-")
         if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal():
             found.append(Unit(int(parts[1]), int(parts[2])))
@@ -195,12 +199,13 @@ def write_unit(
     key_type: str,
     facts: Mapping[str, Any],
     *,
-    replace: bool = False,
+    replaces: str = "",
     check: Callable[[], object] | None = None,
 ) -> bool:
     """Write a unit and its sidecar, unless another process has done so in the meantime; return whether it was written.
 
-    The Arrow file appears last and complete, so that a unit whose file exists is done. Equal rows give equal bytes.
+    The Arrow file appears last and complete, so that a unit whose file exists is done. Equal rows give equal bytes. A unit that is
+    replaced is set aside until the new one is there; if the process is killed before, the next run takes over what it has.
 
     Args:
         directory: directory of the bank.
@@ -208,7 +213,7 @@ def write_unit(
         rows: sorted by source position, then variant.
         key_type: ``"str"`` or ``"int"``.
         facts: further JSON-able entries of the sidecar: ``settings``, ``failed``, ``rejected``.
-        replace: whether an existing unit is written again.
+        replaces: SHA-256, as in its sidecar, of the existing unit that is replaced; any other one stays.
         check: called with the bank's lock held, before anything changes; if it raises, nothing is written.
 
     Raises:
@@ -216,26 +221,46 @@ def write_unit(
     """
     pa, schema = arrow(), unit_schema(key_type)
     try:
-        with Partial(directory / unit.file) as partial:
+        with Partial(directory / unit.file) as partial, Partial(directory / unit.sidecar) as description:
             hashed = _Hashed(partial.file)
             with pa.ipc.new_stream(pa.PythonFile(hashed, mode="w"), schema) as stream:
                 for batch in _split(rows):
                     stream.write_batch(_to_arrow(batch, schema))
             partial.finish()
             sidecar = {"unit": unit.name, "bytes": hashed.count, "sha256": hashed.digest.hexdigest(), "rows": len(rows), **facts}
+            description.file.write((json.dumps(sidecar) + "\n").encode())
+            description.finish()  # from here on, only names change
             with locked(directory):
                 if check is not None:
                     check()
                 # If two processes generate the same unit, the first file stays: its bytes are the same, and it may be in use.
-                if not replace and is_done(directory, unit, facts.get("settings")):
+                there = is_done(directory, unit, facts.get("settings"))
+                if there and str((read_sidecar(directory, unit) or {}).get("sha256")) != replaces:
+                    remove_former(directory, unit)
                     return False
                 (directory / INDEX).unlink(missing_ok=True)  # it describes the unit that is replaced
-                write_json(directory / unit.sidecar, sidecar)
+                if there:
+                    set_aside(directory, unit)
+                description.publish()
                 partial.publish()
                 sync_directory(directory)
+                remove_former(directory, unit)
     except OSError as error:
         raise explain_write_error(error, directory) from error
     return True
+
+
+def set_aside(directory: Path, unit: Unit) -> None:
+    """Rename the two files of a unit so that they begin with `FORMER`."""
+    for name in (unit.file, unit.sidecar):  # the Arrow file first: a unit exists if its Arrow file does
+        (directory / name).replace(directory / f"{FORMER}{name}")
+
+
+def remove_former(directory: Path, unit: Unit) -> None:
+    """Remove the two files of a unit that was set aside, if they exist."""
+    for name in (unit.file, unit.sidecar):
+        with contextlib.suppress(OSError):
+            (directory / f"{FORMER}{name}").unlink()
 
 
 def _split(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

@@ -3,24 +3,36 @@
 When a bank is extended, its units are renamed to ``former-unit-….arrow``, so that they are missing for everyone who reads the bank. A
 run that generates a unit takes over the rows of its former one and generates only the rest. A run that generates a unit again, because
 sources in it could not be read, takes over the rows of the sources that cannot be read now, and those of variants that are rejected now.
+While it replaces the unit, it renames it in the same way, so that a kill at any moment leaves either a unit or a former one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gentransforms.bank.format.locking import explain_write_error, locked, sync_directory, write_json
 from gentransforms.bank.format.manifest import MANIFEST, Facts, hash_manifest, read_manifest
-from gentransforms.bank.format.unit import FORMER, UNREAD, Row, Unit, is_done, is_unread, list_entries, list_units, read_sidecar
+from gentransforms.bank.format.unit import (
+    FORMER,
+    UNREAD,
+    Row,
+    Unit,
+    is_done,
+    is_unread,
+    list_entries,
+    list_units,
+    read_sidecar,
+    remove_former,
+    set_aside,
+)
 from gentransforms.errors import BankError
 from gentransforms.sources.arrow import arrow
 
-__all__ = ["Former", "adopt_unit", "check_not_extended", "count_former_rows", "has_failed", "read_former", "remove_former", "retire_units"]
+__all__ = ["Former", "adopt_unit", "check_not_extended", "count_former_rows", "has_failed", "read_former", "retire_units"]
 
 
 @dataclass
@@ -32,6 +44,7 @@ class Former:
         rows, failed, rejected: its contents, without variants that are lacking because their source could not be read.
         lacking: for each such source, the first of these variants.
         again: whether the whole unit is generated again, so that rows are taken over only where none could be made now.
+        seen: SHA-256 of the unit that is generated again, as its sidecar has it.
     """
 
     variants: int = 0
@@ -40,6 +53,7 @@ class Former:
     rejected: list[dict[str, Any]] = field(default_factory=list)
     lacking: dict[str | int, int] = field(default_factory=dict)
     again: bool = False
+    seen: str = ""
 
     def known(self, facts: Facts, max_attempts: int) -> dict[str | int, tuple[int, set[int]]]:
         """Return, for each source whose rows are taken over, how many variants it has, and the seed numbers tried in vain for them."""
@@ -83,19 +97,19 @@ class Former:
 
 
 def retire_units(directory: Path, facts: Facts) -> None:
-    """Rename the units from before the bank was extended, and remove former units that have been taken over already."""
+    """Rename the units from before the bank was extended, and finish what killed runs have begun to rename or to remove."""
     earlier = {before.digest for before in facts.history}
-    if not earlier:
-        return
     try:
         with locked(directory):
-            for unit in list_units(directory):
+            for unit in list_units(directory) if earlier else ():
                 if (read_sidecar(directory, unit) or {}).get("settings") in earlier:
-                    for name in (unit.file, unit.sidecar):  # the Arrow file first: a unit exists if its Arrow file does
-                        (directory / name).replace(directory / f"{FORMER}{name}")
-            for unit in list_units(directory, FORMER):
+                    set_aside(directory, unit)
+            for unit in sorted({*list_units(directory, FORMER), *list_units(directory, FORMER, ".json")}):
                 if is_done(directory, unit, facts.digest):
                     remove_former(directory, unit)
+            for unit in list_units(directory, FORMER):
+                if _lacks_sidecar(directory, unit, {*earlier, facts.digest}):
+                    (directory / unit.sidecar).replace(directory / f"{FORMER}{unit.sidecar}")
     except OSError as error:
         raise explain_write_error(error, directory) from error
 
@@ -123,9 +137,9 @@ def adopt_unit(directory: Path, unit: Unit, facts: Facts) -> bool:
                 write_json(directory / unit.sidecar, {**sidecar, "settings": facts.digest})
                 (directory / f"{FORMER}{unit.file}").replace(directory / unit.file)
                 sync_directory(directory)
+            remove_former(directory, unit)
     except OSError as error:
         raise explain_write_error(error, directory) from error
-    remove_former(directory, unit)
     return True
 
 
@@ -135,28 +149,22 @@ def read_former(directory: Path, unit: Unit, facts: Facts, prefix: str = FORMER)
     variants = 0 if sidecar is None else facts.variants_at(sidecar.get("settings"))
     if sidecar is None or not variants:
         return Former()
+    seen = "" if prefix else str(sidecar.get("sha256"))
     try:
         data = (directory / f"{prefix}{unit.file}").read_bytes()
     except FileNotFoundError:  # another process has removed it meanwhile
         return Former()
     if hashlib.sha256(data).hexdigest() != sidecar.get("sha256"):  # its rows would get a new checksum
-        return Former()
+        return Former(seen=seen)
     table = arrow().ipc.open_stream(data).read_all().to_pylist()
     rows = [Row(row["key"], row["variant"], row["seed"], row["attempt"], row["image"]["bytes"]) for row in table]
-    former = Former(variants, rows, list_entries(sidecar, "failed"), again=not prefix)
+    former = Former(variants, rows, list_entries(sidecar, "failed"), again=not prefix, seen=seen)
     for entry in list_entries(sidecar, "rejected"):
         if is_unread(entry):
             former.lacking[entry["key"]] = min(entry["variant"], former.lacking.get(entry["key"], variants))
         else:
             former.rejected.append(entry)
     return former
-
-
-def remove_former(directory: Path, unit: Unit) -> None:
-    """Remove the two files of a former unit, if they exist."""
-    for name in (unit.file, unit.sidecar):
-        with contextlib.suppress(OSError):
-            (directory / f"{FORMER}{name}").unlink()
 
 
 def check_not_extended(directory: Path, facts: Facts) -> None:
@@ -170,6 +178,16 @@ def check_not_extended(directory: Path, facts: Facts) -> None:
             f"{directory}: another process has extended the bank meanwhile, so this run wrote nothing more: run it again with the "
             f"settings and sources that {MANIFEST} has now"
         )
+
+
+def _lacks_sidecar(directory: Path, unit: Unit, digests: Collection[str]) -> bool:
+    """Return whether the sidecar of a former unit still has its old name, because a run was killed between the two renames."""
+    sidecar, former = (read_sidecar(directory, unit, prefix) or {} for prefix in ("", FORMER))
+    checksum = sidecar.get("sha256")
+    if (directory / unit.file).exists() or sidecar.get("settings") not in digests or checksum == former.get("sha256"):
+        return False
+    # Its sidecar may also be that of a new unit whose file did not appear.
+    return bool(hashlib.sha256((directory / f"{FORMER}{unit.file}").read_bytes()).hexdigest() == checksum)
 
 
 def _read_former_sidecar(directory: Path, unit: Unit, prefix: str = FORMER) -> dict[str, Any] | None:

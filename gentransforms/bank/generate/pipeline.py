@@ -22,7 +22,7 @@ from gentransforms.bank.format.images import Encoding
 from gentransforms.bank.format.index import encode_marks
 from gentransforms.bank.format.manifest import Facts
 from gentransforms.bank.format.unit import Row, Unit, split_rejected, write_unit
-from gentransforms.bank.generate.former import Former, adopt_unit, check_not_extended, read_former, remove_former
+from gentransforms.bank.generate.former import Former, adopt_unit, check_not_extended, read_former
 from gentransforms.bank.generate.matching import check_marks, read_marks
 from gentransforms.bank.generate.reading import BlockOfSources, new_buffer, read_block
 from gentransforms.bank.generate.variants import NOT_FINITE, Made, make_block
@@ -154,7 +154,7 @@ def _make_unit(
     on_images: Callable[[int], object] | None,
 ) -> tuple[Former, list[list[Made]], list[list[Future[list[bytes | None]]]], list[dict[str, Any]], list[bytes], float]:
     begun = time.perf_counter()
-    former = read_former(job.directory, unit, job.facts) if job.facts.history else Former()
+    former = read_former(job.directory, unit, job.facts)
     if job.replace and not former.variants:  # a retry loses nothing, whatever cannot be made now
         former = read_former(job.directory, unit, job.facts, prefix="")
     recorded = read_marks(job.directory, unit, job.facts, job.source.keys[unit.start : unit.stop])
@@ -260,9 +260,7 @@ def _write(
         "seconds": round(seconds, 3), "marks": encode_marks([marks[i] for i in sorted(sources)]),
     }  # fmt: skip
     check = functools.partial(check_not_extended, job.directory, job.facts)
-    report.written = write_unit(job.directory, unit, rows, job.source.key_type, facts, replace=job.replace, check=check)
-    if job.facts.history:
-        remove_former(job.directory, unit)
+    report.written = write_unit(job.directory, unit, rows, job.source.key_type, facts, replaces=former.seen, check=check)
     return report
 
 
