@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import pytest
 import torch
 from bank_process import killed_at
 from small_banks import encoded, pixels
+from torchvision.transforms.v2 import functional as TF
 
 import gentransforms as gt
 from gentransforms.bank import importing as authors
@@ -21,6 +27,7 @@ from gentransforms.bank.importing import Imported, import_bank
 from gentransforms.bank.share.export import export_bank
 from gentransforms.bank.verify.checker import verify_bank
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
+from gentransforms.sources.decode import decode_image
 
 SIZE = (12, 16)
 # As in ImageNet: classes of digits, names with underscores and digits, of which one is another one's with a number more.
@@ -145,6 +152,89 @@ class TestImportBank:
         done = import_bank(tmp_path / "made", [torch.zeros(3, 4, 6)] * 3, tmp_path / "bank", variants=2)
         assert done.images == 6
         assert gt.Bank.open(tmp_path / "bank").keys == [0, 1, 2]
+
+
+class TestOddImages:
+    """Files whose pixels a bank would not read as they are seen are refused with the conversion, which works."""
+
+    @pytest.mark.parametrize("first", [True, False])
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [("16 bits", "16 bits"), ("16 bits, colours", "16 bits"), ("transparent", "transparent"), ("grey and transparent", "transparent"),
+         ("a transparent colour", "transparent"), ("turned", "EXIF orientation 6")],
+    )  # fmt: skip
+    def test_are_refused(self, folder: Path, photos: Path, tmp_path: Path, name: str, reason: str, first: bool) -> None:
+        key, variant = (SOURCES[0], 0) if first else (ORDER[-1], 3)
+        file = folder / key.replace(".JPEG", f"_{variant}.JPEG")
+        file.write_bytes(odd(name))
+        message = refused(folder, photos, rf"{file.name}:? .*{reason}")
+        (command,) = re.findall(r'\((gentransforms.* "PNG"\)) converts it\): fix or remove it, then import again$', message)
+        exec(f"import gentransforms.sources.decode; {command}", {"path": file})
+        assert import_bank(folder, photos, tmp_path / "new").images == 40
+        seen = gt.Bank.open(tmp_path / "new").read([key], [variant])[0]
+        assert torch.equal(seen, decode_image(odd(name)))
+
+    @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA"])
+    def test_modes_with_the_same_pixels_are_taken(self, folder: Path, photos: Path, tmp_path: Path, mode: str) -> None:
+        data = encoded_image(TF.to_pil_image(pixels(3, 5, SIZE)).convert(mode))
+        (folder / ORDER[0].replace(".JPEG", "_0.JPEG")).write_bytes(data)
+        import_bank(folder, photos, tmp_path / "bank")
+        assert torch.equal(gt.Bank.open(tmp_path / "bank").read([ORDER[0]], [0])[0], decode_image(data))
+
+    @pytest.mark.parametrize("name", ["16 bits", "16 bits, colours"])
+    def test_that_an_earlier_version_imported_are_found(
+        self, folder: Path, photos: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = folder / ORDER[0].replace(".JPEG", "_0.JPEG")
+        file.write_bytes(odd(name))
+        monkeypatch.setattr(authors, "_find_oddity", lambda *_: "")
+        import_bank(folder, photos, tmp_path / "bank")
+        monkeypatch.undo()
+        with pytest.raises(BankError, match=f"{ORDER[0]}.*more than 8 bits"):
+            gt.Bank.open(tmp_path / "bank").read([ORDER[0]], [0])
+        report = verify_bank(tmp_path / "bank", repair=True)
+        assert [(problem.kind, "more than 8 bits" in problem.text) for problem in report.problems] == [("image", True)]
+        with pytest.raises(BankError, match=f"{file.name} has 16 bits"):
+            import_bank(folder, photos, tmp_path / "bank")
+
+
+def odd(name: str) -> bytes:
+    """An image of size `SIZE` as it is seen, whose stored pixels are others."""
+    height, width = SIZE
+    noise = np.random.default_rng(0).integers(0, 2**16, (height, width), dtype=np.uint16)
+    grey, image = PIL.Image.fromarray((noise >> 8).astype(np.uint8)), TF.to_pil_image(pixels(3, 5, SIZE))
+    if name == "16 bits":
+        return encoded_image(PIL.Image.fromarray(noise))
+    if name == "16 bits, colours":
+        return png_of_16_bits(noise)
+    if name == "transparent":
+        image.putalpha(grey)
+        return encoded_image(image)
+    if name == "grey and transparent":
+        return encoded_image(PIL.Image.merge("LA", [grey, grey]))
+    if name == "a transparent colour":
+        return encoded_image(image, transparency=image.getpixel((0, 0)))
+    exif = PIL.Image.Exif()
+    exif[0x112] = 6
+    return encoded_image(image.transpose(PIL.Image.Transpose.ROTATE_90), exif=exif)
+
+
+def encoded_image(image: PIL.Image.Image, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def png_of_16_bits(channel: Any) -> bytes:
+    """A PNG of colours with 16 bits a channel, which Pillow reads but does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = channel.shape
+    lines = b"".join(b"\0" + np.stack([line] * 3, -1).astype(">u2").tobytes() for line in channel)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
 
 
 class TestMissing:

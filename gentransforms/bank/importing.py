@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import itertools
@@ -34,6 +35,8 @@ __all__ = ["Imported", "import_bank"]
 
 _SHOWN = 3
 _FORMATS = {"JPEG": "jpeg", "WEBP": "webp", "PNG": "png"}
+_PNG_DEPTH = 24  # the place of the bits a channel in a PNG file
+_ORIENTATION = 0x0112
 # For each stem <class>/<name>, what follows it in the names of its variants, such as "_3.JPEG". There are few different ones, so
 # that millions of files take little memory.
 _Tails = dict[str, list[str]]
@@ -64,10 +67,10 @@ def import_bank(
     """Copy image files ``<class>/<name>_<i>.JPEG`` into a bank, unchanged.
 
     The file with number i, counted from 0, is variant i of the source ``<class>/<name>.<any suffix>``. Each file is decoded once
-    to check that it is complete. The seeds are unknown, and -1 in each row. A variant without a file is recorded as rejected. An
-    interrupted import is resumed by the same call, like `generate_bank`; and if files were added since, the same call imports
-    these. What the bank has stays, whether its files still exist or not. If keys are row numbers, the sources are read too, for
-    the marks by which these are checked.
+    to check that it is complete, and has 8 bits a channel, no transparency and no EXIF orientation. The seeds are unknown, and -1
+    in each row. A variant without a file is recorded as rejected. An interrupted import is resumed by the same call, like
+    `generate_bank`; and if files were added since, the same call imports these. What the bank has stays, whether its files still
+    exist or not. If keys are row numbers, the sources are read too, for the marks by which these are checked.
 
     Args:
         variants_folder: folder with the files.
@@ -78,8 +81,8 @@ def import_bank(
         workers: number of threads that read files.
 
     Raises:
-        BankError: if a file has no source, is damaged or of another size, or its number occurs twice or is not below `variants`;
-            or if there is a bank with other settings.
+        BankError: if a file has no source, is damaged, of another size, or of a kind that a bank would show differently, or its
+            number occurs twice or is not below `variants`; or if there is a bank with other settings.
         ConfigError: if there are no such files, or a number is not positive.
 
     Source: the released code of Ayromlou et al. (AAAI 2025) writes this layout.
@@ -229,11 +232,26 @@ def _inspect(data: bytes) -> tuple[list[int], str]:
         with PIL.Image.open(io.BytesIO(data)) as image:
             size, kind = [image.height, image.width], str(image.format)
             image.load()  # Pillow's decoder, because torchvision's accepts truncated files
+            oddity = _find_oddity(image, data)
     except Exception as error:  # Pillow's decoders raise all kinds of errors on damaged files
         raise BankError(f"cannot be read as an image ({' '.join(str(error).split()) or type(error).__name__})") from error
     if kind not in _FORMATS:
         raise BankError(f"is {kind}, expected {', '.join(_FORMATS)}")
+    if oddity:
+        raise BankError(f'{oddity} (gentransforms.sources.decode.rgb_image(path).save(path, "PNG") converts it)')
     return size, _FORMATS[kind]
+
+
+def _find_oddity(image: PIL.Image.Image, data: bytes) -> str:
+    """Return in which way the pixels that a bank reads from a file would not be those that are seen; empty if they would be."""
+    if image.mode.startswith("I") or (image.format == "PNG" and data[_PNG_DEPTH] > 8):
+        return "has 16 bits a channel, and a bank reads 8"
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        return "is transparent, which a bank does not keep"
+    with contextlib.suppress(Exception):  # damaged EXIF data, which turn nothing
+        if (code := image.getexif().get(_ORIENTATION, 1)) in range(2, 9):
+            return f"is stored with EXIF orientation {code}, by which a bank does not turn it"
+    return ""
 
 
 def _copy(

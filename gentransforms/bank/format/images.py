@@ -31,6 +31,7 @@ __all__ = ["MAPPED_AT_ONCE", "Encoding", "Images", "decode_rgb", "map_file", "to
 
 # Linux allows a process 65,530 mappings, and a bank may have more files.
 MAPPED_AT_ONCE = 64
+_NOT_8_BITS = "more than 8 bits a channel"
 _local = threading.local()
 _INT64, _INT32, _TWO_INT32 = struct.Struct("<q"), struct.Struct("<i"), struct.Struct("<ii")
 
@@ -208,17 +209,23 @@ def decode_rgb(data: bytearray) -> Tensor:
     """Return an encoded image as uint8 (3, H, W).
 
     Raises:
-        BankError: with the decoder's reason.
+        BankError: with the decoder's reason, or if it has more than 8 bits a channel.
     """
     if not data:
         raise BankError("no bytes")
+    image: Tensor | None = None
     if _DECODE is not None:
         # It explains in a page of text what it cannot decode; Pillow then gives the reason in a line.
         with contextlib.suppress(RuntimeError):
-            image: Tensor = _DECODE(torch.frombuffer(data, dtype=torch.uint8), ImageReadMode.RGB.value, False)
-            return image
+            image = _DECODE(torch.frombuffer(data, dtype=torch.uint8), ImageReadMode.RGB.value, False)
+    if image is not None:
+        if image.dtype != torch.uint8:
+            raise BankError(_NOT_8_BITS)
+        return image
     try:
         with PIL.Image.open(io.BytesIO(data)) as picture:
+            if picture.mode == "F" or picture.mode.startswith("I"):
+                raise BankError(_NOT_8_BITS)
             pixels = np.array(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError, EOFError, PIL.Image.DecompressionBombError) as error:
         raise BankError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
