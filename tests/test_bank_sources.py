@@ -247,6 +247,9 @@ class TestImageFolder:
             ("Train", "Test"), ("training_set", "test_set"), ("train", "val", "extra"), ("TRAIN", "VALID"), ("train2017", "val2017"),
             ("trainset", "testset"), ("TrainingSet", "TestSet"), ("images-train", "images-test"), ("train", "unlabeled"),
             ("train", "val", "new"), ("test_images", "train_images"), ("1_train", "2_test"), ("train_val", "test"),
+            ("seg_train", "seg_test"), ("seg_train", "seg_test", "seg_pred"), ("asl_alphabet_train", "asl_alphabet_test"),
+            ("imagenette2-train", "imagenette2-val"), ("DIV2K_train_HR", "DIV2K_valid_HR"), ("trainA", "trainB", "testA", "testB"),
+            ("cars_train_val", "cars_test2012"), ("CarsTrain", "CarsTest", "CarsExtra"), ("x-train", "x-dev", "other"),
         ],
         ids="-".join,
     )  # fmt: skip
@@ -267,6 +270,9 @@ class TestImageFolder:
             ("1/x.png", "train/y.png"), ("data/x.png", "train/y.png"),
             ("bus/train/x.png", "car/test/y.png"), ("1/a.png", "2/b.png"), ("extra/x.png", "new/x.png"), ("data/x.png", "images/y.png"),
             ("test tube/x.png", "train/y.png"), ("train/x.png",),
+            ("dev_board/x.png", "test_tube/y.png", "train_station/z.png"), ("freight_train/x.png", "passenger_train/y.png"),
+            ("bus/x.png", "test_track/y.png", "train_track/z.png"), ("old_train/x.png", "train/y.png"), ("Dev_A/x.png", "Val_B/y.png"),
+            ("seg_pred/x.png", "seg_train/y.png"),
         ],
         ids=str,
     )  # fmt: skip
@@ -282,16 +288,22 @@ class TestImageFolder:
         ):
             open_source(tmp_path)
 
-    def test_the_folder_of_one_split_around_classes_is_told(self, tmp_path: Path) -> None:
-        fill(tmp_path, "Train/cat/x.png", "Train/dog/y.png")
-        with pytest.warns(UserWarning, match=r"all images are in the folder 'Train', and so have the same label: .*, give .*Train'$"):
+    def test_splits_by_longer_names_in_class_folders_are_refused(self, tmp_path: Path) -> None:
+        fill(tmp_path, *(f"{kind}/{kind}_{part}/0.png" for kind in ("cat", "dog") for part in ("train", "test")))
+        with pytest.raises(ConfigError, match=r"each folder in it holds splits, such as 'cat_test' and 'cat_train' in 'cat': "):
+            open_source(tmp_path)
+
+    @pytest.mark.parametrize("name", ["Train", "seg_train", "imagenette2-train"])
+    def test_the_folder_of_one_split_around_classes_is_told(self, name: str, tmp_path: Path) -> None:
+        fill(tmp_path, f"{name}/cat/x.png", f"{name}/dog/y.png")
+        with pytest.warns(UserWarning, match=rf"all images are in the folder '{name}', and so have the same label: .*, give .*{name}'$"):
             source = open_source(tmp_path)
         assert (
             source.keys
-            == ["Train/cat/x.png", "Train/dog/y.png"]
+            == [f"{name}/cat/x.png", f"{name}/dog/y.png"]
             == [os.path.relpath(path, tmp_path) for path, _ in ImageFolder(tmp_path).samples]
         )
-        assert open_source(tmp_path / "Train").class_names("labels") == ["cat", "dog"]
+        assert open_source(tmp_path / name).class_names("labels") == ["cat", "dog"]
 
     def test_white_level(self, tmp_path: Path) -> None:
         PIL.Image.fromarray(numpy.full((4, 4), 4095, numpy.uint16)).save(tmp_path / "a.png")

@@ -34,8 +34,11 @@ _UNREADABLE = frozenset({
 })  # fmt: skip
 # Names of splits in lower case, what may be with them when all folders are splits, and words that say nothing more.
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation", "trainval"})
-_BESIDE_SPLITS = frozenset({"extra", "unlabeled", "unlabelled", "unsup", "unsupervised", "holdout", "heldout", "minival"})
+_BESIDE_SPLITS = frozenset({
+    "extra", "unlabeled", "unlabelled", "unsup", "unsupervised", "holdout", "heldout", "minival", "pred", "prediction",
+})  # fmt: skip
 _FILLING = ("dataset", "set", "data", "images", "image", "imgs", "img", "photos", "samples", "split")
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _STRAYS = 10  # at most one image of so many counts as a stray
 
 
@@ -200,7 +203,7 @@ def _tell_splits(root: Path, keys: Sequence[str]) -> None:
         return
     inside = {tuple(folder.split("/")) for folder in folders}
     first = {parts[0] for parts in inside}
-    if len(first) == 1 and _split_in(*first) and all(len(parts) > 1 for parts in inside):
+    if len(first) == 1 and not _SPLITS.isdisjoint(_words(*first)) and all(len(parts) > 1 for parts in inside):
         (split,) = first
         warnings.warn(
             f"{root}: all images are in the folder {split!r}, and so have the same label: for labels by the folders in it, and the "
@@ -211,17 +214,18 @@ def _tell_splits(root: Path, keys: Sequence[str]) -> None:
         root /= first.pop()
         inside = {parts[1:] for parts in inside}
         first = {parts[0] for parts in inside}
-    splits = {name for name in first if _split_in(name)}
+    splits = set(_splits_among(first))
     classes = {name: {parts[1] for parts in inside if parts[0] == name and len(parts) > 1} for name in first}
-    known = {name for name in first - splits if _words(name) and _words(name) <= _BESIDE_SPLITS}
+    frames = {_frame(name, _SPLITS) for name in splits}
+    known = {name for name in first - splits if _words(name) & _BESIDE_SPLITS and _frame(name, _BESIDE_SPLITS) in frames | {""}}
     alike = {name for name in first - splits if any(classes[name] & classes[split] for split in splits)}
     if splits and len(first) > 1 and (splits | known == first or (len(splits) > 1 and splits | known | alike == first)):
         raise ConfigError(
             f"{root}: holds the splits {', '.join(map(repr, sorted(first)))}: give the folder of one of them, such as "
             f"{str(root / min(splits))!r}"
         )
-    if all(len({_split_in(name) for name in below} - {""}) > 1 for below in classes.values()):
-        example = sorted(name for name in classes[min(first)] if _split_in(name))
+    if all(len(set(_splits_among(below).values())) > 1 for below in classes.values()):
+        example = sorted(_splits_among(classes[min(first)]))
         raise ConfigError(
             f"{root}: each folder in it holds splits, such as {' and '.join(map(repr, example))} in {min(first)!r}: their images would "
             f"be mixed: give the folder of one split, such as {str(root / min(first) / example[0])!r}, or list the images of one split in "
@@ -229,16 +233,29 @@ def _tell_splits(root: Path, keys: Sequence[str]) -> None:
         )
 
 
-def _split_in(name: str) -> str:
-    """Return the split that a folder is named after, as "train" of "Training_Set" or "train2017"; empty for other names."""
-    words = _words(name)
-    return " ".join(sorted(words)) if words and words <= _SPLITS else ""
+def _splits_among(names: Collection[str]) -> dict[str, str]:
+    """Return which of these folders are splits, and of what: named after one alone, as "Training_Set" or "train2017", or alike but for
+    the split, as "seg_train" and "seg_test"; not "test_tube" and "train_station"."""
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        if of := " ".join(sorted(_words(name) & _SPLITS)):
+            found.setdefault(_frame(name, _SPLITS), {})[name] = of
+    return {name: of for frame, alike in found.items() if not frame or len(set(alike.values())) > 1 for name, of in alike.items()}
+
+
+def _frame(name: str, splits: Collection[str]) -> str:
+    """Return a name with a star in place of words for splits, and the numbers after them; empty if these are all that it says."""
+    frame = _WORD.sub(lambda word: "*" if _bare(word[0]) in splits else word[0].lower(), name)
+    return re.sub(r"\*\d*(?:[\W_]*\*\d*)*", "*", frame) if _words(name) - set(splits) else ""
 
 
 def _words(name: str) -> set[str]:
-    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
-    bare = {next((word.removesuffix(end) for end in _FILLING if word.endswith(end)), word) for word in words}
-    return bare - {""}
+    return {_bare(word) for word in _WORD.findall(name)} - {""}
+
+
+def _bare(word: str) -> str:
+    word = word.lower()
+    return next((word.removesuffix(end) for end in _FILLING if word.endswith(end)), word)
 
 
 def _warn_of_strays(root: Path, keys: Sequence[str]) -> None:
