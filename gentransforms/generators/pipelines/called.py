@@ -17,7 +17,8 @@ from gentransforms.generators.pipelines import adapters, calls, priors, settings
 from gentransforms.generators.pipelines.execution.caching import enabled_cache, per_batch
 from gentransforms.generators.pipelines.execution.offloading import OffloadedGenerator
 from gentransforms.generators.pipelines.once import EncodeOnce
-from gentransforms.generators.pipelines.trial import check_repeatable, find_dependence, reads_alike
+from gentransforms.generators.pipelines.safeguards import unchecked
+from gentransforms.generators.pipelines.trial import Undecided, check_repeatable, describe_setup, find_dependence, reads_alike
 from gentransforms.seeding import check_seeds
 from gentransforms.wording import name_type
 
@@ -29,7 +30,7 @@ class CalledPipeline(OffloadedGenerator):
 
     Attributes:
         together: what one call may contain: ``"sources"``, any batch; ``"variants"``, variants of one source; or ``"nothing"``, a
-            single image. None until the first batch has been tested.
+            single image. None until a batch has been tested, and again after a change of the pipeline that could change the answer.
     """
 
     roles: calls.Roles
@@ -43,13 +44,27 @@ class CalledPipeline(OffloadedGenerator):
     _pictures: bool  # whether it is given PIL images
     _forms_tried: bool = False  # whether it is known to read tensors as it reads PIL images, or not to
     _repeatable: bool = False  # whether it is known to make an image again
+    _setup: tuple[str, ...] | None = None  # of the pipeline, when these were found out
 
     def _prepare(self) -> None:
         """Set what the calls go by, once the pipeline is known."""
-        self.together = "nothing" if per_batch(self.cache) else None
-        self._pictures = calls.one_source_at_a_time(self.pipe)
+        self._forget()
         self._once = EncodeOnce()
         self._notes, self._prior_notes = settings.Notes(), settings.Notes()
+
+    def _forget(self) -> None:
+        """Forget what images have shown of the pipeline."""
+        self.together = "nothing" if per_batch(self.cache) else None
+        self._pictures = calls.one_source_at_a_time(self.pipe)
+        self._forms_tried = self._repeatable = False
+
+    def _follow_setup(self) -> None:
+        """Forget what images have shown if the pipeline was set up in another way since, such as with an IP-Adapter."""
+        now = describe_setup(self.pipe)
+        if self._setup is not None and now != self._setup:
+            adapters.check_adapters(self.pipe)
+            self._forget()
+        self._setup = now
 
     @property
     def _plain_prompt(self) -> str:
@@ -64,19 +79,21 @@ class CalledPipeline(OffloadedGenerator):
 
         Raises:
             GeneratorError: if the pipeline makes something else than images, or other ones with each call.
+            WeightsError: if an IP-Adapter was loaded into it that its call cannot give the source.
         """
         check_seeds(seeds, len(seeds))
         if not len(seeds):
             return torch.empty(0, 3, *self.image_size, device=self.device)
         self._hook()
+        self._follow_setup()
         if len(seeds) == 1:
             return self._call(condition, seeds) if self._repeatable else self._call_twice(condition, seeds)
         if self.together is None:
             self.together = self._try_together()
-            self._repeatable = True
-        elif self.together == "nothing" and not self._repeatable:  # as a cache has it, untried
+            self._repeatable = self._repeatable or self.together is not None
+        if self.together in (None, "nothing") and not self._repeatable:  # as a cache has it, untried
             self._call_twice({name: rows[:1] for name, rows in condition.items()}, seeds[:1])
-        if self.together == "sources":
+        if self.together == "sources" and not self._one_source(condition):
             return self._call(condition, seeds)
         groups = _runs(condition, len(seeds)) if self.together == "variants" else [slice(i, i + 1) for i in range(len(seeds))]
         made = [self._call({name: rows[group] for name, rows in condition.items()}, seeds[group], True) for group in groups]
@@ -90,10 +107,17 @@ class CalledPipeline(OffloadedGenerator):
         self._repeatable = bool(made.isfinite().all())  # a black image of a safety checker shows nothing
         return made
 
+    def _adapted(self, condition: Mapping[str, Tensor]) -> bool:
+        return adapters.sees_by_adapter(self.pipe) and "images" in condition
+
+    def _one_source(self, condition: Mapping[str, Tensor]) -> bool:
+        """Return whether a call takes one source alone: given several, it would make all images of the first."""
+        return self._pictures or self._adapted(condition)
+
     def _call(self, condition: Mapping[str, Tensor], seeds: Tensor, one_source: bool = False) -> Tensor:
         """Return what one call of the pipeline makes; with `one_source`, all rows are of one, and it is given once."""
         count = len(seeds)
-        adapted = adapters.sees_by_adapter(self.pipe) and "images" in condition
+        adapted = self._adapted(condition)
         one_source = one_source or self._pictures or adapted
         rows = {name: value[:1] if one_source else value for name, value in condition.items()}
         arguments: dict[str, Any] = texts.share(self.options, None if one_source else count)
@@ -184,8 +208,11 @@ class CalledPipeline(OffloadedGenerator):
             return contextlib.nullcontext()
         return priors.unit_range(processor)
 
-    def _try_together(self) -> str:
-        """Try two sources alone and together, in both orders, then two variants of one; return what goes together, and say so."""
+    def _try_together(self) -> str | None:
+        """Try two sources alone and together, in both orders, then two variants of one; return what goes together, and say so.
+
+        None if the images say nothing, because some are not finite.
+        """
         images = torch.randint(0, 256, (2, 3, *self.image_size), generator=torch.Generator().manual_seed(0)).to(self.device) / 255
         given: dict[str, Any] = {"prompts": ["", "a"]} if self.takes_prompt else {}
         if self.condition == "maps":
@@ -198,13 +225,20 @@ class CalledPipeline(OffloadedGenerator):
         def make_variants(rows: Sequence[int]) -> Tensor:
             return self._call({name: value[[0] * len(rows)] for name, value in condition.items()}, seeds[list(rows)], True)
 
-        self._try_forms({name: value[:1] for name, value in condition.items()}, seeds[:1])
         reason = None
-        if not self._pictures and not adapters.sees_by_adapter(self.pipe):
-            reason = find_dependence(make_sources, "sources", name, self.dtype)
-            if reason is None:
-                return "sources"
-        if find_dependence(make_variants, "variants", name, self.dtype) is None:
+        try:
+            with unchecked(self.pipe):
+                self._try_forms({name: value[:1] for name, value in condition.items()}, seeds[:1])
+                if not self._one_source(condition):
+                    reason = find_dependence(make_sources, "sources", name, self.dtype)
+                    if reason is None:
+                        return "sources"
+                alike = find_dependence(make_variants, "variants", name, self.dtype) is None
+        except Undecided:
+            reason = "the images of its trial are black or not finite, which says nothing of a batch"
+            warnings.warn(f"{name}: {reason}: it runs one image at a time until they are", stacklevel=2)
+            return None
+        if alike:
             if reason is not None:
                 warnings.warn(f"{name}: {reason}: it runs one source at a time, with all its variants", stacklevel=2)
             return "variants"

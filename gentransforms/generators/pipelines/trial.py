@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gentransforms.errors import GeneratorError
+from gentransforms.generators.diffusion.describe import describe_part
 from gentransforms.generators.held import is_out_of_memory
+from gentransforms.generators.identity import uncompiled
 
-__all__ = ["check_repeatable", "find_dependence", "reads_alike"]
+__all__ = ["Undecided", "check_repeatable", "describe_setup", "find_dependence", "reads_alike"]
 
 # In types with fewer bits than float32, where rounding grows from step to step. It has no direction, so that it changes the mean of an
 # image far less than its pixels: no more than half a step of 8 bits.
 _ROUNDING, _SHIFT = 1e-2, 0.5 / 255
 # In float32, between an image made of a tensor and of a picture: a tensor may be resized without steps of 8 bits.
 _READ = 2e-3
+
+
+class Undecided(Exception):
+    """An image of a trial is not finite, so that nothing can be told from it: NaN equals NaN, whatever else is in the batch."""
+
+
+def describe_setup(pipe: Any) -> tuple[str, ...]:
+    """Return what the results of a trial depend on beside weights and options, to see whether it has to be repeated.
+
+    These are the classes of the parts of a pipeline, the settings of its scheduler, and the attention processors of its networks, as
+    those of an IP-Adapter. A LoRA is none of it: it changes weights, and images see no more of each other than before.
+
+    Args:
+        pipe: a diffusers pipeline.
+    """
+    found = []
+    for name, part in sorted(vars(pipe).items()):
+        if name not in pipe.config or part is None:
+            continue
+        part = uncompiled(part)
+        settings = describe_part(part) if hasattr(part, "set_timesteps") else ""
+        processors = sorted({_kind(processor) for processor in getattr(part, "attn_processors", {}).values()})
+        found.append(f"{name}: {_kind(part)} {settings} {processors}")
+    return tuple(found)
+
+
+def _kind(part: Any) -> str:
+    return f"{type(part).__module__}.{type(part).__qualname__}"
 
 
 def find_dependence(make: Callable[[Sequence[int]], Tensor], what: str, pipeline: str, dtype: torch.dtype) -> str | None:
@@ -33,8 +64,11 @@ def find_dependence(make: Callable[[Sequence[int]], Tensor], what: str, pipeline
 
     Raises:
         GeneratorError: if an image differs from one call to the next, so that no way of calling can help.
+        Undecided: if an image is not finite.
     """
     alone = [make([0]), make([1])]
+    if not all(image.isfinite().all() for image in alone):
+        raise Undecided
     orders = [(0, 1), (1, 0)] if torch.finfo(dtype).bits >= 32 else [(0, 1), (1, 0), (0, 0), (1, 1)]
     together: dict[tuple[int, ...], Tensor] = {}
     reason = None
