@@ -344,6 +344,68 @@ class TestFolders:
         assert told.dtype == torch.float32
 
 
+OWN: dict[str, Any] = {
+    "num_inference_steps": 7, "guidance_scale": 3.0, "guidance_interval": (0.1, 0.9), "scheduler": "euler", "eta": 0.5, "prompt": "abc",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def saved(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("saved")
+    own = OWN | {"noise_level": "foreground", "foreground_bounds": (0.5,)}
+    gt.StableDiffusionVariation.from_pretrained(folders["unclip"], **own).save_pretrained(root / "own")
+    gt.StableDiffusionVariation.from_pretrained(folders["unclip"], preset="paper").save_pretrained(root / "paper")
+    gt.StableDiffusionVariation.from_pretrained(folders["unclip"], preset="fast").save_pretrained(root / "fast")
+    nets = {"controlnet": folders["controlnet"], "strength": 0.5}
+    gt.ControlNetVariation.from_pretrained(folders["base"], **nets, **OWN).save_pretrained(root / "controlnet")
+    return {place.name: place for place in root.iterdir()}
+
+
+class TestPresetOfASavedGenerator:
+    """It is worth as much as of the repository: more than what was saved, less than what is given beside it."""
+
+    @staticmethod
+    def shown(generator: Any) -> tuple[Any, ...]:
+        names = ("num_inference_steps", "guidance_scale", "guidance_interval", "eta", "prompt", "noise_level", "foreground_bounds", "dtype")
+        return (*(getattr(generator, name) for name in names), type(generator.scheduler).__name__)
+
+    @pytest.mark.parametrize("name", ["own", "paper", "fast"])
+    @pytest.mark.parametrize("preset", ["paper", "fast"])
+    def test_is_that_of_the_repository(self, name: str, preset: Any, saved: dict[str, Path], folders: dict[str, Path]) -> None:
+        expected = gt.load_generator(folders["unclip"], preset=preset)
+        found = gt.load_generator(saved[name], preset=preset)
+        kept = {"own": OWN, "paper": PRESETS["paper"], "fast": {}}[name]  # what the preset does not name stays
+        for option in set(kept) - set(PRESETS[preset]) - {"guidance_interval"}:
+            assert getattr(found, option) == kept[option]
+            setattr(found, option, getattr(expected, option))
+        if name == "own" and preset == "fast":
+            assert (found.noise_level, found.foreground_bounds) == ("foreground", (0.5,))
+            found.noise_level, found.foreground_bounds = expected.noise_level, expected.foreground_bounds
+        if name == "own" and preset == "paper":
+            assert found.guidance_interval == (0.1, 0.9)
+            found.guidance_interval = None
+        assert self.shown(found) == self.shown(expected)
+
+    def test_less_than_what_is_given_beside_it(self, saved: dict[str, Path]) -> None:
+        given: dict[str, Any] = {"num_inference_steps": 3, "scheduler": "unipc", "prompt": "b"}
+        found = gt.load_generator(saved["own"], preset="paper", **given)
+        assert (found.num_inference_steps, type(found.scheduler).__name__, found.prompt) == (3, "UniPCMultistepScheduler", "b")
+        assert found.guidance_scale == 10.0
+
+    def test_of_a_controlnet(self, saved: dict[str, Path]) -> None:
+        found = gt.load_generator(saved["controlnet"], preset="fast")
+        assert self.shown(found)[:3] == (4, 1.0, None)
+        assert (found.strength, found.prompt) == (0.5, "abc")
+
+    def test_without_one_what_was_saved(self, saved: dict[str, Path]) -> None:
+        assert self.shown(gt.load_generator(saved["own"]))[:5] == (7, 3.0, (0.1, 0.9), 0.5, "abc")
+
+    @pytest.mark.parametrize("preset", ["best", ["paper"], 1])
+    def test_no_such_preset(self, preset: Any, saved: dict[str, Path]) -> None:
+        with pytest.raises(ConfigError, match=r"preset=.*expected one of 'paper', 'fast'"):
+            gt.load_generator(saved["own"], preset=preset)
+
+
 class TestRefused:
     @pytest.mark.parametrize("part", ["unet", "vae", "image_encoder", "text_encoder", "scheduler", "feature_extractor", "image_normalizer"])
     def test_missing_component(self, part: str, copy_of: Callable[[str], Path]) -> None:

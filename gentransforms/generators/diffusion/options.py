@@ -58,16 +58,21 @@ def given(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
 
 
 def override(saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a saved generator, overridden by those that were given.
+    """Return the options of a saved generator, overridden by those that were given, and by those of a preset that was given.
 
-    A saved option that has no effect together with those given is left out: without guidance, its interval means nothing.
+    A saved option that has no effect together with those is left out: without guidance, its interval means nothing.
 
     Example:
         >>> override({"cache_interval": 2, "cache_branch": 1, "eta": 0.5}, {"cache_interval": 1})
         {'cache_interval': 1, 'eta': 0.5}
+        >>> override({"num_inference_steps": 30, "eta": 0.5}, {"preset": "fast"})
+        {'eta': 0.5, 'preset': 'fast'}
     """
-    idle = {name for switch, (off, name) in _DEPENDENTS.items() if switch in given and off(given[switch])}
-    return {name: value for name, value in saved.items() if name not in idle} | dict(given)
+    preset = given.get("preset")
+    of_preset = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
+    effective = of_preset | dict(given)
+    idle = {name for switch, (off, name) in _DEPENDENTS.items() if switch in effective and off(effective[switch])}
+    return {name: value for name, value in saved.items() if name not in idle | of_preset.keys()} | dict(given)
 
 
 def with_preset(options: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
@@ -88,7 +93,7 @@ def with_preset(options: Mapping[str, Any], known: Collection[str]) -> dict[str,
     preset = options.get("preset")
     if preset is None:
         return own
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(f"preset={preset!r}: expected one of {', '.join(map(repr, PRESETS))}, or None for the repository's own settings")
     return {name: value for name, value in PRESETS[preset].items() if name in known} | own
 
