@@ -171,7 +171,8 @@ class DiffusionGenerator(SharedConditions):
             prompts: one for each image, instead of the option `prompt`.
             noise_levels: (B,) int64, one for each image, instead of the option `noise_level` (unCLIP).
             foreground: for ``noise_level="foreground"``, masks of the subject, which is otherwise estimated: (B, H, W) or (B, 1, H, W),
-                boolean, integers of which 0 is background, or floating in [0, 1]; or a list of B of any sizes.
+                boolean, integers of which 0 is background, or floating in [0, 1]; or a list of B of any sizes. They show the whole
+                images, and are cropped to the centre as these are.
 
         Returns:
             ``image_embeds`` (B, D) or, for an IP-Adapter on hidden states, (B, T, D), where an image encoder is used;
@@ -312,7 +313,8 @@ class DiffusionGenerator(SharedConditions):
         """Return the noise level of each image, (B,) int64; patches (B, N, D) are the image encoder's."""
         count = len(patches)
         if levels is None and self.noise_level == "foreground":
-            shares = subjects.foreground_share(patches) if masks is None else subjects.mask_share(masks, count, self.device)
+            size = None if self.preserves_geometry else self.image_size
+            shares = subjects.foreground_share(patches) if masks is None else subjects.mask_share(masks, count, self.device, size)
             return subjects.to_levels(shares, self.foreground_bounds)
         if masks is not None:
             raise ConfigError("noise_levels and foreground were both given, and either determines the noise: give only one of them")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, GeneratorError, MissingInputError
 from gentransforms.generators.identity import describe_argument, hash_weights, named_weights
+from gentransforms.images import fit
 from gentransforms.seeding import seed_uniforms
 
 __all__ = [
@@ -212,13 +213,16 @@ def colour_masks(masks: Any, palette: Tensor, size: Sequence[int], count: int) -
     return colours.movedim(-1, 1).float() / 255
 
 
-def given_maps(maps: Any, size: Sequence[int], count: int) -> Tensor:
-    """Return control maps that were made elsewhere, resized: (B, 3, *size) float32 in [0, 1], on the device they are on.
+def given_maps(maps: Any, size: Sequence[int], count: int, preserves_geometry: bool = True) -> Tensor:
+    """Return control maps that were made elsewhere, cropped and resized as their images are: (B, 3, *size) float32 in [0, 1].
+
+    They stay on the device they are on.
 
     Args:
         maps: (B, 1 or 3, H, W) uint8, or floating in [0, 1]; or a list of B maps (1 or 3, H, W) of any sizes.
         size: (h, w) of the generator's images.
         count: B.
+        preserves_geometry: whether the generator sees its images whole, and not their centre alone.
 
     Raises:
         MissingInputError: if there are none.
@@ -232,7 +236,7 @@ def given_maps(maps: Any, size: Sequence[int], count: int) -> Tensor:
     if len(maps) != count:
         raise ConfigError(f"control_maps has {len(maps)} entries: expected {count}, one for each image")
     if not isinstance(maps, Tensor):
-        return torch.cat([given_maps(m[None], size, 1) for m in maps]) if count else torch.zeros(0, 3, *size)
+        return torch.cat([given_maps(m[None], size, 1, preserves_geometry) for m in maps]) if count else torch.zeros(0, 3, *size)
     if maps.ndim != 4 or maps.shape[1] not in (1, 3) or not (maps.dtype == torch.uint8 or maps.is_floating_point()):
         raise ConfigError(f"control_maps has shape {tuple(maps.shape)}, dtype {maps.dtype}: expected (B, 1 or 3, H, W), uint8 or floating")
     values = maps.float() / 255 if maps.dtype == torch.uint8 else maps.float()
@@ -240,7 +244,7 @@ def given_maps(maps: Any, size: Sequence[int], count: int) -> Tensor:
         raise ConfigError(f"control_maps from {values.min():g} to {values.max():g}: expected [0, 1]; divide by 255, or give uint8")
     if not count:
         return values.new_zeros(0, 3, *size)
-    return F.interpolate(values, tuple(size), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1).expand(-1, 3, -1, -1)
+    return fit(values, size, preserves_geometry).clamp(0, 1).expand(-1, 3, -1, -1)
 
 
 def describe(condition: Any) -> Any:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError
-from gentransforms.images import to_device
+from gentransforms.images import centre, to_device
 
 __all__ = ["BOUNDS", "STEP", "check_bounds", "foreground_share", "mask_share", "to_levels"]
 
@@ -55,13 +55,16 @@ def foreground_share(patches: Tensor) -> Tensor:
     return torch.where(varied, best / count, 0.0)
 
 
-def mask_share(masks: Any, count: int, device: torch.device) -> Tensor:
+def mask_share(masks: Any, count: int, device: torch.device, size: Sequence[int] | None = None) -> Tensor:
     """Return the share of each image that a mask says is foreground, (B,) float32 from 0 to 1.
+
+    Of a mask of the whole image, only the part counts that the generator sees.
 
     Args:
         masks: (B, H, W) or (B, 1, H, W), or a list of B of any sizes: true or other than 0 in the foreground, or floating in [0, 1].
         count: B.
         device: device of the result.
+        size: (h, w) of the generator's images if it sees the centre of an image alone; None if it sees it whole.
 
     Raises:
         ConfigError: if there is not one mask for each image, or its values are out of range.
@@ -72,18 +75,18 @@ def mask_share(masks: Any, count: int, device: torch.device) -> Tensor:
         return torch.zeros(0, device=device)
     # Masks of one tensor have one size; those of a list may differ, and each is a batch of its own.
     batches = [masks] if isinstance(masks, Tensor) else [torch.as_tensor(mask)[None] for mask in masks]
-    return to_device(torch.cat([_mean_of_masks(batch) for batch in batches]), device)
+    return to_device(torch.cat([_mean_of_masks(batch, size) for batch in batches]), device)
 
 
-def _mean_of_masks(masks: Tensor) -> Tensor:
+def _mean_of_masks(masks: Tensor, size: Sequence[int] | None) -> Tensor:
     """Return the mean of each mask, (B,) float32, if they are (B, H, W) or (B, 1, H, W) and in range."""
     shape = tuple(masks.shape[1:])
     if len(shape) < 2 or masks[0].numel() != shape[-2] * shape[-1] or not masks.numel():
         raise ConfigError(f"foreground holds a mask of shape {shape}: expected (H, W) or (1, H, W)")
-    values = (masks.float() if masks.is_floating_point() else (masks != 0).float()).flatten(1)
+    values = masks.float() if masks.is_floating_point() else (masks != 0).float()
     if masks.device.type == "cpu" and not (values.min() >= 0 and values.max() <= 1):
         raise ConfigError(f"foreground holds values from {values.min():g} to {values.max():g}: expected [0, 1], or a boolean mask")
-    return values.mean(1)
+    return (values if size is None else centre(values, size)).flatten(1).mean(1)
 
 
 def to_levels(shares: Tensor, bounds: Sequence[float]) -> Tensor:

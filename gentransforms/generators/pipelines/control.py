@@ -52,7 +52,7 @@ def check_condition(condition: Any, needed: bool, pipeline: str, estimator: Any)
         raise ConfigError("condition='depth': give depth_estimator=(model, image processor), or depth_model= to from_pretrained")
 
 
-def control_maps(condition: Any, images: Tensor, estimator: Any, processor: Any, given: Any) -> Tensor:
+def control_maps(condition: Any, images: Tensor, estimator: Any, processor: Any, given: Any, preserves_geometry: bool) -> Tensor:
     """Return the control maps (B, 3, h, w) of images, in [0, 1].
 
     Args:
@@ -60,7 +60,8 @@ def control_maps(condition: Any, images: Tensor, estimator: Any, processor: Any,
         images: (B, 3, h, w) floating in [0, 1], of the generator's size.
         estimator: a transformers depth-estimation model, for ``"depth"``.
         processor: its image processor.
-        given: the maps themselves, for ``"maps"``.
+        given: the maps themselves, for ``"maps"``, of the whole images.
+        preserves_geometry: whether the generator sees its images whole, and not their centre alone.
 
     Raises:
         MissingInputError: if ``"maps"`` are not given.
@@ -72,7 +73,7 @@ def control_maps(condition: Any, images: Tensor, estimator: Any, processor: Any,
     if condition == "depth":
         return conditions.depth_maps(estimator, processor, images)
     if condition == "maps":
-        return conditions.given_maps(given, images.shape[-2:], len(images)).to(images)
+        return conditions.given_maps(given, images.shape[-2:], len(images), preserves_geometry).to(images)
     return conditions.run_callable(condition, images)
 
 

@@ -286,7 +286,8 @@ class PipelineVariation(PipelineNetworks):
         Args:
             images: (B, 3, H, W) floating in [0, 1].
             prompts: one prompt per image, instead of the option `prompt`.
-            control_maps: for ``condition="maps"``: (B, 1 or 3, H, W) uint8, or floating in [0, 1]; or a list of B of any sizes.
+            control_maps: for ``condition="maps"``: (B, 1 or 3, H, W) uint8, or floating in [0, 1]; or a list of B of any sizes. They
+                show the whole images, and are cropped to the centre as these are.
             values: for each field of `prompt`, one value per image.
 
         Returns:
@@ -319,7 +320,7 @@ class PipelineVariation(PipelineNetworks):
                 condition["images"] = seen
             if self.roles.control:
                 estimator, processor = self.depth_estimator, self.depth_processor
-                maps = control.control_maps(self.condition, seen, estimator, processor, control_maps)
+                maps = control.control_maps(self.condition, seen, estimator, processor, control_maps, self.preserves_geometry)
                 condition["control"] = control.with_channels(self.pipe, maps)
         if lines is not None and self._prompt_to_pipe:
             condition["prompts"] = texts.to_bytes(lines).to(self.device)
