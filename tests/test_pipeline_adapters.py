@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as TF
 
 import gentransforms as gt
 from gentransforms.errors import WeightsError
+from gentransforms.generators.diffusion import state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SEEDS = torch.tensor([3, 4])
@@ -123,6 +124,32 @@ class TestSources:
         before = generator.fingerprint()
         generator.pipe.set_ip_adapter_scale(0.3)
         assert generator.fingerprint() != before
+
+    def test_the_scale_of_each_is_in_the_fingerprint(self) -> None:
+        pipe = two_on_a_unet()
+        generator = gt.PipelineVariation.from_pipeline(pipe, **STRENGTH)
+        found, images = {}, []
+        for scales in ([1.0, 1.0], [1.0, 0.2], [0.2, 1.0], [0.2, 0.2]):
+            pipe.set_ip_adapter_scale(scales)
+            found[generator.fingerprint()] = generator.config["state"]["ip_adapter_scale"]["unet"]
+            images.append(generator(photos()[:1], SEEDS[:1]))
+        assert list(found.values()) == [1.0, [1.0, 0.2], [0.2, 1.0], 0.2], "one number where there is one"
+        assert min((a - b).abs().max() for i, a in enumerate(images) for b in images[:i]) > 1e-3
+        pipe.set_ip_adapter_scale([1.0, 1.0])
+        assert generator.fingerprint() == next(iter(found))
+        for scales in ([{"up": {"block_0": [0.0, 1.0]}}, 0.5], [0.5, {"up": {"block_0": [0.0, 1.0]}}]):  # other ones in each layer
+            pipe.set_ip_adapter_scale(scales)
+            found[generator.fingerprint()] = generator.config["state"]["ip_adapter_scale"]["unet"]
+        assert len(found) == 6
+
+    @pytest.mark.parametrize("scales", [[0.3, 0.3], [0.3, 0.6], [{"up": {"block_0": [0.0, 1.0]}}, 0.5]])
+    def test_the_scale_of_each_can_be_set_again(self, scales: Any) -> None:
+        one, other = two_on_a_unet(), two_on_a_unet()
+        one.set_ip_adapter_scale(scales)
+        found = state.ip_adapter_scale(one.unet)
+        layers = {path: found for path, _ in state._ip_processors(one.unet)} if not isinstance(found, dict) else found
+        state.set_ip_adapter_scale(other, layers)
+        assert state.ip_adapter_scale(other.unet) == found
 
     def test_options_that_a_call_adds_to_stay_as_they_are(self) -> None:
         given: dict[str, Any] = {"scale": 1.0}

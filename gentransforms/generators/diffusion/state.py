@@ -7,7 +7,7 @@ as it is, and not recorded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -281,10 +281,11 @@ def _offloads(hook: Any) -> bool:
 
 
 def ip_adapter_scale(unet: nn.Module) -> Any:
-    """Return the weight of the image in a UNet with an IP-Adapter: a number, or one for each attention layer by its name."""
-    scales = {path: _number(processor.scale[0]) for path, processor in _ip_processors(unet)}
-    values = set(scales.values())
-    return values.pop() if len(values) == 1 else scales
+    """Return the weight of the image in a UNet with IP-Adapters: a number, a list with one for each adapter where they differ, or either
+    for each attention layer by its name."""
+    scales = {path: _plain_scale(processor.scale) for path, processor in _ip_processors(unet)}
+    first = next(iter(scales.values()), None)
+    return first if scales and all(scale == first for scale in scales.values()) else scales
 
 
 def set_ip_adapter_scale(pipe: Any, scale: Any) -> None:
@@ -296,7 +297,8 @@ def set_ip_adapter_scale(pipe: Any, scale: Any) -> None:
     processors = dict(_ip_processors(pipe.unet))
     if isinstance(scale, Mapping) and scale.keys() == processors.keys():
         for path, processor in processors.items():
-            processor.scale[0] = _checked(scale[path])
+            given = scale[path]
+            processor.scale[:] = map(_checked, given) if isinstance(given, list) else [_checked(given)] * len(processor.scale)
         return
     try:
         pipe.set_ip_adapter_scale(dict(scale) if isinstance(scale, Mapping) else _checked(scale))
@@ -310,7 +312,14 @@ def _ip_processors(unet: Any) -> Iterator[tuple[str, Any]]:
     return ((path, p) for path, p in uncompiled(unet).attn_processors.items() if type(p).__name__ in _IP_ADAPTER)
 
 
+def _plain_scale(scales: Sequence[Any]) -> Any:
+    """Return the scales of a processor, one for each adapter, or the number that all of them are."""
+    found = [_number(scale) for scale in scales]
+    return found[0] if isinstance(found[0], float) and all(scale == found[0] for scale in found) else found
+
+
 def _number(value: Any) -> Any:
+    """Return a scale as a number; several for one adapter, which looks through as many masks, as a list."""
     return [float(v) for v in value] if isinstance(value, list | tuple) else float(value)
 
 
