@@ -19,6 +19,7 @@ from typing import Any
 import datasets
 import numpy
 import PIL.Image
+import PIL.ImageOps
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -1397,7 +1398,34 @@ class TestMapStyle:
         exif[0x0112] = 6
         (tmp_path / "a").mkdir()
         picture(0).save(tmp_path / "a" / "x.png", exif=exif)
-        assert torch.equal(read(open_source(ImageFolder(tmp_path)), 0).image, read(open_source(tmp_path), 0).image)
+        with pytest.warns(UserWarning, match="sample 0 of this ImageFolder is a PIL image with EXIF orientation 6: it is rotated for"):
+            source = open_source(ImageFolder(tmp_path))
+        assert torch.equal(read(source, 0).image, read(open_source(tmp_path), 0).image)
+        advised = ImageFolder(tmp_path, loader=lambda path: PIL.ImageOps.exif_transpose(PIL.Image.open(path)).convert("RGB"))
+        assert torch.equal(read(open_source(advised), 0).image, read(source, 0).image)
+        assert torch.equal(read(source, 0).image, v2.functional.pil_to_tensor(advised[0][0]))
+
+    @pytest.mark.parametrize(("code", "back"), [(3, 180), (6, 270), (8, 90)])
+    def test_a_data_set_that_rotates_photos_itself_is_told(self, code: int, back: int) -> None:
+        exif, file = PIL.Image.Exif(), io.BytesIO()
+        exif[0x0112] = code
+        picture(0).save(file, "PNG", exif=exif)
+        photos = [picture(i) for i in range(40)]  # of which sixteen are tried when the source is opened
+        photos[1] = PIL.Image.open(file).rotate(back, expand=True)
+        source = open_source(photos)
+        with pytest.warns(UserWarning, match=f"sample 1 of this list .* EXIF orientation {code}: .* rotated itself is rotated again"):
+            read(source, 1)
+        read(source, 1)  # told once
+        photos[1] = PIL.ImageOps.exif_transpose(PIL.Image.open(file))  # as the warning advises
+        assert torch.equal(read(open_source(photos), 1).image, v2.functional.pil_to_tensor(photos[1]))
+
+    def test_photos_that_pillow_rotates_itself(self) -> None:
+        exif, file = PIL.Image.Exif(), io.BytesIO()
+        exif[0x0112] = 6
+        picture(0).save(file, "TIFF", exif=exif)
+        for change in (lambda image: image, lambda image: image.convert("RGB")):
+            data = [change(PIL.Image.open(file))]
+            assert torch.equal(read(open_source(data), 0).image, v2.functional.pil_to_tensor(PIL.Image.open(file).convert("RGB")))
 
     @pytest.mark.parametrize("transform", [None, tuple])
     def test_keyed_data_set(self, transform: Callable[[Any], Any] | None) -> None:
@@ -1791,6 +1819,7 @@ class TestMasks:
         PIL.Image.fromarray(values).save(file, kind, exif=exif)
         return file.getvalue()
 
+    @pytest.mark.filterwarnings("ignore:sample 0 of this list is a PIL image with EXIF orientation")
     @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
     @pytest.mark.parametrize("code", range(1, 9))
     def test_turned_with_its_image(self, code: int, kind: str, stored: Any, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from gentransforms.wording import one_line
 
 __all__ = [
     "DOWNLOAD", "NOT_AN_IMAGE", "SUFFIXES", "Encoded", "Orientation", "check_folder", "decode_image", "decode_mask", "decode_oriented",
-    "find_file", "is_of_the_machine", "rgb_image", "turn_map", "turn_mask",
+    "exif_orientation", "find_file", "is_of_the_machine", "rgb_image", "turn_map", "turn_mask",
 ]  # fmt: skip
 
 Encoded = bytes | bytearray | memoryview | str | Path | PIL.Image.Image
@@ -195,6 +195,22 @@ def turn_map(pixels: Tensor, image: Orientation) -> Tensor:
     return _turned_pixels(pixels, image.code)
 
 
+def exif_orientation(image: PIL.Image.Image) -> int:
+    """Return the EXIF code of what is needed to turn an image upright; 1 for nothing, and if its EXIF data are damaged.
+
+    Example:
+        >>> exif_orientation(PIL.Image.new("L", (4, 2)))
+        1
+    """
+    try:
+        code = image.getexif().get(_ORIENTATION, 1)
+    except Exception as error:  # the pixels may be intact even if the EXIF data are damaged
+        if is_of_the_machine(error):
+            raise
+        return 1
+    return code if code in _TO_UPRIGHT else 1
+
+
 def find_file(path: str | Path, folder: Path | None = None) -> Path:
     """Return the path of a file named in a data set, relative to the folder of the data set.
 
@@ -308,20 +324,10 @@ def _content(path: Path) -> bytes:
 
 def _load(image: PIL.Image.Image) -> tuple[int, int]:
     """Load an image; return its EXIF orientation as stored, and the one still to be applied: Pillow rotates a TIFF itself."""
-    stored = _orientation(image) if image.format == "TIFF" else None
+    stored = exif_orientation(image) if image.format == "TIFF" else None
     image.load()
-    turn = _orientation(image)
+    turn = exif_orientation(image)
     return turn if stored is None else stored, turn
-
-
-def _orientation(image: PIL.Image.Image) -> int:
-    try:
-        code = image.getexif().get(_ORIENTATION, 1)
-    except Exception as error:  # the pixels may be intact even if the EXIF data are damaged
-        if is_of_the_machine(error):
-            raise
-        return 1
-    return code if code in _TO_UPRIGHT else 1
 
 
 def _turned(image: PIL.Image.Image, code: int) -> PIL.Image.Image:

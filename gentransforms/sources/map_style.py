@@ -6,15 +6,17 @@ import contextlib
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import PIL.Image
 from torchvision.datasets import DatasetFolder
 
 from gentransforms.errors import ConfigError, SourceError
 from gentransforms.sources.base import ImageSource, SourceSample, read_each
-from gentransforms.sources.decode import DOWNLOAD, check_folder, is_of_the_machine
+from gentransforms.sources.decode import DOWNLOAD, check_folder, exif_orientation, is_of_the_machine
 from gentransforms.sources.image_column import only_image, refuse_lists
 from gentransforms.sources.inputs import SeenColumns, choose_columns, input_value, is_label, names_in_feature
 from gentransforms.sources.keyed import KeyedDataset
@@ -57,6 +59,9 @@ class MapStyleSource(ImageSource):
         ConfigError: if it is not map-style, no sample can be read or none holds an image, keys are not unique, or reading a
             sample twice gives two different images. `select` raises it for an input that differs.
 
+    Warns:
+        UserWarning: of a PIL image with an EXIF orientation: it is rotated here, and not where the data set is used directly.
+
     Example:
         >>> import torch
         >>> source = MapStyleSource([(torch.zeros(3, 8, 8), 5)])
@@ -85,6 +90,7 @@ class MapStyleSource(ImageSource):
         self._image_column = image_column
         self._columns: dict[str, str] = {}
         self._random: dict[str, int] = {}  # inputs that differ each time they are read, with the sample that showed it
+        self._turned = False
         self._lock = _lock_for(dataset)
         features = _features(dataset)
         if features is not None:
@@ -120,6 +126,7 @@ class MapStyleSource(ImageSource):
         if value is None:
             raise SourceError(f"no image in the sample: found {outline(sample)}")
         image, stored = read_pixels(value, self._white_level)
+        self._tell_turned(index, value)
         found = self._read_inputs(sample)
         return SourceSample(image, {name: input_value(name, found.get(name), stored) for name in self.inputs})
 
@@ -161,6 +168,7 @@ class MapStyleSource(ImageSource):
                 readable.append(sample)
             if features is not None:  # which say what all samples hold; and images are read as stored
                 break
+            self._tell_turned(index, image)
             if image is not None and (not compared or time.monotonic() < until):
                 self._compare(index, sample)
                 compared = True
@@ -191,6 +199,21 @@ class MapStyleSource(ImageSource):
         for name in inputs.keys() | others.keys():
             if not same_value(inputs.get(name), others.get(name)):
                 self._random.setdefault(name, index)
+
+    def _tell_turned(self, index: int, image: Any) -> None:
+        """Warn once of a PIL image that is turned here only: Pillow keeps the orientation of a file in all that is made from it."""
+        if self._turned or not isinstance(image, PIL.Image.Image) or image.format == "TIFF":  # which Pillow rotates itself
+            return
+        code = exif_orientation(image)
+        if code == 1:
+            return
+        self._turned = True
+        warnings.warn(
+            f"sample {index} of this {type(self._dataset).__name__} is a PIL image with EXIF orientation {code}: it is rotated for "
+            "the bank, and not where the data set is used directly; one that the data set has rotated itself is rotated again: let the "
+            "data set return PIL.ImageOps.exif_transpose(PIL.Image.open(path)), which has no orientation left",
+            stacklevel=5,
+        )
 
     def select(self, names: Collection[str]) -> Self:
         fewer = super().select(names)
