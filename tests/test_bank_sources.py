@@ -635,6 +635,35 @@ class TestParquet:
         (root / "README.md").write_text(configs)
         assert read(open_source(root), 0).inputs == {"labels": 0}  # its author chose
 
+    @pytest.mark.parametrize(
+        ("names", "told"),
+        [
+            (("Train.parquet", "Test.parquet"), "Test.parquet"),
+            (("part-0.parquet", "data/VAL.parquet"), "data/VAL.parquet"),
+            (("trainset.parquet", "testset.parquet"), "testset.parquet"),
+            (("Train/0.parquet", "Test/0.parquet"), "Test/0.parquet"),
+            (("Test-0.parquet", "Test-1.parquet"), None),  # all that there is
+            (("a.parquet", "latest.parquet", "Evaluated.parquet"), None),
+        ],
+        ids=str,
+    )
+    def test_splits_that_datasets_does_not_recognise(self, names: tuple[str, ...], told: str | None, tmp_path: Path) -> None:
+        for name in names:
+            parquet(tmp_path / name, image=[png(0)])
+        for split in (None, "train"):
+            if told is None:
+                assert len(open_source(tmp_path, split=split)) == len(names)
+            else:
+                with pytest.raises(ConfigError, match=f"'{told}' is named after a split, but counts as 'train', .*: rename the files, or"):
+                    open_source(tmp_path, split=split)
+        if told is None:
+            return
+        (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: '**/*.parquet'\n---\n")
+        assert len(open_source(tmp_path)) == len(names)  # its author chose
+        (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: default\n  drop_labels: true\n---\n")
+        with pytest.raises(ConfigError, match="is named after a split"):
+            open_source(tmp_path)
+
     def test_files_in_no_split_that_are_no_images(self, tmp_path: Path) -> None:
         parquet(tmp_path / "val.parquet", image=[png(0)])
         for name in ("scores.parquet", "metadata.parquet", ".old/a.parquet"):
@@ -1774,6 +1803,8 @@ class TestShards:
             (("a-0", "a-1"), "train", ("a-0", "a-1")),
             (("train2017", "val2017"), None, ("train2017",)),
             (("train2017", "val2017"), "validation", ("val2017",)),
+            (("Train-0", "TEST-0", "valset"), "validation", ("valset",)),
+            (("Train-0", "TEST-0", "valset"), None, ("Train-0",)),
             (("x_test", "x_dev"), None, "holds the splits 'test', 'validation': choose one with split="),
             (("x_test", "x_dev"), "val", "split='val': .* holds 'test', 'validation'"),
             (

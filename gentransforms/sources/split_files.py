@@ -50,7 +50,8 @@ def find_files(path: Path, split: str | None = None, config: str | None = None) 
 
     Raises:
         ConfigError: if there are no Parquet files, no such split or configuration, or several and none was chosen; if none was
-            chosen and other files with images are in no split; or if one of the files of a split is missing, such as
+            chosen and other files with images are in no split; if files named after another split would be mixed in, such as
+            ``Test.parquet``, which `datasets` does not recognise; or if one of the files of a split is missing, such as
             ``train-00000-of-00003.parquet``.
 
     Example:
@@ -74,7 +75,10 @@ def find_files(path: Path, split: str | None = None, config: str | None = None) 
     taken = _choose(path, splits, split)
     if mixed := _configurations(path, taken, splits[taken]):
         raise ConfigError(f"{path}: holds the configurations {', '.join(map(repr, mixed))}: choose one with config=")
-    if split is None and not _configs(path / "README.md") and not _configs(folder / "README.md"):
+    chosen = any(re.search(r"\bdata_(files|dir)\b", _configs(place / "README.md")) for place in (path, folder))
+    if not chosen:
+        _refuse_other_case(path, taken, splits[taken])
+    if split is None and not chosen:
         known = set(itertools.chain(*splits.values()))
         rest = (file for file in _parquet_in(folder.resolve()) if file not in known and file.name != "metadata.parquet")
         # Beside `train`, what is named after another split is no surprise; beside another split alone, train is.
@@ -131,6 +135,17 @@ def _refuse_others(path: Path, taken: str, others: Iterable[str]) -> None:
         )
 
 
+def _refuse_other_case(path: Path, taken: str, files: Sequence[Path]) -> None:
+    """Raise for files named after another split in capitals or in one word with "set", which `datasets` takes for those of this one."""
+    named = {name: _named_split(name) for name in (_relative(file, path) for file in files)}
+    others = sorted(name for name, split in named.items() if split not in ("", taken))
+    if others and len(set(named.values())) > 1:
+        raise ConfigError(
+            f"{path}: {others[0]!r} is named after a split, but counts as {taken!r}, as datasets knows words such as 'train' and 'test' in "
+            "lower case and by themselves only: rename the files, or give one of them"
+        )
+
+
 def _check_complete(files: Sequence[Path]) -> None:
     """Raise if one of N files is missing whose names end in ``-of-N``: rows would have other numbers once it is there."""
     groups: dict[tuple[str, str], list[tuple[Path, str]]] = defaultdict(list)
@@ -156,7 +171,7 @@ def _check_complete(files: Sequence[Path]) -> None:
 
 def _named_split(name: str) -> str:
     """Return the split that a relative path names; empty if none or several do."""
-    found = [split for split, words in _WORDS.items() if re.search(rf"(?:^|{_BETWEEN})(?:{words})(?:{_BETWEEN}|$)", name)]
+    found = [split for split, words in _WORDS.items() if re.search(rf"(?:^|{_BETWEEN})(?:{words})(?:set)?(?:{_BETWEEN}|$)", name, re.I)]
     return found[0] if len(found) == 1 else ""
 
 
