@@ -19,9 +19,10 @@ from torchvision.transforms import v2
 
 import gentransforms as gt
 from benchmarks.bank_generators import Free, Same, smooth_images
+from gentransforms.bank.format.description import describe_bank
 from gentransforms.bank.format.images import Encoding
 from gentransforms.bank.format.index import write_index
-from gentransforms.bank.format.manifest import create_manifest, describe_bank, hash_keys, hash_manifest
+from gentransforms.bank.format.manifest import create_manifest, hash_keys, hash_manifest
 from gentransforms.bank.format.unit import Row, plan_units, write_unit
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2

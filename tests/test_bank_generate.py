@@ -34,7 +34,7 @@ from torchvision import tv_tensors
 
 import gentransforms as gt
 from gentransforms.bank import Local
-from gentransforms.bank.format.manifest import MANIFEST, Facts
+from gentransforms.bank.format.manifest import COPY, MANIFEST, Facts
 from gentransforms.bank.format.unit import Unit, list_units
 from gentransforms.bank.generate.plan import make_plan
 from gentransforms.bank.generate.run import Summary, generate_bank, plan_bank
@@ -43,6 +43,12 @@ from gentransforms.sources.base import SourceSample
 from gentransforms.testing import FakeGenerator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def lose_manifest(path: Path) -> None:
+    """Remove the manifest of a bank, and its copy, which banks of earlier versions do not have."""
+    (path / MANIFEST).unlink()
+    (path / COPY).unlink()
 
 
 def fill(path: Path, source: Any = None, generator: Any = None, **options: Any) -> Summary:
@@ -293,14 +299,14 @@ class TestResume:
     def test_a_lost_manifest_is_written_anew(self, tmp_path: Path) -> None:
         fill(tmp_path)
         manifest = json.loads((tmp_path / MANIFEST).read_text())
-        (tmp_path / MANIFEST).unlink()
+        lose_manifest(tmp_path)
         assert fill(tmp_path).images == 0
         again = json.loads((tmp_path / MANIFEST).read_text())
         assert {**again, "info": None} == {**manifest, "info": None}
 
     def test_a_lost_manifest_is_not_replaced_by_another(self, tmp_path: Path) -> None:
         fill(tmp_path)
-        (tmp_path / MANIFEST).unlink()
+        lose_manifest(tmp_path)
         with pytest.raises(BankError, match=r"bank\.json is missing, and unit-000000000-000000004\.arrow was made with other settings"):
             fill(tmp_path, base_seed=1)
         assert not (tmp_path / MANIFEST).exists()
@@ -431,13 +437,13 @@ class TestResume:
             (tmp_path / "b" / name).write_bytes((tmp_path / "a" / name).read_bytes())
         with pytest.raises(BankError, match=r"unit-000000004-000000008\.arrow: was made with other settings than this bank's"):
             fill(tmp_path / "b")
-        (tmp_path / "b" / MANIFEST).unlink()
+        lose_manifest(tmp_path / "b")
         with pytest.raises(BankError, match=r"bank\.json is missing, and unit-000000004-000000008\.arrow was made with other settings"):
             fill(tmp_path / "b")
 
     def test_a_lost_manifest_and_a_lost_sidecar(self, tmp_path: Path) -> None:
         fill(tmp_path)
-        (tmp_path / MANIFEST).unlink()
+        lose_manifest(tmp_path)
         (tmp_path / Unit(0, 4).sidecar).unlink()
         with pytest.raises(BankError, match=r"is missing, and so is unit-000000000-000000004\.json"):
             fill(tmp_path)
@@ -460,8 +466,9 @@ class TestResume:
 
     def test_a_manifest_that_is_no_json(self, tmp_path: Path) -> None:
         fill(tmp_path)
+        lose_manifest(tmp_path)
         (tmp_path / MANIFEST).write_text("{")
-        with pytest.raises(BankError, match=r"bank\.json: not JSON .* delete it and run generate"):
+        with pytest.raises(BankError, match=r"bank\.json: not JSON .* move it away and run generate"):
             fill(tmp_path)
 
     def test_other_versions_are_told(self, tmp_path: Path) -> None:
@@ -668,7 +675,7 @@ class TestDirectories:
 
     def test_nothing_unfinished_is_left_behind(self, tmp_path: Path) -> None:
         fill(tmp_path)
-        assert {path.suffix for path in tmp_path.iterdir() if path.name != ".lock"} == {".arrow", ".json"}
+        assert {path.suffix for path in tmp_path.iterdir() if path.name not in (".lock", COPY)} == {".arrow", ".json"}
 
 
 class TestBegunMeanwhile:

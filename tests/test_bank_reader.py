@@ -34,7 +34,7 @@ from torch.utils.data.distributed import DistributedSampler
 from gentransforms.bank.format import images as segments
 from gentransforms.bank.format.index import INDEX, Index, save_index, write_index
 from gentransforms.bank.format.lookup import LookupBuilder
-from gentransforms.bank.format.manifest import MANIFEST, Facts, create_manifest, hash_manifest
+from gentransforms.bank.format.manifest import COPY, MANIFEST, Facts, create_manifest, hash_manifest
 from gentransforms.bank.format.unit import Row, Unit, list_units, unit_schema, write_unit
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import BankError, ConfigError, MissingKeyError
@@ -161,7 +161,8 @@ class TestOpenRefuses:
     def test_no_manifest(self, tmp_path: Path) -> None:
         make_bank(tmp_path)
         (tmp_path / MANIFEST).unlink()
-        with pytest.raises(BankError, match=r"bank\.json is missing, but there are units: run generate"):
+        (tmp_path / COPY).unlink()
+        with pytest.raises(BankError, match=r"bank\.json: is missing, but there are units: put a copy of it back, or run generate"):
             Bank.open(tmp_path)
 
     @pytest.mark.parametrize(("version", "expected"), [(0, "format version 0"), (2, "newer than this library.*upgrade"), ("1", "'1'")])
@@ -191,6 +192,7 @@ class TestOpenRefuses:
     def test_a_manifest_that_lacks_a_section(self, tmp_path: Path, section: str) -> None:
         make_bank(tmp_path)
         edit_json(tmp_path / MANIFEST, **{section: None})
+        (tmp_path / COPY).unlink()
         with pytest.raises(BankError, match=rf"bank\.json: lacks {section}"):
             Bank.open(tmp_path)
 

@@ -20,7 +20,7 @@ import torch
 from small_banks import BASE_SEED, KEYS, edit_json, encoded, make_bank, pixels, png
 
 import gentransforms as gt
-from gentransforms.bank.format.manifest import MANIFEST, hash_manifest
+from gentransforms.bank.format.manifest import COPY, MANIFEST, hash_manifest
 from gentransforms.bank.format.unit import Row, Unit, plan_units, unit_schema
 from gentransforms.bank.reader import Bank
 from gentransforms.bank.verify import checker as verify
@@ -209,6 +209,7 @@ class TestFiles:
 class TestManifest:
     def test_no_manifest(self, path: Path) -> None:
         (path / MANIFEST).unlink()
+        (path / COPY).unlink()
         (path / MIDDLE.file).write_bytes(b"")
         assert found(path) == [("", "manifest"), (MIDDLE.name, "size")]  # what can be said without it, too
 
@@ -219,6 +220,7 @@ class TestManifest:
 
     def test_no_json(self, path: Path) -> None:
         (path / MANIFEST).write_text("{")
+        (path / COPY).unlink()
         assert found(path) == [("", "manifest")]
 
     def test_no_directory(self, tmp_path: Path) -> None:
@@ -476,11 +478,15 @@ class TestAdvice:
             (["plan"], f"{MOVE}, then run generate again"),
             (["keys"], f"{MOVE}, then run generate again"),
             (["settings", "missing", "size"], f"{MOVE}, {REPAIR}"),
+            (["copy"], "mend bank.json and its copy with --repair"),
+            (["index", "copy"], "mend bank.json and its copy and rebuild the index with --repair"),
+            (["copy", "missing"], REMAKE),
+            (["copy", "size"], REPAIR),
             (["manifest", "size"], "fix bank.json first, as described above; without it, --repair removes nothing"),
         ],
     )
     def test_by_kinds(self, kinds: list[str], expected: str) -> None:
-        problems = [Problem("" if kind in ("keys", "manifest") else f"unit-{i}", kind, "text") for i, kind in enumerate(kinds)]
+        problems = [Problem("" if kind in ("keys", "manifest", "copy") else f"unit-{i}", kind, "text") for i, kind in enumerate(kinds)]
         assert BankReport("bank", problems=problems).advice == expected
 
     def test_a_damaged_unit_of_other_settings_is_not_removed(self) -> None:
@@ -505,10 +511,12 @@ class TestAdvice:
             shutil.copy(path / FIRST.file, path / Unit(2, 6).file)
         elif kind == "manifest":
             (path / MANIFEST).unlink()
+            (path / COPY).unlink()
         else:
             manifest = json.loads((path / MANIFEST).read_text())
             manifest["source"]["keys"] = "0" * 32
-            edit_json(path / MANIFEST, source=manifest["source"])
+            for name in (MANIFEST, COPY):
+                edit_json(path / name, source=manifest["source"])
             for unit in (FIRST, MIDDLE, LAST):
                 edit_json(path / unit.sidecar, settings=hash_manifest(manifest))
         before = sorted(file.name for file in path.glob("unit-*"))

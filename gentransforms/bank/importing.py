@@ -17,9 +17,10 @@ from typing import Any
 import PIL.Image
 
 from gentransforms.bank.config import BankConfig
+from gentransforms.bank.format.description import describe_bank, describe_source
 from gentransforms.bank.format.index import encode_marks, write_index
 from gentransforms.bank.format.locking import remove_partials
-from gentransforms.bank.format.manifest import MANIFEST, Facts, describe_bank, describe_source
+from gentransforms.bank.format.manifest import MANIFEST, Facts
 from gentransforms.bank.format.unit import FORMER, Row, Unit, is_done, list_entries, read_sidecar, write_unit
 from gentransforms.bank.generate.begin import begin_bank
 from gentransforms.bank.generate.former import Former, read_former, retire_units

@@ -1,31 +1,32 @@
-"""The manifest of a bank, ``bank.json``: written when the bank is started, and read, with checks, by everything else."""
+"""The manifest of a bank, ``bank.json``: written when the bank is started, and read, with checks, by everything else.
+
+Nothing else says what the units of a bank that was extended belong to, so there is always a copy, ``bank.json.bak``.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gentransforms.bank.config import BankConfig
-from gentransforms.bank.format.locking import create_json, explain_write_error
-from gentransforms.bank.format.unit import Unit, list_units, plan_units
+from gentransforms.bank.format.locking import create_json, explain_write_error, locked, write_json
+from gentransforms.bank.format.unit import FORMER, Unit, find_command, list_units, plan_units
 from gentransforms.errors import BankError
-from gentransforms.generators.base import ImageGenerator
-from gentransforms.sources.base import ImageSource
 
 __all__ = [
-    "AGREED", "FORMAT", "FORMAT_VERSION", "MANIFEST", "Before", "Facts", "check_manifest", "create_manifest", "describe_bank",
-    "describe_generator", "describe_source", "hash_json", "hash_keys", "hash_manifest", "is_export", "list_exported_files",
-    "name_marks", "read_manifest",
+    "AGREED", "COPY", "FORMAT", "FORMAT_VERSION", "MANIFEST", "Before", "Facts", "check_copy", "check_manifest", "create_manifest",
+    "find_manifest", "has_manifest", "hash_json", "hash_keys", "hash_manifest", "is_export", "list_exported_files", "mend_manifest",
+    "name_marks", "read_manifest", "replace_manifest",
 ]  # fmt: skip
 
 FORMAT, FORMAT_VERSION, MANIFEST = "gentransforms-bank", 1, "bank.json"
+COPY = "bank.json.bak"
 # What determines the bytes of a bank and must agree between runs. The rest of a manifest, "info", need not agree.
 AGREED = ("settings", "generator", "source", "device", "encoder")
 _SECTIONS = ("settings", "generator", "source", "info")
@@ -136,26 +137,52 @@ class Facts:
         return variant + attempt * next((stage for stage in self.stages() if variant < stage), self.variants)
 
 
+def has_manifest(directory: Path) -> bool:
+    """Return whether a directory has the manifest of a bank, or units and the copy of a manifest that was lost."""
+    return (directory / MANIFEST).exists() or (_has_units(directory) and _read_copy(directory) is not None)
+
+
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return the manifest of a bank.
+    """Return the manifest of a bank; if the file is missing or damaged, its copy, with a warning.
 
     Raises:
         BankError: if there is none, or this version of the library does not read it.
     """
-    path = directory / MANIFEST
+    manifest, damage = find_manifest(directory)
+    if damage:
+        warnings.warn(
+            f"{directory / MANIFEST}: {damage}: its copy {COPY} is used, and the next run of "
+            f"{Facts.read(manifest, str(directory / COPY)).command}, or `gentransforms bank verify --repair`, puts it in its place",
+            stacklevel=3,
+        )
+    return manifest
+
+
+def find_manifest(directory: Path) -> tuple[dict[str, Any], str]:
+    """Return the manifest of a bank, and if that is its copy, what is wrong with the file itself; errors as in `read_manifest`."""
+    path, damage = directory / MANIFEST, ""
     try:
-        text = path.read_text()
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise BankError(_absent(directory)) from None
+        if not _has_units(directory):
+            raise BankError(_explain_absence(directory)) from None
+        damage = "is missing, but there are units"
     except OSError as error:
         raise BankError(f"{path}: cannot be read: {error.strerror or error}") from error
-    try:
-        manifest = json.loads(text)
     except ValueError as error:
-        raise BankError(
-            f"{path}: not JSON ({error}): delete it and run generate with the settings of this bank again, which writes it anew"
-        ) from error
-    return check_manifest(manifest, str(path))
+        damage = f"not JSON ({error})"
+    else:
+        damage = _find_damage(manifest)
+    if not damage:
+        return check_manifest(manifest, str(path)), ""
+    if (copy := _read_copy(directory)) is not None:
+        return copy, damage
+    if is_export(directory):
+        raise BankError(f"{path}: {damage}: download it again, or export the bank again")
+    again = f"run {find_command(directory)} with the settings of this bank again, which writes it anew unless the bank was extended"
+    if not path.exists():
+        raise BankError(f"{path}: {damage}: put a copy of it back, or {again}")
+    raise BankError(f"{path}: {damage}: put a copy of it back, or repair it by hand; or move it away and {again}")
 
 
 def check_manifest(manifest: Any, where: str) -> dict[str, Any]:
@@ -164,32 +191,89 @@ def check_manifest(manifest: Any, where: str) -> dict[str, Any]:
     Raises:
         BankError: if it does not.
     """
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise BankError(f"{where}: not the manifest of a gentransforms bank")
-    version = manifest.get("format_version")
+    if damage := _find_damage(manifest):
+        raise BankError(f"{where}: {damage}")
+    checked: dict[str, Any] = manifest
+    version = checked.get("format_version")
     if type(version) is not int or version < 1:
         raise BankError(f"{where}: format version {version!r}: expected {FORMAT_VERSION}; use the version of gentransforms that wrote it")
     if version > FORMAT_VERSION:
         raise BankError(f"{where}: format version {version} is newer than this library reads ({FORMAT_VERSION}): upgrade gentransforms")
-    lacking = [name for name in _SECTIONS if not isinstance(manifest.get(name), dict)]
-    if lacking:
-        raise BankError(
-            f"{where}: lacks {', '.join(lacking)}: delete it and run generate with the settings of this bank again, which writes it anew"
-        )
-    return manifest
+    return checked
 
 
 def create_manifest(directory: Path, manifest: Mapping[str, Any]) -> bool:
-    """Write ``bank.json`` unless it exists; return whether it was written. If two processes try at once, one wins.
+    """Write ``bank.json`` and its copy unless it exists; return whether it was written. If two processes try at once, one wins.
 
     Raises:
         BankError: if the directory cannot be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        return create_json(directory / MANIFEST, manifest)
+        created = create_json(directory / MANIFEST, manifest)
+        if created:
+            write_json(directory / COPY, manifest, indent=2)
+        return created
     except OSError as error:
         raise explain_write_error(error, directory) from error
+
+
+def replace_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Write ``bank.json`` and its copy, with the bank's lock held; after a kill in between, the copy is of the state before.
+
+    Raises:
+        OSError: if the directory cannot be written.
+    """
+    write_json(directory / MANIFEST, manifest, indent=2)
+    write_json(directory / COPY, manifest, indent=2)
+
+
+def mend_manifest(directory: Path) -> None:
+    """Put the copy of ``bank.json`` in its place if that is missing or damaged; otherwise write the copy anew if it is outdated.
+
+    A copy that describes another bank stays: it may be the right one.
+
+    Raises:
+        BankError: if there is neither, or they cannot be written.
+    """
+
+    def outdated(manifest: Mapping[str, Any]) -> bool:
+        copy = _read_copy(directory)
+        return copy is None or (copy != manifest and _is_older(copy, manifest))
+
+    manifest, damage = find_manifest(directory)
+    if not damage and not outdated(manifest):
+        return
+    try:
+        with locked(directory):
+            manifest, damage = find_manifest(directory)
+            if damage or outdated(manifest):
+                write_json(directory / (MANIFEST if damage else COPY), manifest, indent=2)
+    except OSError as error:
+        raise explain_write_error(error, directory) from error
+
+
+def check_copy(directory: Path) -> tuple[str, str]:
+    """Return what is wrong with ``bank.json`` and its copy, as (kind, text); empty if nothing is. An old bank has no copy.
+
+    The kind is ``"copy"`` if `mend_manifest` mends it, and ``"manifest"`` if the two describe different banks.
+
+    Raises:
+        BankError: if neither is intact.
+    """
+    manifest, damage = find_manifest(directory)
+    if damage:
+        return "copy", f"{MANIFEST} {damage}; its copy {COPY} is intact"
+    if not (directory / COPY).exists():
+        return "", ""
+    copy = _read_copy(directory)
+    if copy is None:
+        return "copy", f"{COPY}, the copy of {MANIFEST}, is damaged"
+    if not _is_older(copy, manifest):
+        return "manifest", f"{MANIFEST} and its copy {COPY} describe different banks: put the one that fits the units in the place of both"
+    if hash_manifest(copy) != hash_manifest(manifest):
+        return "copy", f"{COPY}, the copy of {MANIFEST}, is from before the bank was extended"
+    return "", ""
 
 
 def is_export(directory: Path) -> bool:
@@ -225,59 +309,6 @@ def name_marks(manifest: dict[str, Any], where: str) -> dict[str, Any] | None:
     return entry
 
 
-def describe_bank(
-    config: BankConfig | Mapping[str, Any],
-    generator: Mapping[str, Any],
-    source: Mapping[str, Any],
-    *,
-    device: str | None,
-    encoder: str | None,
-    info: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the manifest of a bank, JSON-able.
-
-    Args:
-        config: resolved settings.
-        generator: the result of `describe_generator`.
-        source: the result of `describe_source`.
-        device: type of the device on which the generator runs, such as ``"cuda"``.
-        encoder: the library that encodes the images, such as ``"torchvision"``.
-        info: further information, which need not agree between runs.
-    """
-    settings = dataclasses.asdict(config) if isinstance(config, BankConfig) else dict(config)
-    manifest = {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "settings": settings, "generator": generator, "source": source,
-        "device": device, "encoder": encoder, "info": info,
-    }  # fmt: skip
-    plain: dict[str, Any] = json.loads(json.dumps(manifest))  # tuples become lists, as in the file with which it is compared
-    return plain
-
-
-def describe_generator(generator: ImageGenerator) -> dict[str, Any]:
-    """Return a manifest's description of a generator. All its weights are hashed, so call this once in a run.
-
-    Options that change images only by rounding are left out, so that runs with and without ``compile`` can work on one bank.
-    """
-    return {
-        "class": type(generator).__name__,
-        "fingerprint": generator.fingerprint(),
-        "config": {name: value for name, value in generator.config.items() if name not in generator.execution_options},
-        "preserves_geometry": generator.preserves_geometry,
-        "image_size": list(generator.image_size),
-    }
-
-
-def describe_source(source: ImageSource) -> dict[str, Any]:
-    """Return a manifest's description of a source, as far as it determines the images."""
-    return {
-        "count": len(source.keys),
-        "keys": hash_keys(source.keys),
-        "key_type": source.key_type,
-        "inputs": list(source.inputs),
-        "decides": source.description.get("decides", {}),
-    }
-
-
 def hash_manifest(manifest: Mapping[str, Any]) -> str:
     """Return the hash, 32 hexadecimal digits, of everything in a manifest that must agree between runs; each sidecar repeats it."""
     history = {"history": manifest["history"]} if manifest.get("history") else {}
@@ -304,9 +335,32 @@ def _read_history(history: Any, where: str) -> tuple[Before, ...]:
         raise BankError(f"{where}: history is {history!r}: the file was edited by hand; restore the original") from error
 
 
-def _absent(directory: Path) -> str:
-    if not directory.is_dir():
-        return f"{directory}: no such directory: expected a bank made by generate_bank or `gentransforms generate`"
-    if list_units(directory):
-        return f"{directory}: {MANIFEST} is missing, but there are units: run generate with their settings again, which writes it anew"
-    return f"{directory}: no {MANIFEST} in this directory: expected a bank made by generate_bank or `gentransforms generate`"
+def _find_damage(manifest: Any) -> str:
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        return "not the manifest of a gentransforms bank"
+    lacking = [name for name in _SECTIONS if not isinstance(manifest.get(name), dict)]
+    return f"lacks {', '.join(lacking)}" if lacking else ""
+
+
+def _read_copy(directory: Path) -> dict[str, Any] | None:
+    """Return the copy of a manifest; None if there is none, or it is damaged."""
+    try:
+        copy: dict[str, Any] = check_manifest(json.loads((directory / COPY).read_bytes()), "")
+        Facts.read(copy, "")
+    except (OSError, ValueError, BankError):
+        return None
+    return copy
+
+
+def _is_older(copy: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+    """Return whether a copy describes the same bank as a manifest, now or before it was extended."""
+    return hash_manifest(copy) in {hash_manifest(manifest), *(before.digest for before in _read_history(manifest.get("history", []), ""))}
+
+
+def _has_units(directory: Path) -> bool:
+    return bool(list_units(directory) or list_units(directory, FORMER))
+
+
+def _explain_absence(directory: Path) -> str:
+    what = f"no {MANIFEST} in this directory" if directory.is_dir() else "no such directory"
+    return f"{directory}: {what}: expected a bank made by generate_bank or `gentransforms generate`"

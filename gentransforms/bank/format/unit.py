@@ -14,8 +14,8 @@ from gentransforms.bank.format.locking import Partial, explain_write_error, lock
 from gentransforms.sources.arrow import arrow
 
 __all__ = [
-    "ADVICE", "FORMER", "INDEX", "UNREAD", "Row", "Unit", "find_faults", "is_done", "is_unread", "list_entries", "list_units", "plan_units",
-    "read_sidecar", "remove_former", "set_aside", "split_rejected", "unit_schema", "write_unit",
+    "ADVICE", "FORMER", "INDEX", "UNREAD", "Row", "Unit", "find_command", "find_faults", "is_done", "is_unread", "list_entries",
+    "list_units", "plan_units", "read_sidecar", "remove_former", "set_aside", "split_rejected", "unit_schema", "write_unit",
 ]  # fmt: skip
 
 INDEX = "index.arrow"
@@ -88,6 +88,18 @@ def list_units(directory: Path, prefix: str = "", suffix: str = ".arrow") -> lis
         if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal():
             found.append(Unit(int(parts[1]), int(parts[2])))
     return sorted(found)
+
+
+def find_command(directory: Path) -> str:
+    """Return the command that made the units of a directory, ``generate`` or ``bank import``: imported images have no seeds."""
+    pa = arrow()
+    for unit in list_units(directory):
+        try:
+            with pa.memory_map(str(directory / unit.file)) as file, pa.ipc.open_stream(file) as stream:
+                return "bank import" if stream.read_next_batch().column("seed")[0].as_py() == -1 else "generate"
+        except (pa.ArrowException, OSError, StopIteration, KeyError):  # damaged, or without rows
+            continue
+    return "generate"
 
 
 def unit_schema(key_type: str) -> Any:

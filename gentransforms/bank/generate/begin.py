@@ -16,7 +16,20 @@ from typing import Any
 import torch
 
 from gentransforms.bank.format.locking import explain_write_error, locked, sync_directory, write_json
-from gentransforms.bank.format.manifest import AGREED, MANIFEST, Facts, create_manifest, hash_keys, hash_manifest, is_export, read_manifest
+from gentransforms.bank.format.manifest import (
+    AGREED,
+    COPY,
+    MANIFEST,
+    Facts,
+    create_manifest,
+    has_manifest,
+    hash_keys,
+    hash_manifest,
+    is_export,
+    mend_manifest,
+    read_manifest,
+    replace_manifest,
+)
 from gentransforms.bank.format.unit import INDEX, list_units, read_sidecar
 from gentransforms.bank.generate.matching import KEYS, ArrangedSource, changed_sample, compare_keys, sample_more, sample_sources
 from gentransforms.errors import BankError
@@ -25,7 +38,7 @@ from gentransforms.sources.base import ImageSource
 __all__ = ["begin_bank", "compare_bank", "differences"]
 
 # Files that the directory of a new bank may hold.
-_HARMLESS = ("lost+found",)
+_HARMLESS = ("lost+found", COPY)
 _PACKAGES = ("gentransforms", "torch", "torchvision", "numpy", "pillow", "pyarrow", "diffusers", "transformers")
 
 # A function that returns the manifest of a call; settings that the call leaves open are taken from those of the existing bank.
@@ -45,7 +58,7 @@ def begin_bank(directory: Path, describe: Describe, source: ImageSource, extend:
     Raises:
         BankError: if there is a bank with other settings, naming what differs, or the directory holds something else.
     """
-    if not (directory / MANIFEST).exists():
+    if not has_manifest(directory):
         manifest = describe(None)
         try:
             _check_empty(directory, manifest)
@@ -59,6 +72,8 @@ def begin_bank(directory: Path, describe: Describe, source: ImageSource, extend:
             if create_manifest(directory, manifest):
                 return manifest
     manifest, grown = compare_bank(directory, describe, source, extend)
+    with contextlib.suppress(BankError):  # a bank that may only be read, where nothing is to be done
+        mend_manifest(directory)
     return _extend(directory, manifest, source) if grown else manifest
 
 
@@ -174,7 +189,7 @@ def _extend(directory: Path, new: dict[str, Any], source: ImageSource) -> dict[s
             if isinstance(source, ArrangedSource) or (directory / KEYS).exists():
                 write_json(directory / KEYS, list(source.keys))
             (directory / INDEX).unlink(missing_ok=True)
-            write_json(directory / MANIFEST, new, indent=2)
+            replace_manifest(directory, new)
             sync_directory(directory)
     except OSError as error:
         raise explain_write_error(error, directory) from error
@@ -195,11 +210,11 @@ def _check_empty(directory: Path, manifest: Mapping[str, Any]) -> None:
     for unit in units:  # the manifest was lost, but the sidecars have its digest
         sidecar = read_sidecar(directory, unit)
         if sidecar is None:
-            raise BankError(f"{directory}: {MANIFEST} is missing, and so is {unit.sidecar}: put one of them back, or remove {unit.file}")
+            raise BankError(f"{directory}: {MANIFEST} is missing, and so is {unit.sidecar}: put one of them back, or move {unit.file} away")
         if sidecar.get("settings") != hash_manifest(manifest):
             raise BankError(
                 f"{directory}: {MANIFEST} is missing, and {unit.file} was made with other settings than these: "
-                "give the bank's, or another directory for a new bank"
+                f"give the bank's, or another directory for a new bank; if the bank was extended, put a copy of its {MANIFEST} back"
             )
     if units:
         return

@@ -99,6 +99,8 @@ class Former:
 def retire_units(directory: Path, facts: Facts) -> None:
     """Rename the units from before the bank was extended, and finish what killed runs have begun to rename or to remove."""
     earlier = {before.digest for before in facts.history}
+    if not earlier and not any(directory.glob(f"{FORMER}*")):
+        return
     try:
         with locked(directory):
             for unit in list_units(directory) if earlier else ():

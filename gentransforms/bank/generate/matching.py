@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gentransforms.bank.format.index import build_index, decode_marks, list_sizes, read_index
-from gentransforms.bank.format.manifest import MANIFEST, Facts, hash_keys, read_manifest
+from gentransforms.bank.format.manifest import MANIFEST, Facts, has_manifest, hash_keys, read_manifest
 from gentransforms.bank.format.unit import FORMER, Unit, list_entries, read_sidecar
 from gentransforms.bank.generate.inputs import digest_inputs
 from gentransforms.bank.generate.reading import read_samples
@@ -65,7 +65,7 @@ def arrange_source(source: ImageSource, directory: Path, extend: bool) -> ImageS
     Raises:
         BankError: if the bank is to be extended, and the source lacks other keys, or the bank's are not known.
     """
-    if not (directory / MANIFEST).exists():
+    if not has_manifest(directory):
         return source
     facts = Facts.read(read_manifest(directory), str(directory / MANIFEST))
     if facts.key_type != source.key_type or hash_keys(source.keys[: facts.count]) == facts.keys_digest:

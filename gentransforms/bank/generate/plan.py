@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from gentransforms.bank.format.manifest import Facts
+from gentransforms.bank.format.manifest import MANIFEST, Facts
 from gentransforms.bank.format.unit import Unit, is_done, read_sidecar
 from gentransforms.bank.generate.former import count_former_rows, has_failed
 from gentransforms.bank.generate.pipeline import Job, default_workers
@@ -82,8 +82,8 @@ def make_plan(directory: Path, facts: Facts, shard: tuple[int, int] = (0, 1), re
             kept += count_former_rows(directory, unit)
         if sidecar is not None and sidecar.get("settings") != facts.digest:
             raise BankError(
-                f"{directory / unit.file}: was made with other settings than this bank's, perhaps on another machine: "
-                f"remove it and {unit.sidecar}, and run the same command again"
+                f"{directory / unit.file}: was made with other settings than this bank's, perhaps on another machine: move it and "
+                f"{unit.sidecar} away, and run the same command again; or, if {MANIFEST} was changed, put the right one back"
             )
         if sidecar is None or (retry_failed and has_failed(sidecar)):
             left.append(unit)

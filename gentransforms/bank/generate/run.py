@@ -13,10 +13,11 @@ from typing import Any, Unpack
 import torch
 
 from gentransforms.bank.config import BankConfig, BankSettings, build_config
+from gentransforms.bank.format.description import describe_bank, describe_generator, describe_source
 from gentransforms.bank.format.images import Encoding
 from gentransforms.bank.format.index import write_index
 from gentransforms.bank.format.locking import remove_partials
-from gentransforms.bank.format.manifest import MANIFEST, Facts, describe_bank, describe_generator, describe_source
+from gentransforms.bank.format.manifest import MANIFEST, Facts, has_manifest
 from gentransforms.bank.format.unit import list_entries, read_sidecar, split_rejected
 from gentransforms.bank.generate.begin import begin_bank, compare_bank
 from gentransforms.bank.generate.engines import Engine, Local, Ray
@@ -194,7 +195,7 @@ def plan_bank(
         (90, 0, True)
     """
     run = _open_run(source, path, generator, config, settings, shard, engine, extend)
-    begun = (run.directory / MANIFEST).exists()
+    begun = has_manifest(run.directory)
     manifest = compare_bank(run.directory, run.describe, run.source, extend)[0] if begun else run.describe(None)
     facts = Facts.read(manifest, str(run.directory / MANIFEST))
     plan = make_plan(run.directory, facts, run.shard, retry_failed)

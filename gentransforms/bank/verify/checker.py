@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from gentransforms.bank.format.images import map_file
 from gentransforms.bank.format.index import write_index
-from gentransforms.bank.format.manifest import MANIFEST, Facts, hash_keys, is_export, list_exported_files, name_marks, read_manifest
+from gentransforms.bank.format.manifest import (
+    MANIFEST,
+    Facts,
+    check_copy,
+    find_manifest,
+    hash_keys,
+    is_export,
+    list_exported_files,
+    mend_manifest,
+    name_marks,
+)
 from gentransforms.bank.format.unit import Unit, find_faults, list_entries, list_units, read_sidecar, unit_schema
 from gentransforms.bank.verify.report import BankReport, Problem, damaged_units, remove_index, remove_units
 from gentransforms.bank.verify.rows import NO_ROWS, Contents, IndexCheck, WithoutRows, check_images, check_rows
@@ -51,7 +61,7 @@ def verify_bank(
         repair: whether the files of damaged units are removed, so that the next run of generate makes them again. Each is checked
             once more first, because another process may have replaced it meanwhile. Units that have other settings or do not
             belong to the bank stay, because they may be intact units of another bank. A wrong index is removed, and rebuilt if
-            all units are intact.
+            all units are intact. A manifest that is missing or damaged is restored from its copy, and the copy from it.
         on_progress: called after each unit with the number of units done and their total number.
 
     Raises:
@@ -78,6 +88,10 @@ def verify_bank(
             checker.check_export(on_progress)
             return BankReport(str(directory), checker.files, checker.rows, checker.images, problems=checker.problems, exported=True)
         checker.check_units(on_progress)
+        mended = repair and any(problem.kind == "copy" for problem in checker.problems)
+        if mended:
+            mend_manifest(directory)
+            checker.problems[:] = [problem for problem in checker.problems if problem.kind != "copy"]
         removed, rebuilt = (remove_units(directory, damaged_units(checker.problems), checker.check_again), False) if repair else ((), False)
         if repair and any(problem.kind == "index" for problem in checker.problems):
             remove_index(directory)
@@ -87,7 +101,7 @@ def verify_bank(
     return BankReport(
         path=str(directory), units=checker.files, rows=checker.rows, images=checker.images,
         partials=sum(1 for _ in directory.glob(".*.partial")), problems=checker.problems, removed=removed, index_rebuilt=rebuilt,
-        command=checker.command,
+        manifest_mended=mended, command=checker.command,
     )  # fmt: skip
 
 
@@ -115,7 +129,10 @@ class Checker:
         self._facts: Facts | None = None
         self._manifest: dict[str, Any] = {}
         try:
-            self._manifest = read_manifest(directory)
+            self._manifest, _ = find_manifest(directory)
+            kind, text = check_copy(directory)
+            if kind:
+                self.problems.append(Problem("", kind, f"{text}: --repair mends it" if kind == "copy" else text))
             self._facts = Facts.read(self._manifest, str(directory / MANIFEST))
         except BankError as error:
             self.problems.append(Problem("", "manifest", str(error)))
@@ -146,9 +163,9 @@ class Checker:
         for unit in sorted(set(found) - set(planned)):
             text = f"{unit.file} does not belong to this bank of {facts.count:,} sources in units of {facts.unit_size:,}: move it away"
             self._add(unit.name, [("plan", text)])
-        if not self.problems:
+        if all(problem.kind == "copy" for problem in self.problems):
             self._check_order(facts)
-        if not self.problems:
+        if all(problem.kind == "copy" for problem in self.problems):
             self._add("", index.finish())
 
     def check_export(self, on_progress: Callable[[int, int], None] | None = None) -> None:

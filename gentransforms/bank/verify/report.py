@@ -18,7 +18,8 @@ _SHOWN = 10  # of a kind
 
 # Kinds of problems that `repair` leaves alone: there is nothing to remove, or intact files could be lost.
 _FOREIGN = ("settings", "plan", "keys")
-_NOT_REPAIRED = ("missing", "manifest", "index", *_FOREIGN)
+_MENDED = {"copy": "mend bank.json and its copy", "index": "rebuild the index"}
+_NOT_REPAIRED = ("missing", "manifest", "copy", "index", *_FOREIGN)
 
 
 class Problem(NamedTuple):
@@ -26,7 +27,7 @@ class Problem(NamedTuple):
 
     Attributes:
         unit: name of the unit, or of the file of an export; empty for a problem of the whole bank.
-        kind: one of manifest, missing, sidecar, settings, size, checksum, arrow, rows, order, duplicate, variant, seed, image,
+        kind: one of manifest, copy, missing, sidecar, settings, size, checksum, arrow, rows, order, duplicate, variant, seed, image,
             plan, keys and index.
         text: what was found, and what was expected.
     """
@@ -49,6 +50,7 @@ class BankReport:
         problems: all problems that were found.
         removed: names of the units that `repair` removed.
         index_rebuilt: whether `repair` rebuilt the index of the bank.
+        manifest_mended: whether `repair` wrote ``bank.json`` from its copy, or the copy anew.
         exported: whether this is an export, which consists of Parquet files.
 
     Example:
@@ -66,6 +68,7 @@ class BankReport:
     problems: list[Problem] | tuple[Problem, ...] = ()
     removed: tuple[str, ...] = ()
     index_rebuilt: bool = False
+    manifest_mended: bool = False
     exported: bool = False
     command: str = "generate"
 
@@ -84,8 +87,8 @@ class BankReport:
             return "download the damaged files again, or export the bank again"
         if "manifest" in kinds:
             return "fix bank.json first, as described above; without it, --repair removes nothing"
-        if kinds == {"index"}:
-            return "rebuild the index with --repair"
+        if kinds <= {"index", "copy"}:
+            return " and ".join(text for kind, text in _MENDED.items() if kind in kinds) + " with --repair"
         steps = []
         if not kinds.isdisjoint(_FOREIGN):
             steps.append(
@@ -112,6 +115,8 @@ class BankReport:
             lines.append(f"{_count(len(self.removed), 'unit')} removed: run {self.command} with the settings of this bank again")
         if self.index_rebuilt:
             lines.append("the index was wrong and has been rebuilt")
+        if self.manifest_mended:
+            lines.append("bank.json and its copy differed; the damaged one has been written anew")
         return "\n".join(lines)
 
 
