@@ -60,7 +60,7 @@ class MapStyleSource(ImageSource):
             sample twice gives two different images. `select` raises it for an input that differs.
 
     Warns:
-        UserWarning: of a PIL image with an EXIF orientation: it is rotated here, and not where the data set is used directly.
+        UserWarning: of a PIL image that was processed and still has an EXIF orientation: it is rotated here, perhaps again.
 
     Example:
         >>> import torch
@@ -201,8 +201,11 @@ class MapStyleSource(ImageSource):
                 self._random.setdefault(name, index)
 
     def _tell_turned(self, index: int, image: Any) -> None:
-        """Warn once of a PIL image that is turned here only: Pillow keeps the orientation of a file in all that is made from it."""
-        if self._turned or not isinstance(image, PIL.Image.Image) or image.format == "TIFF":  # which Pillow rotates itself
+        """Warn once of a processed PIL image that is turned here: Pillow keeps a file's orientation in all that is made from it.
+
+        Not of one as it was opened, nor of an `ImageFolder`, which turns nothing itself.
+        """
+        if self._turned or not isinstance(image, PIL.Image.Image) or image.format is not None or isinstance(self._dataset, DatasetFolder):
             return
         code = exif_orientation(image)
         if code == 1:
