@@ -11,7 +11,7 @@ import pytest
 import gentransforms as gt
 from gentransforms.cli.options import parse_options
 from gentransforms.errors import ConfigError
-from gentransforms.generators.pipelines.texts import fill_prompts, template_fields
+from gentransforms.generators.diffusion.prompts.templates import fill_prompts, template_fields
 from gentransforms.generators.registry import choose_class
 
 OURS, LAYOUT, ANY = gt.StableDiffusionVariation, gt.ControlNetVariation, gt.PipelineVariation

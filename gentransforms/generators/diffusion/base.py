@@ -26,6 +26,7 @@ from gentransforms.generators.diffusion.loading import rebuild, stock_defaults
 from gentransforms.generators.diffusion.options import check_count, check_number, image_size, keyword_options, with_preset
 from gentransforms.generators.diffusion.prompts.encoding import check_prompts, encode_prompts, takes_prompts
 from gentransforms.generators.diffusion.prompts.shared import SharedConditions
+from gentransforms.generators.diffusion.prompts.templates import INPUTS, fill_templates, has_fields, template_fields
 from gentransforms.generators.diffusion.sampling import decode, denoise, draw, make_rngs
 from gentransforms.generators.diffusion.schedulers import build_scheduler, check_scheduler, fresh
 from gentransforms.images import to_device
@@ -74,6 +75,12 @@ class DiffusionGenerator(SharedConditions):
         for name, value in {"prompt": self.prompt, "negative_prompt": self.negative_prompt or ""}.items():
             if not isinstance(value, str):
                 raise ConfigError(f"{name}={value!r}: expected a string; one prompt per image goes to encode(images, prompts=…)")
+        if has_fields(self.negative_prompt or ""):
+            raise ConfigError(
+                f"negative_prompt={self.negative_prompt!r}: it has fields, and one text holds for every image here: write it without; "
+                "prompt may have fields, and with PipelineVariation negative_prompt too"
+            )
+        fields = self.fields
         if (self.prompt or self.negative_prompt) and not takes_prompts(self.pipe):
             raise ConfigError(f"prompt={self.prompt!r}: {name_type(self.pipe)} has no text encoder and takes no prompt")
         self.noise_level = self._check_noise_level(given.get("noise_level", 0))
@@ -83,7 +90,7 @@ class DiffusionGenerator(SharedConditions):
                 raise ConfigError(f"ip_adapter_scale={given['ip_adapter_scale']!r}: this generator has no IP-Adapter; give ip_adapter=")
             state.set_ip_adapter_scale(self.pipe, given["ip_adapter_scale"])
         self.inputs = (
-            *(["prompts"] if takes_prompts(self.pipe) else []), *(["noise_levels"] if self.kind == "unclip" else []),
+            *fields, *(["prompts"] if takes_prompts(self.pipe) else []), *(["noise_levels"] if self.kind == "unclip" else []),
             *(["foreground"] if self.noise_level == "foreground" else []),
         )  # fmt: skip
         # How it runs, which no attribute holds; the other options are read from attributes, as they are now.
@@ -147,6 +154,9 @@ class DiffusionGenerator(SharedConditions):
         return unfused_weights(self, self._networks())
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "prompt" and "inputs" in vars(self):
+            others = [other for other in self.inputs if other not in self.fields]
+            self.inputs = (*_fields_of(value), *others)
         super().__setattr__(name, value)
         if isinstance(value, nn.Module) and name in getattr(vars(self).get("pipe"), "components", ()):
             setattr(self.pipe, name, value)  # one compiled, for example: encoding and saving go through the pipeline
@@ -161,8 +171,18 @@ class DiffusionGenerator(SharedConditions):
         """Whether classifier-free guidance is active: two rows per image go through the UNet instead of one."""
         return self.guidance_scale > 1 and not self._distilled
 
-    def encode(  # type: ignore[override]
-        self, images: Tensor, prompts: list[str] | None = None, noise_levels: Tensor | None = None, foreground: Any = None
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of `prompt`, which are inputs with one value per image; none in a text without, whose braces are meant as such."""
+        return _fields_of(self.prompt)
+
+    @property
+    def required_inputs(self) -> tuple[str, ...]:
+        """The fields of the prompt."""
+        return self.fields
+
+    def encode(
+        self, images: Tensor, prompts: list[str] | None = None, noise_levels: Tensor | None = None, foreground: Any = None, **values: Any
     ) -> dict[str, Tensor]:
         """Return the condition of each image for the UNet.
 
@@ -173,6 +193,7 @@ class DiffusionGenerator(SharedConditions):
             foreground: for ``noise_level="foreground"``, masks of the subject, which is otherwise estimated: (B, H, W) or (B, 1, H, W),
                 boolean, integers of which 0 is background, or floating in [0, 1]; or a list of B of any sizes. They show the whole
                 images, and are cropped to the centre as these are.
+            values: for each field of `prompt`, one value per image.
 
         Returns:
             ``image_embeds`` (B, D) or, for an IP-Adapter on hidden states, (B, T, D), where an image encoder is used;
@@ -180,7 +201,8 @@ class DiffusionGenerator(SharedConditions):
 
         Raises:
             ImageError: if `images` has another shape or is not floating.
-            ConfigError: if there is not one prompt or noise level per image, or it is not in range.
+            MissingInputError: if the value of a field of the prompt is missing.
+            ConfigError: if there is not one prompt, value or noise level per image, or it is not in range.
         """
         if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
             found = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
@@ -197,6 +219,10 @@ class DiffusionGenerator(SharedConditions):
             condition["noise_levels"] = self._levels(noise_levels, foreground, patches)
         elif noise_levels is not None:
             raise ConfigError(f"noise_levels={noise_levels!r}: only unCLIP generators take them")
+        if unknown := sorted(values.keys() - set(self.fields)):
+            raise ConfigError(f"{unknown[0]}={values[unknown[0]]!r}: no field of prompt={self.prompt!r}")
+        if prompts is None:
+            prompts = fill_templates({"prompt": self.prompt}, values, len(images)).get("prompt")
         if prompts is not None:
             if not takes_prompts(self.pipe):
                 raise ConfigError(f"prompts={prompts!r}: {name_type(self.pipe)} has no text encoder and takes none")
@@ -385,3 +411,7 @@ class DiffusionGenerator(SharedConditions):
         super()._apply(fn, recurse)
         self._upcast_vae()
         return self
+
+
+def _fields_of(prompt: str) -> tuple[str, ...]:
+    return template_fields(prompt, taken={*INPUTS, "masks", "noise_levels", "foreground"}) if has_fields(prompt) else ()

@@ -47,6 +47,7 @@ class ControlledDiffusion(PretrainedDiffusion):
         noise_levels: Tensor | None = None,
         control_maps: Any = None,
         foreground: Any = None,
+        **values: Any,
     ) -> dict[str, Tensor]:
         """Return the control maps of each image, and its other conditions for the UNet.
 
@@ -57,6 +58,7 @@ class ControlledDiffusion(PretrainedDiffusion):
             noise_levels: (B,) int64, instead of the option `noise_level` (unCLIP).
             control_maps: for ``"maps"``: (B, 1 or 3, H, W) uint8, or floating in [0, 1]; or a list of B of any sizes.
             foreground: masks of the subject, for ``noise_level="foreground"`` (unCLIP), as in `StableDiffusionVariation.encode`.
+            values: for each field of `prompt`, one value per image.
 
         Returns:
             For the i-th ControlNet ``control_i`` (B, 1 or 3, h, w), or ``magnitude_i`` (B, 1, h, w) where each variant draws
@@ -64,11 +66,11 @@ class ControlledDiffusion(PretrainedDiffusion):
             `StableDiffusionVariation.encode` returns.
 
         Raises:
-            MissingInputError: if masks or control maps are needed and not given.
+            MissingInputError: if masks, control maps or values of the prompt's fields are needed and not given.
             ConfigError: if masks, control maps, prompts or levels are not one for each image, or out of range.
             GeneratorError: if a condition function returns anything other than control maps.
         """
-        condition = super().encode(images, prompts, noise_levels, foreground)
+        condition = super().encode(images, prompts, noise_levels, foreground, **values)
         images = fit(images.float(), self.image_size, True)
         for i, kind in enumerate(self.conditions):
             if kind == "canny":
@@ -158,9 +160,9 @@ class ControlledDiffusion(PretrainedDiffusion):
 
     @property
     def required_inputs(self) -> tuple[str, ...]:
-        """``masks``, with ``"segmentation"``; ``control_maps``, with ``"maps"``."""
+        """``masks``, with ``"segmentation"``; ``control_maps``, with ``"maps"``; and the fields of the prompt."""
         needed = {"masks": "segmentation", "control_maps": "maps"}
-        return tuple(name for name, condition in needed.items() if condition in self.conditions)
+        return (*(name for name, condition in needed.items() if condition in self.conditions), *super().required_inputs)
 
     @property
     def _drawn_thresholds(self) -> bool:

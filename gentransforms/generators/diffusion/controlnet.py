@@ -62,7 +62,8 @@ class ControlNetVariation(ControlledDiffusion):
             by default.
         eta: noise of DDIM, from 0 to 1.
         image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
-        prompt: text for images without a prompt of their own.
+        prompt: text for images without a prompt of their own. Its fields, as in ``"a {label}"``, become inputs, with one value
+            per image.
         negative_prompt: text that guidance steers away from.
         noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: 0, 100, 200,
             300 or 400 for each image, higher where the subject fills more of it (GenView).
@@ -82,8 +83,8 @@ class ControlNetVariation(ControlledDiffusion):
 
     Attributes:
         inputs: ``masks`` with ``"segmentation"``: classes (B, H, W) or (B, 1, H, W), integers, 255 unlabelled;
-            ``control_maps`` with ``"maps"``: (B, 1 or 3, H, W) uint8, or floating in [0, 1]; ``prompts``, one string for each
-            image, where there is a text encoder; ``noise_levels`` (B,) int64 (unCLIP);
+            ``control_maps`` with ``"maps"``: (B, 1 or 3, H, W) uint8, or floating in [0, 1]; the fields of `prompt`; ``prompts``, one
+            string for each image, where there is a text encoder; ``noise_levels`` (B,) int64 (unCLIP);
             ``foreground``, masks of the subject, with ``noise_level="foreground"``.
 
     Example:
@@ -163,7 +164,7 @@ class ControlNetVariation(ControlledDiffusion):
             raise ConfigError("condition='depth': give depth_estimator=(model, image processor), or depth_model= to from_pretrained")
         if self.conditions.count("maps") > 1:
             raise ConfigError(f"condition={chosen!r}: 'maps' is in it twice, but an image has only one control map: use it once")
-        self.inputs = (*self.required_inputs, *self.inputs)
+        self.inputs = tuple(dict.fromkeys((*self.required_inputs, *self.inputs)))
         self._finish({folder_name(i): net for i, net in enumerate(self.controlnets)})
 
     @classmethod
@@ -224,7 +225,8 @@ class ControlNetVariation(ControlledDiffusion):
                 by default.
             eta: noise of DDIM, from 0 to 1.
             image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
-            prompt: text for images without a prompt of their own.
+            prompt: text for images without a prompt of their own. Its fields, as in ``"a {label}"``, become inputs, with one value
+                per image.
             negative_prompt: text that guidance steers away from.
             noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: 0, 100,
                 200, 300 or 400 for each image, higher where the subject fills more of it (GenView).
@@ -323,7 +325,8 @@ class ControlNetVariation(ControlledDiffusion):
                 by default.
             eta: noise of DDIM, from 0 to 1.
             image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
-            prompt: text for images without a prompt of their own.
+            prompt: text for images without a prompt of their own. Its fields, as in ``"a {label}"``, become inputs, with one value
+                per image.
             negative_prompt: text that guidance steers away from.
             noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: 0, 100,
                 200, 300 or 400 for each image, higher where the subject fills more of it (GenView).

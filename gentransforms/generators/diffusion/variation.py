@@ -48,7 +48,8 @@ class StableDiffusionVariation(PretrainedDiffusion):
             by default.
         eta: noise of DDIM, from 0 to 1.
         image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
-        prompt: text for images without a prompt of their own.
+        prompt: text for images without a prompt of their own. Its fields, as in ``"a {label}"``, become inputs, with one value
+            per image.
         negative_prompt: text that guidance steers away from.
         noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: 0, 100, 200,
             300 or 400 for each image, higher where the subject fills more of it (GenView).
@@ -67,7 +68,8 @@ class StableDiffusionVariation(PretrainedDiffusion):
         ConfigError: if an option is unknown or out of its range.
 
     Attributes:
-        inputs: ``prompts``, one string for each image, where there is a text encoder; ``noise_levels`` (B,) int64 (unCLIP);
+        inputs: the fields of `prompt`; ``prompts``, one string for each image, where there is a text encoder; ``noise_levels`` (B,)
+            int64 (unCLIP);
             ``foreground``, masks of the subject, with ``noise_level="foreground"``.
 
     Example:
@@ -156,7 +158,8 @@ class StableDiffusionVariation(PretrainedDiffusion):
                 by default.
             eta: noise of DDIM, from 0 to 1.
             image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
-            prompt: text for images without a prompt of their own.
+            prompt: text for images without a prompt of their own. Its fields, as in ``"a {label}"``, become inputs, with one value
+                per image.
             negative_prompt: text that guidance steers away from.
             noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: 0, 100,
                 200, 300 or 400 for each image, higher where the subject fills more of it (GenView).
@@ -239,7 +242,8 @@ class StableDiffusionVariation(PretrainedDiffusion):
                 by default.
             eta: noise of DDIM, from 0 to 1.
             image_size: size of the generated images in pixels, a side or (height, width); the repository's by default.
-            prompt: text for images without a prompt of their own.
+            prompt: text for images without a prompt of their own. Its fields, as in ``"a {label}"``, become inputs, with one value
+                per image.
             negative_prompt: text that guidance steers away from.
             noise_level: noise on the image embedding (unCLIP), from 0 to 999; more noise gives more variety. ``"foreground"``: 0, 100,
                 200, 300 or 400 for each image, higher where the subject fills more of it (GenView).

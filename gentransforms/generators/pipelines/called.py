@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError
+from gentransforms.generators.diffusion.prompts.templates import fill_prompts
 from gentransforms.generators.diffusion.sampling import make_rngs
 from gentransforms.generators.held import is_out_of_memory
 from gentransforms.generators.pipelines import adapters, calls, priors, settings, texts
@@ -52,6 +54,10 @@ class CalledPipeline(OffloadedGenerator):
         self._once = EncodeOnce()
         self._notes, self._prior_notes = settings.Notes(), settings.Notes()
 
+    @abstractmethod
+    def _encode(self, images: Tensor, filled: Mapping[str, list[str]], control_maps: Any) -> dict[str, Tensor]:
+        """Return the condition of each image, as `encode` does, from texts by the options that hold them; see there."""
+
     def _forget(self) -> None:
         """Forget what images have shown of the pipeline."""
         self.together = "nothing" if per_batch(self.cache) else None
@@ -68,7 +74,7 @@ class CalledPipeline(OffloadedGenerator):
 
     @property
     def _plain_prompt(self) -> str:
-        return texts.fill_prompts(self.prompt, {}, 1)[0]  # where braces are doubled
+        return fill_prompts(self.prompt, {}, 1)[0]  # where braces are doubled
 
     def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
         """Return new images (B, 3, *image_size) float32 in [0, 1]; NaN where a safety checker or an overflow left none.
@@ -138,6 +144,9 @@ class CalledPipeline(OffloadedGenerator):
         if self._prompt_to_pipe:
             lines = texts.from_bytes(rows["prompts"]) if "prompts" in rows else [self._plain_prompt] * (1 if one_source else count)
             arguments["prompt"] = lines[0] if one_source else lines
+        for name in filter(texts.is_shared, rows):
+            lines = texts.from_bytes(rows[name])
+            arguments[name] = lines[0] if one_source else lines
         if one_source and count > 1:
             arguments["num_images_per_prompt"] = count
         try:
@@ -214,10 +223,10 @@ class CalledPipeline(OffloadedGenerator):
         None if the images say nothing, because some are not finite.
         """
         images = torch.randint(0, 256, (2, 3, *self.image_size), generator=torch.Generator().manual_seed(0)).to(self.device) / 255
-        given: dict[str, Any] = {"prompts": ["", "a"]} if self.takes_prompt else {}
-        if self.condition == "maps":
-            given["control_maps"] = images.flip(0)[:, :1]  # grey, which every network takes
-        condition, seeds, name = self.encode(images, **given), torch.tensor([1, 2]), type(self.pipe).__name__
+        differ = [*(["prompt"] if self.takes_prompt else []), *texts.shared_templates(self.options)]
+        maps = images.flip(0)[:, :1] if self.condition == "maps" else None  # grey, which every network takes
+        condition = self._encode(images, {name: ["", "a"] for name in differ}, maps)
+        seeds, name = torch.tensor([1, 2]), type(self.pipe).__name__
 
         def make_sources(rows: Sequence[int]) -> Tensor:
             return self._call({name: value[list(rows)] for name, value in condition.items()}, seeds[list(rows)])

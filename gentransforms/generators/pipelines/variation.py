@@ -9,12 +9,13 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gentransforms.errors import ConfigError, ImageError, MissingInputError
+from gentransforms.errors import ConfigError, ImageError
 from gentransforms.generators.diffusion import conditions
 from gentransforms.generators.diffusion.describe import describe_part, select_networks
 from gentransforms.generators.diffusion.faster.execution import CompileMode
 from gentransforms.generators.diffusion.options import image_size as checked_size
 from gentransforms.generators.diffusion.prompts.encoding import check_prompts
+from gentransforms.generators.diffusion.prompts.templates import fill_templates, template_fields
 from gentransforms.generators.part_licenses import read_own_license
 from gentransforms.generators.pipelines import adapters, calls, control, pretrained, priors, settings, sizes, texts
 from gentransforms.generators.pipelines.execution.caching import check_cache
@@ -45,7 +46,7 @@ class PipelineVariation(PipelineNetworks):
         pipe: a diffusers pipeline; its networks are frozen and set to eval mode.
         prior: the pipeline that computes image embeddings, such as ``KandinskyV22PriorPipeline`` or ``FluxPriorReduxPipeline``.
         prompt: the default prompt. Its fields, as in ``"a photo of a {label}"``, become inputs of the generator, with one value
-            per image.
+            per image; so do those of other texts, such as ``negative_prompt`` and ``prompt_2``.
         image_size: output size in pixels: a side or (height, width); by default the pipeline's own.
         preserves_geometry: set it to True only if you know that the layout of the source is kept, as with a low `strength`.
         condition: for pipelines that take a control map: ``"depth"``, ``"canny"``, ``"maps"`` for maps given along with the images,
@@ -67,8 +68,8 @@ class PipelineVariation(PipelineNetworks):
         ConfigError: if the pipeline's ``__call__`` has no such option, or a value is out of range.
 
     Attributes:
-        inputs: ``prompts``, one string per image, and the fields of `prompt`, if the pipeline takes a prompt; ``control_maps`` with
-            ``condition="maps"``.
+        inputs: ``prompts``, one string per image, and the fields of `prompt` and of other texts, if the pipeline takes them;
+            ``control_maps`` with ``condition="maps"``.
         together: what one call may contain: ``"sources"``, any batch; ``"variants"``, variants of one source; or ``"nothing"``, a
             single image. None until the first batch has been tested.
 
@@ -117,7 +118,9 @@ class PipelineVariation(PipelineNetworks):
         if "depth_estimator" not in networks:  # some pipelines have one of their own
             self.add_module("depth_estimator", estimator)
         self._check_prompt(prompt)
-        self.prompt, self.fields = prompt, texts.template_fields(prompt)
+        self.prompt = prompt
+        of_options = [field for name, text in texts.shared_templates(options).items() for field in template_fields(text, name)]
+        self.fields = tuple(dict.fromkeys((*template_fields(prompt), *of_options)))
         self.inputs = (*self.required_inputs, *(["prompts"] if self.takes_prompt else []))
         if not isinstance(preserves_geometry, bool):
             raise ConfigError(f"preserves_geometry={preserves_geometry!r}: expected True or False")
@@ -277,7 +280,7 @@ class PipelineVariation(PipelineNetworks):
 
     @property
     def required_inputs(self) -> tuple[str, ...]:
-        """The fields of the prompt, and ``control_maps`` with ``condition="maps"``."""
+        """The fields of the prompt and of other texts, and ``control_maps`` with ``condition="maps"``."""
         return (*self.fields, *(["control_maps"] if self.condition == "maps" else []))
 
     def encode(self, images: Tensor, prompts: list[str] | None = None, control_maps: Any = None, **values: Any) -> dict[str, Tensor]:
@@ -288,22 +291,26 @@ class PipelineVariation(PipelineNetworks):
             prompts: one prompt per image, instead of the option `prompt`.
             control_maps: for ``condition="maps"``: (B, 1 or 3, H, W) uint8, or floating in [0, 1]; or a list of B of any sizes. They
                 show the whole images, and are cropped to the centre as these are.
-            values: for each field of `prompt`, one value per image.
+            values: for each field of `prompt` and of other texts, one value per image.
 
         Returns:
             A dict with ``images`` (B, 3, h, w) float32 at the generator's size, if the pipeline takes images; ``control``
             (B, 3 or 1, h, w), if it takes a control map; the embeddings of the prior, if it has one; and ``prompts`` (B, L) uint8, the
-            UTF-8 bytes of each prompt, padded with zeros, if prompts differ between images.
+            UTF-8 bytes of each prompt, padded with zeros, if prompts differ between images, and the same for other texts with fields,
+            under the names of their options.
 
         Raises:
             ImageError: if `images` has another shape or is not floating.
-            MissingInputError: if the value of a field of the prompt is missing.
+            MissingInputError: if the value of a field is missing.
             ConfigError: unless there is one prompt or value per image.
         """
         if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
             found = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
             raise ImageError(f"images is {found}: expected (B, 3, H, W) floating in [0, 1]; GenerativeAugment takes other kinds")
-        lines = self._prompts_of(prompts, values, len(images))
+        return self._encode(images, self._texts_of(prompts, values, len(images)), control_maps)
+
+    def _encode(self, images: Tensor, filled: Mapping[str, list[str]], control_maps: Any) -> dict[str, Tensor]:
+        lines = filled.get("prompt")
         self._hook()
         condition: dict[str, Tensor] = {}
         if self.prior is not None:
@@ -324,24 +331,20 @@ class PipelineVariation(PipelineNetworks):
                 condition["control"] = control.with_channels(self.pipe, maps)
         if lines is not None and self._prompt_to_pipe:
             condition["prompts"] = texts.to_bytes(lines).to(self.device)
-        return condition
+        return condition | {name: texts.to_bytes(rows).to(self.device) for name, rows in filled.items() if name != "prompt"}
 
-    def _prompts_of(self, prompts: list[str] | None, values: Mapping[str, Any], count: int) -> list[str] | None:
-        """Return the prompt of each image; None where all have the same one."""
+    def _texts_of(self, prompts: list[str] | None, values: Mapping[str, Any], count: int) -> dict[str, list[str]]:
+        """Return the texts of each image by the options that hold them; those that are the same for all are left out."""
         if prompts is not None and not self.takes_prompt:
             raise ConfigError(f"prompts={prompts!r}: {name_type(self.prior or self.pipe)} takes no prompt here")
+        templates = {"prompt": self.prompt} | texts.shared_templates(self.options)
         if unknown := sorted(values.keys() - set(self.fields)):
-            raise ConfigError(f"{unknown[0]}={values[unknown[0]]!r}: no field of prompt={self.prompt!r}")
-        if prompts is not None:
-            return check_prompts(prompts, count)
-        if not self.fields:
-            return None
-        if lacking := [name for name in self.fields if name not in values]:
-            raise MissingInputError(
-                f"{lacking[0]} is missing: prompt={self.prompt!r} needs it; give the transform "
-                f"inputs_getter=lambda sample: {{{lacking[0]!r}: …}} with one value per image"
-            )
-        return texts.fill_prompts(self.prompt, values, count)
+            held = ", ".join(f"{name}={text!r}" for name, text in templates.items())
+            raise ConfigError(f"{unknown[0]}={values[unknown[0]]!r}: no field of {held}")
+        if prompts is None:
+            return fill_templates(templates, values, count)
+        del templates["prompt"]
+        return {"prompt": check_prompts(prompts, count)} | fill_templates(templates, values, count)
 
     def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None) -> None:
         """Write the pipeline in diffusers layout, its prior in a subfolder, ``config.json`` with the options, and a model card.
