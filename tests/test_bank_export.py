@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,6 +241,58 @@ class TestOpenedExport:
         export_bank(gt.Bank.open(make_bank(tmp_path / "other", keys=KEYS[:2])), folder)
         assert gt.Bank.open(folder).keys == KEYS[:2]
 
+    @pytest.mark.parametrize("name", ["my bank [v2]", "a*b", "what?", "[!x]", "#1 é"])
+    def test_in_a_folder_of_any_name(self, tmp_path: Path, name: str) -> None:
+        folder = exported(tmp_path).rename(tmp_path / name)
+        check(gt.Bank.open(tmp_path / "bank"), folder)
+
+    def test_where_datasets_keeps_small_data_sets_in_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(datasets.config, "IN_MEMORY_MAX_SIZE", 10**9)  # HF_DATASETS_IN_MEMORY_MAX_SIZE
+        check(gt.Bank.open(make_bank(tmp_path / "bank", marked=True)), exported(tmp_path, tmp_path / "bank"))
+
+    @pytest.mark.parametrize("when", ["opened", "read"])
+    @pytest.mark.parametrize("damage", ["cut", "an image", "a key", "another", "no Arrow"])
+    def test_damage_in_the_cache(self, tmp_path: Path, damage: str, when: str) -> None:
+        """The advice names the folder that has to go, and is right."""
+        folder = exported(tmp_path)
+        whole = everything(gt.Bank.open(folder))
+        bank = gt.Bank.open(folder)
+        file = bank._images.find_file(0)
+        data, image = file.read_bytes(), png(0, 0)
+        place = data.index(image)
+        changed = {
+            "cut": data[: len(data) // 2],
+            "an image": data.replace(image, bytes(len(image))),
+            "a key": data.replace(KEYS[0].encode(), KEYS[1].encode()),
+            "another": data[:place],
+            "no Arrow": bytes(len(data)),
+        }[damage]
+        file.unlink()  # it may be mapped
+        file.write_bytes(changed)
+        with pytest.raises(BankError, match="in its cache is damaged") as caught:
+            (bank if when == "read" else gt.Bank.open(folder)).read(KEYS, [0] * len(KEYS))
+        assert "--repair" not in str(caught.value)
+        assert "download" not in str(caught.value)
+        named, verified = re.findall(
+            r"remove the folder (.*) and open the bank again; .* `gentransforms bank verify (.*)`", str(caught.value)
+        )[0]
+        assert verify_bank(verified).ok, "nothing is wrong with the export"
+        assert Path(named) == file.parent
+        shutil.rmtree(named)
+        assert everything(gt.Bank.open(folder)) == whole
+
+    def test_damage_of_the_export_itself(self, tmp_path: Path) -> None:
+        """An image with its right length: the advice for the cache leads to the file."""
+        folder = exported(tmp_path)
+        file = folder / "data" / "train-00000-of-00001.parquet"
+        data = file.read_bytes()
+        file.write_bytes(data.replace(png(0, 0), bytes(len(png(0, 0)))))
+        with pytest.raises(BankError, match=r"does not decode .* `gentransforms bank verify") as caught:
+            gt.Bank.open(folder).read(KEYS, [0] * len(KEYS))
+        report = verify_bank(re.findall(r"`gentransforms bank verify (.*)`", str(caught.value))[0])
+        assert [problem.kind for problem in report.problems] == ["checksum"]
+        assert report.advice == "download the damaged files again, or export the bank again"
+
     def test_a_missing_file(self, tmp_path: Path) -> None:
         folder = exported(tmp_path, shard_bytes=500)
         (folder / "data" / "train-00001-of-00003.parquet").unlink()
@@ -450,7 +503,7 @@ class TestVerifyExport:
 
     def test_is_not_repaired(self, tmp_path: Path) -> None:
         folder = exported(tmp_path)
-        with pytest.raises(ConfigError, match="is an export, whose files generate cannot make again: export the bank again"):
+        with pytest.raises(ConfigError, match=r"cannot make again: verify it without repair, and .* export the bank again"):
             verify_bank(folder, repair=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -367,7 +368,7 @@ class TestNoBank:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("{", r"/bank\.json: not JSON \(.*\): push the bank again"),
+            ("{", r"/bank\.json: not JSON \(.*\): remove .* and open the bank again, which downloads it; .*, push the bank again"),
             ("{}", r"/bank\.json: not the manifest of a gentransforms bank"),
         ],
     )
@@ -397,6 +398,19 @@ class TestNoBank:
         site.add(name, {**site.files, file: site.files[file][:-5]})
         with pytest.raises(BankError, match=rf"^{name}: {file} has [\d,]+ bytes, expected [\d,]+: "):
             site.read(name)
+
+    @pytest.mark.parametrize("file", ["bank.json", "data/train-00001-of-00003.parquet"])
+    def test_a_file_that_was_cut_in_the_cache(self, site: Site, name: str, file: str) -> None:
+        """The Hub's client takes a file that is there for whole; the advice makes it download the file again."""
+        site.add(name, site.files)
+        site.read(name)
+        (cached,) = (site.home / "hub").glob(f"datasets--{name.replace('/', '--')}/snapshots/*/{file}")
+        cached.write_bytes(cached.read_bytes()[:-5])
+        with pytest.raises(BankError, match="which downloads it") as refused:
+            site.read(name)
+        (path,) = re.findall(r"remove (\S+) and open the bank again", str(refused.value))
+        Path(path).unlink()
+        assert site.read(name)["rows"] == ROWS
 
     def test_a_file_that_is_no_parquet(self, site: Site, name: str) -> None:
         file = "data/train-00001-of-00003.parquet"

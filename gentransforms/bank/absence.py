@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gentransforms.bank.format.unit import ADVICE, UNREAD
+from gentransforms.bank.format.damage import ADVICE
+from gentransforms.bank.format.unit import UNREAD
 from gentransforms.sources.keys import tell_other_root
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def explain_absence(bank: Bank, key: str | int, variant: int, asked: Sequence[st
             return f"variant {variant} of key {key!r} is lacking, because {reason}: {fix}{advice}"
         return f"variant {variant} of key {key!r} was rejected after {attempts} attempts ({reason}): {advice}"
     if own:
-        return f"key {key!r} has variants {own}, but not {variant}: {ADVICE}"
+        return f"key {key!r} has variants {own}, but not {variant}: {bank._advice or ADVICE}"
     failed = next((e for e in bank.failed if e["key"] == key and type(e["key"]) is type(key)), None)
     if failed is not None:
         return (

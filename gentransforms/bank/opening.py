@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import json
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gentransforms.bank.format.damage import advising
 from gentransforms.bank.format.images import map_file
 from gentransforms.bank.format.index import MARK, Index, build_index, list_sizes, read_index
 from gentransforms.bank.format.lookup import LookupBuilder
@@ -37,6 +40,10 @@ from gentransforms.paths import local_path
 
 __all__ = ["Opened", "open_files"]
 
+# What to do about a damaged file of an export; one from the Hub is not downloaded again as long as it is in the cache.
+_AGAIN = "download it again, or export the bank again"
+_AGAIN_FROM_HUB = "remove {path} and open the bank again, which downloads it; if that changes nothing, push the bank again"
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -49,6 +56,7 @@ class Opened:
         files: the Arrow files that hold the rows, in order: of an export, those that `datasets` made of its Parquet files.
         reopen: a function and its arguments that open the same files in another process.
         missing_units: number of units that are missing in an unfinished bank.
+        advice: what to do if one of `files` is damaged; None for the units of a bank.
     """
 
     path: Path
@@ -57,6 +65,7 @@ class Opened:
     files: Sequence[str]
     reopen: tuple[Callable[..., Opened], tuple[Any, ...]]
     missing_units: int = 0
+    advice: str | None = None
 
     def find_file(self, number: int) -> Path:
         """Return the path of an Arrow file by its number."""
@@ -127,8 +136,8 @@ def _read_units(directory: Path, facts: Facts, partial: bool, names: Sequence[st
 
 def _open_export(directory: Path, cached: Sequence[str] = ()) -> Opened:
     """Open an exported folder; when it is opened again, with the files that `datasets` wrote then."""
-    opened = _read_export(directory, read_manifest(directory), str(directory), cached)
-    return Opened(directory, *opened, (_open_export, (directory, opened[2])))
+    manifest, index, cached, advice = _read_export(directory, read_manifest(directory), str(directory), cached, _AGAIN)
+    return Opened(directory, manifest, index, cached, (_open_export, (directory, cached)), advice=advice)
 
 
 def _open_repository(repo_id: str, revision: str | None, cached: Sequence[str] = ()) -> Opened:
@@ -136,19 +145,29 @@ def _open_repository(repo_id: str, revision: str | None, cached: Sequence[str] =
     path = hub.fetch_file(repo_id, MANIFEST, revision)
     where = f"{repo_id}/{MANIFEST}"
     try:
-        manifest = check_manifest(json.loads(path.read_text()), where)
+        manifest = check_manifest(json.loads(path.read_bytes()), where)
     except ValueError as error:
-        raise BankError(f"{where}: not JSON ({error}): push the bank again") from error
+        raise BankError(f"{where}: not JSON ({error}): {_AGAIN_FROM_HUB.format(path=path.resolve())}") from error
     commit = path.parent.name  # of the snapshot in the cache
     # Not through `datasets` itself, which without a network takes whatever revision it had last.
     files, marks = list_exported_files(manifest, where), name_marks(manifest, where)
     folder = hub.fetch_folder(repo_id, [MANIFEST, *(entry["file"] for entry in (*files, *([marks] if marks else [])))], commit)
-    opened = _read_export(folder, manifest, repo_id, cached)
-    return Opened(folder, *opened, (_open_repository, (repo_id, commit, opened[2])))
+    manifest, index, cached, advice = _read_export(folder, manifest, repo_id, cached, _AGAIN_FROM_HUB)
+    return Opened(folder, manifest, index, cached, (_open_repository, (repo_id, commit, cached)), advice=advice)
 
 
-def _read_export(folder: Path, manifest: dict[str, Any], where: str, cached: Sequence[str]) -> tuple[dict[str, Any], Index, Sequence[str]]:
-    """Return the manifest of an export, the index of its rows, and the Arrow files in the cache of `datasets`.
+def _read_export(
+    folder: Path, manifest: dict[str, Any], where: str, cached: Sequence[str], again: str
+) -> tuple[dict[str, Any], Index, Sequence[str], str]:
+    """Return the manifest of an export, the index of its rows, the Arrow files in the cache of `datasets`, and what to do if one of
+    these is damaged.
+
+    Args:
+        folder: folder of its files.
+        manifest: its manifest.
+        where: name of the export in errors.
+        cached: the Arrow files, if they were there before.
+        again: what to do about a damaged file of the export, with ``{path}`` for that file.
 
     Raises:
         BankError: if a file is missing, incomplete or damaged.
@@ -159,7 +178,7 @@ def _read_export(folder: Path, manifest: dict[str, Any], where: str, cached: Seq
         size = path.stat().st_size if path.is_file() else None
         if size != entry["bytes"]:
             found = "is missing" if size is None else f"has {size:,} bytes, expected {entry['bytes']:,}"
-            raise BankError(f"{where}: {entry['file']} {found}: download it again, or export the bank again")
+            raise BankError(f"{where}: {entry['file']} {found}: {again.format(path=path.resolve())}")
     if marked is None and manifest["source"].get("key_type") == "int" and not cached:  # once, not in each worker
         warnings.warn(
             f"{where}: nothing can check that the numbers which are this bank's keys mean the same images in your data set, because the "
@@ -168,49 +187,65 @@ def _read_export(folder: Path, manifest: dict[str, Any], where: str, cached: Seq
             stacklevel=5,
         )
     if not cached or not all(Path(file).is_file() for file in cached):
-        cached = _convert([str(folder / entry["file"]) for entry in files], where)
+        cached = _convert([folder / entry["file"] for entry in files], where)
     facts = Facts.read(manifest, f"{where}/{MANIFEST}")
     builder = LookupBuilder(facts.variants, facts.key_type == "int")
-    for file in cached:
-        builder.add(Path(file).name, Path(file).stat().st_size, map_file(file, unit_schema(facts.key_type)))
-    lookup = builder.build()
+    advice = _advise_on_cache(Path(cached[0]).parent, folder)
+    with advising(advice):
+        for file in cached:
+            builder.add(file, Path(file).stat().st_size, map_file(file, unit_schema(facts.key_type)))
+        lookup = builder.build()
     if marked is not None:
-        lookup = dataclasses.replace(lookup, marks=_map_marks(folder / marked["file"], len(lookup.keys), where))
+        lookup = dataclasses.replace(lookup, marks=_map_marks(folder / marked["file"], len(lookup.keys), where, again))
     index = Index(lookup, *(list_entries(manifest["info"], name) for name in ("failed", "rejected")))
     rows, expected = len(index.lookup), sum(entry["rows"] for entry in files)
     if rows != expected:
-        raise BankError(f"{where}: has {rows:,} rows, expected {expected:,}: remove {Path(cached[0]).parent} and open it again")
-    return manifest, index, cached
+        raise BankError(f"{where}: has {rows:,} rows, expected {expected:,}: {advice}")
+    return manifest, index, cached, advice
 
 
-def _map_marks(path: Path, count: int, where: str) -> npt.NDArray[np.uint8]:
+def _map_marks(path: Path, count: int, where: str, again: str) -> npt.NDArray[np.uint8]:
     """Map the marks of `count` sources, (count, 48) uint8."""
     try:
         marks = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise BankError(f"{where}: {path.name} cannot be read ({error}): download it again, or export the bank again") from error
+        raise BankError(f"{where}: {path.name} cannot be read ({error}): {again.format(path=path.resolve())}") from error
     if marks.shape != (count, MARK) or marks.dtype != np.uint8:
         raise BankError(
-            f"{where}: {path.name} is {marks.dtype} of shape {marks.shape}, expected uint8 of ({count}, {MARK}): download it again, or "
-            "export the bank again"
+            f"{where}: {path.name} is {marks.dtype} of shape {marks.shape}, expected uint8 of ({count}, {MARK}): "
+            f"{again.format(path=path.resolve())}"
         )
     return np.asarray(marks)
 
 
-def _convert(files: list[str], where: str) -> tuple[str, ...]:
+def _advise_on_cache(cache: Path, folder: Path) -> str:
+    """Return what to do if a file in the cache of `datasets` is damaged, which it made from the Parquet files in a folder."""
+    return (
+        f"what datasets keeps of it in its cache is damaged: remove the folder {cache} and open the bank again; if that changes nothing, "
+        f"`gentransforms bank verify {shlex.quote(str(folder))}` says what is wrong with the bank itself"
+    )
+
+
+def _convert(files: list[Path], where: str) -> tuple[str, ...]:
     """Let `datasets` convert Parquet files to Arrow files in its cache; return these."""
     try:
         import datasets
     except ImportError as error:
         raise ConfigError(f"{where}: exported banks need datasets ({error}): pip install 'gentransforms[bank]'") from error
+    patterns = [glob.escape(str(file)) for file in files]
     with _quiet(datasets):
         try:
-            loaded = datasets.load_dataset("parquet", split="train", data_files=files)
+            # Whatever HF_DATASETS_IN_MEMORY_MAX_SIZE says: only files can be mapped.
+            loaded = datasets.load_dataset("parquet", split="train", data_files=patterns, keep_in_memory=False)
         except Exception as error:  # damaged files, a full disk
             reason = error.__cause__ or error  # DatasetGenerationError hides it
+            advice = "check that the disk with the cache of datasets is not full, and download or export the bank again"
+            with contextlib.suppress(Exception):
+                cache = Path(datasets.load_dataset_builder("parquet", data_files=patterns).cache_dir)
+                if cache.is_dir():  # it was there before; `datasets` removes what it has begun
+                    advice = _advise_on_cache(cache, files[0].parents[1])
             raise BankError(
-                f"{where}: cannot be loaded as a data set: {type(reason).__name__}: {' '.join(str(reason).split())}: "
-                "check that the disk with the cache of datasets is not full, and download or export the bank again"
+                f"{where}: cannot be loaded as a data set: {type(reason).__name__}: {' '.join(str(reason).split())}: {advice}"
             ) from error
     return tuple(entry["filename"] for entry in loaded.cache_files)
 

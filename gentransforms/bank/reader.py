@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from gentransforms.bank.absence import explain_absence
+from gentransforms.bank.format.damage import Damage, advising
 from gentransforms.bank.format.images import Images, decode_rgb
 from gentransforms.bank.format.lookup import Numbers
 from gentransforms.bank.format.manifest import MANIFEST, Facts, hash_manifest, read_manifest
-from gentransforms.bank.format.unit import ADVICE, unit_schema
+from gentransforms.bank.format.unit import unit_schema
 from gentransforms.bank.opening import Opened, open_files
 from gentransforms.bank.scores import Draws, read_bank_scores, weigh_rows
 from gentransforms.bank.selection import Selection, choose_rows
@@ -70,7 +71,7 @@ class Bank:
         self._lookup = opened.index.lookup
         self._images = Images(self._lookup, unit_schema(self._facts.key_type), opened.find_file)
         self.failed, self.rejected = opened.index.failed, opened.index.rejected
-        self.missing_units = opened.missing_units
+        self.missing_units, self._advice = opened.missing_units, opened.advice
         self.selection: Selection | None = None
         self.scores: Any = None
         self._reopen: tuple[Callable[..., Bank], tuple[Any, ...]] = (_open_again, opened.reopen)
@@ -201,7 +202,8 @@ class Bank:
             raise MissingKeyError(f"{self.path}: {self.why_absent(names[absent[0]], numbers[absent[0]], names[:64])}{more}")
         with self._explain_extension():
             data = self._images.read(rows)
-        return self._decode(rows, data) if decode else [bytes(one) for one in data]
+        with advising(self._advice):
+            return self._decode(rows, data) if decode else [bytes(one) for one in data]
 
     def why_absent(self, key: str | int, variant: int, asked: Sequence[str | int] = ()) -> str:
         """Return in one sentence why the bank has no image for a pair, and what to do; `asked` are keys of the same data set."""
@@ -300,7 +302,8 @@ class Bank:
     def _explain_extension(self) -> Iterator[None]:
         """If a file cannot be read because another process has extended the bank, say so."""
         try:
-            yield
+            with advising(self._advice):
+                yield
         except BankError as error:
             try:
                 extended = hash_manifest(read_manifest(self.path)) != self._facts.digest
@@ -321,9 +324,9 @@ class Bank:
                     raise BankError(f"the image has {image.shape[1]} x {image.shape[2]}")
             except BankError as error:
                 file, place = (int(n) for (n,) in self._lookup.locate(rows[i : i + 1]))
-                raise BankError(
-                    f"{self.path / self._lookup.files[file]}: variant {self._lookup.variants[rows[i]]} of key {self._lookup.key(place)!r} "
-                    f"does not decode to {self.image_size[0]} x {self.image_size[1]} pixels ({error}): {ADVICE}"
+                raise Damage(
+                    f"{self._images.find_file(file)}: variant {self._lookup.variants[rows[i]]} of key {self._lookup.key(place)!r} "
+                    f"does not decode to {self.image_size[0]} x {self.image_size[1]} pixels ({error})"
                 ) from error
             images[i] = image
         return images

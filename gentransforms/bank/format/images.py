@@ -19,8 +19,8 @@ import torchvision.io  # noqa: F401  # registers the operators
 from torch import Tensor
 from torchvision.io import ImageReadMode
 
+from gentransforms.bank.format.damage import REPLACED, Damage
 from gentransforms.bank.format.lookup import Lookup, Numbers
-from gentransforms.bank.format.unit import ADVICE
 from gentransforms.errors import BankError
 from gentransforms.sources.arrow import arrow
 
@@ -103,7 +103,7 @@ class Images:
     """
 
     def __init__(self, lookup: Lookup, schema: pa.Schema, find_file: Callable[[int], Path]) -> None:
-        self._lookup, self._schema, self._find_file = lookup, schema, find_file
+        self._lookup, self._schema, self.find_file = lookup, schema, find_file
         layouts: dict[int, list[_Layout]] = {}
 
         # Not a method, which would keep this object and its mappings alive until the garbage collector runs.
@@ -123,7 +123,7 @@ class Images:
         Raises:
             BankError: if the file is not the one that the bank was opened with.
         """
-        path = self._find_file(number)
+        path = self.find_file(number)
         return _parse(_map_indexed(path, self._lookup, number), path, self._schema)
 
     def read(self, rows: Numbers) -> list[bytearray]:
@@ -139,10 +139,8 @@ class Images:
             number, row, key = int(files[i]), int(rows[i]), lookup.raw_key(int(keys[i]))
             file, place = self._open_file(number), row - int(lookup.file_starts[number])
             if not file.holds(place, key, int(lookup.variants[row])):
-                raise BankError(
-                    f"{lookup.files[number]}: row {place} is not variant {lookup.variants[row]} of key {lookup.key(int(keys[i]))!r}: if "
-                    f"generate has replaced it since the bank was opened, open the bank again; otherwise it is damaged: {ADVICE}"
-                )
+                fault = f"row {place} is not variant {lookup.variants[row]} of key {lookup.key(int(keys[i]))!r}"
+                raise Damage(f"{self.find_file(number)}: {fault}", REPLACED)
             found[i] = file.image(place)
         return found
 
@@ -240,10 +238,7 @@ def _map_indexed(path: Path, lookup: Lookup, number: int) -> pa.Buffer:
     """
     whole, expected = _map_bytes(path), int(lookup.file_sizes[number])
     if whole.size != expected:
-        raise BankError(
-            f"{path}: has {whole.size:,} bytes, expected {expected:,}: if generate has replaced it since the bank was opened, open the "
-            f"bank again; otherwise it is damaged: {ADVICE}"
-        )
+        raise Damage(f"{path}: has {whole.size:,} bytes, expected {expected:,}", REPLACED)
     return whole
 
 
@@ -253,7 +248,7 @@ def _map_bytes(path: str | Path) -> pa.Buffer:
         with pa.memory_map(str(path)) as file:
             return file.read_buffer()
     except (pa.ArrowException, OSError) as error:
-        raise BankError(f"{path}: cannot be read ({_first_line(error)}): {ADVICE}") from error
+        raise Damage(f"{path}: cannot be read ({_first_line(error)})") from error
 
 
 def _parse(whole: pa.Buffer, path: str | Path, schema: pa.Schema) -> list[pa.RecordBatch]:
@@ -263,10 +258,10 @@ def _parse(whole: pa.Buffer, path: str | Path, schema: pa.Schema) -> list[pa.Rec
         with pa.ipc.open_stream(whole) as stream:
             if not stream.schema.equals(schema, check_metadata=False):
                 found = ", ".join(f"{field.name}: {field.type}" for field in stream.schema)
-                raise BankError(f"{path}: has the columns {found}, which are not those of this bank: {ADVICE}")
+                raise Damage(f"{path}: has the columns {found}, which are not those of this bank")
             return [batch for batch in stream if batch.num_rows]
     except (pa.ArrowException, OSError, EOFError) as error:
-        raise BankError(f"{path}: cannot be read as an Arrow stream ({_first_line(error)}): {ADVICE}") from error
+        raise Damage(f"{path}: cannot be read as an Arrow stream ({_first_line(error)})") from error
 
 
 def _find_columns(whole: pa.Buffer, batch: pa.RecordBatch) -> _Layout:

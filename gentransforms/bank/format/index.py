@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gentransforms.bank.format.damage import Damage
 from gentransforms.bank.format.images import map_file
 from gentransforms.bank.format.locking import Partial, explain_write_error, locked, sync_directory
 from gentransforms.bank.format.lookup import Lookup, LookupBuilder, Numbers, view_numbers
 from gentransforms.bank.format.manifest import MANIFEST, Facts, read_manifest
-from gentransforms.bank.format.unit import ADVICE, INDEX, Unit, find_faults, list_entries, read_sidecar, unit_schema
+from gentransforms.bank.format.unit import INDEX, Unit, find_faults, list_entries, read_sidecar, unit_schema
 from gentransforms.errors import BankError
 from gentransforms.sources.arrow import arrow
 
@@ -148,12 +149,12 @@ def build_index(directory: Path, facts: Facts, units: Sequence[Unit], sizes: Map
             others = next((text for kind, text in faults if kind == "settings"), None)
             if others is not None:  # not damaged, and not removed by --repair
                 raise BankError(f"{directory}: {others}")
-            raise BankError(f"{directory / unit.file}: damaged: {faults[0][1]}; {ADVICE}")
+            raise Damage(f"{directory / unit.file}: damaged: {faults[0][1]}")
         assert sidecar is not None
         batches = map_file(f"{directory}/{unit.file}", schema)
         rows = sum(batch.num_rows for batch in batches)
         if rows != sidecar.get("rows"):
-            raise BankError(f"{directory / unit.file}: has {rows} rows, and its sidecar says {sidecar.get('rows')}: {ADVICE}")
+            raise Damage(f"{directory / unit.file}: has {rows} rows, and its sidecar says {sidecar.get('rows')}")
         builder.add(unit.file, size, batches, decode_marks(sidecar))
         failed += list_entries(sidecar, "failed")
         rejected += list_entries(sidecar, "rejected")

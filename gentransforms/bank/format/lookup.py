@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from gentransforms.bank.format.unit import ADVICE
-from gentransforms.errors import BankError
+from gentransforms.bank.format.damage import Damage
 from gentransforms.sources.arrow import arrow
 
 if TYPE_CHECKING:
@@ -235,7 +234,7 @@ class LookupBuilder:
         for place in lookup.order[sorted({*alike, *(i + 1 for i in alike)})].tolist():
             key = lookup.key(place)
             if key in seen:
-                raise BankError(f"key {key!r} has rows in two places, so the bank is damaged: {ADVICE}")
+                raise Damage(f"key {key!r} has rows in two places, so the bank is damaged")
             seen.add(key)
         grows = np.diff(lookup.variants) > 0
         grows[lookup.starts[1:-1] - 1] = True  # from one key to the next
@@ -243,9 +242,9 @@ class LookupBuilder:
         wrong = np.flatnonzero(~fits).tolist() or (np.flatnonzero(~grows) + 1).tolist()
         if wrong:
             (file,), (place,) = lookup.locate(np.asarray(wrong[:1], np.int64))
-            raise BankError(
+            raise Damage(
                 f"{lookup.files[file]}: variant {lookup.variants[wrong[0]]} of key {lookup.key(int(place))!r} occurs twice or out of "
-                f"order, or is not one of 0 to {self.count - 1}, so the bank is damaged: {ADVICE}"
+                f"order, or is not one of 0 to {self.count - 1}, so the bank is damaged"
             )
 
 
@@ -286,9 +285,9 @@ def _find_runs(name: str, column: pa.Array) -> tuple[pa.Array, Numbers]:
     try:
         column.validate(full=True)  # offsets that point elsewhere would crash the process
     except ValueError as error:
-        raise BankError(f"{name}: its keys are damaged ({error}): {ADVICE}") from error
+        raise Damage(f"{name}: its keys are damaged ({error})") from error
     if column.null_count:
-        raise BankError(f"{name}: has rows without a key: {ADVICE}")
+        raise Damage(f"{name}: has rows without a key")
     runs = pc.run_end_encode(column, run_end_type="int64")
     begins = np.zeros(len(runs.values), dtype=np.int64)
     begins[1:] = view_numbers(runs.run_ends, np.int64)[:-1]
@@ -298,5 +297,5 @@ def _find_runs(name: str, column: pa.Array) -> tuple[pa.Array, Numbers]:
 def _read_variants(name: str, batch: pa.RecordBatch) -> npt.NDArray[np.int32]:
     column = batch.column("variant")
     if column.null_count:
-        raise BankError(f"{name}: has rows without a variant: {ADVICE}")
+        raise Damage(f"{name}: has rows without a variant")
     return view_numbers(column, np.int32).copy()  # otherwise the file would stay mapped

@@ -14,7 +14,7 @@ from gentransforms.bank.format.locking import Partial, explain_write_error, lock
 from gentransforms.sources.arrow import arrow
 
 __all__ = [
-    "ADVICE", "FORMER", "INDEX", "UNREAD", "Row", "Unit", "find_command", "find_faults", "is_done", "is_unread", "list_entries",
+    "FORMER", "INDEX", "UNREAD", "Row", "Unit", "find_command", "find_faults", "is_done", "is_unread", "list_entries",
     "list_units", "plan_units", "read_sidecar", "remove_former", "set_aside", "split_rejected", "unit_schema", "write_unit",
 ]  # fmt: skip
 
@@ -22,8 +22,6 @@ INDEX = "index.arrow"
 FORMER = "former-"  # begins the names of the two files of a unit that is set aside until a new one has taken over what it has
 # Begins the reason of a variant that was not tried: its source, which has other variants, could not be read when the bank was extended.
 UNREAD = "its source could not be read: "
-# What to do about a damaged unit.
-ADVICE = "`gentransforms bank verify --repair` removes damaged units, and generate (or bank import) then makes them again"
 # Image bytes per record batch, which bounds the memory of writing. Arrow itself allows 2 GiB.
 _BATCH_BYTES = 16 << 20
 

@@ -82,7 +82,10 @@ def verify_bank(
         raise BankError(f"{directory}: no such directory: expected a bank made by generate_bank or `gentransforms generate`")
     threads = threads or min(8, os.cpu_count() or 1)
     if repair and is_export(directory):
-        raise ConfigError(f"repair=True: {directory} is an export, whose files generate cannot make again: export the bank again")
+        raise ConfigError(
+            f"repair=True: {directory} is an export, whose files generate cannot make again: verify it without repair, and "
+            "download the damaged files again, or export the bank again"
+        )
     with Checker(directory, images, threads) as checker:
         if is_export(directory):
             checker.check_export(on_progress)
