@@ -561,6 +561,23 @@ class TestResume:
             assert not list(bank.glob("former-*"))
             assert verify_bank(bank).ok
 
+    def test_a_damaged_unit_is_not_added_to(self, folder: Path, photos: Path, tmp_path: Path) -> None:
+        """The files of its other images may be gone."""
+        late = folder / "n02102040" / "n02102040_1_2_7.JPEG"
+        data = late.read_bytes()
+        late.unlink()
+        import_bank(folder, photos, tmp_path / "bank")
+        file = tmp_path / "bank" / list_units(tmp_path / "bank")[0].file
+        damaged = file.read_bytes().replace(jpeg(0, 0)[-60:], bytes(60))
+        assert damaged != file.read_bytes()
+        file.write_bytes(damaged)
+        write(late, data)
+        with pytest.raises(BankError, match=r"has changed since it was written.* bank verify --repair"):
+            import_bank(folder, photos, tmp_path / "bank")
+        assert file.read_bytes() == damaged
+        verify_bank(tmp_path / "bank", repair=True)
+        assert import_bank(folder, photos, tmp_path / "bank").images == 40
+
     def test_leftovers_of_a_dead_process_go(self, folder: Path, photos: Path, tmp_path: Path) -> None:
         from gentransforms.bank.format import locking
 

@@ -24,6 +24,7 @@ from gentransforms.bank.format.manifest import COPY, MANIFEST, hash_manifest
 from gentransforms.bank.format.unit import Row, Unit, plan_units, unit_schema
 from gentransforms.bank.reader import Bank
 from gentransforms.bank.verify import checker as verify
+from gentransforms.bank.verify import rows as verified_rows
 from gentransforms.bank.verify.checker import BankReport, Problem, find_faults, verify_bank
 from gentransforms.bank.verify.report import damaged_units, remove_units
 from gentransforms.errors import BankError, ConfigError
@@ -523,6 +524,38 @@ class TestAdvice:
         report = verify_bank(path, repair=True)
         assert [problem.kind for problem in report.problems] == [kind]
         assert sorted(file.name for file in path.glob("unit-*")) == before
+
+
+class TestDecoder:
+    """A machine that decodes none of the images must not remove them all."""
+
+    def undecodable(self, monkeypatch: pytest.MonkeyPatch, spared: int = 0) -> None:
+        def broken(data: bytearray) -> Any:
+            if bytes(data) in {png(0, v) for v in range(spared)}:
+                return original(data)
+            raise BankError("cannot identify image file")
+
+        original = verified_rows.decode_rgb
+        monkeypatch.setattr(verified_rows, "decode_rgb", broken)
+
+    def test_nothing_is_removed(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.undecodable(monkeypatch)
+        assert {problem.kind for problem in verify_bank(path).problems} == {"image"}
+        before = sorted(file.name for file in path.iterdir())
+        with pytest.raises(BankError, match=r"none of its 30 images can be decoded here, .*cannot identify .* nothing was removed"):
+            verify_bank(path, repair=True)
+        assert sorted(file.name for file in path.iterdir()) == before
+        monkeypatch.undo()
+        assert verify_bank(path).ok
+
+    def test_where_some_are_decoded_the_others_are_damaged(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.undecodable(monkeypatch, spared=1)
+        assert len(verify_bank(path, repair=True).removed) == 3
+
+    def test_a_small_bank(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        make_bank(tmp_path, keys=KEYS[:3])
+        self.undecodable(monkeypatch)
+        assert len(verify_bank(tmp_path, repair=True).removed) == 1
 
 
 class TestReport:

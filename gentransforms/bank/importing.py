@@ -17,6 +17,7 @@ from typing import Any
 import PIL.Image
 
 from gentransforms.bank.config import BankConfig
+from gentransforms.bank.format.damage import Damage
 from gentransforms.bank.format.description import describe_bank, describe_source
 from gentransforms.bank.format.index import encode_marks, write_index
 from gentransforms.bank.format.locking import remove_partials
@@ -83,7 +84,7 @@ def import_bank(
 
     Raises:
         BankError: if a file has no source, is damaged, of another size, or of a kind that a bank would show differently, or its
-            number occurs twice or is not below `variants`; or if there is a bank with other settings.
+            number occurs twice or is not below `variants`; if there is a bank with other settings, or a unit to be added to is damaged.
         ConfigError: if there are no such files, or a number is not positive.
 
     Source: the released code of Ayromlou et al. (AAAI 2025) writes this layout.
@@ -124,6 +125,8 @@ def import_bank(
             done = is_done(directory, unit)
             if not done or _has_new_files(directory, unit, found):
                 former = read_former(directory, unit, facts, prefix="" if done else FORMER)
+                if done and not former.variants:  # what it has would be lost, if its files are gone
+                    raise Damage(f"{directory / unit.file}: has changed since it was written: its SHA-256 differs from that in its sidecar")
                 _copy(folder, directory, unit, opened, found, facts, former, pool)
             sidecar = read_sidecar(directory, unit) or {}
             lacking = list_entries(sidecar, "rejected")

@@ -212,7 +212,8 @@ class _UnitMaker:
         try:
             reports = [asdict(report) for report in make_units(self.job, units, workers=self.workers)]
         except GentransformsError as error:  # Ray would wrap it in an error of its own and retry
-            reports = [{"error": type(error).__name__, "text": str(error)}]
+            known = next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
+            reports = [{"error": known, "text": str(error)}]
         return {"json": [json.dumps(report) for report in reports]}
 
 

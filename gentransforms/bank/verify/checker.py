@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["BankReport", "Checker", "Problem", "verify_bank"]
 
 _ROWS = 1000  # rows of a Parquet file that are read at once
+_MANY = 10  # images; if none of so many can be decoded, the fault may be the decoder's
 Fault = tuple[str, str]  # kind and text
 
 
@@ -65,7 +66,8 @@ def verify_bank(
         on_progress: called after each unit with the number of units done and their total number.
 
     Raises:
-        BankError: if there is no such directory, or a damaged unit cannot be removed.
+        BankError: if there is no such directory, a damaged unit cannot be removed, or units would be removed although the fault may
+            be this machine's, because it decodes none of their images.
         ConfigError: if `threads` is not a positive integer, or an export is to be repaired.
 
     Example:
@@ -91,6 +93,8 @@ def verify_bank(
             checker.check_export(on_progress)
             return BankReport(str(directory), checker.files, checker.rows, checker.images, problems=checker.problems, exported=True)
         checker.check_units(on_progress)
+        if repair:
+            checker.check_decoder()
         mended = repair and any(problem.kind == "copy" for problem in checker.problems)
         if mended:
             mend_manifest(directory)
@@ -119,12 +123,13 @@ class Checker:
     Attributes:
         problems: the problems found so far.
         files, rows, images: how many were checked so far.
+        undecoded: how many of the images cannot be decoded, or have another size.
     """
 
     def __init__(self, directory: Path, decode: bool, threads: int) -> None:
         self.directory, self.decode, self.threads = directory, decode, threads
         self.problems: list[Problem] = []
-        self.files = self.rows = self.images = 0
+        self.files = self.rows = self.images = self.undecoded = 0
         self._owners: dict[str | int, str] = {}  # the file that has a key
         self._sources: list[str | int] | None = []  # all so far, in order; None after one whose place is unknown
         self._expect(None)
@@ -199,6 +204,20 @@ class Checker:
             if not self.problems:
                 self._check_order(facts)
 
+    def check_decoder(self) -> None:
+        """Check, before anything is removed, that some of the images can be decoded; those that were are as they were written.
+
+        Raises:
+            BankError: if there are many, and none can be.
+        """
+        if self.images >= _MANY and self.undecoded == self.images:
+            first = next(problem.text for problem in self.problems if problem.kind == "image")
+            raise BankError(
+                f"{self.directory}: repair=True: none of its {self.images:,} images can be decoded here, though they are as they were "
+                f"written ({first}), so nothing was removed: install what decodes them (`python -m PIL` lists formats); or, if they are "
+                f"wrong, move the units away and run {self.command} again"
+            )
+
     def check_again(self, name: str) -> bool:
         """Check a single unit again; replace its problems with those found now, and return whether it is damaged."""
         assert self._facts is not None, "units are only called damaged if there is a manifest"
@@ -262,7 +281,7 @@ class Checker:
         if index is not None and sidecar is not None:
             index.check_unit(unit, state.st_size, contents, sidecar)
         if self.decode:
-            yield from check_images(batches, contents, facts.image_size, self._pool)
+            self.undecoded += yield from check_images(batches, contents, facts.image_size, self._pool)
             self.images += len(contents.keys)
 
     def _check_exported_file(self, entry: Mapping[str, Any], facts: Facts, rest: Contents) -> Contents:

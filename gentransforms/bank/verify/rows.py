@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -111,8 +111,8 @@ def check_rows(contents: Contents, facts: Facts, without: WithoutRows | None, co
 
 def check_images(
     batches: Sequence[pa.RecordBatch], contents: Contents, size: tuple[int, int], pool: ThreadPoolExecutor
-) -> Iterator[tuple[str, str]]:
-    """Yield which images of these rows cannot be decoded or do not have (h, w) `size`, as (kind, text)."""
+) -> Generator[tuple[str, str], None, int]:
+    """Yield which images of these rows cannot be decoded or do not have (h, w) `size`, as (kind, text); return their number."""
     images = [image for batch in batches for image in batch.column("image").field("bytes")]
     bad = 0
     for texts in pool.map(lambda start: _decode(images, contents, start, size), range(0, len(images), _CHUNK)):
@@ -122,6 +122,7 @@ def check_images(
                 yield "image", text
     if bad > _SHOWN:
         yield "image", f"… and {bad - _SHOWN:,} more in this unit"
+    return bad
 
 
 class IndexCheck:
