@@ -68,6 +68,18 @@ class TestOpen:
         assert opened.manifest == whole.manifest
         assert len(opened) == 18
 
+    def test_where_a_value_was_edited_to_nonsense(self, bank: Path) -> None:
+        manifest = json.loads((bank / MANIFEST).read_text())
+        manifest["settings"]["variants"] = "three"
+        (bank / MANIFEST).write_text(json.dumps(manifest))
+        with pytest.warns(UserWarning, match=r"variants is 'three': .*restore the original: its copy bank\.json\.bak is used"):
+            assert len(gt.Bank.open(bank)) == 18
+        assert verify_bank(bank, repair=True).ok
+        (bank / MANIFEST).write_text(json.dumps(manifest))
+        (bank / COPY).unlink()
+        with pytest.raises(BankError, match=r"variants is 'three': .*restore the original"):
+            gt.Bank.open(bank)
+
     def test_an_ordinary_one_without_one(self, bank: Path) -> None:
         """As an earlier version wrote it."""
         (bank / COPY).unlink()

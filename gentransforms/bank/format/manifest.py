@@ -174,7 +174,13 @@ def find_manifest(directory: Path) -> tuple[dict[str, Any], str]:
     else:
         damage = _find_damage(manifest)
     if not damage:
-        return check_manifest(manifest, str(path)), ""
+        checked = check_manifest(manifest, str(path))
+        try:
+            Facts.read(checked, str(path))
+        except BankError as error:
+            copy = _read_copy(directory)
+            return (checked, "") if copy is None else (copy, str(error).removeprefix(f"{path}: "))
+        return checked, ""
     if (copy := _read_copy(directory)) is not None:
         return copy, damage
     if is_export(directory):
