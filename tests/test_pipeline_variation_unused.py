@@ -67,7 +67,7 @@ class TestUnused:
     def test_none_is_a_value_where_the_call_has_another_default(self) -> None:
         pipe = tiny_pipelines.img2img()
         given = {"negative_prompt": None, "guidance_scale": None, "strength": 0.5}
-        assert calls.without_defaults(pipe, given) == {"guidance_scale": None, "strength": 0.5}
+        assert calls.take_options(pipe, given) == {"guidance_scale": None, "strength": 0.5}
         sana = tiny_pipelines.sana_sprint()
         options: dict[str, Any] = {"num_inference_steps": 2, "max_sequence_length": 16, "use_resolution_binning": False, "image_size": 32}
         plain = gt.PipelineVariation.from_pipeline(sana, complex_human_instruction=None, **options)

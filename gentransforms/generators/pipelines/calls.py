@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import inspect
 from collections.abc import Collection, Iterator, Mapping
@@ -24,6 +25,8 @@ __all__ = [
     "find_roles",
     "inner_pipelines",
     "one_source_at_a_time",
+    "source_of_call",
+    "take_options",
     "takes_image",
     "to_pictures",
 ]
@@ -130,10 +133,39 @@ def check_call_options(pipe: Any, options: Mapping[str, Any], own: Collection[st
         raise ConfigError(f"{what}: {name_type(pipe)} takes {', '.join(known)}; beside them {', '.join(sorted(own))}")
 
 
-def without_defaults(pipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a pipeline's call without those that are None and are so by default; None elsewhere is a value."""
+def take_options(pipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a pipeline's call as it takes them, wherever they come from.
+
+    Those that are None, and are so by default, are left out; None elsewhere is a value. Lists are tuples where the call takes tuples
+    and no lists: JSON and the command line know lists alone.
+    """
     parameters = _parameters(type(pipe))
-    return {name: value for name, value in options.items() if value is not None or parameters[name].default is not None}
+    kept = {name: value for name, value in options.items() if value is not None or parameters[name].default is not None}
+    return {name: tuple(value) if isinstance(value, list) and _takes_tuple(parameters[name]) else value for name, value in kept.items()}
+
+
+def _takes_tuple(parameter: inspect.Parameter) -> bool:
+    """Return whether an argument takes a tuple and no list, by its annotation, which may be a text, and its default."""
+    annotation = parameter.annotation
+    kinds = set[str]()
+    if annotation is not parameter.empty:
+        text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+        with contextlib.suppress(SyntaxError):
+            kinds = _kinds(ast.parse(text, mode="eval").body)
+    return ("tuple" in kinds or isinstance(parameter.default, tuple)) and not kinds & {"list", "sequence"}
+
+
+def _kinds(annotation: ast.expr) -> set[str]:
+    """Return the names of the types that an annotation allows, in lower case, without what is inside them."""
+    if isinstance(annotation, ast.BinOp):
+        return _kinds(annotation.left) | _kinds(annotation.right)
+    if isinstance(annotation, ast.Subscript):
+        of, inside = _kinds(annotation.value), annotation.slice
+        if not of & {"optional", "union"}:
+            return of
+        return set[str]().union(*map(_kinds, inside.elts if isinstance(inside, ast.Tuple) else [inside]))
+    name = getattr(annotation, "attr", getattr(annotation, "id", None))
+    return {str(name).lower()} if name else set()
 
 
 def call(pipe: Any, rngs: list[torch.Generator], size: tuple[int, int], arguments: Mapping[str, Any]) -> Tensor:
@@ -187,6 +219,14 @@ def to_pictures(images: Tensor) -> list[Any]:
 
 def _parameters(cls: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(cls.__call__).parameters
+
+
+def source_of_call(pipe: Any) -> str:
+    """Return the code of a pipeline's call, which shows what it does with an option; empty where it cannot be had."""
+    try:
+        return inspect.getsource(type(pipe).__call__)
+    except (OSError, TypeError):
+        return ""
 
 
 @contextlib.contextmanager

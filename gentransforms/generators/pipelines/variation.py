@@ -22,6 +22,7 @@ from gentransforms.generators.pipelines.execution.caching import check_cache
 from gentransforms.generators.pipelines.execution.compiling import check_compiling
 from gentransforms.generators.pipelines.networks import PipelineNetworks
 from gentransforms.generators.pipelines.safeguards import describe_safeguards
+from gentransforms.generators.pipelines.strength import check_strength
 from gentransforms.generators.pipelines.supported import check_supported
 from gentransforms.images import fit
 from gentransforms.surroundings import isolate_loading
@@ -65,7 +66,7 @@ class PipelineVariation(PipelineNetworks):
 
     Raises:
         WeightsError: if the pipeline takes no image, or needs a prior and has none.
-        ConfigError: if the pipeline's ``__call__`` has no such option, or a value is out of range.
+        ConfigError: if the pipeline's ``__call__`` has no such option, a value is out of range, or `strength` leaves no step.
 
     Attributes:
         inputs: ``prompts``, one string per image, and the fields of `prompt` and of other texts, if the pipeline takes them;
@@ -126,7 +127,8 @@ class PipelineVariation(PipelineNetworks):
             raise ConfigError(f"preserves_geometry={preserves_geometry!r}: expected True or False")
         self.preserves_geometry = preserves_geometry
         self.image_size = checked_size(image_size if image_size is not None else sizes.own_size(pipe), sizes.multiple_of(pipe))
-        self.options = calls.without_defaults(pipe, options)
+        self.options = calls.take_options(pipe, options)
+        check_strength(pipe, self.options)
         self.cache = check_cache(pipe, cache, self.options)
         mode = check_compiling(pipe, compile, cache, offload)
         self._prepare()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 
 from gentransforms.errors import ConfigError
 from gentransforms.generators.identity import uncompiled
+from gentransforms.generators.pipelines.calls import source_of_call
 from gentransforms.wording import name_type, with_article
 
 __all__ = ["check_cache", "enabled_cache", "per_batch"]
@@ -50,7 +50,7 @@ def check_cache(pipe: Any, choice: Any, options: Mapping[str, Any]) -> dict[str,
     name, pipeline = described["name"], type(pipe).__name__
     if hasattr(config, _CALLBACK) and not hasattr(type(pipe), "current_timestep"):
         raise ConfigError(f"cache={choice!r}: {name} goes by timesteps, which {with_article(pipeline)} does not tell: use FirstBlockCache")
-    source = _source_of_call(pipe)
+    source = source_of_call(pipe)
     if name == "SeaCache" and "step_index" not in source:
         raise ConfigError(f"cache={choice!r}: {name} goes by steps, which {with_article(pipeline)} does not tell: use FirstBlockCache")
     if "cache_context" not in source and options.get("true_cfg_scale", 1) > 1 and options.get("negative_prompt") is not None:
@@ -195,11 +195,3 @@ def _build(described: Mapping[str, Any]) -> Any:
         return kind(**settings)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"cache={dict(described)!r}: {error}") from error
-
-
-def _source_of_call(pipe: Any) -> str:
-    """Return the code of a pipeline's call, which shows what it tells a cache; empty where it cannot be had."""
-    try:
-        return inspect.getsource(type(pipe).__call__)
-    except (OSError, TypeError):
-        return ""
