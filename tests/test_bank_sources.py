@@ -441,9 +441,7 @@ class TestMetadataFile:
             ("csv", "FileName,n\nb.png,7\n", "image_column='FileName'"),
             ("csv", "id,path\n1,a.png\n", "image_column='path'"),
             ("csv", "id,path\n1,a.png,x\n", "image_column='path'"),
-            ("csv", "id,caption\n1,a cat\n", "has 'id', 'caption', .*: add that column; or"),
             ("jsonl", '{"image": "a.png", "label": 7}\n', "image_column='image'"),
-            ("jsonl", '{"labels": 7}\n', "has 'labels', .*: add that column"),
             ("parquet", "image_file", "has 'image_file', .*image_column='image_file'"),
         ],
     )
@@ -460,6 +458,20 @@ class TestMetadataFile:
             assert open_source(tmp_path, image_column=column[1]).keys == ["a.png"]
         path.rename(tmp_path / "notes")
         assert open_source(tmp_path).keys == ["a.png"]
+
+    @pytest.mark.parametrize(
+        ("kind", "text"),
+        [
+            ("csv", "label,description\na,A small feline\n"),
+            ("csv", "file_id;x\n1;2\n"),
+            ("jsonl", '{"name": "photos", "text": "about"}\n'),
+        ],
+    )
+    def test_one_about_something_else_is_not_used(self, kind: str, text: str, tmp_path: Path) -> None:
+        """A list of the classes, or a card of the data set."""
+        (fill(tmp_path, "a/x.png", "b/y.png") / f"metadata.{kind}").write_text(text)
+        with pytest.warns(UserWarning, match=r"no column 'file_name' with the names of images: this file is not used"):
+            assert len(open_source(tmp_path)) == 2
 
     def test_one_file_of_several_fits(self, tmp_path: Path) -> None:
         fill(tmp_path, "a.png")
@@ -693,6 +705,9 @@ class TestParquet:
             return
         with pytest.raises(ConfigError, match=missing):
             open_source(tmp_path)
+        (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: a\n  data_files: {json.dumps(names)}\n---\n")
+        open_source(tmp_path)  # its author chose these
+        (tmp_path / "README.md").unlink()
         for name in names:  # as the error advises
             (tmp_path / name).rename(tmp_path / re.sub(r"-of-\d+", "", name))
         open_source(tmp_path)
@@ -1813,7 +1828,6 @@ class TestShards:
             ),
             (("a-0", "a-1", "val"), "validation", ("val",)),
             (("train-val-0", "train-0"), None, r"in no split, .*: 'train-val-0\.tar'"),
-            (("train-00000-of-00002", "test-00000-of-00001"), None, r"'train-00001-of-00002\.tar' is missing"),
             (("train-00000-of-00002", "test-00000-of-00001"), "test", ("test-00000-of-00001",)),
             (("trainer", "latest", "evaluate"), None, ("trainer", "latest", "evaluate")),
         ],
@@ -1826,6 +1840,13 @@ class TestShards:
         else:
             with pytest.raises(ConfigError, match=chosen):
                 choose_shards(tmp_path, paths, split)
+
+    def test_a_part_of_the_shards_is_told(self, tmp_path: Path) -> None:
+        """The names inside them are the keys, whichever shards are there."""
+        paths = [tmp_path / f"{name}-of-00002.tar" for name in ("train-00000", "test-00000", "test-00001")]
+        with pytest.warns(UserWarning, match=r"'train-00001-of-00002\.tar' is missing: 1 of 2"):
+            assert choose_shards(tmp_path, paths) == paths[:1]
+        assert choose_shards(tmp_path, paths, "test") == paths[1:]
 
     def test_damage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

@@ -110,9 +110,10 @@ class TestDiffusion:
         assert generator.required_inputs == ()
         assert agree(generator(photos(), SEEDS), plain(photos(), SEEDS, prompts=[text, text]))
 
-    def test_of_a_negative_prompt_are_refused(self, kind: str, parts: dict[str, Any]) -> None:
-        with pytest.raises(ConfigError, match=r"negative_prompt='no \{label\}': it has fields.*PipelineVariation"):
-            generator_of(kind, parts, negative_prompt="no {label}")
+    def test_of_a_negative_prompt_are_taken_literally(self, kind: str, parts: dict[str, Any]) -> None:
+        with pytest.warns(UserWarning, match=r"negative_prompt='no \{label\}': its braces are taken literally.*PipelineVariation"):
+            generator = generator_of(kind, parts, negative_prompt="no {label}")
+        assert generator.required_inputs == ()
 
     def test_follow_the_prompt(self, kind: str, parts: dict[str, Any]) -> None:
         generator = generator_of(kind, parts, prompt="a {label}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -397,8 +398,15 @@ class TestInputsGetter:
     )
     def test_values_that_the_generator_does_not_take_are_named(self, values: Any, hint: str) -> None:
         (name,) = values
-        with pytest.warns(UserWarning, match=f"returned '{name}', of which Flat takes 'prompts': the others are ignored{hint}$"):
+        with pytest.warns(UserWarning, match=f"returned '{name}': Flat takes 'prompts', and ignores others{hint}$"):
             assert self.run(values, inputs=("prompts",)).given[0] == {}
+
+    def test_names_are_looked_at_once(self) -> None:
+        augment = gt.GenerativeAugment(Flat(inputs=("prompts",)), 1.0, inputs_getter=lambda sample: {"caption": list("abcdefgh")})
+        with pytest.warns(UserWarning, match="ignores others"):
+            augment(BATCH)
+        with warnings.catch_warnings(action="error"):
+            augment(BATCH)
 
     def test_a_misspelt_name_beside_a_right_one(self) -> None:
         values = {"labels": list(range(8)), "prompt": list("abcdefgh")}

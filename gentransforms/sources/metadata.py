@@ -73,7 +73,7 @@ def _tell_other(path: Path, image_column: str | None, columns: Sequence[str], va
         raise ConfigError(f"image_column={image_column!r}: {path} {has}")
     words = [word for name in columns for word in re.split("[;\t|]", name)]
     cells = [cell for value in values if isinstance(value, str) for cell in re.split("[;\t|]", value)]
-    if not any(map(_is_known, words)) and not any(_names_file(path.parent, cell) for cell in cells):
+    if not any(map(_is_known, words)) and not any(_names_file(path.parent, cell) for cell in cells):  # such as a list of classes
         warnings.warn(f"{path}: {has}, and no column 'file_name' with the names of images: this file is not used", stacklevel=5)
         return
     advice = "add that column"
@@ -81,7 +81,7 @@ def _tell_other(path: Path, image_column: str | None, columns: Sequence[str], va
         advice = "save it with commas between the columns"
     else:
         named = [name for name, value in zip(columns, values, strict=False) if _names_file(path.parent, value)]
-        named += [name for name in columns if name.lower().startswith("file")]
+        named += [name for name in columns if _is_known(name)]
         if named:
             advice = f"rename {named[0]!r}, or give image_column={named[0]!r}"
     raise ConfigError(
@@ -91,8 +91,7 @@ def _tell_other(path: Path, image_column: str | None, columns: Sequence[str], va
 
 
 def _is_known(column: str) -> bool:
-    name = column.strip().lower()
-    return name.startswith("file") or name in _DESCRIBE
+    return column.strip().lower().replace(" ", "_") in _NAME_FILES
 
 
 def _names_file(folder: Path, value: Any) -> bool:
@@ -188,5 +187,5 @@ def _usable(name: str, values: list[Any]) -> bool:
 
 
 _CHECKED = ("labels", "prompts", "masks")
-# Columns by which a file is about images; or what begins with "file".
-_DESCRIBE = ("labels", "label", "cls", "prompts", "prompt", "caption", "captions", "text", "masks", "mask")
+# Columns that name the images of a folder, whatever the file in them.
+_NAME_FILES = ("file", "filename", "file_name", "filenames", "file_names", "filepath", "file_path")

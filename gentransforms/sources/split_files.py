@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -84,7 +85,8 @@ def find_files(path: Path, split: str | None = None, config: str | None = None) 
         # Beside `train`, what is named after another split is no surprise; beside another split alone, train is.
         rest = (file for file in rest if taken != "train" or _named_split(_relative(file, path)) in ("", "train"))
         _refuse_others(path, taken, (_relative(file, path) for file in rest if may_hold_images(file)))
-    _check_complete(splits[taken])
+    if not chosen and (missing := _find_missing(splits[taken])):
+        raise ConfigError(missing)
     return splits[taken]
 
 
@@ -108,7 +110,8 @@ def choose_shards(folder: Path, shards: Sequence[Path], split: str | None = None
     taken = _choose(folder, splits, split)
     if split is None:
         _refuse_others(folder, taken, (path.name for path in others))
-    _check_complete(splits[taken])
+    if missing := _find_missing(splits[taken]):  # keys are the names inside the shards, so a part of them keeps its keys
+        warnings.warn(missing, stacklevel=4)
     return splits[taken]
 
 
@@ -146,8 +149,8 @@ def _refuse_other_case(path: Path, taken: str, files: Sequence[Path]) -> None:
         )
 
 
-def _check_complete(files: Sequence[Path]) -> None:
-    """Raise if one of N files is missing whose names end in ``-of-N``: rows would have other numbers once it is there."""
+def _find_missing(files: Sequence[Path]) -> str:
+    """Return which of N files is missing whose names end in ``-of-N``; empty if none is. Rows have other numbers once it is there."""
     groups: dict[tuple[str, str], list[tuple[Path, str]]] = defaultdict(list)
     for file in files:
         if parts := re.match(r"(.*-)(\d+)-of-(\d+)(?!\d)", file.name):
@@ -163,10 +166,11 @@ def _check_complete(files: Sequence[Path]) -> None:
             if missing is not None:
                 example, number = found[0]
                 name = f"{start}{missing:0{len(number)}}-of-{count}{example.suffix}"
-                raise ConfigError(
+                return (
                     f"{example.parent}: {name!r} is missing: {len(numbers)} of {int(count)} such files are there: download the others, or, "
                     f"for those alone, rename them without '-of-{count}'"
                 )
+    return ""
 
 
 def _named_split(name: str) -> str:

@@ -40,10 +40,9 @@ def name_doubt(flat: Sequence[Any], places: Sequence[int], changes_layout: bool)
         for k, shape in taken.items():
             if other[-2:] != shape[-2:] or other[:-2] not in (shape[:-3], (*shape[:-3], 1), (*shape[:-3], 3)):
                 continue
-            same_dtype = shape[-3] == 3 if isinstance(flat[k], PIL.Image.Image) else flat[i].dtype == flat[k].dtype
-            another_view = other == shape and same_dtype
-            # Beside a named image there is no doubt which of the two is one.
-            coloured = v2._utils.is_pure_tensor(flat[k]) and other[:-2] == (*shape[:-3], 3) and shape[-3] != 3
+            plain = v2._utils.is_pure_tensor(flat[k])  # beside a named image there is no doubt which of the two is one
+            another_view = other == shape and (flat[i].dtype == flat[k].dtype if plain else shape[-3] == 3)
+            coloured = plain and other[:-2] == (*shape[:-3], 3) and shape[-3] != 3
             if (changes_layout and not another_view) or coloured:
                 kind = "an array" if isinstance(flat[i], np.ndarray) else "a tensor"
                 return f"{_name_image(flat[k])} was taken for the image, and {kind} of this height and width, {other}, was left as it was"

@@ -66,6 +66,8 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
     Source: Ayromlou et al., "Can Generative Models Improve Self-Supervised Representation Learning?" (AAAI 2025).
     """
 
+    _looked_for_unused: bool
+
     def __init__(
         self,
         generator: ImageGenerator,
@@ -144,7 +146,9 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
             values = self.inputs_getter(sample)
             with isolate():
                 params["inputs"] = per_image_inputs(values, images, self.generator.inputs)
-            self._warn_of_unused(values)
+            if not self._looked_for_unused:  # at the first call only
+                self._looked_for_unused = True
+                self._warn_of_unused(values)
         return params
 
     def _warn_of_doubt(self, flat: list[Any], places: list[int]) -> None:
@@ -161,10 +165,19 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
             return
         hint = "".join(f"; {given!r} may mean {meant!r}" for given, meant in close.items())
         warnings.warn(
-            f"inputs_getter returned {', '.join(map(repr, list(values)[:6]))}, of which {type(self.generator).__name__} takes "
-            f"{', '.join(map(repr, wanted))}: the others are ignored{hint}",
+            f"inputs_getter returned {', '.join(map(repr, list(values)[:6]))}: {type(self.generator).__name__} takes "
+            f"{', '.join(map(repr, wanted))}, and ignores others{hint}",
             stacklevel=4,
         )
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._looked_for_unused = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())  # type: ignore[no-untyped-call]
+        del state["_looked_for_unused"]
+        return state
 
     def _make_images(self, rows: list[Tensor], params: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
         _, image_size, preserves_geometry = self.origin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -76,9 +77,10 @@ class DiffusionGenerator(SharedConditions):
             if not isinstance(value, str):
                 raise ConfigError(f"{name}={value!r}: expected a string; one prompt per image goes to encode(images, prompts=…)")
         if has_fields(self.negative_prompt or ""):
-            raise ConfigError(
-                f"negative_prompt={self.negative_prompt!r}: it has fields, and one text holds for every image here: write it without; "
-                "prompt may have fields, and with PipelineVariation negative_prompt too"
+            warnings.warn(
+                f"negative_prompt={self.negative_prompt!r}: its braces are taken literally, since one text holds for every image here; "
+                "prompt may have fields, and with PipelineVariation negative_prompt too",
+                stacklevel=4,
             )
         fields = self.fields
         if (self.prompt or self.negative_prompt) and not takes_prompts(self.pipe):

@@ -147,7 +147,8 @@ class ControlNetVariation(ControlledDiffusion):
             raise ConfigError(f"condition={chosen!r}: {len(self.conditions)} conditions for {len(nets)} ControlNets, expected one for each")
         self.strength = None if strength is None else check_number("strength", strength, 0, 1)
         if strength is not None and int(self.num_inference_steps * strength) < 1:
-            raise ConfigError(f"strength={strength!r}: no step is left of {self.num_inference_steps}; raise it, or num_inference_steps")
+            advice = "raise it, or num_inference_steps" if strength else "raise it"
+            raise ConfigError(f"strength={strength!r}: no step is left of {self.num_inference_steps}; {advice}")
         scale = conditioning_scale if conditioning_scale is not None else 1.0 if strength is None else 0.8
         scales = scale if isinstance(scale, list | tuple) else [scale] * len(nets)
         self.scales = [check_number("conditioning_scale", s, 0) for s in scales]
