@@ -247,7 +247,7 @@ class TestVerify:
             return
         report = verify_bank(bank)
         assert [problem.kind for problem in report.problems] == ["copy"], report
-        assert report.advice == "mend bank.json and its copy with --repair"
+        assert report.advice == "restore bank.json or its copy with --repair"
         report = verify_bank(bank, repair=True)
         assert report.ok
         assert "written anew" in str(report)

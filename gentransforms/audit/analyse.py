@@ -85,8 +85,10 @@ def measure_all(
     else:
         assert e.labels is not None
         found["label_agreement"] = faithfulness.label_agreement(e, judgement, resamples)
-        one = "the sources are of one class, so that their label says nothing of a variant's"
-        found["label_kappa"] = one if bool((e.labels == e.labels[0]).all()) else faithfulness.label_kappa(e, judgement, resamples)
+        if bool((e.labels == e.labels[0]).all()):
+            found["label_kappa"] = "the sources are of one class, so that their label says nothing of a variant's"
+        else:
+            found["label_kappa"] = faithfulness.label_kappa(e, judgement, resamples)
         found["drift/classes"] = drift.measure_shift("classes", e, e.labels, judgement, resamples)
     found |= diversity.measure_diversity(e, real, near, resamples)
     found |= likeness.measure_likeness(e, resamples)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from gentransforms.errors import ConfigError, GeneratorError
 from gentransforms.generators.base import ImageGenerator
+from gentransforms.generators.placement import check_placement
 from gentransforms.hub.models import find_cached
 from gentransforms.paths import local_path
 from gentransforms.surroundings import isolate
@@ -86,7 +87,7 @@ def load_encoder(encoder: Any, generator: Callable[[], ImageGenerator | None], d
     Raises:
         ConfigError: if there is no such encoder.
     """
-    place = _place(device)
+    place = check_placement(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(encoder, Encoder):
         return encoder
     if isinstance(encoder, str | Path):
@@ -111,15 +112,6 @@ def load_encoder(encoder: Any, generator: Callable[[], ImageGenerator | None], d
         f'encoder={encoder!r}: expected "auto", "generator", "torchvision:NAME", "timm:NAME", the repository or folder of a '
         "transformers vision model, or a module or function from images to features"
     )
-
-
-def _place(device: torch.device | str | int | None) -> torch.device:
-    try:
-        place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")  # 0 is a GPU
-        torch.empty(0, device=place)
-    except (RuntimeError, TypeError, AssertionError) as error:
-        raise ConfigError(f"device={device!r}: not usable here ({one_line(error)})") from error
-    return place
 
 
 def _wrap(name: str, model: nn.Module, preprocessing: _Preprocessing, *, device: torch.device) -> Encoder:

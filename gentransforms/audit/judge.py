@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gentransforms.audit.evidence import Evidence
 from gentransforms.audit.neighbours import RealNeighbours, VariantNeighbours
 from gentransforms.errors import ConfigError
 
-__all__ = ["Judgement", "choose_neighbours", "judge_by_neighbours", "judge_by_scores", "vote"]
+__all__ = ["Judgement", "choose_neighbours", "class_shares", "judge_by_neighbours", "judge_by_scores", "vote"]
 
 _MOST = 10
 
@@ -84,6 +85,12 @@ def judge_by_scores(labels: Tensor, classes: int, sources: Tensor, variants: Ten
         )
     judged = sources.argmax(dim=1)
     return Judgement(variants.argmax(dim=1), judged, judged == labels, classes, name)
+
+
+def class_shares(e: Evidence, judgement: Judgement, count: int) -> Tensor:
+    """Return the shares of each of `count` classes among the variants of each source: (N, count) float64, NaN without variants."""
+    cells = (e.owner * count + judgement.variants).bincount(minlength=len(e.real) * count).view(len(e.real), count)
+    return cells.double() / e.counts[:, None]
 
 
 def vote(neighbours: Tensor, classes: int) -> Tensor:

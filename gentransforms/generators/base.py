@@ -19,6 +19,7 @@ from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.arguments import Recorded, check_saveable, copy_plain
 from gentransforms.generators.card import model_card
 from gentransforms.generators.identity import describe_argument, fingerprint, named_weights, to_json, unsaved_state
+from gentransforms.generators.placement import check_placement
 from gentransforms.hub import models as hub
 from gentransforms.hub.client import sha256, upload
 from gentransforms.hub.replaced import replacing
@@ -273,7 +274,7 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
             WeightsError: if a file is missing, damaged, of another class or of a newer format.
             ConfigError: if an option is unknown.
         """
-        place = _check_placement(device, dtype)
+        place = check_placement(device, dtype)
         source = hub.Source(name_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
         description = hub.read_config(source)
         hub.check_format(source, description, FORMAT_VERSION)
@@ -314,17 +315,6 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
         own = set(map(id, self.modules()))
         given = {name: value for name, value in self._init_config.items() if isinstance(value, nn.Module) and id(value) not in own}
         return {f"{name}.{key}": tensor for name, module in given.items() for key, tensor in named_weights(module).items()}
-
-
-def _check_placement(device: torch.device | str | int | None, dtype: torch.dtype | None) -> torch.device:
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ConfigError(f"dtype={dtype!r}: expected a floating torch.dtype, such as torch.bfloat16")
-    try:
-        place = torch.device("cpu" if device is None else device)  # 0 is a GPU
-        torch.empty(0, device=place)
-    except (RuntimeError, TypeError, AssertionError) as error:
-        raise ConfigError(f"device={device!r}: not usable here ({str(error).splitlines()[0]})") from error
-    return place
 
 
 def _check_class(cls: type[ImageGenerator], source: hub.Source, description: Mapping[str, Any]) -> None:

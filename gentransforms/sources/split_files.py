@@ -94,7 +94,10 @@ def choose_shards(folder: Path, shards: Sequence[Path], split: str | None = None
     """Return the tar files of a split among those of a folder, by the words for splits in their names; all if none has one.
 
     Raises:
-        ConfigError: as `find_files`.
+        ConfigError: if there is no such split, or several and none was chosen; or other files are in none, and none was chosen.
+
+    Warns:
+        UserWarning: if one of N files is missing whose names end in ``-of-N``.
 
     Example:
         >>> names = ["cars-train-0.tar", "cars-train-1.tar", "cars-val-0.tar"]

@@ -66,8 +66,6 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
     Source: Ayromlou et al., "Can Generative Models Improve Self-Supervised Representation Learning?" (AAAI 2025).
     """
 
-    _looked_for_unused: bool
-
     def __init__(
         self,
         generator: ImageGenerator,
@@ -146,8 +144,7 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
             values = self.inputs_getter(sample)
             with isolate():
                 params["inputs"] = per_image_inputs(values, images, self.generator.inputs)
-            if not self._looked_for_unused:  # at the first call only
-                self._looked_for_unused = True
+            if self._first_time("inputs"):
                 self._warn_of_unused(values)
         return params
 
@@ -169,15 +166,6 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
             f"{', '.join(map(repr, wanted))}, and ignores others{hint}",
             stacklevel=4,
         )
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._looked_for_unused = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())  # type: ignore[no-untyped-call]
-        del state["_looked_for_unused"]
-        return state
 
     def _make_images(self, rows: list[Tensor], params: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
         _, image_size, preserves_geometry = self.origin

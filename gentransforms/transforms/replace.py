@@ -41,9 +41,7 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
     _needs_transform_list: Callable[[list[Any]], list[bool]]
     _transformed_types = (tv_tensors.Image, v2._utils.is_pure_tensor, PIL.Image.Image)
     _sizes: tuple[str, ...] = ("input", "generator")
-    _warned_without_image: bool
-    _warned_of_doubt: bool
-    _read_values: bool
+    _done: set[str]  # what is done once in a process, such as a warning
 
     def __init__(self, p: float, output_size: str | tuple[int, int]) -> None:
         super().__init__()
@@ -150,8 +148,7 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
         return frame(rows, size, image_size, preserves_geometry), size
 
     def _warn_without_image(self, flat: list[Any]) -> None:
-        if flat and not self._warned_without_image:
-            self._warned_without_image = True
+        if flat and self._first_time("no image"):
             warnings.warn(
                 f"{type(self).__name__} found no image in a sample and returned it as it was: it holds {describe_leaves(flat)}; expected "
                 "a PIL image, a tensor or a tv_tensors.Image, alone or in tuples, lists and dicts",
@@ -159,28 +156,33 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
             )
 
     def _warn_of_doubt(self, flat: list[Any], places: list[int]) -> None:
-        if len(flat) < 2 or self._warned_of_doubt:
+        if len(flat) < 2 or "doubt" in self._done:
             return
         changes_layout = self.output_size != "input" or not self.origin.preserves_geometry
         doubt = name_doubt(flat, places, changes_layout)
-        if doubt is None and not self._read_values:  # of the first sample only
-            self._read_values = True
+        if doubt is None and self._first_time("values"):  # of the first sample only
             doubt = name_two_valued(flat, places, changes_layout)
         if doubt is not None:
-            self._warned_of_doubt = True
+            self._done.add("doubt")
             warnings.warn(
                 f"{type(self).__name__}: {doubt}; mark masks as tv_tensors.Mask and images as tv_tensors.Image, in batches too, because "
                 "collating removes the mark",
                 stacklevel=3,
             )
 
+    def _first_time(self, what: str) -> bool:
+        """Return whether this is asked for the first time in this process, or in this copy."""
+        first = what not in self._done
+        self._done.add(what)
+        return first
+
     def _forget(self) -> None:
         """Reset what was recorded in this process; pickles do not carry it."""
-        self._warned_without_image = self._warned_of_doubt = self._read_values = False
+        self._done = set()
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        del state["_warned_without_image"], state["_warned_of_doubt"], state["_read_values"]
+        del state["_done"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

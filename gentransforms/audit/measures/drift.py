@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gentransforms.audit.evidence import Evidence, Measure, mean_per_source
 from gentransforms.audit.intervals import Resamples
-from gentransforms.audit.judge import Judgement
+from gentransforms.audit.judge import Judgement, class_shares
 from gentransforms.audit.pixels import STATISTICS
 
 __all__ = ["describe_classes", "measure_drift", "measure_shift"]
@@ -55,7 +55,7 @@ def measure_shift(name: str, e: Evidence, labels: Tensor, judgement: Judgement, 
     """
     count = 1 + int(torch.cat([labels, judgement.sources, judgement.variants]).max())  # a judge may see classes that no source has
     before = F.one_hot(labels, count).double().mean(dim=0)
-    after = _frequencies(e, judgement, count)
+    after = class_shares(e, judgement, count)
     known = after.isfinite().all(dim=1)
     totals = after[known].mean(dim=0)
     value = float((totals - before).abs().sum() / 2)
@@ -79,7 +79,7 @@ def describe_classes(e: Evidence, labels: Tensor, names: Sequence[str], judgemen
     count = len(names)
     sizes = labels.bincount(minlength=count)
     before = F.one_hot(labels, count).double().mean(dim=0).tolist()
-    shares = _frequencies(e, judgement, count)
+    shares = class_shares(e, judgement, count)
     after = shares[shares.isfinite().all(dim=1)].mean(dim=0).tolist()
     agrees = mean_per_source((judgement.variants == labels[e.owner]).double(), e.owner, len(labels))
     rows: list[dict[str, Any]] = []
@@ -99,9 +99,3 @@ def confusion(e: Evidence, labels: Tensor, judgement: Judgement, count: int) -> 
     """Return how many variants of sources of class i (row) are taken for class j (column)."""
     cells = labels[e.owner] * count + judgement.variants
     return cells.bincount(minlength=count * count).view(count, count).tolist()
-
-
-def _frequencies(e: Evidence, judgement: Judgement, count: int) -> Tensor:
-    """Return the shares of each class among the variants of each source: (N, count) float64, NaN without variants."""
-    cells = (e.owner * count + judgement.variants).bincount(minlength=len(e.real) * count).view(len(e.real), count)
-    return cells.double() / e.counts[:, None]

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from gentransforms.audit.evidence import Evidence, Measure, mean_per_source
 from gentransforms.audit.intervals import Resamples
-from gentransforms.audit.judge import Judgement
+from gentransforms.audit.judge import Judgement, class_shares
 from gentransforms.audit.neighbours import RealNeighbours, VariantNeighbours
 
 __all__ = ["label_agreement", "label_kappa", "measure_faithfulness", "similarities"]
@@ -76,20 +76,20 @@ def label_kappa(e: Evidence, judgement: Judgement, resamples: Resamples) -> Meas
     Source: Cohen, "A Coefficient of Agreement for Nominal Scales" (1960).
     """
     assert e.labels is not None
-    labels = e.labels
-    count = 1 + int(torch.cat([labels, judgement.sources, judgement.variants]).max())
-    agrees = mean_per_source((judgement.variants == labels[e.owner]).double(), e.owner, len(labels))
-    known = agrees.isfinite()
-    made = torch.zeros(len(labels), count).index_add_(0, e.owner, F.one_hot(judgement.variants, count).float())
-    made = made / made.sum(dim=1, keepdim=True).clamp(min=1)
-    before = F.one_hot(labels, count).float() * known[:, None]
-    chance = float((before.double().sum(0) * made.double().sum(0)).sum() / int(known.sum()) ** 2)
-    value = _kappa(float(agrees[known].mean()), chance)
-    chances = (resamples.shares(before) * resamples.shares(made)).sum(dim=1).double()
-    shares = resamples.shares(torch.stack([torch.where(known, agrees, 0.0), torch.where(known, 1 - agrees, 0.0)], dim=1))[:, 0].double()
-    drawn = (shares - chances) / (1 - chances).clamp(min=1e-9)
-    low, high = (float(drawn.quantile(q)) for q in (0.025, 0.975))
-    real = float((F.one_hot(labels, count).double().mean(0) * F.one_hot(judgement.sources, count).double().mean(0)).sum())
+    count = 1 + int(torch.cat([e.labels, judgement.sources, judgement.variants]).max())  # a judge may see classes that no source has
+    before, judged = (F.one_hot(classes, count).double() for classes in (e.labels, judgement.sources))
+    after = class_shares(e, judgement, count)
+    known = after.isfinite().all(dim=1)
+    agrees = after[known].gather(1, e.labels[known, None])
+    value = _kappa(float(agrees.mean()), float(before[known].mean(dim=0) @ after[known].mean(dim=0)))
+    share = torch.where(known[:, None], after, 0.0).gather(1, e.labels[:, None])
+    drawn = [
+        resamples.shares(torch.where(known[:, None], rows, 0.0)).double() for rows in (before, after, torch.cat([share, 1 - share], 1))
+    ]
+    chances = (drawn[0] * drawn[1]).sum(dim=1)
+    kappas = (drawn[2][:, 0] - chances) / (1 - chances).clamp(min=1e-9)
+    low, high = (float(kappas.quantile(q)) for q in (0.025, 0.975))
+    real = float(before.mean(dim=0) @ judged.mean(dim=0))
     return Measure(
         _PART, value, (min(low, value), max(high, value)), _kappa(float(judgement.right.double().mean()), real),
         "the label agreement beyond chance (Cohen's kappa): 0 if the variants' classes had nothing to do with their sources', 1 is best; "

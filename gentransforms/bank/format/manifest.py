@@ -20,9 +20,27 @@ from gentransforms.bank.format.unit import FORMER, Unit, find_command, list_unit
 from gentransforms.errors import BankError
 
 __all__ = [
-    "AGREED", "COPY", "FORMAT", "FORMAT_VERSION", "MANIFEST", "Before", "Facts", "check_copy", "check_manifest", "create_manifest",
-    "find_manifest", "has_manifest", "hash_json", "hash_keys", "hash_manifest", "is_export", "list_exported_files", "mend_manifest",
-    "name_marks", "read_manifest", "replace_manifest",
+    "AGREED",
+    "COPY",
+    "FORMAT",
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "Before",
+    "Facts",
+    "check_copy",
+    "check_manifest",
+    "create_manifest",
+    "find_manifest",
+    "has_manifest",
+    "hash_json",
+    "hash_keys",
+    "hash_manifest",
+    "is_export",
+    "list_exported_files",
+    "name_marks",
+    "read_manifest",
+    "repair_manifest",
+    "replace_manifest",
 ]  # fmt: skip
 
 FORMAT, FORMAT_VERSION, MANIFEST = "gentransforms-bank", 1, "bank.json"
@@ -234,7 +252,7 @@ def replace_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     write_json(directory / COPY, manifest, indent=2)
 
 
-def mend_manifest(directory: Path) -> None:
+def repair_manifest(directory: Path) -> None:
     """Put the copy of ``bank.json`` in its place if that is missing or damaged; otherwise write the copy anew if it is outdated.
 
     A copy that describes another bank stays: it may be the right one.
@@ -262,7 +280,7 @@ def mend_manifest(directory: Path) -> None:
 def check_copy(directory: Path) -> tuple[str, str]:
     """Return what is wrong with ``bank.json`` and its copy, as (kind, text); empty if nothing is. An old bank has no copy.
 
-    The kind is ``"copy"`` if `mend_manifest` mends it, and ``"manifest"`` if the two describe different banks.
+    The kind is ``"copy"`` if `repair_manifest` repairs it, and ``"manifest"`` if the two describe different banks.
 
     Raises:
         BankError: if neither is intact.

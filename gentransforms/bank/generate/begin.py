@@ -26,8 +26,8 @@ from gentransforms.bank.format.manifest import (
     hash_keys,
     hash_manifest,
     is_export,
-    mend_manifest,
     read_manifest,
+    repair_manifest,
     replace_manifest,
 )
 from gentransforms.bank.format.unit import INDEX, list_units, read_sidecar
@@ -73,7 +73,7 @@ def begin_bank(directory: Path, describe: Describe, source: ImageSource, extend:
                 return manifest
     manifest, grown = compare_bank(directory, describe, source, extend)
     with contextlib.suppress(BankError):  # a bank that may only be read, where nothing is to be done
-        mend_manifest(directory)
+        repair_manifest(directory)
     return _extend(directory, manifest, source) if grown else manifest
 
 

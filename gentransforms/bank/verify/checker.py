@@ -18,8 +18,8 @@ from gentransforms.bank.format.manifest import (
     hash_keys,
     is_export,
     list_exported_files,
-    mend_manifest,
     name_marks,
+    repair_manifest,
 )
 from gentransforms.bank.format.unit import Unit, find_faults, list_entries, list_units, read_sidecar, unit_schema
 from gentransforms.bank.verify.report import BankReport, Problem, damaged_units, remove_index, remove_units
@@ -95,9 +95,9 @@ def verify_bank(
         checker.check_units(on_progress)
         if repair:
             checker.check_decoder()
-        mended = repair and any(problem.kind == "copy" for problem in checker.problems)
-        if mended:
-            mend_manifest(directory)
+        repaired = repair and any(problem.kind == "copy" for problem in checker.problems)
+        if repaired:
+            repair_manifest(directory)
             checker.problems[:] = [problem for problem in checker.problems if problem.kind != "copy"]
         removed, rebuilt = (remove_units(directory, damaged_units(checker.problems), checker.check_again), False) if repair else ((), False)
         if repair and any(problem.kind == "index" for problem in checker.problems):
@@ -108,7 +108,7 @@ def verify_bank(
     return BankReport(
         path=str(directory), units=checker.files, rows=checker.rows, images=checker.images,
         partials=sum(1 for _ in directory.glob(".*.partial")), problems=checker.problems, removed=removed, index_rebuilt=rebuilt,
-        manifest_mended=mended, command=checker.command,
+        manifest_repaired=repaired, command=checker.command,
     )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ class Checker:
             self._manifest, _ = find_manifest(directory)
             kind, text = check_copy(directory)
             if kind:
-                self.problems.append(Problem("", kind, f"{text}: --repair mends it" if kind == "copy" else text))
+                self.problems.append(Problem("", kind, f"{text}: --repair restores it" if kind == "copy" else text))
             self._facts = Facts.read(self._manifest, str(directory / MANIFEST))
         except BankError as error:
             self.problems.append(Problem("", "manifest", str(error)))

@@ -18,7 +18,7 @@ _SHOWN = 10  # of a kind
 
 # Kinds of problems that `repair` leaves alone: there is nothing to remove, or intact files could be lost.
 _FOREIGN = ("settings", "plan", "keys")
-_MENDED = {"copy": "mend bank.json and its copy", "index": "rebuild the index"}
+_REPAIRS = {"copy": "restore bank.json or its copy", "index": "rebuild the index"}
 _NOT_REPAIRED = ("missing", "manifest", "copy", "index", *_FOREIGN)
 
 
@@ -50,7 +50,7 @@ class BankReport:
         problems: all problems that were found.
         removed: names of the units that `repair` removed.
         index_rebuilt: whether `repair` rebuilt the index of the bank.
-        manifest_mended: whether `repair` wrote ``bank.json`` from its copy, or the copy anew.
+        manifest_repaired: whether `repair` wrote ``bank.json`` from its copy, or the copy anew.
         exported: whether this is an export, which consists of Parquet files.
 
     Example:
@@ -68,7 +68,7 @@ class BankReport:
     problems: list[Problem] | tuple[Problem, ...] = ()
     removed: tuple[str, ...] = ()
     index_rebuilt: bool = False
-    manifest_mended: bool = False
+    manifest_repaired: bool = False
     exported: bool = False
     command: str = "generate"
 
@@ -88,7 +88,7 @@ class BankReport:
         if "manifest" in kinds:
             return "fix bank.json first, as described above; without it, --repair removes nothing"
         if kinds <= {"index", "copy"}:
-            return " and ".join(text for kind, text in _MENDED.items() if kind in kinds) + " with --repair"
+            return " and ".join(text for kind, text in _REPAIRS.items() if kind in kinds) + " with --repair"
         steps = []
         if not kinds.isdisjoint(_FOREIGN):
             steps.append(
@@ -115,7 +115,7 @@ class BankReport:
             lines.append(f"{_count(len(self.removed), 'unit')} removed: run {self.command} with the settings of this bank again")
         if self.index_rebuilt:
             lines.append("the index was wrong and has been rebuilt")
-        if self.manifest_mended:
+        if self.manifest_repaired:
             lines.append("bank.json and its copy differed; the damaged one has been written anew")
         return "\n".join(lines)
 

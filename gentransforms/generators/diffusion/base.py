@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,9 +24,8 @@ from gentransforms.generators.diffusion.faster.execution import (
 from gentransforms.generators.diffusion.faster.steps import Step, check_guided, check_interval, plan_steps
 from gentransforms.generators.diffusion.loading import rebuild, stock_defaults
 from gentransforms.generators.diffusion.options import check_count, check_number, image_size, keyword_options, with_preset
-from gentransforms.generators.diffusion.prompts.encoding import check_prompts, encode_prompts, takes_prompts
-from gentransforms.generators.diffusion.prompts.shared import SharedConditions
-from gentransforms.generators.diffusion.prompts.templates import INPUTS, fill_templates, has_fields, template_fields
+from gentransforms.generators.diffusion.prompts.encoding import takes_prompts
+from gentransforms.generators.diffusion.prompts.fields import PromptFields
 from gentransforms.generators.diffusion.sampling import decode, denoise, draw, make_rngs
 from gentransforms.generators.diffusion.schedulers import build_scheduler, check_scheduler, fresh
 from gentransforms.images import to_device
@@ -37,7 +35,7 @@ from gentransforms.wording import name_type
 __all__ = ["DiffusionGenerator"]
 
 
-class DiffusionGenerator(SharedConditions):
+class DiffusionGenerator(PromptFields):
     """Base class of the generators that use the components of a diffusers pipeline; see `StableDiffusionVariation` for the arguments."""
 
     unet: Any
@@ -72,19 +70,7 @@ class DiffusionGenerator(SharedConditions):
         self.cache_branch = check_branch(self.unet, given.get("cache_branch", 0), self.cache_interval)
         self._check_guided_steps()
         self.image_size = image_size(given["image_size"] if given.get("image_size") is not None else tuple(own), self._shrinks)
-        self.prompt, self.negative_prompt = given.get("prompt") or "", given.get("negative_prompt")
-        for name, value in {"prompt": self.prompt, "negative_prompt": self.negative_prompt or ""}.items():
-            if not isinstance(value, str):
-                raise ConfigError(f"{name}={value!r}: expected a string; one prompt per image goes to encode(images, prompts=…)")
-        if has_fields(self.negative_prompt or ""):
-            warnings.warn(
-                f"negative_prompt={self.negative_prompt!r}: its braces are taken literally, since one text holds for every image here; "
-                "prompt may have fields, and with PipelineVariation negative_prompt too",
-                stacklevel=4,
-            )
-        fields = self.fields
-        if (self.prompt or self.negative_prompt) and not takes_prompts(self.pipe):
-            raise ConfigError(f"prompt={self.prompt!r}: {name_type(self.pipe)} has no text encoder and takes no prompt")
+        self._take_prompts(given.get("prompt") or "", given.get("negative_prompt"))
         self.noise_level = self._check_noise_level(given.get("noise_level", 0))
         self.foreground_bounds = self._check_foreground_bounds(given.get("foreground_bounds"))
         if given.get("ip_adapter_scale") is not None:
@@ -92,7 +78,7 @@ class DiffusionGenerator(SharedConditions):
                 raise ConfigError(f"ip_adapter_scale={given['ip_adapter_scale']!r}: this generator has no IP-Adapter; give ip_adapter=")
             state.set_ip_adapter_scale(self.pipe, given["ip_adapter_scale"])
         self.inputs = (
-            *fields, *(["prompts"] if takes_prompts(self.pipe) else []), *(["noise_levels"] if self.kind == "unclip" else []),
+            *self.fields, *(["prompts"] if takes_prompts(self.pipe) else []), *(["noise_levels"] if self.kind == "unclip" else []),
             *(["foreground"] if self.noise_level == "foreground" else []),
         )  # fmt: skip
         # How it runs, which no attribute holds; the other options are read from attributes, as they are now.
@@ -156,9 +142,6 @@ class DiffusionGenerator(SharedConditions):
         return unfused_weights(self, self._networks())
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "prompt" and "inputs" in vars(self):
-            others = [other for other in self.inputs if other not in self.fields]
-            self.inputs = (*_fields_of(value), *others)
         super().__setattr__(name, value)
         if isinstance(value, nn.Module) and name in getattr(vars(self).get("pipe"), "components", ()):
             setattr(self.pipe, name, value)  # one compiled, for example: encoding and saving go through the pipeline
@@ -172,16 +155,6 @@ class DiffusionGenerator(SharedConditions):
     def guided(self) -> bool:
         """Whether classifier-free guidance is active: two rows per image go through the UNet instead of one."""
         return self.guidance_scale > 1 and not self._distilled
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The fields of `prompt`, which are inputs with one value per image; none in a text without, whose braces are meant as such."""
-        return _fields_of(self.prompt)
-
-    @property
-    def required_inputs(self) -> tuple[str, ...]:
-        """The fields of the prompt."""
-        return self.fields
 
     def encode(
         self, images: Tensor, prompts: list[str] | None = None, noise_levels: Tensor | None = None, foreground: Any = None, **values: Any
@@ -221,16 +194,7 @@ class DiffusionGenerator(SharedConditions):
             condition["noise_levels"] = self._levels(noise_levels, foreground, patches)
         elif noise_levels is not None:
             raise ConfigError(f"noise_levels={noise_levels!r}: only unCLIP generators take them")
-        if unknown := sorted(values.keys() - set(self.fields)):
-            raise ConfigError(f"{unknown[0]}={values[unknown[0]]!r}: no field of prompt={self.prompt!r}")
-        if prompts is None:
-            prompts = fill_templates({"prompt": self.prompt}, values, len(images)).get("prompt")
-        if prompts is not None:
-            if not takes_prompts(self.pipe):
-                raise ConfigError(f"prompts={prompts!r}: {name_type(self.pipe)} has no text encoder and takes none")
-            texts = encode_prompts(self.pipe, check_prompts(prompts, len(images)), None, False)
-            condition |= {name: rows.to(self.dtype) for name, rows in texts.items()}
-        return condition
+        return condition | self._encode_prompts(prompts, values, len(images))
 
     def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
         """Return new images (B, 3, *image_size) float32 in [0, 1]; NaN where a network overflowed.
@@ -413,7 +377,3 @@ class DiffusionGenerator(SharedConditions):
         super()._apply(fn, recurse)
         self._upcast_vae()
         return self
-
-
-def _fields_of(prompt: str) -> tuple[str, ...]:
-    return template_fields(prompt, taken={*INPUTS, "masks", "noise_levels", "foreground"}) if has_fields(prompt) else ()

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import torch
 
 from gentransforms.errors import ConfigError, WeightsError
-from gentransforms.generators.base import _check_placement
 from gentransforms.generators.card import model_card
 from gentransforms.generators.diffusion import loading, saving
 from gentransforms.generators.diffusion.base import DiffusionGenerator
 from gentransforms.generators.diffusion.options import PRESETS, override
 from gentransforms.generators.diffusion.state import apply_state, check_saveable, holds_lora
 from gentransforms.generators.part_licenses import add_licenses, lora_places, read_licenses, read_own_license
+from gentransforms.generators.placement import check_placement
 from gentransforms.hub import models as hub
 from gentransforms.hub.replaced import replacing
 from gentransforms.paths import local_path
@@ -45,7 +45,7 @@ class PretrainedDiffusion(DiffusionGenerator):
         """
         device, dtype, variant, vae, lora, ip_adapter = (where[n] for n in ("device", "dtype", "variant", "vae", "lora", "ip_adapter"))
         revision, parts_given = where["revision"], {name: where[name] for name in cls._loaded_parts if where[name] is not None}
-        place = _check_placement(device, dtype)
+        place = check_placement(device, dtype)
         if dtype is None:
             dtype = torch.float16 if options.get("preset") == "paper" and "paper" in PRESETS else torch.float32
         elsewhere = {name: where[name] for name in ("token", "cache_dir", "local_files_only")}  # for other repositories than this too

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from gentransforms.errors import ConfigError
-from gentransforms.generators.base import _check_placement
 from gentransforms.generators.card import model_card
 from gentransforms.generators.diffusion import saving, state
 from gentransforms.generators.diffusion.controlled import DEPTH_MODEL
@@ -19,6 +18,7 @@ from gentransforms.generators.pipelines import control, settings
 from gentransforms.generators.pipelines.execution.offloading import check_offload
 from gentransforms.generators.pipelines.opening import is_single_file, load_any, load_single_file
 from gentransforms.generators.pipelines.processors import check_saved_whole
+from gentransforms.generators.placement import check_placement
 from gentransforms.hub import models as hub
 from gentransforms.hub.replaced import replacing
 from gentransforms.paths import local_path
@@ -37,7 +37,7 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
         given: the other arguments by name; ``options`` holds those of the class and of the pipeline's call.
     """
     was: dict[str, Any]
-    place, dtype, variant = _check_placement(given["device"], given["dtype"]), given["dtype"] or torch.float32, given["variant"]
+    place, dtype, variant = check_placement(given["device"], given["dtype"]), given["dtype"] or torch.float32, given["variant"]
     offload = check_offload(given["options"].get("offload"))  # before anything is downloaded
     if offload is not None and given["device"] is not None and place.type == "cpu":
         raise ConfigError(f"device={given['device']!r} and offload={offload!r}: it computes on an accelerator: leave one of them out")
