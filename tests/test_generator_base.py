@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import gentransforms as gt
 from gentransforms.errors import ConfigError
-from gentransforms.generators.base import _check_placement
+from gentransforms.generators.placement import check_placement
 from gentransforms.testing import FakeGenerator
 
 
@@ -298,5 +298,5 @@ class TestPlacement:
             asked.append(device)
 
         monkeypatch.setattr(torch, "empty", empty)
-        assert _check_placement(0, None) == torch.device(0) == asked[0]
-        assert _check_placement(None, None) == torch.device("cpu") == asked[1]
+        assert check_placement(0, None) == torch.device(0) == asked[0]
+        assert check_placement(None, None) == torch.device("cpu") == asked[1]
