@@ -3,14 +3,17 @@
     python examples/anomaly.py
     python examples/anomaly.py --train train.parquet --test test.parquet
     python examples/anomaly.py --train train.parquet --test test.parquet --anomalies digits
+    python examples/anomaly.py --train bottle/train --test bottle/test
     python examples/anomaly.py --train photos/good --test photos/new --anomalies photos/broken --generator ORG/NAME
 
 A generator makes variants of what it knows. Of an image of another kind its variants may be less like the image: so the mean
 distance between an image and its variants is tried as an anomaly score, beside plain k-NN, the mean distance to the nearest
-normal images, in the same features. Without --anomalies, each class of --test (or those of --left-out) is the anomaly in turn:
-its images are left out of the normal ones. Mind that the bundled generator was trained on all classes of CIFAR-10, without labels:
-it has seen these anomalies. Without --train and --test, the ten sample photos of the library are told from digits, to show how it
-runs.
+normal images, in the same features. Without --anomalies, the classes of --test that --train lacks are the anomalies, as in the
+folders of MVTec (train/good, test/good, test/broken, ...): each alone, then all of them, told from test images of a class that
+--train has. If --train lacks none, each class (or those of --left-out) is the anomaly in turn, and its images are left out of the
+normal ones. Classes are matched by name, or by number where they have no names. Mind that the bundled generator was trained on all
+classes of CIFAR-10, without labels: it has seen these anomalies. Without --train and --test, the ten sample photos of the library
+are told from digits, to show how it runs.
 
 Prints the area under the ROC curve (AUROC) of each score, 0.5 is chance, with a 95% interval over images; --out writes them.
 Measured figures and what follows from them: docs/beyond.md.
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,7 @@ import gentransforms as gt
 from gentransforms.audit.encoders import Encoder, load_encoder
 
 RESAMPLES = 1000
+TOGETHER = "all of these"
 
 
 def main() -> None:
@@ -40,7 +45,7 @@ def main() -> None:
     parser.add_argument("--train", help="normal images, the references of k-NN: whatever gentransforms.open_source takes")
     parser.add_argument("--test", help="other normal images, to be told from the anomalies; with labels, unless --anomalies is given")
     parser.add_argument("--anomalies", help='images of another kind, or "digits" or "patches" for those that scikit-learn brings along')
-    parser.add_argument("--left-out", type=int, nargs="+", metavar="CLASS", help="labels that are the anomaly in turn; all by default")
+    parser.add_argument("--left-out", nargs="+", metavar="CLASS", help="names or numbers of the classes that are the anomaly in turn")
     parser.add_argument("--generator", default="icgan-cifar10-32", help="bundled name, folder or repository")
     parser.add_argument("--encoder", default="generator", help="what images are compared by, as for gentransforms.audit_bank")
     parser.add_argument("--variants", type=int, default=4, help="variants of each image")
@@ -60,33 +65,70 @@ def main() -> None:
         args.references, args.limit, args.anomalies = 5, 10, args.anomalies or "digits"
     generator = gt.load_generator(args.generator).to(args.device)
     encoder = load_encoder(args.encoder, lambda: generator, args.device)
-    train, train_labels = load(args.train, args.references, generator)
-    test, labels = load(args.test, args.limit, generator)
+    train, known, _ = load(args.train, args.references, generator)
+    test, tested, names = load(args.test, args.limit, generator)
     if args.anomalies:
         anomalies = bring_along(args.anomalies, args.limit, generator)
         anomalies = load(args.anomalies, args.limit, generator)[0] if anomalies is None else anomalies
-        test, labels = torch.cat([test, anomalies]), torch.cat([torch.zeros(len(test)), torch.ones(len(anomalies))]).long()
-        train_labels, left_out = torch.zeros(len(train)).long(), {args.anomalies: 1}
+        test, known, tested = torch.cat([test, anomalies]), [""] * len(train), [""] * len(test) + [args.anomalies] * len(anomalies)
+        turns = {args.anomalies: {args.anomalies}}
     else:
-        left_out = {f"class {label}": label for label in args.left_out or sorted(set(labels.tolist()))}
+        numbered = {str(number): name for number, name in enumerate(names)} | {name: name for name in tested}
+        turns = anomalies_in_turn(known, tested, [numbered.get(name, name) for name in args.left_out or ()])
     features, references = encode(encoder, test), encode(encoder, train)
     own = {f"own variants, seed {seed}": distances_to_variants(generator, encoder, test, args.variants, seed) for seed in args.seeds}
     rows = []
-    for name, label in left_out.items():
-        is_anomaly = labels == label
-        if not 0 < int(is_anomaly.sum()) < len(labels):
-            raise SystemExit(f"{name}: {int(is_anomaly.sum())} of {len(labels)} tested images are the anomaly: expected some, and not all")
-        normal = references[train_labels != label]
+    for name, classes in turns.items():
+        is_anomaly = torch.tensor([label in classes for label in tested])
+        is_normal = torch.tensor([label in known and label not in classes for label in tested])
+        among = is_anomaly | is_normal  # neither are other classes that the references lack
+        normal = references[torch.tensor([label not in classes for label in known])]
+        if not (is_anomaly.any() and is_normal.any() and len(normal)):
+            raise SystemExit(
+                f"{name!r} as the anomaly: {is_anomaly.sum()} tested images are of it, {is_normal.sum()} are normal, and {len(normal)} "
+                f"references are left: expected some of each; --test has {some_of(tested)}, and --train {some_of(known)}"
+            )
         scores = own | {f"{args.neighbours}-NN": distances_to_nearest(features, normal, args.neighbours)}
         for score, values in scores.items():
-            area, (low, high) = auroc(values, is_anomaly)
+            area, (low, high) = auroc(values[among], is_anomaly[among])
             rows.append({"anomaly": name, "score": score, "auroc": area, "low": low, "high": high, "anomalies": int(is_anomaly.sum())})
             print(f"{name:12}  {score:24}  {area:.3f}  [{low:.3f}, {high:.3f}]", flush=True)
-    for score in dict.fromkeys(row["score"] for row in rows) if len(left_out) > 1 else ():
+    for score in dict.fromkeys(row["score"] for row in rows) if len(turns) > 1 and TOGETHER not in turns else ():
         areas = [row["auroc"] for row in rows if row["score"] == score]
         print(f"{'mean':12}  {score:24}  {sum(areas) / len(areas):.3f}")
     if args.out is not None:
         args.out.write_text(json.dumps({"arguments": {k: str(v) for k, v in vars(args).items()}, "rows": rows}, indent=2) + "\n")
+
+
+def anomalies_in_turn(known: list[str], tested: list[str], left_out: list[str]) -> dict[str, set[str]]:
+    """Return what is the anomaly in turn, and its classes: those asked for, those that the references lack, or each class.
+
+    Args:
+        known: the class of each reference.
+        tested: the class of each tested image.
+        left_out: the classes asked for.
+    """
+    strange = [] if left_out else in_order(set(tested) - set(known))
+    if not strange:
+        return {name: {name} for name in left_out or in_order(tested)}
+    if not set(tested) & set(known):
+        raise SystemExit(
+            f"--test has the classes {some_of(tested)}, and --train {some_of(known)}: expected test images of a class that --train has, "
+            "too, which are the normal ones; or give their folders: --train GOOD --test OTHER_GOOD --anomalies BROKEN"
+        )
+    print(f"the anomalies are the classes that --train lacks: {some_of(strange)}", flush=True)
+    return {name: {name} for name in strange} | ({TOGETHER: set(strange)} if len(strange) > 1 else {})
+
+
+def in_order(classes: Iterable[str]) -> list[str]:
+    """Return the different classes, sorted; 10 comes after 2."""
+    return sorted(set(classes), key=lambda name: (len(name) if name.isdecimal() else 0, name))
+
+
+def some_of(classes: list[str]) -> str:
+    """Return the first of these classes, as text."""
+    names = in_order(classes)
+    return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def distances_to_variants(generator: gt.ImageGenerator, encoder: Encoder, images: Tensor, variants: int, seed: int) -> Tensor:
@@ -105,6 +147,11 @@ def distances_to_nearest(features: Tensor, references: Tensor, k: int) -> Tensor
 
 def auroc(scores: Tensor, is_anomaly: Tensor) -> tuple[float, tuple[float, float]]:
     """Return the area under the ROC curve, and its 95% interval by a bootstrap of normal images and of anomalies."""
+    if not scores.isfinite().all():
+        raise SystemExit(
+            f"{(~scores.isfinite()).sum()} of {len(scores)} distances are not finite, so images cannot be ranked by them: are the "
+            "generator and the encoder made for such images? Look with gentransforms preview, or try another --encoder"
+        )
     rng = torch.Generator().manual_seed(0)
     levels, ranks = scores.unique(return_inverse=True)
     kinds = ranks[~is_anomaly], ranks[is_anomaly]
@@ -126,17 +173,23 @@ def encode(encoder: Encoder, images: Tensor) -> Tensor:
     return torch.cat([encoder(batch) for batch in images.split(250)])
 
 
-def load(source: str, limit: int, generator: gt.ImageGenerator) -> tuple[Tensor, Tensor]:
-    """Return at most `limit` images of a source, evenly spaced: (N, 3, h, w) in [0, 1], and their labels (N,), 0 where there are none."""
+def load(source: str, limit: int, generator: gt.ImageGenerator) -> tuple[Tensor, list[str], list[str]]:
+    """Return at most `limit` images of a source, evenly spaced: (N, 3, h, w) in [0, 1], the class of each, and the names of all classes.
+
+    A class without a name has its number. Images without a class have the name of the source: ``"good"`` for ``train/good``.
+    """
     opened = gt.open_source(source)
-    images, labels = [], []
+    names = opened.class_names("labels") or []
+    images, classes = [], []
     for place in [i * len(opened) // limit for i in range(limit)] if limit < len(opened) else range(len(opened)):
         (sample,) = opened.read_range(place, place + 1)
         if isinstance(sample, gt.GentransformsError):
             raise SystemExit(f"{source}: {opened.keys[place]!r} cannot be read: {sample}")
         images.append(resize(sample.image, generator))
-        labels.append(int(sample.inputs.get("labels", 0)))
-    return torch.stack(images), torch.tensor(labels)
+        label = sample.inputs.get("labels")
+        named = label is not None and 0 <= int(label) < len(names)
+        classes.append(Path(source).name if label is None else names[int(label)] if named else str(int(label)))
+    return torch.stack(images), classes, names
 
 
 def bring_along(name: str, limit: int, generator: gt.ImageGenerator) -> Tensor | None:

@@ -7,10 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from audited import NoisyForAudits, Pool, photos
@@ -18,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
+import gentransforms as gt
 from gentransforms.audit.encoders import load_encoder
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "anomaly.py"
@@ -31,6 +35,12 @@ def anomaly() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def save(folder: Path, images: list[tuple[Tensor, int]]) -> None:
+    folder.mkdir(parents=True)
+    for i, (image, _) in enumerate(images):
+        to_pil_image(image).save(folder / f"{i:03d}.png")
 
 
 class KnowsOnlyRed(NoisyForAudits):
@@ -74,8 +84,89 @@ class TestScores:
         assert images.flatten(1).unique(dim=0).shape[0] == 12
         assert anomaly.bring_along("photos", 12, NoisyForAudits()) is None
 
+    def test_distances_that_are_not_finite_are_refused(self, anomaly: Any) -> None:
+        none = anomaly.distances_to_nearest(torch.rand(6, 4), torch.empty(0, 4), 5)
+        one = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0, float("inf")])
+        for scores, count in ((none, 6), (one, 1)):
+            with pytest.raises(SystemExit, match=f"{count} of 6 distances are not finite"):
+                anomaly.auroc(scores, torch.arange(6) < 3)
+
+
+class TestClasses:
+    @pytest.mark.parametrize(
+        ("known", "tested", "left_out", "expected"),
+        [
+            (["good"], ["broken", "good"], [], {"broken": {"broken"}}),
+            (["good"], ["cut", "bent", "good"], [], {"bent": {"bent"}, "cut": {"cut"}, "all of these": {"bent", "cut"}}),
+            (["cat", "ship"], ["bird", "cat", "ship"], [], {"bird": {"bird"}}),
+            (["cat", "ship"], ["bird", "cat", "ship"], ["ship"], {"ship": {"ship"}}),
+            (["2", "10", "9"], ["10", "2"], [], {"2": {"2"}, "10": {"10"}}),
+        ],
+    )
+    def test_anomalies_in_turn(
+        self, anomaly: Any, known: list[str], tested: list[str], left_out: list[str], expected: dict[str, set[str]]
+    ) -> None:
+        turns = anomaly.anomalies_in_turn(known, tested, left_out)
+        assert turns == expected
+        assert list(turns) == list(expected)
+
+    def test_nothing_normal_to_test_is_refused(self, anomaly: Any) -> None:
+        with pytest.raises(SystemExit, match=r"'broken', 'fine', and --train 'good'.*--anomalies"):
+            anomaly.anomalies_in_turn(["good"], ["broken", "fine"], [])
+
+    def test_a_class_is_a_name_a_number_or_the_source(self, anomaly: Any, tmp_path: Path) -> None:
+        for folder in ("photos/cat", "photos/dog"):
+            save(tmp_path / folder, photos(1))
+        rows = [{"image": (tmp_path / "photos/cat/000.png").read_bytes(), "label": label} for label in (3, 7)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+        for source, expected, names in (
+            ("photos", ["cat", "dog"], ["cat", "dog"]), ("photos/dog", ["dog"], []), ("rows.parquet", ["3", "7"], []),
+        ):  # fmt: skip
+            images, *found = anomaly.load(str(tmp_path / source), 5, NoisyForAudits())
+            assert (len(images), found) == (len(expected), [expected, names])
+
 
 class TestScript:
+    @pytest.fixture
+    def run_here(self, anomaly: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(anomaly, "load_encoder", lambda *_: Pool())
+        monkeypatch.setattr(anomaly, "distances_to_variants", lambda _, encoder, images, *__: encoder(images).mean(dim=1))
+        monkeypatch.setattr(gt, "load_generator", lambda _: NoisyForAudits())
+        monkeypatch.setattr(anomaly, "RESAMPLES", 5)
+
+        def run(*arguments: str) -> Any:
+            monkeypatch.setattr("sys.argv", ["anomaly.py", "--train", "train", "--test", "test", "--out", "out.json", *arguments])
+            anomaly.main()
+            return {row["anomaly"]: row for row in json.loads(Path("out.json").read_text())["rows"] if "-NN" in row["score"]}
+
+        return run
+
+    def test_one_normal_class_and_kinds_of_defects(self, run_here: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+        red, blue = photos(24)[::2], photos(24)[1::2]
+        for folder, images in (("train/good", red[:8]), ("test/good", red[8:]), ("test/broken", blue[:3]), ("test/cut", blue[3:8])):
+            save(Path(folder), images)
+        found = run_here()
+        assert {name: row["anomalies"] for name, row in found.items()} == {"broken": 3, "cut": 5, "all of these": 8}
+        assert all(row["auroc"] == 1 for row in found.values())  # the other defects are not normal images
+        assert "the anomalies are the classes that --train lacks: 'broken', 'cut'" in capsys.readouterr().out
+        assert {name: row["auroc"] for name, row in run_here("--train", "train/good").items()} == dict.fromkeys(found, 1)
+        with pytest.raises(SystemExit, match=r"'good' as the anomaly: 4 tested .* 0 are normal, and 0 references .*'cut', 'good', and"):
+            run_here("--left-out", "good")
+
+    def test_classes_are_matched_by_name(self, run_here: Callable[..., Any]) -> None:
+        red, blue = photos(32)[::2], photos(32)[1::2]
+        for folder, images in (
+            ("train/red", red[:8]), ("train/zebra", blue[:8]), ("test/apple", blue[8:12]), ("test/red", red[8:]), ("test/zebra", blue[12:]),
+        ):  # fmt: skip
+            save(Path(folder), images)
+        assert list(run_here()) == ["apple"]
+        by_name, by_number = run_here("--left-out", "zebra"), run_here("--left-out", "2")
+        assert by_name == by_number
+        assert (by_name["zebra"]["anomalies"], by_name["zebra"]["auroc"]) == (4, 1)  # blue is no longer among the references
+        with pytest.raises(SystemExit, match="'7' as the anomaly: 0 tested images are of it"):
+            run_here("--left-out", "7")
+
     @pytest.mark.slow
     def test_in_miniature(self, tmp_path: Path) -> None:
         for part, seed in (("train", 0), ("test", 1)):
@@ -88,7 +179,7 @@ class TestScript:
         rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
         assert [(row["anomaly"], row["score"]) for row in rows] == [
             (name, score)
-            for name in ("class 0", "class 1")
+            for name in ("blue", "red")
             for score in ("own variants, seed 0", "own variants, seed 1", "3-NN")
         ]  # fmt: skip
         assert all(0 <= row["low"] <= row["auroc"] <= row["high"] <= 1 for row in rows)
