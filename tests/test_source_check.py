@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import pickle
 import random
 import warnings
@@ -14,16 +16,18 @@ import pytest
 import torch
 from bank_sources import OneByOne, structured_photos
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate, random_split
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from gentransforms.bank.generate.run import generate_bank
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import ConfigError, SourceError
+from gentransforms.sources import open_source
 from gentransforms.sources.base import SourceSample
 from gentransforms.sources.keyed import with_keys
 from gentransforms.sources.resemblance import mark
+from gentransforms.sources.sample_keys import KeyOrigin, find_keys, key_origins, mark_key
 from gentransforms.testing import FakeGenerator
 from gentransforms.transforms.bank import BankAugment
 from gentransforms.transforms.source_check import MOST
@@ -232,7 +236,7 @@ class TestBankAugment:
     def test_what_never_tells_is_left(self, bank: Bank) -> None:
         augment = BankAugment(bank)
         self.feed(augment, [torch.zeros(3, 8, 8, dtype=torch.uint8)] * COUNT, 10)
-        assert augment._checks[0].done
+        assert all(check.done for check in augment._checks.values())
 
     def test_a_key_counts_once(self, bank: Bank) -> None:
         augment = BankAugment(bank)
@@ -245,7 +249,7 @@ class TestBankAugment:
     def test_a_copy_begins_anew(self, bank: Bank) -> None:
         augment = BankAugment(bank)
         self.feed(augment, PHOTOS[:20], 10)
-        assert augment._checks[0].done
+        assert all(check.done for check in augment._checks.values())
         assert self.feed(pickle.loads(pickle.dumps(augment)), PHOTOS[50:], 10) == 10
 
     def test_each_worker_compares(self, bank: Bank) -> None:
@@ -253,3 +257,127 @@ class TestBankAugment:
         keyed = with_keys(Photos(PHOTOS[50:]), transform=lambda sample: augment(sample))  # hidden from with_keys
         with pytest.raises(ConfigError, match="looks like the bank's source"):
             list(DataLoader(keyed, batch_size=10, num_workers=1, multiprocessing_context="fork"))
+
+
+class TestSeveralDataSets:
+    """A key may name an image in each of two data sets, so each is compared by itself."""
+
+    @staticmethod
+    def parts(*cuts: int, change: Callable[[Tensor], Any] = lambda image: image) -> list[Photos]:
+        bounds = [0, *cuts, COUNT]
+        return [Photos(PHOTOS[start:stop], change) for start, stop in itertools.pairwise(bounds)]
+
+    @staticmethod
+    def epoch(dataset: Any, augment: BankAugment, epochs: int = 1, **options: Any) -> None:
+        torch.manual_seed(0)
+        for _ in range(epochs):
+            for batch in DataLoader(dataset, batch_size=16, shuffle=True, **options):
+                augment(batch)
+
+    @pytest.mark.parametrize("cut", [50, 80, 90, 96])
+    def test_a_small_second_one_is_refused(self, cut: int, bank: Bank) -> None:
+        joined: Any = ConcatDataset([with_keys(part) for part in self.parts(cut)])
+        with pytest.raises(ConfigError, match=r"looks like the bank's source [5-9]\d\..*wrap the ConcatDataset and not its parts"):
+            self.epoch(joined, BankAugment(bank, p=1.0))
+
+    @pytest.mark.parametrize("p", [0.0, 1.0])
+    def test_of_heavily_changed_images(self, p: float, bank: Bank) -> None:
+        joined: Any = ConcatDataset([with_keys(part) for part in self.parts(70, change=HEAVY)])
+        with pytest.raises(ConfigError, match="looks like the bank's source"):
+            self.epoch(joined, BankAugment(bank, p=p), epochs=2)
+
+    def test_in_a_part_of_them(self, bank: Bank) -> None:
+        joined: Any = ConcatDataset([with_keys(part) for part in self.parts(80)])
+        part, _ = random_split(joined, [90, 10], torch.Generator().manual_seed(0))
+        with pytest.raises(ConfigError, match="looks like the bank's source"):
+            self.epoch(part, BankAugment(bank))
+        with pytest.raises(ConfigError, match="row numbers of different data sets"):
+            with_keys(part)
+
+    def test_sample_by_sample(self, bank: Bank) -> None:
+        augment = BankAugment(bank)
+        first, second = (with_keys(part) for part in self.parts(80))
+        for sample in first:
+            augment(sample)
+        with pytest.raises(ConfigError, match="looks like the bank's source 8"):
+            list(map(augment, second))
+
+    def test_with_the_same_names(self, bank: Bank, tmp_path: Path) -> None:
+        names = [f"{i}.png" for i in range(COUNT)]
+        source = open_source(Photos(PHOTOS), key=names)
+        generate_bank(source, tmp_path, FakeGenerator(), variants=1, unit_size=50, progress=False)
+        joined: Any = ConcatDataset([with_keys(part, key=names[: len(part)]) for part in self.parts(80)])
+        with pytest.raises(ConfigError, match="looks like the bank's source"):
+            self.epoch(joined, BankAugment(tmp_path))
+
+    def test_another_data_set_beside_the_right_one_warns(self, bank: Bank) -> None:
+        others = Photos(structured_photos(2 * COUNT)[COUNT : COUNT + 40])
+        joined: Any = ConcatDataset([with_keys(Photos(PHOTOS)), with_keys(others)])
+        with pytest.warns(UserWarning, match="40 images resemble the bank's sources with the same keys no more than other") as said:
+            self.epoch(joined, BankAugment(bank))
+        assert len(said) == 1
+
+    def test_from_a_worker(self, bank: Bank) -> None:
+        joined: Any = ConcatDataset([with_keys(part) for part in self.parts(85)])
+        with pytest.raises(ConfigError, match="looks like the bank's source"):
+            self.epoch(joined, BankAugment(bank), num_workers=1, multiprocessing_context="fork")
+
+    def test_of_pickled_copies(self, bank: Bank) -> None:
+        joined: Any = ConcatDataset([with_keys(part) for part in self.parts(85, change=v2.Identity())])
+        with pytest.raises(ConfigError, match="looks like the bank's source"):
+            self.epoch(pickle.loads(pickle.dumps(joined)), BankAugment(bank))
+
+    @pytest.mark.parametrize("change", [CHANGES["none"], CHANGES["crop"], HEAVY], ids=["none", "crop", "heavy"])
+    def test_one_data_set_wrapped_twice_passes(self, change: Callable[[Tensor], Any], bank: Bank) -> None:
+        whole, again = Photos(PHOTOS, change), Photos(PHOTOS, change)
+        joined: Any = ConcatDataset([with_keys(whole), with_keys(Subset(again, range(60, 100)))])
+        self.epoch(joined, BankAugment(bank))
+
+    def test_joined_as_the_bank_was_they_pass(self, bank: Bank) -> None:
+        self.epoch(with_keys(ConcatDataset(self.parts(30, 90))), BankAugment(bank, p=1.0))
+
+
+class TestKeyOrigins:
+    """Keys carry the data set that they belong to, alone and in batches."""
+
+    ONE, OTHER = KeyOrigin(1, 9), KeyOrigin(2, 5)
+
+    def batch(self) -> Tensor:
+        return default_collate([mark_key(4, self.ONE), mark_key(4, self.OTHER), mark_key(7), mark_key(5, self.ONE)])  # type: ignore[no-any-return]
+
+    def test_of_a_batch(self) -> None:
+        assert key_origins(self.batch()) == [self.ONE, self.OTHER, None, self.ONE]
+        assert key_origins(default_collate([mark_key(4, self.ONE), mark_key(5, self.ONE)])) == [self.ONE] * 2
+        assert key_origins(default_collate([mark_key("a", self.ONE), mark_key("b", self.OTHER)])) == [self.ONE, self.OTHER]
+
+    def test_of_anything_else(self) -> None:
+        for keys, count in ((3, 1), ("a", 1), ([3, 4], 2), (np.arange(3), 1)):
+            assert key_origins(keys) == [None] * count
+
+    @pytest.mark.parametrize(
+        ("change", "places"),
+        [
+            (lambda keys: keys.clone().to(torch.int32).contiguous(), [0, 1, 2, 3]),
+            (lambda keys: keys[1:3], [1, 2]),
+            (lambda keys: keys[torch.tensor([3, 0])], [3, 0]),
+            (lambda keys: keys[keys == 4], [0, 1]),
+            (lambda keys: keys[-1], [3]),
+            (lambda keys: keys.view(2, 2)[:, 1], [1, 3]),
+            (lambda keys: keys.reshape(2, -1).flatten(), [0, 1, 2, 3]),
+            (copy.deepcopy, [0, 1, 2, 3]),
+            (lambda keys: pickle.loads(pickle.dumps(keys)), [0, 1, 2, 3]),
+        ],
+    )
+    def test_follow_the_keys(self, change: Callable[[Tensor], Tensor], places: list[int]) -> None:
+        expected = [self.ONE, self.OTHER, None, self.ONE]
+        assert key_origins(change(self.batch())) == [expected[place] for place in places]
+
+    @pytest.mark.parametrize("key", [3, "a"])
+    def test_of_one_key(self, key: str | int) -> None:
+        marked = mark_key(key, self.ONE)
+        assert marked == key
+        assert [pickle.loads(pickle.dumps(marked)).origin, copy.copy(marked).origin, mark_key(key).origin] == [self.ONE, self.ONE, None]
+
+    def test_are_found_in_a_sample(self) -> None:
+        found = find_keys((torch.zeros(4, 3, 8, 8), self.batch()))
+        assert (found, key_origins(found)) == ([4, 4, 7, 5], key_origins(self.batch()))

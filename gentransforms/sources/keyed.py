@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
@@ -10,7 +11,7 @@ import torch.utils.data
 
 from gentransforms.errors import ConfigError
 from gentransforms.sources.keys import Key, Keyed, list_keys
-from gentransforms.sources.sample_keys import mark_key
+from gentransforms.sources.sample_keys import KeyOrigin, mark_key
 
 __all__ = ["KeyedDataset", "with_keys"]
 
@@ -55,6 +56,7 @@ class KeyedDataset(Keyed, torch.utils.data.Dataset[Any]):
 
     def __init__(self, dataset: Any, keys: Sequence[str] | Sequence[int], transform: Callable[[Any], Any] | None = None) -> None:
         self.dataset, self.keys, self.transform = dataset, keys, transform
+        self._origin = KeyOrigin(secrets.randbits(63), len(keys))
         for part in _parts(transform):
             check = getattr(part, "check_dataset", None)  # BankAugment has it, which this layer must not import
             if callable(check):
@@ -82,7 +84,7 @@ class KeyedDataset(Keyed, torch.utils.data.Dataset[Any]):
 
     def _keyed(self, sample: Any, place: int) -> Any:
         name = self.keys[place]
-        key = mark_key(name)
+        key = mark_key(name, self._origin)
         if isinstance(sample, Mapping):
             if "key" in sample and sample["key"] != key:
                 raise ConfigError(

@@ -15,7 +15,7 @@ from gentransforms.bank.reader import Bank
 from gentransforms.errors import ConfigError, MissingKeyError
 from gentransforms.images import Image, count_images
 from gentransforms.sources.keyed import KeyedDataset
-from gentransforms.sources.sample_keys import find_keys
+from gentransforms.sources.sample_keys import KeyOrigin, find_keys, key_origins
 from gentransforms.transforms.getters import per_image_keys
 from gentransforms.transforms.mixture import Mixture
 from gentransforms.transforms.replace import Origin, ReplaceImages, draw_selection
@@ -48,7 +48,8 @@ class BankAugment(ReplaceImages):
             variants at the bank's size and leaves all other images at their own, for a crop or resize that follows.
         check_sources: compare the first images, eight or more, with what the bank keeps of its sources. Images that match other
             sources are refused, as after a data set whose keys are row numbers was filtered or cut; a warning says if they
-            resemble their own sources no more than any others. Augmented images of the right rows pass.
+            resemble their own sources no more than any others. Augmented images of the right rows pass. Images of each data set
+            that `with_keys` wrapped are compared by themselves.
         weights: of several banks, positive numbers; equal by default. Or the name of a score, such as ``"realism"``: an image's
             variants are drawn in proportion to it, those of several banks together. Scores are numbers of 0 or more; variants of
             score 0 are never drawn.
@@ -149,12 +150,11 @@ class BankAugment(ReplaceImages):
         if self.output_size == "native" and 0 < p < 1:  # whatever this batch's selection is, so that the error is raised at once
             for image in images:
                 self._check_mixture(image.shape if isinstance(image, Tensor) else ())
-        return self._make_params(images, p) | {"keys": per_image_keys(keys, images)}
+        return self._make_params(images, p) | {"keys": per_image_keys(keys, images), "origins": key_origins(keys)}
 
     def _make_images(self, rows: list[Tensor], params: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.check_sources:
-            for number, bank in enumerate(self.banks):
-                self._checks.setdefault(number, SourceCheck()).add(bank, params["keys"], rows)
+            self._check_images(rows, params["keys"], params.get("origins", ()))
         chosen, keys = params["chosen"], params["keys"]
         numbers, variants = self._mixture.draw(keys, params["uniforms"].numpy())
         absent = np.flatnonzero(numbers < 0)
@@ -169,6 +169,18 @@ class BankAugment(ReplaceImages):
                     self._check_mixture(row.shape)
         made = self._mixture.read(numbers[drawn], variants[drawn], [keys[i] for i in drawn.tolist()], self._common_size(rows))
         return replaced, made, None
+
+    def _check_images(self, rows: list[Tensor], keys: list[str | int], origins: Sequence[KeyOrigin | None]) -> None:
+        """Compare images with the bank's sources, those of each data set by themselves: of two, one may have the right keys."""
+        if len(origins) != len(keys):  # one array of keys, of which nothing is known
+            origins = [None] * len(keys)
+        for origin in dict.fromkeys(origins):
+            for number, bank in enumerate(self.banks):
+                check = self._checks.setdefault((number, origin), SourceCheck(size=None if origin is None else origin.size))
+                if not check.done:
+                    images = (image[None] for batch in rows for image in batch)
+                    own = [(key, image) for key, image, of in zip(keys, images, origins, strict=True) if of == origin]
+                    check.add(bank, [key for key, _ in own], [image for _, image in own])
 
     def _common_size(self, rows: Sequence[Tensor]) -> tuple[int, int]:
         """Return the size to which images of banks of several sizes are brought: what comes out, if that is one size."""
@@ -212,7 +224,7 @@ class BankAugment(ReplaceImages):
     def _forget(self) -> None:
         super()._forget()
         self.missing_count = 0
-        self._checks: dict[int, SourceCheck] = {}
+        self._checks: dict[tuple[int, KeyOrigin | None], SourceCheck] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()

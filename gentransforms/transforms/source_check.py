@@ -27,22 +27,23 @@ __all__ = ["FEWEST", "MOST", "SourceCheck", "check_dataset"]
 
 FEWEST, MOST = 8, 64  # images compared at first, and at most
 
-_WHY = "Row numbers change when a data set is filtered, shuffled or cut"
+_WHY = "Row numbers change when a data set is filtered, shuffled, cut or joined to another"
 
 
 class SourceCheck:
-    """Compares the first images with the marks that a bank keeps of its sources, until they tell right from wrong keys.
+    """Compares the first images of a data set with the marks that a bank keeps of its sources, until they tell right from wrong keys.
 
     Args:
-        fewest: images that are compared, each with a key of its own, before a verdict.
+        size: of the data set, if it is known: no more images than that will come.
 
     Attributes:
         done: nothing more is compared: the images are the right ones, or the first 64 did not tell, or there are no marks.
     """
 
-    def __init__(self, fewest: int = FEWEST) -> None:
+    def __init__(self, size: int | None = None) -> None:
         self.done = False
-        self._next = fewest
+        self._most = MOST if size is None else min(MOST, size)
+        self._next = min(FEWEST, self._most)
         self._seen: dict[str | int, npt.NDArray[np.uint8]] = {}
 
     def add(self, bank: Bank, keys: Sequence[str | int], rows: Sequence[Tensor], *, last: bool = False) -> None:
@@ -67,11 +68,13 @@ class SourceCheck:
             return
         images = (image for batch in rows for image in batch)
         for key, image in zip(keys, images, strict=True):
-            if key not in self._seen and len(self._seen) < MOST:
+            if key not in self._seen and len(self._seen) < self._most:
                 self._seen[key] = mark(image)
         if len(self._seen) >= self._next or last:
-            self._next *= 2
-            self._compare(bank, bank.marks, last or len(self._seen) >= MOST)
+            self._next = min(2 * self._next, self._most)
+            self._compare(bank, bank.marks, last or len(self._seen) >= self._most)
+        if self.done:
+            self._seen.clear()
 
     def _compare(self, bank: Bank, marks: npt.NDArray[np.uint8], last: bool) -> None:
         names = list(self._seen)
@@ -87,7 +90,8 @@ class SourceCheck:
             raise ConfigError(
                 f"{bank.path}: the images are not those of the bank: the image with the key {names[known[number]]!r} looks like the "
                 f"bank's source {bank.keys[row]!r}. {_WHY}: give with_keys() the keys that the rows had when the bank was made (key=), "
-                "or make a bank of this data set; if the images are to look different, use BankAugment(check_sources=False)"
+                "or, where data sets were joined, wrap the ConcatDataset and not its parts, or make a bank of this data set; if the images "
+                "are to look different, use BankAugment(check_sources=False)"
             )
         self.done = last or verdict == "right"
         if last and verdict == "unlike":
@@ -109,7 +113,7 @@ def check_dataset(bank: Bank, dataset: KeyedDataset) -> None:
         UserWarning: if the keys are row numbers, and the bank was made from another number of images; if the images resemble their
             own sources no more than any others.
     """
-    check = SourceCheck(min(FEWEST, len(dataset)))
+    check = SourceCheck(len(dataset))
     tried: set[int] = set()
     with _random_state_kept():
         for size in (FEWEST, 2 * FEWEST, 4 * FEWEST, MOST):
