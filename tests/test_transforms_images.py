@@ -47,6 +47,18 @@ def picture(mode: str = "RGB", width: int = 14, height: int = 10) -> PIL.Image.I
     return PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
 
 
+def labelled(mode: str) -> PIL.Image.Image:
+    """A mask of three classes (for mode 1: two) in a PIL mode, 14 x 10; a palette as in Pascal VOC."""
+    classes = np.arange(140).reshape(10, 14) % 3
+    if mode == "1":
+        return PIL.Image.fromarray(classes > 0)
+    mask = PIL.Image.fromarray(classes.astype({"P": "uint8", "I": "int32", "I;16": "uint16", "F": "float32"}[mode]))
+    if mode == "P":
+        mask.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    assert mask.mode == mode
+    return mask
+
+
 class TestTensors:
     @pytest.mark.parametrize("kind", [torch.Tensor, tv_tensors.Image])
     @pytest.mark.parametrize("dtype", DTYPES)
@@ -449,6 +461,32 @@ class TestUnmarkedMasks:
         augment(list(views))
         monkeypatch.setattr("gentransforms.transforms.replace.name_two_valued", None)
         augment(list(views))
+
+    @pytest.mark.parametrize("mode", ["P", "1", "I", "I;16", "F"])
+    @pytest.mark.parametrize(
+        "image", [picture("RGB"), picture("L"), pixels(3, 10, 14), tv_tensors.Image(pixels(1, 10, 14))], ids=["RGB", "L", "plain", "named"]
+    )
+    def test_a_pil_mask_that_cannot_be_read(self, image: Any, mode: str) -> None:
+        """Converted to RGB, as is right for an image of this mode, it would be taken for an image and replaced."""
+        mask = labelled(mode)
+        augment = gt.GenerativeAugment(FakeGenerator(preserves_geometry=True), p=1.0)
+        named = rf"mode '{mode}' beside another image of its size: .* tv_tensors\.Mask\(mask\).*; if it is an image: expected 'RGB'"
+        for sample in ((image, mask), {"mask": mask, "image": image}, ([image], {"target": mask})):
+            with pytest.raises(ImageError, match=named):
+                augment(sample)
+        wrapped = tv_tensors.Mask(mask)  # as advised
+        result = augment((image, wrapped))
+        assert result[1] is wrapped
+        assert np.array_equal(wrapped[0], np.asarray(mask))
+        with pytest.raises(ImageError, match="does not keep the layout"):
+            gt.GenerativeAugment(FakeGenerator(), p=1.0)((image, wrapped))
+
+    @pytest.mark.parametrize("mode", ["P", "1", "I", "F"])
+    def test_a_pil_image_of_such_a_mode_alone(self, mode: str) -> None:
+        small = picture(width=7, height=5)
+        for sample in (labelled(mode), (labelled(mode), 3), (labelled(mode), torch.tensor(3)), (labelled(mode), small)):
+            with pytest.raises(ImageError, match=rf"PIL image in mode '{mode}': expected 'RGB' or 'L'; (use|for|scale)"):
+                gt.GenerativeAugment(FakeGenerator(), p=1.0)(sample)
 
     def test_a_grey_picture_beside_a_coloured_one(self) -> None:
         photo = PIL.Image.new("RGB", (16, 16), "red")

@@ -10,9 +10,43 @@ import PIL.Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from gentransforms.errors import ImageError
+from gentransforms.images import to_rows
 from gentransforms.wording import name_type
 
-__all__ = ["name_doubt", "name_two_valued"]
+__all__ = ["name_doubt", "name_two_valued", "refuse_mask_modes"]
+
+_MASK_MODES = ("1", "P", "I", "F")  # in which masks, labels of pixels and depths are stored; photos seldom
+
+
+def refuse_mask_modes(flat: Sequence[Any], places: Sequence[int]) -> None:
+    """Raise for a PIL image that may be a mask: it has another image of its size beside it, and a mode that cannot be read.
+
+    The advice for that mode alone would have the mask converted to an image, which is then replaced without a word.
+
+    Args:
+        flat: the leaves of the sample.
+        places: which of them are taken for images.
+
+    Raises:
+        ImageError: naming what to do with a mask, and with an image.
+
+    Example:
+        >>> refuse_mask_modes([PIL.Image.new("P", (8, 8)), 3], [0])
+    """
+    for i in places:
+        image = flat[i]
+        if not isinstance(image, PIL.Image.Image) or image.mode.partition(";")[0] not in _MASK_MODES:
+            continue
+        size = (image.height, image.width)
+        if any(k != i and _is_image_like(leaf) and _shape(leaf)[-2:] == size for k, leaf in enumerate(flat)):
+            try:
+                to_rows(image)
+            except ImageError as error:
+                raise ImageError(
+                    f"PIL image in mode {image.mode!r} beside another image of its size: if it is a mask, wrap it, as it is, in "
+                    f"tv_tensors.Mask(mask), which keeps its values; if it is an image: {str(error).partition(': ')[2]}"
+                ) from None
 
 
 def name_doubt(flat: Sequence[Any], places: Sequence[int], changes_layout: bool) -> str | None:
@@ -92,6 +126,10 @@ def _shape(leaf: Any) -> tuple[int, ...]:
 
 def _may_be_mask(leaf: Any) -> bool:
     return (v2._utils.is_pure_tensor(leaf) or isinstance(leaf, np.ndarray)) and leaf.ndim > 1
+
+
+def _is_image_like(leaf: Any) -> bool:
+    return isinstance(leaf, PIL.Image.Image) or (isinstance(leaf, Tensor) and leaf.ndim > 2 and leaf.shape[-3] in (1, 3))
 
 
 def _name_image(image: Any) -> str:

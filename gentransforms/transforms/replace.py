@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from gentransforms.images import Image, RangeCheck, frame, from_float, resize, restore, to_device, to_float, to_rows
 from gentransforms.surroundings import isolate
 from gentransforms.transforms.arguments import check_output_size, check_p
-from gentransforms.transforms.doubt import name_doubt, name_two_valued
+from gentransforms.transforms.doubt import name_doubt, name_two_valued, refuse_mask_modes
 from gentransforms.transforms.samples import check_companions, describe_leaves, find_images
 
 __all__ = ["Origin", "ReplaceImages", "draw_selection"]
@@ -103,6 +103,7 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
         places, images = find_images(sample, flat, self._needs_transform_list(flat))
         if images:
             with isolate():  # before the getters are called, so that an unsupported image is what the message is about
+                refuse_mask_modes(flat, places)
                 rows = [to_rows(image) for image in images]
             self._warn_of_doubt(flat, places)
             params = self._draw(sample, images, p)
