@@ -14,6 +14,7 @@ import pytest
 import torch
 from small_generators import Flat, grey_of
 from torch import Tensor
+from torch.utils.data import default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -677,3 +678,54 @@ class TestBattery:
     @pytest.mark.parametrize("p", [0.0, 0.5, pytest.param(1.0, marks=pytest.mark.slow)])
     def test_goes_through_the_public_battery(self, p: float, keeps: bool) -> None:
         check_transform(gt.GenerativeAugment(FakeGenerator(preserves_geometry=keeps), p=p, max_batch_size=2))
+
+
+class TestOverlookedImages:
+    """Of plain tensors only the first is taken, which is one image of a whole list of samples."""
+
+    FOUR = pixels(4, 3, 16, 16)
+    SAMPLES: tuple[Any, ...] = (
+        [(image, 7) for image in FOUR],
+        [{"label": 7, "image": image} for image in FOUR],
+        [[image, 7] for image in FOUR],
+        [(image, [{"box": 1}] * i) for i, image in enumerate(FOUR)],
+        [(FOUR[0], 7), (FOUR[1, :, :8], 7)],
+        ([FOUR, torch.zeros(4)], [FOUR.flip(0), torch.zeros(4)]),  # a collated pair of samples
+        tuple(zip(*[(image, {"boxes": torch.zeros(i, 4)}) for i, image in enumerate(FOUR)], strict=True)),
+        {"label": [7] * 4, "image": list(FOUR)},
+    )
+
+    @pytest.mark.parametrize("sample", SAMPLES, ids=range(len(SAMPLES)))
+    def test_are_told_once(self, sample: Any) -> None:
+        augment = gt.GenerativeAugment(FakeGenerator(), p=1.0)
+        with pytest.warns(UserWarning, match=r"holds [24] plain tensors.*only the first.*default_collate.* a tv_tensors\.Image"):
+            augment(sample)
+        augment(sample)
+
+    @pytest.mark.parametrize(
+        "sample",
+        [
+            (FOUR[0], list(FOUR[1:])),
+            [FOUR[0], list(FOUR[1:])],
+            [[FOUR, FOUR.flip(0)], torch.arange(4)],
+            ((FOUR[0], FOUR[1]), 7),
+            [[FOUR, FOUR.flip(0)], [torch.arange(4), torch.arange(4)]],  # two views and two labels
+            (FOUR[0], {"masks": torch.zeros(2, 32, 32)}),
+            [{"image": FOUR[0]}, {"masks": torch.zeros(2, 32, 32)}],
+            ({"x": FOUR[0]}, {"x": torch.zeros(1, 32, 32)}),
+            [(FOUR[0], 7)],
+            [(tv_tensors.Image(image), 7) for image in FOUR],
+            [(picture(), 7), (picture(), 7)],
+            list(FOUR),
+            FOUR,
+            {"image": FOUR[0], "label": 7},
+        ],
+        ids=range(14),
+    )
+    def test_nothing_is_said_of_other_samples(self, sample: Any) -> None:
+        gt.GenerativeAugment(FakeGenerator(), p=1.0)(sample)
+
+    def test_as_advised_all_are_taken(self) -> None:
+        augment = gt.GenerativeAugment(FakeGenerator(), p=1.0)
+        for sample in (default_collate(self.SAMPLES[0]), [(tv_tensors.Image(image), label) for image, label in self.SAMPLES[0]]):
+            assert augment(sample, return_mask=True)[1].tolist() == [True] * 4

@@ -18,6 +18,7 @@ from gentransforms.images import Image, RangeCheck, frame, from_float, resize, r
 from gentransforms.surroundings import isolate
 from gentransforms.transforms.arguments import check_output_size, check_p
 from gentransforms.transforms.doubt import name_doubt, name_two_valued, refuse_mask_modes
+from gentransforms.transforms.overlooked import count_overlooked
 from gentransforms.transforms.samples import check_companions, describe_leaves, find_images
 
 __all__ = ["Origin", "ReplaceImages", "draw_selection"]
@@ -106,6 +107,7 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
                 refuse_mask_modes(flat, places)
                 rows = [to_rows(image) for image in images]
             self._warn_of_doubt(flat, places)
+            self._warn_of_overlooked(sample, flat, places)
             params = self._draw(sample, images, p)
             with isolate():
                 outputs, mask = self._replace(images, rows, params)
@@ -168,6 +170,16 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
             warnings.warn(
                 f"{type(self).__name__}: {doubt}; mark masks as tv_tensors.Mask and images as tv_tensors.Image, in batches too, because "
                 "collating removes the mark",
+                stacklevel=3,
+            )
+
+    def _warn_of_overlooked(self, sample: Any, flat: list[Any], places: list[int]) -> None:
+        if "overlooked" not in self._done and (count := count_overlooked(sample, flat, places)):
+            self._done.add("overlooked")
+            warnings.warn(
+                f"{type(self).__name__}: the sample holds {count} plain tensors that may be images, and only the first was taken for one, "
+                "as by torchvision; collate a list of samples before, as torch.utils.data.default_collate does, or make each image a "
+                "tv_tensors.Image",
                 stacklevel=3,
             )
 
