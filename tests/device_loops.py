@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torchvision.transforms import v2
 
 import gentransforms as gt
+from gentransforms.errors import ConfigError
 
 RECIPES = Path(__file__).parents[1] / "examples"
 STEPS = 4
@@ -78,7 +80,8 @@ def pictures(count: int) -> Tensor:
 def loops(which: str) -> Iterator[tuple[str, Any]]:
     """Run the loops of a recipe; yield the name of each, and what happens in a step."""
     sys.path.insert(0, str(RECIPES / ("ssl" if which in ("ssl", "parts") else "icgan")))
-    yield from {"check": check, "transform": transform, "between": between, "icgan": icgan, "ssl": ssl, "parts": parts}[which]()
+    found = {"check": check, "transform": transform, "between": between, "inputs": inputs, "icgan": icgan, "ssl": ssl, "parts": parts}
+    yield from found[which]()
 
 
 def check() -> Iterator[tuple[str, Any]]:
@@ -248,6 +251,34 @@ def between() -> Iterator[tuple[str, bool]]:
         again = type(pickled).__new__(type(pickled))
         again.__setstate__(state)
         yield "loaded by map_location", again.fingerprint() == gt.load_generator("icgan-cifar10-32").fingerprint()
+
+
+def inputs() -> Iterator[tuple[str, Any]]:
+    """Labels in a transform with the generator on the device: what is said of those that are no classes, and where a step waits."""
+    network = {"resolution": 32, "G_ch": 4, "dim_z": 8, "shared_dim_feat": 6, "feature_dim": 16, "G_attn": "0"}
+    classes = {"class_cond": True, "n_classes": 5, "shared_dim": 4}
+    generator = gt.ICGAN(network | classes, {"kind": "small-resnet", "widths": [8, 16], "blocks": [1, 1]})
+    images, good = pictures(2), torch.tensor([0, 4])
+
+    def error_of(augment: Any, *sample: Tensor) -> str:
+        try:
+            augment(*sample)
+        except (ConfigError, IndexError) as error:
+            return type(error).__name__
+        return "none"
+
+    for where in ("cpu", DEVICE):
+        for first in (True, False):
+            with pretend_device() as mode:
+                augment = gt.GenerativeAugment(copy.deepcopy(generator), p=1.0, inputs_getter=lambda sample: {"labels": sample[1]})
+                augment.to(DEVICE)
+                batch, labels, counted = images.to(DEVICE), good.to(where), Counted(mode, augment)
+                for _ in range(0 if first else STEPS):
+                    counted(batch, labels)
+                found = [error_of(augment, batch, torch.tensor(bad).to(where)) for bad in ([0, -1], [5, 0])]
+            yield f"labels on {where}, {'first' if first else 'later'} call", found
+            if not first:
+                yield f"waits with labels on {where}", counted.of_a_step()["waits"]
 
 
 if __name__ == "__main__":

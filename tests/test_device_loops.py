@@ -26,11 +26,17 @@ def steps(*which: str) -> dict[str, Any]:
 
 
 def test_transform() -> None:
-    found = steps("check", "transform", "between")
+    found = steps("check", "transform", "between", "inputs")
     # The tool itself sees what would wait.
     assert found.pop("check") == {
         "a blocking copy to the device": 1, "a number is read": 1, "a mask as an index": 1, "copied to the CPU": 1,
         "aten.nonzero waits": 1, "two devices": 1,
+    }  # fmt: skip
+    # Inputs are checked where they are given; once they are on the device, only the first call waits for a check with advice.
+    advice, assertion = ["ConfigError"] * 2, ["IndexError"] * 2  # on a GPU, this is a failed assertion
+    assert {name: found.pop(name) for name in list(found) if "labels" in name} == {
+        "labels on cpu, first call": advice, "labels on cpu, later call": advice, "waits with labels on cpu": {},
+        "labels on pretend:0, first call": advice, "labels on pretend:0, later call": assertion, "waits with labels on pretend:0": {},
     }  # fmt: skip
     # Images on one device and the generator on the other.
     crossed = {name: found.pop(name) for name in list(found) if isinstance(found[name], bool)}

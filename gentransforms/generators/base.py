@@ -115,6 +115,21 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
             inputs: one value per image for each name in `inputs`: a tensor with leading B, or a list.
         """
 
+    def check_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
+        """Raise if inputs are wrong; a subclass checks here what `encode` can read on the CPU alone.
+
+        Transforms and banks call it before they move inputs to the generator's device, where reading a value would wait. Of inputs
+        that are on an accelerator already, a transform passes copies on the CPU, at its first call only. Called directly, a
+        generator does not call it, so `encode` should check, too. By default it checks nothing.
+
+        Args:
+            inputs: those that are given, by name, as for `encode`.
+            count: the number of images.
+
+        Raises:
+            ConfigError: if a value is out of range, such as a label that is no class.
+        """
+
     @abstractmethod
     def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
         """Return one new image per row of the condition: (B, 3, *image_size) float32 in [0, 1].

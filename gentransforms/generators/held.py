@@ -88,6 +88,8 @@ class HeldGenerator:
             self._warn_of_device(images.device)
         if _any_training(generator):  # someone with a reference to the generator called its train()
             generator.eval()
+        if device.type != "cpu" and not self._called:  # as for the range of images: later calls do not wait for the device
+            check_inputs(generator, {name: _on_cpu(value) for name, value in inputs.items()}, len(images))
         made, finite, size = generate(generator, images, seeds, inputs, max_batch_size)
         with isolate():
             bad = (~finite).sum()
@@ -231,6 +233,8 @@ def generate(
 
     Raises:
         GeneratorError: if the generator returns another shape, dtype, device or count.
+        MissingInputError: as in `check_inputs`.
+        ConfigError: as there.
 
     Example:
         >>> import torch
@@ -240,7 +244,7 @@ def generate(
         (torch.Size([2, 3, 16, 16]), [True, True])
     """
     check_seeds(seeds, len(images))
-    check_inputs(generator, inputs)
+    check_inputs(generator, inputs, len(images))
     images = to_device(images, generator.device)
     inputs = {name: to_device(v, generator.device) if isinstance(v, Tensor) else v for name, v in inputs.items()}
     parts: list[Tensor] = []
@@ -287,11 +291,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(sign in text for sign in signs)
 
 
-def check_inputs(generator: ImageGenerator, inputs: Mapping[str, Any]) -> None:
-    """Raise unless all inputs are present that the generator needs besides the images.
+def check_inputs(generator: ImageGenerator, inputs: Mapping[str, Any], count: int) -> None:
+    """Raise unless all inputs are present that the generator needs besides the images, and those on the CPU are in range.
+
+    To be called before they are moved to the generator's device.
 
     Raises:
         MissingInputError: naming what is missing.
+        ConfigError: by the generator's own `ImageGenerator.check_inputs`.
     """
     for name in generator.required_inputs:
         if name not in inputs:
@@ -299,6 +306,8 @@ def check_inputs(generator: ImageGenerator, inputs: Mapping[str, Any]) -> None:
                 f"{name} are missing: {type(generator).__name__}.encode needs them; give the transform "
                 f"inputs_getter=lambda sample: {{{name!r}: …}} with one value per image"
             )
+    with isolate():
+        generator.check_inputs(inputs, count)
 
 
 def check_output(generator: ImageGenerator, made: object, count: int) -> None:
@@ -357,6 +366,13 @@ def _leave_inference_mode(module: nn.Module) -> None:
                         new = tensor.detach().clone()
                         copies[id(tensor)] = nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
                     tensors[name] = copies[id(tensor)]  # type: ignore[assignment]
+
+
+def _on_cpu(value: Any) -> Any:
+    """Return an input with its tensors on the CPU; what is there, or has no values, is returned itself."""
+    if isinstance(value, Tensor):
+        return value if value.is_meta else value.cpu()
+    return [_on_cpu(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _share(tensor: Tensor) -> Tensor:

@@ -68,6 +68,8 @@ def make_block(
     Raises:
         BankError: if memory runs out. A smaller batch would give other bytes, so the user has to decide.
         GeneratorError: if the generator breaks its contract.
+        MissingInputError: if inputs are missing.
+        ConfigError: if inputs are out of range.
 
     Example:
         >>> import torch
@@ -76,7 +78,7 @@ def make_block(
         >>> [[(made.source, made.variant) for made in batch] for batch in batches]
         [[(0, 0), (0, 1), (0, 2), (1, 0)], [(1, 1), (1, 2)]]
     """
-    check_inputs(generator, inputs)
+    check_inputs(generator, inputs, len(keys))
     block = _Block(generator, config, keys, inputs)
     with isolate(generator.device), torch.no_grad(), _explain_out_of_memory(config.batch_size):
         block.encode(images)

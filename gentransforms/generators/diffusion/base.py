@@ -182,19 +182,20 @@ class DiffusionGenerator(PromptFields):
         if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
             found = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
             raise ImageError(f"images is {found}: expected (B, 3, H, W) floating in [0, 1]; GenerativeAugment takes other kinds")
+        self._check_noise(noise_levels, foreground, len(images))
         condition: dict[str, Tensor] = {}
         if self.kind != "none":
             side = self.image_encoder.config.image_size
             pixels = appearance.preprocess(images.float(), getattr(self.pipe, "feature_extractor", None), side)
             embeds, patches = appearance.embed_images(self.pipe, self.kind, pixels)
             condition["image_embeds"] = embeds.to(self.dtype)
-        if foreground is not None and self.noise_level != "foreground":
-            raise ConfigError(f"foreground was given, and noise_level={self.noise_level!r}: masks count with noise_level='foreground' only")
         if self.kind == "unclip":
             condition["noise_levels"] = self._levels(noise_levels, foreground, patches)
-        elif noise_levels is not None:
-            raise ConfigError(f"noise_levels={noise_levels!r}: only unCLIP generators take them")
         return condition | self._encode_prompts(prompts, values, len(images))
+
+    def check_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
+        """Check the noise levels and the masks of the subject, as `ImageGenerator.check_inputs` says."""
+        self._check_noise(inputs.get("noise_levels"), inputs.get("foreground"), count)
 
     def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
         """Return new images (B, 3, *image_size) float32 in [0, 1]; NaN where a network overflowed.
@@ -308,11 +309,21 @@ class DiffusionGenerator(PromptFields):
             size = None if self.preserves_geometry else self.image_size
             shares = subjects.foreground_share(patches) if masks is None else subjects.mask_share(masks, count, self.device, size)
             return subjects.to_levels(shares, self.foreground_bounds)
-        if masks is not None:
-            raise ConfigError("noise_levels and foreground were both given, and either determines the noise: give only one of them")
         if levels is None:
             return torch.full((count,), self.noise_level, dtype=torch.int64, device=self.device)
         return to_device(noise.check_levels(levels, count, self._top_level).long(), self.device)
+
+    def _check_noise(self, levels: Any, masks: Any, count: int) -> None:
+        if masks is not None and self.noise_level != "foreground":
+            raise ConfigError(f"foreground was given, and noise_level={self.noise_level!r}: masks count with noise_level='foreground' only")
+        if levels is not None and self.kind != "unclip":
+            raise ConfigError(f"noise_levels={levels!r}: only unCLIP generators take them")
+        if levels is not None and masks is not None:
+            raise ConfigError("noise_levels and foreground were both given, and either determines the noise: give only one of them")
+        if levels is not None:
+            noise.check_levels(levels, count, self._top_level)
+        elif masks is not None:
+            subjects.check_foreground(masks, count)
 
     def _check_noise_level(self, level: Any) -> Any:
         if self.kind == "unclip":

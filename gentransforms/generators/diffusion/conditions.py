@@ -16,8 +16,8 @@ from gentransforms.images import fit
 from gentransforms.seeding import seed_uniforms
 
 __all__ = [
-    "ADE20K", "canny_edges", "canny_magnitude", "check_thresholds", "colour_masks", "depth_maps", "describe", "draw_thresholds",
-    "given_maps", "run_callable",
+    "ADE20K", "canny_edges", "canny_magnitude", "check_maps", "check_masks", "check_thresholds", "colour_masks", "depth_maps", "describe",
+    "draw_thresholds", "given_maps", "run_callable",
 ]  # fmt: skip
 
 # Colours of the 150 classes of ADE20K (Zhou et al., CVPR 2017) in the order of the benchmark, as its authors draw them and as
@@ -181,6 +181,33 @@ def colour_masks(masks: Any, palette: Tensor, size: Sequence[int], count: int) -
         count: B.
 
     Raises:
+        MissingInputError: as in `check_masks`.
+        ConfigError: as there.
+    """
+    check_masks(masks, len(palette), count)
+    if not count:
+        return torch.zeros(0, 3, *size, device=palette.device)
+    # Masks of one tensor have one size; those of a list may differ, and each is a batch of its own.
+    batches = [masks] if isinstance(masks, Tensor) else [mask[None] for mask in masks]
+    return torch.cat([_colours(batch[:, 0] if batch.ndim == 4 else batch, palette, size) for batch in batches])
+
+
+def _colours(masks: Tensor, palette: Tensor, size: Sequence[int]) -> Tensor:
+    masks = F.interpolate(masks[:, None].float(), tuple(size), mode="nearest-exact")[:, 0].long().to(palette.device)
+    black = (masks < 0) | (masks >= len(palette))
+    colours = palette[masks.clamp(0, len(palette) - 1)].masked_fill(black[..., None], 0)
+    return colours.movedim(-1, 1).float() / 255
+
+
+def check_masks(masks: Any, colours: int, count: int) -> None:
+    """Check class masks: one for each of `count` images, of which a palette has all the colours.
+
+    Args:
+        masks: as for `colour_masks`.
+        colours: how many colours the palette has.
+        count: B.
+
+    Raises:
         MissingInputError: if there are no masks.
         ConfigError: if their shape, dtype or number is wrong, or (on the CPU) a class has no colour.
     """
@@ -191,26 +218,22 @@ def colour_masks(masks: Any, palette: Tensor, size: Sequence[int], count: int) -
         )
     if len(masks) != count:
         raise ConfigError(f"masks has {len(masks)} entries: expected {count}, one for each image")
-    if not count:
-        return torch.zeros(0, 3, *size, device=palette.device)
     if not isinstance(masks, Tensor):
-        return torch.cat([colour_masks(mask[None] if mask.ndim == 2 else mask.reshape(1, *mask.shape), palette, size, 1) for mask in masks])
+        for mask in masks:
+            check_masks(mask[None], colours, 1)
+        return
     shape, kind = tuple(masks.shape), masks.dtype
-    if masks.ndim == 4 and masks.shape[1] == 1:
-        masks = masks[:, 0]
-    if masks.ndim != 3 or masks.is_floating_point() or masks.is_complex():
+    if not count:
+        return
+    if not (masks.ndim == 3 or (masks.ndim == 4 and masks.shape[1] == 1)) or masks.is_floating_point() or masks.is_complex():
         raise ConfigError(f"masks has shape {shape} and dtype {kind}: expected (B, H, W) or (B, 1, H, W), integer classes")
     if masks.device.type == "cpu":
         used = masks[masks != 255]
-        if used.numel() and not 0 <= int(used.min()) <= int(used.max()) < len(palette):
+        if used.numel() and not 0 <= int(used.min()) <= int(used.max()) < colours:
             raise ConfigError(
-                f"masks hold classes from {int(used.min())} to {int(used.max())}: expected 0 to {len(palette) - 1}, for which the palette "
+                f"masks hold classes from {int(used.min())} to {int(used.max())}: expected 0 to {colours - 1}, for which the palette "
                 "has a colour, or 255 for unlabelled"
             )
-    masks = F.interpolate(masks[:, None].float(), tuple(size), mode="nearest-exact")[:, 0].long().to(palette.device)
-    black = (masks < 0) | (masks >= len(palette))
-    colours = palette[masks.clamp(0, len(palette) - 1)].masked_fill(black[..., None], 0)
-    return colours.movedim(-1, 1).float() / 255
 
 
 def given_maps(maps: Any, size: Sequence[int], count: int, preserves_geometry: bool = True) -> Tensor:
@@ -225,6 +248,30 @@ def given_maps(maps: Any, size: Sequence[int], count: int, preserves_geometry: b
         preserves_geometry: whether the generator sees its images whole, and not their centre alone.
 
     Raises:
+        MissingInputError: as in `check_maps`.
+        ConfigError: as there.
+    """
+    check_maps(maps, count)
+    if not isinstance(maps, Tensor):
+        return torch.cat([_fit_maps(m[None], size, preserves_geometry) for m in maps]) if count else torch.zeros(0, 3, *size)
+    return _fit_maps(maps, size, preserves_geometry)
+
+
+def _fit_maps(maps: Tensor, size: Sequence[int], preserves_geometry: bool) -> Tensor:
+    values = maps.float() / 255 if maps.dtype == torch.uint8 else maps.float()
+    if not len(values):
+        return values.new_zeros(0, 3, *size)
+    return fit(values, size, preserves_geometry).clamp(0, 1).expand(-1, 3, -1, -1)
+
+
+def check_maps(maps: Any, count: int) -> None:
+    """Check control maps that were made elsewhere: one for each of `count` images.
+
+    Args:
+        maps: as for `given_maps`.
+        count: B.
+
+    Raises:
         MissingInputError: if there are none.
         ConfigError: if their number, shape or dtype is wrong, or (on the CPU) their values are out of range.
     """
@@ -236,15 +283,14 @@ def given_maps(maps: Any, size: Sequence[int], count: int, preserves_geometry: b
     if len(maps) != count:
         raise ConfigError(f"control_maps has {len(maps)} entries: expected {count}, one for each image")
     if not isinstance(maps, Tensor):
-        return torch.cat([given_maps(m[None], size, 1, preserves_geometry) for m in maps]) if count else torch.zeros(0, 3, *size)
+        for one in maps:
+            check_maps(one[None], 1)
+        return
     if maps.ndim != 4 or maps.shape[1] not in (1, 3) or not (maps.dtype == torch.uint8 or maps.is_floating_point()):
         raise ConfigError(f"control_maps has shape {tuple(maps.shape)}, dtype {maps.dtype}: expected (B, 1 or 3, H, W), uint8 or floating")
-    values = maps.float() / 255 if maps.dtype == torch.uint8 else maps.float()
-    if maps.device.type == "cpu" and values.numel() and not (values.min() >= 0 and values.max() <= 1):
-        raise ConfigError(f"control_maps from {values.min():g} to {values.max():g}: expected [0, 1]; divide by 255, or give uint8")
-    if not count:
-        return values.new_zeros(0, 3, *size)
-    return fit(values, size, preserves_geometry).clamp(0, 1).expand(-1, 3, -1, -1)
+    looked_at = maps.device.type == "cpu" and maps.is_floating_point() and maps.numel()
+    if looked_at and not (maps.min() >= 0 and maps.max() <= 1):
+        raise ConfigError(f"control_maps from {maps.min():g} to {maps.max():g}: expected [0, 1]; divide by 255, or give uint8")
 
 
 def describe(condition: Any) -> Any:

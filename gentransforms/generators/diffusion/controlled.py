@@ -91,6 +91,14 @@ class ControlledDiffusion(PretrainedDiffusion):
             condition |= to_latents(self.vae, images)
         return condition
 
+    def check_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
+        """Check masks, control maps and what determines the noise, as `ImageGenerator.check_inputs` says."""
+        super().check_inputs(inputs, count)
+        if "segmentation" in self.conditions:
+            conditions.check_masks(inputs.get("masks"), len(self.palette), count)
+        if "maps" in self.conditions:
+            conditions.check_maps(inputs.get("control_maps"), count)
+
     def _start(self, condition: Mapping[str, Tensor], rngs: list[torch.Generator], scheduler: Any) -> tuple[Tensor, int]:
         if self.strength is None:
             return super()._start(condition, rngs, scheduler)

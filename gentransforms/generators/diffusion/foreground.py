@@ -16,7 +16,7 @@ from torch import Tensor
 from gentransforms.errors import ConfigError
 from gentransforms.images import centre, to_device
 
-__all__ = ["BOUNDS", "STEP", "check_bounds", "foreground_share", "mask_share", "to_levels"]
+__all__ = ["BOUNDS", "STEP", "check_bounds", "check_foreground", "foreground_share", "mask_share", "to_levels"]
 
 BOUNDS = (0.2, 0.4, 0.6, 0.8)  # five equal bins
 STEP = 100  # from the noise level of one bin to that of the next
@@ -67,26 +67,42 @@ def mask_share(masks: Any, count: int, device: torch.device, size: Sequence[int]
         size: (h, w) of the generator's images if it sees the centre of an image alone; None if it sees it whole.
 
     Raises:
-        ConfigError: if there is not one mask for each image, or its values are out of range.
+        ConfigError: as in `check_foreground`.
+    """
+    check_foreground(masks, count)
+    if not count:
+        return torch.zeros(0, device=device)
+    means = []
+    for batch in _batches(masks):
+        values = batch.float() if batch.is_floating_point() else (batch != 0).float()
+        means.append((values if size is None else centre(values, size)).flatten(1).mean(1))
+    return to_device(torch.cat(means), device)
+
+
+def check_foreground(masks: Any, count: int) -> None:
+    """Check masks of the subject: one for each of `count` images.
+
+    Args:
+        masks: as for `mask_share`.
+        count: B.
+
+    Raises:
+        ConfigError: if there is not one mask for each image, it has another shape, or (on the CPU) its values are out of range.
     """
     if len(masks) != count:
         raise ConfigError(f"foreground has {len(masks)} entries: expected {count}, one mask for each image")
-    if not count:
-        return torch.zeros(0, device=device)
-    # Masks of one tensor have one size; those of a list may differ, and each is a batch of its own.
-    batches = [masks] if isinstance(masks, Tensor) else [torch.as_tensor(mask)[None] for mask in masks]
-    return to_device(torch.cat([_mean_of_masks(batch, size) for batch in batches]), device)
+    for batch in _batches(masks) if count else []:
+        shape = tuple(batch.shape[1:])
+        if len(shape) < 2 or batch[0].numel() != shape[-2] * shape[-1] or not batch.numel():
+            raise ConfigError(f"foreground holds a mask of shape {shape}: expected (H, W) or (1, H, W)")
+        looked_at = batch.device.type == "cpu" and batch.is_floating_point()
+        if looked_at and not (batch.min() >= 0 and batch.max() <= 1):
+            raise ConfigError(f"foreground holds values from {batch.min():g} to {batch.max():g}: expected [0, 1], or a boolean mask")
 
 
-def _mean_of_masks(masks: Tensor, size: Sequence[int] | None) -> Tensor:
-    """Return the mean of each mask, (B,) float32, if they are (B, H, W) or (B, 1, H, W) and in range."""
-    shape = tuple(masks.shape[1:])
-    if len(shape) < 2 or masks[0].numel() != shape[-2] * shape[-1] or not masks.numel():
-        raise ConfigError(f"foreground holds a mask of shape {shape}: expected (H, W) or (1, H, W)")
-    values = masks.float() if masks.is_floating_point() else (masks != 0).float()
-    if masks.device.type == "cpu" and not (values.min() >= 0 and values.max() <= 1):
-        raise ConfigError(f"foreground holds values from {values.min():g} to {values.max():g}: expected [0, 1], or a boolean mask")
-    return (values if size is None else centre(values, size)).flatten(1).mean(1)
+def _batches(masks: Any) -> list[Tensor]:
+    """Return masks as batches: those of one tensor have one size; those of a list may differ, and each is a batch of its own."""
+    return [masks] if isinstance(masks, Tensor) else [torch.as_tensor(mask)[None] for mask in masks]
 
 
 def to_levels(shares: Tensor, bounds: Sequence[float]) -> Tensor:

@@ -135,6 +135,11 @@ class ICGAN(ImageGenerator):
         images = fit(images.to(wide), self.image_size, self.preserves_geometry).to(self.dtype)
         return {"features": self.feature_extractor(images), **condition}
 
+    def check_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
+        """Check the class labels, as `ImageGenerator.check_inputs` says."""
+        if self.architecture.class_cond:
+            self._check_labels(inputs.get("labels"), count)
+
     def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
         """Return new images (B, 3, R, R) float32 in [0, 1].
 

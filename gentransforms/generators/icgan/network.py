@@ -55,7 +55,8 @@ class BigGANNetwork(nn.Module):
         if config.class_cond:
             if labels is None:
                 raise ValueError("labels=None: this network is class-conditional, expected (B,) int64 class labels")
-            y = torch.cat([self.classes[labels].to(y.dtype), y], dim=1)
+            # Not classes[labels], where -1 would be the last class, and no error.
+            y = torch.cat([F.embedding(labels, self.classes).to(y.dtype), y], dim=1)
         z = z.to(dtype)
         slots = torch.split(z, config.slot_dim, dim=1) if config.hier else (z,)
         modulations = torch.split(F.linear(y, self.modulation_weight, self.modulation_bias), self.sizes, dim=1)
