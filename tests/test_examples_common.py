@@ -94,6 +94,14 @@ class TestRecord:
         with pytest.raises(SystemExit, match=r"other a\.b \(\[1, 2\], now \[1\]\), new \(None, now 3\), seed \(1, now None\)"):
             record.refuse_another_run(tmp_path / "run", {"a.b": [1], "device": "cpu", "new": 3}, {"device"})
 
+    def test_what_earlier_versions_did_not_record(self, tmp_path: Path) -> None:
+        """It is compared where both have it."""
+        record = common("record")
+        record.write_record(tmp_path, {"seed": 1, "images": "a"})
+        record.refuse_another_run(tmp_path, {"seed": 1, "labels": "b"}, (), ("images", "labels"))
+        with pytest.raises(SystemExit, match=r"other images \('a', now 'b'\): choose"):
+            record.refuse_another_run(tmp_path, {"seed": 1, "images": "b"}, (), ("images", "labels"))
+
 
 class TestGeneratorSettings:
     """The layers of examples/icgan; those of examples/ssl have tests of their own."""

@@ -17,10 +17,15 @@ def read_record(out: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text()) if path.exists() else {}
 
 
-def refuse_another_run(out: Path, record: dict[str, Any], free: Collection[str]) -> None:
-    """Exit, naming what differs, if `out` holds a run of other settings; those named in `free` may change."""
+def refuse_another_run(out: Path, record: dict[str, Any], free: Collection[str], later: Collection[str] = ()) -> None:
+    """Exit, naming what differs, if `out` holds a run of other settings; those named in `free` may change.
+
+    Runs of earlier versions lack the entries named in `later`: they are compared if both records have them.
+    """
     before = read_record(out)
-    names = [name for name in sorted(record | before) if name not in free and before.get(name) != record.get(name)] if before else []
+    unknown = {name for name in later if name not in before or name not in record}
+    differing = (name for name in sorted(record | before) if before.get(name) != record.get(name))
+    names = [name for name in differing if name not in free and name not in unknown] if before else []
     if names:
         changed = ", ".join(f"{name} ({before.get(name)!r}, now {record.get(name)!r})" for name in names)
         raise SystemExit(f"{out} holds a run with other {changed}: choose another --out, or the settings in {out / 'settings.yaml'}")

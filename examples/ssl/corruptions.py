@@ -36,7 +36,7 @@ from quiet import hush
 from shared import write_whole
 from torch import Tensor
 from torch.utils.data import Dataset
-from train import is_trained
+from trained import is_trained
 
 PROBES = {"linear": "linear layer", "knn": "weighted k-NN"}
 

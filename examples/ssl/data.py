@@ -30,9 +30,13 @@ class Source:
         keys: one per image: the path below a folder, else the row number.
         labels: (N,) int64, or None where there are none.
         classes: names of the classes.
+        origin: what holds the images: an `ImageFolderSource`, `Cells`, `Files`, or a data set.
     """
 
-    def __init__(self, name: str, images: ImageSource, labels: Sequence[int] | None, classes: Sequence[str]) -> None:
+    def __init__(
+        self, name: str, images: ImageSource, labels: Sequence[int] | None, classes: Sequence[str], origin: Any = None
+    ) -> None:  # fmt: skip
+        self.origin = origin
         self.name, self.images, self.keys, self.classes = name, images.select([]), images.keys, list(classes)
         self.labels = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
 
@@ -112,7 +116,7 @@ def _folder(name: str) -> Source:
     if labels is not None and None in labels:
         raise SystemExit(f"{name!r}: image {images.keys[labels.index(None)]!r} has no label in the metadata file")
     classes = images.classes or [str(i) for i in range(max(labels or [-1]) + 1)]
-    return Source(name, images, labels, classes)
+    return Source(name, images, labels, classes, images)
 
 
 def _parquet(name: str, image_column: str | None, label_column: str | None) -> Source:
@@ -130,7 +134,8 @@ def _parquet(name: str, image_column: str | None, label_column: str | None) -> S
     about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     names = about.get("info", {}).get("features", {}).get(label, {}).get("names")
     classes = names or ([] if labels is None else [str(i) for i in range(max(labels, default=-1) + 1)])
-    return Source(name, gt.open_source(_Cells(table.column(image))), labels, classes)
+    cells = Cells(table.column(image))
+    return Source(name, gt.open_source(cells), labels, classes, cells)
 
 
 def _torchvision(name: str) -> Source:
@@ -140,7 +145,7 @@ def _torchvision(name: str) -> Source:
         labels = [int(dataset[i][1]) for i in range(len(dataset))]
     classes = getattr(dataset, "classes", None) or [str(i) for i in range(int(max(labels)) + 1)]
     classes = [", ".join(c) if isinstance(c, tuple) else str(c) for c in classes]
-    return Source(name, gt.open_source(dataset), labels, classes)
+    return Source(name, gt.open_source(dataset), labels, classes, dataset)
 
 
 def _inaturalist(name: str) -> Source:
@@ -158,10 +163,11 @@ def _inaturalist(name: str) -> Source:
     labels = [category[entry["id"]] for entry in content["images"]]
     names = {entry["id"]: entry["name"] for entry in content.get("categories", [])}
     classes = [names.get(i, str(i)) for i in range(max(labels, default=-1) + 1)]
-    return Source(name, gt.open_source(_Files(Path(root), files), key=files), labels, classes)
+    origin = Files(Path(root), files)
+    return Source(name, gt.open_source(origin, key=files), labels, classes, origin)
 
 
-class _Cells:
+class Cells:
     """The encoded images of an Arrow column, as a data set."""
 
     def __init__(self, cells: Any) -> None:
@@ -173,8 +179,14 @@ class _Cells:
     def __getitem__(self, row: int) -> Any:
         return self.cells[row].as_py()
 
+    def encoded(self, row: int) -> bytes:
+        """Return the bytes of a cell, without the path that may be beside them."""
+        cell = self[row]
+        content = cell.get("bytes") if isinstance(cell, dict) else cell
+        return content if isinstance(content, bytes) else repr(cell).encode()
 
-class _Files:
+
+class Files:
     """Image files of a list, as a data set."""
 
     def __init__(self, root: Path, files: list[str]) -> None:

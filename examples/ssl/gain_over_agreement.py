@@ -103,9 +103,10 @@ def make_points(runs: list[dict[str, Any]], evaluations: dict[str, dict[str, Any
         if not seeds:
             raise SystemExit(f"{name} has no seed in common with {over}: gains are paired by seed")
         own, base = ([arms[arm][seed] for seed in seeds] for arm in (name, over))
-        measured, made = values.get("fingerprint"), {run.get("bank_generator") for run in own} - {None, "unknown"}
-        if measured is not None and made - {measured}:
-            raise SystemExit(f"--arm {name}: its runs had a bank of the generator {made.pop()}, and {measured} was evaluated")
+        measured = values.get("fingerprint")
+        made = {run.get(which) for run in own for which in ("bank_generator", "generator_fingerprint")} - {None, "unknown", measured}
+        if measured is not None and made:
+            raise SystemExit(f"--arm {name}: its runs had images of the generator {made.pop()}, and {measured} was evaluated")
         steps = {run["training"]["steps"] for run in (*own, *base)}
         if len(steps) > 1:
             raise SystemExit(f"{name} and {over} were trained for different numbers of steps {sorted(steps)}: expected the same")

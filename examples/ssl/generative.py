@@ -80,6 +80,11 @@ def describe_variants(bank: Bank, s: GenerativeSettings) -> dict[str, str]:
     return found | {"variants_sha256": digest.hexdigest()}
 
 
+def describe_generator(generator: gt.ImageGenerator) -> dict[str, str]:
+    """Return what a run records of a generator on the device, whose name or folder does not say what is in it."""
+    return {"generator_fingerprint": generator.fingerprint()}
+
+
 def count_without_variants(bank: Bank, keys: list[Any], s: GenerativeSettings) -> int:
     """Return of how many images nothing can be drawn: no variant was selected, or all of them weigh 0. They stay as they are."""
     draws = bank.draws(None if s.weights is None else bank.weigh(s.weights, s.scores))

@@ -29,12 +29,13 @@ from typing import Any
 import torch
 import yaml
 from arguments import positive
-from comparable import finished_seeds, name_mixed_settings, refuse_another_bank, refuse_mixed_seeds
+from comparable import finished_seeds, name_mixed_settings, refuse_another_bank, refuse_mixed_seeds, refuse_other_images
 from config import Settings, load_settings
-from data import Source, open_images, refuse_other_classes
+from contents import CONTENTS, describe_contents
+from data import Source, open_images, refuse_other_classes, split_rows
 from evaluate import evaluate
 from frozen import load_generator, load_run
-from generative import choose_variants, describe_variants, open_bank
+from generative import choose_variants, describe_generator, describe_variants, load_online, open_bank
 from learning_curves import TITLES, draw_curves
 from linear_probe import ProbeOptions
 from loading import training_rows
@@ -44,7 +45,8 @@ from probes import Accuracy, mean_accuracy, mean_gain, mean_interval, percent
 from quiet import hush
 from shared import flatten, read_record, refuse_another_run, write_whole
 from similarity import compare
-from train import FREE, FREE_WHEN_TRAINED, RECORDED, is_of_images, is_trained, train
+from train import FREE, FREE_WHEN_TRAINED, RECORDED, train
+from trained import is_trained
 
 import gentransforms as gt
 
@@ -84,9 +86,11 @@ def main() -> None:
         plan = only_trained(plan, args.out)
     opened = functools.cache(open_images)  # listing ImageNet's folders takes minutes
     images = [open_run_images(settings, opened) for *_, settings in plan]
-    measures = [describe_measure(settings, test, args) for (*_, settings), (_, test) in zip(plan, images, strict=True)]
+    described = functools.cache(describe_test)
+    measures = [describe_measure(settings, test, args, described) for (*_, settings), (_, test) in zip(plan, images, strict=True)]
     folders = [run_folder(args.out, *path) for *path, _ in plan]
     refuse_other_measures(measures, [folder.name for folder in folders], args.out)
+    refuse_other_images(plan, [source for source, _ in images], args.out)
     encoder = load_generator(args.encoder, "--encoder ") if args.encoder else None
     for i, ((method, generator, seed, settings), folder) in enumerate(zip(plan, folders, strict=True)):
         if not (folder / "result.json").exists():
@@ -109,13 +113,13 @@ def run(
     """
     bank, t, (source, test) = settings.generative.bank, settings.trainer, images
     rows, held = training_rows(source, settings)
-    if args.trained_only and not is_of_images(folder, [source.keys[row] for row in rows.tolist()]):
-        raise SystemExit(f"{folder} was trained on other images than those of {settings.data.train!r}: give --trained-only its own")
     if settings.generative.source == "bank" and args.make_bank and not args.trained_only:
         make_bank(settings, args.make_bank, args.variants, progress=False)  # returns at once if the bank is complete
     if settings.generative.source == "bank" and not args.trained_only and (others := finished_seeds(folder)):
         chosen, _ = choose_variants(open_bank(settings, [source.keys[row] for row in rows.tolist()]), settings.generative)
         refuse_another_bank(others, describe_variants(chosen, settings.generative))
+    if settings.generative.source == "online" and not args.trained_only and (others := finished_seeds(folder)):
+        refuse_another_bank(others, describe_generator(load_online(settings.generative)))
     if args.trained_only:  # only_trained has chosen those that are; their banks may be elsewhere, or gone
         print(f"{folder.name} is trained")
     elif t.devices * t.nodes == 1:
@@ -140,7 +144,7 @@ def run(
     found = name | evaluate(backbone, (source, rows), (test, test_rows), options, folder=folder / "linear")
     found["training"] = json.loads((folder / "training.json").read_text())
     found["p"], found["bank"] = (settings.generative.p, bank) if settings.generative.source != "none" else (0.0, None)
-    found["bank_generator"] = read_record(folder).get("bank_generator")
+    found |= {name: read_record(folder).get(name) for name in ("bank_generator", "generator_fingerprint")}
     found["select"], found["weights"] = settings.generative.select, settings.generative.weights
     if encoder is not None:
         # CKA is biased upwards for few images: ten for each feature of the wider network, which may be the encoder.
@@ -161,8 +165,10 @@ def open_run_images(settings: Settings, opened: Callable[..., Source]) -> tuple[
     return train, test
 
 
-def describe_measure(settings: Settings, test: Source, args: argparse.Namespace) -> dict[str, Any]:
-    """Return what a run is evaluated with, which must be the same for all runs of a table."""
+def describe_measure(
+    settings: Settings, test: Source, args: argparse.Namespace, described: Callable[[Source, int | None], dict[str, str]]
+) -> dict[str, Any]:
+    """Return what a run is evaluated with, which must be the same for all runs of a table; `described` is `describe_test`."""
     data = settings.data
     assert test.labels is not None, "open_run_images refuses them"
     labels = hashlib.sha256(test.labels.numpy().tobytes()).hexdigest()  # of the images, wherever they are stored
@@ -170,25 +176,40 @@ def describe_measure(settings: Settings, test: Source, args: argparse.Namespace)
         "probe": args.probe, "probe_epochs": args.probe_epochs, "test_images": len(test), "test_labels_sha256": labels,
         "on_holdout": data.test_on_holdout, "limit": data.limit, "holdout": data.holdout, "image_size": data.image_size,
         "in_memory": data.in_memory, "k": settings.probe.k, "temperature": settings.probe.temperature, "encoder": args.encoder,
+        **described(test, data.holdout if data.test_on_holdout else None),
     }  # fmt: skip
+
+
+def describe_test(test: Source, holdout: int | None = None) -> dict[str, str]:
+    """Return which images a run is evaluated on, wherever they are stored: all of a source, or those held out of it."""
+    rows = torch.arange(len(test)) if holdout is None else split_rows(len(test), None, holdout)[1]
+    return {f"test_{name}": value for name, value in describe_contents(test, rows).items() if name != "labels_sha256"}
 
 
 def refuse_other_measures(measures: list[dict[str, Any]], names: list[Any], out: Path) -> None:
     """Exit if the planned and finished runs are not all evaluated in the same way, and so do not belong in one table."""
     measure = measures[0]
     for other, name in zip(measures, names, strict=True):
-        differing = [f"{key} ({measure[key]!r} and {value!r})" for key, value in other.items() if measure[key] != value]
+        compared = _comparable(measure, other)
+        differing = [f"{key} ({measure[key]!r} and {other[key]!r})" for key in compared if measure[key] != other[key]]
         if differing:
             raise SystemExit(
                 f"{names[0]} and {name} would be evaluated with different {', '.join(differing)}: the runs of a table need the same"
             )
     for run in finished(out):
         before = run.get("measure", {})
-        if changed := name_differences({name: before.get(name) for name in measure}, measure):
+        compared = _comparable(measure, before)
+        if changed := name_differences({name: before.get(name) for name in compared}, {name: measure[name] for name in compared}):
             raise SystemExit(
                 f"{run['folder']} was evaluated with different {changed}: choose another --out, or delete the result.json of "
                 "every run there to evaluate them again; their training is kept"
             )
+
+
+def _comparable(measure: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Return the names of what can be compared: hashes of images only if both have them, as runs of earlier versions have none."""
+    images = {f"test_{name}" for name in CONTENTS} - {"test_labels_sha256"}
+    return [name for name in measure if name not in images or name in other]
 
 
 def finished(out: Path) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ from frozen import GeneratorsEncoder, extract_features, load_generator, load_run
 from loading import WholeImages, load_into_memory, whole_loader
 from torch import Tensor
 from torch.utils.data import Dataset
-from train import is_trained
+from trained import is_trained
 
 import gentransforms as gt
 

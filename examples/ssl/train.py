@@ -11,7 +11,6 @@ OUT/tensorboard holds the curves. Labels are used by the probes alone.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import time
@@ -25,11 +24,13 @@ from typing import Any
 import lightning as L
 import torch
 from config import Settings, load_settings
+from contents import CONTENTS, describe_contents, hash_keys
 from data import Source, open_images, refuse_other_classes, spaced
 from generative import (
     bank_augment,
     choose_variants,
     count_without_variants,
+    describe_generator,
     describe_variants,
     load_online,
     open_bank,
@@ -48,6 +49,7 @@ from shared import flatten, read_record, refuse_another_run, settle_precision, w
 from slurm import environments, requeue_at_signal
 from torch import Tensor
 from torch.utils.data import Dataset
+from trained import is_trained
 
 import gentransforms as gt
 
@@ -59,7 +61,9 @@ FREE = (
 # And what may change once it has been trained: what was tried on held-out images is then measured on test images.
 FREE_WHEN_TRAINED = (*FREE, "data.test_on_holdout")
 # What a run records beside its settings.
-RECORDED = ("keys_sha256", "bank_sha256", "bank_generator", "variants_sha256")
+RECORDED = ("keys_sha256", *CONTENTS, "bank_sha256", "bank_generator", "variants_sha256", "generator_fingerprint")
+# What runs of earlier versions did not record.
+LATER = (*CONTENTS, "generator_fingerprint")
 
 
 def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), quiet: bool = False) -> dict[str, Any]:
@@ -74,7 +78,9 @@ def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), q
     )
     augment = generative if generative is not None else getattr(dataset, "augment", None)
     variants = describe_variants(augment.banks[0], settings.generative) if isinstance(augment, gt.BankAugment) else {}
-    open_run(out, settings, keys, variants)
+    if isinstance(augment, gt.GenerativeAugment):
+        variants = describe_generator(augment.generator)
+    open_run(out, settings, keys, describe_contents(source, training_rows(source, settings)[0]) | variants)
     L.seed_everything(settings.seed, verbose=False)
     classes = len(source.classes) if source.labels is not None else 0
     module = METHODS[settings.method.name](settings, classes, generative)
@@ -234,31 +240,11 @@ def settle(settings: Settings, out: Path) -> Settings:
     return replace(settings, trainer=replace(t, precision=precision))
 
 
-def is_trained(out: Path) -> bool:
-    """Return whether the run in `out` has been trained to its end: ``training.json`` and the checkpoint agree about its steps."""
-    record, last = out / "training.json", out / "last.ckpt"
-    if not record.exists() or not last.exists() or not zipfile.is_zipfile(last):
-        return False
-    checkpoint = torch.load(last, map_location="cpu", weights_only=False, mmap=True)
-    steps, epochs = (json.loads(record.read_text())[name] for name in ("steps", "epochs"))
-    return bool((steps, epochs) == (checkpoint["global_step"], checkpoint["settings"]["trainer"]["epochs"]))
-
-
-def is_of_images(out: Path, keys: Sequence[Any]) -> bool:
-    """Return whether the run in `out` was trained on the images with these keys."""
-    return bool(read_record(out).get("keys_sha256") == hash_keys(keys))
-
-
-def hash_keys(keys: Sequence[Any]) -> str:
-    """Return what a run records of its images."""
-    return hashlib.sha256("\n".join(map(repr, keys)).encode()).hexdigest()
-
-
-def open_run(out: Path, settings: Settings, keys: Sequence[Any], variants: Mapping[str, str]) -> None:
-    """Write ``settings.yaml``, with a hash of the images' keys and what `variants` says of a bank; exit if they are another run's."""
-    record = flatten(settings) | {"keys_sha256": hash_keys(keys), **variants}
+def open_run(out: Path, settings: Settings, keys: Sequence[Any], facts: Mapping[str, str]) -> None:
+    """Write ``settings.yaml``, with a hash of the images' keys, and `facts` about images and variants; exit if they are another run's."""
+    record = flatten(settings) | {"keys_sha256": hash_keys(keys), **facts}
     if any(out.glob("*.ckpt")):
-        refuse_another_run(out, record, FREE_WHEN_TRAINED if is_trained(out) else FREE)
+        refuse_another_run(out, record, FREE_WHEN_TRAINED if is_trained(out) else FREE, LATER)
         other_curves = read_record(out).get("data.test_on_holdout") != settings.data.test_on_holdout
     else:  # it starts from the beginning, perhaps with other settings, and its curves do so too
         other_curves = True
