@@ -285,6 +285,7 @@ class TestEvaluate:
         for extra in (["--methods", "knn"], ["--cached"]):
             call(monkeypatch, tmp_path, "evaluate", str(run / "run"), *data, *extra)
             assert probe.exists()
+        (tmp_path / "x.json").unlink()  # of another linear probe, which would be lost
         monkeypatch.setattr(ssl("evaluate"), "knn", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             call(monkeypatch, tmp_path, "evaluate", str(run / "run"), *data)

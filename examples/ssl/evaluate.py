@@ -7,7 +7,9 @@
 The checkpoint is a run of train.py, weights with torchvision's names and --backbone, or encoder:GENERATOR for the frozen encoder
 of a generator, to compare with what its images could teach.
 --train and --test are a folder with a subfolder per class, a .parquet file, torchvision:NAME:ROOT[:SPLIT] (CIFAR10,
-CIFAR100, Food101, Places365, …) or inaturalist:ROOT:SPLIT. Writes OUT (by default evaluation.json beside the checkpoint).
+CIFAR100, Food101, Places365, …) or inaturalist:ROOT:SPLIT. Writes OUT (by default evaluation.json beside the checkpoint). Results
+that are in OUT already stay there; those of another checkpoint, other images or other options need another OUT. The folder of a run has
+to be trained to its end; its .ckpt does not.
 
 The paper's linear probe: LARS, lr 0.1 per 256 images, no decay, 512 images on each of 4 GPUs, no warm-up, cosine, 100
 epochs (Places365: 45), random resized crop and flip. If it is interrupted, the same command resumes after the last complete
@@ -18,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -30,16 +31,20 @@ import torch
 from arguments import positive
 from backbones import Backbone
 from config import BackboneSettings
+from contents import describe_contents
 from data import Source, open_images, refuse_other_classes, split_rows
 from frozen import GeneratorsEncoder, extract_features, load_backbone, load_generator
 from lightning.pytorch.utilities import rank_zero_only
 from linear_probe import Features, ProbeCrops, ProbeOptions, linear_probe
 from loading import WholeImages, load_into_memory, whole_loader
+from measured import hash_checkpoint
 from probes import knn, wilson
 from quiet import hush
+from reports import start_report, write_report
 from slurm import requeue_at_signal
 from torch import Tensor
 from torch.utils.data import Dataset
+from trained import refuse_untrained
 
 
 def evaluate(
@@ -146,10 +151,13 @@ def main() -> None:
     options = ProbeOptions(cached=args.cached)
     backbone: Backbone | GeneratorsEncoder
     if args.checkpoint.startswith("encoder:"):
-        backbone = GeneratorsEncoder(load_generator(args.checkpoint.removeprefix("encoder:"), "encoder:"))
+        generator = load_generator(args.checkpoint.removeprefix("encoder:"), "encoder:")
+        backbone, digest = GeneratorsEncoder(generator), generator.fingerprint()
         options.image_size, options.in_memory = backbone.size, backbone.size <= 64
     else:
+        refuse_untrained(Path(args.checkpoint), "evaluate")
         backbone, settings = load_backbone(args.checkpoint, given)
+        digest = hash_checkpoint(Path(args.checkpoint))
         if settings is not None:
             options.image_size, options.in_memory = settings.data.image_size, settings.data.in_memory
     for name in ("image_size", *FREELY):
@@ -161,14 +169,20 @@ def main() -> None:
     rows = split_rows(len(train), args.limit, 0)[0]
     path = Path(args.checkpoint)
     out = args.out or (path if path.is_dir() else path.parent) / "evaluation.json"
-    about = {"checkpoint": args.checkpoint, "train": args.train, "test": args.test, "train_images": len(rows), "options": asdict(options)}
+    parts = {"train": (train, rows), "test": (test, torch.arange(len(test)))}
+    about = {
+        "checkpoint": args.checkpoint, "checkpoint_sha256": digest, "train": args.train, "test": args.test, "train_images": len(rows),
+        **{f"{part}_{name}": value for part, what in parts.items() for name, value in describe_contents(*what).items()},
+        "options": asdict(options),
+    }  # fmt: skip
+    report = start_report(out, about, tuple(args.methods))
     folder = out.with_name(f"{out.stem}-linear")  # of a probe that is not yet done; a run's own folder holds the run's checkpoints
 
     def keep(found: dict[str, Any]) -> None:
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # with several devices, one of the processes reports
-            out.write_text(json.dumps(about | found, indent=2) + "\n")
+            write_report(out, report | found)
 
-    found = evaluate(backbone, (train, rows), (test, torch.arange(len(test))), options, tuple(args.methods), keep, folder)
+    found = evaluate(backbone, parts["train"], parts["test"], options, tuple(args.methods), keep, folder)
     if rank_zero_only.rank:  # type: ignore[attr-defined]
         return
     if "linear" in args.methods and not args.cached:

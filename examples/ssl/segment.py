@@ -19,6 +19,7 @@ from arguments import positive
 from backbones import Backbone, build_backbone
 from frozen import load_run
 from loading import mix_seed, set_seed
+from shared import write_whole
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
@@ -26,6 +27,7 @@ from torchvision import datasets
 from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
+from trained import refuse_untrained
 
 IGNORED = 255  # the border of VOC's objects
 
@@ -133,6 +135,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cuda, mps or cpu")
     parser.add_argument("--out", type=Path, help="JSON file; by default segmentation.json beside the checkpoint")
     args = parser.parse_args()
+    refuse_untrained(args.checkpoint, "measure")
     backbone, settings = load_run(args.checkpoint)
     size = args.image_size or max(64, settings.data.image_size)
     if args.data is None:
@@ -150,7 +153,8 @@ def main() -> None:
         found[name] = measure(network, head, *test, classes, args.device)
         print(f"{name}: mean IoU {found[name]['mean_iou']:.3f} (95% {found[name]['interval'][0]:.3f} to {found[name]['interval'][1]:.3f})")
     folder = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
-    (args.out or folder / "segmentation.json").write_text(json.dumps(found, indent=2) + "\n")
+    with write_whole(args.out or folder / "segmentation.json") as partial:
+        partial.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":
