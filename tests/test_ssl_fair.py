@@ -518,10 +518,11 @@ class TestGainOverAgreement:
             with pytest.raises(SystemExit, match=said):
                 self.run(monkeypatch, place)
         again = next(run for run in runs if (run["generator"], run["seed"]) == ("oracle", 1)) | {"folder": "runs/copy"}
-        results.write_text(json.dumps([run | {"bank_generator": "d0b1"} for run in runs]))
-        self.write(place / "generated", label_agreement=0.7, label_agreement_interval=0.01, fingerprint="5bb8")
-        with pytest.raises(SystemExit, match="--arm generated: its runs had images of the generator d0b1, and 5bb8 was evaluated"):
-            self.run(monkeypatch, place)
+        for what in ("generator_fingerprint", "bank_generator"):  # online, or of a bank
+            results.write_text(json.dumps([run | {what: "d0b1"} for run in runs]))
+            self.write(place / "generated", label_agreement=0.7, label_agreement_interval=0.01, fingerprint="5bb8")
+            with pytest.raises(SystemExit, match="--arm generated: its runs had images of the generator d0b1, and 5bb8 was evaluated"):
+                self.run(monkeypatch, place)
         self.write(place / "generated", label_agreement=0.7, label_agreement_interval=0.01, fingerprint="d0b1")
         self.run(monkeypatch, place)
         results.write_text(json.dumps([*runs, again]))

@@ -177,6 +177,18 @@ class TestOneStep:
         """The generator's weights are neither trained nor saved."""
         state = run(settings(photos, "folder/simclr-online", "trainer.epochs=1"), tmp_path)
         assert not [name for name in state["state_dict"] if "generator" in name or "strength" in name]
+        record = yaml.safe_load((tmp_path / "settings.yaml").read_text())
+        assert record["generator_fingerprint"] == FakeGenerator().fingerprint()
+        assert {"files_sha256", "labels_sha256"} <= record.keys()
+
+    @pytest.mark.parametrize(("size", "said"), [(8, True), (16, False)])
+    def test_online_generator_of_small_squares_is_told(
+        self, size: int, said: bool, photos: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """In memory there is nothing larger than `image_size`; FakeGenerator is of 16 pixels."""
+        chosen = settings(photos, "cifar10-small/simclr-online", f"data.image_size={size}")
+        ssl("train").training_data(ssl("data").open_images(str(photos / "train")), chosen)
+        assert ("the generator of 16 pixels sees the images in data.image_size=8; with" in capsys.readouterr().out) is said
 
     def test_online_generator_for_files(self, photos: Path, tmp_path: Path) -> None:
         """Squares for the generator come with the crops; generated images are cropped on the device."""

@@ -22,7 +22,8 @@ from shared import fill_in, flatten, read_layers
 class DataSettings:
     """Images: a folder, ``.parquet``, ``torchvision:NAME:ROOT[:SPLIT]`` or ``inaturalist:ROOT:SPLIT`` (data.py).
 
-    `holdout` training images, evenly spaced, are set aside for choosing settings; training uses `limit` of the others.
+    `holdout` training images, evenly spaced, are set aside for choosing settings; training uses `limit` of the others. With
+    `in_memory` the images are read once, as squares of `image_size` pixels, which are what an online generator sees, too.
     """
 
     train: str = ""

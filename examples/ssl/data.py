@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from shared import open_torchvision
+from shared import number_labels, open_torchvision, spaced
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -85,11 +85,6 @@ def refuse_other_classes(train: Source, test: Source) -> None:
         )
 
 
-def spaced(count: int, wanted: int | None) -> Tensor:
-    """Return `wanted` row numbers of `count`, evenly spaced, so that a folder sorted by class gives all its classes."""
-    return torch.arange(count) if wanted is None or wanted >= count else torch.arange(wanted) * count // wanted
-
-
 def split_rows(count: int, limit: int | None, holdout: int) -> tuple[Tensor, Tensor]:
     """Return the rows to train on and those held out; the latter do not depend on `limit`."""
     if holdout >= count:
@@ -113,10 +108,7 @@ def _folder(name: str) -> Source:
             "move them away, or into the folder of their class",
             stacklevel=2,
         )
-    if labels is not None and None in labels:
-        raise SystemExit(f"{name!r}: image {images.keys[labels.index(None)]!r} has no label in the metadata file")
-    classes = images.classes or [str(i) for i in range(max(labels or [-1]) + 1)]
-    return Source(name, images, labels, classes, images)
+    return Source(name, images, *_numbered(name, labels, images.classes or None, images.keys), images)
 
 
 def _parquet(name: str, image_column: str | None, label_column: str | None) -> Source:
@@ -133,19 +125,17 @@ def _parquet(name: str, image_column: str | None, label_column: str | None) -> S
     labels = None if label is None else table.column(label).to_pylist()
     about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     names = about.get("info", {}).get("features", {}).get(label, {}).get("names")
-    classes = names or ([] if labels is None else [str(i) for i in range(max(labels, default=-1) + 1)])
     cells = Cells(table.column(image))
-    return Source(name, gt.open_source(cells), labels, classes, cells)
+    return Source(name, gt.open_source(cells), *_numbered(name, labels, names), cells)
 
 
 def _torchvision(name: str) -> Source:
     dataset = open_torchvision(name)
     labels = next((getattr(dataset, field) for field in ("targets", "_labels", "labels", "y") if hasattr(dataset, field)), None)
     if labels is None:
-        labels = [int(dataset[i][1]) for i in range(len(dataset))]
-    classes = getattr(dataset, "classes", None) or [str(i) for i in range(int(max(labels)) + 1)]
-    classes = [", ".join(c) if isinstance(c, tuple) else str(c) for c in classes]
-    return Source(name, gt.open_source(dataset), labels, classes, dataset)
+        labels = [dataset[i][1] for i in range(len(dataset))]
+    classes = [", ".join(c) if isinstance(c, tuple) else str(c) for c in getattr(dataset, "classes", None) or []]
+    return Source(name, gt.open_source(dataset), *_numbered(name, labels, classes or None), dataset)
 
 
 def _inaturalist(name: str) -> Source:
@@ -165,6 +155,11 @@ def _inaturalist(name: str) -> Source:
     classes = [names.get(i, str(i)) for i in range(max(labels, default=-1) + 1)]
     origin = Files(Path(root), files)
     return Source(name, gt.open_source(origin, key=files), labels, classes, origin)
+
+
+def _numbered(name: str, labels: Any, names: list[str] | None, keys: Sequence[Any] | None = None) -> tuple[Tensor | None, list[str]]:
+    """Return labels and names of classes as a `Source` has them; none where the data set has no labels at all."""
+    return (None, []) if labels is None else number_labels(name, labels, names, keys)
 
 
 class Cells:

@@ -41,6 +41,7 @@ from measured import hash_checkpoint
 from probes import knn, wilson
 from quiet import hush
 from reports import start_report, write_report
+from shared import warn_of_absent_classes
 from slurm import requeue_at_signal
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -167,6 +168,8 @@ def main() -> None:
         options.epochs = 45
     train, test = (open_images(name, args.image_column, args.label_column) for name in (args.train, args.test))
     rows = split_rows(len(train), args.limit, 0)[0]
+    if args.limit is not None:
+        warn_of_absent_classes(train.labels, "--limit", args.limit, lambda n: split_rows(len(train), n, 0)[0])
     path = Path(args.checkpoint)
     out = args.out or (path if path.is_dir() else path.parent) / "evaluation.json"
     parts = {"train": (train, rows), "test": (test, torch.arange(len(test)))}

@@ -16,6 +16,7 @@ from config import Settings
 from crops import worker_crop
 from data import Source, split_rows
 from PIL import Image
+from shared import warn_of_absent_classes
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
@@ -204,6 +205,15 @@ def whole_loader(dataset: Dataset[Any], batch_size: int, workers: int) -> DataLo
 def training_rows(source: Source, settings: Settings) -> tuple[Tensor, Tensor]:
     """Return the rows to train on and those held out."""
     return split_rows(len(source), settings.data.limit, settings.data.holdout)
+
+
+def warn_of_lost_classes(source: Source, settings: Settings) -> None:
+    """Warn if the images that are trained on, or those held out, lack classes though there are enough of them."""
+    data, count = settings.data, len(source)
+    if data.limit is not None:
+        warn_of_absent_classes(source.labels, "data.limit", data.limit, lambda n: split_rows(count, n, data.holdout)[0])
+    if data.holdout:
+        warn_of_absent_classes(source.labels, "data.holdout", data.holdout, lambda n: split_rows(count, data.limit, n)[1])
 
 
 def mix_seed(*numbers: int) -> int:

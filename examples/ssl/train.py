@@ -39,7 +39,17 @@ from generative import (
 )
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from loading import EpochBatches, FileViews, MemoryImages, WholeImages, load_into_memory, train_loader, training_rows, whole_loader
+from loading import (
+    EpochBatches,
+    FileViews,
+    MemoryImages,
+    WholeImages,
+    load_into_memory,
+    train_loader,
+    training_rows,
+    warn_of_lost_classes,
+    whole_loader,
+)
 from methods import METHODS
 from pretraining import Bar
 from probes import OnlineProbe
@@ -72,6 +82,7 @@ def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), q
     settings = settle(settings, out)
     trainer = build_trainer(settings, out, callbacks, quiet)
     source = open_images(settings.data.train, settings.data.image_column, settings.data.label_column)
+    warn_of_lost_classes(source, settings)
     dataset, generative, keys = training_data(source, settings)
     batches = EpochBatches(
         len(keys), settings.trainer.batch_size, settings.seed, lambda: module.batches_done, trainer.global_rank, trainer.world_size
@@ -121,7 +132,15 @@ def training_data(source: Source, settings: Settings) -> tuple[Dataset[Any], gt.
             warn_of_strangers(bank, [keys[i] for i in some.tolist()], dataset.images[some])
             bank, options = choose_variants(bank, g)
             return dataset, bank_augment(bank, keys, settings.trainer.devices, **options), keys
-        return dataset, gt.GenerativeAugment(load_online(g)) if g.source == "online" else None, keys
+        if g.source != "online":
+            return dataset, None, keys
+        generator = load_online(g)
+        if (side := max(generator.image_size)) > data.image_size:
+            rank_zero_only(print)(
+                f"data.in_memory=true: the generator of {side} pixels sees the images in data.image_size={data.image_size}; with "
+                "data.in_memory=false it sees the original ones, as for a bank", flush=True,
+            )  # fmt: skip
+        return dataset, gt.GenerativeAugment(generator), keys
     keys = [source.keys[row] for row in rows.tolist()]
     online = gt.GenerativeAugment(load_online(g), output_size="generator") if g.source == "online" else None
     augment = None
