@@ -164,6 +164,30 @@ class TestGenerate:
         with pytest.raises(SystemExit, match=f"{len(labels)} test images, .* of the rarest class"):
             example("evaluate").refuse_too_few(torch.tensor(labels, dtype=torch.int64))
 
+    def test_a_larger_generator_sees_larger_images(self) -> None:
+        """The classifier's size is for the classifier: at 32 pixels, detail of a generator of 64 would be lost before it is seen."""
+
+        class Larger(Flat):
+            def sample(self, condition: Mapping[str, torch.Tensor], seeds: torch.Tensor) -> torch.Tensor:
+                return stripes[None].expand(len(seeds), -1, -1, -1)
+
+        evaluate, generator = example("evaluate"), Larger((16, 16))
+        stripes = (torch.arange(16) % 2).float().expand(3, 16, 16)
+        asked = []
+        full = (255 * stripes).to(torch.uint8)[None].expand(4, -1, -1, -1)
+        sources = evaluate.load_sources(lambda size: asked.append(size) or full, generator, photos(4))
+        made = evaluate.generate(generator, sources, torch.arange(4), 2, seed=0, size=8)
+        assert asked == [16]
+        assert torch.equal(generator.images[0], stripes[None].expand(4, -1, -1, -1))
+        assert made.shape == (4, 2, 3, 8, 8)
+        assert ((made[..., 1:-1].float() - 127.5).abs() < 20).all(), "with antialias, the stripes are grey"
+
+    def test_others_see_what_the_classifier_sees(self) -> None:
+        evaluate, judged = example("evaluate"), photos(4)
+        assert evaluate.load_sources(lambda size: 1 / 0, Flat(), judged) is judged
+        made = [evaluate.generate(Flat(), judged, torch.arange(4), 2, seed=0, size=size) for size in (None, 8)]
+        assert torch.equal(*made)
+
     def test_limit_is_spread_over_the_whole_set(self) -> None:
         assert example("evaluate").spaced(10, 4).tolist() == [0, 2, 5, 7]
         assert example("evaluate").spaced(3, 4).tolist() == example("evaluate").spaced(3, None).tolist() == [0, 1, 2]

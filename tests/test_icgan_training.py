@@ -177,6 +177,40 @@ class TestParts:
         rate = example("encoder")._warmup_cosine
         assert [rate(i, 4, 104) for i in (0, 3, 4, 54, 104)] == pytest.approx([0.25, 1.0, 1.0, 0.5, 0.0])
 
+    @pytest.mark.parametrize(
+        ("steps", "epochs", "per_epoch", "expected"),
+        [(200, 14, 175, 200), (200, 60, 175, 200), (200, 14, 1, 1), (200, 14, 11, 15), (3, 2, 3, 0)],
+    )
+    def test_warm_up_of_a_small_data_set(
+        self, steps: int, epochs: int, per_epoch: int, expected: int, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The learning rate is reached, and the epochs that are named are enough for the whole warm-up."""
+        warmup, said = example("encoder").warmup_of(steps, epochs, per_epoch), capsys.readouterr().out
+        assert warmup == expected
+        total = epochs * per_epoch
+        assert max(example("encoder")._warmup_cosine(i, warmup, total) for i in range(total)) == 1.0
+        assert bool(said) == (expected < steps)
+        if said:
+            assert f"encoder.warmup_steps={steps} and {total} steps in all: the learning rate rises over {expected} of them" in said
+            enough = int(said.partition("encoder.epochs=")[2].split()[0])
+            assert example("encoder").warmup_of(steps, enough, per_epoch) == steps
+            assert example("encoder").warmup_of(steps, enough - 1, per_epoch) < steps
+
+    def test_an_encoder_that_was_begun_keeps_its_warm_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of an earlier version, too, which took all steps of the settings."""
+        encoder, seen = example("encoder"), set()
+        monkeypatch.setattr(encoder, "_warmup_cosine", lambda step, warmup, total: seen.add(warmup) or 1.0)
+        chosen = settings("encoder.warmup_steps=200", "encoder.epochs=4", "encoder.batch_size=6")
+        with pytest.raises(Killed):
+            encoder.train_encoder(photos(), chosen, tmp_path, StopAfter(3))
+        assert seen == {1}
+        state = torch.load(tmp_path / "encoder.pt", weights_only=True)
+        assert state.pop("warmup") == 1
+        torch.save(state, tmp_path / "encoder.pt")
+        seen.clear()
+        encoder.train_encoder(photos(), chosen, tmp_path, Progress(disable=True))
+        assert seen == {200}
+
     def test_crops_of_all_images_at_once_are_those_of_slices(self) -> None:
         crop = example("encoder")._augmentations(24, 0.25, 1.0)[0]
         images = photos(5).float() / 255
@@ -361,6 +395,35 @@ class TestImages:
         cell = {"bytes": buffer.getvalue(), "path": "x"} if struct else buffer.getvalue()
         pq.write_table(pa.table({"image": [cell] * 3}), tmp_path / "x.parquet")
         assert example("images").load_images(str(tmp_path / "x.parquet"), 32, limit=2).shape == (2, 3, 32, 32)
+
+    def test_limit_is_spread_over_the_whole_set(self, tmp_path: Path) -> None:
+        """A folder is sorted by class, so that the first images are of one."""
+        load = example("images").load_images
+        for i in range(10):
+            (tmp_path / f"{i // 5}").mkdir(exist_ok=True)
+            Image.new("RGB", (8, 8), (10 * i, 0, 0)).save(tmp_path / f"{i // 5}" / f"{i}.png")
+        assert load(str(tmp_path), 8, limit=4)[:, 0, 0, 0].tolist() == [0, 20, 50, 70]
+        assert load(str(tmp_path), 8, limit=4, first=True)[:, 0, 0, 0].tolist() == [0, 10, 20, 30]
+        assert torch.equal(load(str(tmp_path), 8, limit=20), load(str(tmp_path), 8))
+        batches = list(example("images").iterate_images(str(tmp_path), 8, batch_size=4))
+        assert [len(batch) for batch in batches] == [4, 4, 2]
+        assert torch.equal(torch.cat(batches), load(str(tmp_path), 8))
+
+    def test_a_run_of_an_earlier_version_keeps_its_first_images(self, tmp_path: Path) -> None:
+        train, images = example("train"), photos(4)
+        assert not train.takes_the_first(tmp_path)
+        train.open_run(tmp_path, settings("limit=4"), images)
+        assert not train.takes_the_first(tmp_path)
+        train.open_run(tmp_path, settings("limit=4"), images)
+        record = example("shared").read_record(tmp_path)
+        assert record.pop("limit_takes") == "evenly spaced images"
+        example("shared").write_record(tmp_path, record)
+        assert train.takes_the_first(tmp_path)
+        train.open_run(tmp_path, settings("limit=4"), images)
+        assert train.takes_the_first(tmp_path)
+        example("shared").write_record(tmp_path, record | {"limit": None})
+        assert not train.takes_the_first(tmp_path)
+        train.open_run(tmp_path, settings(), images)
 
     def test_torchvision(self, monkeypatch: pytest.MonkeyPatch) -> None:
         images = example("images")

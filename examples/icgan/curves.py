@@ -10,14 +10,16 @@ classifier.py evaluates them. Writes OUT.json and OUT.png, and with --losses als
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
 from classifier import Judge, load_judge, predict
-from evaluate import generate, spaced
+from evaluate import choose_labels, generate, load_sources
 from images import load_images, load_labels
 from measures import agreement, distance_from_source, diversity, spread_of_classes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -51,9 +53,10 @@ def main() -> None:
     labels, names = load_labels(args.test)
     if names != judge.names:
         raise SystemExit(f"--test has the classes {names}, the classifier {judge.names}: expected the same")
-    rows = spaced(len(labels), args.limit)
-    sources, expected = load_images(args.test, judge.arguments["size"])[rows], labels[rows]
-    table = {name: measure_run(folder, judge, sources, expected, args.variants) for name, folder in runs.items()}
+    expected = choose_labels(labels, args.limit)
+    sources = load_images(args.test, judge.arguments["size"], args.limit)
+    load = functools.cache(lambda size: load_images(args.test, size, args.limit))  # all snapshots of a run have one size
+    table = {name: measure_run(folder, judge, sources, expected, args.variants, load) for name, folder in runs.items()}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.with_suffix(".json").write_text(json.dumps(table, indent=2) + "\n")
     draw(table, args.x, args.out.with_suffix(".png"))
@@ -61,14 +64,20 @@ def main() -> None:
         draw_losses(next(iter(runs.values())), args.out.with_name(f"{args.out.name}-losses.png"))
 
 
-def measure_run(run: Path, judge: Judge, sources: Tensor, expected: Tensor, variants: int) -> list[dict[str, Any]]:
-    """Return one record per snapshot of `run`, in the order of training."""
+def measure_run(
+    run: Path, judge: Judge, sources: Tensor, expected: Tensor, variants: int, load: Callable[[int], Tensor]
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return one record per snapshot of `run`, in the order of training.
+
+    `sources` (N, 3, S, S) are of the classifier's size; `load` returns them in another, for larger generators.
+    """
     _, real = predict(judge, sources)
     spread = spread_of_classes(real, expected)
     encoder_seconds = torch.load(run / "encoder.pt", map_location="cpu", weights_only=True)["seconds"]
     records = []
     for folder in sorted(path.parent for path in run.glob("snapshots/*/training.json")):
-        made = generate(gt.load_generator(folder), sources, expected, variants, seed=0)
+        generator = gt.load_generator(folder)
+        made = generate(generator, load_sources(load, generator, sources), expected, variants, seed=0, size=sources.shape[-1])
         predicted, features = predict(judge, made.flatten(0, 1))
         features = features.unflatten(0, made.shape[:2])
         training = json.loads((folder / "training.json").read_text())

@@ -36,12 +36,13 @@ def train_encoder(images: Tensor, settings: Settings, out: Path, progress: Progr
     optimizer = torch.optim.AdamW(parameters, lr=s.learning_rate, weight_decay=s.weight_decay, fused=device.type == "cuda")
     large, small = (max(8, round(settings.resolution * side / 8) * 8) for side in (s.view_side, s.local_side))
     kinds = [(2, _augmentations(large, s.crop_scale, 1.0)), (s.local_views, _augmentations(small, s.local_scale, s.crop_scale))]
-    path, start, before = out / "encoder.pt", 0, 0.0
+    path, start, before, warmup = out / "encoder.pt", 0, 0.0, warmup_of(s.warmup_steps, s.epochs, steps_per_epoch)
     state = torch.load(path, map_location=device, weights_only=True) if path.exists() else None
     if state is not None:
         start, before = state["step"], state["seconds"]
+        warmup = state.get("warmup", s.warmup_steps)  # earlier versions took all of them
     pace = Pace(total, s.seconds, before)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: _warmup_cosine(pace.position(i), s.warmup_steps, total))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: _warmup_cosine(pace.position(i), warmup, total))
     parts = {"encoder": encoder, "head": head, "optimizer": optimizer, "schedule": schedule}
     if state is not None:
         for name, part in parts.items():
@@ -81,12 +82,23 @@ def train_encoder(images: Tensor, settings: Settings, out: Path, progress: Progr
             writer.add_scalar("encoder/loss", loss.item(), step)
         if step % settings.checkpoint_every == 0 or last:
             # A stage that its seconds have ended is complete, too.
-            ended = {"step": total if last else step, "seconds": pace.seconds}
+            ended = {"step": total if last else step, "seconds": pace.seconds, "warmup": warmup}
             atomic_save({name: part.state_dict() for name, part in parts.items()} | ended, path)
             print(f"encoder step {step}/{total} loss {loss.item():.4f} {pace.seconds:.0f} s", flush=True)
     writer.close()
     settle_statistics(encoder, images)
     return encoder.requires_grad_(False)
+
+
+def warmup_of(steps: int, epochs: int, steps_per_epoch: int) -> int:
+    """Return over how many steps the learning rate rises: at most a tenth of all, so that it is high for most of them."""
+    total = epochs * steps_per_epoch
+    if steps > total // 10:
+        print(
+            f"encoder.warmup_steps={steps} and {total} steps in all: the learning rate rises over {total // 10} of them; "
+            f"encoder.epochs={math.ceil(10 * steps / steps_per_epoch)} are enough for all, and a small data set needs many", flush=True,
+        )  # fmt: skip
+    return min(steps, total // 10)
 
 
 def decoupled_contrastive_loss(projections: Tensor, views: int, temperature: float) -> Tensor:

@@ -16,14 +16,16 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from classifier import Judge, load_judge, predict
-from images import load_images, load_labels, open_images
+from images import iterate_images, load_images, load_labels, open_images, resize
 from measures import agreement, distance_from_source, diversity, knn_vote, spread_of_classes
 from pictures import classes_picture, nearest_picture, variants_picture
 from rich.progress import track
+from shared import spaced, warn_of_absent_classes
 from torch import Tensor
 
 import gentransforms as gt
@@ -79,16 +81,17 @@ def main() -> None:
     if not names == test_names == judge.names:
         raise SystemExit(f"classes: --train has {names}, --test {test_names}, the classifier {judge.names}: expected the same")
     rows = spaced(len(expected), args.limit)
-    expected = expected[rows]
-    refuse_too_few(expected)
-    train, sources = load_images(args.train, size), load_images(args.test, size)[rows]
+    refuse_too_few(expected[rows])
+    expected = choose_labels(expected, args.limit)
+    train, sources = load_images(args.train, size), load_images(args.test, size, args.limit)
     start = time.perf_counter()
     if generator is None:
         settings = {"bank": args.bank, "variants": args.variants}
         made = read_variants(args.bank, open_images(args.test), rows.tolist(), args.variants, size)
     else:
         settings = {"generator": args.generator, "fingerprint": generator.fingerprint(), "seed": args.seed, "variants": args.variants}
-        made = generate(generator, sources, expected, args.variants, args.seed, args.batch_size)
+        seen = load_sources(lambda size: load_images(args.test, size, args.limit), generator, sources)
+        made = generate(generator, seen, expected, args.variants, args.seed, args.batch_size, size)
     seconds = time.perf_counter() - start
     figures, predicted, closest = measure(judge, train, sources, expected, made)
     if generator is not None:
@@ -97,8 +100,9 @@ def main() -> None:
         print(f"the classifier is right on {figures['classifier_accuracy']:.1%} of the real images: it should reach 90%")
     agrees = (predicted == expected[:, None]).float().mean(dim=1)
     per_class = {"label_agreement": agrees}
-    if generator is not None and not generator.inputs and "features" in generator.encode(sources[:2].to(generator.device).float() / 255):
-        right, same = encoder_votes(generator, train, labels, sources, expected)
+    if generator is not None and not generator.inputs and "features" in generator.encode(seen[:2].to(generator.device).float() / 255):
+        known = train.split(500) if seen.shape[-1] == size else iterate_images(args.train, seen.shape[-1])
+        right, same = encoder_votes(generator, known, labels, seen, expected)
         figures |= {"encoder_knn_accuracy": right.mean().item(), "encoder_neighbour_agreement": same.mean().item()}
         per_class |= {"encoder_knn_accuracy": right, "encoder_neighbour_agreement": same}
     figures = {name: _rounded(figures[name]) for name in MEANING if name in figures}
@@ -116,10 +120,28 @@ def main() -> None:
     print(markdown(figures))
 
 
-def generate(generator: gt.ImageGenerator, images: Tensor, labels: Tensor, variants: int, seed: int, batch_size: int = 250) -> Tensor:
+def choose_labels(labels: Tensor, limit: int | None) -> Tensor:
+    """Return the labels of the images that `load_images` takes with `limit`; warn if some classes are not among them."""
+    if limit is not None:
+        warn_of_absent_classes(labels, "--limit", limit, lambda n: spaced(len(labels), n))
+    return labels[spaced(len(labels), limit)]
+
+
+def load_sources(load: Callable[[int], Tensor], generator: gt.ImageGenerator, judged: Tensor) -> Tensor:
+    """Return the images to generate from: those of the classifier, `judged` (N, 3, S, S), or larger ones where the generator is larger.
+
+    `load` returns the same images in a size.
+    """
+    size = max(judged.shape[-1], *generator.image_size)
+    return judged if size == judged.shape[-1] else load(size)
+
+
+def generate(
+    generator: gt.ImageGenerator, images: Tensor, labels: Tensor, variants: int, seed: int, batch_size: int = 250, size: int | None = None
+) -> Tensor:  # fmt: skip
     """Return uint8 (N, V, 3, H, W): variants of images (N, 3, H, W), a function of the generator, the images and the seed.
 
-    `labels` (N,) are passed to generators with class labels only.
+    `labels` (N,) are passed to generators with class labels only. With `size` the variants are resized to squares for the classifier.
     """
     needed = (lambda sample: {"labels": sample[2]}) if "labels" in generator.inputs else None
     augment = gt.GenerativeAugment(generator, p=1.0, seeds_getter=lambda sample: sample[1], inputs_getter=needed)
@@ -127,7 +149,7 @@ def generate(generator: gt.ImageGenerator, images: Tensor, labels: Tensor, varia
     for rows in track(torch.arange(len(images)).split(batch_size), "generating"):
         keys = rows.tolist()
         draws = [augment(images[rows], gt.derive_seeds(seed, keys, [v] * len(keys)), labels[rows])[0] for v in range(variants)]
-        made.append(torch.stack(draws, dim=1).cpu())
+        made.append(torch.stack([draw if size is None else resize(draw, size) for draw in draws], dim=1).cpu())
     if augment.nonfinite_count:
         raise SystemExit(f"{augment.nonfinite_count} generated images are not finite: nothing to measure")
     return torch.cat(made)
@@ -147,11 +169,6 @@ def read_variants(path: str, source: ImageSource, rows: list[int], variants: int
         return torch.stack([bank.read(keys, [v] * len(keys)) for v in range(variants)], dim=1)
     except gt.GentransformsError as error:
         raise SystemExit(f"--bank: {error} (expected a bank of the images in --test, with --variants {variants} or more)") from error
-
-
-def spaced(count: int, limit: int | None) -> Tensor:
-    """Return `limit` row numbers of `count`, evenly spaced, so that a folder sorted by class gives all its classes."""
-    return torch.arange(count) if limit is None or limit >= count else torch.arange(limit) * count // limit
 
 
 def refuse_too_few(labels: Tensor) -> None:
@@ -197,11 +214,16 @@ def measure(judge: Judge, train: Tensor, sources: Tensor, expected: Tensor, made
     return figures, predicted, closest
 
 
-def encoder_votes(generator: gt.ImageGenerator, train: Tensor, labels: Tensor, sources: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (N,) whether the generator's encoder recognises each source's class, and (N,) how many of its 4 nearest share it."""
+def encoder_votes(
+    generator: gt.ImageGenerator, train: Iterable[Tensor], labels: Tensor, sources: Tensor, expected: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return (N,) whether the generator's encoder recognises each source's class, and (N,) how many of its 4 nearest share it.
+
+    `train` are batches of training images (B, 3, S, S) uint8.
+    """
     bank, queries = (
-        torch.cat([generator.encode(b.to(generator.device).float() / 255)["features"].float().cpu() for b in x.split(500)])
-        for x in (train, sources)
+        torch.cat([generator.encode(b.to(generator.device).float() / 255)["features"].float().cpu() for b in batches])
+        for batches in (train, sources.split(500))
     )
     # Features lie in a narrow cone; like train.py, compare them relative to their mean.
     mean = bank.mean(dim=0)

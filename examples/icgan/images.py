@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
-from shared import open_torchvision
+from shared import number_labels, open_torchvision, spaced
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -15,19 +17,30 @@ from gentransforms.sources import ImageSource
 from gentransforms.sources.folder import ImageFolderSource
 
 
-def load_images(source: str, size: int, limit: int | None = None) -> Tensor:
-    """Return every image of `source`, or the first `limit`, as uint8 (N, 3, size, size): centre square, then resized.
+def load_images(source: str, size: int, limit: int | None = None, first: bool = False) -> Tensor:
+    """Return every image of `source` as uint8 (N, 3, size, size): centre square, then resized.
 
     `source` is whatever `gentransforms.open_source` takes, such as a folder or a ``.parquet`` file, or
     ``torchvision:NAME:ROOT``, for example ``torchvision:CIFAR10:/data``; its test images are ``torchvision:CIFAR10:/data:test``.
+    With `limit` there are at most so many, evenly spaced, or the `first` ones.
     """
+    return torch.cat(list(iterate_images(source, size, limit, first)))
+
+
+def iterate_images(source: str, size: int, limit: int | None = None, first: bool = False, batch_size: int = 500) -> Iterator[Tensor]:
+    """Yield the images that `load_images` returns in batches (B, 3, size, size), for data that do not fit into memory."""
     opened = open_images(source).select([])
-    rows = []
-    for key, sample in zip(opened.keys, opened.read_range(0, len(opened) if limit is None else min(limit, len(opened))), strict=False):
+    count = len(opened) if limit is None else min(limit, len(opened))
+    rows = range(count) if first or count == len(opened) else spaced(len(opened), limit).tolist()
+    samples = opened.read_range(0, count) if isinstance(rows, range) else (next(iter(opened.read_range(row, row + 1))) for row in rows)
+    batch: list[Tensor] = []
+    for row, sample in zip(rows, samples, strict=True):
         if isinstance(sample, gt.GentransformsError):
-            raise SystemExit(f"image {key!r} of {source!r} cannot be read: {sample}")
-        rows.append(_square(sample.image, size))
-    return torch.stack(rows)
+            raise SystemExit(f"image {opened.keys[row]!r} of {source!r} cannot be read: {sample}")
+        batch.append(_square(sample.image, size))
+        if len(batch) == batch_size or row == rows[-1]:
+            yield torch.stack(batch)
+            batch = []
 
 
 def open_images(source: str) -> ImageSource:
@@ -47,25 +60,33 @@ def load_labels(source: str) -> tuple[Tensor, list[str]]:
     """
     if source.startswith("torchvision:"):
         dataset = open_torchvision(source)
-        labels = torch.tensor([int(dataset[i][1]) for i in range(len(dataset))])
-        return labels, list(getattr(dataset, "classes", map(str, labels.unique().tolist())))
+        names = getattr(dataset, "classes", None)
+        return _numbered(source, [dataset[i][1] for i in range(len(dataset))], None if names is None else list(names))
     if source.endswith(".parquet"):
         import pyarrow.parquet as pq
 
         table = pq.read_table(source, columns=["label"])
-        labels = torch.tensor(table.column(0).to_pylist())
         about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
         names = about.get("info", {}).get("features", {}).get("label", {}).get("names")
-        return labels, names or [str(i) for i in range(int(labels.max()) + 1)]
+        return _numbered(source, table.column(0).to_pylist(), names)
     opened = open_images(source)
     if not isinstance(opened, ImageFolderSource) or not opened.classes:
         raise SystemExit(f"{source!r} has images outside a class folder: expected one subfolder per class")
     return torch.tensor(opened.labels), opened.classes
 
 
+def _numbered(source: str, labels: Iterable[Any], names: list[str] | None) -> tuple[Tensor, list[str]]:
+    found, classes = number_labels(source, labels, names)
+    if found is None:
+        raise SystemExit(f"{source!r} has no labels: expected the class of each image")
+    return found, classes
+
+
 def _square(image: Tensor, size: int) -> Tensor:
     image = F.to_dtype(image.expand(3, -1, -1), torch.uint8, scale=True)
-    if image.shape[-2:] == (size, size):
-        return image
-    image = F.center_crop(image, [min(image.shape[-2:])])
-    return F.resize(image, [size, size], v2.InterpolationMode.BICUBIC, antialias=True)
+    return image if image.shape[-2:] == (size, size) else resize(F.center_crop(image, [min(image.shape[-2:])]), size)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Return square images (…, 3, S, S) uint8 as (…, 3, size, size)."""
+    return images if images.shape[-1] == size else F.resize(images, [size, size], v2.InterpolationMode.BICUBIC, antialias=True)

@@ -13,7 +13,8 @@ from shared import fill_in, flatten, read_layers
 class EncoderSettings:
     """SimCLR with multi-crop on a SmallResNet. Sides of the views are fractions of the resolution, scales are fractions of the area.
 
-    `seconds` limits the time: a stage that would take longer goes through its schedule faster and takes fewer steps (pace.py).
+    The learning rate rises over `warmup_steps`, but at most over a tenth of all steps, which are few for a small data set. `seconds`
+    limits the time: a stage that would take longer goes through its schedule faster and takes fewer steps (pace.py).
     """
 
     widths: list[int] = field(default_factory=lambda: [64, 128, 256])
@@ -68,7 +69,7 @@ class GeneratorSettings:
 
 @dataclass
 class Settings:
-    """Everything that determines a run, besides the images.
+    """Everything that determines a run, besides the images, of which `limit` takes so many, evenly spaced.
 
     `precision` is ``float32``, ``bfloat16`` or ``auto``: bfloat16 where the device computes in it, else float32
     (common/precision.py). Samples and a snapshot are written every `sample_every` steps of the generator, and earlier at 1/2, 1/4,

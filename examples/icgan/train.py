@@ -32,8 +32,16 @@ FREE = {
 def open_run(out: Path, settings: Settings, images: Tensor) -> None:
     """Write ``settings.yaml``, with a hash of the images; exit if the folder holds a run of other settings or images."""
     record = flatten(settings) | {"images_sha256": hashlib.sha256(images.numpy().tobytes()).hexdigest()}
+    if settings.limit is not None and not takes_the_first(out):
+        record["limit_takes"] = "evenly spaced images"
     refuse_another_run(out, record, FREE)
     write_record(out, record)
+
+
+def takes_the_first(out: Path) -> bool:
+    """Return whether the run in `out` was begun by an earlier version, whose `limit` took the first images: it keeps them."""
+    before = read_record(out)
+    return before.get("limit") is not None and "limit_takes" not in before
 
 
 def main() -> None:
@@ -49,7 +57,7 @@ def main() -> None:
     settings = load_settings(args.config, args.overrides)
     settings.precision, said = settle_precision(settings.precision, read_record(args.out).get("precision"), settings.device)
     print(said, flush=True)
-    images = load_images(args.data, settings.resolution, settings.limit)
+    images = load_images(args.data, settings.resolution, settings.limit, first=takes_the_first(args.out))
     open_run(args.out, settings, images)
     print(f"{len(images)} images of {settings.resolution} pixels from {args.data}", flush=True)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
