@@ -40,6 +40,19 @@ def class_name(name: str, **options: Any) -> str:
     return find_class(Source(name, **options)).__name__
 
 
+def license_of(name: str, **options: Any) -> tuple[str | None, str | None, float]:
+    """Load a generator and return its licence, the link to its text, and how many seconds the Hub's client would have waited for it."""
+    import gentransforms as gt
+
+    waited: list[float] = []
+    patient, time.sleep = time.sleep, waited.append
+    try:
+        generator = gt.load_generator(name, **options)
+    finally:
+        time.sleep = patient
+    return generator.license, generator._license_link, sum(waited)
+
+
 def download(name: str, cache_dir: Path) -> None:
     """Download a whole repository, as the command ``hf download`` does."""
     from huggingface_hub import snapshot_download

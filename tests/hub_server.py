@@ -19,7 +19,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-TOKEN = "hf_right"
+TOKEN, USER = "hf_right", "me"  # whose token it is
 LICENSES = ("apache-2.0", "mit", "cc-by-nc-4.0", "other")
 LARGE = (".safetensors", ".parquet")
 
@@ -237,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _create(self) -> None:
         self._writer()
         asked = json.loads(self.body)
-        name = ("datasets/" if asked.get("type") == "dataset" else "") + f"{asked['organization']}/{asked['name']}"
+        name = ("datasets/" if asked.get("type") == "dataset" else "") + f"{asked.get('organization') or USER}/{asked['name']}"
         if name in self.hub.repos:
             return self._json({"error": "You already created this model repo", "url": f"{self.hub.endpoint}/{name}"}, 409)
         self.hub.repos[name] = Repo(private=asked.get("visibility") == "private" or bool(asked.get("private")))

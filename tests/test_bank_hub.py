@@ -225,6 +225,12 @@ class TestPrivate:
             site.read("org/private")
         assert site.read("org/private", token=TOKEN)["rows"] == ROWS
 
+    def test_gated(self, site: Site, name: str) -> None:
+        site.hub.repos[f"datasets/{name}"].gated = True
+        page = rf"http://127.*/datasets/{name}, then log in with hf auth login, or set HF_TOKEN$"  # a bank is opened without token=
+        with pytest.raises(BankError, match=rf"^{name}: .*is gated: accept its conditions at {page}"):
+            site.read(name, token=TOKEN)
+
     def test_wrong_token(self, site: Site, name: str) -> None:
         with pytest.raises(BankError, match=rf"^{name}: 'bank\.json' could not be fetched: .*401") as refused:
             site.read(name, token="hf_wrong")
@@ -274,6 +280,63 @@ def watched_push(folder: str, repo_id: str, shard_bytes: int, stop_after: int = 
     finally:
         export._write_files = original
     return seen, ended
+
+
+class TestPushAgain:
+    """A card that is there belongs to whoever edited it on the Hub."""
+
+    @staticmethod
+    def card(site: Site, repo_id: str) -> str:
+        repo = site.hub.repos[f"datasets/{repo_id}"]
+        return repo.commits[repo.refs["main"]]["README.md"].decode()
+
+    def edit(self, site: Site, repo_id: str, old: str, new: str) -> None:
+        card = self.card(site, repo_id)
+        assert old in card
+        site.hub.repos[f"datasets/{repo_id}"].commit({"README.md": card.replace(old, new).encode()})
+
+    def test_what_was_written_stays_and_the_figures_are_new(self, site: Site, tmp_path: Path) -> None:
+        site.push("org/edited", token=TOKEN, license="mit", description="Ten grey photos.")
+        self.edit(site, "org/edited", "license: mit", "license: cc-by-nc-4.0\nlanguage: en")
+        self.edit(site, "org/edited", "- Licence: mit", "- Licence: ask me")
+        self.edit(site, "org/edited", "Ten grey photos.", "Ten photos, of which I am proud.")
+        self.edit(site, "org/edited", "## Usage", "## How I use it")
+        before = self.card(site, "org/edited")
+        site.push("org/edited", token=TOKEN)
+        assert self.card(site, "org/edited") == before
+        site.push("org/edited", make_bank(tmp_path / "bank", keys=KEYS[:4]), token=TOKEN)
+        after = self.card(site, "org/edited")
+        assert "12, up to 3 variants of each of 4 source images" in after
+        assert '"count": 4,' in after
+        for kept in ("license: cc-by-nc-4.0\nlanguage: en", "- Licence: ask me", "Ten photos, of which I am proud.", "## How I use it"):
+            assert kept in after
+
+    def test_what_is_given_is_written(self, site: Site) -> None:
+        site.push("org/given", token=TOKEN, license="mit")
+        self.edit(site, "org/given", "## Usage", "## How I use it")
+        site.push("org/given", token=TOKEN, license="Our Terms", description="Ten grey photos.")
+        card = self.card(site, "org/given")
+        for written in ("license: other\n", "license_name: our-terms\n", "- Licence: Our Terms", "Ten grey photos.", "## How I use it"):
+            assert card.count(written) == 1, written
+        assert "mit\n" not in card
+        site.push("org/given", token=TOKEN, license="mit", description="Ten photos.")
+        card = self.card(site, "org/given")
+        assert "license: mit\n" in card
+        assert all(gone not in card for gone in ("license_name", "Our Terms", "Ten grey"))
+
+    def test_a_card_of_other_words_alone(self, site: Site) -> None:
+        site.add("org/words", {"README.md": b"My words."})
+        site.push("org/words", token=TOKEN)
+        assert self.card(site, "org/words") == "My words.\n"
+        site.push("org/words", token=TOKEN, license="mit")
+        assert self.card(site, "org/words").startswith("---\nlicense: mit\n---\n")
+        assert "My words." in self.card(site, "org/words")
+
+    def test_a_repository_of_the_users_own(self, site: Site) -> None:
+        for _ in range(2):
+            assert site.push("my-bank", token=TOKEN).startswith(f"{site.hub.endpoint}/datasets/me/my-bank/commit/")
+        assert 'gt.Bank.open("me/my-bank")' in self.card(site, "me/my-bank")
+        assert site.read("me/my-bank")["rows"] == ROWS
 
 
 class TestPushOneByOne:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -79,7 +80,7 @@ class TestDownload:
     def test_first_load(self, site: Site, model: str, tmp_path: Path, cls: str) -> None:
         with site.hub.recorded() as requests:
             assert site.load(model, cls=cls, cache_dir=tmp_path) == site.expected
-        assert {r.route.split("/")[-1] for r in requests} == {"config.json", "model.safetensors"}
+        assert {r.route.split("/")[-1] for r in requests} == {"config.json", "model.safetensors", "README.md"}
         assert all(r.token is None for r in requests)
 
     def test_pinned_and_cached_asks_nothing(self, site: Site, model: str, tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ class TestToken:
 
     def test_gated(self, site: Site, model: str, tmp_path: Path) -> None:
         site.hub.repos[model].gated = True
-        with pytest.raises(WeightsError, match=f"{model}: .*is gated: accept its conditions at http://127.*/{model}, then log in"):
+        with pytest.raises(WeightsError, match=f"{model}: .*is gated: accept .* at http://127.*/{model}, then log in.*pass token="):
             site.load(model, cache_dir=tmp_path, token=TOKEN)
 
 
@@ -238,6 +239,42 @@ class TestPush:
         card = repo.commits[repo.refs["main"]]["README.md"].decode()
         assert "license: other\nlicense_name: our-own\nlicense_link: https://example.org/terms\n" in card
 
+    def test_a_repository_of_the_users_own(self, site: Site, tmp_path: Path) -> None:
+        for _ in range(2):  # one that is new, and one that is there
+            address = site.push("my-own", token=TOKEN)
+            assert address.startswith(f"{site.hub.endpoint}/me/my-own/commit/")
+        assert site.load("me/my-own", cache_dir=tmp_path) == site.expected
+        assert "my-own" not in site.hub.repos
+        with pytest.raises(WeightsError, match=r"^me/my-own: private=True, and this repository exists and is public"):
+            site.push("my-own", token=TOKEN, private=True)
+
+    def test_a_card_that_was_edited_is_kept(self, site: Site) -> None:
+        repo = site.hub.repos["org/edited"] = Repo()
+        card = site.files["README.md"].decode().replace("license: mit", "license: apache-2.0").replace("## Limits", "## My limits")
+        old = re.sub("Weights: .* numbers", "Weights: 5 numbers", card)
+        repo.commit({"README.md": old.encode()})
+        site.push("org/edited", token=TOKEN)
+        assert repo.commits[repo.refs["main"]]["README.md"].decode() == card
+        repo.commit({"README.md": b"Nothing but my own words.\n"})
+        site.push("org/edited", token=TOKEN)
+        assert repo.commits[repo.refs["main"]]["README.md"] == b"Nothing but my own words.\n"
+
+    @pytest.mark.parametrize("card", [{}, {"description": "A new one."}])
+    def test_a_card_that_is_given_replaces_it(self, site: Site, card: dict[str, str]) -> None:
+        repo = site.hub.repos["org/replaced"] = Repo()
+        repo.commit({"README.md": b"my own words"})
+        site.push("org/replaced", token=TOKEN, card=card)
+        text = repo.commits[repo.refs["main"]]["README.md"].decode()
+        assert "my own words" not in text
+        assert card.get("description", "saved with `save_pretrained`") in text
+
+    def test_a_card_on_another_branch(self, site: Site) -> None:
+        repo = site.hub.repos["org/branches"] = Repo()
+        repo.commit({"README.md": b"on main"})
+        repo.commit({"README.md": b"on the branch"}, "new")
+        site.push("org/branches", token=TOKEN, revision="new")
+        assert repo.commits[repo.refs["new"]]["README.md"] == b"on the branch\n"
+
     def test_server_down(self, site: Site) -> None:
         with site.hub.down(), pytest.raises(WeightsError, match="org/down: the upload failed: "):
             site.push("org/down", token=TOKEN)
@@ -258,6 +295,37 @@ class TestSource:
         (tmp_path / "org").mkdir()
         (tmp_path / "org" / "name").symlink_to(site.folder)
         assert gt.load_generator("org/name").fingerprint() == site.fingerprint
+
+    @pytest.mark.parametrize("files", [(), ("bank.json",), ("README.md", "a.png")])
+    def test_a_folder_without_a_model_does_not_hide_a_bundled_one(
+        self, files: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "icgan-cifar10-32").mkdir()
+        for name in files:
+            (tmp_path / "icgan-cifar10-32" / name).touch()
+        source = hub_module.Source("icgan-cifar10-32")
+        assert (source.folder, source.name) == (hub_module.BUNDLED / "icgan-cifar10-32", "icgan-cifar10-32")
+        with pytest.raises(WeightsError, match=r"^\./icgan-cifar10-32: no file 'config\.json' in this folder: expected .*pretrained$"):
+            gt.ICGAN.from_pretrained("./icgan-cifar10-32")
+
+    @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model_index.json"])
+    def test_a_model_of_a_bundled_name_does(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "icgan-cifar10-32").mkdir()
+        (tmp_path / "icgan-cifar10-32" / name).touch()
+        assert hub_module.Source("icgan-cifar10-32").folder == Path("icgan-cifar10-32")
+
+    def test_a_folder_that_hides_a_repository_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "org" / "bank").mkdir(parents=True)
+        (tmp_path / "org" / "bank" / "bank.json").touch()
+        for load in (gt.load_generator, gt.ICGAN.from_pretrained):
+            with pytest.raises(WeightsError, match=r"^org/bank: .*it hides the repository of that name on the Hub: .* rename the folder"):
+                load("org/bank")
+        (tmp_path / "org" / "bank" / "config.json").write_text("{")  # a model, though a damaged one
+        with pytest.raises(WeightsError, match="is not JSON"):
+            gt.load_generator("org/bank")
 
     def test_bundled_names(self) -> None:
         assert "icgan-cifar10-32" in hub_module.bundled_names()
@@ -373,6 +441,51 @@ class TestWhichGenerator:
     def test_server_in_trouble(self, site: Site, repo: str, tmp_path: Path) -> None:
         with site.hub.that(answer="503"), pytest.raises(WeightsError, match=rf"{repo}: 'config\.json' .*could not be fetched"):
             site.class_name(repo, cache_dir=tmp_path)
+
+
+class TestLicenseFromTheHub:
+    """A generator keeps its licence on the way from one repository to the next, and to the cards of its banks."""
+
+    @staticmethod
+    def of(site: Site, name: str, *, offline: bool = False, **options: Any) -> tuple[str | None, str | None, float]:
+        process = site.offline if offline else site.online
+        return process.submit(hub_client.license_of, name, **options).result()
+
+    def test_is_that_of_the_card(self, site: Site, model: str, tmp_path: Path) -> None:
+        repo = site.hub.repos[model]
+        assert self.of(site, model, cache_dir=tmp_path) == ("mit", None, 0)
+        repo.commit({"README.md": b"---\nlicense: other\nlicense_name: ours\nlicense_link: LICENSE\n---\n"})
+        assert self.of(site, model, cache_dir=tmp_path) == ("ours", f"{site.hub.endpoint}/{model}/blob/main/LICENSE", 0)
+
+    def test_without_a_card(self, site: Site, model: str, tmp_path: Path) -> None:
+        repo = site.hub.repos[model]
+        del repo.commits[repo.refs["main"]]["README.md"]
+        assert self.of(site, model, cache_dir=tmp_path)[0] is None
+        with site.hub.recorded() as requests:
+            assert self.of(site, model, revision=repo.refs["main"], cache_dir=tmp_path)[0] is None
+        assert requests == []
+
+    def test_offline(self, site: Site, model: str) -> None:
+        assert self.of(site, model)[0] == "mit"
+        for options in ({"offline": True}, {"local_files_only": True}):
+            with site.hub.recorded() as requests:
+                assert self.of(site, model, **options)[0] == "mit"
+            assert requests == []
+
+    def test_a_card_that_was_never_downloaded_is_not_waited_for(self, site: Site, model: str, tmp_path: Path) -> None:
+        commit = site.hub.repos[model].refs["main"]
+        site.load(model, revision=commit, cache_dir=tmp_path)
+        (card,) = tmp_path.rglob("README.md")
+        card.unlink()
+        for trouble in (site.hub.down(), site.hub.that(answer="503"), site.hub.that(answer="hang up")):
+            with trouble:
+                assert self.of(site, model, revision=commit, cache_dir=tmp_path) == (None, None, 0)
+        assert self.of(site, model, revision=commit, cache_dir=tmp_path)[0] == "mit"
+
+    def test_goes_into_the_next_card(self, site: Site, model: str) -> None:
+        site.online.submit(hub_client.push, model, "org/next", token=TOKEN).result()
+        repo = site.hub.repos["org/next"]
+        assert "license: mit\n" in repo.commits[repo.refs["main"]]["README.md"].decode()
 
 
 class TestReadLicense:

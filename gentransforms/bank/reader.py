@@ -272,9 +272,10 @@ class Bank:
         """Upload the bank as an ordinary Hugging Face data set with a card; return the address of the commit.
 
         Args:
-            repo_id: ``"organisation/name"``; created if it does not exist.
+            repo_id: ``"organisation/name"``, or the name alone for a repository of your own; created if it does not exist.
             options: for the card ``license``, ``description`` and ``audit``, the folder of an audit; ``private``, ``token``,
-                ``revision``, ``commit_message``.
+                ``revision``, ``commit_message``. The card of a repository that has one is kept, with the figures of this bank and what is
+                given here.
 
         Raises:
             BankError: if the bank is unfinished, empty or a selection, or the Hub refuses the upload.

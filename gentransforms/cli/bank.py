@@ -132,7 +132,12 @@ def export(
 def push(
     bank: _Bank,
     repo_id: Annotated[
-        str, typer.Argument(metavar="ORG/NAME", help="Data set repository; created if it does not exist.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="ORG/NAME",
+            help="Data set repository, or the NAME of one of your own; created if it does not exist.",
+            show_default=False,
+        ),
     ],
     license: Annotated[str | None, typer.Option(help="Licence of the images for the card, such as cc-by-nc-4.0.")] = None,
     description: Annotated[str, typer.Option(help="Description for the card.", show_default=False)] = "",
@@ -150,7 +155,8 @@ def push(
     """Upload a bank to the Hugging Face Hub and print the address of the commit.
 
     Log in first with `hf auth login`, or set HF_TOKEN. The disk needs room for one Parquet file of about 500 MB. If the upload is
-    interrupted, run the same command again: files that the Hub already has are not uploaded again.
+    interrupted, run the same command again: files that the Hub already has are not uploaded again. A card that was edited on the Hub
+    is kept, with new figures and with the options given here.
 
     \b
     Example:

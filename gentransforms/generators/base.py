@@ -228,9 +228,10 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
         """Save and upload to the Hub repository `repo_id`, with a model card; return the address of the commit.
 
         Args:
-            repo_id: ``"organisation/name"``; created if it does not exist.
+            repo_id: ``"organisation/name"``, or the name alone for a repository of your own; created if it does not exist.
             dtype: as in `save_pretrained`.
-            card: as in `save_pretrained`.
+            card: as in `save_pretrained`. Without it, the card of a repository that has one is kept, with the figures of this generator:
+                what was written on the Hub, the licence included, stays. ``card={}`` writes a new one.
             options: ``private``, ``token``, ``revision``, ``commit_message``.
 
         Raises:
@@ -239,7 +240,12 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
         """
         if type(self).save_pretrained.__module__.partition(".")[0] == "gentransforms":  # another may write what ours cannot
             self._describe_saved(dtype, card or {})
-        return upload(lambda directory: self.save_pretrained(directory, dtype=dtype, card=card), repo_id, **options)
+        return upload(
+            lambda directory: self.save_pretrained(directory, dtype=dtype, card=card),
+            repo_id,
+            given=() if card is None else None,
+            **options,
+        )
 
     def _describe_saved(self, dtype: torch.dtype | None, card: Mapping[str, Any]) -> tuple[str, str]:
         """Return the configuration as JSON and the text of the card; raise ConfigError if the generator cannot be saved."""
@@ -302,8 +308,7 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
         generator.name_or_path = str(name_or_path)
-        if source.folder is not None:  # elsewhere it would take another request
-            generator._set_license(hub.read_license(source))
+        generator._set_license(hub.read_license(source))
         return generator.to(device=place).eval()
 
     @classmethod

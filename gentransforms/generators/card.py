@@ -7,6 +7,7 @@ from typing import Any
 
 from gentransforms.errors import ConfigError
 from gentransforms.hub import models as hub
+from gentransforms.hub.card_parts import card_part
 from gentransforms.wording import with_article
 
 __all__ = ["model_card"]
@@ -53,13 +54,16 @@ def model_card(generator: Any, sections: Mapping[str, Any]) -> str:
     metadata = hub.card_metadata(license, link, pipeline_tag="image-to-image", tags=tags)
     height, width = generator.image_size
     weights = sum(tensor.numel() for tensor in generator._saved_weights().values())
+    figures = [
+        f"- Images: {height} x {width} pixels; keeps the source's layout: {'yes' if generator.preserves_geometry else 'no'}",
+        f"- Weights: {weights:,} numbers",
+        f"- Inputs besides the image: {', '.join(generator.inputs) or 'none'}",
+    ]
     lines = [
         f"---\n{metadata}\n---\n",
         f"# {sections.get('title', name)}\n",
         sections.get("description", f"{article.capitalize()} `{name}` image generator for [gentransforms], saved with `save_pretrained`."),
-        f"\n- Images: {height} x {width} pixels; keeps the source's layout: {'yes' if generator.preserves_geometry else 'no'}",
-        f"- Weights: {weights:,} numbers",
-        f"- Inputs besides the image: {', '.join(generator.inputs) or 'none'}",
+        "\n" + card_part("figures", "\n".join(figures)) + "\n",
         f"- Licence: {f'[{license}]({link})' if license and link else license or _UNSAID}",
         *(f"- {what}: {text}" for what, text in generator.notes.items() if text != license),
         "",

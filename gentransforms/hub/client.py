@@ -8,12 +8,13 @@ import hashlib
 import importlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gentransforms.errors import BankError, GentransformsError, WeightsError
+from gentransforms.hub.card_parts import CARD_FILE, update_card
 from gentransforms.hub.replaced import replaced_patterns
 
 __all__ = [
@@ -41,6 +42,7 @@ class Kind:
     no_file: str
     no_repository: str
     no_network: str
+    log_in: str
 
 
 MODEL = Kind(
@@ -48,12 +50,14 @@ MODEL = Kind(
     no_file="the repository has no file {what}",
     no_repository="no such repository on the Hub, or it is private: check the name, or pass token=",
     no_network="check the network, or drop local_files_only / HF_HUB_OFFLINE",
+    log_in="log in with hf auth login, set HF_TOKEN, or pass token=",
 )  # fmt: skip
 DATASET = Kind(
     "dataset", BankError,
     no_file="the data set has no file {what}: it is not a bank written by push_to_hub",
     no_repository="no such directory, and no such data set on the Hub, or it is private: check the name, or log in",
     no_network="check the network",
+    log_in="log in with hf auth login, or set HF_TOKEN",
 )  # fmt: skip
 
 
@@ -81,7 +85,7 @@ def hub_errors(kind: Kind, repo_id: str, what: str, revision: str | None = None)
     except hf.GatedRepoError as error:  # a subclass of the next
         raise kind.error(
             f"{repo_id}: {at} could not be fetched, because the repository is gated: accept its conditions at "
-            f"{_page(kind, repo_id)}, then log in with hf auth login, or pass token="
+            f"{_page(kind, repo_id)}, then {kind.log_in}"
         ) from error
     except (hf.RepositoryNotFoundError, hf.HFValidationError) as error:
         raise kind.error(f"{repo_id}: {kind.no_repository}") from error
@@ -98,6 +102,7 @@ def upload(
     token: str | bool | None = None,
     revision: str | None = None,
     commit_message: str | None = None,
+    given: Collection[str] | None = (),
 ) -> str:
     """Create the repository if absent, upload what `save` writes into a folder, and return the commit's address.
 
@@ -106,19 +111,22 @@ def upload(
 
     Args:
         save: called with an empty folder.
-        repo_id: ``"organisation/name"``.
+        repo_id: ``"organisation/name"``, or the name alone for one of the user's own.
         kind: kind of the repository.
         private: whether a new repository is private; with True, one that exists and is public is refused.
         token: Hub token to use instead of the stored login.
         revision: branch to commit to.
         commit_message: message of the commit.
+        given: parts of the card that the user stated now, which replace those of a card that is there; None replaces all of it.
 
     Raises:
         WeightsError, BankError: if the Hub refuses a model, a data set.
     """
-    api = _open_repository(repo_id, kind, private, token, revision)
+    api, repo_id = _open_repository(repo_id, kind, private, token, revision)
     with tempfile.TemporaryDirectory() as directory, bars_on_a_terminal():
         save(Path(directory))
+        if given is not None and (Path(directory) / CARD_FILE).exists():
+            _keep_card(api, Path(directory) / CARD_FILE, repo_id, kind, revision, given)
         written = [path.relative_to(directory).as_posix() for path in Path(directory).rglob("*") if path.is_file()]
         with _upload_errors(kind, repo_id):
             commit = api.upload_folder(
@@ -133,7 +141,7 @@ def upload(
 
 
 def upload_one_by_one(
-    write: Callable[[Path], Iterable[Path]],
+    write: Callable[[Path, str], Iterable[Path]],
     repo_id: str,
     kind: Kind,
     *,
@@ -142,6 +150,7 @@ def upload_one_by_one(
     revision: str | None = None,
     commit_message: str | None = None,
     replace: str | None = None,
+    given: Collection[str] | None = (),
 ) -> str:
     """Upload files as they are written, then commit them all; return the commit's address.
 
@@ -149,25 +158,28 @@ def upload_one_by_one(
     after an interrupted push, are not uploaded again.
 
     Args:
-        write: yields the path of each file that it has written into an empty folder.
-        repo_id: ``"organisation/name"``.
+        write: given an empty folder and the repository's full name, yields the path of each file that it has written.
+        repo_id: ``"organisation/name"``, or the name alone for one of the user's own.
         kind: kind of the repository.
         private: whether a new repository is private; with True, one that exists and is public is refused.
         token: Hub token to use instead of the stored login.
         revision: branch to commit to.
         commit_message: message of the commit.
         replace: pattern of existing files to delete, unless a file of that name was written.
+        given: as in `upload`.
 
     Raises:
         WeightsError, BankError: if the Hub refuses a model, a data set.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    api = _open_repository(repo_id, kind, private, token, revision)
+    api, repo_id = _open_repository(repo_id, kind, private, token, revision)
     where: dict[str, Any] = {"repo_id": repo_id, "repo_type": kind.repo_type, "revision": revision}
     added: list[Any] = []
     with tempfile.TemporaryDirectory() as directory, bars_on_a_terminal():
-        for path in write(Path(directory)):
+        for path in write(Path(directory), repo_id):
+            if given is not None and path == Path(directory) / CARD_FILE:
+                _keep_card(api, path, repo_id, kind, revision, given)
             with _upload_errors(kind, repo_id):
                 added.append(CommitOperationAdd(path.relative_to(directory).as_posix(), path))
                 api.preupload_lfs_files(additions=added[-1:], **where)
@@ -181,19 +193,32 @@ def upload_one_by_one(
     return str(commit.commit_url)
 
 
-def _open_repository(repo_id: str, kind: Kind, private: bool | None, token: str | bool | None, revision: str | None) -> Any:
-    """Create the repository if absent, check that the branch exists, and return the Hub's client."""
+def _open_repository(repo_id: str, kind: Kind, private: bool | None, token: str | bool | None, revision: str | None) -> tuple[Any, str]:
+    """Create the repository if absent, check that the branch exists, and return the Hub's client and the repository's full name."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
     with _upload_errors(kind, repo_id), bars_on_a_terminal():
-        api.create_repo(repo_id, repo_type=kind.repo_type, private=private, exist_ok=True)
+        repo_id = api.create_repo(repo_id, repo_type=kind.repo_type, private=private, exist_ok=True).repo_id
         found = api.repo_info(repo_id, repo_type=kind.repo_type, revision=revision) if private or revision is not None else None
     if private and found is not None and found.private is False:
         raise kind.error(
             f"{repo_id}: private=True, and this repository exists and is public: make it private in its settings, or leave private out"
         )
-    return api
+    return api, repo_id
+
+
+def _keep_card(api: Any, new: Path, repo_id: str, kind: Kind, revision: str | None, given: Collection[str]) -> None:
+    """Replace a new card by the one that the repository has, if it has one, with the figures and the given parts of the new one."""
+    from huggingface_hub.errors import EntryNotFoundError
+
+    with _upload_errors(kind, repo_id):
+        try:
+            there = api.hf_hub_download(repo_id, CARD_FILE, repo_type=kind.repo_type, revision=revision)
+        except EntryNotFoundError:
+            return
+        old = Path(there).read_text(encoding="utf-8")
+        new.write_text(update_card(old, new.read_text(encoding="utf-8"), given), encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.hub.card_parts import CARD_FILE
 from gentransforms.hub.client import MODEL, hub_errors, is_repository, sha256
 from gentransforms.hub.licenses import license_fields, license_link
 from gentransforms.paths import local_path
@@ -23,7 +25,7 @@ __all__ = [
     "check_format", "own_config", "pipeline_class", "read_config", "read_license", "read_weights",
 ]  # fmt: skip
 
-CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 PIPELINE_FILE = "model_index.json"
 BUNDLED = Path(__file__).parents[1] / "weights"
 
@@ -37,7 +39,8 @@ class Source:
     """The place a generator's files come from: a bundled name, a folder or a Hub repository.
 
     Args:
-        name_or_path: a folder that exists, else a bundled name, else a repository ``"organisation/name"``.
+        name_or_path: a folder that exists, else a bundled name, else a repository ``"organisation/name"``. A folder with a bundled name
+            has to hold a model; otherwise, as for a bank that was named after its generator, the bundled one is meant.
         revision: commit, tag or branch; for a repository only.
         token: for a private repository.
         cache_dir: where downloads are kept.
@@ -67,8 +70,10 @@ class Source:
         self.folder: Path | None = local_path(name_or_path, "name_or_path") if self.name else Path()
         cache = None if cache_dir is None else local_path(cache_dir, "cache_dir")
         self.options: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache, "local_files_only": local_files_only}
-        if not self.name or not _is_folder(self.folder):  # an empty path would be the working directory
-            self.folder = BUNDLED / self.name if self.name in bundled_names() else None
+        self._snapshot: Path | None = None  # the folder of the Hub's cache with the commit that files were fetched of
+        bundled = self.name in bundled_names()
+        if not self.name or not _is_folder(self.folder) or (bundled and not _holds_model(self.folder)):
+            self.folder = BUNDLED / self.name if bundled else None  # an empty path would be the working directory
         elif self.name.startswith("~"):
             self.name = str(self.folder)
         if self.folder is not None and revision is not None:
@@ -91,12 +96,18 @@ class Source:
         if self.folder is not None:
             path = self._in_folder(self.folder, filename)
             if path is None:
-                raise WeightsError(f"{self.name}: no file {filename!r} in this folder: expected a folder written by save_pretrained")
+                hidden = "; it hides the repository of that name on the Hub: to load that one, rename the folder, or start elsewhere"
+                raise WeightsError(
+                    f"{self.name}: no file {filename!r} in this folder: expected a folder written by save_pretrained"
+                    + (hidden if is_repository(self.name) and not _holds_model(self.folder) else "")
+                )
             return path
         from huggingface_hub import hf_hub_download
 
         with hub_errors(MODEL, self.name, repr(filename), self.options["revision"]):
-            return Path(hf_hub_download(self.name, filename, **self.options))
+            path = Path(hf_hub_download(self.name, filename, **self.options))
+        self._snapshot = path.parents[filename.count("/")]
+        return path
 
     def find(self, filename: str) -> Path | None:
         """Return the local path of one file, downloading it if needed; None if it is known not to exist.
@@ -116,6 +127,29 @@ class Source:
             if absent and (not local or self._is_absent_in_cache(filename)):
                 return None
             raise
+
+    def find_card(self) -> Path | None:
+        """Return the local path of the card, of the commit that other files were fetched of; None if there is none.
+
+        A card that was never downloaded is asked for once, without the repetitions that the Hub's client makes for a file that has to be
+        there: a generator that is in the cache must not wait for its card where there is no network.
+
+        Raises:
+            WeightsError: if it cannot be fetched.
+        """
+        if self._snapshot is None:
+            return self.find(CARD_FILE)
+        if (self._snapshot / CARD_FILE).is_file():
+            return self._snapshot / CARD_FILE
+        if self.options["local_files_only"] or self._is_absent_in_cache(CARD_FILE):
+            return None
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub.errors import EntryNotFoundError
+
+        # What follows asks again, and the Hub's client then remembers that there is none.
+        with hub_errors(MODEL, self.name, repr(CARD_FILE), self.options["revision"]), contextlib.suppress(EntryNotFoundError):
+            get_hf_file_metadata(hf_hub_url(self.name, CARD_FILE, revision=self.options["revision"]), token=self.options["token"])
+        return self.find(CARD_FILE)
 
     def _in_folder(self, folder: Path, filename: str) -> Path | None:
         path = folder / filename
@@ -211,7 +245,7 @@ def read_license(source: Source) -> License:
     from huggingface_hub import ModelCard
 
     try:
-        card = source.find(CARD_FILE)
+        card = source.find_card()
         header = None if card is None else re.match(r"---\s*\n.*?\n---\s*(?:\n|$)", card.read_text(encoding="utf-8-sig"), re.DOTALL)
         data = None if header is None else ModelCard(header[0]).data
     except Exception:  # whatever is wrong with a card, no generator should fail for it
@@ -284,6 +318,10 @@ def card_metadata(license: str | None, link: str | None, **fields: Any) -> str:
     from huggingface_hub import ModelCardData
 
     return str(ModelCardData(library_name="gentransforms", **license_fields(license, link), **fields).to_yaml())
+
+
+def _holds_model(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (CONFIG_FILE, PIPELINE_FILE, WEIGHTS_FILE))
 
 
 def _is_folder(path: Path) -> bool:

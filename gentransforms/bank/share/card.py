@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gentransforms.bank.format.manifest import AGREED, hash_manifest
 from gentransforms.errors import BankError
+from gentransforms.hub.card_parts import card_part
 from gentransforms.hub.client import is_repository
 from gentransforms.hub.datasets import card_metadata
 from gentransforms.hub.licenses import license_fields
@@ -72,21 +73,21 @@ def bank_card(
         "Seeds": _seeds(settings, manifest.get("history", [])),
         "Encoding": _encoding(settings),
         "Created": f"{info.get('created')}, with {', '.join(f'{n} {v}' for n, v in info.get('versions', {}).items())}",
-        "Licence": license or _NO_LICENCE,
     } | {f"{what} of the generator" if "weights" not in what else what: text for what, text in info.get("generator_notes", {}).items()}
-    lines = [f"---\n{metadata}\n---\n", f"# Variants made by {name}\n", description + "\n" if description else ""]
+    lines = [f"---\n{metadata}\n---\n", f"# Variants made by {name}\n", card_part("description", description) + "\n" if description else ""]
     lines += [
         "A [gentransforms] bank: images that a generative model generated from source images, to augment training data.",
         "They are **synthetic**: they are not photographs, not suitable for evaluation, and may show things that the source does not.\n",
-        *(f"- {what}: {text}" for what, text in facts.items()),
+        card_part("figures", "\n".join(f"- {what}: {text}" for what, text in facts.items())) + "\n",
+        card_part("licence", f"- Licence: {license or _NO_LICENCE}") + "\n",
         "\n## Usage\n",
         "```python\nimport gentransforms as gt\n",
         f'bank = gt.Bank.open("{where}")',
         "augment = gt.BankAugment(bank, p=0.5)  # for samples with keys: see gt.with_keys\n```\n",
         f'Or as an ordinary data set: `datasets.load_dataset("{where}", split="train")`.\n',
         "Each row: `key` (the source image), `variant`, `seed`, `attempt` (0 unless the variant was tried again) and `image`.\n",
-        *([] if audit is None else [_audit_section(audit)]),
-        f"## Settings\n\n```json\n{json.dumps({name: manifest.get(name) for name in AGREED}, indent=2)}\n```",
+        *([] if audit is None else [card_part("audit", _audit_section(audit)) + "\n"]),
+        card_part("settings", f"## Settings\n\n```json\n{json.dumps({name: manifest.get(name) for name in AGREED}, indent=2)}\n```"),
     ]
     return "\n".join(lines) + "\n"
 

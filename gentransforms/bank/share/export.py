@@ -95,10 +95,12 @@ def push_bank(
 
     Args:
         bank: the bank to share.
-        repo_id: ``"organisation/name"``; created if it does not exist.
+        repo_id: ``"organisation/name"``, or the name alone for a repository of your own; created if it does not exist.
         license: licence of the images, for the card.
         description: text for the card.
-        audit: folder of a saved audit of this bank; the card then shows its main figures.
+        audit: folder of a saved audit of this bank; the card then shows its main figures. The card of a repository that has one is kept,
+            with the figures and settings of this bank, and with the licence, description and audit if they are given: what was written on
+            the Hub stays.
         options: ``private``, ``token``, ``revision``, ``commit_message``.
 
     Raises:
@@ -107,9 +109,9 @@ def push_bank(
     _check_whole(bank)  # before the repository is created
     audited = None if audit is None else read_audit(audit, bank)
 
-    def write(directory: Path) -> Iterator[Path]:
+    def write(directory: Path, name: str) -> Iterator[Path]:
         try:
-            yield from _write_files(bank, directory, _SHARD_BYTES, license, description, repo_id, audited)
+            yield from _write_files(bank, directory, _SHARD_BYTES, license, description, name, audited)
         except OSError as error:
             raise BankError(
                 f"{directory}: cannot be written: {error.strerror or error}: one Parquet file of "
@@ -117,7 +119,9 @@ def push_bank(
             ) from error
 
     # Leftover files of an earlier bank would be read as rows of this one.
-    return upload_one_by_one(write, repo_id, DATASET, replace="data/*.parquet", **options)
+    stated = {"licence": license, "description": description, "audit": audit}
+    given = [name for name, value in stated.items() if value]
+    return upload_one_by_one(write, repo_id, DATASET, replace="data/*.parquet", given=given, **options)
 
 
 def _check_whole(bank: Bank) -> None:
