@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from gentransforms.errors import GeneratorError, GentransformsError
 from gentransforms.generators.base import ImageGenerator
+from gentransforms.generators.placement import with_index
 from gentransforms.seeding import sample_noise
 from gentransforms.wording import name_type
 
@@ -106,7 +107,7 @@ def check_generator(generator: ImageGenerator, *, images: Tensor | None = None, 
     expected = (count, 3, *generator.image_size)
     _require(tuple(made.shape) == expected, f"sample returned shape {tuple(made.shape)}, expected {expected}")
     _require(made.dtype == torch.float32, f"sample returned dtype {made.dtype}, expected torch.float32")
-    _require(made.device == device, f"sample returned a tensor on {made.device}, expected {device}")
+    _require(with_index(made.device) == with_index(device), f"sample returned a tensor on {made.device}, expected {device}")
     _require(bool(made.isfinite().all()), "sample returned NaN or infinity")
     _require(
         bool((made >= 0).all() and (made <= 1).all()), f"sample returned values from {made.min():g} to {made.max():g}, expected [0, 1]"

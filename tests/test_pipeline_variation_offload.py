@@ -108,6 +108,14 @@ class TestOffload:
             assert other.pipe.unet is other.unet is not generator.unet
         assert torch.equal(generator(photo(), SEEDS), expected)
 
+    def test_the_accelerator_by_another_name(self, expected: Tensor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """As ``cuda`` against ``cuda:0``, which tensors say."""
+        monkeypatch.setattr(offloading, "find_accelerator", lambda: torch.device("cpu", 0))
+        generator = generator_of(offload="model")
+        assert torch.equal(gt.GenerativeAugment(generator, p=1.0, seeds_getter=lambda _: SEEDS)(photo()), expected)
+        bank = [torch.zeros(3, 32, 32, dtype=torch.uint8)]
+        assert gt.generate_bank(bank, tmp_path / "bank", generator, variants=1, progress=False).images == 1
+
     @BY_MODEL
     def test_hooks_that_others_take_off_and_set(self, way: str, expected: Tensor) -> None:
         pipe = tiny_pipelines.img2img()
@@ -338,3 +346,18 @@ class TestOnAGpu:
         augment = gt.GenerativeAugment(generator, p=1.0).to("cpu")
         assert (generator(photo(), SEEDS) - made.cpu()).abs().max() <= 1e-3
         assert augment(photo()).shape == (1, 3, 32, 32)
+
+    @pytest.mark.parametrize("way", [*WAYS, "group"])
+    def test_in_a_transform_and_a_bank(self, way: str, tmp_path: Path) -> None:
+        if way == "group":
+            pipe = tiny_pipelines.img2img()
+            pipe.enable_group_offload(onload_device=torch.device("cuda"), offload_type="leaf_level")
+            generator = generator_of(pipe)
+        else:
+            generator = generator_of(offload=way)
+        augment = gt.GenerativeAugment(generator, p=1.0, seeds_getter=lambda _: SEEDS)
+        plain = generator_of()(photo(), SEEDS)
+        assert (augment(photo()) - plain).abs().max() <= 1e-3
+        assert (augment(photo().cuda()).cpu() - plain).abs().max() <= 1e-3
+        images = [torch.zeros(3, 32, 32, dtype=torch.uint8)]
+        assert gt.generate_bank(images, tmp_path / "bank", generator, variants=1, progress=False).images == 1

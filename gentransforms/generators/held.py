@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, DeviceError, GeneratorError, MissingInputError, WeightsError
 from gentransforms.generators.base import ImageGenerator
+from gentransforms.generators.placement import with_index
 from gentransforms.images import to_device
 from gentransforms.seeding import check_seeds
 from gentransforms.surroundings import isolate
@@ -323,7 +324,7 @@ def check_output(generator: ImageGenerator, made: object, count: int) -> None:
         raise GeneratorError(f"{name}.sample returned shape {tuple(made.shape)}: expected {expected} (B, 3, *image_size)")
     if made.dtype != torch.float32:
         raise GeneratorError(f"{name}.sample returned dtype {made.dtype}: expected torch.float32, whatever the weights' dtype")
-    if made.device != generator.device:
+    if with_index(made.device) != with_index(generator.device):
         raise GeneratorError(f"{name}.sample returned a tensor on {made.device}: expected {generator.device}, where its weights are")
 
 

@@ -1,4 +1,4 @@
-"""Where a network is to run, and in which dtype, as its users say it."""
+"""Where a network is to run, and in which dtype, as its users say it; which device that is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from gentransforms.errors import ConfigError
 from gentransforms.wording import one_line
 
-__all__ = ["check_placement"]
+__all__ = ["check_placement", "with_index"]
 
 
 def check_placement(device: torch.device | str | int | None, dtype: torch.dtype | None = None) -> torch.device:
@@ -28,3 +28,18 @@ def check_placement(device: torch.device | str | int | None, dtype: torch.dtype 
     except (RuntimeError, TypeError, AssertionError) as error:
         raise ConfigError(f"device={device!r}: not usable here ({one_line(error)})") from error
     return place
+
+
+def with_index(device: torch.device) -> torch.device:
+    """Return a device as its tensors name it, so that two names of one device are equal: ``cuda`` alone is the current one, ``cuda:0``.
+
+    Example:
+        >>> with_index(torch.device("cpu", 0)) == with_index(torch.device("cpu"))
+        True
+    """
+    if device.type == "cpu":
+        return torch.device("cpu")
+    here = torch.accelerator.current_accelerator()
+    if device.index is not None or here is None or here.type != device.type:
+        return device
+    return torch.device(device.type, torch.accelerator.current_device_index())

@@ -15,6 +15,7 @@ from gentransforms.errors import ConfigError
 from gentransforms.generators.diffusion.describe import select_networks
 from gentransforms.generators.diffusion.faster.compiled import CompiledGenerator
 from gentransforms.generators.diffusion.state import is_offloaded
+from gentransforms.generators.placement import with_index
 
 __all__ = ["OffloadedGenerator", "asked_device", "check_offload", "find_accelerator"]
 
@@ -40,8 +41,9 @@ def check_offload(value: Any) -> str | None:
 
 
 def find_accelerator() -> torch.device | None:
-    """Return the accelerator of this machine; None without one."""
-    return torch.accelerator.current_accelerator(check_available=True)
+    """Return the current accelerator of this machine, with its index; None without one."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return None if found is None else with_index(found)
 
 
 def asked_device(fn: Callable[[Tensor], Tensor]) -> torch.device | None:
@@ -91,8 +93,8 @@ class OffloadedGenerator(CompiledGenerator):
     def device(self) -> torch.device:
         """The device that the pipeline computes on; with offloading, the weights are elsewhere."""
         if self.offload is not None:
-            return self._offload_to or torch.device("cpu")
-        return torch.device(self.pipe._execution_device)
+            return with_index(self._offload_to or torch.device("cpu"))
+        return with_index(torch.device(self.pipe._execution_device))
 
     def _start_offloading(self, offload: Any) -> None:
         self.offload = check_offload(offload)
@@ -181,7 +183,7 @@ class OffloadedGenerator(CompiledGenerator):
         place, here, kind = asked_device(fn), self.device, fn(torch.empty(0, dtype=self.dtype)).dtype
         if place is None and kind == self.dtype:  # shared memory, another memory format
             return super()._apply(fn)  # type: ignore[no-untyped-call]
-        if place is not None and kind == self.dtype and (place.type, place.index or 0) == (here.type, here.index or 0):
+        if place is not None and kind == self.dtype and with_index(place) == here:
             return self
         what = f"be moved to {place}" if place is not None else f"change to {kind}"
         raise ConfigError(
