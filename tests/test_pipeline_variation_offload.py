@@ -108,6 +108,19 @@ class TestOffload:
             assert other.pipe.unet is other.unet is not generator.unet
         assert torch.equal(generator(photo(), SEEDS), expected)
 
+    def test_copies_of_a_transform_have_all_weights(self, expected: Tensor) -> None:
+        """Layer by layer, weights wait behind placeholders that are freed when the hooks are taken off for the copy."""
+        generator = generator_of(offload="sequential")
+        augment = gt.GenerativeAugment(generator, p=1.0)
+        shapes = {name: parameter.shape for name, parameter in generator.named_parameters()}
+        for _ in range(3):
+            assert any(p.is_meta for p in generator.parameters())
+            other = copy.deepcopy(augment).generator
+            assert {name: parameter.shape for name, parameter in other.named_parameters()} == shapes
+            assert not any(p.is_meta for p in other.parameters())
+            generator._hook()
+        assert torch.equal(other(photo(), SEEDS), expected)
+
     def test_the_accelerator_by_another_name(self, expected: Tensor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """As ``cuda`` against ``cuda:0``, which tensors say."""
         monkeypatch.setattr(offloading, "find_accelerator", lambda: torch.device("cpu", 0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -129,8 +128,11 @@ class HeldGenerator:
         """Return a copy whose weights share memory with this one's; modules that hold the same generator get the same copy."""
         key = ("gentransforms.held", id(self.generator))
         if key not in memo:
-            tensors = itertools.chain(self.generator.parameters(), self.generator.buffers())
-            shares = {id(t): _share(t) for t in tensors if id(t) not in memo and type(t) in (Tensor, nn.Parameter)}
+            # Kept until the copy is made, because ids come again: a generator that takes its hooks off to be copied frees the
+            # placeholders (on the meta device) of the weights that it copies.
+            tensors = [*self.generator.parameters(), *self.generator.buffers()]
+            shared = (t for t in tensors if id(t) not in memo and type(t) in (Tensor, nn.Parameter) and not t.is_meta)
+            shares = {id(t): _share(t) for t in shared}
             # In a memo of its own: what else the copied model has of these tensors, such as a backbone that the generator uses, it
             # trains, so they must not share memory with those of the model that is copied.
             memo[key] = copy.deepcopy(self.generator, {**memo, **shares})
