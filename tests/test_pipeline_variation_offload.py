@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -329,6 +330,18 @@ class TestCameOffloaded:
             generator._apply(Mover("cuda:1"))
         with pytest.raises(ConfigError, match=r"came offloaded.*cannot change to torch\.float16"):
             generator.half()
+
+    def test_a_model_that_holds_it_moves_without_it(self, expected: Tensor) -> None:
+        """Lightning takes a model to the CPU at the end of a fit; here, it leaves the CPU."""
+        pipe = tiny_pipelines.img2img()
+        pipe.enable_model_cpu_offload(device="cpu")
+        augment = gt.GenerativeAugment(generator_of(pipe), p=1.0, seeds_getter=lambda _: SEEDS)
+        augment._held.follow(lambda tensor: SimpleNamespace(device=torch.device("cuda", 1), is_meta=False))  # type: ignore[arg-type,return-value]
+        assert hooked(augment.generator)
+        model = nn.ModuleDict({"augment": augment, "body": nn.Linear(1, 1)})
+        for move in (lambda m: m.cpu(), lambda m: m.to(torch.float64), lambda m: m.share_memory()):
+            assert torch.equal(move(model)["augment"](photo()), expected)
+        assert hooked(augment.generator)
 
 
 @pytest.mark.gpu

@@ -176,6 +176,11 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
         return next((t.device for t in itertools.chain(self.parameters(), self.buffers())), torch.device("cpu"))
 
     @property
+    def _is_held_in_place(self) -> bool:
+        """Whether it computes on one device for good, and cannot be moved to another."""
+        return False
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype of the generator's weights; float32 for one without weights."""
         tensors = itertools.chain(self.parameters(), self.buffers())

@@ -102,7 +102,8 @@ class HeldGenerator:
     def follow(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Move the generator to the device to which `fn`, the argument of `nn.Module._apply`, moves tensors; keep its dtype.
 
-        It does not follow to the ``meta`` device, and ``to_empty`` moves the weights with their values.
+        It does not follow to the ``meta`` device, and ``to_empty`` moves the weights with their values. A generator whose pipeline came
+        offloaded, by hooks of the user's, stays where it computes.
         """
         here = self.generator.device
         if here.type == "meta":
@@ -112,6 +113,8 @@ class HeldGenerator:
         if there.is_meta:
             return
         if there.device != here:
+            if self.generator._is_held_in_place:
+                return
             self.generator.to(there.device)
             self._process = os.getpid()  # moved in this process, so usable in it
         elif here.type == "cpu" and there.is_shared():  # type: ignore[no-untyped-call]

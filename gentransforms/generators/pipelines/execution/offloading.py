@@ -96,6 +96,10 @@ class OffloadedGenerator(CompiledGenerator):
             return with_index(self._offload_to or torch.device("cpu"))
         return with_index(torch.device(self.pipe._execution_device))
 
+    @property
+    def _is_held_in_place(self) -> bool:
+        return self.offload is None and any(map(is_offloaded, self._networks().values()))
+
     def _start_offloading(self, offload: Any) -> None:
         self.offload = check_offload(offload)
         if self.offload is None:
@@ -165,7 +169,7 @@ class OffloadedGenerator(CompiledGenerator):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         self._once.clear()
         if self.offload is None:
-            if any(map(is_offloaded, self._networks().values())):
+            if self._is_held_in_place:
                 return self._stay(fn)
             return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         place = asked_device(fn)
