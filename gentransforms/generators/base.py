@@ -20,6 +20,7 @@ from gentransforms.generators.arguments import Recorded, check_saveable, copy_pl
 from gentransforms.generators.card import model_card
 from gentransforms.generators.identity import describe_argument, fingerprint, named_weights, to_json, unsaved_state
 from gentransforms.generators.placement import check_placement
+from gentransforms.generators.turns import take_turn
 from gentransforms.hub import models as hub
 from gentransforms.hub.client import sha256, upload
 from gentransforms.hub.replaced import replacing
@@ -140,9 +141,13 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
         """
 
     def forward(self, images: Tensor, seeds: Tensor, **inputs: Any) -> Tensor:
-        """Return ``sample(encode(images, **inputs), seeds)``; seeds must be (B,) int64 on the CPU, one for each image."""
+        """Return ``sample(encode(images, **inputs), seeds)``; seeds must be (B,) int64 on the CPU, one for each image.
+
+        Threads may call it at once; they take turns.
+        """
         check_seeds(seeds, len(images))
-        return self.sample(self.encode(images, **inputs), seeds)
+        with take_turn(self):
+            return self.sample(self.encode(images, **inputs), seeds)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gentransforms.errors import ConfigError, DeviceError, GeneratorError, MissingInputError, WeightsError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.placement import with_index
+from gentransforms.generators.turns import take_turn
 from gentransforms.images import to_device
 from gentransforms.seeding import check_seeds
 from gentransforms.surroundings import isolate
@@ -86,6 +87,16 @@ class HeldGenerator:
             return made, torch.empty(len(images), dtype=torch.bool, device="meta"), max_batch_size
         if device.type == "cpu" != images.device.type:
             self._warn_of_device(images.device)
+        with take_turn(generator):
+            made, finite, size, bad = self._count(images, seeds, inputs, max_batch_size)
+        self._warn_of_nonfinite(bad, len(images))
+        return made, finite, size
+
+    def _count(
+        self, images: Tensor, seeds: Tensor, inputs: Mapping[str, Any], max_batch_size: int | None
+    ) -> tuple[Tensor, Tensor, int | None, Tensor]:
+        """Return what `generate` does, and how many images are not finite, which are added to the count."""
+        generator, device = self.generator, self.generator.device
         if _any_training(generator):  # someone with a reference to the generator called its train()
             generator.eval()
         if device.type != "cpu" and not self._called:  # as for the range of images: later calls do not wait for the device
@@ -96,8 +107,7 @@ class HeldGenerator:
             if self.nonfinite.device != bad.device:  # the first call, or the generator was moved
                 self.nonfinite = self.nonfinite.to(bad.device)
             self.nonfinite = self.nonfinite + bad  # not in place: torch.func refuses that for what a function did not make
-        self._warn_of_nonfinite(bad, len(images))
-        return made, finite, size
+        return made, finite, size, bad
 
     def follow(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Move the generator to the device to which `fn`, the argument of `nn.Module._apply`, moves tensors; keep its dtype.
@@ -123,7 +133,7 @@ class HeldGenerator:
     def __deepcopy__(self, memo: dict[int, Any]) -> HeldGenerator:
         other = HeldGenerator.__new__(HeldGenerator)
         other.__dict__.update(self.__dict__)
-        with isolate():  # under inference mode too, ordinary tensors
+        with take_turn(self.generator), isolate():  # under inference mode too, ordinary tensors
             other.generator, other.nonfinite = self._copy_generator(memo), self.nonfinite.clone()
         return other
 
@@ -259,7 +269,7 @@ def generate(
         stop = min(start + size, len(images))
         rows = slice(start, stop)
         try:
-            with isolate(generator.device), torch.no_grad():
+            with take_turn(generator), isolate(generator.device), torch.no_grad():
                 made = generator(images[rows], seeds[rows], **{name: value[rows] for name, value in inputs.items()})
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error) or stop - start == 1:

@@ -17,6 +17,7 @@ from gentransforms.bank.config import BankConfig
 from gentransforms.errors import BankError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.held import check_inputs, check_output, is_out_of_memory
+from gentransforms.generators.turns import take_turn
 from gentransforms.seeding import derive_seeds
 from gentransforms.surroundings import isolate
 
@@ -80,7 +81,7 @@ def make_block(
     """
     check_inputs(generator, inputs, len(keys))
     block = _Block(generator, config, keys, inputs)
-    with isolate(generator.device), torch.no_grad(), _explain_out_of_memory(config.batch_size):
+    with take_turn(generator), isolate(generator.device), torch.no_grad(), _explain_out_of_memory(config.batch_size):
         block.encode(images)
     known = known or {}
     block.tried |= {(source, number) for source, (_, numbers) in known.items() for number in numbers}
@@ -88,7 +89,7 @@ def make_block(
         sources = [s for s in range(len(keys)) if s not in known or known[s][0] <= first]
         rows = [(s, variant) for s in sources for variant in range(first, stop)]
         for start in range(0, len(rows), config.batch_size):
-            with isolate(generator.device), torch.no_grad(), _explain_out_of_memory(config.batch_size):
+            with take_turn(generator), isolate(generator.device), torch.no_grad(), _explain_out_of_memory(config.batch_size):
                 batch = block.make(rows[start : start + config.batch_size], stop)
             block.tried |= {(m.source, m.variant + a * stop) for m in batch for a in range(1, min(m.attempt + 1, config.max_attempts))}
             yield batch
