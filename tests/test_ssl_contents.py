@@ -136,6 +136,8 @@ class TestDescribeContents:
         dataset = datasets.ImageFolder(str(write_photos(tmp_path, 4)))
         source = ssl("data").Source("x", gt.open_source(dataset), dataset.targets, dataset.classes, dataset)
         assert ssl("contents").describe_contents(source, torch.arange(4)) == describe(str(tmp_path))
+        dataset.root = str(tmp_path / "class0")  # a subclass may name another folder than that of its images
+        assert "files_sha256" in ssl("contents").describe_contents(source, torch.arange(4))
 
 
 class TestNameOtherContents:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def _files(source: Source) -> tuple[Path, list[str]] | None:
     if isinstance(origin, Files):
         return origin.root, origin.files
     if isinstance(origin, DatasetFolder):
-        return Path(origin.root), [str(Path(path).relative_to(origin.root)) for path, _ in origin.samples]
+        return Path(origin.root), [os.path.relpath(path, origin.root) for path, _ in origin.samples]
     return None
 
 
