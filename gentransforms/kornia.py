@@ -123,8 +123,14 @@ class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
         return output
 
     def transform_masks(self, input: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return masks unchanged if the generator keeps geometry."""
-        return self._kept("mask", input)
+        """Return masks unchanged if the generator keeps geometry, in the shape that kornia's other augmentations of intensity return."""
+        self._kept("mask", input)
+        if not isinstance(input, Tensor):
+            return input
+        # kornia takes floating masks alone, but an index map is as good where nothing is computed.
+        like = input if input.is_floating_point() else torch.empty_like(input, dtype=torch.float32)
+        kept = super().transform_masks(like, *args, **kwargs)
+        return kept if like is input else input.reshape(kept.shape)
 
     def transform_boxes(self, input: Any, *args: Any, **kwargs: Any) -> Any:
         """Return boxes unchanged if the generator keeps geometry."""

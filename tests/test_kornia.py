@@ -9,7 +9,7 @@ from typing import Any
 import kornia
 import pytest
 import torch
-from kornia.augmentation import AugmentationSequential, IntensityAugmentationBase2D, RandomHorizontalFlip
+from kornia.augmentation import AugmentationSequential, IntensityAugmentationBase2D, RandomBrightness, RandomHorizontalFlip
 from kornia.augmentation.container import ImageSequential
 from packaging.version import Version
 from small_generators import Flat, Hungry, NotFinite, OnCuda, grey_of, tiny_icgan
@@ -278,6 +278,21 @@ class TestAugmentationSequential:
         chain = AugmentationSequential(RandomGenerative(FakeGenerator(), p), data_keys=["input", key])
         with pytest.raises(ImageError, match="FakeGenerator does not keep the layout"):
             chain(BATCH, COMPANIONS[key])
+
+    @needs_kornia_0_9
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.uint8])
+    @pytest.mark.parametrize(("image", "mask"), [((4, 3), (4,)), ((4, 3), (4, 1)), ((3,), (1,)), ((3,), ()), ((4, 3), (4, 2))])
+    def test_masks_have_the_shape_of_kornias_own(self, image: tuple[int, ...], mask: tuple[int, ...], dtype: torch.dtype) -> None:
+        images, values = torch.rand(*image, 16, 16), torch.arange(torch.Size((*mask, 16, 16)).numel()).reshape(*mask, 16, 16) % 7
+        own, theirs = (
+            AugmentationSequential(each, data_keys=["input", "mask"])
+            for each in (RandomGenerative(FakeGenerator(preserves_geometry=True), 1.0), RandomBrightness((0.5, 1.0), p=1.0))
+        )
+        expected = theirs(images, values.float())[1].shape
+        result = own(images, values.to(dtype))[1]
+        assert result.dtype == dtype
+        assert result.shape == expected
+        assert result.flatten().equal(values.to(dtype).flatten())
 
     def test_classes_pass_always(self) -> None:
         chain = AugmentationSequential(RandomGenerative(FakeGenerator(), 1.0), data_keys=["input", "class"])
