@@ -10,7 +10,8 @@ GentransformsError
 ├── DeviceError         the work cannot be done on this device or in this process              (RuntimeError)
 ├── SourceError         a source image of a bank cannot be read                                (RuntimeError)
 └── BankError           a bank is missing, unfinished, damaged, or made with other settings    (RuntimeError)
-    └── MissingKeyError a bank holds no image for a key or variant                             (LookupError)
+    ├── MissingKeyError a bank holds no image for a key or variant                             (LookupError)
+    └── OtherBankError  a bank was made with other settings or sources than those given now
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = [
     "ImageError",
     "MissingInputError",
     "MissingKeyError",
+    "OtherBankError",
     "SourceError",
     "WeightsError",
 ]
@@ -72,3 +74,7 @@ class BankError(GentransformsError, RuntimeError):
 
 class MissingKeyError(BankError, LookupError):
     """A bank holds no image for a key, or for one of its variants."""
+
+
+class OtherBankError(BankError):
+    """A bank was made with other settings or sources than those given now. The same call fails again."""

@@ -26,6 +26,7 @@ PARENTS = {
     errors.SourceError: (gt.GentransformsError, RuntimeError),
     errors.BankError: (gt.GentransformsError, RuntimeError),
     errors.MissingKeyError: (errors.BankError, LookupError),
+    errors.OtherBankError: (errors.BankError,),
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from gentransforms.errors import ConfigError, DeviceError, GentransformsError, ImageError, MissingInputError
+from gentransforms.errors import ConfigError, DeviceError, GentransformsError, ImageError, MissingInputError, OtherBankError
 from gentransforms.paths import local_path
 
 __all__ = ["Failure", "PathsExpanded", "PlainGroup", "WrongCall", "count", "one_line"]
@@ -109,7 +109,7 @@ class PlainGroup(TyperGroup):
 
 def _explain(error: Exception) -> tuple[int, str]:
     """Return the exit code and message of `error`."""
-    if isinstance(error, WrongCall | ConfigError | ImageError | MissingInputError | DeviceError):
+    if isinstance(error, WrongCall | ConfigError | ImageError | MissingInputError | DeviceError | OtherBankError):
         return 2, str(error)
     if isinstance(error, Failure | GentransformsError):
         return 1, str(error)

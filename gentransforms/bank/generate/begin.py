@@ -32,7 +32,7 @@ from gentransforms.bank.format.manifest import (
 )
 from gentransforms.bank.format.unit import INDEX, list_units, read_sidecar
 from gentransforms.bank.generate.matching import KEYS, ArrangedSource, changed_sample, compare_keys, sample_more, sample_sources
-from gentransforms.errors import BankError
+from gentransforms.errors import BankError, OtherBankError
 from gentransforms.sources.base import ImageSource
 
 __all__ = ["begin_bank", "compare_bank", "differences"]
@@ -56,7 +56,8 @@ def begin_bank(directory: Path, describe: Describe, source: ImageSource, extend:
             such option, which is then not advised.
 
     Raises:
-        BankError: if there is a bank with other settings, naming what differs, or the directory holds something else.
+        OtherBankError: if there is a bank with other settings or sources, naming what differs, or the directory holds something else.
+        BankError: if the bank is damaged or cannot be written.
     """
     if not has_manifest(directory):
         manifest = describe(None)
@@ -83,7 +84,7 @@ def compare_bank(directory: Path, describe: Describe, source: ImageSource, exten
     If the bank is to be extended, return the manifest that it will have, and True.
     """
     if is_export(directory):
-        raise BankError(
+        raise OtherBankError(
             f"{directory}: is the export of a bank, to which nothing can be added: give the directory of the bank, or a new one"
         )
     manifest = read_manifest(directory)
@@ -91,10 +92,10 @@ def compare_bank(directory: Path, describe: Describe, source: ImageSource, exten
     found = differences(manifest, call)
     extendable = bool(found) and _can_extend(manifest, call, source.keys)
     if found and not (extendable and extend):
-        raise BankError(_explain(directory, manifest, call, found, source, extendable and extend is not None))
+        raise OtherBankError(_explain(directory, manifest, call, found, source, extendable and extend is not None))
     changed = changed_sample(source, manifest["info"].get("samples", []), str(directory / MANIFEST))
     if changed:
-        raise BankError(
+        raise OtherBankError(
             f"{directory}: the source is not the one that this bank was started with: {changed}. "
             "Give the same images, or another directory for a new bank"
         )
@@ -200,19 +201,20 @@ def _check_empty(directory: Path, manifest: Mapping[str, Any]) -> None:
     """Check that a bank with this manifest may begin in a directory.
 
     Raises:
-        BankError: if the directory holds something else, or units with other settings.
+        OtherBankError: if the directory holds something else, or units with other settings.
+        BankError: if a file of a bank is missing.
     """
     if not directory.exists():
         return
     if not directory.is_dir():
-        raise BankError(f"{directory}: is a file: expected a directory that is new, empty or a bank's")
+        raise OtherBankError(f"{directory}: is a file: expected a directory that is new, empty or a bank's")
     units = list_units(directory)
     for unit in units:  # the manifest was lost, but the sidecars have its digest
         sidecar = read_sidecar(directory, unit)
         if sidecar is None:
             raise BankError(f"{directory}: {MANIFEST} is missing, and so is {unit.sidecar}: put one of them back, or move {unit.file} away")
         if sidecar.get("settings") != hash_manifest(manifest):
-            raise BankError(
+            raise OtherBankError(
                 f"{directory}: {MANIFEST} is missing, and {unit.file} was made with other settings than these: "
                 f"give the bank's, or another directory for a new bank; if the bank was extended, put a copy of its {MANIFEST} back"
             )
@@ -220,7 +222,9 @@ def _check_empty(directory: Path, manifest: Mapping[str, Any]) -> None:
         return
     others = [path.name for path in directory.iterdir() if not path.name.startswith(".") and path.name not in _HARMLESS]
     if others:
-        raise BankError(f"{directory}: holds other files ({sorted(others)[0]}, …): expected a directory that is new, empty or a bank's")
+        raise OtherBankError(
+            f"{directory}: holds other files ({sorted(others)[0]}, …): expected a directory that is new, empty or a bank's"
+        )
 
 
 def _compare_versions(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from gentransforms.bank.format.manifest import MANIFEST, Facts, has_manifest, ha
 from gentransforms.bank.format.unit import FORMER, Unit, list_entries, read_sidecar
 from gentransforms.bank.generate.inputs import digest_inputs
 from gentransforms.bank.generate.reading import read_samples
-from gentransforms.errors import BankError, ImageError, SourceError
+from gentransforms.errors import BankError, ImageError, OtherBankError, SourceError
 from gentransforms.images import check_range, to_rows
 from gentransforms.sources.base import ImageSource, SourceSample
 from gentransforms.sources.keys import tell_other_root
@@ -63,7 +63,7 @@ def arrange_source(source: ImageSource, directory: Path, extend: bool) -> ImageS
     Sources that could not be read, and are gone since, keep their places: the bank has no images of them.
 
     Raises:
-        BankError: if the bank is to be extended, and the source lacks other keys, or the bank's are not known.
+        OtherBankError: if the bank is to be extended, and the source lacks other keys, or the bank's are not known.
     """
     if not has_manifest(directory):
         return source
@@ -77,14 +77,14 @@ def arrange_source(source: ImageSource, directory: Path, extend: bool) -> ImageS
     if known is None:
         if not extend:
             return source
-        raise BankError(
+        raise OtherBankError(
             f"{directory}: unfinished, and the source begins with other keys than the bank's, so it is not known which are new: "
             "finish the bank with the source that it was started with, then extend it"
         )
     lacking, excused = [key for key in known if key not in places], set(failed.values())
     refused = [key for key in lacking if key not in excused]
     if refused and extend:
-        raise BankError(
+        raise OtherBankError(
             f"{directory}: the source lacks {len(refused)} of the bank's {len(known)} keys ({_show(refused)}): a bank can only be extended "
             "with a source that has all of them; put these back"
         )
@@ -150,10 +150,10 @@ def changed_sample(source: ImageSource, samples: Any, where: str) -> str:
     """Return how a source differs from the samples of an earlier run, as a sentence; empty if it does not.
 
     Raises:
-        BankError: if the samples are not those of this version of the library; `where` names the manifest.
+        OtherBankError: if the samples are not those of this version of the library; `where` names the manifest.
     """
     if not isinstance(samples, list) or not all(isinstance(old, dict) and old.keys() >= _ENTRIES for old in samples):
-        raise BankError(
+        raise OtherBankError(
             f"{where}: info samples is not what this version of gentransforms writes: another version started the bank, or the file was "
             "edited. Start a new bank in another directory; or, if you are sure that the source is the same, remove samples from info"
         )
@@ -201,11 +201,11 @@ def check_marks(directory: Path, keys: Sequence[str | int], seen: Sequence[bytes
         recorded: the result of `read_marks`.
 
     Raises:
-        BankError: if one is a different image, whose variants would replace those of the first, or stand beside them.
+        OtherBankError: if one is a different image, whose variants would replace those of the first, or stand beside them.
     """
     for key, found in zip(keys, seen, strict=True):
         if found and key in recorded and _distance(found, recorded[key]) > _TOLERANCE:
-            raise BankError(
+            raise OtherBankError(
                 f"{directory}: the source is not the one that this bank was made from: the image of {key!r} is a different one. "
                 "Give the same images, or another directory for a new bank"
             )

@@ -17,7 +17,7 @@ from gentransforms.bank.generate.former import count_former_rows, has_failed
 from gentransforms.bank.generate.pipeline import Job, default_workers
 from gentransforms.bank.generate.reading import new_buffer, read_block
 from gentransforms.bank.generate.variants import make_block
-from gentransforms.errors import BankError, ConfigError
+from gentransforms.errors import BankError, ConfigError, OtherBankError
 
 __all__ = ["Estimate", "Plan", "estimate", "make_plan", "parse_shard"]
 
@@ -70,7 +70,7 @@ def make_plan(directory: Path, facts: Facts, shard: tuple[int, int] = (0, 1), re
         retry_failed: whether units with unreadable sources count as left.
 
     Raises:
-        BankError: if an existing unit was made with other settings, naming it.
+        OtherBankError: if an existing unit was made with other settings, naming it.
     """
     units = tuple(facts.units()[shard[0] :: shard[1]])
     left, kept, earlier = [], 0, {before.digest for before in facts.history}
@@ -81,7 +81,7 @@ def make_plan(directory: Path, facts: Facts, shard: tuple[int, int] = (0, 1), re
         elif sidecar is None and earlier:
             kept += count_former_rows(directory, unit)
         if sidecar is not None and sidecar.get("settings") != facts.digest:
-            raise BankError(
+            raise OtherBankError(
                 f"{directory / unit.file}: was made with other settings than this bank's, perhaps on another machine: move it and "
                 f"{unit.sidecar} away, and run the same command again; or, if {MANIFEST} was changed, put the right one back"
             )
