@@ -67,7 +67,8 @@ def to_rows(image: Image) -> Tensor:
     """
     if isinstance(image, PIL.Image.Image):
         if image.mode not in ("RGB", "L"):
-            advice = _MODE_ADVICE.get(image.mode.split(";")[0], "use image.convert('RGB')")
+            other = _TRANSPARENT if image.has_transparency_data else "use image.convert('RGB')"
+            advice = _MODE_ADVICE.get(image.mode.split(";")[0], other)
             raise ImageError(f"PIL image in mode {image.mode!r}: expected 'RGB' or 'L'; {advice}")
         if 0 in image.size:
             raise ImageError(f"PIL image of size {image.size}: expected at least 1 x 1 pixel")
@@ -294,11 +295,14 @@ def _is_channels_last(image: Tensor) -> bool:
 
 
 _SIXTEEN_BITS = "PIL.Image.fromarray((numpy.asarray(image) // 257).astype('uint8'))"
+_TRANSPARENT = (
+    "use gentransforms.sources.decode.rgb_image(image), which puts it on white, as banks and previews do; image.convert('RGB') would show "
+    "what is stored under the transparent parts, mostly black"
+)
 # By mode, without what follows its semicolon. PIL would clip the values of these when converting, or cannot convert them.
 _MODE_ADVICE = {
     "I": f"for 16-bit values use {_SIXTEEN_BITS}, because convert() would clip them",
     "F": "scale its values; for [0, 1] use PIL.Image.fromarray((numpy.asarray(image) * 255).round().astype('uint8'))",
-    "La": "use image.convert('LA').convert('RGB')",
 }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
+import gentransforms as gt
 from gentransforms.errors import ImageError
 from gentransforms.images import centre, check_range, count_images, fit, from_float, resize, restore, to_float, to_rows
 
@@ -43,9 +44,9 @@ def refusal(image: Any) -> str:
 def advised(image: Any) -> Any:
     """What an image becomes by the code that the message of its refusal names."""
     message = refusal(image)
-    code = re.search(r"use ((?:image|PIL\.Image).*?(?:\)|\]|\* 255|/ 255|/ 65535))(?:$|[;,]| after| where)", message)
+    code = re.search(r"use ((?:image|PIL\.Image|gentransforms\.).*?(?:\)|\]|\* 255|/ 255|/ 65535))(?:$|[;,]| after| where)", message)
     assert code, message
-    return eval(code[1], {"image": image, "torch": torch, "numpy": np, "PIL": PIL})
+    return eval(code[1], {"image": image, "torch": torch, "numpy": np, "PIL": PIL, "gentransforms": gt})
 
 
 class TestToRows:

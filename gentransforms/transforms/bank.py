@@ -17,6 +17,7 @@ from gentransforms.images import Image, count_images
 from gentransforms.sources.keyed import KeyedDataset
 from gentransforms.sources.sample_keys import KeyOrigin, find_keys, key_origins
 from gentransforms.transforms.getters import per_image_keys
+from gentransforms.transforms.loader_check import check_loader
 from gentransforms.transforms.mixture import Mixture
 from gentransforms.transforms.replace import Origin, ReplaceImages, draw_selection
 from gentransforms.transforms.source_check import SourceCheck, check_dataset
@@ -215,10 +216,12 @@ class BankAugment(ReplaceImages):
             ConfigError: if its keys belong to other images.
 
         Warns:
-            UserWarning: if its keys are row numbers, and its length is not that of the data set the bank was made from.
+            UserWarning: if its keys are row numbers, and its length is not that of the data set the bank was made from; if it is an
+                `ImageFolder` whose loader leaves photos lying on their side, or shows what is under transparent parts.
         """
         if self.check_sources:
             for bank in self.banks:
+                check_loader(bank, dataset)
                 check_dataset(bank, dataset)
 
     def _forget(self) -> None:
