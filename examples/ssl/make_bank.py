@@ -4,7 +4,8 @@
         --generator icgan-cifar10-32 data.train=train.parquet generative.bank=banks/cifar10
 
 The bank covers exactly the rows that the settings select (data.limit, data.holdout), with the keys that training expects. For all
-images of a folder or a Parquet file, `gentransforms generate` makes the same bank, on several machines if you like.
+images of a folder or a Parquet file, `gentransforms generate` makes the same bank, on several machines if you like: either continues
+what the other began. A bank that `generate` began has all images, whatever the settings select.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from data import Source, open_images
 from loading import training_rows
 
 import gentransforms as gt
+from gentransforms.bank.format.manifest import has_manifest, read_manifest
 from gentransforms.bank.generate.run import Summary, generate_bank
+from gentransforms.sources import ImageSource
 
 
 class Rows:
@@ -43,9 +46,26 @@ def make_bank(settings: Settings, generator: str | gt.ImageGenerator, variants: 
         raise SystemExit("generative.bank is not set: expected the folder for the bank")
     source = open_images(settings.data.train, settings.data.image_column, settings.data.label_column)
     rows = training_rows(source, settings)[0].tolist()
-    keys = [source.keys[row] for row in rows]
-    opened = gt.open_source(Rows(source, rows), key=keys)
+    opened = open_whole(settings, len(rows) == len(source)) or gt.open_source(Rows(source, rows), key=[source.keys[row] for row in rows])
     return generate_bank(opened, settings.generative.bank, generator, variants=variants, progress=progress, **options)
+
+
+def open_whole(settings: Settings, all_rows: bool) -> ImageSource | None:
+    """Return all images as `gentransforms generate` opens them, if the bank is one of these or a new one of all rows; else None.
+
+    A bank that was begun with some rows, or by an earlier version of this script, is continued as it was begun.
+    """
+    data = settings.data
+    if not Path(data.train).exists():  # a data set of torchvision, which has no name for the command line
+        return None
+    if Path(data.train).is_dir():
+        whole = gt.open_source(data.train)
+    else:
+        columns = {"labels": data.label_column} if data.label_column else None
+        whole = gt.open_source(data.train, image_column=data.image_column, columns=columns)
+    bank = Path(str(settings.generative.bank))
+    begun = read_manifest(bank).get("source", {}).get("decides", {}).get("kind") if has_manifest(bank) else None
+    return whole if begun == whole.description["decides"]["kind"] or (begun is None and all_rows) else None
 
 
 def main() -> None:
