@@ -18,6 +18,7 @@ import pytest
 import torch
 from audited import PROBED, N, NoisyForAudits, Pool, V, photos
 from torch import Tensor, nn
+from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import to_pil_image
 
 import gentransforms as gt
@@ -25,7 +26,7 @@ from gentransforms.audit.evidence import Measure
 from gentransforms.audit.result import NAMES
 from gentransforms.audit.scores import COLUMNS
 from gentransforms.audit.verdicts import give_verdicts
-from gentransforms.errors import BankError, ConfigError
+from gentransforms.errors import BankError, ConfigError, MissingKeyError
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,32 @@ class TestAuditBank:
         with pytest.raises(BankError, match="source that the bank was made of"):
             gt.audit_bank(bank, photos(N + 1), encoder=Pool(), progress=False)
 
+    @pytest.mark.parametrize("hidden", ["red/.1.png", "red/.ipynb_checkpoints/1-checkpoint.png", "__MACOSX/1.png"])
+    def test_hidden_images_that_image_folder_takes_are_named(self, hidden: str, tmp_path: Path) -> None:
+        for i, (image, _) in enumerate(photos(4)):
+            path = tmp_path / "photos" / ("red", "blue")[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            to_pil_image(image).save(path)
+        (tmp_path / "photos" / hidden).parent.mkdir(exist_ok=True)
+        to_pil_image(photos()[9][0]).save(tmp_path / "photos" / hidden)
+        gt.generate_bank(tmp_path / "photos", tmp_path / "bank", NoisyForAudits(), variants=1, progress=False)
+        both = ImageFolder(str(tmp_path / "photos"))
+        assert len(both) == 5
+        with pytest.raises(
+            BankError, match=f"made of 4 sources, and this source has 5, such as '{re.escape(hidden)}': hidden files .* folder"
+        ):
+            gt.audit_bank(tmp_path / "bank", both, encoder=Pool(), progress=False)
+        gt.audit_bank(tmp_path / "bank", tmp_path / "photos", encoder=Pool(), progress=False)  # as advised
+        keyed = gt.with_keys(both, transform=gt.BankAugment(tmp_path / "bank", p=1.0))
+        with pytest.raises(
+            MissingKeyError, match=f"'{re.escape(hidden)}' is not in this bank: hidden files.*delete .*ImageFolder.*missing="
+        ):
+            [keyed[i] for i in range(5)]
+        gt.generate_bank(both, tmp_path / "whole", NoisyForAudits(), variants=1, progress=False)  # as advised
+        keyed = gt.with_keys(both, transform=gt.BankAugment(tmp_path / "whole", p=1.0))
+        assert {keyed[i][2] for i in range(5)} == set(gt.Bank.open(tmp_path / "whole").keys)
+        gt.audit_bank(tmp_path / "whole", both, encoder=Pool(), progress=False)
+
     def test_a_failed_source_is_counted_and_left_out(self, tmp_path: Path) -> None:
         class Broken:
             def __len__(self) -> int:
@@ -161,7 +188,10 @@ class TestAuditBank:
             labels = [i % 2 for i, _ in enumerate((tmp_path / "photos").iterdir())]
             found = gt.audit_bank(tmp_path / "bank", tmp_path / "photos", encoder=Pool(), labels=labels, progress=False)
             assert (found.measures["failed"].value, found.measures["missing"].value, found.about["sources"]) == (2, 0, 12)
-        for name, match in (("99.png", "14 sources, 2 of which .* are gone, and this source has 13"), ("98.png", "has 14")):
+        for name, match in (
+            ("99.png", "14 sources, 2 of which .* are gone, and this source has 13, such as '99.png': give the source"),
+            ("98.png", "has 14, such as '98.png', '99.png'"),
+        ):
             to_pil_image(photos()[0][0]).save(tmp_path / "photos" / name)
             with pytest.raises(BankError, match=match):  # as many as the bank had, but other ones
                 gt.audit_bank(tmp_path / "bank", tmp_path / "photos", encoder=Pool(), progress=False)

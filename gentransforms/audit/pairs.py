@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gentransforms.audit.reading import read_images, read_inputs
+from gentransforms.bank.absence import was_hidden
 from gentransforms.bank.format.unit import list_units, read_sidecar
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import BankError, ConfigError, SourceError
@@ -104,8 +105,8 @@ class BankPairs(Pairs):
         if bank.source_count - len(gone) != len(source.keys):
             without = f", {len(gone):,} of which could not be read and {'is' if len(gone) == 1 else 'are'} gone" if gone else ""
             raise BankError(
-                f"{bank.path}: was made of {bank.source_count:,} sources{without}, and this source has {len(source.keys):,}: "
-                f"{_advise(bank, source)}"
+                f"{bank.path}: was made of {bank.source_count:,} sources{without}, and this source has "
+                f"{len(source.keys):,}{_tell_strangers(bank, source, place_of)}"
             )
         self._seen = _compare_marks(bank, source, place_of)
         self.places = space_evenly([place_of[key] for key in bank.keys], limit)
@@ -214,6 +215,18 @@ def _compare_marks(bank: Bank, source: ImageSource, place_of: Mapping[str | int,
                 f"one with the key {(differ or keys)[0]!r}: {_advise(bank, source)}"
             )
     return hashlib.blake2b(b"".join(seen), digest_size=16).hexdigest()
+
+
+def _tell_strangers(bank: Bank, source: ImageSource, place_of: Mapping[str | int, int]) -> str:
+    """Return what a source has that the bank was not made of, or the other way round, as the end of a message."""
+    recorded = {entry["key"] for entry in (*bank.failed, *bank.rejected)}
+    known = recorded.union(bank.keys)
+    strange = [] if bank.missing_units or bank.selection is not None else [key for key in place_of if key not in known]
+    gone = [entry["key"] for entry in bank.rejected if entry["key"] not in place_of]
+    more = "".join(f", {what} {', '.join(map(repr, keys[:3]))}" for what, keys in {"such as": strange, "without": gone}.items() if keys)
+    if strange and all(was_hidden(bank, key) for key in strange):
+        return f"{more}: hidden files are left out of a bank of a folder: give the folder itself as the source"
+    return f"{more}: {_advise(bank, source)}"
 
 
 def _advise(bank: Bank, source: ImageSource) -> str:

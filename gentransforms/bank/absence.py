@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from gentransforms.bank.format.damage import ADVICE
 from gentransforms.bank.format.unit import UNREAD
+from gentransforms.sources.contents import is_litter
 from gentransforms.sources.keys import tell_other_root
 
 if TYPE_CHECKING:
     from gentransforms.bank.reader import Bank
 
-__all__ = ["explain_absence"]
+__all__ = ["explain_absence", "was_hidden"]
 
 
 def explain_absence(bank: Bank, key: str | int, variant: int, asked: Sequence[str | int] = ()) -> str:
@@ -45,12 +46,26 @@ def explain_absence(bank: Bank, key: str | int, variant: int, asked: Sequence[st
     return f"key {key!r} is not in this bank{_hint(bank, key, asked)}"
 
 
+def was_hidden(bank: Bank, key: str | int) -> bool:
+    """Return whether a key names a file that `gentransforms.open_source` leaves out of the folder that the bank was made of.
+
+    torchvision's ImageFolder takes such files: ``"cat/.ipynb_checkpoints/1.jpg"``.
+    """
+    of_folder = (bank.manifest.get("source") or {}).get("decides", {}).get("kind") == "image folder"
+    return of_folder and isinstance(key, str) and any(map(is_litter, key.split("/")))
+
+
 def _hint(bank: Bank, key: str | int, asked: Sequence[str | int]) -> str:
     kind = bank._facts.key_type
     if type(key).__name__ != kind:
         twin: str | int | None = str(key) if kind == "str" else int(key) if str(key).removeprefix("-").isdecimal() else None
         found = f"; {twin!r} is in it" if twin is not None and bank._lookup.find_key(twin) >= 0 else ""
         return f", whose keys are {kind}: {key!r} is {type(key).__name__}, and '1' and 1 differ{found}"
+    if was_hidden(bank, key):
+        return (
+            ": hidden files, and those in hidden folders, are left out of a bank of a folder: delete or move them, generate a bank of "
+            'ImageFolder(root) itself, or use missing="source" in BankAugment'
+        )
     if bank.missing_units:
         return f", of which {bank.missing_units:,} units have not been generated yet"
     if root := tell_other_root(key, bank.keys, asked):
