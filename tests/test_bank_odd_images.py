@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 import gentransforms as gt
 from gentransforms.bank.format.unit import Unit
 from gentransforms.bank.generate.run import Summary
 from gentransforms.bank.verify.checker import verify_bank
+from gentransforms.sources.decode import rgb_image
 from gentransforms.testing import FakeGenerator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -85,6 +88,17 @@ class TestOddImages:
             if colour is not None:
                 assert (image.float().mean((1, 2)) - torch.tensor(colour)).abs().max() <= 4, key
         assert bank.verify().ok
+
+    def test_each_is_reproduced_online_as_the_guide_says(self, folder: Path, tmp_path: Path) -> None:
+        """Whatever its mode, size and orientation: docs/banks.md, "Reproduce one image"."""
+        PIL.Image.new("RGBA", (40, 30), (0, 0, 0, 0)).save(folder / "cut-out.png")
+        fill(folder, tmp_path / "bank")
+        bank = gt.Bank.open(tmp_path / "bank")
+        assert sorted(bank.keys) == sorted([*READABLE, "cut-out.png"])
+        augment = gt.GenerativeAugment(Seen(16), p=1.0, seeds_getter=itemgetter("seed"), output_size="generator")
+        for key in bank.keys:
+            again = augment({"image": rgb_image(folder / str(key)), "seed": gt.derive_seeds(0, [key], [1])})["image"]
+            assert (pil_to_tensor(again).float() - bank.read([key], [1])[0].float()).abs().max() <= 1, key
 
     def test_exif_orientation_is_applied(self, folder: Path, tmp_path: Path) -> None:
         fill(folder, tmp_path / "bank")
