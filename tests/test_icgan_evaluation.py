@@ -211,7 +211,7 @@ class TestReadVariants:
     @pytest.mark.parametrize(
         ("images", "variants", "size", "said"),
         [
-            (photos(7), 2, 8, r"--bank: .*bank: was made of 6 sources, and this source has 7: .*expected a bank of the images in --test"),
+            (photos(7), 2, 8, r"--bank: .*bank: was made of 6 sources, and this source has 7, such as 6: .*expected a bank of the images"),
             (photos(7)[1:], 2, 8, r"--bank: .*bank: images of this source .* are other images, such as .*expected a bank of the images"),
             (255 - photos(6), 2, 8, r"--bank: .*bank: images of this source .* are other images, such as the one with the key 0"),
             (photos(6), 4, 8, r"--bank: .*bank: key 0 has no variant 3: .* with --variants 4 or more"),
