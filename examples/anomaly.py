@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+import warnings
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from torchvision.transforms import v2
 
 import gentransforms as gt
 from gentransforms.audit.encoders import Encoder, load_encoder
+from gentransforms.sources import ImageSource
+from gentransforms.sources.folder import ImageFolderSource
 
 RESAMPLES = 1000
 TOGETHER = "all of these"
@@ -74,7 +77,15 @@ def main() -> None:
         turns = {args.anomalies: {args.anomalies}}
     else:
         numbered = {str(number): name for number, name in enumerate(names)} | {name: name for name in tested}
-        turns = anomalies_in_turn(known, tested, [numbered.get(name, name) for name in args.left_out or ()])
+        whole = every_class(args.train) if args.references < len(gt.open_source(args.train)) else set(known)
+        if lost := whole - set(known):
+            warnings.warn(
+                f"--references={args.references}: none is of the classes {some_of(lost)}, which --train has, so test images of these do "
+                "not count as normal ones: references are evenly spaced, and in these data classes take turns, or some are rare; take "
+                "more, or another number",
+                stacklevel=1,
+            )
+        turns = anomalies_in_turn(whole, tested, [numbered.get(name, name) for name in args.left_out or ()])
     features, references = encode(encoder, test), encode(encoder, train)
     own = {f"own variants, seed {seed}": distances_to_variants(generator, encoder, test, args.variants, seed) for seed in args.seeds}
     rows = []
@@ -100,11 +111,11 @@ def main() -> None:
         args.out.write_text(json.dumps({"arguments": {k: str(v) for k, v in vars(args).items()}, "rows": rows}, indent=2) + "\n")
 
 
-def anomalies_in_turn(known: list[str], tested: list[str], left_out: list[str]) -> dict[str, set[str]]:
-    """Return what is the anomaly in turn, and its classes: those asked for, those that the references lack, or each class.
+def anomalies_in_turn(known: Collection[str], tested: list[str], left_out: list[str]) -> dict[str, set[str]]:
+    """Return what is the anomaly in turn, and its classes: those asked for, those that --train lacks, or each class.
 
     Args:
-        known: the class of each reference.
+        known: the classes of --train, whichever of them the references are of.
         tested: the class of each tested image.
         left_out: the classes asked for.
     """
@@ -125,7 +136,7 @@ def in_order(classes: Iterable[str]) -> list[str]:
     return sorted(set(classes), key=lambda name: (len(name) if name.isdecimal() else 0, name))
 
 
-def some_of(classes: list[str]) -> str:
+def some_of(classes: Iterable[str]) -> str:
     """Return the first of these classes, as text."""
     names = in_order(classes)
     return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
@@ -179,17 +190,32 @@ def load(source: str, limit: int, generator: gt.ImageGenerator) -> tuple[Tensor,
     A class without a name has its number. Images without a class have the name of the source: ``"good"`` for ``train/good``.
     """
     opened = gt.open_source(source)
-    names = opened.class_names("labels") or []
     images, classes = [], []
     for place in [i * len(opened) // limit for i in range(limit)] if limit < len(opened) else range(len(opened)):
         (sample,) = opened.read_range(place, place + 1)
         if isinstance(sample, gt.GentransformsError):
             raise SystemExit(f"{source}: {opened.keys[place]!r} cannot be read: {sample}")
         images.append(resize(sample.image, generator))
-        label = sample.inputs.get("labels")
-        named = label is not None and 0 <= int(label) < len(names)
-        classes.append(Path(source).name if label is None else names[int(label)] if named else str(int(label)))
-    return torch.stack(images), classes, names
+        classes.append(class_of(source, opened, sample.inputs.get("labels")))
+    return torch.stack(images), classes, opened.class_names("labels") or []
+
+
+def every_class(source: str) -> set[str]:
+    """Return the classes of all images of a source. Only those of a folder are known without reading the images."""
+    opened = gt.open_source(source).select(["labels"])
+    if isinstance(opened, ImageFolderSource):
+        labels = opened.labels or [None]
+    elif "labels" in opened.inputs:
+        labels = [sample.inputs["labels"] for sample in opened.read_range(0, len(opened)) if not isinstance(sample, gt.GentransformsError)]
+    else:
+        labels = [None]
+    return {class_of(source, opened, label) for label in set(labels)}
+
+
+def class_of(source: str, opened: ImageSource, label: int | None) -> str:
+    """Return the name of the class of a label, or its number, or the name of the source."""
+    names = opened.class_names("labels") or []
+    return Path(source).name if label is None else names[label] if 0 <= label < len(names) else str(label)
 
 
 def bring_along(name: str, limit: int, generator: gt.ImageGenerator) -> Tensor | None:

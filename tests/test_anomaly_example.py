@@ -124,6 +124,7 @@ class TestClasses:
         ):  # fmt: skip
             images, *found = anomaly.load(str(tmp_path / source), 5, NoisyForAudits())
             assert (len(images), found) == (len(expected), [expected, names])
+            assert anomaly.every_class(str(tmp_path / source)) == set(expected)
 
 
 class TestScript:
@@ -166,6 +167,16 @@ class TestScript:
         assert (by_name["zebra"]["anomalies"], by_name["zebra"]["auroc"]) == (4, 1)  # blue is no longer among the references
         with pytest.raises(SystemExit, match="'7' as the anomaly: 0 tested images are of it"):
             run_here("--left-out", "7")
+
+    def test_references_of_some_of_the_classes_change_no_anomalies(self, run_here: Callable[..., Any], tmp_path: Path) -> None:
+        """Every second row is of class 0 or 2, and --train has 1 and 3 nevertheless."""
+        save(tmp_path / "photos", photos(16))
+        files = [file.read_bytes() for file in sorted((tmp_path / "photos").iterdir())]
+        pq.write_table(pa.table({"image": files, "label": [i % 4 for i in range(16)]}), tmp_path / "x.parquet")
+        options = ["--train", "x.parquet", "--test", "x.parquet"]
+        with pytest.warns(UserWarning, match="--references=8: none is of the classes '1', '3', which --train has"):
+            found = run_here(*options, "--references", "8")
+        assert list(found) == list(run_here(*options)) == ["0", "1", "2", "3"]
 
     @pytest.mark.slow
     def test_in_miniature(self, tmp_path: Path) -> None:

@@ -66,3 +66,29 @@ class TestMakeBank:
         generate(photos, FakeGenerator())
         with pytest.raises(gt.GentransformsError, match=r"made with other settings.*generator"):
             make(photos, Labelled())
+
+    @pytest.mark.parametrize("limit", [[], ["data.limit=5"]])
+    @pytest.mark.parametrize(
+        ("columns", "options"),
+        [
+            ({"label": ["cat", "dog"] * 4}, ["data.label_column=label"]),
+            ({"label": [0.0, 1.0] * 4}, ["data.label_column=label"]),
+            ({"image": None}, []),
+        ],
+    )
+    def test_files_that_the_command_line_needs_options_for(
+        self, columns: dict[str, Any], options: list[str], limit: list[str], tmp_path: Path
+    ) -> None:
+        images = [file.read_bytes() for file in sorted(write_photos(tmp_path / "photos", 8).rglob("*.png"))]
+        table = {"img": images} | {name: values or images for name, values in columns.items()}
+        pq.write_table(pa.table(table), tmp_path / "x.parquet")
+        made = 10 if limit else 16
+        assert make(tmp_path / "x.parquet", FakeGenerator(), *options, *limit).images == made
+        assert make(tmp_path / "x.parquet", FakeGenerator(), *options, *limit).images == 0
+
+    def test_labels_that_only_the_recipe_recognises(self, tmp_path: Path) -> None:
+        """CIFAR-100 of the Hub has its labels in `fine_label`."""
+        images = [file.read_bytes() for file in sorted(write_photos(tmp_path / "photos", 8).rglob("*.png"))]
+        pq.write_table(pa.table({"img": images, "fine_label": [i // 4 for i in range(8)]}), tmp_path / "x.parquet")
+        assert make(tmp_path / "x.parquet", Labelled()).images == 16
+        assert make(tmp_path / "x.parquet", Labelled()).images == 0

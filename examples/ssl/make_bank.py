@@ -22,7 +22,10 @@ from loading import training_rows
 import gentransforms as gt
 from gentransforms.bank.format.manifest import has_manifest, read_manifest
 from gentransforms.bank.generate.run import Summary, generate_bank
+from gentransforms.errors import ConfigError
 from gentransforms.sources import ImageSource
+
+WHOLE = ("image folder", "parquet")  # what a manifest calls the sources that `gentransforms generate` opens for a folder and a file
 
 
 class Rows:
@@ -46,26 +49,32 @@ def make_bank(settings: Settings, generator: str | gt.ImageGenerator, variants: 
         raise SystemExit("generative.bank is not set: expected the folder for the bank")
     source = open_images(settings.data.train, settings.data.image_column, settings.data.label_column)
     rows = training_rows(source, settings)[0].tolist()
-    opened = open_whole(settings, len(rows) == len(source)) or gt.open_source(Rows(source, rows), key=[source.keys[row] for row in rows])
+    labelled, all_rows = source.labels is not None, len(rows) == len(source)
+    opened = open_whole(settings, all_rows, labelled) or gt.open_source(Rows(source, rows), key=[source.keys[row] for row in rows])
     return generate_bank(opened, settings.generative.bank, generator, variants=variants, progress=progress, **options)
 
 
-def open_whole(settings: Settings, all_rows: bool) -> ImageSource | None:
+def open_whole(settings: Settings, all_rows: bool, labelled: bool) -> ImageSource | None:
     """Return all images as `gentransforms generate` opens them, if the bank is one of these or a new one of all rows; else None.
 
-    A bank that was begun with some rows, or by an earlier version of this script, is continued as it was begun.
+    A bank that was begun with some rows, or by an earlier version of this script, is continued as it was begun. A new one is of
+    `Rows`, too, if the command line would need options to open the file, or would not see the labels that the recipe sees.
     """
-    data = settings.data
+    data, bank = settings.data, Path(str(settings.generative.bank))
+    begun = read_manifest(bank).get("source", {}).get("decides", {}).get("kind") if has_manifest(bank) else None
+    if begun not in WHOLE and not (begun is None and all_rows):
+        return None
     if not Path(data.train).exists():  # a data set of torchvision, which has no name for the command line
         return None
-    if Path(data.train).is_dir():
-        whole = gt.open_source(data.train)
-    else:
-        columns = {"labels": data.label_column} if data.label_column else None
-        whole = gt.open_source(data.train, image_column=data.image_column, columns=columns)
-    bank = Path(str(settings.generative.bank))
-    begun = read_manifest(bank).get("source", {}).get("decides", {}).get("kind") if has_manifest(bank) else None
-    return whole if begun == whole.description["decides"]["kind"] or (begun is None and all_rows) else None
+    columns = {"labels": data.label_column} if data.label_column else None
+    options: dict[str, Any] = {} if Path(data.train).is_dir() else {"image_column": data.image_column, "columns": columns}
+    try:
+        whole = gt.open_source(data.train, **options)
+    except ConfigError:
+        if begun is not None:
+            raise
+        return None
+    return whole if begun is not None or "labels" in whole.inputs or not labelled else None
 
 
 def main() -> None:
