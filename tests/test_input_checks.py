@@ -28,10 +28,10 @@ IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 SEEDS = torch.tensor([1, 2])
 
 
-def icgan() -> gt.ICGAN:
+def icgan(kind: type[gt.ICGAN] = gt.ICGAN) -> gt.ICGAN:
     network = {"resolution": 32, "G_ch": 4, "dim_z": 8, "shared_dim_feat": 6, "feature_dim": 16, "G_attn": "0"}
     classes = {"class_cond": True, "n_classes": 5, "shared_dim": 4}
-    return gt.ICGAN(network | classes, {"kind": "small-resnet", "widths": [8, 16], "blocks": [1, 1]})
+    return kind(network | classes, {"kind": "small-resnet", "widths": [8, 16], "blocks": [1, 1]})
 
 
 def controlled(condition: str, **options: Any) -> gt.ControlNetVariation:
@@ -77,7 +77,7 @@ class TestCheckInputs:
 
     def test_a_class_of_ones_own_needs_none_and_may_have_one(self) -> None:
         class Ranked(Flat):
-            def check_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
+            def check_encode_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
                 seen.append((dict(inputs), count))
                 if max(inputs["ranks"]) > "m":
                     raise ConfigError(f"ranks up to {max(inputs['ranks'])}: expected at most m")
@@ -92,6 +92,20 @@ class TestCheckInputs:
         with pytest.raises(ConfigError, match="ranks up to z"):
             augment((IMAGES, ["a", "z"]))
 
+    def test_a_subclass_with_an_encode_of_its_own_takes_other_inputs(self) -> None:
+        class Guessing(gt.ICGAN):
+            required_inputs = ()
+
+            def encode(self, images: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+                return super().encode(images, labels=torch.zeros(len(images), dtype=torch.int64))
+
+        class Helped(Flat):
+            def check_inputs(self, images: Tensor, labels: list[int]) -> None:
+                raise AssertionError(f"not the library's: {images.shape}, {labels}")
+
+        assert len(generate(icgan(Guessing), IMAGES, SEEDS, {})[0]) == 2
+        assert len(generate(Helped(), IMAGES, SEEDS, {})[0]) == 2
+
     def test_only_the_chosen_images_inputs_are_looked_at(self) -> None:
         augment = gt.GenerativeAugment(icgan(), p=0.0, inputs_getter=lambda sample: {"labels": sample[1]})
         augment((IMAGES, torch.tensor([-1, 99])))
@@ -100,7 +114,7 @@ class TestCheckInputs:
         class Asks(FakeGenerator):
             inputs = ("labels",)
 
-            def check_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
+            def check_encode_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
                 found.append((torch.zeros(1).device.type, torch.zeros(1).dtype))
 
         found: list[Any] = []

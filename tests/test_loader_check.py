@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
+import torch
 from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -92,6 +94,39 @@ class TestWithKeys:
     def test_a_bank_that_was_made_with_the_loader(self, tmp_path: Path) -> None:
         photos = ImageFolder(fill(tmp_path, transparent))
         with_keys(photos, transform=bank_of(tmp_path / "bank", photos))
+
+    def test_a_data_set_that_turns_its_images_itself(self, tmp_path: Path) -> None:
+        photos = fill(tmp_path, turned)
+        augment = bank_of(tmp_path / "bank", photos)
+
+        class Upright(ImageFolder):
+            def __getitem__(self, index: int) -> tuple[Any, int]:
+                image, label = super().__getitem__(index)
+                return PIL.ImageOps.exif_transpose(image), label
+
+        for dataset in (ImageFolder(photos, transform=PIL.ImageOps.exif_transpose), Upright(photos)):
+            with_keys(dataset, transform=augment)
+
+    def test_a_loader_whose_errors_the_data_set_handles_and_that_draws(self, tmp_path: Path) -> None:
+        photos = fill(tmp_path, transparent)
+        augment = bank_of(tmp_path / "bank", photos)
+
+        def loader(path: str) -> PIL.Image.Image:
+            torch.rand(1)
+            if path.endswith("0.png"):
+                raise RuntimeError("decoder")
+            return rgb_image(path)
+
+        class Another(ImageFolder):
+            def __getitem__(self, index: int) -> tuple[Any, int]:
+                try:
+                    return super().__getitem__(index)
+                except RuntimeError:
+                    return super().__getitem__(index + 1)
+
+        before = torch.get_rng_state()
+        with_keys(Another(photos, loader=loader), transform=augment)
+        assert torch.equal(torch.get_rng_state(), before)
 
     def test_ordinary_photos_are_not_decoded_for_it(self, tmp_path: Path) -> None:
         photos = fill(tmp_path, photo)

@@ -116,12 +116,13 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
             inputs: one value per image for each name in `inputs`: a tensor with leading B, or a list.
         """
 
-    def check_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
+    def check_encode_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
         """Raise if inputs are wrong; a subclass checks here what `encode` can read on the CPU alone.
 
         Transforms and banks call it before they move inputs to the generator's device, where reading a value would wait. Of inputs
         that are on an accelerator already, a transform passes copies on the CPU, at its first call only. Called directly, a
-        generator does not call it, so `encode` should check, too. By default it checks nothing.
+        generator does not call it, so `encode` should check, too. By default it checks nothing. A subclass
+        with an `encode` of its own does not inherit the checks, as it may take other inputs.
 
         Args:
             inputs: those that are given, by name, as for `encode`.

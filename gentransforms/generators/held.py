@@ -314,7 +314,7 @@ def check_inputs(generator: ImageGenerator, inputs: Mapping[str, Any], count: in
 
     Raises:
         MissingInputError: naming what is missing.
-        ConfigError: by the generator's own `ImageGenerator.check_inputs`.
+        ConfigError: by the generator's own `ImageGenerator.check_encode_inputs`.
     """
     for name in generator.required_inputs:
         if name not in inputs:
@@ -322,8 +322,11 @@ def check_inputs(generator: ImageGenerator, inputs: Mapping[str, Any], count: in
                 f"{name} are missing: {type(generator).__name__}.encode needs them; give the transform "
                 f"inputs_getter=lambda sample: {{{name!r}: …}} with one value per image"
             )
-    with isolate():
-        generator.check_inputs(inputs, count)
+    order = type(generator).__mro__
+    checked, encoded = (next(cls for cls in order if name in vars(cls)) for name in ("check_encode_inputs", "encode"))
+    if order.index(checked) <= order.index(encoded):  # else a subclass has an `encode` of its own, which may take other inputs
+        with isolate():
+            generator.check_encode_inputs(inputs, count)
 
 
 def check_output(generator: ImageGenerator, made: object, count: int) -> None:

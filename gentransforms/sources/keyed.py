@@ -54,6 +54,8 @@ class KeyedDataset(Keyed, torch.utils.data.Dataset[Any]):
         (2, range(0, 2), ('another', 1))
     """
 
+    _origin: KeyOrigin | None = None  # objects pickled by earlier versions have none
+
     def __init__(self, dataset: Any, keys: Sequence[str] | Sequence[int], transform: Callable[[Any], Any] | None = None) -> None:
         self.dataset, self.keys, self.transform = dataset, keys, transform
         self._origin = KeyOrigin(secrets.randbits(63), len(keys))

@@ -11,11 +11,11 @@ from torch.utils.data import Subset
 from torchvision.datasets import DatasetFolder
 
 from gentransforms.bank.reader import Bank
-from gentransforms.errors import GentransformsError
 from gentransforms.images import to_rows
 from gentransforms.sources.decode import exif_orientation, rgb_image
 from gentransforms.sources.keyed import KeyedDataset
 from gentransforms.sources.resemblance import mark
+from gentransforms.transforms.source_check import image_in, random_state_kept
 
 __all__ = ["check_loader"]
 
@@ -26,7 +26,8 @@ _TOLERANCE = 3  # grey levels by which decoders differ
 def check_loader(bank: Bank, dataset: KeyedDataset) -> None:
     """Compare what the loader of an `ImageFolder` makes of a file with what the bank was made from.
 
-    Only the headers of up to 64 files are read, and the first file that is transparent, turned or has more than 8 bits is decoded.
+    Only the headers of up to 64 files are read, and files that are transparent, turned or have more than 8 bits are decoded, until one
+    is read otherwise.
 
     Warns:
         UserWarning: if the loader reads it otherwise, and `rgb_image` as the bank did.
@@ -42,20 +43,21 @@ def check_loader(bank: Bank, dataset: KeyedDataset) -> None:
             continue
         row = int(bank.find_keys([dataset.keys[place]])[0])
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), random_state_kept():
                 warnings.simplefilter("ignore")  # of the file, which come again when it is used
-                if row < 0 or _alike(folder.loader(path), bank.marks[row]):
+                if row < 0 or not _alike(rgb_image(path), bank.marks[row]):
                     continue
-                right = _alike(rgb_image(path), bank.marks[row])
-        except (GentransformsError, ValueError, OSError):
-            continue  # it is reported when it is used
-        if right:
-            warnings.warn(
-                f"{bank.path}: {path} {how}, and this {type(folder).__name__} reads it otherwise than the bank did, so that real and "
-                f"generated views differ: give {type(folder).__name__}(…, loader=gentransforms.sources.decode.rgb_image)",
-                stacklevel=5,
-            )
-            return
+                if _alike(folder.loader(path), bank.marks[row]) or _alike(image_in(dataset, place), bank.marks[row]):
+                    continue
+        except Exception:  # the loader is the user's, and so may be what a data set does about its errors
+            continue
+        warnings.warn(
+            f"{bank.path}: {path} {how}, and this {type(folder).__name__} reads it otherwise than the bank did, so that real and "
+            f"generated views differ, unless a transform of yours sees to it: give {type(folder).__name__}(…, "
+            "loader=gentransforms.sources.decode.rgb_image)",
+            stacklevel=5,
+        )
+        return
 
 
 def _whole(dataset: Any, place: int) -> tuple[Any, int]:

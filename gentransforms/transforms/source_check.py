@@ -23,7 +23,7 @@ from gentransforms.sources.keyed import KeyedDataset
 from gentransforms.sources.resemblance import compare_marks, mark
 from gentransforms.transforms.samples import find_images
 
-__all__ = ["FEWEST", "MOST", "SourceCheck", "check_dataset"]
+__all__ = ["FEWEST", "MOST", "SourceCheck", "check_dataset", "image_in", "random_state_kept"]
 
 FEWEST, MOST = 8, 64  # images compared at first, and at most
 
@@ -115,12 +115,12 @@ def check_dataset(bank: Bank, dataset: KeyedDataset) -> None:
     """
     check = SourceCheck(len(dataset))
     tried: set[int] = set()
-    with _random_state_kept():
+    with random_state_kept():
         for size in (FEWEST, 2 * FEWEST, 4 * FEWEST, MOST):
             places = np.unique(np.linspace(0, len(dataset) - 1, min(size, len(dataset))).astype(int)).tolist()
             fresh = [place for place in places if place not in tried]
             tried |= set(fresh)
-            found = [(dataset.keys[place], rows) for place in fresh if (rows := _image_in(dataset, place)) is not None]
+            found = [(dataset.keys[place], rows) for place in fresh if (rows := image_in(dataset, place)) is not None]
             last = size == MOST or len(tried) == len(dataset)
             check.add(bank, [key for key, _ in found], [rows for _, rows in found], last=last)
             if check.done:
@@ -134,7 +134,7 @@ def check_dataset(bank: Bank, dataset: KeyedDataset) -> None:
         )
 
 
-def _image_in(dataset: KeyedDataset, place: int) -> Tensor | None:
+def image_in(dataset: KeyedDataset, place: int) -> Tensor | None:
     """Return the first image (1, C, H, W) of a sample; None if it has none, or cannot be read, which is reported when it is used."""
     try:
         sample = dataset.dataset[place]
@@ -147,7 +147,7 @@ def _image_in(dataset: KeyedDataset, place: int) -> Tensor | None:
 
 
 @contextlib.contextmanager
-def _random_state_kept() -> Iterator[None]:
+def random_state_kept() -> Iterator[None]:
     """Samples that are read here must not change what a seeded training draws."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     try:

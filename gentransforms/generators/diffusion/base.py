@@ -193,8 +193,8 @@ class DiffusionGenerator(PromptFields):
             condition["noise_levels"] = self._levels(noise_levels, foreground, patches)
         return condition | self._encode_prompts(prompts, values, len(images))
 
-    def check_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
-        """Check the noise levels and the masks of the subject, as `ImageGenerator.check_inputs` says."""
+    def check_encode_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
+        """Check the noise levels and the masks of the subject, as `ImageGenerator.check_encode_inputs` says."""
         self._check_noise(inputs.get("noise_levels"), inputs.get("foreground"), count)
 
     def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:

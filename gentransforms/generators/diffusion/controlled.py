@@ -91,9 +91,9 @@ class ControlledDiffusion(PretrainedDiffusion):
             condition |= to_latents(self.vae, images)
         return condition
 
-    def check_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
-        """Check masks, control maps and what determines the noise, as `ImageGenerator.check_inputs` says."""
-        super().check_inputs(inputs, count)
+    def check_encode_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
+        """Check masks, control maps and what determines the noise, as `ImageGenerator.check_encode_inputs` says."""
+        super().check_encode_inputs(inputs, count)
         if "segmentation" in self.conditions:
             conditions.check_masks(inputs.get("masks"), len(self.palette), count)
         if "maps" in self.conditions:

@@ -135,8 +135,8 @@ class ICGAN(ImageGenerator):
         images = fit(images.to(wide), self.image_size, self.preserves_geometry).to(self.dtype)
         return {"features": self.feature_extractor(images), **condition}
 
-    def check_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
-        """Check the class labels, as `ImageGenerator.check_inputs` says."""
+    def check_encode_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
+        """Check the class labels, as `ImageGenerator.check_encode_inputs` says."""
         if self.architecture.class_cond:
             self._check_labels(inputs.get("labels"), count)
 

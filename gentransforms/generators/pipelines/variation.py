@@ -311,8 +311,8 @@ class PipelineVariation(PipelineNetworks):
             raise ImageError(f"images is {found}: expected (B, 3, H, W) floating in [0, 1]; GenerativeAugment takes other kinds")
         return self._encode(images, self._texts_of(prompts, values, len(images)), control_maps)
 
-    def check_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
-        """Check the control maps, as `ImageGenerator.check_inputs` says."""
+    def check_encode_inputs(self, inputs: Mapping[str, Any], count: int) -> None:
+        """Check the control maps, as `ImageGenerator.check_encode_inputs` says."""
         if self.condition == "maps":
             conditions.check_maps(inputs.get("control_maps"), count)
 
