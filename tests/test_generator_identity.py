@@ -158,7 +158,7 @@ class TestWrappedModule:
             def save_pretrained(self, directory: Any, **options: Any) -> None:
                 (Path(directory) / "all.txt").write_text(f"{options['card']}")
 
-        monkeypatch.setattr("gentransforms.generators.base.upload", lambda save, repo_id: save(tmp_path))
+        monkeypatch.setattr("gentransforms.generators.base.upload", lambda save, repo_id, **options: save(tmp_path))
         Saves(network()).push_to_hub("org/name", card={"mine": "any"})
         assert (tmp_path / "all.txt").read_text() == "{'mine': 'any'}"
 
