@@ -62,13 +62,14 @@ class Hub:
         requests: every request so far.
         answer: how requests are answered: ``"well"``, ``"503"`` or ``"hang up"``.
         cut: a file's name, whose downloads break off half-way.
+        lost: a file's name, requests for which are not answered.
     """
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}
         self.requests: list[Request] = []
-        self.answer, self.cut = "well", ""
+        self.answer, self.cut, self.lost = "well", "", ""
         self._listen(0)
 
     def _listen(self, port: int) -> None:
@@ -130,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(Request(f"{self.command} {path}", (self.headers.get("Host") or "").split(":")[0], self.token))
-        if self.hub.answer == "hang up":
+        if self.hub.answer == "hang up" or (self.hub.lost and path.endswith(f"/{self.hub.lost}")):
             return
         try:
             if self.hub.answer == "503":

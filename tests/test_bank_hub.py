@@ -327,10 +327,21 @@ class TestPushAgain:
     def test_a_card_of_other_words_alone(self, site: Site) -> None:
         site.add("org/words", {"README.md": b"My words."})
         site.push("org/words", token=TOKEN)
-        assert self.card(site, "org/words") == "My words.\n"
+        assert self.card(site, "org/words").endswith("\nMy words.\n")
         site.push("org/words", token=TOKEN, license="mit")
-        assert self.card(site, "org/words").startswith("---\nlicense: mit\n---\n")
-        assert "My words." in self.card(site, "org/words")
+        card = self.card(site, "org/words")
+        for written in ("license: mit\n", "- Licence: mit\n", "- Fingerprint: ", "path: data/train-*.parquet\n", "My words."):
+            assert card.count(written) == 1, written
+
+    def test_a_card_that_cannot_be_fetched(self, site: Site) -> None:
+        repo = site.add("org/unreachable", {"README.md": b"My words."})
+        before = repo.refs["main"]
+        with (
+            site.hub.that(lost="README.md"),
+            pytest.raises(BankError, match=r"^org/unreachable: the upload failed: "),
+        ):
+            site.push("org/unreachable", token=TOKEN)
+        assert repo.refs["main"] == before
 
     def test_a_repository_of_the_users_own(self, site: Site) -> None:
         for _ in range(2):

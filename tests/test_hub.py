@@ -255,9 +255,40 @@ class TestPush:
         repo.commit({"README.md": old.encode()})
         site.push("org/edited", token=TOKEN)
         assert repo.commits[repo.refs["main"]]["README.md"].decode() == card
-        repo.commit({"README.md": b"Nothing but my own words.\n"})
-        site.push("org/edited", token=TOKEN)
-        assert repo.commits[repo.refs["main"]]["README.md"] == b"Nothing but my own words.\n"
+
+    def test_a_card_that_is_not_ours(self, site: Site) -> None:
+        repo = site.hub.repos["org/website"] = Repo()
+        repo.commit({"README.md": b"---\nlicense: apache-2.0\n---\nMy own words.\n"})
+        for _ in range(2):
+            site.push("org/website", token=TOKEN)
+            card = repo.commits[repo.refs["main"]]["README.md"].decode()
+            for written in (
+                "license: apache-2.0\n",
+                "library_name: gentransforms\n",
+                "- Licence: apache-2.0\n",
+                "- Weights: ",
+                "\nMy own words.",
+            ):
+                assert card.count(written) == 1, written
+
+    def test_a_card_that_cannot_be_fetched(self, site: Site) -> None:
+        for _ in range(2):
+            site.push("org/unreachable", token=TOKEN)  # after the second time, the cache has the card
+        repo = site.hub.repos["org/unreachable"]
+        before = repo.commit({"README.md": site.files["README.md"] + b"My own words.\n"})
+        with site.hub.that(lost="README.md"), pytest.raises(WeightsError, match=r"^org/unreachable: the upload failed: "):
+            site.push("org/unreachable", token=TOKEN)
+        assert repo.refs["main"] == before
+        site.push("org/unreachable", token=TOKEN)
+        assert b"My own words." in repo.commits[repo.refs["main"]]["README.md"]
+
+    def test_a_card_with_broken_metadata(self, site: Site) -> None:
+        site.hub.repos["org/broken"] = Repo()
+        site.hub.repos["org/broken"].commit({"README.md": b"---\nlicense: [mit\n---\n"})
+        with pytest.raises(
+            WeightsError, match=r"^org/broken: the upload failed: the YAML at the top of its README.md cannot be read .* push again$"
+        ):
+            site.push("org/broken", token=TOKEN)
 
     @pytest.mark.parametrize("card", [{}, {"description": "A new one."}])
     def test_a_card_that_is_given_replaces_it(self, site: Site, card: dict[str, str]) -> None:
@@ -273,7 +304,7 @@ class TestPush:
         repo.commit({"README.md": b"on main"})
         repo.commit({"README.md": b"on the branch"}, "new")
         site.push("org/branches", token=TOKEN, revision="new")
-        assert repo.commits[repo.refs["new"]]["README.md"] == b"on the branch\n"
+        assert repo.commits[repo.refs["new"]]["README.md"].endswith(b"\non the branch\n")
 
     def test_server_down(self, site: Site) -> None:
         with site.hub.down(), pytest.raises(WeightsError, match="org/down: the upload failed: "):

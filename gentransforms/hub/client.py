@@ -209,16 +209,25 @@ def _open_repository(repo_id: str, kind: Kind, private: bool | None, token: str 
 
 
 def _keep_card(api: Any, new: Path, repo_id: str, kind: Kind, revision: str | None, given: Collection[str]) -> None:
-    """Replace a new card by the one that the repository has, if it has one, with the figures and the given parts of the new one."""
-    from huggingface_hub.errors import EntryNotFoundError
+    """Update the card that the repository has, if it has one, with a new one, and write the result in place of the new one."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     with _upload_errors(kind, repo_id):
-        try:
-            there = api.hf_hub_download(repo_id, CARD_FILE, repo_type=kind.repo_type, revision=revision)
+        try:  # by force, because without a network the client would return a card of before from its cache
+            there = api.hf_hub_download(repo_id, CARD_FILE, repo_type=kind.repo_type, revision=revision, force_download=True)
+        except LocalEntryNotFoundError as error:  # a subclass of the next, for a network that fails
+            raise _unknown_card(error) from error
         except EntryNotFoundError:
             return
-        old = Path(there).read_text(encoding="utf-8")
+        except ValueError as error:  # what the client raises for the same by force
+            raise _unknown_card(error) from error
+        old = Path(there).read_text(encoding="utf-8-sig")
         new.write_text(update_card(old, new.read_text(encoding="utf-8"), given), encoding="utf-8")
+
+
+def _unknown_card(error: Exception) -> OSError:
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    return OSError(f"its {CARD_FILE}, which may have been edited, could not be fetched ({_one_line(cause)}): push again")
 
 
 @contextlib.contextmanager

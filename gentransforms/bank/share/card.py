@@ -60,7 +60,7 @@ def bank_card(
     given = str(info.get("generator_name") or "")
     # A path on the machine where the bank was generated means nothing to others.
     name = given if given in bundled_names() or is_repository(given) else generator["class"]
-    where = repo_id or "ORG/NAME"
+    where, digest = repo_id or "ORG/NAME", hash_manifest(manifest)
     metadata = card_metadata(
         **license_fields(license), pretty_name=f"Variants made by {name}", tags=["synthetic", "data-augmentation", "gentransforms"],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
@@ -74,6 +74,7 @@ def bank_card(
         "Encoding": _encoding(settings),
         "Created": f"{info.get('created')}, with {', '.join(f'{n} {v}' for n, v in info.get('versions', {}).items())}",
     } | {f"{what} of the generator" if "weights" not in what else what: text for what, text in info.get("generator_notes", {}).items()}
+    agreed = json.dumps({name: manifest.get(name) for name in AGREED}, indent=2)
     lines = [f"---\n{metadata}\n---\n", f"# Variants made by {name}\n", card_part("description", description) + "\n" if description else ""]
     lines += [
         "A [gentransforms] bank: images that a generative model generated from source images, to augment training data.",
@@ -86,8 +87,8 @@ def bank_card(
         "augment = gt.BankAugment(bank, p=0.5)  # for samples with keys: see gt.with_keys\n```\n",
         f'Or as an ordinary data set: `datasets.load_dataset("{where}", split="train")`.\n',
         "Each row: `key` (the source image), `variant`, `seed`, `attempt` (0 unless the variant was tried again) and `image`.\n",
-        *([] if audit is None else [card_part("audit", _audit_section(audit)) + "\n"]),
-        card_part("settings", f"## Settings\n\n```json\n{json.dumps({name: manifest.get(name) for name in AGREED}, indent=2)}\n```"),
+        *([] if audit is None else [card_part("audit", _audit_section(audit), of=digest) + "\n"]),
+        card_part("settings", f"## Settings\n\n```json\n{agreed}\n```", of=digest),
     ]
     return "\n".join(lines) + "\n"
 

@@ -100,7 +100,8 @@ def push_bank(
         description: text for the card.
         audit: folder of a saved audit of this bank; the card then shows its main figures. The card of a repository that has one is kept,
             with the figures and settings of this bank, and with the licence, description and audit if they are given: what was written on
-            the Hub stays.
+            the Hub stays, except the audit of another bank. The text of a card that is not ours follows that of the new card. A card of
+            an earlier version, which has no marks around its parts, is replaced; its licence stays unless one is given.
         options: ``private``, ``token``, ``revision``, ``commit_message``.
 
     Raises:
