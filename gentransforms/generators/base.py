@@ -242,7 +242,8 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
             repo_id: ``"organisation/name"``, or the name alone for a repository of your own; created if it does not exist.
             dtype: as in `save_pretrained`.
             card: as in `save_pretrained`. Without it, the card of a repository that has one is kept, with the figures of this generator:
-                what was written on the Hub, the licence included, stays. ``card={}`` writes a new one.
+                what was written on the Hub, the licence included, stays, except in cards of earlier versions, which are replaced.
+                ``card={}`` writes a new one.
             options: ``private``, ``token``, ``revision``, ``commit_message``.
 
         Raises:
