@@ -21,7 +21,7 @@ import gentransforms as gt
 from gentransforms.errors import ConfigError
 from gentransforms.generators.diffusion.faster import deepcache
 from gentransforms.generators.diffusion.faster.steps import Step, check_interval, plan_steps
-from gentransforms.generators.held import generate
+from gentransforms.generators.generate import generate
 from gentransforms.testing import check_generator
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,7 +12,7 @@ from small_generators import Flat, Hungry, NotFinite, Returning, grey_of, tiny_i
 from torch import Tensor
 
 from gentransforms.errors import ConfigError, GeneratorError, MissingInputError
-from gentransforms.generators.held import generate
+from gentransforms.generators.generate import generate
 from gentransforms.testing import FakeGenerator
 
 pytestmark = pytest.mark.usefixtures("one_thread")

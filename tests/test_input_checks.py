@@ -19,7 +19,7 @@ import gentransforms as gt
 from gentransforms.bank.config import BankConfig
 from gentransforms.bank.generate.variants import make_block
 from gentransforms.errors import ConfigError
-from gentransforms.generators.held import generate
+from gentransforms.generators.generate import generate
 from gentransforms.testing import FakeGenerator
 
 pytestmark = pytest.mark.usefixtures("one_thread")

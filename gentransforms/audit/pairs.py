@@ -17,7 +17,7 @@ from gentransforms.bank.format.unit import list_units, read_sidecar
 from gentransforms.bank.reader import Bank
 from gentransforms.errors import BankError, ConfigError, SourceError
 from gentransforms.generators.base import ImageGenerator
-from gentransforms.generators.held import generate
+from gentransforms.generators.generate import generate
 from gentransforms.images import to_rows
 from gentransforms.seeding import derive_seeds
 from gentransforms.sources import ImageSource

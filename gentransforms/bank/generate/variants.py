@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from gentransforms.bank.config import BankConfig
 from gentransforms.errors import BankError
 from gentransforms.generators.base import ImageGenerator
-from gentransforms.generators.held import check_inputs, check_output, is_out_of_memory
+from gentransforms.generators.generate import check_inputs, check_output, is_out_of_memory
 from gentransforms.generators.turns import take_turn
 from gentransforms.seeding import derive_seeds
 from gentransforms.surroundings import isolate

@@ -14,7 +14,7 @@ from torch import Tensor
 from gentransforms.errors import ConfigError
 from gentransforms.generators.diffusion.prompts.templates import fill_prompts
 from gentransforms.generators.diffusion.sampling import make_rngs
-from gentransforms.generators.held import is_out_of_memory
+from gentransforms.generators.generate import is_out_of_memory
 from gentransforms.generators.pipelines import adapters, calls, priors, settings, texts
 from gentransforms.generators.pipelines.execution.caching import enabled_cache, per_batch
 from gentransforms.generators.pipelines.execution.offloading import OffloadedGenerator

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gentransforms.errors import GeneratorError
 from gentransforms.generators.diffusion.describe import describe_part
-from gentransforms.generators.held import is_out_of_memory
+from gentransforms.generators.generate import is_out_of_memory
 from gentransforms.generators.identity import uncompiled
 
 __all__ = ["Undecided", "check_repeatable", "describe_setup", "find_dependence", "reads_alike"]
