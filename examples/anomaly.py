@@ -77,7 +77,7 @@ def main() -> None:
         turns = {args.anomalies: {args.anomalies}}
     else:
         numbered = {str(number): name for number, name in enumerate(names)} | {name: name for name in tested}
-        whole = every_class(args.train) if args.references < len(gt.open_source(args.train)) else set(known)
+        whole = set(known) if len(known) < args.references else every_class(args.train)
         if lost := whole - set(known):
             warnings.warn(
                 f"--references={args.references}: none is of the classes {some_of(lost)}, which --train has, so test images of these do "

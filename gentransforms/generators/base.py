@@ -121,8 +121,8 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
 
         Transforms and banks call it before they move inputs to the generator's device, where reading a value would wait. Of inputs
         that are on an accelerator already, a transform passes copies on the CPU, at its first call only. Called directly, a
-        generator does not call it, so `encode` should check, too. By default it checks nothing. A subclass
-        with an `encode` of its own does not inherit the checks, as it may take other inputs.
+        generator does not call it, so `encode` should check, too. By default it checks nothing. A
+        subclass with an `encode` of its own does not inherit the checks, as it may take other inputs.
 
         Args:
             inputs: those that are given, by name, as for `encode`.

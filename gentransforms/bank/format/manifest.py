@@ -20,27 +20,9 @@ from gentransforms.bank.format.unit import FORMER, Unit, find_command, list_unit
 from gentransforms.errors import BankError
 
 __all__ = [
-    "AGREED",
-    "COPY",
-    "FORMAT",
-    "FORMAT_VERSION",
-    "MANIFEST",
-    "Before",
-    "Facts",
-    "check_copy",
-    "check_manifest",
-    "create_manifest",
-    "find_manifest",
-    "has_manifest",
-    "hash_json",
-    "hash_keys",
-    "hash_manifest",
-    "is_export",
-    "list_exported_files",
-    "name_marks",
-    "read_manifest",
-    "repair_manifest",
-    "replace_manifest",
+    "AGREED", "COPY", "FORMAT", "FORMAT_VERSION", "MANIFEST", "Before", "Facts", "check_copy", "check_manifest", "create_manifest",
+    "find_manifest", "has_manifest", "hash_json", "hash_keys", "hash_manifest", "is_export", "list_exported_files", "name_marks",
+    "read_manifest", "repair_manifest", "replace_manifest",
 ]  # fmt: skip
 
 FORMAT, FORMAT_VERSION, MANIFEST = "gentransforms-bank", 1, "bank.json"
