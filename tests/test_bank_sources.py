@@ -488,6 +488,14 @@ class TestMetadataFile:
         path.write_text('file_name,caption\na.png,"a cat,\nasleep"\nb.png,"a dog, running",\n')  # a comma at the end does no harm
         assert [read(open_source(tmp_path), i).inputs["prompts"] for i in range(2)] == ["a cat,\nasleep", "a dog, running"]
 
+    def test_empty_cells_are_no_input(self, tmp_path: Path) -> None:
+        fill(tmp_path, "a.png", "b.png", "c.png")
+        (tmp_path / "metadata.csv").write_text("file_name,caption\na.png,\nb.png,a dog\nc.png\n")
+        none, there, short = open_source(tmp_path).read_range(0, 3)
+        assert isinstance(there, SourceSample) and there.inputs == {"prompts": "a dog"}
+        for missing in (none, short):
+            assert isinstance(missing, SourceError) and "prompts: missing for this image" in str(missing)
+
     @pytest.mark.parametrize(
         ("text", "words"),
         [

@@ -65,6 +65,20 @@ def draw_pan() -> list[Tensor]:
     return [scene[:, 16:48, left : left + 32] for left in range(0, 180, 3)]
 
 
+def draw_inspected() -> list[Tensor]:
+    """One scene and a camera that does not move; every second image has a dark spot, as a defect is."""
+    rng = np.random.default_rng(0)
+    scene = rng.integers(40, 200, (3, 8, 8)).repeat(8, 1).repeat(8, 2)
+    images = []
+    for i in range(60):
+        image = scene + rng.normal(0, 3, scene.shape)
+        if i % 2:
+            top, left = rng.integers(0, 52, 2)
+            image[:, top : top + 12, left : left + 12] -= 60
+        images.append(torch.from_numpy(image.clip(0, 255).astype(np.uint8)))
+    return images
+
+
 def draw_alike() -> list[Tensor]:
     rng = torch.Generator().manual_seed(0)
     photo = structured_photos(1)[0].float()
@@ -77,6 +91,7 @@ ALIKE: dict[str, Callable[[], list[Tensor]]] = {
     "strokes": draw_strokes,
     "pan": draw_pan,
     "all alike": draw_alike,
+    "inspected": draw_inspected,
     "mirrored pairs": lambda: [image for photo in structured_photos(30) for image in (photo, photo.flip(-1))],
     "inverted pairs": lambda: [image for photo in structured_photos(30) for image in (photo, 255 - photo)],
 }
@@ -206,6 +221,18 @@ class TestCompareMarks:
         seen = np.stack([mark(change(images[i])) for i in own])
         for count in (8, 16):
             assert compare_marks(seen[:count], own[:count], marks).verdict != "wrong"
+
+    @pytest.mark.parametrize("count", [8, 16])
+    @pytest.mark.parametrize("kind", ["inspected", "noise alone"])
+    def test_of_a_camera_that_does_not_move(self, kind: str, count: int) -> None:
+        """Each image is close to every row; wrong ones are other rows, shifted or in another order."""
+        marks = alike("inspected")[1][:: 1 if kind == "inspected" else 2]
+        own = np.random.default_rng(0).choice(len(marks) - 1, count, replace=False)
+        assert compare_marks(marks[own], own, marks).verdict == "right"
+        assert compare_marks(marks[own + 1], own, marks).verdict == "wrong"
+        by_defect = np.argsort(np.arange(len(marks)) % 2, kind="stable")
+        others = [by_defect, np.random.default_rng(1).permutation(len(marks))][kind == "noise alone"]
+        assert compare_marks(marks[others[own]], own, marks).verdict != "right"
 
     @pytest.mark.parametrize(
         ("count", "wrong", "verdict"), [(8, 0, "right"), (8, 1, "right"), (8, 2, "wrong"), (4, 1, "right"), (4, 2, "wrong")]

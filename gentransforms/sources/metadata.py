@@ -61,7 +61,7 @@ def read_metadata(
     names = dict.fromkeys(name for _, row in rows for name in row if isinstance(name, str) and name != image_column)
     values = {column: [row.get(column) for _, row in rows] for column in names}
     if path.suffix == ".csv":
-        values |= {column: numbers for column, texts in values.items() if (numbers := _numbers(texts)) is not None}
+        values = {column: _cells(texts) for column, texts in values.items()}
     chosen = choose_columns(values, columns, lambda name, column: _usable(name, values[column]), path.name)
     return [key for key, _ in rows], {name: values[column] for name, column in chosen.items()}, chosen
 
@@ -171,12 +171,13 @@ def _key(path: Path, name: Any) -> str:
     return str(key)
 
 
-def _numbers(texts: list[Any]) -> list[int | None] | None:
-    """Return a column of a CSV file as integers, with None for empty cells; None if some cells are not integers."""
+def _cells(texts: list[Any]) -> list[Any]:
+    """Return a column of a CSV file with None for empty cells, as integers if all others are."""
+    there = [text or None for text in texts]
     try:
-        return [int(text) if text else None for text in texts]
-    except (TypeError, ValueError):
-        return None
+        return [None if text is None else int(text) for text in there]
+    except ValueError:
+        return there
 
 
 def _usable(name: str, values: list[Any]) -> bool:

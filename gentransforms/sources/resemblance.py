@@ -26,6 +26,7 @@ MARK_SIZE = 3 * _CELLS * _CELLS
 
 _EXACT, _FEW = 0.5, 4  # differences up to this are rounding; at least this many images must all be so close to other rows
 _SAME = 2.5  # mean difference in grey levels; the same image, resized or encoded again, is closer
+_LIKE_MOST = 1 / 4  # a row that more than this share of the others are closer than is not the image's own: all look alike
 _CANDIDATES = 512  # rows that are nearest in a first comparison; a match is searched for among these
 _NEIGHBOURS = 64  # of those; their distances tell how close a chance match would be
 # An upper bound for the probability of a chance match, and the share and the number of images that must be below it.
@@ -93,7 +94,7 @@ def compare_marks(seen: npt.NDArray[np.uint8], own: npt.NDArray[np.integer], mar
     if not len(telling) or len(marks) < 2:
         return Resemblance("unsure")
     seen, own = seen[telling], own[telling]
-    same = np.abs(seen.astype(np.int16) - marks[own]).mean(1) < _SAME
+    same = _are_same(seen, own, marks)
     if same.all():
         return Resemblance("right")
     if len(telling) >= _FEW and (moved := _find_exact_shift(seen, own, marks)) is not None:
@@ -114,20 +115,36 @@ def compare_marks(seen: npt.NDArray[np.uint8], own: npt.NDArray[np.integer], mar
     return Resemblance("unlike") if example is None else Resemblance("wrong", (int(telling[example[0]]), example[1]))
 
 
+def _are_same(seen: npt.NDArray[np.uint8], own: npt.NDArray[np.integer], marks: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Return whether each image is as close to its own row as the same image is, and closer than to most others.
+
+    Where a camera does not move, all rows are as close to each other as that, and being close says nothing.
+    """
+    to_own = np.abs(seen.astype(np.int16) - marks[own]).mean(1)
+    others = marks[_some_rows(marks)].astype(np.int16)
+    closer = np.stack([np.abs(others - image).mean(1) < distance for image, distance in zip(seen, to_own, strict=True)])
+    return (to_own < _SAME) & (closer.mean(1) <= _LIKE_MOST)
+
+
+def _some_rows(marks: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Return the rows that an image's own row is ranked among, evenly spaced."""
+    return np.unique(np.linspace(0, len(marks) - 1, min(_RANKED, len(marks))).astype(np.int64))
+
+
 def _find_exact_shift(seen: npt.NDArray[np.uint8], own: npt.NDArray[np.integer], marks: npt.NDArray[np.uint8]) -> int | None:
     """Return the row of the first image if every image equals the row at one distance from its own, and differs from its own.
 
-    That tells cut data sets even of plain images, which are so much alike that another brightness may look like another row.
+    That tells cut data sets even of plain images, which are so much alike that another brightness may look like another row, and
+    of a camera that does not move, where an image differs little from its own row, but not at all from that other one.
     """
-    if np.isclose(marks[own].astype(np.int16), seen, atol=_SAME, rtol=0).all(1).any():
-        return None
     rows = np.arange(len(marks))
     shifts = rows - own[0]
-    for image, row in zip(seen, own, strict=True):
+    for image, row in zip(seen.astype(np.int16), own, strict=True):
         targets = shifts + row
         inside = (targets >= 0) & (targets < len(marks))
         shifts, targets = shifts[inside], targets[inside]
-        shifts = shifts[np.abs(marks[targets].astype(np.int16) - image).mean(1) < _EXACT]
+        to_own = np.abs(image - marks[row]).mean()
+        shifts = shifts[np.abs(marks[targets] - image).mean(1) < min(_EXACT, to_own / 4)]
         if not len(shifts):
             return None
     return int(own[0] + shifts[0])
@@ -192,7 +209,7 @@ def _compare_ranks(seen: npt.NDArray[np.uint8], own: npt.NDArray[np.integer], ma
     Each image's own row is ranked among other rows. Whatever was done to the images, ranks of the right rows are low for some
     features; those of wrong rows are uniform for all.
     """
-    rows = np.unique(np.linspace(0, len(marks) - 1, min(_RANKED, len(marks))).astype(np.int64))
+    rows = _some_rows(marks)
     others, mine, images = _grid(marks[rows]), _grid(marks[own]), _grid(seen)
     apart = torch.from_numpy((marks[rows][None] != marks[own][:, None]).any(-1))
     best = -math.inf
