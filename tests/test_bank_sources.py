@@ -492,9 +492,11 @@ class TestMetadataFile:
         fill(tmp_path, "a.png", "b.png", "c.png")
         (tmp_path / "metadata.csv").write_text("file_name,caption\na.png,\nb.png,a dog\nc.png\n")
         none, there, short = open_source(tmp_path).read_range(0, 3)
-        assert isinstance(there, SourceSample) and there.inputs == {"prompts": "a dog"}
+        assert isinstance(there, SourceSample)
+        assert there.inputs == {"prompts": "a dog"}
         for missing in (none, short):
-            assert isinstance(missing, SourceError) and "prompts: missing for this image" in str(missing)
+            assert isinstance(missing, SourceError)
+            assert "prompts: missing for this image" in str(missing)
 
     @pytest.mark.parametrize(
         ("text", "words"),
