@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 import gentransforms as gt
 from gentransforms.cli import augment, plain
+from gentransforms.cli.list import list_generators
 from gentransforms.cli.main import app, run
 from gentransforms.cli.photos import sample_photos
 from gentransforms.generators.icgan.architecture import BigGANConfig
@@ -298,6 +299,18 @@ class TestList:
     def test_prints_the_table(self) -> None:
         result = RUNNER.invoke(app, ["list"])
         assert (result.exit_code, result.stdout) == (0, f"{gt.list_pretrained()}\n")
+
+    def test_fits_a_narrow_terminal(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.setenv("COLUMNS", "72")
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        list_generators()
+        printed = capsys.readouterr().out
+        assert max(map(len, printed.splitlines())) <= 72
+        words = " ".join(printed.split())
+        for row in gt.list_pretrained():
+            assert row.name in printed
+            for part in (row.description, f"Keeps {row.keeps}.", f"Licence: {row.license};", row.options):
+                assert " ".join(part.split()) in words
 
 
 class TestConvertIcgan:

@@ -123,7 +123,8 @@ def _are_same(seen: npt.NDArray[np.uint8], own: npt.NDArray[np.integer], marks: 
     to_own = np.abs(seen.astype(np.int16) - marks[own]).mean(1)
     others = marks[_some_rows(marks)].astype(np.int16)
     closer = np.stack([np.abs(others - image).mean(1) < distance for image, distance in zip(seen, to_own, strict=True)])
-    return (to_own < _SAME) & (closer.mean(1) <= _LIKE_MOST)
+    same: npt.NDArray[np.bool_] = (to_own < _SAME) & (closer.mean(1) <= _LIKE_MOST)
+    return same
 
 
 def _some_rows(marks: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:

@@ -106,8 +106,9 @@ def find_keys(sample: Any) -> Any:
     if not found:
         has = f"has entries {list(sample)}" if isinstance(sample, Mapping) else f"is {name_type(sample)}"
         raise ConfigError(
-            f"the sample {has} and no key is marked as one in it: wrap the data set in gentransforms.with_keys, put the key into a "
-            'dict entry "key", or pass keys_getter=, such as keys_getter="last" for (image, …, key)'
+            f"the sample {has} and no key is marked as one in it: wrap the data set in gentransforms.with_keys and give it the "
+            'transform, with_keys(dataset, transform=…), put the key into a dict entry "key", or pass keys_getter=, such as '
+            'keys_getter="last" for (image, …, key)'
         )
     return found
 

@@ -59,17 +59,18 @@ class WhiteLevel:
                 ranges = " and ".join(f"0 to {white}" for white in sorted(self._assumed))
                 doubts.append(
                     f"grey images of floats of one source are scaled from different ranges, {ranges}, each by its own largest value: "
-                    "pass white_level= with the value that is white in all of them"
+                    "pass white_level= (--white-level) with the value that is white in all of them"
                 )
         if high > _CLIPPED * white:
             doubts.append(
-                f"a grey image of floats has values far above {white}, which become white: if white is another value, pass white_level="
+                f"a grey image of floats has values far above {white}, which become white: if white is another value, pass white_level= "
+                "(--white-level)"
             )
         elif 0 < high < white / _DARK:
             bound = 2.0 ** math.ceil(math.log2(high)) if white == 1 else (1 << math.ceil(high).bit_length()) - 1
             doubts.append(
                 f"a grey image of floats has no values above {bound:g} and will be dark, as white is taken to be {white}: "
-                f"if white is {bound:g}, pass white_level={bound:g}; if it is {white}, pass white_level={white}"
+                f"if white is {bound:g}, pass white_level={bound:g} (--white-level); if it is {white}, pass white_level={white}"
             )
         return white, doubts
 
