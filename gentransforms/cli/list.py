@@ -44,4 +44,5 @@ def _describe(known: Iterable[Pretrained], width: int) -> Iterable[str]:
         ]
         if one.options:
             facts.append(f"Options: {one.options}.")
-        yield "\n".join([one.name, *textwrap.wrap(" ".join(facts), max(40, width), initial_indent="    ", subsequent_indent="    ")])
+        text = textwrap.wrap(" ".join(facts), max(40, width), initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
+        yield "\n".join([one.name, *text])
