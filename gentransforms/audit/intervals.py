@@ -1,7 +1,8 @@
 """95% intervals over sources.
 
 The variants of one source are not independent of each other, so what is drawn again is always a source with all that
-belongs to it. Means take the bootstrap (Efron, 1979). Distances between sets and supports, whose nearest neighbours
+belongs to it. Means of what concerns a source alone take the bootstrap (Efron, 1979); figures that compare with other real
+images leave groups out, see `jackknife`. Distances between sets and supports, whose nearest neighbours
 duplicates would spoil, take subsampling without replacement (Politis and Romano, 1994).
 """
 
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from gentransforms.audit.jackknife import Jackknife
 
 __all__ = ["Resamples", "subsampling_interval"]
 
@@ -24,6 +27,9 @@ class Resamples:
         resamples: how many.
         seed: of the resamples.
 
+    Attributes:
+        jackknife: of the same sources, for figures that compare with other real images.
+
     Example:
         >>> import torch
         >>> value, (low, high) = Resamples(100).mean(torch.arange(100.0))
@@ -32,6 +38,7 @@ class Resamples:
     """
 
     def __init__(self, count: int, resamples: int = 1000, seed: int = 0) -> None:
+        self.jackknife = Jackknife(count, seed)
         rng = torch.Generator("cpu").manual_seed(seed)
         self.weights = torch.zeros(resamples, count)
         chunk = max(1, 10_000_000 // count)

@@ -14,7 +14,10 @@ from torch import Tensor
 
 from gentransforms.audit.evidence import CPU, Evidence
 
-__all__ = ["RealNeighbours", "VariantNeighbours", "nearest", "neighbours_of_real", "neighbours_of_variants", "radii", "squared_distances"]
+__all__ = [
+    "RealNeighbours", "VariantNeighbours", "distances_between", "nearest", "neighbours_of_real", "neighbours_of_variants", "radii",
+    "squared_distances",
+]  # fmt: skip
 
 _ELEMENTS = 32_000_000  # of a chunk of distances: 128 MB
 # Squared distances that differ by less than this share of the squared norms are taken for equal.
@@ -89,7 +92,7 @@ def neighbours_of_variants(e: Evidence, radius: Tensor, k: int) -> VariantNeighb
     k = min(k, len(e.real) - 1)
     mean = e.real.mean(dim=0)
     real, variants = e.real - mean, e.variants - mean
-    own = _distances(e.variants, e.real, e.owner)
+    own = distances_between(e.variants, e.real, e.owner)
     slack = _ROUNDING * (variants.square().sum(dim=1) + real.square().sum(dim=1)[e.owner])
     square_radius = radius.square()
     to_own = square_radius[e.owner] / own.square().clamp(min=_LEAST)
@@ -119,7 +122,7 @@ def nearest(points: Tensor, support: Tensor, device: torch.device = CPU) -> tupl
     """
     mean = support.mean(dim=0)
     indices = torch.cat([squares.argmin(dim=1).cpu() for _, squares in squared_distances(points - mean, support - mean, device)])
-    return _distances(points, support, indices), indices
+    return distances_between(points, support, indices), indices
 
 
 def squared_distances(points: Tensor, support: Tensor, device: torch.device = CPU) -> Iterator[tuple[int, Tensor]]:
@@ -140,12 +143,12 @@ def radii(points: Tensor, k: int, device: torch.device = CPU) -> Tensor:
 
 def _sort(points: Tensor, support: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     """Return the distances of points (B, D) from rows `indices` (B, k) of the support, ascending, and the indices in that order."""
-    exact = torch.stack([_distances(points, support, indices[:, i]) for i in range(indices.shape[1])], dim=1)
+    exact = torch.stack([distances_between(points, support, indices[:, i]) for i in range(indices.shape[1])], dim=1)
     order = exact.argsort(dim=1, stable=True)
     return exact.gather(1, order), indices.gather(1, order)
 
 
-def _distances(points: Tensor, support: Tensor, indices: Tensor) -> Tensor:
+def distances_between(points: Tensor, support: Tensor, indices: Tensor) -> Tensor:
     """Return the distance of each point (M, D) from the row of the support that `indices` (M,) names, by the difference itself."""
     starts = range(0, len(points), _ROWS)
     return torch.cat([(points[i : i + _ROWS] - support[indices[i : i + _ROWS]]).norm(dim=1) for i in starts])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gentransforms.audit.evidence import Evidence, mean_per_source
 from gentransforms.audit.judge import Judgement
-from gentransforms.audit.measures.copies import near_copy_distance
+from gentransforms.audit.measures.near_copies import near_copy_distance
 from gentransforms.audit.neighbours import RealNeighbours, VariantNeighbours
 from gentransforms.audit.pairs import Pairs
 

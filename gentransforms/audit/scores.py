@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from gentransforms.audit.evidence import Evidence
 from gentransforms.audit.judge import Judgement
-from gentransforms.audit.measures.copies import near_copy_distance
 from gentransforms.audit.measures.diversity import duplicate_distances
+from gentransforms.audit.measures.near_copies import near_copy_distance
 from gentransforms.audit.neighbours import RealNeighbours, VariantNeighbours
 from gentransforms.sources.arrow import arrow
 

@@ -110,20 +110,26 @@ def _copies(m: Mapping[str, Measure]) -> Verdict | None:
     if "near_copies" not in m:
         return None
     near, expected = m["near_copies"].value, m["near_copies"].reference or 0.0
-    interval = m["near_copies"].interval
-    surely = near if interval is None else interval[0]
-    level = "bad" if surely > max(0.05, 3 * expected) else "check" if near > max(0.02, 2 * expected) else "good"
+    # By the lower ends of the intervals: nobody is accused by what chance alone would show.
+    surely = _low(m["near_copies"])
+    level = "bad" if surely > max(0.05, 3 * expected) else "check" if surely > max(0.02, 2 * expected) else "good"
     text = f"{near:.1%} are nearer to another real image than 99% of the real images are to their nearest (real images: {expected:.1%})."
+    if level == "good" and near > max(0.02, 2 * expected):
+        text += f" With more sources that may prove to be as few as {surely:.1%}: too few of them to speak of copies."
     if "source_copies" in m and m["source_copies"].value > 0.02:
-        level = "check" if level == "good" else level
+        level = "check" if level == "good" and _low(m["source_copies"]) > 0.02 else level
         text += f" {m['source_copies'].value:.1%} are practically copies of their own source."
     if "training_share_others" in m:
         share = m["training_share_others"]
-        assert share.interval is not None
-        if share.interval[0] > 0.55:
-            level = "bad" if share.interval[0] > 0.65 or level == "bad" else "check"
+        if _low(share) > 0.55:
+            level = "bad" if _low(share) > 0.65 or level == "bad" else "check"
         text += f" {share.value:.0%} are nearer to other training images than to held-out ones; without memorisation it is about 50%."
     return _verdict(level, "Copies.", text)
+
+
+def _low(measure: Measure) -> float:
+    """Return the lower end of the interval; without one, nothing is sure."""
+    return 0.0 if measure.interval is None else measure.interval[0]
 
 
 def _drift(m: Mapping[str, Measure]) -> Verdict | None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from gentransforms.audit.evidence import CPU, Evidence, Measure, mean_per_source
 from gentransforms.audit.intervals import Resamples
+from gentransforms.audit.jackknife import Jackknife
+from gentransforms.audit.left_out import LeftOut, nearest_in_two_groups, two_groups_of_neighbours
+from gentransforms.audit.measures.near_copies import measure_near_copies
 from gentransforms.audit.neighbours import RealNeighbours, VariantNeighbours, nearest, radii
 
-__all__ = ["c_t_score", "measure_copies", "near_copy_distance", "near_distance"]
+__all__ = ["c_t_score", "measure_copies", "near_distance"]
 
 _PART = "copies"
 _SEED = 0
@@ -22,19 +26,6 @@ def near_distance(real: RealNeighbours) -> float | None:
     """Return a tenth of the median distance of real images to their nearest; None if most of them have an exact duplicate."""
     median = float(real.distances[:, 0].median())
     return median / 10 if median > 0 else None
-
-
-def near_copy_distance(real: RealNeighbours) -> float | None:
-    """Return the 1% quantile of the distances of real images to their nearest; None if all have an exact duplicate.
-
-    Where 1% or more of them have one, the quantile is that of the others: nothing is nearer than 0.
-    """
-    distances = real.distances[:, 0].double()
-    limit = float(distances.quantile(0.01))
-    if limit > 0:
-        return limit
-    apart = distances[distances > 0]
-    return float(apart.quantile(0.01)) if len(apart) else None
 
 
 def measure_copies(
@@ -49,43 +40,43 @@ def measure_copies(
         near: see `near_distance`.
         resamples: for the intervals.
     """
-    among_real = real.distances[:, 0].double()
+    jackknife = resamples.jackknife
+    among = two_groups_of_neighbours(e.real, e.real, real.indices, jackknife.groups, device=e.device)
+    others = two_groups_of_neighbours(e.variants, e.real, variants.indices, jackknife.groups, e.owner, e.device)
     found: dict[str, Measure | str] = {}
 
-    def add(name: str, values: Tensor, reference: float | None, meaning: str) -> None:
-        found[name] = Measure(_PART, *resamples.mean(mean_per_source(values, e.owner, len(e.real))), reference, meaning)
+    def apart(g: int) -> Tensor:
+        """Return the distances of the real images to their nearest without group g: (N',) float64."""
+        return among.without(g)[0][jackknife.groups != g].double()
 
     if near is None:
         found["source_copies"] = _NO_SCALE
     else:
-        add(
-            "source_copies", (variants.own < near).double(), float((among_real < near).double().mean()),
+        found["source_copies"] = _figure(
+            e, jackknife, (variants.own < near).double(), lambda g: (variants.own < apart(g).median() / 10).double(),
+            float((real.distances[:, 0] < near).double().mean()), 1,
             "share of variants nearer to their own source than a tenth of the median distance of real images to their nearest; good is 0",
         )  # fmt: skip
-    limit = near_copy_distance(real)
-    scale = float(among_real.mean())
-    if limit is None:
+    near_copies = measure_near_copies(e, real, variants, others, jackknife)
+    if near_copies is None:
         found["near_copies"] = found["nearest_ratio"] = "every real image has an exact duplicate: there is no distance to compare with"
     else:
-        add(
-            "near_copies", (variants.other < limit).double(), float((among_real < limit).double().mean()),
-            "share of variants nearer to another real image, their own source left out, than 99% of real images are to their nearest; "
-            "good is 0.01 or less",
-        )  # fmt: skip
-        add(
-            "nearest_ratio", variants.other.double() / scale, 1.0,
+        found["near_copies"] = near_copies
+        scale = float(real.distances[:, 0].double().mean())
+        found["nearest_ratio"] = _figure(
+            e, jackknife, variants.other.double() / scale, lambda g: others.without(g)[0].double() / apart(g).mean(), 1.0, math.inf,
             "mean distance of variants to the nearest real image, own source left out, over that of real images; good is 1; "
             "less means that they repeat other images",
         )  # fmt: skip
-    authentic = _authentic(e, real, variants)
-    add(
-        "authpct", 100 * authentic, 100 * _authentic_real(e, real),
+    found["authpct"] = _figure(
+        e, jackknife, _authentic(e, variants.own, variants.other, variants.other_index, real.distances[:, 0]),
+        lambda g: _authentic(e, variants.own, *others.without(g), among.without(g)[0]), 100 * _authentic_real(e, real), 100,
         "percentage of variants that are farther from their nearest real image than that image is from its own nearest (Alaa et al., "
         "2022); far below the reference means copies",
     )  # fmt: skip
     if e.holdout is None:
         return found | dict.fromkeys(("training_share", "training_share_others", "c_t"), "no holdout was given")
-    return found | _against_holdout(e, variants, resamples)
+    return found | _against_holdout(e, variants, others, jackknife)
 
 
 def c_t_score(training: Tensor, held_out: Tensor, made: Tensor, cells: int | None = None, device: torch.device = CPU) -> float:
@@ -131,11 +122,22 @@ def _mann_whitney(p: Tensor, q: Tensor) -> float:
     return (u - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12)
 
 
-def _authentic(e: Evidence, real: RealNeighbours, variants: VariantNeighbours) -> Tensor:
-    """Return whether each variant is farther from its nearest real image, own source included, than that from its own nearest."""
-    from_own = variants.own < variants.other
-    closest = torch.where(from_own, e.owner, variants.other_index)
-    return (torch.minimum(variants.own, variants.other) > real.distances[closest, 0]).double()
+def _figure(
+    e: Evidence, jackknife: Jackknife, values: Tensor, without: Callable[[int], Tensor], reference: float, most: float, meaning: str
+) -> Measure:
+    """Return the mean over sources of a value of each variant (M,), from 0 to `most`; `without` returns the values without a group."""
+
+    def left(g: int) -> Tensor:
+        return mean_per_source(without(g), e.owner, len(e.real))[jackknife.groups != g].nanmean()
+
+    value = float(mean_per_source(values, e.owner, len(e.real)).nanmean())
+    return Measure(_PART, value, jackknife.interval(value, left, 0.0, most), reference, meaning)
+
+
+def _authentic(e: Evidence, own: Tensor, other: Tensor, other_index: Tensor, among_real: Tensor) -> Tensor:
+    """Return 100 for each variant that is farther from its nearest real image, own source included, than that from its own nearest."""
+    closest = torch.where(own < other, e.owner, other_index)
+    return 100 * (torch.minimum(own, other) > among_real[closest]).double()
 
 
 def _authentic_real(e: Evidence, real: RealNeighbours) -> float:
@@ -147,7 +149,7 @@ def _authentic_real(e: Evidence, real: RealNeighbours) -> float:
     return float((distances > own[indices]).double().mean())
 
 
-def _against_holdout(e: Evidence, variants: VariantNeighbours, resamples: Resamples) -> dict[str, Measure | str]:
+def _against_holdout(e: Evidence, variants: VariantNeighbours, others: LeftOut, jackknife: Jackknife) -> dict[str, Measure | str]:
     """Compare distances to the training images with distances to as many held-out ones."""
     assert e.holdout is not None
     if len(e.holdout) < len(e.real):
@@ -158,17 +160,25 @@ def _against_holdout(e: Evidence, variants: VariantNeighbours, resamples: Resamp
         return dict.fromkeys(("training_share", "training_share_others", "c_t"), few)
     # Evenly spaced, so that a set sorted by class keeps its classes.
     holdout = e.holdout[torch.arange(len(e.real)) * len(e.holdout) // len(e.real)]
-    held_out, _ = nearest(e.variants, holdout, e.device)
+    held_out = nearest_in_two_groups(e.variants, holdout, jackknife.held_out, e.device)
+
+    def nearer(to_training: Tensor, to_held_out: Tensor) -> Tensor:
+        return (to_training < to_held_out).double() + 0.5 * (to_training == to_held_out).double()
+
     found: dict[str, Measure | str] = {}
-    for name, to_training, meaning in (
-        ("training_share", torch.minimum(variants.own, variants.other),
+    for name, own, meaning in (
+        ("training_share", variants.own,
          "share of variants whose nearest training image, own source included, is nearer than their nearest held-out one; "
          "a variant belongs near its source, so read it beside training_share_others"),
-        ("training_share_others", variants.other,
+        ("training_share_others", torch.full_like(variants.own, torch.inf),
          "the same with the own source left out; good is about 0.5, more means that the generator remembers its training images"),
     ):  # fmt: skip
-        nearer = (to_training < held_out).double() + 0.5 * (to_training == held_out).double()
-        found[name] = Measure(_PART, *resamples.mean(mean_per_source(nearer, e.owner, len(e.real))), 0.5, meaning)
+
+        def without(g: int, own: Tensor = own) -> Tensor:
+            return nearer(torch.minimum(own, others.without(g)[0]), held_out.without(g)[0])
+
+        values = nearer(torch.minimum(own, variants.other), held_out.distances[:, 0])
+        found[name] = _figure(e, jackknife, values, without, 0.5, 1, meaning)
     first = (e.counts.cumsum(0) - e.counts)[e.counts > 0]
     score = c_t_score(e.real, holdout, e.variants[first], device=e.device)
     meaning = (

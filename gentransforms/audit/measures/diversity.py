@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gentransforms.audit.evidence import Evidence, Measure, mean_per_source
 from gentransforms.audit.intervals import Resamples
+from gentransforms.audit.jackknife import Jackknife
+from gentransforms.audit.left_out import LeftOut, two_groups_of_neighbours
 from gentransforms.audit.neighbours import RealNeighbours
 
 __all__ = ["distances_within_classes", "distances_within_groups", "duplicate_distances", "measure_diversity", "vendi_score"]
@@ -31,10 +35,18 @@ def measure_diversity(e: Evidence, real: RealNeighbours, near: float | None, res
         return dict.fromkeys(("variant_distance", "vendi", "duplicate_variants"), "every source has one variant: nothing to compare")
     spread, vendi = _within_sources(e)
     found: dict[str, Measure | str] = {}
-    scale, among = _real_spread(e, real)
-    ratios = torch.where(scale > 0, spread / scale, torch.nan)
+    jackknife = resamples.jackknife
+    apart = two_groups_of_neighbours(e.real, e.real, real.indices, jackknife.groups, device=e.device)
+    scales, among = _real_spread(e, real, apart, jackknife)
+    ratios = torch.where(scales(None) > 0, spread / scales(None), torch.nan)
     if bool(ratios.isfinite().any()):
-        value, interval = resamples.mean(ratios)
+
+        def ratio(g: int) -> Tensor:
+            scale, kept = scales(g), jackknife.groups != g
+            return torch.where(scale > 0, spread / scale, torch.nan)[kept].nanmean()
+
+        value = float(ratios.nanmean())
+        interval = jackknife.interval(value, ratio, 0.0)
         meaning = (
             f"mean distance between two variants of a source, over that {among}; good is 0.5 to 1.1; 0 means the same image again and again"
         )
@@ -54,8 +66,17 @@ def measure_diversity(e: Evidence, real: RealNeighbours, near: float | None, res
     if near is None:
         found["duplicate_variants"] = "half of the real images have an exact duplicate: nothing says what a near duplicate is"
     else:
-        duplicate = (duplicate_distances(e) < near).double()
-        value, interval = resamples.mean(mean_per_source(duplicate, e.owner, len(e.real)))
+        repeats = duplicate_distances(e)
+
+        def share(below: float) -> Tensor:
+            return mean_per_source((repeats < below).double(), e.owner, len(e.real))
+
+        def share_without(g: int) -> Tensor:
+            kept = jackknife.groups != g
+            return share(float(apart.without(g)[0][kept].median()) / 10)[kept].nanmean()
+
+        value = float(share(near).nanmean())
+        interval = jackknife.interval(value, share_without, 0.0, 1.0)
         reference = float((real.distances[:, 0] < near).double().mean())
         meaning = (
             "share of variants nearer to another variant of their source than a tenth of the median distance of real images "
@@ -84,28 +105,45 @@ def distances_within_groups(features: Tensor, there: Tensor | None = None) -> Te
     return torch.where(pairs > 0, distances.double().sum(dim=(1, 2)) / pairs, torch.nan)
 
 
-def distances_within_classes(features: Tensor, labels: Tensor) -> Tensor:
-    """Return for each image the mean distance between two images of its class: (N,) float64, NaN for a class of one image.
+def distances_within_classes(features: Tensor, labels: Tensor, groups: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the mean distance between two images of each class: of all, and without each group; NaN for a class of one image.
 
     Of a class with more than 2,000 images that many are measured.
 
     Args:
         features: (N, D).
-        labels: (N,) int64.
+        labels: (N,) int64, of C classes.
+        groups: (N,) int64, from 0 to G - 1.
+        count: G.
+
+    Returns:
+        (C,) and (C, G) float64.
 
     Example:
         >>> import torch
-        >>> distances_within_classes(torch.tensor([[0.0], [3.0], [6.0], [9.0]]), torch.tensor([0, 0, 0, 1])).tolist()
-        [4.0, 4.0, 4.0, nan]
+        >>> points, labels, groups = torch.tensor([[0.0], [3.0], [6.0], [9.0]]), torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
+        >>> distances_within_classes(points, labels, groups, 2)[0].tolist()
+        [4.0, nan]
+        >>> distances_within_classes(points, labels, groups, 2)[1][0].tolist()
+        [nan, 3.0]
     """
     rng = torch.Generator("cpu").manual_seed(_SEED)
-    found = torch.full((len(features),), torch.nan, dtype=torch.float64)
-    for label in range(int(labels.max()) + 1):
+    classes = int(labels.max()) + 1
+    whole = torch.full((classes,), torch.nan, dtype=torch.float64)
+    without = torch.full((classes, count), torch.nan, dtype=torch.float64)
+    for label in range(classes):
         rows = (labels == label).nonzero()[:, 0]
-        some = features[rows[torch.randperm(len(rows), generator=rng)[:_MOST]]]
-        if len(some) > 1:
-            found[rows] = torch.cdist(some, some).fill_diagonal_(0).double().sum() / (len(some) * (len(some) - 1))
-    return found
+        rows = rows[torch.randperm(len(rows), generator=rng)[:_MOST]]
+        if len(rows) < 2:
+            continue
+        distances = torch.cdist(features[rows], features[rows]).fill_diagonal_(0).double()
+        member = F.one_hot(groups[rows], count).double()
+        between = member.T @ distances @ member  # sums over the pairs of two groups
+        left = len(rows) - member.sum(dim=0)
+        sums = between.sum() - 2 * between.sum(dim=1) + between.diagonal()
+        whole[label] = distances.sum() / (len(rows) * (len(rows) - 1))
+        without[label] = torch.where(left > 1, sums / (left * (left - 1)), torch.nan)
+    return whole, without
 
 
 def duplicate_distances(e: Evidence) -> Tensor:
@@ -165,15 +203,24 @@ def _chunks(e: Evidence, width: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(e.real), size)]
 
 
-def _real_spread(e: Evidence, real: RealNeighbours) -> tuple[Tensor, str]:
-    """Return for each source the mean distance between real images that ought to differ as its variants do, and which these are."""
+def _real_spread(e: Evidence, real: RealNeighbours, apart: LeftOut, jackknife: Jackknife) -> tuple[Callable[[int | None], Tensor], str]:
+    """Return what gives each source the mean distance between real images that ought to differ as its variants do: (N,) float64.
+
+    It is called with the group to leave out, or None. The text says which images these are.
+    """
     without = ""
     if e.labels is not None:
-        within = distances_within_classes(e.real, e.labels)
-        if bool(within.isfinite().any()):
-            return within, "between two real images of its class"
+        labels = e.labels
+        whole, left = distances_within_classes(e.real, labels, jackknife.groups, jackknife.count)
+        if bool(whole.isfinite().any()):
+            return lambda g: (whole if g is None else left[:, g])[labels], "between two real images of its class"
         without = ", as every class has one image"
-    return real.distances[:, 0].double().mean().expand(len(e.real)), f"between a real image and its nearest other{without}"
+
+    def to_nearest(g: int | None) -> Tensor:
+        distances = real.distances[:, 0] if g is None else apart.without(g)[0][jackknife.groups != g]
+        return distances.double().mean().expand(len(e.real))
+
+    return to_nearest, f"between a real image and its nearest other{without}"
 
 
 def _real_vendi(e: Evidence, real: RealNeighbours, size: int) -> float | None:

@@ -24,6 +24,7 @@ def measure_drift(e: Evidence, resamples: Resamples) -> dict[str, Measure | str]
     """Return the shift of each figure of the pixels, in standard deviations of the real images."""
     assert e.statistics is not None
     assert e.variant_statistics is not None
+    jackknife = resamples.jackknife
     order = torch.randperm(len(e.real), generator=torch.Generator("cpu").manual_seed(_SEED))
     halves = order[: len(order) // 2], order[len(order) // 2 :]
     found: dict[str, Measure | str] = {}
@@ -33,13 +34,19 @@ def measure_drift(e: Evidence, resamples: Resamples) -> dict[str, Measure | str]
         if not spread > 1e-9:
             found[f"drift/{name}"] = f"{name} is the same in all real images: there is no scale for a shift"
             continue
-        shifts = mean_per_source((made - real[e.owner]) / spread, e.owner, len(e.real))
+        shifts = mean_per_source(made - real[e.owner], e.owner, len(e.real))
+
+        def without(g: int, real: Tensor = real, shifts: Tensor = shifts) -> Tensor:
+            kept = jackknife.groups != g
+            return shifts[kept].nanmean() / real[kept].std()
+
+        value = float(shifts.nanmean()) / spread
         reference = float((real[halves[0]].mean() - real[halves[1]].mean()).abs()) / spread
         meaning = (
             f"shift of {what} from source to variant, in standard deviations of the real images; good is near 0; the reference is the "
             "difference between two random halves of the real images"
         )
-        found[f"drift/{name}"] = Measure(_PART, *resamples.mean(shifts), reference, meaning)
+        found[f"drift/{name}"] = Measure(_PART, value, jackknife.interval(value, without), reference, meaning)
     return found
 
 

@@ -8,12 +8,14 @@ from torch.nn import functional as F
 
 from gentransforms.audit.evidence import Evidence, Measure, mean_per_source
 from gentransforms.audit.intervals import Resamples
+from gentransforms.audit.jackknife import Jackknife
 from gentransforms.audit.judge import Judgement, class_shares
 from gentransforms.audit.neighbours import RealNeighbours, VariantNeighbours
 
 __all__ = ["label_agreement", "label_kappa", "measure_faithfulness", "similarities"]
 
 _PART = "faithfulness"
+_ROWS = 8192  # summed at once
 
 
 def similarities(e: Evidence) -> tuple[Tensor, Tensor]:
@@ -41,8 +43,9 @@ def measure_faithfulness(e: Evidence, real: RealNeighbours, variants: VariantNei
             "mean cosine between a variant and its own source; good is above other_similarity, and near the reference, "
             + ("two real images of one class" if e.labels is not None else "a real image and its nearest other"),
         ),
-        "other_similarity": figure(
-            others, among_others, "mean cosine between a variant and other sources; good is near the reference, that of two real images"
+        "other_similarity": Measure(
+            _PART, float(mean_per_source(others, e.owner, count).nanmean()), _other_interval(e, own, others, resamples.jackknife), among_others,
+            "mean cosine between a variant and other sources; good is near the reference, that of two real images",
         ),
     }  # fmt: skip
     if bool((e.real == e.real[0]).all()):
@@ -99,6 +102,25 @@ def label_kappa(e: Evidence, judgement: Judgement, resamples: Resamples) -> Meas
 
 def _kappa(agreement: float, chance: float) -> float:
     return (agreement - chance) / max(1 - chance, 1e-9)
+
+
+def _other_interval(e: Evidence, own: Tensor, others: Tensor, jackknife: Jackknife) -> tuple[float, float] | None:
+    """Return the interval of the mean cosine with other sources, from sums over the groups: no cosine is taken again."""
+    real, made = (torch.zeros(jackknife.count, e.real.shape[1], dtype=torch.float64) for _ in range(2))
+    real.index_add_(0, jackknife.groups, F.normalize(e.real, dim=1).double())
+    for rows in torch.arange(len(e.variants)).split(_ROWS):
+        owner = e.owner[rows]
+        made.index_add_(0, jackknife.groups[owner], F.normalize(e.variants[rows], dim=1).double() / e.counts[owner, None])
+    products = made @ real.T
+    to_own = mean_per_source(own, e.owner, len(e.real))
+
+    def without(g: int) -> Tensor:
+        kept = jackknife.groups != g
+        total = products.sum() - products[g].sum() - products[:, g].sum() + products[g, g]
+        return (total - to_own[kept].nansum()) / (kept.sum() - 1) / to_own[kept].isfinite().sum()
+
+    value = float(mean_per_source(others, e.owner, len(e.real)).nanmean())
+    return jackknife.interval(value, without, -1.0, 1.0)
 
 
 def _real_similarities(e: Evidence, neighbours: RealNeighbours) -> tuple[float, float]:
