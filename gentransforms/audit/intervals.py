@@ -60,11 +60,6 @@ class Resamples:
         first, last = (float(bound.clamp(low, high)) for bound in quantiles)
         return float(mean), (first, last)
 
-    def shares(self, values: Tensor) -> Tensor:
-        """Return weighted column means of `values` (N, C), normalised to sum 1, for each resample: (resamples, C)."""
-        totals = self.weights @ values.float()
-        return totals / totals.sum(dim=1, keepdim=True).clamp(min=1e-12)
-
 
 def subsampling_interval(values: Sequence[float], taken: int, count: int) -> tuple[float, tuple[float, float]]:
     """Return the mean of a figure over subsamples of `taken` of `count` sources, and its interval.

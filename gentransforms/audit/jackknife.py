@@ -53,7 +53,7 @@ class Jackknife:
     def error(self, without: Callable[[int], Tensor | float]) -> float:
         """Return the half-width of the interval, given the figure without a group; infinite where it cannot be taken.
 
-        Source: Shao and Tu, "The Jackknife and Bootstrap" (1995), section 5.1.2; Student's t with as many degrees of freedom as groups, but one.
+        Source: Shao and Tu, "The Jackknife and Bootstrap" (1995), section 5.1.2.
         """
         figures = torch.tensor([float(without(g)) for g in range(self.count)], dtype=torch.float64)
         figures = figures[figures.isfinite()]

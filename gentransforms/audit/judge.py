@@ -15,6 +15,7 @@ from gentransforms.errors import ConfigError
 __all__ = ["Judgement", "choose_neighbours", "class_shares", "judge_by_neighbours", "judge_by_scores", "vote"]
 
 _MOST = 10
+_ROWS = 65_536  # judged again at once
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class Judgement:
         right: (N,) bool, where that is its label: the judge's accuracy on real images it was not told of.
         classes: how many it can tell apart.
         name: of the judge, for the report.
+        voters: (M, K) int64, the classes of the nearest other sources of each variant; None if they do not vote.
+        voters_rows: (M, K) int64, which sources these are.
+        votes: how many of them vote.
     """
 
     variants: Tensor
@@ -34,6 +38,29 @@ class Judgement:
     right: Tensor
     classes: int
     name: str
+    voters: Tensor | None = None
+    voters_rows: Tensor | None = None
+    votes: int = 0
+
+    def without(self, out: Tensor) -> Tensor:
+        """Return the class that each variant shows, (M,) int64, if the sources in `out` (N,) bool have no vote.
+
+        The next nearest vote in their place, as far as these are known.
+        """
+        if self.voters is None or self.voters_rows is None:
+            return self.variants
+        judged = self.variants.clone()
+        for rows in torch.arange(len(judged)).split(_ROWS):
+            gone = out[self.voters_rows[rows]]
+            changed = gone[:, : self.votes].any(dim=1)
+            rows, gone = rows[changed], gone[changed]
+            order = gone.to(torch.uint8).argsort(dim=1, stable=True)[:, : self.votes]
+            classes, present = self.voters[rows].gather(1, order), ~gone.gather(1, order)
+            # A vote among the voters themselves: memory does not grow with the classes.
+            same = (classes[:, :, None] == classes[:, None, :]) & present[:, :, None]
+            counted = (same * _weights(self.votes)[None, :, None]).sum(dim=1) * present
+            judged[rows] = classes.gather(1, counted.argmax(dim=1, keepdim=True))[:, 0]
+        return judged
 
 
 def choose_neighbours(labels: Tensor) -> int:
@@ -61,7 +88,8 @@ def judge_by_neighbours(labels: Tensor, real: RealNeighbours, variants: VariantN
     classes = int(labels.max()) + 1
     sources = vote(labels[real.indices[:, :k]], classes)
     made, distinct = vote(labels[variants.indices[:, :k]], classes), int((labels.bincount() > 0).sum())
-    return Judgement(made, sources, sources == labels, distinct, f"{k} nearest real images")
+    right, name = sources == labels, f"{k} nearest real images"
+    return Judgement(made, sources, right, distinct, name, labels[variants.indices], variants.indices, k)
 
 
 def judge_by_scores(labels: Tensor, classes: int, sources: Tensor, variants: Tensor, name: str) -> Judgement:
@@ -87,10 +115,18 @@ def judge_by_scores(labels: Tensor, classes: int, sources: Tensor, variants: Ten
     return Judgement(variants.argmax(dim=1), judged, judged == labels, classes, name)
 
 
-def class_shares(e: Evidence, judgement: Judgement, count: int) -> Tensor:
-    """Return the shares of each of `count` classes among the variants of each source: (N, count) float64, NaN without variants."""
-    cells = (e.owner * count + judgement.variants).bincount(minlength=len(e.real) * count).view(len(e.real), count)
-    return cells.double() / e.counts[:, None]
+def class_shares(e: Evidence, judged: Tensor, kept: Tensor, count: int) -> Tensor:
+    """Return the mean over sources of the shares of each of `count` classes among their variants: (count,) float64.
+
+    Args:
+        e: the features.
+        judged: (M,) int64, the class of each variant.
+        kept: (N,) bool, which sources count; those without variants never do.
+        count: of the classes.
+    """
+    known = kept & (e.counts > 0)
+    rows = known[e.owner]
+    return torch.bincount(judged[rows], 1 / e.counts[e.owner[rows]].double(), minlength=count) / known.sum()
 
 
 def vote(neighbours: Tensor, classes: int) -> Tensor:
@@ -102,9 +138,13 @@ def vote(neighbours: Tensor, classes: int) -> Tensor:
         [1, 0]
     """
     k = neighbours.shape[1]
-    # Nearer neighbours weigh a little more, by less than a vote in all: ties are broken, majorities are not.
-    weights = 1 + torch.linspace(1, 0, k) / (2 * k)
+    weights = _weights(k)
     votes = torch.zeros(len(neighbours), classes)
     for i in range(k):  # over the neighbours, not over the images: memory is (M, classes)
         votes.add_(F.one_hot(neighbours[:, i], classes) * weights[i])
     return votes.argmax(dim=1)
+
+
+def _weights(k: int) -> Tensor:
+    # Nearer neighbours weigh a little more, by less than a vote in all: ties are broken, majorities are not.
+    return 1 + torch.linspace(1, 0, k) / (2 * k)

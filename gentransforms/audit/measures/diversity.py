@@ -105,28 +105,25 @@ def distances_within_groups(features: Tensor, there: Tensor | None = None) -> Te
     return torch.where(pairs > 0, distances.double().sum(dim=(1, 2)) / pairs, torch.nan)
 
 
-def distances_within_classes(features: Tensor, labels: Tensor, groups: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the mean distance between two images of each class: of all, and without each group; NaN for a class of one image.
+def distances_within_classes(features: Tensor, labels: Tensor) -> Tensor:
+    """Return for each image the mean distance between two images of its class: (N,) float64, NaN for a class of one image.
 
     Of a class with more than 2,000 images that many are measured.
 
     Args:
         features: (N, D).
-        labels: (N,) int64, of C classes.
-        groups: (N,) int64, from 0 to G - 1.
-        count: G.
-
-    Returns:
-        (C,) and (C, G) float64.
+        labels: (N,) int64.
 
     Example:
         >>> import torch
-        >>> points, labels, groups = torch.tensor([[0.0], [3.0], [6.0], [9.0]]), torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
-        >>> distances_within_classes(points, labels, groups, 2)[0].tolist()
-        [4.0, nan]
-        >>> distances_within_classes(points, labels, groups, 2)[1][0].tolist()
-        [nan, 3.0]
+        >>> distances_within_classes(torch.tensor([[0.0], [3.0], [6.0], [9.0]]), torch.tensor([0, 0, 0, 1])).tolist()
+        [4.0, 4.0, 4.0, nan]
     """
+    return _class_distances(features, labels, torch.zeros_like(labels), 1)[0][labels]
+
+
+def _class_distances(features: Tensor, labels: Tensor, groups: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the mean distance between two images of each class: (C,) float64 of all, and (C, count) without each group (N,)."""
     rng = torch.Generator("cpu").manual_seed(_SEED)
     classes = int(labels.max()) + 1
     whole = torch.full((classes,), torch.nan, dtype=torch.float64)
@@ -211,7 +208,7 @@ def _real_spread(e: Evidence, real: RealNeighbours, apart: LeftOut, jackknife: J
     without = ""
     if e.labels is not None:
         labels = e.labels
-        whole, left = distances_within_classes(e.real, labels, jackknife.groups, jackknife.count)
+        whole, left = _class_distances(e.real, labels, jackknife.groups, jackknife.count)
         if bool(whole.isfinite().any()):
             return lambda g: (whole if g is None else left[:, g])[labels], "between two real images of its class"
         without = ", as every class has one image"

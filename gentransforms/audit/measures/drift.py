@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gentransforms.audit.evidence import Evidence, Measure, mean_per_source
 from gentransforms.audit.intervals import Resamples
@@ -61,21 +60,22 @@ def measure_shift(name: str, e: Evidence, labels: Tensor, judgement: Judgement, 
         resamples: for the interval.
     """
     count = 1 + int(torch.cat([labels, judgement.sources, judgement.variants]).max())  # a judge may see classes that no source has
-    before = F.one_hot(labels, count).double().mean(dim=0)
-    after = class_shares(e, judgement, count)
-    known = after.isfinite().all(dim=1)
-    totals = after[known].mean(dim=0)
-    value = float((totals - before).abs().sum() / 2)
-    spread = (resamples.shares(torch.where(known[:, None], after, 0.0)).double() - before).abs().sum(dim=1) / 2
-    judged = F.one_hot(judgement.sources, count).double().mean(dim=0)
-    reference = float((judged - before).abs().sum() / 2)
+    groups = resamples.jackknife.groups
+
+    def shares(classes: Tensor) -> Tensor:
+        return classes.bincount(minlength=count).double() / len(classes)
+
+    def shift(judged: Tensor, kept: Tensor) -> float:
+        return float((class_shares(e, judged, kept, count) - shares(labels[kept])).abs().sum() / 2)
+
+    value = shift(judgement.variants, torch.ones_like(groups, dtype=torch.bool))
+    interval = resamples.jackknife.interval(value, lambda g: shift(judgement.without(groups == g), groups != g), 0.0, 1.0)
+    reference = float((shares(judgement.sources) - shares(labels)).abs().sum() / 2)
     meaning = (
         f"how far the frequencies of {name} move from sources to variants, by the judge ({judgement.name}): half the sum of the "
         "differences, from 0 to 1; the reference is the judge's own error on real images"
     )
-    # A resample is farther from the sources than they are from themselves: the bias is taken off (the basic bootstrap).
-    low, high = (min(1.0, max(0.0, 2 * value - float(spread.quantile(q)))) for q in (0.975, 0.025))
-    return Measure(_PART, value, (min(low, value), max(high, value)), reference, meaning)
+    return Measure(_PART, value, interval, reference, meaning)
 
 
 def describe_classes(e: Evidence, labels: Tensor, names: Sequence[str], judgement: Judgement, resamples: Resamples) -> list[dict[str, Any]]:
@@ -85,16 +85,30 @@ def describe_classes(e: Evidence, labels: Tensor, names: Sequence[str], judgemen
     """
     count = len(names)
     sizes = labels.bincount(minlength=count)
-    before = F.one_hot(labels, count).double().mean(dim=0).tolist()
-    shares = class_shares(e, judgement, count)
-    after = shares[shares.isfinite().all(dim=1)].mean(dim=0).tolist()
-    agrees = mean_per_source((judgement.variants == labels[e.owner]).double(), e.owner, len(labels))
+    before = (sizes.double() / len(labels)).tolist()
+    after = class_shares(e, judgement.variants, torch.ones(len(labels), dtype=torch.bool), count).tolist()
+    jackknife = resamples.jackknife
+
+    def agreement(judged: Tensor) -> Tensor:
+        return mean_per_source((judged == labels[e.owner]).double(), e.owner, len(labels))
+
+    agrees = agreement(judgement.variants)
+    left = torch.stack([agreement(judgement.without(jackknife.groups == g)) for g in range(jackknife.count)])
     rows: list[dict[str, Any]] = []
     for i, name in enumerate(names):
         own = labels == i
         row: dict[str, Any] = {"name": name, "sources": int(sizes[i]), "before": before[i], "after": after[i]}
         if int(sizes[i]) > 1 and bool(agrees[own].isfinite().any()):
-            value, interval = resamples.mean(torch.where(own, agrees, torch.nan))
+            value, (low, high) = resamples.mean(torch.where(own, agrees, torch.nan))
+
+            members = own.nonzero()[:, 0]
+
+            def without(g: int, members: Tensor = members) -> Tensor:
+                return left[g, members[jackknife.groups[members] != g]].nanmean()
+
+            # The wider of both: few sources may lie in one or two groups, and the bootstrap knows nothing of the judge.
+            wide = jackknife.interval(value, without, 0.0, 1.0) or (0.0, 1.0)
+            interval = min(low, wide[0]), max(high, wide[1])
             row |= {"agreement": value, "interval": interval, "reference": float(judgement.right[own].double().mean())}
         elif int(sizes[i]) < 2:
             row["reason"] = "one image: no other of its class can vote" if int(sizes[i]) else "no image of this class was audited"

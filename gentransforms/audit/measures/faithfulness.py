@@ -44,7 +44,7 @@ def measure_faithfulness(e: Evidence, real: RealNeighbours, variants: VariantNei
             + ("two real images of one class" if e.labels is not None else "a real image and its nearest other"),
         ),
         "other_similarity": Measure(
-            _PART, float(mean_per_source(others, e.owner, count).nanmean()), _other_interval(e, own, others, resamples.jackknife), among_others,
+            _PART, *_mean_of_others(e, own, others, resamples.jackknife), among_others,
             "mean cosine between a variant and other sources; good is near the reference, that of two real images",
         ),
     }  # fmt: skip
@@ -64,8 +64,13 @@ def measure_faithfulness(e: Evidence, real: RealNeighbours, variants: VariantNei
 def label_agreement(e: Evidence, judgement: Judgement, resamples: Resamples) -> Measure:
     """Return the share of variants that show the class of their source, in the judge's eyes."""
     assert e.labels is not None
-    agrees = (judgement.variants == e.labels[e.owner]).double()
-    value, interval = resamples.mean(mean_per_source(agrees, e.owner, len(e.real)))
+    labels, groups = e.labels, resamples.jackknife.groups
+
+    def agreement(judged: Tensor) -> Tensor:
+        return mean_per_source((judged == labels[e.owner]).double(), e.owner, len(e.real))
+
+    value = float(agreement(judgement.variants).nanmean())
+    interval = resamples.jackknife.interval(value, lambda g: agreement(judgement.without(groups == g))[groups != g].nanmean(), 0.0, 1.0)
     return Measure(
         _PART, value, interval, float(judgement.right.double().mean()),
         f"share of variants that the judge ({judgement.name}) takes for their source's class; good is near the reference, "
@@ -80,21 +85,19 @@ def label_kappa(e: Evidence, judgement: Judgement, resamples: Resamples) -> Meas
     """
     assert e.labels is not None
     count = 1 + int(torch.cat([e.labels, judgement.sources, judgement.variants]).max())  # a judge may see classes that no source has
-    before, judged = (F.one_hot(classes, count).double() for classes in (e.labels, judgement.sources))
-    after = class_shares(e, judgement, count)
-    known = after.isfinite().all(dim=1)
-    agrees = after[known].gather(1, e.labels[known, None])
-    value = _kappa(float(agrees.mean()), float(before[known].mean(dim=0) @ after[known].mean(dim=0)))
-    share = torch.where(known[:, None], after, 0.0).gather(1, e.labels[:, None])
-    drawn = [
-        resamples.shares(torch.where(known[:, None], rows, 0.0)).double() for rows in (before, after, torch.cat([share, 1 - share], 1))
-    ]
-    chances = (drawn[0] * drawn[1]).sum(dim=1)
-    kappas = (drawn[2][:, 0] - chances) / (1 - chances).clamp(min=1e-9)
-    low, high = (float(kappas.quantile(q)) for q in (0.025, 0.975))
-    real = float(before.mean(dim=0) @ judged.mean(dim=0))
+    labels, groups = e.labels, resamples.jackknife.groups
+
+    def kappa(judged: Tensor, kept: Tensor) -> float:
+        agrees = mean_per_source((judged == labels[e.owner]).double(), e.owner, len(e.real))
+        before = labels[kept & (e.counts > 0)].bincount(minlength=count).double()
+        chance = float(before @ class_shares(e, judged, kept, count) / before.sum())
+        return _kappa(float(agrees[kept].nanmean()), chance)
+
+    value = kappa(judgement.variants, torch.ones_like(groups, dtype=torch.bool))
+    interval = resamples.jackknife.interval(value, lambda g: kappa(judgement.without(groups == g), groups != g), most=1.0)
+    before, after = (classes.bincount(minlength=count).double() / len(labels) for classes in (labels, judgement.sources))
     return Measure(
-        _PART, value, (min(low, value), max(high, value)), _kappa(float(judgement.right.double().mean()), real),
+        _PART, value, interval, _kappa(float(judgement.right.double().mean()), float(before @ after)),
         "the label agreement beyond chance (Cohen's kappa): 0 if the variants' classes had nothing to do with their sources', 1 is best; "
         "good is near the reference, that of real images",
     )  # fmt: skip
@@ -104,8 +107,8 @@ def _kappa(agreement: float, chance: float) -> float:
     return (agreement - chance) / max(1 - chance, 1e-9)
 
 
-def _other_interval(e: Evidence, own: Tensor, others: Tensor, jackknife: Jackknife) -> tuple[float, float] | None:
-    """Return the interval of the mean cosine with other sources, from sums over the groups: no cosine is taken again."""
+def _mean_of_others(e: Evidence, own: Tensor, others: Tensor, jackknife: Jackknife) -> tuple[float, tuple[float, float] | None]:
+    """Return the mean cosine with other sources and its interval, from sums over the groups: no cosine is taken again."""
     real, made = (torch.zeros(jackknife.count, e.real.shape[1], dtype=torch.float64) for _ in range(2))
     real.index_add_(0, jackknife.groups, F.normalize(e.real, dim=1).double())
     for rows in torch.arange(len(e.variants)).split(_ROWS):
@@ -120,7 +123,7 @@ def _other_interval(e: Evidence, own: Tensor, others: Tensor, jackknife: Jackkni
         return (total - to_own[kept].nansum()) / (kept.sum() - 1) / to_own[kept].isfinite().sum()
 
     value = float(mean_per_source(others, e.owner, len(e.real)).nanmean())
-    return jackknife.interval(value, without, -1.0, 1.0)
+    return value, jackknife.interval(value, without, -1.0, 1.0)
 
 
 def _real_similarities(e: Evidence, neighbours: RealNeighbours) -> tuple[float, float]:

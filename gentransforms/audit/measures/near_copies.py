@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from gentransforms.audit.evidence import Evidence, Measure, mean_per_source
