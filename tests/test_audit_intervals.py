@@ -13,13 +13,12 @@ from scipy import stats
 from scipy.spatial import distance
 from torch import Tensor
 
-from gentransforms.audit.analyse import measure_all
 from gentransforms.audit.evidence import Evidence, Measure
 from gentransforms.audit.intervals import Resamples
 from gentransforms.audit.jackknife import Jackknife, student_t
 from gentransforms.audit.judge import choose_neighbours, judge_by_neighbours
 from gentransforms.audit.left_out import nearest_in_two_groups, two_groups_of_neighbours
-from gentransforms.audit.measures import copies
+from gentransforms.audit.measures import copies, diversity, drift, faithfulness
 from gentransforms.audit.measures.near_copies import limit_range
 from gentransforms.audit.neighbours import neighbours_of_real, neighbours_of_variants
 from gentransforms.audit.pixels import STATISTICS
@@ -45,11 +44,18 @@ def gaussian(count: int, width: int, seed: int, *, dimensions: int = 6, classes:
     )  # fmt: skip
 
 
-def measured(e: Evidence, resamples: Resamples, k: int = 10) -> dict[str, Measure]:
+def measured(e: Evidence, resamples: Resamples, k: int) -> dict[str, Measure]:
+    """The figures with such intervals; those of sets are left out, which take longer."""
     real = neighbours_of_real(e.real, k)
     placed = neighbours_of_variants(e, real.distances[:, 2], k)
-    judgement = None if e.labels is None else judge_by_neighbours(e.labels, real, placed, choose_neighbours(e.labels))
-    found = measure_all(e, real, placed, judgement, resamples)
+    near = copies.near_distance(real)
+    found = faithfulness.measure_faithfulness(e, real, placed, resamples) | diversity.measure_diversity(e, real, near, resamples)
+    found |= copies.measure_copies(e, real, placed, near, resamples) | drift.measure_drift(e, resamples)
+    if e.labels is not None:
+        judgement = judge_by_neighbours(e.labels, real, placed, choose_neighbours(e.labels))
+        for measure in (faithfulness.label_agreement, faithfulness.label_kappa):
+            found[measure.__name__] = measure(e, judgement, resamples)
+        found["drift/classes"] = drift.measure_shift("classes", e, e.labels, judgement, resamples)
     return {name: value for name, value in found.items() if isinstance(value, Measure)}
 
 

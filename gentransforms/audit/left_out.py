@@ -61,6 +61,8 @@ def two_groups_of_neighbours(
     for group in groups[first[missing]].unique().tolist():
         rows = missing[groups[first[missing]] == group]
         kept = (groups != group).nonzero()[:, 0]
+        if not len(kept):
+            continue
         mean = support.mean(dim=0)
         for start, squares in squared_distances(points[rows] - mean, support[kept] - mean, device):
             part = rows[start : start + len(squares)]

@@ -98,6 +98,7 @@ def limit_range(distances: Tensor, limit: float) -> tuple[float, float]:
     if len(tail) < _LEAST:
         return 0.0, high
     logarithm = float((tail[-1] / tail).log().sum()) / (len(tail) - 1)  # 1 / power
+    logarithm *= 1 + 1 / math.sqrt(len(tail) / 2 - 1)  # and its standard error, as it is read from few pairs
     return limit * (pair / _gamma_quantile(pair, _NORMAL)) ** logarithm, high
 
 
