@@ -50,7 +50,8 @@ class Judgement:
         if self.voters is None or self.voters_rows is None:
             return self.variants
         judged = self.variants.clone()
-        for rows in torch.arange(len(judged)).split(_ROWS):
+        for start in range(0, len(judged), _ROWS):
+            rows = torch.arange(start, min(start + _ROWS, len(judged)))
             gone = out[self.voters_rows[rows]]
             changed = gone[:, : self.votes].any(dim=1)
             rows, gone = rows[changed], gone[changed]

@@ -58,7 +58,7 @@ def two_groups_of_neighbours(
     distances = torch.stack([distances_between(points, support, index) for index in (first, second)], dim=1)
     missing = (~other.any(dim=1)).nonzero()[:, 0]
     distances[missing, 1] = torch.inf
-    for group in groups[first[missing]].unique().tolist():
+    for group in sorted(set(groups[first[missing]].tolist())):
         rows = missing[groups[first[missing]] == group]
         kept = (groups != group).nonzero()[:, 0]
         if not len(kept):

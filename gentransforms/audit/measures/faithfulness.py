@@ -111,7 +111,8 @@ def _mean_of_others(e: Evidence, own: Tensor, others: Tensor, jackknife: Jackkni
     """Return the mean cosine with other sources and its interval, from sums over the groups: no cosine is taken again."""
     real, made = (torch.zeros(jackknife.count, e.real.shape[1], dtype=torch.float64) for _ in range(2))
     real.index_add_(0, jackknife.groups, F.normalize(e.real, dim=1).double())
-    for rows in torch.arange(len(e.variants)).split(_ROWS):
+    for start in range(0, len(e.variants), _ROWS):
+        rows = slice(start, start + _ROWS)
         owner = e.owner[rows]
         made.index_add_(0, jackknife.groups[owner], F.normalize(e.variants[rows], dim=1).double() / e.counts[owner, None])
     products = made @ real.T
