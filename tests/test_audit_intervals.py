@@ -14,11 +14,10 @@ from scipy.spatial import distance
 from torch import Tensor
 
 from gentransforms.audit.evidence import Evidence, Measure
-from gentransforms.audit.intervals import Resamples
-from gentransforms.audit.jackknife import Jackknife, student_t
+from gentransforms.audit.intervals import Jackknife, Resamples, student_t
 from gentransforms.audit.judge import choose_neighbours, judge_by_neighbours
-from gentransforms.audit.left_out import nearest_in_two_groups, two_groups_of_neighbours
 from gentransforms.audit.measures import copies, diversity, drift, faithfulness
+from gentransforms.audit.measures.left_out import nearest_in_two_groups, two_groups_of_neighbours
 from gentransforms.audit.measures.near_copies import limit_range
 from gentransforms.audit.neighbours import neighbours_of_real, neighbours_of_variants
 from gentransforms.audit.pixels import STATISTICS

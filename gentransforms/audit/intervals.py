@@ -2,21 +2,22 @@
 
 The variants of one source are not independent of each other, so what is drawn again is always a source with all that
 belongs to it. Means of what concerns a source alone take the bootstrap (Efron, 1979); figures that compare with other real
-images leave groups out, see `jackknife`. Distances between sets and supports, whose nearest neighbours
+images leave groups out (`Jackknife`). Distances between sets and supports, whose nearest neighbours
 duplicates would spoil, take subsampling without replacement (Politis and Romano, 1994).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from gentransforms.audit.jackknife import Jackknife
+__all__ = ["Jackknife", "Resamples", "student_t", "subsampling_interval"]
 
-__all__ = ["Resamples", "subsampling_interval"]
+_GROUPS = 20
+_NORMAL = 1.959964  # the 97.5% quantile
 
 
 class Resamples:
@@ -78,3 +79,86 @@ def subsampling_interval(values: Sequence[float], taken: int, count: int) -> tup
         return mean, (mean, mean)
     half = 1.96 * float(numbers.std()) * math.sqrt(taken / (count - taken) + 1 / len(numbers))
     return mean, (mean - half, mean + half)
+
+
+class Jackknife:
+    """The same random groups of N sources for every figure that compares with other real images.
+
+    One real image may be the nearest of many variants, so that drawing sources again and leaving the images they are compared with
+    as they are gives intervals far too narrow. Here a group is left out with all that belongs to it: its variants, its place among
+    the real images, and as large a part of the held-out ones; then the figure is taken again, with its scale.
+
+    Args:
+        count: N.
+        seed: of the groups.
+
+    Attributes:
+        groups: (N,) int64, the group of each source.
+        count: how many groups there are: 20, or N if that is fewer.
+
+    Example:
+        >>> import torch
+        >>> values, jackknife = torch.arange(100.0), Jackknife(100)
+        >>> low, high = jackknife.interval(49.5, lambda g: values[jackknife.groups != g].mean())
+        >>> low < 49.5 < high
+        True
+    """
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        self.count = min(_GROUPS, count)
+        self._size = count
+        self._rng = torch.Generator("cpu").manual_seed(seed)
+        self.groups = self.draw()
+        self.held_out = self.draw()
+        """(N,) int64, the group of each of as many held-out images."""
+
+    def draw(self) -> Tensor:
+        """Return a random partition of N images into the groups, which differ by one in size at most: (N,) int64."""
+        return torch.randperm(self._size, generator=self._rng) % self.count
+
+    def error(self, without: Callable[[int], Tensor | float]) -> float:
+        """Return the half-width of the interval, given the figure without a group; infinite where it cannot be taken.
+
+        Source: Shao and Tu, "The Jackknife and Bootstrap" (1995), section 5.1.2.
+        """
+        figures = torch.tensor([float(without(g)) for g in range(self.count)], dtype=torch.float64)
+        figures = figures[figures.isfinite()]
+        count = len(figures)
+        if count < 2:
+            return math.inf
+        square = (count - 1) / count * float((figures - figures.mean()).square().sum())
+        return student_t(count - 1) * math.sqrt(square)
+
+    def interval(
+        self, value: float, without: Callable[[int], Tensor | float], least: float = -math.inf, most: float = math.inf
+    ) -> tuple[float, float] | None:
+        """Return the interval around `value`, which cannot leave `least` to `most`; None if it would have no end.
+
+        Args:
+            value: the figure of all sources.
+            without: returns the figure without group g.
+            least: what it cannot fall below.
+            most: what it cannot exceed.
+        """
+        half = self.error(without)
+        low, high = max(least, value - half), min(most, value + half)
+        return (min(low, value), max(high, value)) if math.isfinite(low) and math.isfinite(high) else None
+
+
+def student_t(freedom: int) -> float:
+    """Return the 97.5% quantile of Student's t: the first terms of a series, within 1% from 3 degrees of freedom on.
+
+    Source: Abramowitz and Stegun, "Handbook of Mathematical Functions", 26.7.5.
+
+    Example:
+        >>> round(student_t(19), 3)
+        2.093
+    """
+    exact = {1: 12.706, 2: 4.303}
+    if freedom in exact:
+        return exact[freedom]
+    z, n = _NORMAL, freedom
+    return (
+        z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+    )  # fmt: skip

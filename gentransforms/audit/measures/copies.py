@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from gentransforms.audit.evidence import CPU, Evidence, Measure, mean_per_source
-from gentransforms.audit.intervals import Resamples
-from gentransforms.audit.jackknife import Jackknife
-from gentransforms.audit.left_out import LeftOut, nearest_in_two_groups, two_groups_of_neighbours
+from gentransforms.audit.intervals import Jackknife, Resamples
+from gentransforms.audit.measures.left_out import LeftOut, nearest_in_two_groups, two_groups_of_neighbours
 from gentransforms.audit.measures.near_copies import measure_near_copies
 from gentransforms.audit.neighbours import RealNeighbours, VariantNeighbours, nearest, radii
 

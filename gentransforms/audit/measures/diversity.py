@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gentransforms.audit.evidence import Evidence, Measure, mean_per_source
-from gentransforms.audit.intervals import Resamples
-from gentransforms.audit.jackknife import Jackknife
-from gentransforms.audit.left_out import LeftOut, two_groups_of_neighbours
+from gentransforms.audit.intervals import Jackknife, Resamples
+from gentransforms.audit.measures.left_out import LeftOut, two_groups_of_neighbours
 from gentransforms.audit.neighbours import RealNeighbours
 
 __all__ = ["distances_within_classes", "distances_within_groups", "duplicate_distances", "measure_diversity", "vendi_score"]

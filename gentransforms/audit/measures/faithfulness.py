@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gentransforms.audit.evidence import Evidence, Measure, mean_per_source
-from gentransforms.audit.intervals import Resamples
-from gentransforms.audit.jackknife import Jackknife
+from gentransforms.audit.intervals import Jackknife, Resamples
 from gentransforms.audit.judge import Judgement, class_shares
 from gentransforms.audit.neighbours import RealNeighbours, VariantNeighbours
 

@@ -12,8 +12,8 @@ import math
 from torch import Tensor
 
 from gentransforms.audit.evidence import Evidence, Measure, mean_per_source
-from gentransforms.audit.jackknife import Jackknife
-from gentransforms.audit.left_out import LeftOut
+from gentransforms.audit.intervals import Jackknife
+from gentransforms.audit.measures.left_out import LeftOut
 from gentransforms.audit.neighbours import RealNeighbours, VariantNeighbours
 
 __all__ = ["limit_range", "measure_near_copies", "near_copy_distance"]
