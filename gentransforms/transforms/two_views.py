@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch import nn
 
 from gentransforms.errors import ConfigError
+from gentransforms.transforms.memory import copy_shared, find_changed, note_versions
 
 __all__ = ["TwoViews"]
 
@@ -25,7 +25,11 @@ class TwoViews(nn.Module):
         classic2: classic augmentation of the generated view, or None.
 
     Returns:
-        (classic1(sample), classic2(generative(sample))).
+        (classic1(sample), classic2(generative(sample))). The two share no memory: what `generative` returns of the sample, such as a
+        kept image, a crop of it or a label, is copied.
+
+    Raises:
+        ConfigError: if an argument is not a transform, or `generative` changes the sample in place.
 
     Example:
         >>> import torch
@@ -52,19 +56,16 @@ class TwoViews(nn.Module):
     def forward(self, *inputs: Any) -> tuple[Any, Any]:
         """Return the two views."""
         sample = inputs if len(inputs) > 1 else inputs[0]
+        versions = note_versions(sample)
         generated = self.generative(sample)
-        if self.classic1 is not None or self.classic2 is not None:
-            generated = _copy_shared(generated, sample)
+        if (changed := find_changed(versions)) is not None:
+            raise ConfigError(
+                f"generative, a {type(self.generative).__name__}, changed a tensor {tuple(changed.shape)} of the sample in place, and with "
+                "it the real view: expected a transform that leaves its input alone; move what works in place to classic2, or use "
+                "inplace=False"
+            )
+        generated = copy_shared(generated, sample)
         return _maybe(self.classic1, sample), _maybe(self.classic2, generated)
-
-
-def _copy_shared(generated: Any, sample: Any) -> Any:
-    """Return `generated` with copies of the tensors that are those of `sample`: an in-place transform of one view, such as
-    ``v2.Normalize(…, inplace=True)``, must not change the other.
-    """
-    own = set(map(id, tree_flatten(sample)[0]))
-    flat, spec = tree_flatten(generated)
-    return tree_unflatten([leaf.clone() if isinstance(leaf, Tensor) and id(leaf) in own else leaf for leaf in flat], spec)
 
 
 def _maybe(transform: Callable[..., Any] | None, sample: Any) -> Any:
