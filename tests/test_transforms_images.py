@@ -430,6 +430,60 @@ class TestUnmarkedMasks:
             assert gt.GenerativeAugment(FakeGenerator(), p=1.0)((image, mask))[1] is mask
         gt.GenerativeAugment(FakeGenerator(preserves_geometry=True), p=1.0)((image, mask))  # still right
 
+    @pytest.mark.parametrize("count", [2, 5, 17])
+    @pytest.mark.parametrize(
+        "image", [picture("RGB"), pixels(3, 10, 14), tv_tensors.Image(pixels(3, 10, 14))], ids=["PIL", "plain", "named"]
+    )
+    @pytest.mark.parametrize(
+        "stack", [lambda n: torch.zeros(n, 10, 14, dtype=torch.uint8), lambda n: np.zeros((n, 10, 14)), lambda n: np.zeros((10, 14, n))]
+    )
+    def test_any_number_of_maps_of_one_image(self, image: Any, count: int, stack: Any) -> None:
+        """Masks of instances, of classes, heat maps."""
+        with pytest.warns(UserWarning, match=r"taken for the image, and an? \w+ of this height and width, .*left as it was; mark masks"):
+            gt.GenerativeAugment(FakeGenerator(), p=1.0)((image, {"masks": stack(count)}))
+        gt.GenerativeAugment(FakeGenerator(preserves_geometry=True), p=1.0)((image, {"masks": stack(count)}))  # still right
+
+    @pytest.mark.parametrize(
+        "maps",
+        [
+            torch.zeros(4, 2, 10, 14),
+            torch.zeros(4, 21, 10, 14),
+            torch.zeros(4, 3, 10, 14, dtype=torch.bool),
+            torch.zeros(4, 10, 14, 7, dtype=torch.int64),  # as torch.nn.functional.one_hot makes them
+            torch.zeros(6, 10, 14, dtype=torch.uint8),  # of one image, in a list of targets
+        ],
+        ids=lambda maps: f"{maps.dtype}-{tuple(maps.shape)}",
+    )
+    @pytest.mark.parametrize("wrap", [lambda image: image, tv_tensors.Image], ids=["plain", "named"])
+    def test_any_number_of_maps_of_a_batch(self, maps: Tensor, wrap: Any) -> None:
+        with pytest.warns(UserWarning, match="of this height and width, .*left as it was; mark masks"):
+            gt.GenerativeAugment(FakeGenerator(), p=1.0)({"image": wrap(pixels(4, 3, 10, 14)), "maps": maps})
+
+    @pytest.mark.parametrize(
+        ("image", "view"),
+        [
+            (picture("RGB"), pixels(3, 10, 14)),
+            (picture("RGB"), np.zeros((10, 14, 3), np.uint8)),
+            (pixels(3, 10, 14), np.zeros((10, 14, 3), np.uint8)),
+            (pixels(4, 3, 10, 14), pixels(4, 3, 10, 14)),
+            (pixels(4, 3, 10, 14), pixels(3, 10, 14)),  # such as the mean of all
+            (pixels(4, 3, 10, 14), pixels(4, 10, 16)),
+            (pixels(10, 3, 10, 14), pixels(10, 14, 8)),  # texts of 14 words
+            (tv_tensors.Image(pixels(4, 3, 10, 14)), pixels(4, 3, 10, 14).half()),
+        ],
+        ids=["PIL", "array", "plain-array", "plain", "mean", "features", "texts", "named"],
+    )  # fmt: skip
+    def test_nothing_is_said_of_another_view(self, image: Any, view: Any) -> None:
+        gt.GenerativeAugment(FakeGenerator(), p=1.0)({"image": image, "other": view})
+
+    @pytest.mark.parametrize("image", [picture("RGB"), tv_tensors.Image(pixels(3, 10, 14))], ids=["PIL", "named"])
+    def test_three_masks_look_like_another_view(self, image: Any) -> None:
+        """Their values tell them apart."""
+        masks = (pixels(3, 10, 14) > 0.5).to(torch.uint8)
+        with pytest.warns(UserWarning, match="a tensor of its form, which has two values only, was left as it was; mark masks"):
+            gt.GenerativeAugment(FakeGenerator(), p=1.0)((image, {"masks": masks}))
+        gt.GenerativeAugment(FakeGenerator(preserves_geometry=True), p=1.0)((image, {"masks": masks}))
+
     def test_batches_of_named_images(self) -> None:
         sample = (tv_tensors.Image(pixels(4, 3, 16, 16)), torch.zeros(4, 16, 16, dtype=torch.int64))
         with pytest.warns(UserWarning, match="mark masks"):

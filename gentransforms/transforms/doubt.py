@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -72,10 +73,14 @@ def name_doubt(flat: Sequence[Any], places: Sequence[int], changes_layout: bool)
     others = {i: _shape(leaf) for i, leaf in enumerate(flat) if i not in taken and _may_be_mask(leaf)}
     for i, other in others.items():
         for k, shape in taken.items():
-            if other[-2:] != shape[-2:] or other[:-2] not in (shape[:-3], (*shape[:-3], 1), (*shape[:-3], 3)):
+            channels = _channels_beside(other, shape)
+            if channels is None:
                 continue
             plain = v2._utils.is_pure_tensor(flat[k])  # beside a named image there is no doubt which of the two is one
-            another_view = other == shape and (flat[i].dtype == flat[k].dtype if plain else shape[-3] == 3)
+            if plain and other[-2:] == shape[-2:]:
+                another_view = channels == shape[-3] and flat[i].dtype == flat[k].dtype
+            else:
+                another_view = channels == shape[-3] == 3 and _may_hold_pixels(flat[i])
             coloured = plain and other[:-2] == (*shape[:-3], 3) and shape[-3] != 3
             if (changes_layout and not another_view) or coloured:
                 kind = "an array" if isinstance(flat[i], np.ndarray) else "a tensor"
@@ -84,7 +89,7 @@ def name_doubt(flat: Sequence[Any], places: Sequence[int], changes_layout: bool)
 
 
 def name_two_valued(flat: Sequence[Any], places: Sequence[int], changes_layout: bool) -> str | None:
-    """Return why one of several plain tensors of one form may be a mask: it has two values only; None if none may.
+    """Return why one of several tensors of the form of an image may be a mask: it has two values only; None if none may.
 
     This reads the values, which takes a pass over them and a device sync.
 
@@ -101,7 +106,7 @@ def name_two_valued(flat: Sequence[Any], places: Sequence[int], changes_layout: 
     }
     taken = [i for i in places if i in tensors]
     if not taken or len(taken) < len(places):
-        return None
+        return _name_two_valued_beside([flat[i] for i in places if i not in taken], list(tensors.values())) if changes_layout else None
     first = tensors[taken[0]]
     if len(taken) > 1:
         two = [i for i in taken if _has_two_values(tensors[i])]
@@ -116,12 +121,38 @@ def name_two_valued(flat: Sequence[Any], places: Sequence[int], changes_layout: 
     return None
 
 
+def _name_two_valued_beside(images: Sequence[Any], tensors: Sequence[Tensor]) -> str | None:
+    """The same for tensors beside named images, such as three masks (3, H, W) beside one in colour."""
+    for image in images:
+        alike = [t for t in tensors if t.shape[-3:] == _shape(image)[-3:]]
+        if any(map(_has_two_values, alike)) and not _has_two_values(to_rows(image)):
+            return f"{_name_image(image)} was taken for the image, and a tensor of its form, which has two values only, was left as it was"
+    return None
+
+
 def _shape(leaf: Any) -> tuple[int, ...]:
-    """The shape of an image or array, (…, C, H, W) or (…, H, W)."""
-    if isinstance(leaf, PIL.Image.Image):
-        return (len(leaf.getbands()), leaf.height, leaf.width)
-    shape = tuple(leaf.shape)
-    return shape[:2] if isinstance(leaf, np.ndarray) and len(shape) == 3 and shape[2] == 1 else shape  # (H, W, 1)
+    """The shape of an image, (…, C, H, W), or of what may be a mask."""
+    return (len(leaf.getbands()), leaf.height, leaf.width) if isinstance(leaf, PIL.Image.Image) else tuple(leaf.shape)
+
+
+def _channels_beside(other: tuple[int, ...], image: tuple[int, ...]) -> int | None:
+    """How many maps of the height and width of an image (…, C, H, W) a shape has for each image, 0 if they have no dimension of
+    their own; None if it is something else.
+
+    Maps are (…, H, W), (…, K, H, W) or (…, H, W, K), or for one image of a batch, (K, H, W).
+    """
+    lead, size = image[:-3], image[-2:]
+    if other == (*lead, *size):
+        return 0
+    if len(other) > 2 and other[-2:] == size and other[:-3] in (lead, ()):
+        return other[-3]
+    return other[-1] if len(other) > 2 and other[:-1] == (*lead, *size) else None
+
+
+def _may_hold_pixels(leaf: Any) -> bool:
+    if isinstance(leaf, Tensor):
+        return leaf.dtype == torch.uint8 or leaf.is_floating_point()
+    return leaf.dtype == np.uint8 or np.issubdtype(leaf.dtype, np.floating)
 
 
 def _may_be_mask(leaf: Any) -> bool:
