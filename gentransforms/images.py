@@ -16,18 +16,20 @@ from gentransforms.errors import ImageError
 __all__ = [
     "Image",
     "RangeCheck",
+    "as_seen",
     "centre",
     "check_range",
     "count_images",
     "fit",
-    "frame",
     "from_float",
+    "part_seen",
     "resize",
     "restore",
     "same_aspect_ratio",
     "to_device",
     "to_float",
     "to_rows",
+    "to_size",
 ]  # fmt: skip
 
 Image = Tensor | PIL.Image.Image
@@ -231,7 +233,36 @@ def fit(images: Tensor, size: Sequence[int], preserves_geometry: bool) -> Tensor
         >>> fit(torch.rand(1, 3, 8, 6), (4, 4), preserves_geometry=False).shape
         torch.Size([1, 3, 4, 4])
     """
-    return resize(images if preserves_geometry else centre(images, size), size)
+    return resize(part_seen(images, size, preserves_geometry), size)
+
+
+def as_seen(rows: Tensor, size: Sequence[int], preserves_geometry: bool) -> Tensor:
+    """Return rows (N, C, H, W) of any allowed dtype as a generator of that size sees them: (N, 3, *size) float32 in [0, 1].
+
+    As `fit` of `to_float`, but what is cut off is not converted.
+
+    Example:
+        >>> import torch
+        >>> as_seen(torch.zeros(1, 1, 8, 6, dtype=torch.uint8), (4, 4), preserves_geometry=False).shape
+        torch.Size([1, 3, 4, 4])
+    """
+    return resize(to_float(part_seen(rows, size, preserves_geometry)), size)
+
+
+def part_seen(rows: Tensor, size: Sequence[int], preserves_geometry: bool) -> Tensor:
+    """Return the part of rows (N, C, H, W) that a generator of that size sees, and a generated image shows, as a view.
+
+    That is the whole image, the input itself, if the generator keeps geometry; otherwise the rectangle of `centre`.
+
+    Example:
+        >>> import torch
+        >>> part_seen(torch.zeros(2, 3, 8, 6), (16, 16), preserves_geometry=False).shape
+        torch.Size([2, 3, 6, 6])
+    """
+    if preserves_geometry:
+        return rows
+    cut = centre(rows, size)
+    return rows if cut.shape == rows.shape else cut
 
 
 def centre(images: Tensor, shape: Sequence[int]) -> Tensor:
@@ -249,21 +280,15 @@ def centre(images: Tensor, shape: Sequence[int]) -> Tensor:
     return images[..., top : top + crop_h, left : left + crop_w]
 
 
-def frame(rows: Tensor, size: Sequence[int], generator_size: Sequence[int], preserves_geometry: bool) -> Tensor:
-    """Return rows (N, C, H, W) at `size` (h, w), in their own dtype, cropped to the part that a generated image shows.
-
-    This makes both kinds look alike in one batch: the whole image if the generator keeps geometry, otherwise its centre
-    rectangle with the generator's aspect ratio.
+def to_size(rows: Tensor, size: Sequence[int]) -> Tensor:
+    """Return rows (N, C, H, W) of any allowed dtype at `size` (h, w), in their own dtype; the input itself if it has that size.
 
     Example:
         >>> import torch
-        >>> frame(torch.zeros(2, 3, 8, 6), (4, 4), (16, 16), False).shape
+        >>> to_size(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), (4, 4)).shape
         torch.Size([2, 3, 4, 4])
     """
-    seen = rows if preserves_geometry else centre(rows, generator_size)
-    if tuple(seen.shape[-2:]) == tuple(size):
-        return rows if seen.shape == rows.shape else seen
-    return from_float(resize(to_float(seen), size), like=rows)
+    return rows if tuple(rows.shape[-2:]) == tuple(size) else from_float(resize(to_float(rows), size), like=rows)
 
 
 def restore(rows: Tensor, like: Image) -> Image:

@@ -12,7 +12,7 @@ from torch import Tensor
 from gentransforms.errors import ConfigError, ImageError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.held import HoldsGenerator
-from gentransforms.images import RangeCheck, fit, from_float, resize, restore, to_float, to_rows
+from gentransforms.images import RangeCheck, as_seen, from_float, resize, restore, to_rows
 from gentransforms.surroundings import isolate
 from gentransforms.transforms.arguments import check_p
 from gentransforms.transforms.replace import draw_selection, scatter, take
@@ -115,7 +115,7 @@ class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
         if not chosen.any():
             return input
         source = take(rows, chosen)
-        views = fit(to_float(source), self.generator.image_size, self.generator.preserves_geometry)
+        views = as_seen(source, self.generator.image_size, self.generator.preserves_geometry)
         made, finite = self._generate(views, params["seeds"].cpu()[chosen], {})
         new = from_float(resize(made, rows.shape[-2:]), like=rows)
         output = restore(scatter(rows, chosen, torch.where(finite.to(rows.device)[:, None, None, None], new, source)), input)

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from small_generators import Flat, grey_of
+from small_generators import Flat, NotFinite, grey_of
 from torch import Tensor
 from torch.utils.data import default_collate
 from torchvision import tv_tensors
@@ -20,7 +20,8 @@ from torchvision.transforms import v2
 
 import gentransforms as gt
 from gentransforms.errors import ImageError
-from gentransforms.images import check_range
+from gentransforms.images import centre, check_range, fit, from_float, resize, to_float, to_size
+from gentransforms.kornia import RandomGenerative
 from gentransforms.testing import FakeGenerator, check_transform
 
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -665,6 +666,72 @@ class TestSize:
         augment = gt.GenerativeAugment(Flat(size=(6, 12)), p=1.0, output_size="generator")
         assert augment(pixels(2, 3, 10, 14)).shape == (2, 3, 6, 12)
         assert augment.generator.images[0].shape == (2, 3, 6, 12)
+
+
+class TestNeedlessWork:
+    """What is thrown away is not computed: sources that are replaced, and what is cut off."""
+
+    @pytest.mark.parametrize("size", ["generator", (5, 6)])
+    @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+    def test_only_kept_images_are_resized(self, monkeypatch: pytest.MonkeyPatch, p: float, size: Any) -> None:
+        seen: list[int] = []
+        monkeypatch.setattr("gentransforms.transforms.replace.to_size", lambda rows, size: seen.append(len(rows)) or to_size(rows, size))
+        torch.manual_seed(0)
+        _, chosen = gt.GenerativeAugment(FakeGenerator(), p=p, output_size=size)(pixels(8, 3, 20, 30), return_mask=True)
+        assert 0 < chosen.sum() < 8 or p != 0.5
+        assert sum(seen) == (~chosen).sum()
+
+    @pytest.mark.parametrize("keeps", [True, False])
+    @pytest.mark.parametrize("size", ["generator", (5, 6), (20, 20)])
+    @pytest.mark.parametrize(
+        "image",
+        [
+            pixels(8, 3, 20, 30), (pixels(8, 3, 20, 30) * 255).byte(), pixels(8, 1, 20, 30), pixels(8, 3, 20, 30).double(),
+            pixels(8, 3, 20, 30).contiguous(memory_format=torch.channels_last), tv_tensors.Image(pixels(2, 4, 3, 20, 30)),
+        ],
+        ids=["float", "uint8", "grey", "double", "channels_last", "named"],
+    )  # fmt: skip
+    def test_the_results_are_the_same(self, image: Tensor, size: Any, keeps: bool) -> None:
+        """Bit for bit as if every source were converted, cut, resized and then replaced."""
+        torch.manual_seed(0)
+        generator = FakeGenerator(preserves_geometry=keeps)
+        result, chosen = gt.GenerativeAugment(generator, p=0.5, output_size=size)(image, return_mask=True)
+        assert 0 < chosen.sum() < 8
+        torch.manual_seed(0)
+        seeds = gt.GenerativeAugment(generator, p=0.5).make_params([image])["seeds"]
+        rows = image.as_subclass(Tensor).flatten(0, -4)
+        size = generator.image_size if size == "generator" else size
+        whole = to_float(rows)
+        cut = rows if keeps else centre(rows, generator.image_size)
+        base = cut.clone() if cut.shape[-2:] == size else from_float(resize(to_float(cut), size), like=rows)
+        made = generator(fit(whole[chosen], generator.image_size, keeps), seeds[chosen])
+        base[chosen] = from_float(resize(made, size), like=rows)
+        assert type(result) is type(image)
+        assert result.as_subclass(Tensor).flatten(0, -4).equal(base)
+        last = not image.is_contiguous()
+        assert result.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+    def test_a_source_that_is_kept_after_all(self) -> None:
+        """Of an image that is not finite, the source is resized."""
+        image = pixels(4, 3, 20, 30)
+        with pytest.warns(UserWarning, match="NaN or infinity"):
+            result = gt.GenerativeAugment(NotFinite((1, 3)), p=1.0, seeds_getter=seeded(1, 2, 3, 4), output_size=(8, 8))(image)
+        kept = gt.GenerativeAugment(NotFinite(), p=0.0, seeds_getter=seeded(1, 2, 3, 4), output_size=(8, 8))(image)
+        assert [result[i].equal(kept[i]) for i in range(4)] == [True, False, True, False]
+
+    @pytest.mark.parametrize("size", ["input", "generator"])
+    def test_gradients_see_replaced_sources(self, size: str) -> None:
+        image = pixels(2, 3, 20, 30).requires_grad_()
+        gt.GenerativeAugment(FakeGenerator(), p=1.0, output_size=size)(image).sum().backward()
+        assert image.grad is not None
+        assert not image.grad.any()
+
+    @pytest.mark.parametrize("augment", [gt.GenerativeAugment, RandomGenerative])
+    def test_what_is_cut_off_is_not_converted(self, monkeypatch: pytest.MonkeyPatch, augment: Any) -> None:
+        shapes: list[tuple[int, ...]] = []
+        monkeypatch.setattr("gentransforms.images.to_float", lambda rows: shapes.append(tuple(rows.shape)) or to_float(rows))
+        augment(FakeGenerator(), p=1.0)(pixels(2, 3, 20, 60))
+        assert shapes[0] == (2, 3, 20, 20)
 
 
 class TestChecks:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import SourceError
-from gentransforms.images import fit, to_float, to_rows
+from gentransforms.images import as_seen, to_rows
 from gentransforms.paths import local_path
 from gentransforms.sources import ImageSource, SourceSample
 from gentransforms.sources.folder import ImageFolderSource
@@ -31,7 +31,7 @@ def read_images(
     """
     images, inputs = torch.empty(len(places), 3, *size), []
     for row, sample in enumerate(_read(source, places)):
-        images[row] = fit(to_float(to_rows(sample.image)), size, preserves_geometry)[0]
+        images[row] = as_seen(to_rows(sample.image), size, preserves_geometry)[0]
         inputs.append(sample.inputs)
     return images, inputs
 

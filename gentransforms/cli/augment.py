@@ -95,12 +95,12 @@ def augment(generator: ImageGenerator, photos: Sequence[PIL.Image.Image], varian
     import torch
     from torchvision.transforms import v2
 
-    from gentransforms.images import fit, to_float, to_rows
+    from gentransforms.images import as_seen, to_rows
     from gentransforms.transforms.generative import GenerativeAugment
 
     transform = GenerativeAugment(generator, p, max_batch_size=size, output_size="generator")
     view = v2.Compose([transform, v2.ToDtype(torch.uint8, scale=True)])
-    sources = torch.cat([fit(to_float(to_rows(photo)), generator.image_size, generator.preserves_geometry) for photo in photos])
+    sources = torch.cat([as_seen(to_rows(photo), generator.image_size, generator.preserves_geometry) for photo in photos])
     batch = sources.repeat_interleave(variants, dim=0)
     made = 0
     with _progress(len(batch) if p == 1 else None) as advance:

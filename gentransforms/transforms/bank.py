@@ -196,8 +196,10 @@ class BankAugment(ReplaceImages):
         others = "" if len(self.banks) == 1 else f" (and {len(self.banks) - 1} more banks have no variants of it either)"
         raise MissingKeyError(f"{bank.path}: {why}{advice}{others}")
 
-    def _frame(self, rows: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        return (rows, self.banks[0].image_size) if self.output_size == "native" else super()._frame(rows)
+    def _frame(self, rows: Tensor, replaced: bool) -> tuple[Tensor, tuple[int, int]]:
+        if self.output_size != "native":
+            return super()._frame(rows, replaced)
+        return rows, self.banks[0].image_size if replaced else (rows.shape[-2], rows.shape[-1])
 
     def _check_mixture(self, shape: Sequence[int]) -> None:
         """Raise if images of this shape (…, C, H, W) cannot be in one batch with variants."""

@@ -15,7 +15,7 @@ from gentransforms.errors import ConfigError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.held import HoldsGenerator
 from gentransforms.generators.registry import load_generator
-from gentransforms.images import Image, count_images, fit, to_device, to_float
+from gentransforms.images import Image, as_seen, count_images, to_device
 from gentransforms.seeding import seed_uniforms
 from gentransforms.surroundings import isolate
 from gentransforms.transforms.getters import gather, per_image_inputs, per_image_seeds
@@ -171,7 +171,7 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
         _, image_size, preserves_geometry = self.origin
         chosen = params["chosen"]
         sources = [take(row, part) for row, part in zip(rows, torch.split(chosen, [len(row) for row in rows]), strict=True)]
-        views = [fit(to_float(source), image_size, preserves_geometry) for source in sources if len(source)]
+        views = [as_seen(source, image_size, preserves_geometry) for source in sources if len(source)]
         if not views:
             return chosen, torch.empty(0, 3, *image_size, dtype=torch.float32), None
         batch = views[0] if len(views) == 1 else torch.cat([to_device(view, self.generator.device) for view in views])

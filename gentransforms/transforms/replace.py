@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from gentransforms.images import Image, RangeCheck, frame, from_float, resize, restore, to_device, to_float, to_rows
+from gentransforms.images import Image, RangeCheck, from_float, part_seen, resize, restore, to_device, to_float, to_rows, to_size
 from gentransforms.surroundings import isolate
 from gentransforms.transforms.arguments import check_output_size, check_p
 from gentransforms.transforms.doubt import name_doubt, name_two_valued, refuse_mask_modes
@@ -130,25 +130,31 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
 
     def _scatter(self, image: Image, rows: Tensor, chosen: Tensor, made: Tensor, finite: Tensor | None) -> Image:
         """Return `image` with its chosen rows replaced by those of `made` that are finite."""
-        base, size = self._frame(rows)
+        seen, size = self._frame(rows, len(made) > 0)
         if not len(made):
-            return image if base is rows else restore(base, image)
+            kept = to_size(seen, size)
+            return image if kept is rows else restore(kept, image)
         made = to_device(made, rows.device)
         if made.dtype == rows.dtype == torch.uint8 and rows.shape[1] == 3 and made.shape[-2:] == size:
             new = made
         else:
             new = from_float(resize(to_float(made), size), like=rows)
+        if tuple(seen.shape[-2:]) != size and not rows.requires_grad and _all_finite(finite, rows.device):
+            # What it costs to resize the sources of the new images is saved; gradients would lose sight of them.
+            new = new if len(new) == len(rows) else merge(to_size(take(seen, ~chosen), size), chosen, new)
+            return restore(new, image)
+        base = to_size(seen, size)
         if finite is not None:
             new = torch.where(finite.to(rows.device)[:, None, None, None], new, take(base, chosen))
         return restore(scatter(base, chosen, new), image)
 
-    def _frame(self, rows: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Return the rows in the form in which kept images are returned, and the size of the new images."""
+    def _frame(self, rows: Tensor, replaced: bool) -> tuple[Tensor, tuple[int, int]]:
+        """Return the part of the rows that a kept image shows, as a view, and the size of the results; `replaced`: whether any are."""
         if self.output_size == "input":
             return rows, (rows.shape[-2], rows.shape[-1])
         _, image_size, preserves_geometry = self.origin
         size = image_size if isinstance(self.output_size, str) else self.output_size
-        return frame(rows, size, image_size, preserves_geometry), size
+        return part_seen(rows, image_size, preserves_geometry), (size[0], size[1])
 
     def _warn_without_image(self, flat: list[Any]) -> None:
         if flat and self._first_time("no image"):
@@ -240,3 +246,20 @@ def scatter(base: Tensor, chosen: Tensor, new: Tensor) -> Tensor:
     if len(new) < len(base):
         return base.index_copy(0, chosen.nonzero().squeeze(1).to(base.device, non_blocking=True), new)
     return new
+
+
+def _all_finite(finite: Tensor | None, device: torch.device) -> bool:
+    """Whether all new images are known to be finite, without waiting for an accelerator: from one to the CPU, they were waited for."""
+    return finite is None or ("cpu" in (finite.device.type, device.type) and bool(finite.all()))
+
+
+def merge(kept: Tensor, chosen: Tensor, new: Tensor) -> Tensor:
+    """Return rows of which those selected by `chosen`, (N,) bool on the CPU, are `new`, and the others `kept`, each in its order.
+
+    Example:
+        >>> import torch
+        >>> merge(torch.tensor([1, 3]), torch.tensor([True, False, True, False]), torch.tensor([0, 2])).tolist()
+        [0, 1, 2, 3]
+    """
+    places = torch.cat([chosen.nonzero(), (~chosen).nonzero()]).squeeze(1).argsort()
+    return torch.cat([new, kept])[places.to(new.device, non_blocking=True)]
