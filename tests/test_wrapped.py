@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -372,42 +371,6 @@ class TestLightning:
         assert saved["hyper_parameters"] == {"width": 3}
         again = type(module).load_from_checkpoint(path, augment=gt.GenerativeAugment(tiny_icgan(), 1.0))
         assert again.body.weight.equal(module.body.weight)
-
-    def test_seeds_of_steps_as_advised(self, tmp_path: Path) -> None:
-        """docs/wrapped.md: what a step draws follows from the run's seed, the step and the rank, in a resumed fit too."""
-        L = pytest.importorskip("lightning")
-        page = (Path(__file__).parents[1] / "docs" / "wrapped.md").read_text()
-        block = next(block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "LightningModule" in block)
-        names: dict[str, Any] = {"torch": torch, "nn": nn, "gt": gt}
-        exec(block, names)
-
-        class Draws(names["Classifier"]):  # type: ignore[misc]
-            def training_step(self, images: Tensor, batch_idx: int) -> Tensor:
-                drawn.append(float(torch.rand(())))
-                return self.model(images).square().mean()  # type: ignore[no-any-return]
-
-            def configure_optimizers(self) -> Any:
-                return torch.optim.SGD(self.parameters(), lr=0.1)
-
-        def fit(epochs: int, seed: int, rank: int = 0, path: Path | None = None) -> list[float]:
-            drawn.clear()
-            L.seed_everything(seed, verbose=False)
-            module = Draws(gt.GenerativeAugment(FakeGenerator()), seed=seed)
-            if rank:
-                type(module).global_rank = property(lambda self: rank)
-            options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": tmp_path}
-            trainer = L.Trainer(max_epochs=epochs, accelerator="cpu", enable_checkpointing=False, **options)
-            trainer.fit(module, torch.utils.data.DataLoader(IMAGES, batch_size=3), ckpt_path=path)
-            trainer.save_checkpoint(tmp_path / "last.ckpt")
-            return list(drawn)
-
-        drawn: list[float] = []
-        whole = fit(2, 0)
-        assert len(set(whole)) == 4
-        assert fit(1, 0) == whole[:2]
-        assert fit(2, 0, path=tmp_path / "last.ckpt") == whole[2:]
-        assert not set(fit(2, 1)) & set(whole)
-        assert not set(fit(2, 0, rank=1)) & set(whole)
 
 
 def lightning_module(augment: nn.Module, width: int) -> Any:
