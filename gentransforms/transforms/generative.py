@@ -42,7 +42,8 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
         p: probability of replacement, for each image.
         seeds_getter: maps the sample to one seed per image (int, list, or (N,) int64 tensor). The selection then also
             follows from the seed, and no random numbers are drawn: any image can be generated again outside its batch. With
-            the same seeds in every epoch, the same images are replaced with the same variants in every epoch.
+            the same seeds in every epoch, the same images are replaced with the same variants in every epoch. Persistent workers
+            see a new epoch in shared memory only: see "Seeds" in the documentation.
         inputs_getter: maps the sample to a dict with one value per image, for the names in ``generator.inputs``.
         max_batch_size: largest number of images generated at once.
         output_size: ``"input"``, ``"generator"`` or (h, w). Generators that keep geometry see the whole image resized;
