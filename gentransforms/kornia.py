@@ -13,7 +13,7 @@ from gentransforms.errors import ConfigError, ImageError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.held import HoldsGenerator
 from gentransforms.images import RangeCheck, as_seen, from_float, resize, restore, to_rows
-from gentransforms.surroundings import isolate
+from gentransforms.surroundings import isolate_thread
 from gentransforms.transforms.arguments import check_p
 from gentransforms.transforms.replace import draw_selection, scatter, take
 
@@ -73,7 +73,7 @@ class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor, params: dict[str, Tensor] | None = None, **kwargs: Any) -> Tensor:
         """Return the batch (B, C, H, W) with the chosen images replaced."""
-        with isolate():
+        with isolate_thread():
             output: Tensor = super().forward(input, params=params, **kwargs)
         return output
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -11,24 +12,22 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["isolate", "isolate_loading"]
+__all__ = ["isolate", "isolate_loading", "isolate_thread"]
 
 
 @contextlib.contextmanager
-def isolate(*devices: torch.device) -> Iterator[None]:
-    """Run a block with torch's own defaults: float32, the CPU, no autocast, no inference mode, float32 products in float32.
+def isolate_thread(*devices: torch.device) -> Iterator[None]:
+    """Run a block without what surrounds it in its own thread: autocast, the default device, inference mode.
 
-    Users build, move and call models under all of these: Lightning's ``bf16-true`` sets the default dtype and it advises
-    ``torch.set_float32_matmul_precision("medium")``, transformers builds models on the meta device. None of them may change a
-    generator's weights, its arithmetic or what is drawn. Gradients stay as they were, and are off where inference mode was on.
-    TensorFloat-32 in the convolutions of a GPU, torch's default, stays as it is set.
+    For code that depends on no setting of the whole process: it gives every tensor a dtype, and computes no products of matrices.
+    Gradients stay as they were, and are off where inference mode was on.
 
     Args:
         devices: where the block computes besides the CPU; their autocast is disabled too.
 
     Example:
         >>> import torch
-        >>> with torch.device("meta"), isolate():
+        >>> with torch.device("meta"), isolate_thread():
         ...     torch.zeros(1).device
         device(type='cpu')
     """
@@ -41,8 +40,37 @@ def isolate(*devices: torch.device) -> Iterator[None]:
         for kind in {"cpu", *(device.type for device in devices)}:
             if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        stack.enter_context(_DTYPE)
-        stack.enter_context(_ARITHMETIC)
+        yield
+
+
+@contextlib.contextmanager
+def isolate(*devices: torch.device, default_dtype: bool = True) -> Iterator[None]:
+    """Run a block with torch's own defaults: float32, the CPU, no autocast, no inference mode, float32 products in float32.
+
+    Users build, move and call models under all of these: Lightning's ``bf16-true`` sets the default dtype and it advises
+    ``torch.set_float32_matmul_precision("medium")``, transformers builds models on the meta device. None of them may change a
+    generator's weights, its arithmetic or what is drawn. Gradients stay as they were, and are off where inference mode was on.
+    TensorFloat-32 in the convolutions of a GPU, torch's default, stays as it is set.
+
+    torch has one default dtype and one precision of products for all threads, so other threads see them change meanwhile.
+
+    Args:
+        devices: where the block computes besides the CPU; their autocast is disabled too.
+        default_dtype: whether the default dtype is float32 in the block; False for one that does not depend on it.
+
+    Warns:
+        UserWarning: once, if a thread other than the main one has to change a setting of the process, or if another thread changed it
+            meanwhile.
+
+    Example:
+        >>> import torch
+        >>> torch.set_float32_matmul_precision("high")
+        >>> with isolate():
+        ...     torch.get_float32_matmul_precision()
+        'highest'
+        >>> torch.set_float32_matmul_precision("highest")
+    """
+    with isolate_thread(*devices), _DTYPE if default_dtype else contextlib.nullcontext(), _ARITHMETIC:
         yield
 
 
@@ -50,15 +78,25 @@ class _ProcessWide(ABC):
     """Keep a setting of the whole process at torch's default while any thread is inside, and restore it when the last one leaves.
 
     If threads, such as DataParallel's, each saved and restored it on their own, they could leave it changed. Other threads see the
-    default meanwhile, and what they or the block itself set is overwritten at the end, if the default was not set before.
+    default meanwhile, and what they or the block itself set is overwritten at the end, if the default was not set before. There is
+    no way within one thread: a mode for torch functions, as ``torch.device`` is one, sees neither type promotion (``integers / 2``)
+    nor what torch's own Python functions and compiled networks create.
     """
 
+    name: str
+    effect: str  # on other threads
+    remedy: str
+
     def __init__(self) -> None:
-        self._lock, self._inside, self._before = threading.Lock(), 0, None
+        self._lock, self._inside, self._before, self._warned = threading.Lock(), 0, None, False
 
     @abstractmethod
-    def set_default(self) -> Any:
-        """Set torch's default; return what is needed to restore the present setting, None if it is the default already."""
+    def read(self) -> Any:
+        """Return the present setting, None if it is torch's default."""
+
+    @abstractmethod
+    def set_default(self, before: Any) -> Any:
+        """Set torch's default; return what is needed to restore the setting from before."""
 
     @abstractmethod
     def restore(self, before: Any) -> None:
@@ -67,21 +105,39 @@ class _ProcessWide(ABC):
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                self._before = self.set_default()
+                before = self.read()
+                if before is not None:
+                    if threading.current_thread() is not threading.main_thread():
+                        self._warn(f"a thread sets {self.name} to torch's default while it generates images, and {self.effect}")
+                    before = self.set_default(before)
+                self._before = before
             self._inside += 1
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._lock:
+            changed = self.read() is not None
             self._inside -= 1
             if not self._inside and self._before is not None:
                 self.restore(self._before)
+        if changed and kind is None:
+            self._warn(f"{self.name} was changed while images were generated, by another thread or by the generator, so they may differ")
+
+    def _warn(self, what: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"{what}: it belongs to all threads of the process; {self.remedy}", stacklevel=5)
 
 
 class _DefaultDtype(_ProcessWide):
-    def set_default(self) -> torch.dtype | None:
-        before = torch.get_default_dtype()
-        if before == torch.float32:
-            return None
+    name = "the default dtype"
+    effect = "what other threads create meanwhile is float32"
+    remedy = "augment in the thread that sets it, or leave it at float32 and convert the model, as model.double() does"
+
+    def read(self) -> torch.dtype | None:
+        dtype = torch.get_default_dtype()
+        return None if dtype == torch.float32 else dtype
+
+    def set_default(self, before: torch.dtype) -> torch.dtype:
         torch.set_default_dtype(torch.float32)
         return before
 
@@ -96,14 +152,22 @@ class _Float32Arithmetic(_ProcessWide):
     ``torch.backends.….fp32_precision`` (since torch 2.9), has been used.
     """
 
+    name = "the precision of float32 products"
+    effect = "what other threads compute meanwhile is exact, but slower"
+    remedy = "augment in the thread that trains, or leave it at 'highest' and train under autocast"
+
     # Those that a default leaves at "none", which is full precision unless a parent says less.
     NEWER = (("cuda", "matmul"), ("mkldnn", "matmul"), ("mkldnn", "conv"))
 
-    def set_default(self) -> tuple[str | None, dict[Any, str]] | None:
+    def read(self) -> tuple[str | None, dict[Any, str]] | None:
         newer = {setting: _read(setting) for setting in self.NEWER if _has(setting)}
         older = _read_older()
         if older in ("highest", None) and all(value in ("none", "ieee") for value in newer.values()):
             return None
+        return older, newer
+
+    def set_default(self, before: tuple[str | None, dict[Any, str]]) -> tuple[str | None, dict[Any, str]]:
+        older, newer = before
         if older is not None:
             torch.set_float32_matmul_precision("highest")
         for setting in newer:

@@ -19,6 +19,7 @@ from small_generators import NotFinite, tiny_icgan
 from torch import nn
 
 import gentransforms as gt
+from gentransforms import surroundings
 from gentransforms.kornia import RandomGenerative
 from gentransforms.surroundings import isolate, isolate_loading
 from gentransforms.testing import FakeGenerator
@@ -395,3 +396,115 @@ class TestCalls:
         layer = nn.Conv2d(3, 1, 3)
         layer(images).sum().backward()
         assert layer.weight.grad is not None
+
+
+class Dependent(FakeGenerator):
+    """A generator whose images depend on torch's default dtype and on its precision of products, as another library's may."""
+
+    def sample(self, condition: Any, seeds: torch.Tensor) -> torch.Tensor:
+        self.meanwhile()
+        assert torch.get_float32_matmul_precision() == "highest"
+        return super().sample(condition, seeds) * (torch.arange(1, 2) / 3)
+
+    def meanwhile(self) -> None:
+        """What happens in other threads while it generates images."""
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if nothing had been warned of in this process."""
+    for setting in (surroundings._DTYPE, surroundings._ARITHMETIC):
+        monkeypatch.setattr(setting, "_warned", False)
+
+
+def in_thread(function: Callable[[], Any]) -> Any:
+    results: list[Any] = []
+
+    def run() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if isinstance(results[0], BaseException):
+        raise results[0]
+    return results[0]
+
+
+@pytest.mark.usefixtures("fresh")
+class TestThreads:
+    """What a thread that augments does to one that trains."""
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    @pytest.mark.parametrize("kind", ["ICGAN", "bank"])
+    def test_the_default_dtype_stays(self, kind: str, dtype: torch.dtype, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whoever needs none does not change it, not even for a moment."""
+        augment = transforms(folder)["seeds" if kind == "ICGAN" else "bank"]()
+        torch.manual_seed(0)
+        expected = augment(BATCH)
+        with default_dtype(dtype):
+            torch.manual_seed(0)
+            with monkeypatch.context() as patch:
+                patch.setattr(torch, "set_default_dtype", lambda dtype: pytest.fail(f"set to {dtype}"))
+                made = in_thread(lambda: augment(BATCH))
+        assert made.equal(expected)
+
+    def test_the_precision_stays_for_a_bank(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        augment = transforms(folder)["bank"]()
+        with matmul_precision("high"), monkeypatch.context() as patch:
+            patch.setattr(torch, "set_float32_matmul_precision", lambda name: pytest.fail(f"set to {name}"))
+            in_thread(lambda: augment(BATCH))
+
+    def test_of_other_generators_are_warned_of(self) -> None:
+        augment = gt.GenerativeAugment(Dependent(), 1.0, seeds_getter=lambda sample: list(range(6)))
+        expected = augment(BATCH)
+        with default_dtype(torch.float64):
+            assert augment(BATCH).equal(expected)  # in the main thread, without a word
+            with pytest.warns(UserWarning, match=r"default dtype .* all threads of the process; augment in the thread .* model.double"):
+                assert in_thread(lambda: augment(BATCH)).equal(expected)
+            assert in_thread(lambda: augment(BATCH)).equal(expected)  # once
+            assert torch.get_default_dtype() == torch.float64
+
+    def test_the_precision_is_warned_of(self) -> None:
+        augment = transforms(Path())["seeds"]()
+        expected = augment(BATCH)
+        with matmul_precision("high"):
+            with pytest.warns(UserWarning, match=r"precision of float32 products .* slower: .* under autocast"):
+                assert in_thread(lambda: augment(BATCH)).equal(expected)
+            assert in_thread(lambda: augment(BATCH)).equal(expected)
+            assert torch.get_float32_matmul_precision() == "high"
+
+    def test_a_warning_that_is_an_error_leaves_all_as_it_was(self) -> None:
+        augment = gt.GenerativeAugment(Dependent(), 1.0)
+        with default_dtype(torch.float64):
+            with pytest.raises(UserWarning, match="default dtype"):
+                in_thread(lambda: augment(BATCH))
+            assert torch.get_default_dtype() == torch.float64
+            assert not surroundings._DTYPE._inside
+
+    def test_a_change_by_another_thread_is_warned_of(self) -> None:
+        """As Lightning's bf16-true makes in the training thread: the images are not what they should be."""
+        generator = Dependent()
+        augment = gt.GenerativeAugment(generator, 1.0)
+        try:
+            generator.meanwhile = lambda: in_thread(lambda: torch.set_default_dtype(torch.bfloat16))  # type: ignore[method-assign]
+            with pytest.warns(UserWarning, match=r"default dtype was changed while images were generated, .* so they may differ"):
+                augment(BATCH)
+            assert torch.get_default_dtype() == torch.bfloat16
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    @pytest.mark.parametrize("how", ["subclass", "compiled", "hook", "foreign"])
+    def test_what_is_unknown_of_an_icgan_may_depend_on_it(self, how: str) -> None:
+        generator = type("Own", (gt.ICGAN,), {})(**tiny_icgan().config) if how == "subclass" else tiny_icgan()
+        assert generator._reads_default_dtype == (how == "subclass")
+        if how == "compiled":
+            generator.network.compile(backend="eager")
+        if how == "hook":
+            generator.network.register_forward_hook(lambda *_: None)
+        if how == "foreign":
+            generator.network.extra = type("Extra", (nn.Identity,), {"__module__": "peft.layers"})()
+        assert generator._reads_default_dtype

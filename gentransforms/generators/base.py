@@ -187,6 +187,11 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
         return False
 
     @property
+    def _reads_default_dtype(self) -> bool:
+        """Whether images may depend on torch's default dtype, so that it has to be float32, in all threads, while they are made."""
+        return True
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype of the generator's weights; float32 for one without weights."""
         tensors = itertools.chain(self.parameters(), self.buffers())

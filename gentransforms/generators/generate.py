@@ -15,7 +15,7 @@ from gentransforms.generators.placement import with_index
 from gentransforms.generators.turns import take_turn
 from gentransforms.images import to_device
 from gentransforms.seeding import check_seeds
-from gentransforms.surroundings import isolate
+from gentransforms.surroundings import isolate, isolate_thread
 from gentransforms.wording import name_type
 
 __all__ = ["check_inputs", "check_output", "generate", "is_out_of_memory"]
@@ -53,12 +53,13 @@ def generate(
     images = to_device(images, generator.device)
     inputs = {name: to_device(v, generator.device) if isinstance(v, Tensor) else v for name, v in inputs.items()}
     parts: list[Tensor] = []
+    reads = generator._reads_default_dtype
     start, size, too_many = 0, max_batch_size or len(images), 0
     while start < len(images):
         stop = min(start + size, len(images))
         rows = slice(start, stop)
         try:
-            with take_turn(generator), isolate(generator.device), torch.no_grad():
+            with take_turn(generator), isolate(generator.device, default_dtype=reads), torch.no_grad():
                 made = generator(images[rows], seeds[rows], **{name: value[rows] for name, value in inputs.items()})
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error) or stop - start == 1:
@@ -80,7 +81,7 @@ def generate(
             stacklevel=2,
         )
     parts = parts or [torch.empty(0, 3, *generator.image_size, dtype=torch.float32, device=generator.device)]
-    with isolate():  # results are ordinary tensors, under inference mode too
+    with isolate_thread():  # results are ordinary tensors, under inference mode too
         made = parts[0] if len(parts) == 1 else torch.cat(parts)
         finite = made.isfinite().flatten(1).all(dim=1)
         return made.clamp(0, 1), finite, max_batch_size
@@ -114,7 +115,7 @@ def check_inputs(generator: ImageGenerator, inputs: Mapping[str, Any], count: in
     order = type(generator).__mro__
     checked, encoded = (next(cls for cls in order if name in vars(cls)) for name in ("check_encode_inputs", "encode"))
     if order.index(checked) <= order.index(encoded):  # else a subclass has an `encode` of its own, which may take other inputs
-        with isolate():
+        with isolate(default_dtype=generator._reads_default_dtype):
             generator.check_encode_inputs(inputs, count)
 
 

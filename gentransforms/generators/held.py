@@ -15,7 +15,7 @@ from gentransforms.errors import ConfigError, DeviceError, GeneratorError, Weigh
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.generate import check_inputs, generate
 from gentransforms.generators.turns import take_turn
-from gentransforms.surroundings import isolate
+from gentransforms.surroundings import isolate, isolate_thread
 
 __all__ = ["HeldGenerator", "HoldsGenerator"]
 
@@ -99,7 +99,7 @@ class HeldGenerator:
         if device.type != "cpu" and not self._called:  # as for the range of images: later calls do not wait for the device
             check_inputs(generator, {name: _on_cpu(value) for name, value in inputs.items()}, len(images))
         made, finite, size = generate(generator, images, seeds, inputs, max_batch_size)
-        with isolate():
+        with isolate_thread():
             bad = (~finite).sum()
             if self.nonfinite.device != bad.device:  # the first call, or the generator was moved
                 self.nonfinite = self.nonfinite.to(bad.device)
@@ -115,7 +115,7 @@ class HeldGenerator:
         here = self.generator.device
         if here.type == "meta":
             return
-        with isolate(), torch.no_grad():
+        with isolate_thread(), torch.no_grad():
             there = fn(torch.empty(0, dtype=torch.float32, device=here))
         if there.is_meta:
             return
@@ -159,7 +159,7 @@ class HeldGenerator:
 
     def _forget(self) -> None:
         self._process, self._called, self._warned, self._warned_of_device = os.getpid(), False, False, False
-        with isolate():
+        with isolate_thread():
             self.nonfinite = torch.zeros((), dtype=torch.int64)  # moved to the device of the first images
 
     def _warn_of_device(self, device: torch.device) -> None:

@@ -17,7 +17,7 @@ from gentransforms.generators.held import HoldsGenerator
 from gentransforms.generators.registry import load_generator
 from gentransforms.images import Image, as_seen, count_images, to_device
 from gentransforms.seeding import seed_uniforms
-from gentransforms.surroundings import isolate
+from gentransforms.surroundings import isolate_thread
 from gentransforms.transforms.getters import gather, per_image_inputs, per_image_seeds
 from gentransforms.transforms.replace import Origin, ReplaceImages, draw_selection, take
 
@@ -138,12 +138,12 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
             params = self._make_params(images, p)
         else:
             given = self.seeds_getter(sample)
-            with isolate():
+            with isolate_thread():
                 seeds = per_image_seeds(given, images)
                 params = {"chosen": seed_uniforms(seeds) < p, "seeds": seeds, "inputs": {}}
         if self.inputs_getter is not None:
             values = self.inputs_getter(sample)
-            with isolate():
+            with isolate_thread():
                 params["inputs"] = per_image_inputs(values, images, self.generator.inputs)
             if self._first_time("inputs"):
                 self._warn_of_unused(values)

@@ -98,7 +98,7 @@ def per_image_inputs(values: Any, images: Sequence[Image], names: Sequence[str])
             continue
         value = values[name]
         if isinstance(value, np.ndarray | np.generic):
-            value = torch.as_tensor(value)
+            value = torch.as_tensor(value, dtype=_dtype_of([value]))
         if isinstance(value, Tensor):
             value = value.as_subclass(Tensor)
         if lead == ():
@@ -110,7 +110,7 @@ def per_image_inputs(values: Any, images: Sequence[Image], names: Sequence[str])
             found = tuple(value.shape) if isinstance(value, Tensor) else value
             raise ConfigError(f"inputs_getter: {name}={found!r}: expected one value for each of {count} images")
         if not isinstance(value, Tensor) and all(isinstance(v, numbers.Real) for v in value):
-            value = torch.tensor(value)
+            value = torch.tensor(value, dtype=_dtype_of(value))
         elif not isinstance(value, Tensor) and all(isinstance(v, Tensor) for v in value):
             value = _stack(name, value)
         if name in ("masks", "control_maps"):
@@ -131,6 +131,11 @@ def gather(value: Any, chosen: Tensor) -> Any:
     if isinstance(value, Tensor):
         return value[index.to(value.device, non_blocking=True)]  # by index: a mask on a device would cost a sync
     return [value[i] for i in index.tolist()]
+
+
+def _dtype_of(values: Sequence[Any]) -> torch.dtype | None:
+    """float32 for Python's floats, whatever torch's default dtype is; None where torch infers it from the values alone."""
+    return torch.float32 if any(isinstance(value, float) for value in values) else None
 
 
 def _leading(images: Sequence[Image]) -> tuple[int, ...]:

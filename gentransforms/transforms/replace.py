@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from gentransforms.images import Image, RangeCheck, from_float, part_seen, resize, restore, to_device, to_float, to_rows, to_size
-from gentransforms.surroundings import isolate
+from gentransforms.surroundings import isolate_thread
 from gentransforms.transforms.arguments import check_output_size, check_p
 from gentransforms.transforms.doubt import name_doubt, name_two_valued, refuse_mask_modes
 from gentransforms.transforms.overlooked import count_overlooked
@@ -82,7 +82,7 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Apply drawn parameters to one image or batch."""
-        with isolate():
+        with isolate_thread():
             return self._replace([inpt], [to_rows(inpt)], params)[0][0]
 
     # Inside the graph of a compiled model, the generator would be compiled with it, which takes minutes and gains nothing.
@@ -103,13 +103,13 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
         self.check_inputs(flat)
         places, images = find_images(sample, flat, self._needs_transform_list(flat))
         if images:
-            with isolate():  # before the getters are called, so that an unsupported image is what the message is about
+            with isolate_thread():  # before the getters are called, so that an unsupported image is what the message is about
                 refuse_mask_modes(flat, places)
                 rows = [to_rows(image) for image in images]
             self._warn_of_doubt(flat, places)
             self._warn_of_overlooked(sample, flat, places)
             params = self._draw(sample, images, p)
-            with isolate():
+            with isolate_thread():
                 outputs, mask = self._replace(images, rows, params)
             for i, output in zip(places, outputs, strict=True):
                 flat[i] = output

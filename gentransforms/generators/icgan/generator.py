@@ -102,6 +102,12 @@ class ICGAN(ImageGenerator):
         }
 
     @property
+    def _reads_default_dtype(self) -> bool:
+        # Every tensor that is created here has a dtype of its own. What a subclass, another library or a hook does is unknown, and
+        # a compiled network would be compiled again.
+        return type(self) is not ICGAN or any(_is_foreign(module) for module in self.modules())
+
+    @property
     def required_inputs(self) -> tuple[str, ...]:
         """``labels``, for a class-conditional model."""
         return self.inputs
@@ -312,6 +318,11 @@ def check_state(state: Mapping[str, Tensor], architecture: BigGANConfig) -> None
     ]
     if problems:
         raise WeightsError(f"{len(problems)} of the keys do not fit the architecture: {'; '.join(sorted(problems))}")
+
+
+def _is_foreign(module: nn.Module) -> bool:
+    known = type(module).__module__.startswith(("torch.nn.", "torchvision.", "gentransforms."))
+    return not known or bool(module._compiled_call_impl or module._forward_hooks or module._forward_pre_hooks)
 
 
 def _architecture(fields: Mapping[str, Any]) -> BigGANConfig:
