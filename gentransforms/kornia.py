@@ -15,7 +15,7 @@ from gentransforms.generators.held import HoldsGenerator
 from gentransforms.images import RangeCheck, as_seen, from_float, resize, restore, to_rows
 from gentransforms.surroundings import isolate_thread
 from gentransforms.transforms.arguments import check_p
-from gentransforms.transforms.replace import draw_selection, scatter, take
+from gentransforms.transforms.replace import check_count, draw_selection, scatter, take
 
 __all__ = ["RandomGenerative"]
 
@@ -82,17 +82,24 @@ class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
         super().set_rng_device_and_dtype(torch.device("cpu"), dtype)
 
     def forward_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """Draw ``batch_prob`` (B,), the selection, and ``seeds`` (B,) int64 for all images, whatever p is."""
+        """Draw ``batch_prob`` (B,), the selection, and what `generate_parameters` draws, for all images, whatever p is."""
         # Implemented here because kornia before 0.9 draws parameters for the selected images only.
         cpu, count = torch.device("cpu"), batch_shape[0]
         drawn = min(count, 1) if self.same_on_batch else count
         chosen = draw_selection(drawn, self.p)
         if self.p_batch < 1:
             chosen = chosen & draw_selection(1, self.p_batch)
-        seeds = torch.randint(2**63 - 1, (drawn,), dtype=torch.int64, device=cpu)
         if self.same_on_batch:
-            chosen, seeds = chosen.repeat(count), seeds.repeat(count)
-        return {"seeds": seeds, "batch_prob": chosen.to(self.dtype), "forward_input_shape": torch.tensor(batch_shape, device=cpu)}
+            chosen = chosen.repeat(count)
+        params = self.generate_parameters(batch_shape)
+        return {**params, "batch_prob": chosen.to(self.dtype), "forward_input_shape": torch.tensor(batch_shape, device=cpu)}
+
+    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """Draw ``seeds`` (B,) int64. A subclass may add parameters of its own, for an `apply_transform` of its own."""
+        count = batch_shape[0]
+        drawn = min(count, 1) if self.same_on_batch else count
+        seeds = torch.randint(2**63 - 1, (drawn,), dtype=torch.int64, device=torch.device("cpu"))
+        return {"seeds": seeds.repeat(count) if self.same_on_batch else seeds}
 
     def transform_inputs(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None, **kwargs: Any
@@ -100,7 +107,11 @@ class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
         """Pass the whole batch to `apply_transform`, which gathers; the base class would process all images and blend."""
         batch: Tensor = self.transform_tensor(input)
         self.validate_tensor(batch)
-        output: Tensor = self.transform_output_tensor(self.apply_transform(batch, params, flags, transform), tuple(input.shape))
+        output: Tensor = self.apply_transform(batch, params, flags, transform)
+        if type(self).apply_non_transform is not IntensityAugmentationBase2D.apply_non_transform:  # a subclass has its own
+            chosen = (params["batch_prob"].to(batch.device) > 0.5)[:, None, None, None]
+            output = torch.where(chosen, output, self.apply_non_transform(batch, params, flags, transform))
+        output = self.transform_output_tensor(output, tuple(input.shape))
         return output
 
     def apply_transform(
@@ -110,8 +121,7 @@ class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
         rows = to_rows(input)
         self._check_range([rows])
         chosen = params["batch_prob"].cpu() > 0.5
-        if len(chosen) != len(rows):
-            raise ImageError(f"params are those of {len(chosen)} images, and the batch has {len(rows)}: draw parameters for this batch")
+        check_count(params, [rows], "batch_prob")
         if not chosen.any():
             return input
         source = take(rows, chosen)

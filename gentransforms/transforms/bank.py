@@ -16,6 +16,7 @@ from gentransforms.errors import ConfigError, MissingKeyError
 from gentransforms.images import Image, count_images
 from gentransforms.sources.keyed import KeyedDataset
 from gentransforms.sources.sample_keys import KeyOrigin, find_keys, key_origins
+from gentransforms.transforms.drawing import asked_of, draw_params
 from gentransforms.transforms.getters import per_image_keys
 from gentransforms.transforms.loader_check import check_loader
 from gentransforms.transforms.mixture import Mixture
@@ -127,12 +128,14 @@ class BankAugment(ReplaceImages):
     def make_params(self, flat_inputs: list[Any], p: float | None = None) -> dict[str, Any]:
         """Draw the selection and, for every image, the number that picks its variant.
 
+        A subclass may override this, with or without the argument `p`, and change what ``super().make_params`` returns.
+
         Returns:
             ``chosen`` (N,) bool and ``uniforms`` (N,) float64 in [0, 1), both on the CPU.
         """
         count = count_images(flat_inputs)
         # As many numbers as GenerativeAugment draws, so that replacing a generator with a bank does not shift the random stream.
-        chosen = draw_selection(count, self.p if p is None else p)
+        chosen = draw_selection(count, asked_of(self, p)[0])
         return {"chosen": chosen, "uniforms": torch.rand(count, dtype=torch.float64, device=torch.device("cpu"))}
 
     def __repr__(self) -> str:
@@ -151,7 +154,7 @@ class BankAugment(ReplaceImages):
         if self.output_size == "native" and 0 < p < 1:  # whatever this batch's selection is, so that the error is raised at once
             for image in images:
                 self._check_mixture(image.shape if isinstance(image, Tensor) else ())
-        return self._make_params(images, p) | {"keys": per_image_keys(keys, images), "origins": key_origins(keys)}
+        return draw_params(self, images, p) | {"keys": per_image_keys(keys, images), "origins": key_origins(keys)}
 
     def _make_images(self, rows: list[Tensor], params: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.check_sources:

@@ -16,8 +16,9 @@ from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.held import HoldsGenerator
 from gentransforms.generators.registry import load_generator
 from gentransforms.images import Image, as_seen, count_images, to_device
-from gentransforms.seeding import seed_uniforms
+from gentransforms.seeding import check_seeds, seed_uniforms
 from gentransforms.surroundings import isolate_thread
+from gentransforms.transforms.drawing import asked_of, draw_params
 from gentransforms.transforms.getters import gather, per_image_inputs, per_image_seeds
 from gentransforms.transforms.replace import Origin, ReplaceImages, draw_selection, take
 
@@ -115,13 +116,20 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
         return Origin(type(generator).__name__, generator.image_size, generator.preserves_geometry)
 
     def make_params(self, flat_inputs: list[Any], p: float | None = None) -> dict[str, Any]:
-        """Draw the selection and a seed for every image.
+        """Draw the selection and a seed for every image. In a call with a `seeds_getter`, both follow from its seeds.
+
+        A subclass may override this, with or without the argument `p`, and change what ``super().make_params`` returns.
 
         Returns:
             ``chosen`` (N,) bool and ``seeds`` (N,) int64, both on the CPU, and an empty dict of ``inputs``.
         """
+        p, seeds = asked_of(self, p)
+        if seeds is not None:
+            with isolate():
+                seeds = check_seeds(seeds, count_images(flat_inputs)).clone()  # which a subclass may change
+                return {"chosen": seed_uniforms(seeds) < p, "seeds": seeds, "inputs": {}}
         count = count_images(flat_inputs)
-        chosen = draw_selection(count, self.p if p is None else p)
+        chosen = draw_selection(count, p)
         seeds = torch.randint(2**63 - 1, (count,), dtype=torch.int64, device=torch.device("cpu"))
         return {"chosen": chosen, "seeds": seeds, "inputs": {}}
 
@@ -134,13 +142,12 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
         )
 
     def _draw(self, sample: Any, images: list[Image], p: float) -> dict[str, Any]:
-        if self.seeds_getter is None:
-            params = self._make_params(images, p)
-        else:
+        seeds = None
+        if self.seeds_getter is not None:
             given = self.seeds_getter(sample)
             with isolate_thread():
                 seeds = per_image_seeds(given, images)
-                params = {"chosen": seed_uniforms(seeds) < p, "seeds": seeds, "inputs": {}}
+        params = draw_params(self, images, p, seeds)
         if self.inputs_getter is not None:
             values = self.inputs_getter(sample)
             with isolate_thread():

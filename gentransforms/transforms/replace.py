@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import PIL.Image
@@ -14,10 +14,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from gentransforms.errors import ImageError
 from gentransforms.images import Image, RangeCheck, from_float, part_seen, resize, restore, to_device, to_float, to_rows, to_size
 from gentransforms.surroundings import isolate_thread
 from gentransforms.transforms.arguments import check_output_size, check_p
 from gentransforms.transforms.doubt import name_doubt, name_two_valued, refuse_mask_modes
+from gentransforms.transforms.drawing import draw_params
+from gentransforms.transforms.one_by_one import ImageParams, split_params
 from gentransforms.transforms.overlooked import count_overlooked
 from gentransforms.transforms.samples import check_companions, describe_leaves, find_images
 
@@ -36,7 +39,8 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
     """Replace each image of a sample, with probability `p`, with a new one; a subclass says where the new images come from.
 
     A subclass implements `origin`, `make_params` (what is drawn) and `_make_images` (what is generated or read), and `_draw`
-    if the draw depends on the whole sample. `GenerativeAugment` and `BankAugment` are its subclasses.
+    if the draw depends on the whole sample. `GenerativeAugment` and `BankAugment` are its subclasses; theirs may override
+    `make_params` and `transform`, as those of any `v2.Transform`.
     """
 
     _needs_transform_list: Callable[[list[Any]], list[bool]]
@@ -70,20 +74,32 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
         """
 
     def _draw(self, sample: Any, images: list[Image], p: float) -> dict[str, Any]:
-        return self._make_params(images, p)
-
-    def _make_params(self, images: list[Image], p: float) -> dict[str, Any]:
-        # A user's subclass may have torchvision's signature.
-        return self.make_params(images) if p == self.p else self.make_params(images, p=p)
+        return draw_params(self, images, p)
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
         """Raise if the sample holds something that would become wrong, such as boxes."""
         check_companions(flat_inputs, self.origin.name, self.origin.preserves_geometry, self.output_size)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Apply drawn parameters to one image or batch."""
+        """Apply drawn parameters to one image or batch.
+
+        A subclass may override this, to blend the new image with the source for example. It is then called for each image of a
+        sample, with the image's own part of the params: its rows of every tensor that `make_params` returned with a row for each
+        image, and all else as it is. With the same image and params, ``super().transform`` returns what was generated for
+        all images at once; with others, it generates.
+
+        Raises:
+            ImageError: if the image cannot be used, or the params are those of another number of images.
+        """
         with isolate_thread():
-            return self._replace([inpt], [to_rows(inpt)], params)[0][0]
+            own = params if isinstance(params, ImageParams) else None
+            found = own.find(inpt) if own is not None else None
+            if found is None:
+                outputs, replaced = self._replace([inpt], [to_rows(inpt)], params)
+                found = outputs[0], replaced
+            if own is not None:
+                own.replaced = found[1]
+            return found[0]
 
     # Inside the graph of a compiled model, the generator would be compiled with it, which takes minutes and gains nothing.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -109,8 +125,11 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
             self._warn_of_doubt(flat, places)
             self._warn_of_overlooked(sample, flat, places)
             params = self._draw(sample, images, p)
-            with isolate_thread():
-                outputs, mask = self._replace(images, rows, params)
+            if getattr(self.transform, "__func__", None) is ReplaceImages.transform:
+                with isolate_thread():
+                    outputs, mask = self._replace(images, rows, params)
+            else:
+                outputs, mask = self._transform_each(images, rows, params)
             for i, output in zip(places, outputs, strict=True):
                 flat[i] = output
             result = tree_unflatten(flat, spec)
@@ -119,7 +138,17 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
             result, mask = sample, torch.zeros(0, dtype=torch.bool, device="cpu")
         return (result, mask) if return_mask else result
 
+    def _transform_each(self, images: list[Image], rows: list[Tensor], params: dict[str, Any]) -> tuple[list[Image], Tensor]:
+        """As `_replace`, by a user's own `transform`."""
+        with isolate_thread():
+            check_count(params, rows)
+            parts = split_params(images, [len(row) for row in rows], params, lambda: self._replace(images, rows, params))
+        outputs = [self.transform(image, part) for image, part in zip(images, parts, strict=True)]
+        with isolate_thread():
+            return outputs, torch.cat([part.replaced for part in parts])
+
     def _replace(self, images: list[Image], rows: list[Tensor], params: dict[str, Any]) -> tuple[list[Image], Tensor]:
+        check_count(params, rows)
         self._check_range(rows)
         chosen, made, finite = self._make_images(rows, params)
         parts = torch.split(chosen, [len(row) for row in rows])
@@ -220,6 +249,20 @@ def draw_selection(count: int, p: float) -> Tensor:
         [True, True, True]
     """
     return torch.rand(count, dtype=torch.float32, device=torch.device("cpu")) < p
+
+
+def check_count(params: Mapping[str, Any], rows: Sequence[Tensor], name: str = "chosen") -> None:
+    """Raise unless `params`, of which `name` holds the selection, were drawn for as many images as there are rows.
+
+    Raises:
+        ImageError: naming both numbers.
+
+    Example:
+        >>> check_count({"chosen": torch.ones(2, dtype=torch.bool)}, [torch.zeros(2, 3, 8, 8)])
+    """
+    drawn, count = len(params[name]), sum(map(len, rows))
+    if drawn != count:
+        raise ImageError(f"params are those of {drawn} images, and the batch has {count}: draw parameters for this batch")
 
 
 def take(rows: Tensor, chosen: Tensor) -> Tensor:
