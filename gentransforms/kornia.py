@@ -16,6 +16,7 @@ from gentransforms.images import RangeCheck, as_seen, from_float, resize, restor
 from gentransforms.surroundings import isolate_thread
 from gentransforms.transforms.arguments import check_p
 from gentransforms.transforms.replace import check_count, draw_selection, scatter, take
+from gentransforms.transforms.traced import refuse_proxies, refuse_vmap
 
 __all__ = ["RandomGenerative"]
 
@@ -73,6 +74,8 @@ class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor, params: dict[str, Tensor] | None = None, **kwargs: Any) -> Tensor:
         """Return the batch (B, C, H, W) with the chosen images replaced."""
+        refuse_proxies(type(self).__name__, [input])
+        refuse_vmap(type(self).__name__)
         with isolate_thread():
             output: Tensor = super().forward(input, params=params, **kwargs)
         return output

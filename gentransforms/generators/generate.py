@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import _set_fwd_grad_enabled  # `no_grad` is for reverse mode alone
 
 from gentransforms.errors import GeneratorError, MissingInputError
 from gentransforms.generators.base import ImageGenerator
@@ -59,7 +60,8 @@ def generate(
         stop = min(start + size, len(images))
         rows = slice(start, stop)
         try:
-            with take_turn(generator), isolate(generator.device, default_dtype=reads), torch.no_grad():
+            surroundings = isolate(generator.device, default_dtype=reads)
+            with take_turn(generator), surroundings, torch.no_grad(), _set_fwd_grad_enabled(False):
                 made = generator(images[rows], seeds[rows], **{name: value[rows] for name, value in inputs.items()})
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error) or stop - start == 1:

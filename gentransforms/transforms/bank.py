@@ -159,14 +159,16 @@ class BankAugment(ReplaceImages):
     def _make_images(self, rows: list[Tensor], params: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.check_sources:
             self._check_images(rows, params["keys"], params.get("origins", ()))
-        chosen, keys = params["chosen"], params["keys"]
-        numbers, variants = self._mixture.draw(keys, params["uniforms"].numpy())
+        keys = params["keys"]
+        # By way of lists, because inside torch.func.grad a drawn tensor is wrapped, and has no memory that NumPy could share.
+        chosen, uniforms = (np.array(params[name].tolist(), kind) for name, kind in (("chosen", np.bool_), ("uniforms", np.float64)))
+        numbers, variants = self._mixture.draw(keys, uniforms)
         absent = np.flatnonzero(numbers < 0)
         if len(absent) and self.missing == "error":
             self._raise_missing(keys[absent[0]])
-        self.missing_count += int(chosen.numpy()[absent].sum())
-        replaced = chosen & torch.from_numpy(numbers >= 0)
-        drawn = np.flatnonzero(replaced.numpy())
+        self.missing_count += int(chosen[absent].sum())
+        replaced = torch.from_numpy(chosen & (numbers >= 0))
+        drawn = np.flatnonzero(chosen & (numbers >= 0))
         if self.output_size == "native":
             for row, part in zip(rows, torch.split(replaced, [len(row) for row in rows]), strict=True):
                 if part.any() and not part.all():

@@ -125,7 +125,7 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
         """
         p, seeds = asked_of(self, p)
         if seeds is not None:
-            with isolate():
+            with isolate_thread():
                 seeds = check_seeds(seeds, count_images(flat_inputs)).clone()  # which a subclass may change
                 return {"chosen": seed_uniforms(seeds) < p, "seeds": seeds, "inputs": {}}
         count = count_images(flat_inputs)
