@@ -161,8 +161,8 @@ class BankAugment(ReplaceImages):
             self._check_images(rows, params["keys"], params.get("origins", ()))
         keys = params["keys"]
         # By way of lists, because inside torch.func.grad a drawn tensor is wrapped, and has no memory that NumPy could share.
-        chosen, uniforms = (np.array(params[name].tolist(), kind) for name, kind in (("chosen", np.bool_), ("uniforms", np.float64)))
-        numbers, variants = self._mixture.draw(keys, uniforms)
+        chosen = np.array(params["chosen"].tolist(), np.bool_)
+        numbers, variants = self._mixture.draw(keys, np.array(params["uniforms"].tolist(), np.float64))
         absent = np.flatnonzero(numbers < 0)
         if len(absent) and self.missing == "error":
             self._raise_missing(keys[absent[0]])
