@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ import torch
 
 import gentransforms as gt
 from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.generators.pipelines.kinds.supported import _values_taken, needs_a_mask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,6 +30,17 @@ def inpainting(channels: int = 9) -> Any:
     return StableDiffusionInpaintPipeline(
         **base(in_channels=channels), safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
+
+
+def empty(name: str, **config: Any) -> Any:
+    """A network without weights, of one layer where its class lets one say so."""
+    import diffusers
+
+    kind: Any = getattr(diffusers, name)
+    layers = ("num_layers", "num_single_layers", "n_layers", "num_refiner_layers", "n_refiner_layers")
+    few = {name: 1 for name in layers if name in inspect.signature(kind.__init__).parameters}
+    with torch.device("meta"):
+        return kind(**few | config)
 
 
 def filling() -> Any:
@@ -65,12 +80,11 @@ class TestSizes:
     def test_those_without_a_scheduler_for_it(self, name: str) -> None:
         import diffusers
 
-        from gentransforms.generators.pipelines.supported import check_supported
+        from gentransforms.generators.pipelines.kinds.classes import check_kind
 
         kind: Any = getattr(diffusers, name)
-        pipe = kind.__new__(kind)
         with pytest.raises(WeightsError, match=f"{name} enlarges its source"):
-            check_supported(pipe)
+            check_kind(kind)
 
 
 class TestInpainting:
@@ -85,14 +99,18 @@ class TestInpainting:
         with pytest.raises(WeightsError, match=r"StableDiffusionImg2ImgPipeline has a network for inpainting.*base model"):
             gt.PipelineVariation.from_pipeline(other)
 
-    def test_with_the_network_of_a_base_model(self) -> None:
-        """As the advice says, its parts run as image to image."""
-        from diffusers import AutoPipelineForImage2Image
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_with_the_network_of_a_base_model(self, dtype: torch.dtype) -> None:
+        """As the advice says, its parts run as image to image, in the dtype that they have."""
+        from diffusers import StableDiffusionImg2ImgPipeline
 
-        pipe = inpainting(4)
-        with pytest.raises(WeightsError, match=r"paints what a mask covers anew: use .*AutoPipelineForImage2Image\.from_pipe"):
+        pipe = inpainting(4).to(dtype)
+        with pytest.raises(
+            WeightsError, match=r"paints what a mask covers anew: use .*diffusers\.StableDiffusionImg2ImgPipeline\.from_pipe"
+        ):
             gt.PipelineVariation.from_pipeline(pipe)
-        gt.PipelineVariation.from_pipeline(AutoPipelineForImage2Image.from_pipe(pipe))
+        other = StableDiffusionImg2ImgPipeline.from_pipe(pipe, torch_dtype=pipe.dtype)
+        assert gt.PipelineVariation.from_pipeline(other).pipe.unet.dtype == dtype
 
     def test_flux_fill(self) -> None:
         from diffusers import FluxImg2ImgPipeline
@@ -102,6 +120,49 @@ class TestInpainting:
             gt.PipelineVariation.from_pipeline(pipe)
         with pytest.raises(WeightsError, match=r"FluxImg2ImgPipeline has a network for inpainting"):
             gt.PipelineVariation.from_pipeline(FluxImg2ImgPipeline(**pipe.components))
+
+    def test_kandinsky(self) -> None:
+        """Its autoencoder is called movq."""
+        parts = {"unet": SimpleNamespace(config={"in_channels": 9}), "movq": SimpleNamespace(config={"latent_channels": 4})}
+        assert needs_a_mask(SimpleNamespace(**parts))
+
+    @pytest.mark.parametrize(
+        ("name", "channels"),
+        [
+            ("FluxTransformer2DModel", 64 + 64 + 256),
+            ("SD3Transformer2DModel", 16 + 16 + 1),  # counts channels
+            ("QwenImageTransformer2DModel", 64 + 64 + 4),  # counts values of a patch going in, and channels coming out
+            ("ChromaTransformer2DModel", 64 + 64 + 4),
+            ("SanaTransformer2DModel", 32 + 32 + 1),
+        ],
+    )
+    def test_transformers_of_base_models_and_for_inpainting(self, name: str, channels: int) -> None:
+        """Those of base models are built as their classes have it by default, which is how the released ones are."""
+        assert not needs_a_mask(SimpleNamespace(transformer=empty(name)))
+        made = {} if name == "SD3Transformer2DModel" else {"out_channels": empty(name).config.out_channels or 64}
+        assert needs_a_mask(SimpleNamespace(transformer=empty(name, in_channels=channels, **made)))
+
+    @pytest.mark.slow
+    def test_every_network_of_image_to_image(self) -> None:
+        """No default configuration of a network is taken for one of inpainting."""
+        import typing
+
+        import diffusers
+
+        networks = set()
+        for name in dir(diffusers):
+            cls: Any = getattr(diffusers, name, None) if re.search("(Img2Img|Inpaint|Edit|Kontext).*Pipeline$", name) else None
+            parts = inspect.signature(cls.__init__).parameters if isinstance(cls, type) else {}
+            for part in parts.keys() & {"unet", "transformer"}:
+                kinds = typing.get_args(parts[part].annotation) or (parts[part].annotation,)
+                networks |= {(part, each) for each in kinds if isinstance(each, type) and hasattr(each, "from_config")}
+        assert len(networks) > 10
+        for part, kind in networks:
+            latents = SimpleNamespace(config={"latent_channels": 4})
+            network = empty(kind.__name__)
+            assert not needs_a_mask(SimpleNamespace(vae=latents, **{part: network})), kind
+            taken = _values_taken(network) if hasattr(network, "proj_out") else None
+            assert taken is None or taken == network.proj_out.out_features, kind
 
 
 class TestCasting:

@@ -41,6 +41,7 @@ MORE: dict[str, dict[str, Any]] = {
         "strength": 0.6, "num_inference_steps": 2, "max_sequence_length": 16, "use_resolution_binning": False,
         "complex_human_instruction": [],
     },
+    "qwen_image": STRENGTH,
     "qwen_image_edit": {"num_inference_steps": 2, "negative_prompt": " ", "true_cfg_scale": 2.0},
     "kandinsky_depth": {"num_inference_steps": 2, "image_size": 64, "condition": "depth"},
 }  # fmt: skip
@@ -125,7 +126,7 @@ def stock(family: str, image: Tensor, seed: int, prompt: str = "") -> Tensor:
             }
         else:
             options |= {"image": image[None], "prompt": prompt}
-            if family in ("flux", "stable_diffusion_3", "z_image", "sana_sprint"):
+            if family in ("flux", "stable_diffusion_3", "z_image", "sana_sprint", "qwen_image"):
                 options |= {"height": 32, "width": 32}
         made = pipe(**options, generator=torch.Generator().manual_seed(seed), output_type="pt").images
     pipe.set_progress_bar_config()
@@ -265,7 +266,7 @@ class TestRefused:
             generator_of("kandinsky", prompt="a")
 
     def test_pipelines_that_take_no_image(self) -> None:
-        with pytest.raises(WeightsError, match=r"StableDiffusionPipeline takes no image.*AutoPipelineForImage2Image"):
+        with pytest.raises(WeightsError, match=r"StableDiffusionPipeline takes no image: use .*Img2ImgPipeline\.from_pipe"):
             gt.PipelineVariation.from_pipeline(tiny_diffusion.stable_diffusion())
 
     def test_decoders_without_their_prior(self) -> None:

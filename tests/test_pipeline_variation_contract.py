@@ -412,7 +412,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("StableDiffusionInpaintPipeline", "paints what a mask covers anew.*AutoPipelineForImage2Image"),
+            ("StableDiffusionInpaintPipeline", "paints what a mask covers anew.*StableDiffusionImg2ImgPipeline"),
             ("StableVideoDiffusionPipeline", "makes videos"),
             ("CycleDiffusionPipeline", "needs source_prompt: give it as an option"),
             ("StableDiffusionControlNetPipeline", "takes a control map, not the image itself: give condition=.*ControlNetVariation"),

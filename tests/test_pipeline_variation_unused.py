@@ -14,6 +14,7 @@ import torch
 import gentransforms as gt
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.pipelines import calls
+from gentransforms.generators.pipelines.kinds.roles import find_roles
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,7 +32,7 @@ class IFInpaintingPipeline:
 
 def test_messages_name_a_pipeline_with_its_article() -> None:
     with pytest.raises(WeightsError, match=r"^an IFInpaintingPipeline paints"):
-        calls.find_roles(IFInpaintingPipeline(), False, ())
+        find_roles(IFInpaintingPipeline, False, ())
 
 
 class TestUnused:

@@ -291,6 +291,14 @@ def qwen_image_edit() -> Any:
     )  # fmt: skip
 
 
+def qwen_image() -> Any:
+    """Qwen-Image as image to image: text from a language model, and patches that the pipeline packs."""
+    from diffusers import QwenImageImg2ImgPipeline
+
+    parts = qwen_image_edit().components
+    return QwenImageImg2ImgPipeline(**{name: part for name, part in parts.items() if name != "processor"})
+
+
 def qwen_processor() -> Any:
     """The processor of Qwen2-VL, whose tokenizer knows single letters."""
     from transformers import Qwen2Tokenizer, Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor

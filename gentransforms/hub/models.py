@@ -217,6 +217,8 @@ def pipeline_class(source: Source) -> str | None:
     if path is None:
         return None
     name = _read_object(source, path).get("_class_name")
+    if isinstance(name, list) and name and all(isinstance(part, str) for part in name):  # a module of the repository, and its class
+        return ".".join(name)
     if not isinstance(name, str):
         raise WeightsError(f"{source}: {PIPELINE_FILE} names no pipeline class: fetch it again")
     return name

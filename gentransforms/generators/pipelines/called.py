@@ -18,6 +18,7 @@ from gentransforms.generators.generate import is_out_of_memory
 from gentransforms.generators.pipelines import adapters, calls, priors, settings, texts
 from gentransforms.generators.pipelines.execution.caching import enabled_cache, per_batch
 from gentransforms.generators.pipelines.execution.offloading import OffloadedGenerator
+from gentransforms.generators.pipelines.kinds.roles import Roles
 from gentransforms.generators.pipelines.once import EncodeOnce
 from gentransforms.generators.pipelines.safeguards import unchecked
 from gentransforms.generators.pipelines.trial import Undecided, check_repeatable, describe_setup, find_dependence, reads_alike
@@ -35,7 +36,7 @@ class CalledPipeline(OffloadedGenerator):
             single image. None until a batch has been tested, and again after a change of the pipeline that could change the answer.
     """
 
-    roles: calls.Roles
+    roles: Roles
     options: dict[str, Any]
     cache: dict[str, Any] | None
     prompt: str

@@ -1,4 +1,4 @@
-"""Call diffusers pipelines: which argument takes the source image, and what comes out."""
+"""Call diffusers pipelines: the options that they take, and what comes out."""
 
 from __future__ import annotations
 
@@ -6,104 +6,30 @@ import ast
 import contextlib
 import inspect
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gentransforms.errors import ConfigError, GeneratorError, WeightsError
-from gentransforms.generators.pipelines.supported import needs_a_mask
-from gentransforms.wording import name_type, with_article
+from gentransforms.errors import ConfigError, GeneratorError
+from gentransforms.generators.pipelines.kinds.classes import MANAGED, call_parameters
+from gentransforms.wording import name_type
 
 __all__ = [
-    "Roles",
     "call",
     "call_options",
     "check_call_options",
-    "find_roles",
     "inner_pipelines",
     "one_source_at_a_time",
     "source_of_call",
     "take_options",
-    "takes_image",
     "to_pictures",
 ]
 
-# What the generator itself gives.
-_MANAGED = {
-    "image", "image_embeds", "negative_image_embeds", "generator", "output_type", "return_dict", "num_images_per_prompt", "latents",
-    "height", "width", "prompt", "prompt_embeds", "pooled_prompt_embeds", "callback", "callback_steps", "callback_on_step_end",
-    "callback_on_step_end_tensor_inputs", "hint", "control_image",
-    "ip_adapter_image", "ip_adapter_image_embeds",
-}  # fmt: skip
 # Pipelines that read a list of images as several references for one result, and take PIL images only: the image processor of FLUX.2
 # refuses tensors, and Qwen-Image-Edit asks for the width and height of a PIL image.
 _ONE_SOURCE = ("Flux2", "QwenImageEdit")
-_CONTROLS = ("hint", "control_image")
-
-
-@dataclass(frozen=True)
-class Roles:
-    """The arguments through which a pipeline takes a source; None for those that it lacks.
-
-    Args:
-        source: of the image itself.
-        control: of a control map, made of the image.
-        prompt: whether it takes a text.
-        decoder: whether it needs the embedding of an image, which a prior makes.
-    """
-
-    source: str | None
-    control: str | None
-    prompt: bool
-    decoder: bool
-
-
-def find_roles(pipe: Any, has_prior: bool, options: Collection[str]) -> Roles:
-    """Return the arguments through which a pipeline takes a source.
-
-    Args:
-        pipe: a diffusers pipeline.
-        has_prior: whether there is a pipeline that makes embeddings for it.
-        options: names of the options of its call that are given.
-
-    Raises:
-        WeightsError: if it takes no image, or needs what a generator cannot give, such as a mask.
-    """
-    name, parameters = type(pipe).__name__, _parameters(type(pipe))
-    needed = {n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD} - {"self"}
-    decoder = "image_embeds" in needed
-    if "mask_image" in parameters:
-        other = (
-            "its network takes a mask beside the image: use the repository of the base model, which was not trained for inpainting"
-            if needs_a_mask(pipe)
-            else "use the image-to-image pipeline of its parts, diffusers.AutoPipelineForImage2Image.from_pipe(pipe)"
-        )
-        raise WeightsError(f"{with_article(name)} paints what a mask covers anew: {other}")
-    if "num_frames" in parameters:
-        raise WeightsError(f"{with_article(name)} makes videos: use a pipeline that makes images")
-    if decoder and not has_prior:
-        raise WeightsError(f"{with_article(name)} needs the embedding of an image: give prior=, its prior pipeline, which makes it")
-    if not takes_image(type(pipe)) and not has_prior:
-        raise WeightsError(
-            f"{with_article(name)} takes no image: use its image-to-image pipeline, "
-            "diffusers.AutoPipelineForImage2Image.from_pipe(pipe), or give prior="
-        )
-    if unknown := sorted(needed - _MANAGED - set(options)):
-        raise WeightsError(f"{with_article(name)} needs {', '.join(unknown)}: give it as an option, or use another pipeline")
-    control = next((n for n in _CONTROLS if n in parameters), None)
-    if control is None and "image" in parameters and any(word in name for word in ("ControlNet", "Adapter")):
-        control = "image"
-    source = "image" if "image" in parameters and control != "image" else None
-    return Roles(source, control, "prompt" in parameters, decoder)
-
-
-def takes_image(cls: type) -> bool:
-    """Return whether a pipeline class generates from an image, its embedding or a control map."""
-    parameters = _parameters(cls)
-    return any(name in parameters for name in ("image", "image_embeds", *_CONTROLS)) and hasattr(cls, "from_pretrained")
 
 
 def one_source_at_a_time(pipe: Any) -> bool:
@@ -113,7 +39,7 @@ def one_source_at_a_time(pipe: Any) -> bool:
 
 def call_options(pipe: Any) -> list[str]:
     """Return the options that a pipeline's call takes, less what the generator gives."""
-    return sorted(n for n, p in _parameters(type(pipe)).items() if n != "self" and n not in _MANAGED and p.kind is not p.VAR_KEYWORD)
+    return sorted(n for n, p in call_parameters(type(pipe)).items() if n != "self" and n not in MANAGED and p.kind is not p.VAR_KEYWORD)
 
 
 def check_call_options(pipe: Any, options: Mapping[str, Any], own: Collection[str]) -> None:
@@ -129,7 +55,7 @@ def check_call_options(pipe: Any, options: Mapping[str, Any], own: Collection[st
     """
     known = call_options(pipe)
     if unknown := sorted(options.keys() - set(known)):
-        what = f"unknown option {unknown[0]!r}" if unknown[0] not in _MANAGED else f"the option {unknown[0]!r} is set by the generator"
+        what = f"unknown option {unknown[0]!r}" if unknown[0] not in MANAGED else f"the option {unknown[0]!r} is set by the generator"
         raise ConfigError(f"{what}: {name_type(pipe)} takes {', '.join(known)}; beside them {', '.join(sorted(own))}")
 
 
@@ -139,7 +65,7 @@ def take_options(pipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     Those that are None, and are so by default, are left out; None elsewhere is a value. Lists are tuples where the call takes tuples
     and no lists: JSON and the command line know lists alone.
     """
-    parameters = _parameters(type(pipe))
+    parameters = call_parameters(type(pipe))
     kept = {name: value for name, value in options.items() if value is not None or parameters[name].default is not None}
     return {name: tuple(value) if isinstance(value, list) and _takes_tuple(parameters[name]) else value for name, value in kept.items()}
 
@@ -180,7 +106,7 @@ def call(pipe: Any, rngs: list[torch.Generator], size: tuple[int, int], argument
     Raises:
         GeneratorError: if it makes something else than that many images of that size.
     """
-    taken, name = _parameters(type(pipe)), type(pipe).__name__
+    taken, name = call_parameters(type(pipe)), type(pipe).__name__
     given = dict(arguments) | {"generator": rngs, "output_type": "pt", "height": size[0], "width": size[1]}
     with _quiet(pipe), _freed_on_failure(pipe):
         result = pipe(**{name: value for name, value in given.items() if name in taken})
@@ -215,10 +141,6 @@ def to_pictures(images: Tensor) -> list[Any]:
     from torchvision.transforms.v2 import functional as TF
 
     return [TF.to_pil_image((image * 255).round().to(torch.uint8).cpu()) for image in images.clamp(0, 1)]
-
-
-def _parameters(cls: Any) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(cls.__call__).parameters
 
 
 def source_of_call(pipe: Any) -> str:

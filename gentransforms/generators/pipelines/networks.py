@@ -17,7 +17,7 @@ from gentransforms.generators.identity import uncompiled
 from gentransforms.generators.pipelines import calls
 from gentransforms.generators.pipelines.called import CalledPipeline
 from gentransforms.generators.pipelines.execution.compiling import check_denoiser, compile_denoiser, denoisers
-from gentransforms.generators.pipelines.supported import check_casting
+from gentransforms.generators.pipelines.kinds.supported import check_casting
 
 __all__ = ["PipelineNetworks"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,28 @@ import torch
 
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.diffusion.loading import _check_whole, _dtype, _options, _place, _weights_errors
-from gentransforms.generators.pipelines.calls import takes_image
+from gentransforms.generators.pipelines.kinds.classes import check_kind, is_modular, read_masks, takes_image
+from gentransforms.generators.pipelines.kinds.counterparts import find_counterpart
+from gentransforms.generators.pipelines.kinds.roles import find_roles
 from gentransforms.generators.unreadable import explain
 from gentransforms.hub import models as hub
 from gentransforms.paths import local_path
 from gentransforms.wording import with_article
 
-__all__ = ["is_single_file", "load_any", "load_single_file"]
+__all__ = ["Wanted", "check_opens", "is_single_file", "load_any", "load_single_file"]
 
+# Whether there is a prior, and the names of the options of the pipeline's call.
+Wanted = tuple[bool, Collection[str]]
 _SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 
 
 def load_any(
-    source: hub.Source, dtype: torch.dtype, variant: str | None = None, folder: str | None = None, needs_image: bool = False, **passed: Any
+    source: hub.Source,
+    dtype: torch.dtype,
+    variant: str | None = None,
+    folder: str | None = None,
+    wanted: Wanted | None = None,
+    **passed: Any,
 ) -> Any:
     """Load the diffusers pipeline in a repository or folder.
 
@@ -33,14 +42,15 @@ def load_any(
         dtype: to load in.
         variant: of the weight files.
         folder: in the repository, of another pipeline than its own.
-        needs_image: whether it must take an image: a pipeline from text is loaded as its image-to-image counterpart.
+        wanted: what a generator gives it: a pipeline from text or for inpainting is loaded as its image-to-image counterpart, and one
+            that no generator can call is refused before its weights are fetched. None for a prior.
         passed: components that are there already, and other arguments of diffusers' ``from_pretrained``.
 
     Raises:
         WeightsError: if there is none, it is not one of diffusers, or it takes no image.
     """
     inside = f"{folder}/{hub.PIPELINE_FILE}" if folder else hub.PIPELINE_FILE
-    cls = _find_class(source, json.loads(source.file(inside).read_text()).get("_class_name"), needs_image)
+    cls = _find_class(source, json.loads(source.file(inside).read_text()).get("_class_name"), wanted)
     kind = {} if variant is None else {"variant": variant}
     place = _place(source) if folder is None else str(source.file(inside).parent)
     with _weights_errors(source, variant, folder):
@@ -56,7 +66,7 @@ def is_single_file(name_or_path: str | Path) -> bool:
 
 
 def load_single_file(
-    name_or_path: str | Path, config: str | Path | None, where: Mapping[str, Any], dtype: torch.dtype, needs_image: bool, **passed: Any
+    name_or_path: str | Path, config: str | Path | None, where: Mapping[str, Any], dtype: torch.dtype, wanted: Wanted, **passed: Any
 ) -> Any:
     """Load the pipeline in a single checkpoint file with diffusers' ``from_single_file``.
 
@@ -65,7 +75,7 @@ def load_single_file(
         config: folder or repository in diffusers layout, of the same kind of pipeline; only its configurations and tokenizers are used.
         where: of `hub.Source`: revision, token, cache_dir, local_files_only.
         dtype: to load in.
-        needs_image: as in `load_any`.
+        wanted: as in `load_any`.
         passed: components that are there already.
 
     Raises:
@@ -82,7 +92,7 @@ def load_single_file(
     if not path.is_file():
         parts = str(name_or_path).split("/")
         path = hub.Source("/".join(parts[:2]), **of_file).file("/".join(parts[2:]))
-    cls = _find_class(layout, json.loads(layout.file(hub.PIPELINE_FILE).read_text()).get("_class_name"), needs_image)
+    cls = _find_class(layout, json.loads(layout.file(hub.PIPELINE_FILE).read_text()).get("_class_name"), wanted)
     if not hasattr(cls, "from_single_file"):
         raise WeightsError(
             f"{name_or_path}: diffusers opens no single file as {with_article(cls.__name__)}: give a folder or repository in its layout"
@@ -112,36 +122,59 @@ def _is_safetensors(path: Path) -> bool:
         return False
 
 
-def _find_class(source: hub.Source, name: Any, needs_image: bool) -> Any:
+def check_opens(pipe: Any, options: Mapping[str, Any]) -> None:
+    """Raise if a saved pipeline would not be opened again, as its class is none that diffusers has under its name.
+
+    Args:
+        pipe: the pipeline.
+        options: of the generator, for the message.
+
+    Raises:
+        ConfigError: with what to do.
+    """
     import diffusers
 
-    cls: Any = getattr(diffusers, str(name), None)
-    if not isinstance(cls, type) or not issubclass(cls, diffusers.DiffusionPipeline):
-        raise WeightsError(
-            f"{source} holds {with_article(name)}, which the installed diffusers ({diffusers.__version__}) does not have: "
-            "upgrade diffusers; code that comes with a repository is not run"
+    cls = type(pipe)
+    if getattr(diffusers, cls.__name__, None) is not cls:
+        given = "".join(f", {name}={value!r}" for name, value in options.items())
+        raise ConfigError(
+            f"{with_article(cls.__name__)} of {cls.__module__} is no class of diffusers, and its generator could not be loaded: loading "
+            "runs no code that comes with files. Save the pipeline, generator.pipe.save_pretrained(folder), load that with its class or "
+            "with diffusers.DiffusionPipeline.from_pretrained(folder, custom_pipeline=…), and build the generator again: "
+            f"PipelineVariation.from_pipeline(pipe{given})"
         )
-    if not needs_image or takes_image(cls):
+
+
+def _find_class(source: hub.Source, name: Any, wanted: Wanted | None) -> Any:
+    """Return the class that a pipeline is loaded as.
+
+    Raises:
+        WeightsError: if diffusers has no such class, or a generator cannot call it.
+    """
+    import diffusers
+
+    held = name[-1] if isinstance(name, list) and name else name
+    cls: Any = getattr(diffusers, str(held), None)
+    if isinstance(cls, type) and is_modular(cls):
+        check_kind(cls)
+    if not isinstance(name, str) or not isinstance(cls, type) or not issubclass(cls, diffusers.DiffusionPipeline):
+        raise WeightsError(
+            f"{source} holds {with_article(str(held))}, which the installed diffusers ({diffusers.__version__}) does not have: "
+            "if it is one of diffusers, upgrade that; a community pipeline or a class of your own, whose code is not run here, has to be "
+            "loaded with that class or with diffusers.DiffusionPipeline.from_pretrained(…, custom_pipeline=…), and passed to "
+            "PipelineVariation.from_pipeline"
+        )
+    if wanted is None:
         return cls
-    found = next((c for c in _counterparts(cls) if takes_image(c)), None)
-    if found is None:
-        raise WeightsError(
-            f"{source} holds {with_article(name)}, which takes no image, and diffusers has no image-to-image pipeline of its parts"
-        )
+    has_prior, options = wanted
+    try:
+        check_kind(cls)
+        masked = bool(read_masks(cls))
+        found = find_counterpart(cls) if masked or not (has_prior or takes_image(cls)) else cls
+        find_roles(found or cls, has_prior, options)
+    except WeightsError as error:
+        raise WeightsError(f"{source}: {error}") from error
     return found
-
-
-def _counterparts(cls: Any) -> list[Any]:
-    """Return the image-to-image pipelines that diffusers names for a pipeline from text, or has beside it by their names."""
-    import diffusers
-    from diffusers.pipelines import auto_pipeline
-
-    found = []
-    for model, kind in auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.items():
-        if kind is cls and (other := auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.get(model)) is not None:
-            found.append(other)
-    beside = getattr(diffusers, cls.__name__.replace("Pipeline", "Img2ImgPipeline"), None)
-    return [*found, *([beside] if isinstance(beside, type) else [])]
 
 
 def _for_constructor(cls: Any, passed: Mapping[str, Any]) -> dict[str, Any]:

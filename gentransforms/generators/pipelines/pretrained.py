@@ -16,7 +16,7 @@ from gentransforms.generators.diffusion.loading import add_lora
 from gentransforms.generators.part_licenses import add_licenses, lora_places
 from gentransforms.generators.pipelines import control, settings
 from gentransforms.generators.pipelines.execution.offloading import check_offload
-from gentransforms.generators.pipelines.opening import is_single_file, load_any, load_single_file
+from gentransforms.generators.pipelines.opening import check_opens, is_single_file, load_any, load_single_file
 from gentransforms.generators.pipelines.processors import check_saved_whole
 from gentransforms.generators.placement import check_placement
 from gentransforms.hub import models as hub
@@ -58,7 +58,7 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
         )
         if local_path(name_or_path, "name_or_path").is_file():
             _check_unused(name_or_path, given, ("revision",), "the file is on this machine")
-        pipe = load_single_file(name_or_path, config, of_source, dtype, prior is None, **passed)
+        pipe = load_single_file(name_or_path, config, of_source, dtype, (prior is not None, given["options"]), **passed)
         source, had, was, options, license = hub.Source(config, **elsewhere), {}, {}, given["options"], _beside(name_or_path, of_source)
     else:
         source = hub.Source(name_or_path, **of_source)
@@ -72,7 +72,7 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
         options = saved.pop("options", {}) | saved | given["options"]
         if given["quantization_config"] is not None:
             passed["quantization_config"] = given["quantization_config"]
-        pipe = load_any(source, dtype, variant, needs_image=prior is None and not had["prior"], **passed)
+        pipe = load_any(source, dtype, variant, wanted=(prior is not None or bool(had["prior"]), options), **passed)
         settings.restore_settings(pipe, was.get("pipe", {}))
         if "watermarker" not in passed:
             try:
@@ -126,6 +126,10 @@ def describe(generator: Any, dtype: torch.dtype | None, card: Mapping[str, Any])
     """Return the texts of ``config.json`` and of the model card; raise ConfigError if the generator cannot be saved."""
     if dtype is not None:
         raise ConfigError(f"dtype={dtype}: load the generator with dtype={dtype} and save that; a pipeline is saved as it is")
+    own = generator._own_options()
+    given = {name: value for name, value in own.items() if name != "options"} | own["options"]
+    for pipe in (generator.pipe, *([generator.prior] if generator.prior is not None else [])):
+        check_opens(pipe, given)
     state.check_saveable(generator._networks())
     check_saved_whole(generator._networks())
     has: dict[str, Any] = {"prior": generator.prior is not None, "depth": generator._own_depth}

@@ -20,10 +20,12 @@ from gentransforms.generators.part_licenses import read_own_license
 from gentransforms.generators.pipelines import adapters, calls, control, pretrained, priors, settings, sizes, texts
 from gentransforms.generators.pipelines.execution.caching import check_cache
 from gentransforms.generators.pipelines.execution.compiling import check_compiling
+from gentransforms.generators.pipelines.kinds.classes import check_kind
+from gentransforms.generators.pipelines.kinds.roles import find_roles
+from gentransforms.generators.pipelines.kinds.supported import check_supported, needs_a_mask
 from gentransforms.generators.pipelines.networks import PipelineNetworks
 from gentransforms.generators.pipelines.safeguards import describe_safeguards
 from gentransforms.generators.pipelines.strength import check_strength
-from gentransforms.generators.pipelines.supported import check_supported
 from gentransforms.images import fit
 from gentransforms.surroundings import isolate_loading
 from gentransforms.wording import name_type
@@ -101,10 +103,11 @@ class PipelineVariation(PipelineNetworks):
         **options: Any,
     ) -> None:
         super().__init__()
+        check_kind(type(pipe))
         calls.check_call_options(pipe, options, _OWN)
         texts.check_shared(options)
-        self.roles = calls.find_roles(pipe, prior is not None, options)
-        check_supported(pipe)
+        self.roles = find_roles(type(pipe), prior is not None, options, needs_a_mask(pipe))
+        check_supported(pipe, options)
         adapters.check_adapters(pipe)
         estimator, processor = depth_estimator or (None, None)
         control.check_condition(condition, self.roles.control is not None, type(pipe).__name__, estimator)

@@ -1,0 +1,1 @@
+"""Which diffusers pipelines a generator can call, and through which arguments."""
