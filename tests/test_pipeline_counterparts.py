@@ -102,7 +102,7 @@ class TestAdvice:
             assert "AutoPipeline" not in message
             if way := WAY.search(message):
                 found = getattr(diffusers, way[1])
-                assert find_roles(found, "prior=, its prior" in message, ()).source == "image"
+                assert find_roles(found, "prior=, its prior" in message, ("control_mode",)).source == "image"
                 needed = {
                     n
                     for n, p in inspect.signature(found.__init__).parameters.items()

