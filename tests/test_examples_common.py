@@ -81,6 +81,49 @@ class TestPrecision:
         assert (chosen, said) == ("bf16-mixed", "precision: bf16-mixed (as cpu has it)")
 
 
+class TestDevice:
+    """The device is asked for before anything is read."""
+
+    @pytest.mark.parametrize(("there", "expected"), [(True, "cuda"), (False, "cpu")])
+    def test_auto(self, there: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+        assert common("devices").settle_device("auto", "device=auto") == expected
+
+    def test_of_this_machine(self) -> None:
+        settle = common("devices").settle_device
+        assert settle("cpu", "device=cpu") == "cpu"
+        with pytest.raises(SystemExit, match=r"^--device nowhere: not a device of this machine \(.+\)$"):
+            settle("nowhere", "--device nowhere")
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+    def test_without_a_gpu(self) -> None:
+        with pytest.raises(SystemExit, match=r"^device=cuda: not a device of this machine \(.+\)$"):
+            common("devices").settle_device("cuda", "device=cuda")
+
+
+class TestChanges:
+    """Values are shown, hashes are named by what they are of."""
+
+    @pytest.mark.parametrize(
+        ("name", "word"),
+        [
+            ("images_sha256", "images"), ("keys_sha256", "images"), ("test_files_sha256", "test images"),
+            ("train_sha256", "training images"), ("test_labels_sha256", "test labels"),
+            ("bank_sha256", "bank"), ("variants_sha256", "choice of variants"),
+            ("checkpoint_sha256", "checkpoint"), ("bank_generator", "generator of the bank"), ("generator_fingerprint", "generator"),
+        ],
+    )  # fmt: skip
+    def test_hashes(self, name: str, word: str) -> None:
+        changes = common("changes").name_changes
+        assert changes([name, name], {name: "0" * 64}, {name: "a" * 64}) == [word]
+        assert changes([name], {}, {name: "a" * 64}) == [word]
+
+    def test_values(self) -> None:
+        changes = common("changes").name_changes
+        assert changes(["seed", "a.b"], {"seed": 0, "a.b": "x"}, {"seed": 1}) == ["seed (0, now 1)", "a.b ('x', now None)"]
+        assert changes(["train"], {"train": "a"}, {"train": "b"}, then=" and") == ["train ('a' and 'b')"]
+
+
 class TestRecord:
     """A folder is not continued with other settings."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ TINY = [
     "encoder.widths=[8,16]", "encoder.blocks=[1,1]", "encoder.epochs=2", "encoder.batch_size=8", "encoder.warmup_steps=1",
     "encoder.projection=4", "generator.G_ch=4", "generator.dim_z=8", "generator.shared_dim_feat=6", "generator.D_ch=4",
     "generator.neighbours=3", "generator.steps=4", "generator.batch_size=4", "checkpoint_every=2", "sample_every=4", "log_every=1",
-    "precision=float32",
+    "precision=float32", "device=cpu",
 ]  # fmt: skip
 
 
@@ -191,7 +192,8 @@ class TestParts:
         assert max(example("encoder")._warmup_cosine(i, warmup, total) for i in range(total)) == 1.0
         assert bool(said) == (expected < steps)
         if said:
-            assert f"encoder.warmup_steps={steps} and {total} steps in all: the learning rate rises over {expected} of them" in said
+            counted = f"{expected} step " if expected == 1 else f"{expected} steps "
+            assert f"trains for {total} steps only, so its learning rate rises over {counted}instead of encoder.warmup_steps=" in said
             enough = int(said.partition("encoder.epochs=")[2].split()[0])
             assert example("encoder").warmup_of(steps, enough, per_epoch) == steps
             assert example("encoder").warmup_of(steps, enough - 1, per_epoch) < steps
@@ -265,8 +267,8 @@ class TestParts:
         assert out.shape == x.shape
         assert x.grad is not None
         assert x.grad.abs().sum() > 0
-        with pytest.raises(SystemExit, match="blur"):
-            example("adversarial")._diffaugment("blur")
+        with pytest.raises(SystemExit, match=r"generator\.diffaugment='blur,color': expected any of color, cutout, translation"):
+            settings("generator.diffaugment=blur,color")
 
     @pytest.mark.parametrize("resolution", [32, 64, 128])
     def test_discriminator(self, resolution: int) -> None:
@@ -349,19 +351,43 @@ class TestSettings:
         "override",
         [
             "generator.stepps=3", "sede=1", "seed", "limit=abc", "generator=5", "encoder.widths=64", "precision=", "encoder.seconds=0",
-            "generator.truncation=0",
+            "generator.truncation=0", "resolution=33", "generator.G_ch=0", "generator.dim_z=3", "generator.G_attn=a", "generator.G_attn=48",
+            "generator.G_param=sn", "generator.shared_dim_feat=0", "generator.D_ch=0", "generator.neighbours=0",
+            "generator.steps=0", "generator.batch_size=1", "generator.learning_rate_G=0", "generator.learning_rate_D=-1", "generator.ema=1",
+            "generator.consistency=-1", "generator.finish_from=-1", "generator.finish_neighbours=0", "generator.finish_consistency=-1",
+            "generator.diffaugment=blur", "encoder.blocks=[1]", "encoder.feature_stages=3", "encoder.feature_stages=0", "encoder.epochs=0",
+            "encoder.batch_size=1", "encoder.learning_rate=0", "encoder.weight_decay=-1", "encoder.warmup_steps=-1",
+            "encoder.temperature=0", "encoder.projection=0", "encoder.view_side=0", "encoder.crop_scale=1.5", "encoder.local_views=-1",
+            "encoder.local_side=0",
+            "encoder.local_scale=0.5", "checkpoint_every=0", "sample_every=0", "log_every=0", "limit=0",
         ],
     )  # fmt: skip
     def test_refused(self, override: str) -> None:
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit, match=re.escape(override.partition("=")[0])):
             settings(override)
+
+    def test_resolutions(self) -> None:
+        """Those of the architecture; the message is one line that names the setting."""
+        for resolution in (32, 64, 128, 256, 512):
+            assert settings(f"resolution={resolution}", "generator.dim_z=16").resolution == resolution
+        with pytest.raises(SystemExit, match=r"^resolution=33: expected one of \[32, 64, 128, 256, 512\]$"):
+            settings("resolution=33")
+        with pytest.raises(SystemExit, match=r"^generator\.dim_z=3: expected at least 4, one per slot$"):
+            settings("generator.dim_z=3")
+
+    def test_attention_where_there_is_a_block(self) -> None:
+        assert settings("generator.G_attn=16", "generator.G_ch=4").generator.G_attn == "16"
+        with pytest.raises(SystemExit, match=r"generator\.G_attn='64': expected 0, or some of 8, 16, 32 joined by _"):
+            settings("generator.G_attn='64'", "generator.G_ch=4")
+        with pytest.raises(SystemExit, match=r"generator\.G_attn='16': expected 0, or some of none"):  # an eighth of 4 channels
+            settings("generator.G_attn='16'", "generator.G_ch=1")
 
     def test_numbers_that_yaml_reads_as_text(self) -> None:
         assert settings("generator.steps=2e4").generator.steps == 20_000
 
     def test_shipped_files(self) -> None:
         cpu, gpu = (example("settings").load_settings(FOLDER / f"cifar10{suffix}.yaml", []) for suffix in ("", "-gpu"))
-        assert (cpu.device, gpu.device, gpu.precision) == ("cpu", "cuda", "auto")
+        assert (cpu.device, gpu.device, gpu.precision) == ("auto", "cuda", "auto")
         # the same networks, so that either run makes the bundled weights
         for name in ("G_ch", "dim_z", "shared_dim_feat", "G_attn", "D_ch"):
             assert getattr(cpu.generator, name) == getattr(gpu.generator, name)
@@ -411,6 +437,7 @@ class TestImages:
 
     def test_a_run_of_an_earlier_version_keeps_its_first_images(self, tmp_path: Path) -> None:
         train, images = example("train"), photos(4)
+        (tmp_path / "encoder.pt").touch()
         assert not train.takes_the_first(tmp_path)
         train.open_run(tmp_path, settings("limit=4"), images)
         assert not train.takes_the_first(tmp_path)
@@ -449,8 +476,56 @@ class TestImages:
             example("images").load_images(str(tmp_path), 32)
 
 
+class TestBegun:
+    """A folder holds a run from its first checkpoint on."""
+
+    def test_other_settings_before_the_first_checkpoint(self, tmp_path: Path) -> None:
+        train, images = example("train"), photos(4)
+        train.open_run(tmp_path, settings("encoder.epochs=14"), images)
+        (tmp_path / "tensorboard").mkdir()
+        assert train.read_begun(tmp_path) == {}
+        train.open_run(tmp_path, settings("encoder.epochs=1"), images)
+        assert not (tmp_path / "tensorboard").exists()  # the curves of the run that never was
+        (tmp_path / "encoder.pt").touch()
+        with pytest.raises(SystemExit, match=r"holds a run with other encoder\.epochs \(1, now 2\): choose"):
+            train.open_run(tmp_path, settings("encoder.epochs=2"), images)
+        with pytest.raises(SystemExit, match="holds a run with other images: choose another --out"):  # without their hashes
+            train.open_run(tmp_path, settings("encoder.epochs=1"), photos(5))
+
+
 class TestScript:
     """`python examples/icgan/train.py` from photos to a generator that loads."""
+
+    def call(self, monkeypatch: pytest.MonkeyPatch, place: Path, *arguments: str) -> None:
+        monkeypatch.chdir(place)
+        monkeypatch.setattr(sys, "argv", ["train.py", "--data", "photos", "--out", "run", *arguments])
+        example("train").main()
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["resolution=33"], "^resolution=33: expected one of"),
+            (["device=nowhere"], "^device=nowhere: not a device of this machine"),
+            (["--card", "none.yaml"], "^--card none.yaml: .*No such file"),
+            (["--card", "card.yaml"], r"^--card card.yaml: card: unknown sections \['titel'\]"),
+            (["device=cpu"], "'photos'"),
+        ],
+    )
+    def test_refused_before_anything_is_read_or_written(
+        self, arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """There is no folder of images; the precision is not said either."""
+        (tmp_path / "card.yaml").write_text("titel: x\n")
+        with pytest.raises(SystemExit, match=said):
+            self.call(monkeypatch, tmp_path, *arguments)
+        assert not (tmp_path / "run").exists()
+        assert capsys.readouterr().out == ""
+
+    def test_one_image(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "photos").mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / "photos" / "a.png")
+        with pytest.raises(SystemExit, match="--data photos: 1 image, expected 2 or more"):
+            self.call(monkeypatch, tmp_path, *TINY)
 
     @pytest.mark.slow
     def test_end_to_end(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

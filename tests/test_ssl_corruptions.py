@@ -184,8 +184,8 @@ class TestScript:
         write_photos(place / "like-train", 12, seed=2)  # the same names and labels, other images
         write_photos(place / "like-test", 8, seed=3)
         call(monkeypatch, place, "corruptions", f"again/{run}", "--out", "own")
-        for what in ("train", "test"):
-            with pytest.raises(SystemExit, match=rf"otherwise than again/{run} would be, {what} \('.*, {what}_sha256 \('.*choose another"):
+        for what, word in (("train", "training"), ("test", "test")):
+            with pytest.raises(SystemExit, match=rf"otherwise than again/{run} would be, {what} \('[^(]*, {word} images: choose another"):
                 call(monkeypatch, place, "corruptions", f"again/{run}", "--out", "own", f"--{what}", f"like-{what}")
         call(monkeypatch, place, "corruptions", f"other/{run}", "--out", "own")  # a copy is the same
         assert evaluated == [f"again/{run}"]

@@ -53,9 +53,9 @@ class TestStartReport:
     @pytest.mark.parametrize(
         ("changes", "said"),
         [
-            ({"checkpoint_sha256": "d"}, r"x\.json has results \(linear\) of other checkpoint_sha256, which would be lost"),
-            ({"train_files_sha256": "h"}, "of other train_files_sha256, "),
-            ({"test_labels_sha256": "h"}, "of other test_labels_sha256, "),
+            ({"checkpoint_sha256": "d"}, r"x\.json has results \(linear\) of other checkpoint, which would be lost"),
+            ({"train_files_sha256": "h"}, "of other training images, "),
+            ({"test_labels_sha256": "h"}, "of other test labels, "),
             ({"train_images": 8}, r"of other train_images \(9, now 8\)"),
             ({"image_size": 64}, r"of other image_size \(32, now 64\), which would be lost: give another --out, or delete it"),
         ],
@@ -130,7 +130,7 @@ class TestScripts:
         linear = evaluate("--test", str(run / "test"), "--methods", "linear")
         both = evaluate("--test", str(run / "test"), "--methods", "knn")
         assert both == linear | {"knn": both["knn"]}
-        with pytest.raises(SystemExit, match="of other test_labels_sha256, test_files_sha256"):
+        with pytest.raises(SystemExit, match="of other test labels, test images"):
             evaluate("--test", str(run / "train"), "--methods", "knn")
         with pytest.raises(SystemExit, match=r"other k \(200, now 3\)"):
             evaluate("--test", str(run / "test"), "--methods", "knn", "--k", "3")

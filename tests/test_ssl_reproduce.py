@@ -106,6 +106,17 @@ class TestTable:
 class TestComparable:
     """Runs of a table whose settings differ."""
 
+    def test_a_run_without_a_checkpoint_has_not_begun(self, tmp_path: Path) -> None:
+        """train.py starts it again, so it is not refused before."""
+        self.finish(tmp_path, "baseline", 1)
+        folder = tmp_path / "simclr-baseline-seed1"
+        (folder / "result.json").unlink()
+        refuse = ssl("reproduce").refuse_others
+        refuse(self.plan("baseline", "optimizer.base_lr=0.5"), tmp_path)
+        (folder / "last.ckpt").touch()
+        with pytest.raises(SystemExit, match=r"holds a run with other .*optimizer\.base_lr"):
+            refuse(self.plan("baseline", "optimizer.base_lr=0.5"), tmp_path)
+
     def finish(self, out: Path, arm: str, seed: int, *overrides: str) -> dict[str, Any]:
         """Write what a finished run leaves of its settings."""
         folder = out / f"simclr-{arm}-seed{seed}"

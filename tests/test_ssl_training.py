@@ -455,7 +455,7 @@ class TestChosenVariants:
         assert (record["generative.select"], len(record["variants_sha256"])) == ("good", 64)
         assert json.loads((tmp_path / "run" / "training.json").read_text())["images_without_variants"] == 1
         other = settings(photos, config, *short, write("other.parquet", lambda _key, variant: variant == 1))
-        with pytest.raises(SystemExit, match="variants_sha256"):
+        with pytest.raises(SystemExit, match="other choice of variants"):
             ssl("train").train(other, tmp_path / "run", quiet=True)
         moved = write("moved.parquet", lambda key, variant: variant == 1 and key != bank.keys[0])
         run(settings(photos, config, *short, moved), tmp_path / "run")
@@ -500,7 +500,7 @@ class TestRefused:
         assert record["bank_generator"] == FakeGenerator().fingerprint()
         shutil.rmtree(tmp_path / "bank")
         fill(1)
-        with pytest.raises(SystemExit, match=r"holds a run with other bank_sha256 \('[0-9a-f]{64}', now '[0-9a-f]{64}'\)"):
+        with pytest.raises(SystemExit, match=r"holds a run with other bank: choose"):
             ssl("train").train(chosen, tmp_path / "run", quiet=True)
         finished = tmp_path / "simclr-icgan-seed0"
         shutil.copytree(tmp_path / "run", finished)
@@ -535,6 +535,49 @@ class TestRefused:
     def test_missing_folder(self, photos: Path, tmp_path: Path) -> None:
         self.refused(settings(photos, "cifar10-small/simclr-baseline", "data.train=no/where"), tmp_path, "'no/where' does not exist")
 
+    def test_nothing_is_said_before_the_paths_are_checked(self, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Nor anything written: neither of the precision nor of the warm-up."""
+        config = "cifar10-small/simclr-baseline"
+        for wrong, said in (
+            ("data.train=no/where", "'no/where' does not exist"), ("data.test=not/there", "'not/there' does not exist"),
+            ("trainer.batch_size=64", r"expected no more than the 12 training images; for so few, give trainer\.batch_size=8"),
+            ("trainer.accelerator=abacus", r"trainer\.accelerator=abacus: expected one of auto, cpu, cuda, gpu"),
+        ):  # fmt: skip
+            self.refused(settings(photos, config, "optimizer.warmup_epochs=9", "trainer.epochs=1", wrong), tmp_path / "run", said)
+        assert capsys.readouterr().out == ""
+        assert not (tmp_path / "run").exists()
+
+    def test_devices_that_are_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        accelerators = ssl("accelerators")
+
+        class GPU:
+            count = 0
+
+            def is_available(self) -> bool:
+                return self.count > 0
+
+            def auto_device_count(self) -> int:
+                return self.count
+
+        class Registry:
+            def available_accelerators(self) -> set[str]:
+                return {"cpu", "cuda", "mps"}
+
+            def get(self, name: str) -> GPU:
+                return GPU()
+
+        monkeypatch.setattr(accelerators, "AcceleratorRegistry", Registry())
+        refuse = accelerators.refuse_absent_devices
+        refuse("auto", 8)
+        for name in ("gpu", "cuda"):
+            with pytest.raises(SystemExit, match=rf"^--device {name}: not a device of this machine$"):
+                refuse(name, option="--device ")
+        monkeypatch.setattr(GPU, "count", 1)
+        refuse("gpu", 1)
+        refuse("cpu", 2)  # processes
+        with pytest.raises(SystemExit, match=r"^trainer\.accelerator=gpu: this machine has 1 of these devices, not 2$"):
+            refuse("gpu", 2)
+
     def test_batch_larger_than_the_data(self, photos: Path, tmp_path: Path) -> None:
         chosen = settings(photos, "cifar10-small/simclr-baseline", "trainer.batch_size=13")
         self.refused(chosen, tmp_path, "batch_size=13: expected no more than the 12 training images")
@@ -560,7 +603,7 @@ class TestRefused:
         with pytest.raises(SystemExit, match=r"other optimizer\.base_lr \(0\.002, now 0\.5\), trainer\.epochs \(1, now 2\)"):
             ssl("train").train(settings(photos, config, "trainer.epochs=2", "optimizer.base_lr=0.5"), tmp_path, quiet=True)
         others = settings(photos, config, "trainer.epochs=1", f"data.train={write_photos(tmp_path / 'others', 16)}")
-        with pytest.raises(SystemExit, match="keys_sha256"):
+        with pytest.raises(SystemExit, match="holds a run with other images"):
             ssl("train").train(others, tmp_path, quiet=True)
         ssl("train").train(settings(photos, config, "trainer.epochs=1", "trainer.log_every=7"), tmp_path, quiet=True)  # this may change
         assert torch.load(tmp_path / "last.ckpt", weights_only=True)["batches_done"] == before

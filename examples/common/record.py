@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from common.changes import name_changes
 
 
 def read_record(out: Path) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def refuse_another_run(out: Path, record: dict[str, Any], free: Collection[str],
     differing = (name for name in sorted(record | before) if before.get(name) != record.get(name))
     names = [name for name in differing if name not in free and name not in unknown] if before else []
     if names:
-        changed = ", ".join(f"{name} ({before.get(name)!r}, now {record.get(name)!r})" for name in names)
+        changed = ", ".join(name_changes(names, before, record))
         raise SystemExit(f"{out} holds a run with other {changed}: choose another --out, or the settings in {out / 'settings.yaml'}")
 
 

@@ -18,6 +18,7 @@ from checkpoints import atomic_save, seed_step
 from instances import instance_features, nearest_neighbours, whiten
 from networks import ConditionalNorm, Discriminator, FeatureHeads, Generator
 from pace import Pace
+from ranges import build_config
 from results import export, save_grid, with_statistics
 from rich.progress import Progress
 from settings import Settings
@@ -25,17 +26,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
-from gentransforms.generators.icgan.architecture import BigGANConfig
 from gentransforms.generators.icgan.features import SmallResNet
 
 
 def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, out: Path, progress: Progress) -> Generator:
     """Train on `images` (N, 3, R, R) uint8; return the averaged generator. Resumes from ``out/generator.pt``."""
     s, device = settings.generator, torch.device(settings.device)
-    config = BigGANConfig(
-        resolution=settings.resolution, G_ch=s.G_ch, dim_z=s.dim_z, G_attn=s.G_attn, G_param=s.G_param,
-        shared_dim_feat=s.shared_dim_feat, feature_dim=encoder.width,
-    )  # fmt: skip
+    config = build_config(settings)
     images = images.to(device)
     features = instance_features(images, encoder)
     mean, whitening = whiten(features, s.shared_dim_feat)
@@ -179,8 +176,4 @@ def _diffaugment(policy: str) -> nn.Module:
         "translation": lambda: K.RandomAffine(0.0, translate=(0.125, 0.125), p=1.0),
         "cutout": lambda: K.RandomErasing(scale=(0.25, 0.25), ratio=(1.0, 1.0), p=0.5),
     }
-    names = [name for name in policy.split(",") if name]
-    unknown = sorted(set(names) - known.keys())
-    if unknown:
-        raise SystemExit(f"generator.diffaugment: unknown {unknown}; known: {sorted(known)}")
-    return nn.Sequential(*(known[name]() for name in names))
+    return nn.Sequential(*(known[name]() for name in policy.split(",") if name))

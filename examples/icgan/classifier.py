@@ -26,7 +26,7 @@ from checkpoints import atomic_save
 from einops import rearrange
 from images import load_images, load_labels
 from rich.progress import track
-from shared import settle_precision
+from shared import settle_device, settle_precision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -149,9 +149,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--width", type=int, default=256, help="channels of the last blocks, and the number of features")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="cuda, mps or cpu")
+    parser.add_argument("--device", default="cpu", help="auto, cuda, mps or cpu; default cpu")
     parser.add_argument("--precision", choices=["auto", "bfloat16", "float32"], default="auto", help="auto: what the device computes in")
     args = parser.parse_args()
+    args.device = settle_device(args.device, f"--device {args.device}")
     (labels, names), (expected, test_names) = load_labels(args.train), load_labels(args.test)
     if names != test_names:
         raise SystemExit(f"--train has the classes {names}, --test {test_names}: expected the same in both")

@@ -95,10 +95,15 @@ def warmup_of(steps: int, epochs: int, steps_per_epoch: int) -> int:
     total = epochs * steps_per_epoch
     if steps > total // 10:
         print(
-            f"encoder.warmup_steps={steps} and {total} steps in all: the learning rate rises over {total // 10} of them; "
-            f"encoder.epochs={math.ceil(10 * steps / steps_per_epoch)} are enough for all, and a small data set needs many", flush=True,
+            f"The encoder trains for {_steps(total)} only, so its learning rate rises over {_steps(total // 10)} instead of "
+            f"encoder.warmup_steps={steps}. With few images, train for more epochs: encoder.epochs="
+            f"{math.ceil(10 * steps / steps_per_epoch)} is enough for the whole warm-up.", flush=True,
         )  # fmt: skip
     return min(steps, total // 10)
+
+
+def _steps(count: int) -> str:
+    return f"{count} step" if count == 1 else f"{count} steps"
 
 
 def decoupled_contrastive_loss(projections: Tensor, views: int, temperature: float) -> Tensor:

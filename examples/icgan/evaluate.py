@@ -25,7 +25,7 @@ from images import iterate_images, load_images, load_labels, open_images, resize
 from measures import agreement, distance_from_source, diversity, knn_vote, spread_of_classes
 from pictures import classes_picture, nearest_picture, variants_picture
 from rich.progress import track
-from shared import spaced, warn_of_absent_classes
+from shared import settle_device, spaced, warn_of_absent_classes
 from torch import Tensor
 
 import gentransforms as gt
@@ -70,8 +70,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="number of test images, for a quick look")
     parser.add_argument("--seed", type=int, default=0, help="base seed of the generated images")
     parser.add_argument("--batch-size", type=int, default=250, help="images generated at once")
-    parser.add_argument("--device", default="cpu", help="cuda, mps or cpu")
+    parser.add_argument("--device", default="cpu", help="auto, cuda, mps or cpu; default cpu")
     args = parser.parse_args()
+    args.device = settle_device(args.device, f"--device {args.device}")
     if args.variants < 2:
         raise SystemExit(f"--variants {args.variants}: expected 2 or more, diversity is between variants")
     generator = None if args.bank else gt.load_generator(args.generator).to(args.device)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from shared import fill_in, flatten, read_layers
+from ranges import refuse_useless_values
+from shared import fill_in, read_layers
 
 
 @dataclass
@@ -71,15 +72,16 @@ class GeneratorSettings:
 class Settings:
     """Everything that determines a run, besides the images, of which `limit` takes so many, evenly spaced.
 
-    `precision` is ``float32``, ``bfloat16`` or ``auto``: bfloat16 where the device computes in it, else float32
-    (common/precision.py). Samples and a snapshot are written every `sample_every` steps of the generator, and earlier at 1/2, 1/4,
-    1/8 and 1/16 of it where these are whole numbers. `compile` runs encoder, generator and discriminator through ``torch.compile``.
+    `device` is a device of torch, or ``auto``: a CUDA GPU where there is one, else the CPU (common/devices.py). `precision` is
+    ``float32``, ``bfloat16`` or ``auto``: bfloat16 where the device computes in it, else float32 (common/precision.py). Samples and
+    a snapshot are written every `sample_every` steps of the generator, and earlier at 1/2, 1/4, 1/8 and 1/16 of it where these are
+    whole numbers. `compile` runs encoder, generator and discriminator through ``torch.compile``.
     """
 
     resolution: int = 32
     seed: int = 0
     precision: str = "auto"
-    device: str = "cpu"
+    device: str = "auto"
     compile: bool = False
     checkpoint_every: int = 250
     sample_every: int = 500
@@ -92,15 +94,5 @@ class Settings:
 def load_settings(path: str | Path | None, overrides: list[str]) -> Settings:
     """Merge defaults, the YAML file at `path` and overrides such as ``generator.steps=500``; refuse what is unknown or wrong."""
     settings: Settings = fill_in(OmegaConf.structured(Settings), read_layers(path, overrides))
-    values = flatten(settings)
-    if settings.precision not in ("auto", "float32", "bfloat16"):
-        raise SystemExit(f"precision={settings.precision!r}: expected auto, float32 or bfloat16")
-    for name in ("encoder.widths", "encoder.blocks"):
-        if not values[name] or min(values[name]) < 1:
-            raise SystemExit(f"{name}={values[name]!r}: expected numbers of 1 or more")
-    for name in ("encoder.seconds", "generator.seconds"):
-        if values[name] is not None and values[name] <= 0:
-            raise SystemExit(f"{name}={values[name]!r}: expected more than 0, or null")
-    if not 0 < settings.generator.truncation < float("inf"):
-        raise SystemExit(f"generator.truncation={settings.generator.truncation!r}: expected a positive number")
+    refuse_useless_values(settings)
     return settings

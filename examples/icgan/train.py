@@ -3,7 +3,7 @@
     python examples/icgan/train.py --data photos/ --out runs/photos
     python examples/icgan/train.py --config examples/icgan/cifar10.yaml --data train.parquet --out runs/cifar10
 
-Any setting in settings.py can be given as name=value: generator.steps=500 device=cuda. If the run is interrupted, the same
+Any setting in settings.py can be given as name=value: generator.steps=500 device=cpu. If the run is interrupted, the same
 command resumes it where it stopped. The result, OUT/pretrained, loads with gentransforms.ICGAN.from_pretrained.
 """
 
@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -19,8 +21,12 @@ from encoder import train_encoder
 from images import load_images
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from settings import Settings, load_settings
-from shared import flatten, read_record, refuse_another_run, settle_precision, write_record
+from shared import flatten, read_record, refuse_another_run, settle_device, settle_precision, write_record
 from torch import Tensor
+
+import gentransforms as gt
+from gentransforms.generators.card import model_card
+from gentransforms.testing import FakeGenerator
 
 # Settings that may change when a run is resumed.
 FREE = {
@@ -29,19 +35,47 @@ FREE = {
 }  # fmt: skip
 
 
+def read_begun(out: Path) -> dict[str, Any]:
+    """Return the settings of the run in `out`, empty before its first checkpoint: till then there is nothing to continue."""
+    return read_record(out) if any((out / name).exists() for name in ("encoder.pt", "generator.pt")) else {}
+
+
 def open_run(out: Path, settings: Settings, images: Tensor) -> None:
-    """Write ``settings.yaml``, with a hash of the images; exit if the folder holds a run of other settings or images."""
+    """Write ``settings.yaml``, with a hash of the images; exit if the folder holds a run of other settings or images.
+
+    A run that ended before its first checkpoint starts again, perhaps with other settings, and so do its curves.
+    """
     record = flatten(settings) | {"images_sha256": hashlib.sha256(images.numpy().tobytes()).hexdigest()}
     if settings.limit is not None and not takes_the_first(out):
         record["limit_takes"] = "evenly spaced images"
-    refuse_another_run(out, record, FREE)
+    if read_begun(out):
+        refuse_another_run(out, record, FREE)
+    elif (out / "settings.yaml").exists():
+        shutil.rmtree(out / "tensorboard", ignore_errors=True)
     write_record(out, record)
 
 
 def takes_the_first(out: Path) -> bool:
     """Return whether the run in `out` was begun by an earlier version, whose `limit` took the first images: it keeps them."""
-    before = read_record(out)
+    before = read_begun(out)
     return before.get("limit") is not None and "limit_takes" not in before
+
+
+def read_card(path: Path | None) -> dict[str, Any]:
+    """Return the sections of the model card; exit if there is no such file or a section is unknown."""
+    if path is None:
+        return {}
+    try:
+        card = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SystemExit(f"--card {path}: {error}") from error
+    if not isinstance(card, dict):
+        raise SystemExit(f"--card {path}: expected names and texts, such as title: Flowers")
+    try:
+        model_card(FakeGenerator(), card)  # of another generator: written to no file, it shows whether these sections make a card
+    except gt.GentransformsError as error:
+        raise SystemExit(f"--card {path}: {error}") from error
+    return card
 
 
 def main() -> None:
@@ -55,9 +89,13 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings, for example generator.steps=500")
     args = parser.parse_args()
     settings = load_settings(args.config, args.overrides)
-    settings.precision, said = settle_precision(settings.precision, read_record(args.out).get("precision"), settings.device)
-    print(said, flush=True)
+    settings.device = settle_device(settings.device, f"device={settings.device}")
+    card = read_card(args.card)
     images = load_images(args.data, settings.resolution, settings.limit, first=takes_the_first(args.out))
+    if len(images) < 2:
+        raise SystemExit(f"--data {args.data}: {len(images)} image, expected 2 or more")
+    settings.precision, said = settle_precision(settings.precision, read_begun(args.out).get("precision"), settings.device)
+    print(f"device: {settings.device}; {said}", flush=True)
     open_run(args.out, settings, images)
     print(f"{len(images)} images of {settings.resolution} pixels from {args.data}", flush=True)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
@@ -70,7 +108,6 @@ def main() -> None:
 
         torch.manual_seed(settings.seed)
         ready = train_generator(images, encoder, settings, args.out, progress)
-    card = yaml.safe_load(args.card.read_text()) if args.card else {}
     export(ready, encoder, args.out / "pretrained", settings.generator.truncation, card)
     print(f"wrote {args.out / 'pretrained'}: load it with gentransforms.ICGAN.from_pretrained")
 

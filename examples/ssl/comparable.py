@@ -16,9 +16,10 @@ from contents import CONTENTS, describe_contents, hash_keys, name_other_contents
 from data import Source
 from learning_curves import TITLES
 from loading import load_into_memory, training_rows
-from shared import flatten, read_record
+from shared import flatten, name_changes, name_hash, read_record
 from torch import Tensor
 from train import FREE_WHEN_TRAINED, RECORDED
+from trained import has_begun
 
 # What makes an arm.
 VIEWS = ("augmentation", "generative")
@@ -37,7 +38,7 @@ def refuse_mixed_seeds(plan: list[tuple[str, str, int, Settings]], out: Path) ->
             record = read_record(folder)
             changed = [name for name in record if name not in {*LEFT_OUT, "trainer.precision"} and _differs(planned, record, name)]
             if changed and folder.name != f"{method}-{arm}-seed{seed}":
-                found = ", ".join(f"{name} ({record[name]!r}, now {planned.get(name)!r})" for name in changed)
+                found = ", ".join(name_changes(changed, record, planned))
                 raise SystemExit(
                     f"{folder} holds a seed of the same arm with other {found}: the seeds of an arm need the same settings; choose "
                     "another --out, or write a configuration for another arm"
@@ -75,11 +76,12 @@ def refuse_other_images(plan: list[tuple[str, str, int, Settings]], sources: lis
         rows = training_rows(source, settings)[0]
         if what not in described:
             described[what] = describe_contents(source, rows) | {"keys_sha256": hash_keys([source.keys[row] for row in rows.tolist()])}
-        for folder in dict.fromkeys([*([own] if any(own.glob("*.ckpt")) else []), *finished]):
+        for folder in dict.fromkeys([*([own] if has_begun(own) else []), *finished]):
             if changed := _name_other_images(read_record(folder), described[what], source, rows, settings):
+                words = " and ".join(dict.fromkeys(map(name_hash, changed)))
                 raise SystemExit(
-                    f"{folder} was trained on other images than those of {data.train!r} ({', '.join(changed)}): the runs of a table need "
-                    "the same; choose another --out, or give data.train the images that it had"
+                    f"{folder} was trained on other {words} than those of {data.train!r}: the runs of a table need the same; choose "
+                    "another --out, or give data.train the images that it had"
                 )
 
 
@@ -110,7 +112,7 @@ def name_mixed_settings(runs: list[dict[str, Any]], over: str) -> str:
     return "\n".join(
         f"{TITLES.get(method, method)} {arm} differs from {over} not in its views alone: {', '.join(found)}."
         for method, arms in records.items() if over in arms
-        for arm in arms if arm != over and (found := list(_mixed(arms[arm], arms[over])))
+        for arm in arms if arm != over and (found := dict.fromkeys(_mixed(arms[arm], arms[over])))
     )  # fmt: skip
 
 
@@ -120,7 +122,7 @@ def _mixed(own: list[dict[str, Any]], others: list[dict[str, Any]]) -> Iterator[
             continue
         found = [" or ".join(sorted({repr(record[name]) for record in part if name in record})) for part in (own, others)]
         if found[0] != found[1] and all(found):
-            yield f"{name} ({found[0]}, there {found[1]})"
+            yield name_hash(name) if name.endswith("_sha256") else f"{name} ({found[0]}, there {found[1]})"
 
 
 def _differs(planned: dict[str, Any], record: dict[str, Any], name: str) -> bool:

@@ -33,7 +33,7 @@ from loading import WholeImages, load_into_memory, training_rows, whole_loader
 from measured import describe_images, hash_checkpoint, name_differences
 from probes import Accuracy, knn, mean_accuracy, mean_gain, percent, wilson
 from quiet import hush
-from shared import write_whole
+from shared import settle_device, write_whole
 from torch import Tensor
 from torch.utils.data import Dataset
 from trained import is_trained
@@ -156,9 +156,10 @@ def main() -> None:
     parser.add_argument("--test", help="labelled images to corrupt; by default those of the run")
     parser.add_argument("--probe-epochs", type=positive, default=100)
     parser.add_argument("--gain-over", metavar="ARM", default="baseline", help="the arm that gains are relative to")
-    parser.add_argument("--device", default="cpu", help="for example cuda; default cpu")
+    parser.add_argument("--device", default="cpu", help="auto, cuda, mps or cpu; default cpu")
     parser.add_argument("--out", type=Path, required=True, help="folder of the reports")
     args = parser.parse_args()
+    args.device = settle_device(args.device, f"--device {args.device}")
     hush()
     args.out.mkdir(parents=True, exist_ok=True)
     report = args.out / "corruptions.json"

@@ -56,15 +56,20 @@ class Source:
         return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
 
+def refuse_missing(name: str) -> None:
+    """Exit if `name` is a path and nothing is there."""
+    if not name.startswith(("torchvision:", "inaturalist:")) and not Path(name).exists():
+        raise SystemExit(f"{name!r} does not exist: expected an image folder, a .parquet file or torchvision:NAME:ROOT")
+
+
 def open_images(name: str, image_column: str | None = None, label_column: str | None = None) -> Source:
     """Open ``photos/`` (a subfolder per class, or none), ``x.parquet``, ``torchvision:NAME:ROOT[:SPLIT]``, ``inaturalist:ROOT:SPLIT``."""
+    refuse_missing(name)
     try:
         if name.startswith("torchvision:"):
             return _torchvision(name)
         if name.startswith("inaturalist:"):
             return _inaturalist(name)
-        if not Path(name).exists():
-            raise SystemExit(f"{name!r} does not exist: expected an image folder, a .parquet file or torchvision:NAME:ROOT")
         return _parquet(name, image_column, label_column) if name.endswith(".parquet") else _folder(name)
     except gt.GentransformsError as error:
         raise SystemExit(f"{name!r}: {error}") from error

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerators import refuse_absent_devices
 from arguments import positive
 from backbones import Backbone
 from config import BackboneSettings
@@ -166,6 +167,7 @@ def main() -> None:
             setattr(options, name, getattr(args, name))
     if args.epochs is None and "places365" in args.train.lower():
         options.epochs = 45
+    refuse_absent_devices(options.accelerator, options.devices, "--accelerator ")
     train, test = (open_images(name, args.image_column, args.label_column) for name in (args.train, args.test))
     rows = split_rows(len(train), args.limit, 0)[0]
     if args.limit is not None:

@@ -20,6 +20,7 @@ from data import Source, open_images
 from frozen import load_generator
 from loading import square
 from PIL import Image, ImageDraw, ImageFont
+from shared import settle_device
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 from views import View
@@ -93,9 +94,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", help="images by row instead of the first of each class")
     parser.add_argument("--cell", type=positive, default=96, help="pixels of each image in the picture; default 96")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="for example cuda; default cpu")
+    parser.add_argument("--device", default="cpu", help="auto, cuda, mps or cpu; default cpu")
     parser.add_argument("--out", type=Path, required=True, help="picture to write: .png or .jpg")
     args = parser.parse_args()
+    args.device = settle_device(args.device, f"--device {args.device}")
     source = open_images(args.data)
     chosen = args.rows or first_of_each_class(source, args.classes)
     if not all(0 <= row < len(source) for row in chosen):

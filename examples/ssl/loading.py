@@ -150,6 +150,20 @@ class WholeImages(Dataset[Any]):
         return {"images": self.transform(image), "labels": self.labels[at], "rows": at}
 
 
+def refuse_large_batch(count: int, batch_size: int, world: int = 1, holdout: int = 0) -> None:
+    """Exit if `count` training images do not fill a batch on each of `world` devices, and name a batch size that fits.
+
+    `holdout` is how many images are held out, of which there could be fewer.
+    """
+    if batch_size * world <= count:
+        return
+    devices = f" on each of {world} devices" if world > 1 else ""
+    fits = min(64, 2 ** ((count // world).bit_length() - 1)) if count >= 2 * world else 0
+    advice = f"for so few, give trainer.batch_size={fits} and more trainer.epochs" if fits else "more images are needed"
+    fewer = f", or hold out fewer images than data.holdout={holdout}" if holdout else ""
+    raise SystemExit(f"trainer.batch_size={batch_size}{devices}: expected no more than the {count} training images; {advice}{fewer}")
+
+
 class EpochBatches:
     """Shuffled batches of (row, epoch), which depend on seed and epoch, starting with the current batch of the training.
 
@@ -159,9 +173,7 @@ class EpochBatches:
 
     def __init__(self, count: int, batch_size: int, seed: int, done: Callable[[], int], rank: int = 0, world: int = 1) -> None:
         self.count, self.batch_size, self.seed, self.done, self.rank, self.world = count, batch_size, seed, done, rank, world
-        if batch_size * world > count:
-            devices = f" on each of {world} devices" if world > 1 else ""
-            raise SystemExit(f"trainer.batch_size={batch_size}{devices}: expected no more than the {count} training images")
+        refuse_large_batch(count, batch_size, world)
 
     def __len__(self) -> int:
         return self.count // (self.batch_size * self.world)

@@ -8,6 +8,7 @@ from typing import Any
 
 from data import Source, spaced
 from frozen import find_checkpoint
+from shared import name_changes
 
 _READ = 64  # images that are hashed
 
@@ -35,6 +36,6 @@ def hash_checkpoint(run: Path) -> str:
 
 
 def name_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Return the entries in which two descriptions differ, with both values; empty if they are equal."""
+    """Return the entries in which two descriptions differ, with both values unless these are hashes; empty if they are equal."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return ", ".join(f"{name} ({before.get(name)!r}, now {now.get(name)!r})" for name in names)
+    return ", ".join(name_changes(names, before, now))

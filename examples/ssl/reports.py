@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from contents import name_other_contents
-from shared import write_whole
+from shared import name_changes, write_whole
 
 # The options that decide a result; the others of ProbeOptions decide how fast it comes.
 _OPTIONS = {
@@ -36,7 +36,7 @@ def start_report(out: Path, about: dict[str, Any], methods: tuple[str, ...]) -> 
     compared = [*_OF_ALL, *(name for method in found if method in methods for name in _OPTIONS[method])]
     changed = [
         *_name_other_subjects(before, about),
-        *(f"{name} ({options[name]!r}, now {own[name]!r})" for name in compared if name in options and options[name] != own[name]),
+        *name_changes([name for name in compared if name in options and options[name] != own[name]], options, own),
     ]
     if changed:
         raise SystemExit(
@@ -62,4 +62,5 @@ def _name_other_subjects(before: dict[str, Any], about: dict[str, Any]) -> list[
         if any(name in before and name in about for name in (f"{part}_{kind}_sha256" for kind in ("files", "cells", "pixels"))):
             hashed.append(part)
     names = [name for name in ("checkpoint", "train", "test", "train_images") if name not in hashed]
-    return changed + [f"{name} ({before[name]!r}, now {about[name]!r})" for name in names if name in before and before[name] != about[name]]
+    changed += [name for name in names if name in before and before[name] != about[name]]
+    return name_changes(changed, before, about)

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 import yaml
+from accelerators import refuse_absent_devices
 from arguments import positive
 from comparable import finished_seeds, name_mixed_settings, refuse_another_bank, refuse_mixed_seeds, refuse_other_images
 from config import Settings, load_settings
@@ -43,10 +44,10 @@ from make_bank import make_bank
 from measured import name_differences
 from probes import Accuracy, mean_accuracy, mean_gain, mean_interval, percent
 from quiet import hush
-from shared import flatten, read_record, refuse_another_run, write_whole
+from shared import flatten, name_changes, read_record, refuse_another_run, write_whole
 from similarity import compare
 from train import FREE, FREE_WHEN_TRAINED, RECORDED, train
-from trained import is_trained
+from trained import has_begun, is_trained
 
 import gentransforms as gt
 
@@ -78,6 +79,9 @@ def main() -> None:
         (method, generator, seed, load_settings(args.configs / f"{method}-{generator}.yaml", [*args.overrides, f"seed={seed}"]))
         for seed in args.seeds for method in args.methods for generator in args.generators
     ]  # fmt: skip
+    for *path, settings in plan:
+        if not (run_folder(args.out, *path) / "result.json").exists():
+            refuse_absent_devices(settings.trainer.accelerator, settings.trainer.devices)
     refuse_others(plan, args.out)
     refuse_mixed_seeds(plan, args.out)
     if args.make_bank:
@@ -191,7 +195,7 @@ def refuse_other_measures(measures: list[dict[str, Any]], names: list[Any], out:
     measure = measures[0]
     for other, name in zip(measures, names, strict=True):
         compared = _comparable(measure, other)
-        differing = [f"{key} ({measure[key]!r} and {other[key]!r})" for key in compared if measure[key] != other[key]]
+        differing = name_changes([key for key in compared if measure[key] != other[key]], measure, other, then=" and")
         if differing:
             raise SystemExit(
                 f"{names[0]} and {name} would be evaluated with different {', '.join(differing)}: the runs of a table need the same"
@@ -228,6 +232,8 @@ def refuse_others(plan: list[tuple[str, str, int, Settings]], out: Path) -> None
     """Exit, before anything runs, if the folder of a planned run holds a run with other settings."""
     for method, generator, seed, settings in plan:
         folder = run_folder(out, method, generator, seed)
+        if not has_begun(folder) and not (folder / "result.json").exists():
+            continue
         # With auto a run keeps the precision that it began with.
         free = {*RECORDED, *(["trainer.precision"] if settings.trainer.precision == "auto" else [])}
         refuse_another_run(folder, flatten(settings), free | {*(FREE_WHEN_TRAINED if is_trained(folder) else FREE)})

@@ -19,7 +19,7 @@ from arguments import positive
 from backbones import Backbone, build_backbone
 from frozen import load_run
 from loading import mix_seed, set_seed
-from shared import write_whole
+from shared import settle_device, write_whole
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
@@ -132,9 +132,10 @@ def main() -> None:
     parser.add_argument("--image-size", type=positive, help="pixels; by default as pretrained, 64 at least")
     parser.add_argument("--epochs", type=positive, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="cuda, mps or cpu")
+    parser.add_argument("--device", default="cpu", help="auto, cuda, mps or cpu; default cpu")
     parser.add_argument("--out", type=Path, help="JSON file; by default segmentation.json beside the checkpoint")
     args = parser.parse_args()
+    args.device = settle_device(args.device, f"--device {args.device}")
     refuse_untrained(args.checkpoint, "measure")
     backbone, settings = load_run(args.checkpoint)
     size = args.image_size or max(64, settings.data.image_size)

@@ -31,6 +31,7 @@ from backbones import build_backbone
 from data import Source, open_images, spaced
 from frozen import GeneratorsEncoder, extract_features, load_generator, load_run
 from loading import WholeImages, load_into_memory, whole_loader
+from shared import settle_device
 from torch import Tensor
 from torch.utils.data import Dataset
 from trained import is_trained
@@ -167,9 +168,10 @@ def main() -> None:
     parser.add_argument("--limit", type=positive, default=10_000, help="only so many, evenly spaced; default 10,000")
     parser.add_argument("--subsets", type=positive, default=5, help="disjoint subsets of the images, for the spread; default 5")
     parser.add_argument("--condition", help="which tensor of the encoder; by default its features, else the first")
-    parser.add_argument("--device", default="cpu", help="for example cuda; default cpu")
+    parser.add_argument("--device", default="cpu", help="auto, cuda, mps or cpu; default cpu")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the report")
     args = parser.parse_args()
+    args.device = settle_device(args.device, f"--device {args.device}")
     for path in args.checkpoints:
         if path.is_dir() and not is_trained(path):
             raise SystemExit(f"{path} is not trained to its end: give its .ckpt to compare it all the same")

@@ -25,6 +25,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from accelerators import refuse_absent_devices
 from arguments import positive
 from backbones import build_backbone
 from config import Settings, load_settings
@@ -182,6 +183,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings, for example optimizer.name=lars")
     args = parser.parse_args()
     hush()
+    refuse_absent_devices(args.device, option="--device ")
     found = measure(
         args.data, args.backbone, args.batch_size, args.steps, args.rounds, args.workers, args.device, args.arms, args.overrides
     )  # fmt: skip

@@ -23,9 +23,10 @@ from typing import Any
 
 import lightning as L
 import torch
+from accelerators import refuse_absent_devices
 from config import Settings, load_settings
 from contents import CONTENTS, describe_contents, hash_keys
-from data import Source, open_images, refuse_other_classes, spaced
+from data import Source, open_images, refuse_missing, refuse_other_classes, spaced
 from generative import (
     bank_augment,
     choose_variants,
@@ -45,6 +46,7 @@ from loading import (
     MemoryImages,
     WholeImages,
     load_into_memory,
+    refuse_large_batch,
     train_loader,
     training_rows,
     warn_of_lost_classes,
@@ -59,7 +61,7 @@ from shared import flatten, read_record, refuse_another_run, settle_precision, w
 from slurm import environments, requeue_at_signal
 from torch import Tensor
 from torch.utils.data import Dataset
-from trained import is_trained
+from trained import has_begun, is_trained
 
 import gentransforms as gt
 
@@ -79,9 +81,14 @@ LATER = (*CONTENTS, "generator_fingerprint")
 def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), quiet: bool = False) -> dict[str, Any]:
     """Start or resume a run in `out`; return the contents of ``out/training.json``."""
     requeue_at_signal()
+    data, t = settings.data, settings.trainer
+    for name in (data.train, data.test if data.test and not data.test_on_holdout else data.train):
+        refuse_missing(name)
+    refuse_absent_devices(t.accelerator, t.devices)
+    source = open_images(data.train, data.image_column, data.label_column)
+    refuse_large_batch(len(training_rows(source, settings)[0]), t.batch_size, t.devices * t.nodes, data.holdout)
     settings = settle(settings, out)
     trainer = build_trainer(settings, out, callbacks, quiet)
-    source = open_images(settings.data.train, settings.data.image_column, settings.data.label_column)
     warn_of_lost_classes(source, settings)
     dataset, generative, keys = training_data(source, settings)
     batches = EpochBatches(
@@ -247,14 +254,14 @@ def settle(settings: Settings, out: Path) -> Settings:
     """Return the settings with the precision that ``auto`` stands for: the one that the run in `out` began with, if it has begun."""
     t = settings.trainer
     accelerated = t.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    recorded = read_record(out).get("trainer.precision") if any(out.glob("*.ckpt")) else None
+    recorded = read_record(out).get("trainer.precision") if has_begun(out) else None
     names = {"bfloat16": "bf16-mixed", "float32": "32-true"}
     precision, said = settle_precision(t.precision, recorded, "cuda" if accelerated else "cpu", names, timed=t.devices * t.nodes == 1)
     rank_zero_only(print)(said, flush=True)
     if (warmup := settings.optimizer.warmup_epochs) >= t.epochs:
         rank_zero_only(print)(
             f"optimizer.warmup_epochs={warmup} and trainer.epochs={t.epochs}: the learning rate rises to the end and never falls; "
-            "a run that is to be measured needs fewer epochs of warm-up", flush=True,
+            "unless this is only a trial, give fewer epochs of warm-up", flush=True,
         )  # fmt: skip
     return replace(settings, trainer=replace(t, precision=precision))
 
@@ -262,7 +269,7 @@ def settle(settings: Settings, out: Path) -> Settings:
 def open_run(out: Path, settings: Settings, keys: Sequence[Any], facts: Mapping[str, str]) -> None:
     """Write ``settings.yaml``, with a hash of the images' keys, and `facts` about images and variants; exit if they are another run's."""
     record = flatten(settings) | {"keys_sha256": hash_keys(keys), **facts}
-    if any(out.glob("*.ckpt")):
+    if has_begun(out):
         refuse_another_run(out, record, FREE_WHEN_TRAINED if is_trained(out) else FREE, LATER)
         other_curves = read_record(out).get("data.test_on_holdout") != settings.data.test_on_holdout
     else:  # it starts from the beginning, perhaps with other settings, and its curves do so too

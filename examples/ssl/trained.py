@@ -9,6 +9,11 @@ from pathlib import Path
 import torch
 
 
+def has_begun(out: Path) -> bool:
+    """Return whether there is something to continue in `out`: a run that was killed before its first checkpoint starts again."""
+    return any(out.glob("*.ckpt"))
+
+
 def is_trained(out: Path) -> bool:
     """Return whether the run in `out` has been trained to its end: ``training.json`` and the checkpoint agree about its steps."""
     record, last = out / "training.json", out / "last.ckpt"
