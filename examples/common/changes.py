@@ -31,6 +31,6 @@ def name_hash(name: str) -> str:
 
 def _name(name: str, before: Any, now: Any, then: str) -> str:
     hashes = [isinstance(value, str) and _HASH.fullmatch(value) for value in (before, now)]
-    if name.endswith("_sha256") or all(hashes) or (name in _WORDS and any(hashes)):
+    if name.endswith("_sha256") or name in ("bank_generator", "generator_fingerprint") or all(hashes):
         return name_hash(name)
     return f"{name} ({before!r}{then} {now!r})"
