@@ -52,10 +52,9 @@ class TestFx:
         with pytest.raises(ImageError, match=message):
             torch.fx.symbolic_trace(net.train())
 
-    @pytest.mark.filterwarnings("ignore:NOTE. The nodes obtained by tracing")  # by torchvision, because the eval path has fewer nodes
     def test_features_as_advised(self, kind: Any) -> None:
         net = Net(kind(FakeGenerator(8), 1.0))
-        extractor = create_feature_extractor(net, ["body"], tracer_kwargs={"leaf_modules": [kind]})
+        extractor = create_feature_extractor(net, ["body"], tracer_kwargs={"leaf_modules": [kind]}, suppress_diff_warning=True)
         for training, calls in ((True, 1), (False, 0), (True, 1)):
             extractor.train(training)
             before = net.augment.generator.calls
