@@ -13,7 +13,7 @@ from sklearn.metrics import cohen_kappa_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from gentransforms.audit.analyse import measure_all
+from gentransforms.audit.analyse import _judge, measure_all
 from gentransforms.audit.evidence import Evidence, Measure
 from gentransforms.audit.intervals import Resamples, subsampling_interval
 from gentransforms.audit.judge import choose_neighbours, judge_by_neighbours, vote
@@ -463,6 +463,18 @@ class TestBadInput:
         assert "one image" in rows[3]["reason"]
         assert "agreement" not in rows[3]
         assert all("agreement" in row for row in rows[:3])
+
+    def test_classes_of_one_source_each_leave_a_reason(self) -> None:
+        """A judge that has no other image of the class is wrong of every variant, whatever it shows."""
+        e = dataclasses.replace(evidence(HEALTHY[:CLASSES], real=REAL[:CLASSES], labels=torch.arange(CLASSES), holdout=None))
+        real = neighbours_of_real(e.real, 10)
+        placed = neighbours_of_variants(e, real.distances[:, -1], 10)
+        assert _judge(e, real, placed, None) is None
+        found = measure_all(e, real, placed, None, Resamples(CLASSES, 50))
+        for name in ("label_agreement", "label_kappa", "drift/classes"):
+            assert found[name] == "every class has one source: no real image of it is left to vote"
+        scores = torch.eye(CLASSES)
+        assert _judge(e, real, placed, ("a classifier", scores, scores[e.owner])) is not None  # which needs no neighbours
 
     def test_images_that_are_all_duplicates_leave_a_reason_and_no_nan(self) -> None:
         real = REAL[:1].expand(N, D).clone()

@@ -79,7 +79,8 @@ def measure_all(
     near = copies.near_distance(real)
     found: dict[str, Measure | str] = dict(faithfulness.measure_faithfulness(e, real, variants, resamples))
     if judgement is None:
-        found["label_agreement"] = found["label_kappa"] = found["drift/classes"] = "no labels were given"
+        why = "no labels were given" if e.labels is None else "every class has one source: no real image of it is left to vote"
+        found["label_agreement"] = found["label_kappa"] = found["drift/classes"] = why
     elif judgement.classes == 1:
         found["label_agreement"] = found["label_kappa"] = found["drift/classes"] = "there is one class, so nothing to tell apart"
     else:
@@ -102,6 +103,8 @@ def _judge(
     if e.labels is None:
         return None
     if scores is None:
+        if int(e.labels.bincount().max()) < 2:  # such a judge would be wrong of every image
+            return None
         return judge_by_neighbours(e.labels, real, variants, choose_neighbours(e.labels))
     name, of_sources, of_variants = scores
     assert of_sources is not None
