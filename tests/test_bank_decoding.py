@@ -474,7 +474,8 @@ class TestWhiteOfFloats:
     )
     def test_dark_images_are_told(self, high: float, white: int, bound: float) -> None:
         words = (
-            rf"no values above {bound} and will be dark, as white is taken to be {white}: if white is {bound}, pass white_level={bound}; "
+            rf"no values above {bound} and will be dark, as white is taken to be {white}: if white is {bound}, pass white_level={bound} "
+            r"\(--white-level\); "
         )
         with pytest.warns(UserWarning, match=words + rf"if it is {white}, pass white_level={white}$"):
             assert decode_image(self.ramp(0, high)).max() == round(255 * high / white)

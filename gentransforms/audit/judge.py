@@ -126,8 +126,9 @@ def class_shares(e: Evidence, judged: Tensor, kept: Tensor, count: int) -> Tenso
         count: of the classes.
     """
     known = kept & (e.counts > 0)
-    rows = known[e.owner]
-    return torch.bincount(judged[rows], 1 / e.counts[e.owner[rows]].double(), minlength=count) / known.sum()
+    cells = (e.owner * count + judged).bincount(minlength=len(e.real) * count).view(len(e.real), count)
+    shares: Tensor = (cells[known].double() / e.counts[known, None]).mean(dim=0)
+    return shares
 
 
 def vote(neighbours: Tensor, classes: int) -> Tensor:

@@ -65,6 +65,13 @@ def is_single_file(name_or_path: str | Path) -> bool:
     return name.endswith(_SUFFIXES) and (local_path(name_or_path, "name_or_path").is_file() or name.count("/") >= 2)
 
 
+def _check_opens_files(name_or_path: str | Path, cls: type) -> None:
+    if not hasattr(cls, "from_single_file"):
+        raise WeightsError(
+            f"{name_or_path}: diffusers opens no single file as {with_article(cls.__name__)}: give a folder or repository in its layout"
+        )
+
+
 def load_single_file(
     name_or_path: str | Path, config: str | Path | None, where: Mapping[str, Any], dtype: torch.dtype, wanted: Wanted, **passed: Any
 ) -> Any:
@@ -87,16 +94,19 @@ def load_single_file(
             f"config is missing: {str(name_or_path)!r} is a single file; give config=, a folder or repository in diffusers layout of "
             "the same kind of pipeline, such as config='stabilityai/stable-diffusion-xl-base-1.0'"
         )
+    import diffusers
+
     path, of_file = local_path(name_or_path, "name_or_path"), dict(where)
     layout = hub.Source(config, **{name: value for name, value in of_file.items() if name != "revision"})
     if not path.is_file():
         parts = str(name_or_path).split("/")
         path = hub.Source("/".join(parts[:2]), **of_file).file("/".join(parts[2:]))
-    cls = _find_class(layout, json.loads(layout.file(hub.PIPELINE_FILE).read_text()).get("_class_name"), wanted)
-    if not hasattr(cls, "from_single_file"):
-        raise WeightsError(
-            f"{name_or_path}: diffusers opens no single file as {with_article(cls.__name__)}: give a folder or repository in its layout"
-        )
+    name = json.loads(layout.file(hub.PIPELINE_FILE).read_text()).get("_class_name")
+    named = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if named is not None:  # first, since what the pipeline needs besides, such as a prior, would not help
+        _check_opens_files(name_or_path, named)
+    cls = _find_class(layout, name, wanted)
+    _check_opens_files(name_or_path, cls)
     try:
         # With options for the layout: the file is here already.
         pipe = cls.from_single_file(

@@ -80,7 +80,7 @@ def check_kind(cls: Any) -> None:
         raise WeightsError(
             f"{with_article(name)} makes no images: its output holds {', '.join(sorted(made))}; use an image-to-image pipeline"
         )
-    if not any(coder in parts for coder in _CODERS):
+    if takes_image(cls) and not any(coder in parts for coder in _CODERS):
         raise WeightsError(
             f"{with_article(name)} works without an autoencoder ({', '.join(_CODERS)}), on pixels; such pipelines of diffusers take and "
             "return tensors in other ranges than [0, 1]: use a pipeline on latents, such as the image-to-image pipelines of Stable "
