@@ -2,8 +2,8 @@
 
 The variants of one source are not independent of each other, so what is drawn again is always a source with all that
 belongs to it. Means of what concerns a source alone take the bootstrap (Efron, 1979); figures that compare with other real
-images leave groups out (`Jackknife`). Distances between sets and supports, whose nearest neighbours
-duplicates would spoil, take subsampling without replacement (Politis and Romano, 1994).
+images leave groups out (`Jackknife`). Distances between sets and supports, whose nearest neighbours duplicates would spoil, take
+subsampling without replacement (Politis and Romano, 1994).
 """
 
 from __future__ import annotations
@@ -147,6 +147,8 @@ class Jackknife:
 
 def student_t(freedom: int) -> float:
     """Return the 97.5% quantile of Student's t: the first terms of a series, within 1% from 3 degrees of freedom on.
+
+    Not scipy's, which comes with the extra ``audit`` only: these figures need no extra.
 
     Source: Abramowitz and Stegun, "Handbook of Mathematical Functions", 26.7.5.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from gentransforms.images import Image
+from gentransforms.transforms.memory import find_changed, note_versions
 
 __all__ = ["ImageParams", "split_params"]
 
@@ -34,13 +35,13 @@ class ImageParams(dict[str, Any]):
         self.replaced: Tensor = params["chosen"]
         self._image, self._find = image, find
         self._leaves, self._spec = tree_flatten(params)
-        self._versions = [_version(leaf) for leaf in self._leaves]
+        self._versions = note_versions(self._leaves)
 
     def find(self, image: Image) -> tuple[Image, Tensor] | None:
         """Return the new image and which of its rows are new; None for another image, or if these params were changed."""
         leaves, spec = tree_flatten(dict(self))
         same = image is self._image and spec == self._spec and all(a is b for a, b in zip(leaves, self._leaves, strict=True))
-        return self._find() if same and [_version(leaf) for leaf in leaves] == self._versions else None
+        return self._find() if same and find_changed(self._versions) is None else None
 
 
 def split_params(images: Sequence[Image], counts: Sequence[int], params: dict[str, Any], make: Callable[[], Results]) -> list[ImageParams]:
@@ -77,7 +78,3 @@ def _rows(name: str, value: Any, rows: slice, count: int) -> Any:
         part = value[rows] if value.ndim and len(value) == count else value
         return part.clone() if part.is_inference() else part  # whose changes are not counted
     return value[rows] if name in _LISTS and len(value) == count else value
-
-
-def _version(leaf: Any) -> int | None:
-    return leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else None

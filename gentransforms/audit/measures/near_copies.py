@@ -103,5 +103,8 @@ def limit_range(distances: Tensor, limit: float) -> tuple[float, float]:
 
 
 def _gamma_quantile(shape: int, normal: float) -> float:
-    """Return a quantile of the gamma distribution, given that of the normal one (Wilson and Hilferty, 1931)."""
+    """Return a quantile of the gamma distribution, given that of the normal one (Wilson and Hilferty, 1931).
+
+    Within 2% for 2.5% and 97.5%, where it is used: for low quantiles from shape 4 on; below, they are under 1 as they ought to be.
+    """
     return float(shape * max(0.0, 1 - 1 / (9 * shape) + normal / (3 * math.sqrt(shape))) ** 3)
