@@ -324,6 +324,22 @@ class TestRefusedBeforeTraining:
                 )  # fmt: skip
         assert not (tmp_path / "runs").exists()
 
+    def test_no_bank_no_generator_a_bank_of_other_images(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The arm with generated images comes last: without a look ahead, the baseline would be trained before the error."""
+        write_photos(tmp_path / "photos", 8)
+        generate_bank(write_photos(tmp_path / "fewer", 3), tmp_path / "bank", FakeGenerator(size=32), variants=1, progress=False)
+        for arm, setting, said in (
+            ("icgan", "generative.bank=absent", r"generative\.bank='absent': "),
+            ("icgan", "generative.bank=bank", "has no images for 5 of the 8 training images"),
+            ("online", "generative.generator=absent", r"generative\.generator='absent': "),
+        ):
+            with pytest.raises(SystemExit, match=said):
+                call(
+                    monkeypatch, tmp_path, "reproduce", "--configs", str(CONFIGS / "folder"), "--methods", "simclr", "--generators",
+                    "baseline", arm, "--out", "runs", *TINY, "data.train=photos", "data.test=photos", setting,
+                )  # fmt: skip
+            assert not (tmp_path / "runs").exists()
+
     def test_runs_that_would_be_measured_differently(self, tmp_path: Path) -> None:
         with pytest.raises(SystemExit, match=r"a and b would be evaluated with different k \(200 and 20\)"):
             ssl("reproduce").refuse_other_measures([{"k": 200, "probe": "cached"}, {"k": 20, "probe": "cached"}], ["a", "b"], tmp_path)

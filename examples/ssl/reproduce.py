@@ -36,12 +36,12 @@ from contents import CONTENTS, describe_contents
 from data import Source, open_images, refuse_other_classes, split_rows
 from evaluate import evaluate
 from frozen import load_generator, load_run
-from generative import choose_variants, describe_generator, describe_variants, load_online, open_bank
 from learning_curves import TITLES, draw_curves
 from linear_probe import ProbeOptions
 from loading import training_rows
 from make_bank import make_bank
 from measured import name_differences
+from planned_variants import describe_planned, refuse_missing_variants
 from probes import Accuracy, mean_accuracy, mean_gain, mean_interval, percent
 from quiet import hush
 from shared import flatten, name_changes, read_record, refuse_another_run, write_whole
@@ -96,6 +96,8 @@ def main() -> None:
     refuse_other_measures(measures, [folder.name for folder in folders], args.out)
     refuse_other_images(plan, [source for source, _ in images], args.out)
     encoder = load_generator(args.encoder, "--encoder ") if args.encoder else None
+    if not args.trained_only:
+        refuse_missing_variants(plan, [source for source, _ in images], args.out, make_bank=bool(args.make_bank))
     for i, ((method, generator, seed, settings), folder) in enumerate(zip(plan, folders, strict=True)):
         if not (folder / "result.json").exists():
             print(f"[{i + 1}/{len(plan)}] {folder.name}", flush=True)
@@ -119,11 +121,8 @@ def run(
     rows, held = training_rows(source, settings)
     if settings.generative.source == "bank" and args.make_bank and not args.trained_only:
         make_bank(settings, args.make_bank, args.variants, progress=False)  # returns at once if the bank is complete
-    if settings.generative.source == "bank" and not args.trained_only and (others := finished_seeds(folder)):
-        chosen, _ = choose_variants(open_bank(settings, [source.keys[row] for row in rows.tolist()]), settings.generative)
-        refuse_another_bank(others, describe_variants(chosen, settings.generative))
-    if settings.generative.source == "online" and not args.trained_only and (others := finished_seeds(folder)):
-        refuse_another_bank(others, describe_generator(load_online(settings.generative)))
+    if settings.generative.source != "none" and not args.trained_only and (others := finished_seeds(folder)):
+        refuse_another_bank(others, describe_planned(settings, source))
     if args.trained_only:  # only_trained has chosen those that are; their banks may be elsewhere, or gone
         print(f"{folder.name} is trained")
     elif t.devices * t.nodes == 1:
