@@ -323,6 +323,16 @@ class TestEvaluate:
         assert module.batches_done == 2
         assert isinstance(trainer.strategy.checkpoint_io, ssl("saving").WholeFiles)
 
+    def test_that_diverges(self) -> None:
+        """It gave the accuracy of chance."""
+        probe = ssl("linear_probe")
+        few = probe.Features(1e20 * torch.randn(12, 3), torch.arange(12) % 2)
+        options = self.options(batch_size=12, epochs=9, base_lr=1e38, optimizer="sgd")
+        with pytest.raises(
+            SystemExit, match=r"the linear probe has diverged, .* lower --base-lr than 1e\+38, or another --optimizer than sgd$"
+        ):
+            probe.fit_linear(Colours(), few, 2, options)
+
     def test_crops_depend_on_seed_epoch_and_place_alone(self, run: Path) -> None:
         source, rows = self.sources(run)[0]
         a, b, again = (ssl("linear_probe").ProbeCrops(source, rows, 16, seed)[0, 0]["images"] for seed in (0, 1, 0))

@@ -328,7 +328,9 @@ class TestRefusedBeforeTraining:
         """The arm with generated images comes last: without a look ahead, the baseline would be trained before the error."""
         write_photos(tmp_path / "photos", 8)
         generate_bank(write_photos(tmp_path / "fewer", 3), tmp_path / "bank", FakeGenerator(size=32), variants=1, progress=False)
-        for arm, setting, said in (
+        for arm, setting, said, *options in (
+            ("icgan", "generative.bank=banks/new", r"--make-bank absent, generative\.bank='banks/new': ", "--make-bank", "absent"),
+            ("icgan", "generative.bank=bank", r"--make-bank icgan-cifar10-32, .*'bank': ", "--make-bank", "icgan-cifar10-32"),
             ("icgan", "generative.bank=absent", r"generative\.bank='absent': "),
             ("icgan", "generative.bank=bank", "has no images for 5 of the 8 training images"),
             ("online", "generative.generator=absent", r"generative\.generator='absent': "),
@@ -336,9 +338,20 @@ class TestRefusedBeforeTraining:
             with pytest.raises(SystemExit, match=said):
                 call(
                     monkeypatch, tmp_path, "reproduce", "--configs", str(CONFIGS / "folder"), "--methods", "simclr", "--generators",
-                    "baseline", arm, "--out", "runs", *TINY, "data.train=photos", "data.test=photos", setting,
+                    "baseline", arm, *options, "--out", "runs", *TINY, "data.train=photos", "data.test=photos", setting,
                 )  # fmt: skip
             assert not (tmp_path / "runs").exists()
+
+    def test_gains_over_an_arm_that_is_none(self, tmp_path: Path) -> None:
+        plan = [("simclr", "icgan", 0, tiny("simclr"))]
+        refuse, configs = ssl("reproduce").refuse_unknown_arm, CONFIGS / "cifar10-small"
+        for arm in ("baseline", "icgan-best"):
+            refuse(arm, plan, configs, tmp_path)
+        with pytest.raises(SystemExit, match=r"--gain-over basline: no such arm; expected one of baseline, icgan, icgan-best, icgan-worst"):
+            refuse("basline", plan, configs, tmp_path)
+        (tmp_path / "simclr-own-seed0").mkdir()
+        (tmp_path / "simclr-own-seed0" / "result.json").write_text(json.dumps(record("simclr", "own", 0, 0.5)))
+        refuse("own", plan, configs, tmp_path)
 
     def test_runs_that_would_be_measured_differently(self, tmp_path: Path) -> None:
         with pytest.raises(SystemExit, match=r"a and b would be evaluated with different k \(200 and 20\)"):

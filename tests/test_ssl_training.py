@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -471,6 +472,54 @@ class TestChosenVariants:
         assert ssl("generative").count_without_variants(bank, list(bank.keys), chosen.generative) == 2
 
 
+class TestDiverged:
+    """NaN must not be saved, nor measured: it gave an accuracy of chance, with an interval."""
+
+    def diverge(self, photos: Path, out: Path, *overrides: str) -> None:
+        chosen = settings(photos, "cifar10-small/simclr-baseline", "trainer.epochs=3", "optimizer.base_lr=1e30", *overrides)
+        run(chosen, out)
+
+    def test_at_the_end(self, photos: Path, tmp_path: Path) -> None:
+        words = r"by step 9 the training has diverged, .* nothing was saved\. .* with a lower optimizer\.base_lr than 1e\+30$"
+        with pytest.raises(SystemExit, match=words):
+            self.diverge(photos, tmp_path)
+        assert not (tmp_path / "last.ckpt").exists()
+        assert not (tmp_path / "training.json").exists()
+
+    def test_before_a_checkpoint_which_stays_as_it_was(self, photos: Path, tmp_path: Path) -> None:
+        """The first step has the learning rate of the warm-up, 0."""
+        options = ["trainer.checkpoint_every=1", "optimizer.warmup_epochs=1"]
+        with pytest.raises(SystemExit, match=r"last\.ckpt still holds those of an earlier step"):
+            self.diverge(photos, tmp_path, *options)
+        kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+        assert kept["global_step"] >= 1
+        assert ssl("diverged").all_finite(kept["state_dict"].values())
+
+    def test_other_precision_as_advice(self) -> None:
+        class Module(torch.nn.Module):
+            settings = tiny("simclr", "trainer.precision=16-mixed")
+            trainer = type("Trainer", (), {"global_step": 4})
+
+        module = Module()
+        ssl("diverged").refuse_diverged(module, Path("last.ckpt"))  # no weights
+        module.weight = torch.nn.Parameter(torch.tensor([1.0, math.inf]))
+        with pytest.raises(SystemExit, match=r"by step 4 .*, or trainer\.precision=32-true instead of 16-mixed$"):
+            ssl("diverged").refuse_diverged(module, Path("last.ckpt"))
+        module.weight.detach().fill_(1.0)
+        module.probe = torch.nn.Linear(1, 1)
+        module.probe.weight.detach().fill_(math.nan)
+        with pytest.raises(SystemExit, match=r"the online linear layer has diverged, .* a lower probe\.linear_lr than 0\.1, or"):
+            ssl("diverged").refuse_diverged(module, Path("last.ckpt"))
+
+    def test_a_checkpoint_of_before_is_not_measured(self, photos: Path, tmp_path: Path) -> None:
+        content = run(settings(photos, "cifar10-small/simclr-baseline", "trainer.epochs=1", "optimizer.warmup_epochs=0"), tmp_path)
+        name = next(name for name in content["state_dict"] if name.startswith("backbone."))
+        content["state_dict"][name].fill_(math.nan)
+        torch.save(content, tmp_path / "last.ckpt")
+        with pytest.raises(SystemExit, match=r"last\.ckpt' holds weights that are NaN or infinite: their training diverged"):
+            ssl("frozen").load_run(tmp_path)
+
+
 class TestRefused:
     def refused(self, chosen: Any, out: Path, said: str) -> None:
         with pytest.raises(SystemExit, match=said):
@@ -534,6 +583,20 @@ class TestRefused:
 
     def test_missing_folder(self, photos: Path, tmp_path: Path) -> None:
         self.refused(settings(photos, "cifar10-small/simclr-baseline", "data.train=no/where"), tmp_path, "'no/where' does not exist")
+
+    @pytest.mark.parametrize(
+        ("probes", "without"), [("data.test=photos/test", "data.test=null"), ("data.test_on_holdout=true", "data.test_on_holdout=false")]
+    )
+    def test_probes_of_training_images_without_labels(
+        self, probes: str, without: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:  # fmt: skip
+        """They were left out without a word."""
+        monkeypatch.chdir(photos.parent)
+        probes = probes.replace("photos", photos.name)
+        flat = tmp_path / "flat"
+        shutil.copytree(photos / "train" / "class0", flat)
+        chosen = settings(photos, "cifar10-small/simclr-baseline", f"data.train={flat}", "data.holdout=1", probes)
+        self.refused(chosen, tmp_path / "run", rf"flat' has no labels, which the probes of .* need: .* give {without}$")
 
     def test_nothing_is_said_before_the_paths_are_checked(self, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """Nor anything written: neither of the precision nor of the warm-up."""

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# In which labels are looked for unless the user names a column: as in a source of the library, and CIFAR-100's on the Hub.
+LABEL_COLUMNS = ("labels", "label", "cls", "fine_label")
 _WHAT = "expected a class for each image: a whole number from 0 on, or its name"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from shared import number_labels, open_torchvision, spaced
+from shared import LABEL_COLUMNS, number_labels, open_torchvision, spaced
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -79,7 +79,10 @@ def refuse_other_classes(train: Source, test: Source) -> None:
     """Exit unless both have labels, and the same classes; where these have no names, images of the last ones may be missing."""
     for source in (train, test):
         if source.labels is None:
-            raise SystemExit(f"{source.name!r} has no labels: expected a subfolder for each class, or a column of labels")
+            raise SystemExit(
+                f"{source.name!r} has no labels: expected a subfolder for each class, or a column named {', '.join(LABEL_COLUMNS)}, or as "
+                "data.label_column says"
+            )
     numbers = [str(i) for i in range(max(len(train.classes), len(test.classes)))]
     unnamed = train.classes == numbers and test.classes == numbers[: len(test.classes)]
     if train.classes != test.classes and not unnamed:
@@ -87,6 +90,17 @@ def refuse_other_classes(train: Source, test: Source) -> None:
         raise SystemExit(
             f"{train.name!r} has {len(train.classes)} classes, {test.name!r} {len(test.classes)}: expected the same, in the same order; "
             f"only in the first: {only[0]}, only in the second: {only[1]}"
+        )
+
+
+def refuse_unlabelled(source: Source, test: str | None, holdout: bool) -> None:
+    """Exit if there are images to test the features on, and training images without labels, with which the probes could not work."""
+    if source.labels is None and (holdout or test is not None):
+        asked = "data.test_on_holdout=true" if holdout else f"data.test={test!r}"
+        without = "data.test_on_holdout=false" if holdout else "data.test=null"
+        raise SystemExit(
+            f"{source.name!r} has no labels, which the probes of {asked} need: expected a subfolder for each class, or a column named "
+            f"{', '.join(LABEL_COLUMNS)}, or as data.label_column says; to train without probes, give {without}"
         )
 
 
@@ -121,7 +135,7 @@ def _parquet(name: str, image_column: str | None, label_column: str | None) -> S
 
     schema = pq.read_schema(name)
     image = image_column or next((column for column in ("image", "img") if column in schema.names), None)
-    label = label_column or next((column for column in ("label", "fine_label") if column in schema.names), None)
+    label = label_column or next((column for column in LABEL_COLUMNS if column in schema.names), None)
     for option, column in {"data.image_column": image, "data.label_column": label}.items():
         if column not in schema.names and (column is not None or option == "data.image_column"):
             raise SystemExit(f"{name}: no column {column!r} ({option}), only {schema.names}")

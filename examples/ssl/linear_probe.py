@@ -17,6 +17,7 @@ from backbones import Backbone
 from config import OptimizerSettings, ViewSettings
 from crops import device_crop, worker_crop
 from data import Source
+from diverged import all_finite
 from frozen import GeneratorsEncoder
 from lightning.pytorch.callbacks import ModelCheckpoint
 from loading import EpochBatches, MemoryImages, mix_seed, read_labels, read_or_next, set_seed, train_loader, whole_loader
@@ -72,6 +73,9 @@ def fit_linear(
 
     `resume` is a folder, in which every epoch is saved, and a hash of the training images: an interrupted probe with the same
     backbone, options and images resumes there.
+
+    Raises:
+        SystemExit: if its weights are NaN or infinite in the end.
     """
     folder, images = resume or (None, "")
     L.seed_everything(options.seed, verbose=False)
@@ -92,6 +96,11 @@ def fit_linear(
     last = None if folder is None else folder / "last.ckpt"
     again = last is not None and zipfile.is_zipfile(last) and torch.load(last, weights_only=True)["identity"] == module.identity
     trainer.fit(module, train_loader(train, batches, options.workers), ckpt_path=last if again else None, weights_only=True)
+    if not all_finite(module.parameters()):
+        raise SystemExit(
+            "the linear probe has diverged, its weights are NaN or infinite: give evaluate.py a lower --base-lr than "
+            f"{options.base_lr:g}, or another --optimizer than {options.optimizer}"
+        )
     return module, trainer
 
 

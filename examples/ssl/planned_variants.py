@@ -12,19 +12,18 @@ from generative import choose_variants, describe_generator, describe_variants, l
 from loading import training_rows
 
 
-def refuse_missing_variants(plan: Sequence[tuple[str, str, int, Settings]], sources: Sequence[Source], out: Path, make_bank: bool) -> None:
+def refuse_missing_variants(plan: Sequence[tuple[str, str, int, Settings]], sources: Sequence[Source], out: Path) -> None:
     """Exit if an unfinished run could not begin for want of its bank or generator: hours later, when its turn comes, is too late.
 
     Args:
         plan: method, arm, seed and settings of each run.
         sources: its training images.
         out: holds the folders of the runs.
-        make_bank: whether banks are made when they are needed, so that only generators have to be there.
     """
     described: dict[tuple[object, ...], dict[str, str]] = {}
     for (method, arm, seed, settings), source in zip(plan, sources, strict=True):
         folder, s, data = out / f"{method}-{arm}-seed{seed}", settings.generative, settings.data
-        if (folder / "result.json").exists() or s.source == "none" or (s.source == "bank" and make_bank):
+        if (folder / "result.json").exists() or s.source == "none":
             continue
         what = (s.bank, s.revision, s.select, s.scores, s.weights, s.generator, s.truncation, id(source), data.limit, data.holdout)
         if what not in described:

@@ -84,6 +84,7 @@ def main() -> None:
             refuse_absent_devices(settings.trainer.accelerator, settings.trainer.devices)
     refuse_others(plan, args.out)
     refuse_mixed_seeds(plan, args.out)
+    refuse_unknown_arm(args.gain_over, plan, args.configs, args.out)
     if args.make_bank:
         refuse_several_banks(plan, args.make_bank)
     if args.trained_only:
@@ -97,7 +98,10 @@ def main() -> None:
     refuse_other_images(plan, [source for source, _ in images], args.out)
     encoder = load_generator(args.encoder, "--encoder ") if args.encoder else None
     if not args.trained_only:
-        refuse_missing_variants(plan, [source for source, _ in images], args.out, make_bank=bool(args.make_bank))
+        unfinished = [settings for *path, settings in plan if not (run_folder(args.out, *path) / "result.json").exists()]
+        if args.make_bank and (arm := next((s for s in unfinished if s.generative.source == "bank"), None)):
+            make_planned_bank(arm, args.make_bank, args.variants)
+        refuse_missing_variants(plan, [source for source, _ in images], args.out)
     for i, ((method, generator, seed, settings), folder) in enumerate(zip(plan, folders, strict=True)):
         if not (folder / "result.json").exists():
             print(f"[{i + 1}/{len(plan)}] {folder.name}", flush=True)
@@ -119,8 +123,6 @@ def run(
     """
     bank, t, (source, test) = settings.generative.bank, settings.trainer, images
     rows, held = training_rows(source, settings)
-    if settings.generative.source == "bank" and args.make_bank and not args.trained_only:
-        make_bank(settings, args.make_bank, args.variants, progress=False)  # returns at once if the bank is complete
     if settings.generative.source != "none" and not args.trained_only and (others := finished_seeds(folder)):
         refuse_another_bank(others, describe_planned(settings, source))
     if args.trained_only:  # only_trained has chosen those that are; their banks may be elsewhere, or gone
@@ -246,6 +248,25 @@ def refuse_several_banks(plan: list[tuple[str, str, int, Settings]], generator: 
             f"--make-bank {generator}: the arms have different banks, {', '.join(f'{arm} {bank}' for bank, arm in arms.items())}, and it "
             "would make all of them; make each with make_bank.py or real_variants.py, and leave --make-bank out"
         )
+
+
+def refuse_unknown_arm(over: str, plan: list[tuple[str, str, int, Settings]], configs: Path, out: Path) -> None:
+    """Exit if gains are wanted over an arm that is none: neither finished, nor one of those that there are configurations for.
+
+    The baseline may be absent: the table of some arms of it has no gains.
+    """
+    there = {path.stem.partition("-")[2] for method, *_ in plan for path in configs.glob(f"{method}-*.yaml")}
+    there |= {run["generator"] for run in finished(out)}
+    if over != "baseline" and over not in there:
+        raise SystemExit(f"--gain-over {over}: no such arm; expected one of {', '.join(sorted(there))}")
+
+
+def make_planned_bank(settings: Settings, generator: str, variants: int) -> None:
+    """Make the bank of the planned runs, or what is missing of it, before any of them is trained."""
+    try:
+        make_bank(settings, generator, variants)
+    except gt.GentransformsError as error:
+        raise SystemExit(f"--make-bank {generator}, generative.bank={settings.generative.bank!r}: {error}") from error
 
 
 def only_trained(plan: list[tuple[str, str, int, Settings]], out: Path) -> list[tuple[str, str, int, Settings]]:

@@ -26,7 +26,8 @@ import torch
 from accelerators import refuse_absent_devices
 from config import Settings, load_settings
 from contents import CONTENTS, describe_contents, hash_keys
-from data import Source, open_images, refuse_missing, refuse_other_classes, spaced
+from data import Source, open_images, refuse_missing, refuse_other_classes, refuse_unlabelled, spaced
+from diverged import refuse_diverged
 from generative import (
     bank_augment,
     choose_variants,
@@ -86,6 +87,7 @@ def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), q
         refuse_missing(name)
     refuse_absent_devices(t.accelerator, t.devices)
     source = open_images(data.train, data.image_column, data.label_column)
+    refuse_unlabelled(source, data.test, data.test_on_holdout)
     refuse_large_batch(len(training_rows(source, settings)[0]), t.batch_size, t.devices * t.nodes, data.holdout)
     settings = settle(settings, out)
     trainer = build_trainer(settings, out, callbacks, quiet)
@@ -114,6 +116,7 @@ def train(settings: Settings, out: Path, callbacks: Sequence[L.Callback] = (), q
         module, train_loader(dataset, batches, settings.data.workers), probe_loaders or None,
         ckpt_path=last if last.exists() else None, weights_only=True,
     )  # fmt: skip
+    refuse_diverged(module, last)
     trainer.save_checkpoint(last, weights_only=False)
     clock = next(c for c in trainer.callbacks if isinstance(c, Clock))  # type: ignore[attr-defined]
     record = {
@@ -211,7 +214,7 @@ def build_trainer(settings: Settings, out: Path, callbacks: Sequence[L.Callback]
 
 
 class Checkpoints(L.Callback):
-    """Saves ``last.ckpt`` every so many optimiser steps, before the next batch.
+    """Saves ``last.ckpt`` every so many optimiser steps, before the next batch; exits if the training has diverged.
 
     Between two batches Lightning's counters are exact, so that a resumed run continues with the right batch, and probes where
     an uninterrupted one would. Between accumulated batches nothing is saved: the gradients of the first would be missing.
@@ -223,8 +226,9 @@ class Checkpoints(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved = trainer.global_step  # a resumed run has this one already
 
-    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if trainer.global_step > self.saved and trainer.global_step % self.every == 0:
+            refuse_diverged(pl_module, self.path)
             trainer.save_checkpoint(self.path, weights_only=False)
             self.saved = trainer.global_step
 
