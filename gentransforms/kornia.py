@@ -16,7 +16,7 @@ from gentransforms.images import RangeCheck, as_seen, from_float, resize, restor
 from gentransforms.surroundings import isolate_thread
 from gentransforms.transforms.arguments import check_p
 from gentransforms.transforms.replace import check_count, draw_selection, scatter, take
-from gentransforms.transforms.traced import refuse_proxies, refuse_vmap
+from gentransforms.transforms.traced import refuse_proxies, refuse_recording, refuse_vmap
 
 __all__ = ["RandomGenerative"]
 
@@ -76,6 +76,8 @@ class RandomGenerative(HoldsGenerator, IntensityAugmentationBase2D):
         """Return the batch (B, C, H, W) with the chosen images replaced."""
         refuse_proxies(type(self).__name__, [input])
         refuse_vmap(type(self).__name__)
+        if self.p > 0:
+            refuse_recording(type(self).__name__)
         with isolate_thread():
             output: Tensor = super().forward(input, params=params, **kwargs)
         return output

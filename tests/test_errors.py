@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import pytest
+import tiny_pipelines
 import torch
 from small_generators import Flat
 from torchvision import tv_tensors
@@ -115,6 +117,22 @@ class TestMessages:
         with pytest.raises(TypeError, match="probability"):
             gt.GenerativeAugment(FakeGenerator(), probability=0.5)
 
-    def test_a_module_is_named_not_printed(self) -> None:
-        with pytest.raises(errors.ConfigError, match=r"generator=Linear: expected an ImageGenerator"):
-            gt.GenerativeAugment(torch.nn.Linear(1, 1))
+    @pytest.mark.parametrize(
+        ("generator", "found", "advice"),
+        [
+            (tiny_pipelines.img2img, "StableDiffusionImg2ImgPipeline", r"; wrap the pipeline: PipelineVariation\.from_pipeline\(pipe\)"),
+            (lambda: torch.nn.Linear(1, 1), "Linear", "; write a subclass whose encode and sample call it"),
+            (lambda: torch.sigmoid, "builtin_function_or_method", "; write a subclass whose encode and sample call it"),
+            (lambda: FakeGenerator, "class FakeGenerator", "; build one of the class"), (lambda: torch.nn.Linear, "class Linear", ""),
+            (lambda: Path("folder"), r"PosixPath\('folder'\)", r"; GenerativeAugment\.from_pretrained takes a name or a folder"),
+            (lambda: [FakeGenerator()], "list", ""), (lambda: None, "None", ""),
+        ],
+    )  # fmt: skip
+    def test_what_is_no_generator_is_named_with_advice(self, generator: Any, found: str, advice: str, tmp_path: Path) -> None:
+        given = generator()
+        with pytest.raises(errors.ConfigError, match=rf"^generator={found}: expected an ImageGenerator{advice}"):
+            gt.GenerativeAugment(given)
+        for call in (lambda: gt.generate_bank([IMAGE], tmp_path / "bank", given), lambda: gt.audit_generator(given, [IMAGE])):
+            if not isinstance(given, Path):
+                with pytest.raises(errors.ConfigError, match=rf"^generator={found}: .* or its name, folder or repository{advice}"):
+                    call()

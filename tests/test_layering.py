@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "gentransforms"
 # From the bottom up. A module may import those of lower layers, and of its own; a package's name covers its modules.
 LAYERS = (
     ("errors",),
-    ("paths", "wording"),
+    ("paths", "wording", "containers"),
     ("seeding", "images", "surroundings", "hub"),
     ("generators",),
     ("sources",),

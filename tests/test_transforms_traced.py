@@ -36,6 +36,23 @@ class Net(nn.Module):
         return features
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace(_method)?. is (deprecated|not supported):FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("kind", KINDS)
+class TestJitTrace:
+    def test_a_choice_is_not_recorded(self, kind: Any) -> None:
+        net = Net(kind(FakeGenerator(8), 0.5))
+        with pytest.raises(ImageError, match=rf"{kind.__name__} was called inside torch\.jit\.trace .*, or set its p to 0"):
+            torch.jit.trace(net.train(), BATCH)
+        assert torch.jit.trace(net.eval(), BATCH)(BATCH).equal(net(BATCH))
+
+    def test_without_replacements_as_advised(self, kind: Any) -> None:
+        net = Net(kind(FakeGenerator(8), 0.0)).train()
+        traced = torch.jit.trace(net, BATCH, check_trace=False)
+        other = 1 - BATCH[:2]
+        assert traced(other).equal(net(other))
+
+
 def bank_augment(path: Path, p: float = 1.0) -> gt.BankAugment:
     make_bank(path)
     return gt.BankAugment(path, p, keys_getter=lambda images: KEYS[: len(images)], check_sources=False)

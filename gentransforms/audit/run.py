@@ -25,6 +25,7 @@ from gentransforms.bank.reader import Bank
 from gentransforms.bank.scores import mark_scores
 from gentransforms.errors import ConfigError
 from gentransforms.generators.base import ImageGenerator
+from gentransforms.generators.expected import check_is_generator
 from gentransforms.generators.registry import load_generator
 from gentransforms.paths import local_path
 from gentransforms.surroundings import isolate
@@ -129,6 +130,7 @@ def audit_generator(generator: ImageGenerator | str | Path, images: Any, *, vari
         80
     """
     chosen = read_options(options)
+    check_is_generator(generator, or_name=True)
     loaded = generator if isinstance(generator, ImageGenerator) else load_generator(generator)
     pairs = GeneratorPairs(loaded, open_labelled(images, chosen.given, loaded.inputs), variants, base_seed, chosen.limit)
     about = {"bank": None, "selection": None, "generator": type(loaded).__name__, "fingerprint": loaded.fingerprint()}

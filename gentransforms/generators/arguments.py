@@ -7,16 +7,20 @@ from abc import ABCMeta
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gentransforms.containers import as_plain
 from gentransforms.errors import ConfigError
 
 __all__ = ["Recorded", "check_saveable", "copy_plain"]
 
 
 class Recorded(ABCMeta):
-    """Record, once a generator is built, which attributes hold arguments of its constructor: `config` follows these."""
+    """Record, once a generator is built, which attributes hold arguments of its constructor: `config` follows these.
+
+    A constructor gets lists and dicts of OmegaConf as plain ones.
+    """
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        generator = super().__call__(*args, **kwargs)
+        generator = super().__call__(*map(as_plain, args), **{name: as_plain(value) for name, value in kwargs.items()})
         generator.__dict__["_followed"] = tuple(
             name
             for name, value in generator.__dict__.get("_init_config", {}).items()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, DeviceError, GeneratorError, WeightsError
 from gentransforms.generators.base import ImageGenerator
+from gentransforms.generators.expected import check_is_generator
 from gentransforms.generators.generate import check_inputs, generate
 from gentransforms.generators.turns import take_turn
 from gentransforms.surroundings import isolate, isolate_thread
@@ -229,16 +230,8 @@ class HoldsGenerator(nn.Module):
         return self
 
 
-def _check_generator(generator: object) -> None:
-    if not isinstance(generator, ImageGenerator):
-        if isinstance(original := getattr(generator, "_orig_mod", None), ImageGenerator):
-            raise ConfigError(
-                f"generator=torch.compile({type(original).__name__}): expected the ImageGenerator itself; compile its networks in "
-                "place, and pass it as it is: for network in generator.children(): network.compile()"
-            )
-        hint = "; GenerativeAugment.from_pretrained takes a name" if isinstance(generator, str) else ""
-        found = type(generator).__name__ if isinstance(generator, nn.Module) else repr(generator)
-        raise ConfigError(f"generator={found}: expected an ImageGenerator{hint}")
+def _check_generator(generator: ImageGenerator) -> None:
+    check_is_generator(generator)
     size, keeps = getattr(generator, "image_size", None), getattr(generator, "preserves_geometry", None)
     if not (isinstance(size, tuple | list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
         raise GeneratorError(f"{type(generator).__name__}.image_size is {size!r}: expected (height, width) in pixels")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from numbers import Real
 
+from gentransforms.containers import as_plain
 from gentransforms.errors import ConfigError
 
 __all__ = ["check_output_size", "check_p"]
@@ -35,6 +36,7 @@ def check_output_size(size: object, names: Sequence[str] = ("input", "generator"
         >>> check_output_size([32, 48])
         (32, 48)
     """
+    size = as_plain(size)
     if isinstance(size, str) and size in names:
         return size
     if isinstance(size, tuple | list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gentransforms.bank.reader import Bank
+from gentransforms.containers import as_plain
 from gentransforms.errors import ConfigError
 from gentransforms.images import from_float, resize, to_float
 from gentransforms.transforms.decoded import DecodedBank
@@ -36,6 +37,7 @@ class Mixture:
     """
 
     def __init__(self, banks: Any, weights: Sequence[float] | str | None, scores: Any = None, in_memory: bool = False) -> None:
+        banks, weights, scores = as_plain(banks), as_plain(weights), as_plain(scores)
         given = [banks] if isinstance(banks, Bank | str | Path) else banks
         if not isinstance(given, list | tuple) or not given or not all(isinstance(bank, Bank | str | Path) for bank in given):
             raise ConfigError(f"bank={banks!r}: expected a Bank or the path of one, or a list of them")

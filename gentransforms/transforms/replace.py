@@ -23,7 +23,7 @@ from gentransforms.transforms.drawing import draw_params
 from gentransforms.transforms.one_by_one import ImageParams, split_params
 from gentransforms.transforms.overlooked import count_overlooked
 from gentransforms.transforms.samples import check_companions, describe_leaves, find_images
-from gentransforms.transforms.traced import refuse_proxies, refuse_vmap
+from gentransforms.transforms.traced import refuse_proxies, refuse_recording, refuse_vmap
 
 __all__ = ["Origin", "ReplaceImages", "draw_selection"]
 
@@ -121,6 +121,8 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
         places, images = find_images(sample, flat, self._needs_transform_list(flat))
         if images:
             refuse_vmap(type(self).__name__)
+            if p > 0:
+                refuse_recording(type(self).__name__)
             with isolate_thread():  # before the getters are called, so that an unsupported image is what the message is about
                 refuse_mask_modes(flat, places)
                 rows = [to_rows(image) for image in images]

@@ -1,4 +1,4 @@
-"""Refuse to work on what stands for images inside torch.fx and torch.func.vmap."""
+"""Refuse to work on what stands for images inside torch.fx and torch.func.vmap, and to be recorded by torch.jit.trace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.fx
 
 from gentransforms.errors import ImageError
 
-__all__ = ["refuse_proxies", "refuse_vmap"]
+__all__ = ["refuse_proxies", "refuse_recording", "refuse_vmap"]
 
 
 def refuse_proxies(name: str, flat: Sequence[Any]) -> None:
@@ -46,4 +46,20 @@ def refuse_vmap(name: str) -> None:
         raise ImageError(
             f"{name} was called inside torch.func.vmap, where it cannot read its images: apply it to the whole batch before, and map the "
             "rest of the model over the result (jacfwd and hessian use vmap, too; jacrev does so in the backward pass only)"
+        )
+
+
+def refuse_recording(name: str) -> None:
+    """Raise inside `torch.jit.trace`, whose graph would replace, in each batch, the images that were chosen when it was recorded.
+
+    Raises:
+        ImageError: naming what to do.
+
+    Example:
+        >>> refuse_recording("GenerativeAugment")
+    """
+    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        raise ImageError(
+            f"{name} was called inside torch.jit.trace (SummaryWriter.add_graph uses it, too), which would record one choice of images and "
+            "repeat it: trace the rest of the model without the transform, or set its p to 0"
         )

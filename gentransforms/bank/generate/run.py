@@ -28,6 +28,7 @@ from gentransforms.bank.generate.plan import Estimate, Plan, estimate, make_plan
 from gentransforms.bank.generate.progress import Progress, stoppable
 from gentransforms.errors import ConfigError, MissingInputError
 from gentransforms.generators.base import ImageGenerator
+from gentransforms.generators.expected import check_is_generator
 from gentransforms.generators.registry import load_generator
 from gentransforms.paths import local_path
 from gentransforms.sources import ImageSource, open_source
@@ -276,8 +277,7 @@ def _open_engine(engine: str | Engine) -> Engine:
 
 def _load(generator: ImageGenerator | str | Path) -> ImageGenerator:
     if not isinstance(generator, ImageGenerator):
-        if not isinstance(generator, str | Path):
-            raise ConfigError(f"generator={generator!r}: expected an ImageGenerator, or its name, folder or repository")
+        check_is_generator(generator, or_name=True)
         name = str(generator)
         generator = load_generator(generator, device="cuda" if torch.cuda.is_available() else "cpu")
         generator.name_or_path = name

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
+from gentransforms.containers import as_plain
 from gentransforms.errors import ConfigError
 
 __all__ = [
@@ -48,13 +49,13 @@ def keyword_options(cls: type) -> frozenset[str]:
 
 
 def given(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """Return the options among a function's arguments, its ``locals()``, that were given: those that are not None.
+    """Return the options among a function's arguments, its ``locals()``, that were given: those that are not None, as plain values.
 
     Example:
         >>> given({"self": 1, "eta": 0.5, "prompt": None}, {"eta", "prompt"})
         {'eta': 0.5}
     """
-    return {name: value for name, value in values.items() if name in names and value is not None}
+    return {name: as_plain(value) for name, value in values.items() if name in names and value is not None}
 
 
 def override(saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

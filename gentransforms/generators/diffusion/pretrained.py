@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from gentransforms.containers import as_plain
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.card import model_card
 from gentransforms.generators.diffusion import loading, saving
@@ -43,6 +44,7 @@ class PretrainedDiffusion(DiffusionGenerator):
             where: the arguments of `from_pretrained` that say where to load from, where to, and with which further parts.
             options: the options of the class that were given.
         """
+        where = {name: as_plain(value) for name, value in where.items()}
         device, dtype, variant, vae, lora, ip_adapter = (where[n] for n in ("device", "dtype", "variant", "vae", "lora", "ip_adapter"))
         revision, parts_given = where["revision"], {name: where[name] for name in cls._loaded_parts if where[name] is not None}
         place = check_placement(device, dtype)

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from gentransforms.containers import as_plain
 from gentransforms.errors import ConfigError, ImageError
 from gentransforms.generators.diffusion import conditions
 from gentransforms.generators.diffusion.describe import describe_part, select_networks
@@ -252,7 +253,7 @@ class PipelineVariation(PipelineNetworks):
             WeightsError: if a file is missing, damaged or of another kind, or the repository has no pipeline that takes an image.
             ConfigError: if the pipeline's ``__call__`` has no such option.
         """
-        given = {name: value for name, value in locals().items() if name not in ("cls", "name_or_path")}
+        given = {name: as_plain(value) for name, value in locals().items() if name not in ("cls", "name_or_path")}
         generator: P = pretrained.load(cls, name_or_path, given)
         return generator
 
