@@ -11,6 +11,7 @@ from gentransforms.audit.evidence import Evidence, Measure
 from gentransforms.audit.intervals import Resamples
 from gentransforms.audit.judge import Judgement, choose_neighbours, judge_by_neighbours, judge_by_scores
 from gentransforms.audit.measures import copies, diversity, drift, faithfulness, likeness
+from gentransforms.audit.measures.needs import LABELLED, NO_LABELS
 from gentransforms.audit.neighbours import RealNeighbours, VariantNeighbours, neighbours_of_real, neighbours_of_variants
 from gentransforms.audit.pairs import Pairs
 from gentransforms.audit.pictures import choose_pictures
@@ -50,6 +51,9 @@ def analyse(
     found = measure_all(e, real, variants, judgement, resamples)
     tables = {}
     for name, (numbers, names) in attributes.items():
+        if int(numbers.bincount().max()) < 2:  # such a judge would be wrong of every image
+            found[f"drift/{name}"] = _alone("value")
+            continue
         judged = judge_by_neighbours(numbers, real, variants, choose_neighbours(numbers))
         found[f"drift/{name}"] = drift.measure_shift(name, e, numbers, judged, resamples)
         tables[name] = drift.describe_classes(e, numbers, names, judged, resamples)
@@ -79,10 +83,9 @@ def measure_all(
     near = copies.near_distance(real)
     found: dict[str, Measure | str] = dict(faithfulness.measure_faithfulness(e, real, variants, resamples))
     if judgement is None:
-        why = "no labels were given" if e.labels is None else "every class has one source: no real image of it is left to vote"
-        found["label_agreement"] = found["label_kappa"] = found["drift/classes"] = why
+        found |= dict.fromkeys(LABELLED, NO_LABELS if e.labels is None else _alone("class"))
     elif judgement.classes == 1:
-        found["label_agreement"] = found["label_kappa"] = found["drift/classes"] = "there is one class, so nothing to tell apart"
+        found |= dict.fromkeys(LABELLED, "there is one class, so nothing to tell apart")
     else:
         assert e.labels is not None
         found["label_agreement"] = faithfulness.label_agreement(e, judgement, resamples)
@@ -95,6 +98,10 @@ def measure_all(
     found |= likeness.measure_likeness(e, resamples)
     found |= copies.measure_copies(e, real, variants, near, resamples)
     return found | drift.measure_drift(e, resamples)
+
+
+def _alone(thing: str) -> str:
+    return f"every {thing} has one source: no real image of it is left to vote"
 
 
 def _judge(

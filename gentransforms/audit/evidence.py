@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gentransforms.audit.measures.needs import check_counts
 from gentransforms.errors import ConfigError, GeneratorError
 
 __all__ = ["CPU", "Evidence", "Measure", "mean_per_source"]
@@ -69,8 +70,7 @@ class Evidence:
     device: torch.device = CPU
 
     def __post_init__(self) -> None:
-        if len(self.real) < 2:
-            raise ConfigError(f"{len(self.real)} source(s) to audit: expected 2 or more, since images are compared with each other")
+        check_counts(len(self.real))
         if not len(self.variants):
             raise ConfigError("no variants to audit: expected finite images of some of the sources")
         if self.real.ndim != 2 or self.variants.ndim != 2 or self.real.shape[1] != self.variants.shape[1]:

@@ -15,7 +15,7 @@ from gentransforms.errors import ConfigError
 from gentransforms.sources import ImageSource, open_source
 from gentransforms.sources.inputs import integer
 
-__all__ = ["find_labels", "names_column", "open_labelled", "plain_label"]
+__all__ = ["find_labels", "list_labels", "names_column", "open_labelled", "plain_label"]
 
 FOLDERS = "folders"
 
@@ -80,7 +80,7 @@ def find_labels(
     if isinstance(labels, str):
         own, everywhere, known = _named(name, labels, pairs, inputs, whole=scores is not None)
     else:
-        everywhere, known = _listed(name, labels, len(pairs.source.keys)), None
+        everywhere, known = list_labels(name, labels, len(pairs.source.keys)), None
         own = [everywhere[place] for place in pairs.places]
     numbers = _check(name, own)
     kind = type(numbers[0])
@@ -143,7 +143,7 @@ def _named(
     return [one[found] for one in inputs], column or [], pairs.source.class_names(found)
 
 
-def _listed(name: str, labels: Any, count: int) -> list[Any]:
+def list_labels(name: str, labels: Any, count: int) -> list[Any]:
     """Return the labels of a list, an array, a tensor or the like.
 
     Raises:

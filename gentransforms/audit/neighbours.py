@@ -150,5 +150,5 @@ def _sort(points: Tensor, support: Tensor, indices: Tensor) -> tuple[Tensor, Ten
 
 def distances_between(points: Tensor, support: Tensor, indices: Tensor) -> Tensor:
     """Return the distance of each point (M, D) from the row of the support that `indices` (M,) names, by the difference itself."""
-    starts = range(0, len(points), _ROWS)
+    starts = range(0, max(1, len(points)), _ROWS)  # of no points: no distances, not an empty list
     return torch.cat([(points[i : i + _ROWS] - support[indices[i : i + _ROWS]]).norm(dim=1) for i in starts])

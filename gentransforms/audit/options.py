@@ -41,6 +41,8 @@ class AuditOptions:
     def __post_init__(self) -> None:
         if self.classifier is not None and self.labels is None:
             raise ConfigError("classifier: judges labels, and there are none: give labels=")
+        if type(self.seed) is not int:
+            raise ConfigError(f"seed={self.seed!r}: expected a whole number")
         if self.attributes is not None and not isinstance(self.attributes, Mapping):
             raise ConfigError(f'attributes={self.attributes!r}: expected a dict from names to labels, such as {{"age": [...]}}')
         for name in self.attributes or {}:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gentransforms.audit.reading import read_images, read_inputs
+from gentransforms.audit.reading import Read, read_images, read_inputs, read_samples
 from gentransforms.bank.absence import was_hidden
 from gentransforms.bank.format.unit import list_units, read_sidecar
 from gentransforms.bank.reader import Bank
@@ -53,17 +54,23 @@ class Pairs(ABC):
         """The keys of the sources that are audited."""
         return [self.source.keys[place] for place in self.places]
 
-    def read_sources(self, start: int, stop: int) -> tuple[Tensor, list[dict[str, Any]]]:
-        """Return the sources from `start` up to `stop`, (B, 3, *size) float32 in [0, 1], and their inputs."""
-        return read_images(self.source, self.places[start:stop], self.size, self.preserves_geometry)
+    def without(self, places: Collection[int]) -> Self:
+        """Return all but the sources at these places, such as those that cannot be read."""
+        fewer = copy.copy(self)
+        fewer.places = [place for place in self.places if place not in places]
+        return fewer
 
-    def read_inputs(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+    def read_sources(self, start: int, stop: int) -> Read:
+        """Return those of the sources from `start` up to `stop` that can be read."""
+        return read_images(self.source, self.places[start:stop], self.size, self.preserves_geometry, start)
+
+    def read_inputs(self, rows: Sequence[int]) -> list[dict[str, Any] | SourceError]:
         """Return the inputs of some of the sources, as they are now; images are decoded only where there is no other way."""
         return read_inputs(self.source, [self.places[row] for row in rows])
 
     @abstractmethod
     def read_variants(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the variants of these sources, ordered by source.
+        """Return the variants of these sources, ordered by source; those that are made need sources that can be read.
 
         Returns:
             images (M, 3, *size) float32 in [0, 1], the source of each (M,) int64 counted from 0 at the first of all, and
@@ -119,7 +126,8 @@ class BankPairs(Pairs):
             keys += [key] * len(there)
             numbers += there
             owners += [i] * len(there)
-        return self.bank.read(keys, numbers).float() / 255, torch.tensor(owners), torch.tensor(numbers)
+        owner, number = (torch.tensor(values, dtype=torch.int64) for values in (owners, numbers))
+        return self.bank.read(keys, numbers).float() / 255, owner, number
 
     @property
     def identity(self) -> str:
@@ -151,14 +159,14 @@ class GeneratorPairs(Pairs):
         self.places = space_evenly(list(range(len(source.keys))), limit)
 
     def read_variants(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        images, inputs = self.read_sources(start, stop)
-        names = [name for name in self.generator.inputs if inputs and name in inputs[0]]
-        owners = torch.arange(start, stop).repeat_interleave(self.variants)
-        numbers = torch.arange(self.variants).repeat(stop - start)
+        read = self.read_sources(start, stop)
+        names = [name for name in self.generator.inputs if read.inputs and name in read.inputs[0]]
+        rows = torch.arange(len(read.rows)).repeat_interleave(self.variants)
+        owners = torch.tensor(read.rows, dtype=torch.int64)[rows]
+        numbers = torch.arange(self.variants).repeat(len(read.rows))
         seeds = derive_seeds(self.base_seed, [self.source.keys[self.places[int(i)]] for i in owners], numbers.tolist())
-        rows = owners - start
-        given = {name: _gather([one[name] for one in inputs], rows) for name in names}
-        made, finite, _ = generate(self.generator, images[rows], seeds, given)
+        given = {name: _gather([one[name] for one in read.inputs], rows) for name in names}
+        made, finite, _ = generate(self.generator, read.images[rows], seeds, given)
         kept = finite.cpu()
         return made.cpu()[kept], owners[kept], numbers[kept]
 
@@ -189,11 +197,8 @@ def mark_some(source: ImageSource, places: Sequence[int]) -> list[bytes]:
 
     Together they tell data sets apart that have the same keys and description.
     """
-    found = []
-    for place in space_evenly(places, min(_COMPARED, len(places))):
-        (sample,) = source.read_range(place, place + 1)
-        found.append(b"" if isinstance(sample, SourceError) else mark(to_rows(sample.image)[0]).tobytes())
-    return found
+    samples = read_samples(source, space_evenly(places, min(_COMPARED, len(places))))
+    return [b"" if isinstance(sample, SourceError) else mark(to_rows(sample.image)[0]).tobytes() for sample in samples]
 
 
 def _compare_marks(bank: Bank, source: ImageSource, place_of: Mapping[str | int, int]) -> str:

@@ -59,7 +59,8 @@ def choose_pictures(
     middle = max(0, len(order) // 2 - _ROWS // 2)
 
     def rows(sources: Tensor) -> list[Row]:
-        return [_row(pairs, int(i), f"{e.keys[int(i)]}: similarity {float(per_source[int(i)]):.2f}") for i in sources]
+        found = (_row(pairs, int(i), f"{e.keys[int(i)]}: similarity {float(per_source[int(i)]):.2f}") for i in sources)
+        return [row for row in found if row is not None]
 
     worst_class, name = _worst_class(e, judgement)
     return Pictures(
@@ -73,8 +74,11 @@ def choose_pictures(
     )
 
 
-def _row(pairs: Pairs, source: int, caption: str) -> Row:
-    images, _ = pairs.read_sources(source, source + 1)
+def _row(pairs: Pairs, source: int, caption: str) -> Row | None:
+    """Return a source with its variants; None if it can no longer be read, such as one whose features were on disk."""
+    images = pairs.read_sources(source, source + 1).images
+    if not len(images):
+        return None
     made, _, _ = pairs.read_variants(source, source + 1)
     return Row(caption, [_pixels(image) for image in (images[0], *made[:_VARIANTS])])
 
@@ -89,12 +93,13 @@ def _near_copies(e: Evidence, pairs: Pairs, real: RealNeighbours, variants: Vari
         if owner in seen:
             continue
         seen.add(owner)
-        source, _ = pairs.read_sources(owner, owner + 1)
         made, _, numbers = pairs.read_variants(owner, owner + 1)
-        repeated, _ = pairs.read_sources(other, other + 1)
-        variant = made[numbers == e.number[place]][0]
+        source, repeated = (pairs.read_sources(i, i + 1).images for i in (owner, other))
+        variant = made[numbers == e.number[place]]
+        if not len(source) or not len(repeated) or not len(variant):
+            continue  # can no longer be read
         caption = f"{e.keys[owner]}, its variant {int(e.number[place])}, and {e.keys[other]}, unusually near to that variant"
-        rows.append(Row(caption, [_pixels(image) for image in (source[0], variant, repeated[0])]))
+        rows.append(Row(caption, [_pixels(image) for image in (source[0], variant[0], repeated[0])]))
         if len(rows) == _ROWS:
             break
     return rows

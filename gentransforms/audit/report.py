@@ -12,6 +12,7 @@ import PIL.Image
 from torch import Tensor
 
 from gentransforms.audit.evidence import Measure
+from gentransforms.audit.measures.integrity import tell_failed
 from gentransforms.audit.pictures import Pictures, Row
 from gentransforms.audit.verdicts import give_verdicts
 from gentransforms.errors import ConfigError
@@ -19,7 +20,7 @@ from gentransforms.errors import ConfigError
 if TYPE_CHECKING:
     from gentransforms.audit.result import Audit
 
-__all__ = ["render"]
+__all__ = ["find_jinja", "render"]
 
 _PARTS = {
     "integrity": "Integrity",
@@ -44,15 +45,13 @@ def render(audit: Audit) -> str:
     Raises:
         ConfigError: if jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise ConfigError(f"reports need jinja2 ({error}): install it with pip install 'gentransforms[audit]'") from error
+    jinja2 = find_jinja()
     template = (Path(__file__).parent / "report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(template).render(
+    page: str = environment.from_string(template).render(
         title=audit.about["bank"] or f"what {audit.about['generator']} makes",
         about={**audit.about, **{name: f"{audit.about[name]:,}" for name in ("sources", "variants", "holdout") if audit.about[name]}},
+        failed=tell_failed(audit.about.get("failed", {})),
         verdicts=give_verdicts(audit.measures),
         parts=[_part(name, title, audit) for name, title in _PARTS.items()],
         tables=_tables(audit),
@@ -61,6 +60,20 @@ def render(audit: Audit) -> str:
         histograms=[_histogram(name, *shares) for name, shares in audit.pictures.histograms.items()],
         percent=lambda share: f"{100 * share:.1f}%",
     )
+    return page
+
+
+def find_jinja() -> Any:
+    """Return the module jinja2.
+
+    Raises:
+        ConfigError: if it is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ConfigError(f"reports need jinja2 ({error}): install it with pip install 'gentransforms[audit]'") from error
+    return jinja2
 
 
 def _part(name: str, title: str, audit: Audit) -> dict[str, Any]:

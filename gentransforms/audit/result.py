@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gentransforms.audit.evidence import Measure
+from gentransforms.audit.measures.integrity import tell_failed
+from gentransforms.audit.measures.needs import Given
 from gentransforms.audit.pictures import Pictures
 from gentransforms.audit.pixels import STATISTICS
 from gentransforms.bank.selection import parse_comparison
@@ -54,16 +56,26 @@ class Audit:
     pictures: Pictures = field(repr=False)
 
     @staticmethod
-    def check_gates(gates: Sequence[str]) -> None:
+    def check_gates(gates: Sequence[str], given: Given | None = None) -> None:
         """Raise unless each gate can be asked of an audit, before the work is done.
 
+        Args:
+            gates: conditions such as ``"near_copies > 0.01"``.
+            given: what is known of the audit; None if nothing is.
+
         Raises:
-            ConfigError: if a gate is no comparison, or names a measure that no audit has.
+            ConfigError: if a gate is no comparison, or names a measure that no audit has, or not this one.
         """
         for gate in gates:
             name = parse_comparison(gate)[0]
-            if name not in NAMES and not name.startswith("drift/"):  # attributes have measures of their own
-                raise ConfigError(f"{gate!r}: no measure {name!r}: expected one of {', '.join(NAMES)}")
+            if given is None and name.startswith("drift/"):  # attributes have measures of their own
+                continue
+            names = (*NAMES, *(f"drift/{attribute}" for attribute in (given.attributes if given else ())))
+            if name not in names:
+                raise ConfigError(f"{gate!r}: no measure {name!r}: expected one of {', '.join(names)}")
+            reason = None if given is None else given.why_not(name)
+            if reason is not None:
+                raise ConfigError(f"{gate!r}: {name} cannot be measured: {reason}")
 
     def failed(self, gates: Sequence[str]) -> list[str]:
         """Return those of the gates that hold, each a condition that must not: ``"near_copies > 0.01"``.
@@ -111,6 +123,7 @@ class Audit:
     def __str__(self) -> str:
         own = ", the generator's own, which flatters it" if self.about.get("own_encoder") else ""
         lines = [f"compared by the encoder {self.about['encoder']}{own}"] if "encoder" in self.about else []
+        lines += tell_failed(self.about.get("failed", {}))
         width = max(len(name) for name in self.measures)
         for name, measure in self.measures.items():
             low_high = "" if measure.interval is None else f"  [{measure.interval[0]:.4g}, {measure.interval[1]:.4g}]"

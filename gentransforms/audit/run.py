@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from torch import Tensor
 from gentransforms.audit.analyse import analyse
 from gentransforms.audit.collect import collect_features, collect_holdout
 from gentransforms.audit.encoders import Encoder, load_encoder
-from gentransforms.audit.evidence import Evidence, Measure
-from gentransforms.audit.labels import find_labels, names_column, open_labelled
+from gentransforms.audit.evidence import Evidence
+from gentransforms.audit.labels import find_labels, list_labels, names_column, open_labelled
+from gentransforms.audit.measures.integrity import describe_failed, measure_integrity, tell_failed
+from gentransforms.audit.measures.needs import check_counts
 from gentransforms.audit.options import AuditOptions, read_options
 from gentransforms.audit.pairs import BankPairs, GeneratorPairs, Pairs
 from gentransforms.audit.progress import show_progress
@@ -28,6 +31,7 @@ from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.expected import check_is_generator
 from gentransforms.generators.registry import load_generator
 from gentransforms.paths import local_path
+from gentransforms.sources.arrow import arrow
 from gentransforms.surroundings import isolate
 
 __all__ = ["audit_bank", "audit_generator"]
@@ -61,7 +65,7 @@ def audit_bank(
         labels: ``"folders"`` for class folders, the name of a column or of one of the source's inputs, or a list with one
             label (a whole number or text) for each image of the source; None for none.
         holdout: real images that the generator was not trained on, at least as many as there are sources.
-        limit: audit only this many sources, evenly spaced.
+        limit: audit only this many sources, 2 or more, evenly spaced.
         attributes: more labels by name, such as ``{"age": "age_column"}``, whose frequencies before and after are compared.
         classifier: judges the class instead of the nearest real images: from (B, 3, H, W) float32 in [0, 1] to (B, classes)
             scores: one for each class of the whole source, in the order of the sorted labels, or of all classes that the source
@@ -78,6 +82,8 @@ def audit_bank(
     Raises:
         ConfigError: if an argument is not as described.
         BankError: if the bank was made of another source.
+        SourceError: if no image of the source, or of the holdout, can be read. Single ones that cannot be read are left out, with a
+            warning, and counted in ``measures["failed"]``; ``about["failed"]`` has their keys.
         GeneratorError: if features are not finite, or of another shape than (B, D).
 
     Example:
@@ -102,7 +108,8 @@ def audit_bank(
     }  # fmt: skip
     audit = _audit(pairs, lambda: _load_generator(opened, offline=encoder == "auto"), about, options)
     scores = mark_scores(audit.scores, hash_manifest(opened.manifest))
-    return dataclasses.replace(audit, measures={**_integrity(opened), **audit.measures}, scores=scores)
+    failed = audit.about["failed"]["sources"]["count"]
+    return dataclasses.replace(audit, measures={**measure_integrity(failed, opened), **audit.measures}, scores=scores)
 
 
 @isolate()
@@ -118,7 +125,7 @@ def audit_generator(generator: ImageGenerator | str | Path, images: Any, *, vari
             ``cache`` (of the holdout alone: variants are made again), ``device``, ``seed`` and ``progress``.
 
     Raises:
-        ConfigError, GeneratorError: as `audit_bank`.
+        ConfigError, SourceError, GeneratorError: as `audit_bank`.
 
     Example:
         >>> import torch
@@ -134,32 +141,51 @@ def audit_generator(generator: ImageGenerator | str | Path, images: Any, *, vari
     loaded = generator if isinstance(generator, ImageGenerator) else load_generator(generator)
     pairs = GeneratorPairs(loaded, open_labelled(images, chosen.given, loaded.inputs), variants, base_seed, chosen.limit)
     about = {"bank": None, "selection": None, "generator": type(loaded).__name__, "fingerprint": loaded.fingerprint()}
-    return _audit(pairs, lambda: loaded, about, chosen)
+    audit = _audit(pairs, lambda: loaded, about, chosen)
+    failed = audit.about["failed"]["sources"]["count"]
+    return dataclasses.replace(audit, measures={**measure_integrity(failed), **audit.measures})
 
 
 def _audit(pairs: Pairs, generator: Callable[[], ImageGenerator | None], about: Mapping[str, Any], options: AuditOptions) -> Audit:
+    arrow()  # of the scores, which come last
+    holdout = None if options.holdout is None else open_labelled(options.holdout, {})
+    check_counts(len(pairs.places), None if holdout is None else len(holdout))
     encoder = load_encoder(options.encoder, generator, options.device)
     classifier = None if options.classifier is None else Encoder(_name(options.classifier), options.classifier, encoder.device)
-    holdout = None if options.holdout is None else open_labelled(options.holdout, {})
     folder = None if options.cache is None else local_path(options.cache, "cache")
     with show_progress(options.progress) as progress:
         judged = {} if classifier is None else {"labels": 0}  # attributes are judged by neighbours alone
         columns = {name: given for name, given in options.given.items() if names_column(given)}
-        listed = {name: given for name, given in options.given.items() if name not in columns}
+        listed = {
+            name: given if isinstance(given, str) else list_labels(name, given, len(pairs.source))
+            for name, given in options.given.items()
+            if name not in columns
+        }
         found = {name: find_labels(name, given, pairs, (), judged.get(name)) for name, given in listed.items()}
         collected = collect_features(pairs, encoder, folder, progress, classifier)
+        tried = len(pairs.places)
+        if collected.failed:
+            pairs = pairs.without(collected.failed)
+            found = {name: find_labels(name, given, pairs, (), judged.get(name)) for name, given in listed.items()}
         judged = {} if collected.scores is None else {"labels": collected.scores.shape[1]}
         found |= {name: find_labels(name, given, pairs, collected.inputs, judged.get(name)) for name, given in columns.items()}
         labels, names = found.pop("labels", (None, []))
+        failed: dict[str, Any] = {"sources": describe_failed(pairs.source, collected.failed, tried), "holdout": None}
+        held_out = None
+        if holdout is not None:
+            held_out, lost = collect_holdout(holdout, len(collected.real), pairs, encoder, folder)
+            failed["holdout"] = describe_failed(holdout, lost, len(held_out) + len(lost))
+        if told := tell_failed(failed):
+            warnings.warn("; ".join(told), stacklevel=2)
         evidence = Evidence(
             keys=pairs.keys, real=collected.real, variants=collected.variants, owner=collected.owner, number=collected.number,
             labels=labels, classes=names, statistics=collected.statistics, variant_statistics=collected.variant_statistics,
-            holdout=None if holdout is None else collect_holdout(holdout, len(collected.real), pairs, encoder, folder),
-            device=encoder.device,
+            holdout=held_out, device=encoder.device,
         )  # fmt: skip
         attributes = {name: found[f"attributes[{name!r}]"] for name in options.attributes or {}}
         scores = None if classifier is None else (classifier.name, collected.scores, collected.variant_scores)
         described = {**about, "encoder": encoder.name, "own_encoder": encoder.own, "image_size": list(pairs.size), "seed": options.seed}
+        described["failed"] = failed
         return analyse(evidence, pairs, described, attributes, scores, options.seed)
 
 
@@ -185,19 +211,3 @@ def _load_generator(bank: Bank, offline: bool) -> ImageGenerator | None:
             'give another encoder, such as "torchvision:resnet50", or the generator\'s own as a function'
         )
     return generator
-
-
-def _integrity(bank: Bank) -> dict[str, Measure]:
-    """Count what is there of a bank and what is not; what a selection leaves out is there."""
-    there = len(bank) if bank.selection is None else len(bank.selection.kept)
-    expected = (bank.source_count - len(bank.failed)) * bank.variants
-    part = "integrity"
-    return {
-        "rows": Measure(part, len(bank), None, expected, "images in the bank; the reference is how many its sources were to have"),
-        "missing": Measure(
-            part, expected - there - len(bank.rejected), None, 0, "images that are neither there nor recorded as rejected; good is 0"
-        ),
-        "rejected": Measure(part, len(bank.rejected), None, 0, "variants of which every attempt was refused, recorded by the bank"),
-        "failed": Measure(part, len(bank.failed), None, 0, "sources that could not be read when the bank was made, recorded by it"),
-        "unpaired": Measure(part, 0, None, 0, "variants without a source; a bank that has any is not audited"),
-    }  # fmt: skip

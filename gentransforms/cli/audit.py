@@ -85,14 +85,18 @@ def audit(
       gentransforms bank audit bank photos --label-column folders --out audit --fail-if "near_copies > 0.01"
     """
     from gentransforms.audit.labels import open_labelled
+    from gentransforms.audit.measures.needs import Given, check_counts
+    from gentransforms.audit.report import find_jinja
     from gentransforms.audit.result import Audit
     from gentransforms.audit.run import audit_bank
     from gentransforms.audit.verdicts import give_verdicts
+    from gentransforms.bank.reader import Bank
     from gentransforms.sources import open_source
 
     if holdout_split is not None and holdout is None:
         raise WrongCall("--holdout-split: this is an option of the holdout: add --holdout, or omit it")
-    Audit.check_gates(fail_if or ())  # a wrong one is refused before the work
+    Audit.check_gates(fail_if or ())  # what no audit can answer is refused before anything is opened
+    find_jinja()
     attributes = {name: name for name in attribute_column or ()}
     named = {"--label-column": label_column, **{f"--attribute-column {name}": name for name in attributes}}
     read: dict[str, Any] = {"image_column": image_column, "white_level": white_level}
@@ -101,8 +105,12 @@ def audit(
     if holdout != source:  # other images, to which only a token may apply, if they are on the Hub
         hub = {"token": None if holdout is None or local_path(holdout, "--holdout").exists() else token}
     held_out = None if holdout is None else open_source(holdout, split=holdout_split, **read, **hub)
+    audited = Bank.open(bank)
+    sources, held = min(len(audited.keys), limit or len(audited.keys)), None if held_out is None else len(held_out)
+    check_counts(sources, held)
+    Audit.check_gates(fail_if or (), Given(sources, audited.variants, label_column is not None, held, attributes))
     found = audit_bank(
-        bank, opened, encoder=encoder, labels=label_column, holdout=held_out, limit=limit, attributes=attributes or None, device=device,
+        audited, opened, encoder=encoder, labels=label_column, holdout=held_out, limit=limit, attributes=attributes or None, device=device,
         cache=out / "features",
     )  # fmt: skip
     report = found.save(out)

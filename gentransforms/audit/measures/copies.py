@@ -12,6 +12,7 @@ from gentransforms.audit.evidence import CPU, Evidence, Measure, mean_per_source
 from gentransforms.audit.intervals import Jackknife, Resamples
 from gentransforms.audit.measures.left_out import LeftOut, nearest_in_two_groups, two_groups_of_neighbours
 from gentransforms.audit.measures.near_copies import measure_near_copies
+from gentransforms.audit.measures.needs import CELL, HELD_OUT, NO_HOLDOUT, few_held_out
 from gentransforms.audit.neighbours import RealNeighbours, VariantNeighbours, nearest, radii
 
 __all__ = ["c_t_score", "measure_copies", "near_distance"]
@@ -52,7 +53,7 @@ def measure_copies(
         found["source_copies"] = _NO_SCALE
     else:
         found["source_copies"] = _figure(
-            e, jackknife, (variants.own < near).double(), lambda g: (variants.own < apart(g).median() / 10).double(),
+            e, jackknife, (variants.own < near).double(), lambda g: _nearer_than(variants.own, apart(g).median() / 10),
             float((real.distances[:, 0] < near).double().mean()), 1,
             "share of variants nearer to their own source than a tenth of the median distance of real images to their nearest; good is 0",
         )  # fmt: skip
@@ -74,7 +75,7 @@ def measure_copies(
         "2022); far below the reference means copies",
     )  # fmt: skip
     if e.holdout is None:
-        return found | dict.fromkeys(("training_share", "training_share_others", "c_t"), "no holdout was given")
+        return found | dict.fromkeys(HELD_OUT, NO_HOLDOUT)
     return found | _against_holdout(e, variants, others, jackknife)
 
 
@@ -93,7 +94,7 @@ def c_t_score(training: Tensor, held_out: Tensor, made: Tensor, cells: int | Non
 
     Source: Meehan et al., "A Non-Parametric Test to Detect Data-Copying in Generative Models" (AISTATS 2020).
     """
-    cells = max(1, min(5, len(training) // 200)) if cells is None else cells
+    cells = max(1, min(5, len(training) // CELL)) if cells is None else cells
     of_held_out, of_made = (nearest(points, training, device)[0] for points in (held_out, made))
     if cells == 1:
         cell_of_held_out, cell_of_made = (torch.zeros(len(points), dtype=torch.int64) for points in (held_out, made))
@@ -133,10 +134,16 @@ def _figure(
     return Measure(_PART, value, jackknife.interval(value, left, 0.0, most), reference, meaning)
 
 
+def _nearer_than(distances: Tensor, limit: Tensor) -> Tensor:
+    """Return where distances are below a limit, as numbers: NaN if there is none, as where a group leaves one real image."""
+    return torch.where(limit.isfinite(), (distances < limit).double(), torch.nan)
+
+
 def _authentic(e: Evidence, own: Tensor, other: Tensor, other_index: Tensor, among_real: Tensor) -> Tensor:
     """Return 100 for each variant that is farther from its nearest real image, own source included, than that from its own nearest."""
     closest = torch.where(own < other, e.owner, other_index)
-    return 100 * (torch.minimum(own, other) > among_real[closest]).double()
+    radius = among_real[closest]
+    return torch.where(radius.isfinite(), 100 * (torch.minimum(own, other) > radius).double(), torch.nan)
 
 
 def _authentic_real(e: Evidence, real: RealNeighbours) -> float:
@@ -151,18 +158,16 @@ def _authentic_real(e: Evidence, real: RealNeighbours) -> float:
 def _against_holdout(e: Evidence, variants: VariantNeighbours, others: LeftOut, jackknife: Jackknife) -> dict[str, Measure | str]:
     """Compare distances to the training images with distances to as many held-out ones."""
     assert e.holdout is not None
-    if len(e.holdout) < len(e.real):
-        few = (
-            f"{len(e.holdout)} held-out images for {len(e.real)} sources: as many are needed, or distances cannot be compared; "
-            f"give more, or limit={len(e.holdout)}"
-        )
-        return dict.fromkeys(("training_share", "training_share_others", "c_t"), few)
+    few = few_held_out(len(e.holdout), len(e.real))
+    if few is not None:  # as some could not be read: fewer than that are refused before
+        return dict.fromkeys(HELD_OUT, few)
     # Evenly spaced, so that a set sorted by class keeps its classes.
     holdout = e.holdout[torch.arange(len(e.real)) * len(e.holdout) // len(e.real)]
     held_out = nearest_in_two_groups(e.variants, holdout, jackknife.held_out, e.device)
 
     def nearer(to_training: Tensor, to_held_out: Tensor) -> Tensor:
-        return (to_training < to_held_out).double() + 0.5 * (to_training == to_held_out).double()
+        values = (to_training < to_held_out).double() + 0.5 * (to_training == to_held_out).double()
+        return torch.where(to_training.isfinite(), values, torch.nan)  # of two sources, none is left to compare with
 
     found: dict[str, Measure | str] = {}
     for name, own, meaning in (

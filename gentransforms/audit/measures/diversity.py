@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from gentransforms.audit.evidence import Evidence, Measure, mean_per_source
 from gentransforms.audit.intervals import Jackknife, Resamples
 from gentransforms.audit.measures.left_out import LeftOut, two_groups_of_neighbours
+from gentransforms.audit.measures.needs import ONE_VARIANT, VARIED
 from gentransforms.audit.neighbours import RealNeighbours
 
 __all__ = ["distances_within_classes", "distances_within_groups", "duplicate_distances", "measure_diversity", "vendi_score"]
@@ -31,7 +32,7 @@ def measure_diversity(e: Evidence, real: RealNeighbours, near: float | None, res
         resamples: for the intervals.
     """
     if int(e.counts.max()) < 2:
-        return dict.fromkeys(("variant_distance", "vendi", "duplicate_variants"), "every source has one variant: nothing to compare")
+        return dict.fromkeys(VARIED, ONE_VARIANT)
     spread, vendi = _within_sources(e)
     found: dict[str, Measure | str] = {}
     jackknife = resamples.jackknife
@@ -72,7 +73,8 @@ def measure_diversity(e: Evidence, real: RealNeighbours, near: float | None, res
 
         def share_without(g: int) -> Tensor:
             kept = jackknife.groups != g
-            return share(float(apart.without(g)[0][kept].median()) / 10)[kept].nanmean()
+            scale = apart.without(g)[0][kept].median()
+            return share(float(scale) / 10)[kept].nanmean() if bool(scale.isfinite()) else scale * torch.nan
 
         value = float(share(near).nanmean())
         interval = jackknife.interval(value, share_without, 0.0, 1.0)
@@ -214,7 +216,7 @@ def _real_spread(e: Evidence, real: RealNeighbours, apart: LeftOut, jackknife: J
 
     def to_nearest(g: int | None) -> Tensor:
         distances = real.distances[:, 0] if g is None else apart.without(g)[0][jackknife.groups != g]
-        return distances.double().mean().expand(len(e.real))
+        return distances.double().where(distances.isfinite(), torch.nan).mean().expand(len(e.real))  # of two images, none is left
 
     return to_nearest, f"between a real image and its nearest other{without}"
 

@@ -37,7 +37,7 @@ def measure_drift(e: Evidence, resamples: Resamples) -> dict[str, Measure | str]
 
         def without(g: int, real: Tensor = real, shifts: Tensor = shifts) -> Tensor:
             kept = jackknife.groups != g
-            return shifts[kept].nanmean() / real[kept].std()
+            return shifts[kept].nanmean() / real[kept].std() if int(kept.sum()) > 1 else torch.tensor(torch.nan)
 
         value = float(shifts.nanmean()) / spread
         reference = float((real[halves[0]].mean() - real[halves[1]].mean()).abs()) / spread

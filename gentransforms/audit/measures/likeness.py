@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gentransforms.audit.evidence import CPU, Evidence, Measure
 from gentransforms.audit.intervals import Resamples, subsampling_interval
+from gentransforms.audit.measures.needs import SETS, few_sources
 from gentransforms.audit.neighbours import radii, squared_distances
 
 __all__ = ["frechet_distance", "kernel_distance", "measure_likeness", "precision_recall_density_coverage", "real_or_generated"]
@@ -21,7 +22,6 @@ __all__ = ["frechet_distance", "kernel_distance", "measure_likeness", "precision
 _PART = "likeness"
 _SPLITS = 20
 _MOST = 3000  # images a side: the cost of supports grows with the square
-_LEAST = 8
 _K = 5
 _FOLDS = 5
 _SEED = 0
@@ -45,10 +45,10 @@ _MEANINGS = {
 
 def measure_likeness(e: Evidence, resamples: Resamples) -> dict[str, Measure | str]:
     """Return how far variants and real images differ as sets, or why a measure is left out."""
-    names = (*_MEANINGS, "real_or_generated")
     sources = (e.counts > 0).nonzero()[:, 0]
-    if len(sources) < 2 * _LEAST:
-        return dict.fromkeys(names, f"{len(sources)} sources with variants: sets of images are compared from {2 * _LEAST} on")
+    few = few_sources(len(sources))
+    if few is not None:
+        return dict.fromkeys(SETS, few)
     taken = min(len(sources) // 2, _MOST)
     first = e.counts.cumsum(0) - e.counts
     rng = torch.Generator("cpu").manual_seed(_SEED)
