@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import io
@@ -23,6 +24,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 import gentransforms as gt
 from gentransforms.audit.evidence import Measure
+from gentransforms.audit.measures.needs import Given
 from gentransforms.audit.result import NAMES
 from gentransforms.audit.scores import COLUMNS
 from gentransforms.audit.verdicts import give_verdicts
@@ -290,6 +292,18 @@ class TestGates:
 
     def test_those_that_no_audit_can_answer_are_refused_before_the_work(self) -> None:
         gt.Audit.check_gates(["near_copies > 0.5", "drift/age > 0.1"])
+        given = Given(sources=16, variants=2, labels=True, holdout=16, attributes=["age"])
+        gt.Audit.check_gates([*(f"{name} > 0.5" for name in NAMES), "drift/age > 0.1"], given)
+        for gate, changed, match in (
+            ("drift/agee > 0", {}, "no measure 'drift/agee': expected one of .*drift/age$"),
+            ("label_kappa < 0", {"labels": False}, "label_kappa cannot be measured: no labels"),
+            ("c_t < 0", {"holdout": None}, "no holdout"),
+            ("c_t < 0", {"holdout": 15}, "15 held-out images for 16 sources: .*limit=15"),
+            ("vendi < 2", {"variants": 1}, "one variant"),
+            ("recall < 1", {"sources": 15}, "from 16 on"),
+        ):
+            with pytest.raises(ConfigError, match=match):
+                gt.Audit.check_gates([gate], dataclasses.replace(given, **changed))
         for wrong in ("mising > 0", "near_copies >", "near_copies"):
             with pytest.raises(ConfigError):
                 gt.Audit.check_gates([wrong])
@@ -477,14 +491,23 @@ class TestCommands:
             (["--limit", "0"], "limit"),
             (["--label-column", "class"], "class"),
             (["--holdout-split", "test"], "--holdout"),
+            (["--fail-if", "training_share > 0.5"], "no holdout was given"),
+            (["--fail-if", "label_agreement < 0.5"], "no labels were given"),
+            (["--fail-if", "drift/agee > 0.5", "--attribute-column", "labels"], "drift/labels"),
+            (["--fail-if", "recall < 0.5", "--limit", "15"], "from 16 on"),
+            (["--holdout", "photos/red"], "holdout: 20 held-out images for 40 sources"),
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )
-    def test_a_wrong_call_says_what(self, places: Path, options: list[str], named: str) -> None:
+    def test_a_wrong_call_says_what_before_the_work(
+        self, places: Path, options: list[str], named: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(places)
         call = ["audit", places / "bank", places / "photos", "--out", places / "audit", "--encoder", "generator"]
         found = self.call(*call, *options)
         assert found.exit_code == 2, found.output
         assert named in found.output
+        assert not (places / "audit").exists()
 
 
 class TestSourceOptions:

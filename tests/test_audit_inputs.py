@@ -314,6 +314,10 @@ class TestClassifier:
     def test_one_of_other_classes_is_refused(self, bank: Path) -> None:
         with pytest.raises(ConfigError, match=r"3 scores .* 2 classes"):
             audit(bank, labels="labels", classifier=lambda images: images.mean((2, 3)))
+        before = Pool.calls
+        with pytest.raises(ConfigError, match=r"3 scores .* 2 classes"):  # before the work, where the labels are known
+            audit(bank, labels=[i % 2 for i in range(N)], classifier=lambda images: images.mean((2, 3)))
+        assert Pool.calls == before
         with pytest.raises(ConfigError, match="labels="):
             audit(bank, classifier=lambda images: images.mean((2, 3)))
 

@@ -25,7 +25,7 @@ from gentransforms.audit.reading import read_images, read_samples
 from gentransforms.errors import GeneratorError, SourceError
 from gentransforms.sources import ImageSource
 
-__all__ = ["Collected", "collect_features", "collect_holdout"]
+__all__ = ["Collected", "collect_features", "collect_holdout", "make_probe"]
 
 _LAYOUT = "4"  # of the cached files
 _CHUNK = 256  # sources read, encoded and cached together
@@ -222,7 +222,7 @@ def _folder(cache: Path | None, encoders: Sequence[Encoder | None], pairs: Pairs
     used = [encoder for encoder in encoders if encoder is not None]
     names = [f"{encoder.name} {encoder.digest}" for encoder in used]
     digest = _digest([part.encode() for part in (_LAYOUT, *names, f"{pairs.size} {pairs.preserves_geometry}", *identity)])
-    probed = {str(i): encoder(_probe(pairs.size)) for i, encoder in enumerate(used) if not encoder.digest}
+    probed = {str(i): encoder(make_probe(pairs.size)) for i, encoder in enumerate(used) if not encoder.digest}
     # No digest covers the code of a user's function: what it returns for some images tells it from others of its name.
     for number in itertools.count():
         folder = cache / (f"{digest}-{number}" if number else digest)
@@ -245,7 +245,7 @@ def _alike(old: Tensor | None, new: Tensor) -> bool:
     return old is not None and old.shape == new.shape and torch.allclose(old, new, rtol=1e-4, atol=1e-5)
 
 
-def _probe(size: tuple[int, int]) -> Tensor:
+def make_probe(size: tuple[int, int]) -> Tensor:
     """Return four images of noise and slopes, the same at each call: (4, 3, *size)."""
     noise = torch.rand(4, 3, *size, generator=torch.Generator("cpu").manual_seed(0))
     slopes = torch.linspace(0, 1, size[1]).expand(4, 3, *size)

@@ -12,7 +12,7 @@ from gentransforms.audit.evidence import Evidence
 from gentransforms.audit.neighbours import RealNeighbours, VariantNeighbours
 from gentransforms.errors import ConfigError
 
-__all__ = ["Judgement", "choose_neighbours", "class_shares", "judge_by_neighbours", "judge_by_scores", "vote"]
+__all__ = ["Judgement", "check_scores", "choose_neighbours", "class_shares", "judge_by_neighbours", "judge_by_scores", "vote"]
 
 _MOST = 10
 _ROWS = 65_536  # judged again at once
@@ -106,14 +106,23 @@ def judge_by_scores(labels: Tensor, classes: int, sources: Tensor, variants: Ten
     Raises:
         ConfigError: if it does not give one score for each class.
     """
-    if sources.shape[1] != classes:
+    check_scores(name, sources.shape[1], classes)
+    judged = sources.argmax(dim=1)
+    return Judgement(variants.argmax(dim=1), judged, judged == labels, classes, name)
+
+
+def check_scores(name: str, scores: int, classes: int) -> None:
+    """Raise unless a classifier gives an image one score for each class.
+
+    Raises:
+        ConfigError: if it gives more or fewer.
+    """
+    if scores != classes:
         raise ConfigError(
-            f"classifier: {name} returned {sources.shape[1]} scores for an image, and there are {classes} classes: expected one for "
+            f"classifier: {name} returned {scores} scores for an image, and there are {classes} classes: expected one for "
             "each class of the source, in the order of the sorted labels or of the source's class names; if a limit leaves out classes, "
             "give the labels as a list"
         )
-    judged = sources.argmax(dim=1)
-    return Judgement(variants.argmax(dim=1), judged, judged == labels, classes, name)
 
 
 def class_shares(e: Evidence, judged: Tensor, kept: Tensor, count: int) -> Tensor:

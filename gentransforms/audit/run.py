@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from gentransforms.audit.analyse import analyse
-from gentransforms.audit.collect import collect_features, collect_holdout
+from gentransforms.audit.collect import collect_features, collect_holdout, make_probe
 from gentransforms.audit.encoders import Encoder, load_encoder
 from gentransforms.audit.evidence import Evidence
+from gentransforms.audit.judge import check_scores
 from gentransforms.audit.labels import find_labels, list_labels, names_column, open_labelled
 from gentransforms.audit.measures.integrity import describe_failed, measure_integrity, tell_failed
 from gentransforms.audit.measures.needs import check_counts
@@ -154,14 +155,18 @@ def _audit(pairs: Pairs, generator: Callable[[], ImageGenerator | None], about: 
     classifier = None if options.classifier is None else Encoder(_name(options.classifier), options.classifier, encoder.device)
     folder = None if options.cache is None else local_path(options.cache, "cache")
     with show_progress(options.progress) as progress:
-        judged = {} if classifier is None else {"labels": 0}  # attributes are judged by neighbours alone
         columns = {name: given for name, given in options.given.items() if names_column(given)}
         listed = {
             name: given if isinstance(given, str) else list_labels(name, given, len(pairs.source))
             for name, given in options.given.items()
             if name not in columns
         }
+        judged: dict[str, int] = {}  # how many scores; attributes are judged by neighbours alone
+        if classifier is not None and "labels" in listed:
+            judged["labels"] = classifier(make_probe(pairs.size)).shape[1]
         found = {name: find_labels(name, given, pairs, (), judged.get(name)) for name, given in listed.items()}
+        if classifier is not None and "labels" in listed:
+            check_scores(classifier.name, judged["labels"], len(found["labels"][1]))
         collected = collect_features(pairs, encoder, folder, progress, classifier)
         tried = len(pairs.places)
         if collected.failed:
@@ -176,7 +181,7 @@ def _audit(pairs: Pairs, generator: Callable[[], ImageGenerator | None], about: 
             held_out, lost = collect_holdout(holdout, len(collected.real), pairs, encoder, folder)
             failed["holdout"] = describe_failed(holdout, lost, len(held_out) + len(lost))
         if told := tell_failed(failed):
-            warnings.warn("; ".join(told), stacklevel=2)
+            warnings.warn("; ".join(told), stacklevel=4)  # in the call of the user
         evidence = Evidence(
             keys=pairs.keys, real=collected.real, variants=collected.variants, owner=collected.owner, number=collected.number,
             labels=labels, classes=names, statistics=collected.statistics, variant_statistics=collected.variant_statistics,

@@ -53,7 +53,7 @@ def _integrity(m: Mapping[str, Measure]) -> Verdict | None:
         return None
     if "missing" not in m:  # of a generator, whose sources alone there are
         failed = int(m["failed"].value)
-        return _verdict("check" if failed else "good", "Integrity.", f"{failed:,} sources could not be read.")
+        return _verdict("check" if failed else "good", "Integrity.", f"{failed:,} source{'' if failed == 1 else 's'} could not be read.")
     missing, failed, rejected = (int(m[name].value) for name in ("missing", "failed", "rejected"))
     level = "bad" if missing else "check" if failed or rejected else "good"
     text = f"{int(m['rows'].value):,} images; {missing:,} missing, {rejected:,} rejected, {failed:,} sources could not be read."
