@@ -13,7 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from gentransforms.bank.share.card import bank_card
 from gentransforms.errors import WeightsError
 from gentransforms.generators.card import model_card
-from gentransforms.hub.card_parts import update_card
+from gentransforms.hub.card_update import update_card
 from gentransforms.testing import FakeGenerator
 
 AUDIT = {
@@ -91,7 +91,6 @@ class TestUpdateCard:
         [
             (bank("old", license="mit"), CARDS["bank"]),
             (bank("old", license="mit").replace("# Variants made by ICGAN", "# Mine"), CARDS["bank"]),
-            (model_card(FakeGenerator(), {"license": "mit", "title": "Mine", "description": "My own."}), CARDS["model"]),
         ],
     )
     def test_a_card_of_an_earlier_version(self, old: str, new: str) -> None:
@@ -120,7 +119,7 @@ class TestUpdateCard:
     @pytest.mark.parametrize("header", ["license: [mit", "- a list", "a: b: c"])
     def test_metadata_that_cannot_be_read(self, header: str) -> None:
         with pytest.raises(
-            ValueError, match=r"^(?s:the YAML at the top of its README.md cannot be read \(.*\): correct it there, and push again)$"
+            ValueError, match=r"^(?s:the YAML at the top of its README.md cannot be read \(.*\): correct it there, then try again)$"
         ):
             update_card(f"---\n{header}\n---\n", bank("new"))
         with pytest.raises(ValueError, match="correct it there"):

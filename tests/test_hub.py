@@ -286,18 +286,36 @@ class TestPush:
         site.hub.repos["org/broken"] = Repo()
         site.hub.repos["org/broken"].commit({"README.md": b"---\nlicense: [mit\n---\n"})
         with pytest.raises(
-            WeightsError, match=r"^org/broken: the upload failed: the YAML at the top of its README.md cannot be read .* push again$"
+            WeightsError, match=r"^org/broken: the upload failed: the YAML at the top of its README.md cannot be read .* try again$"
         ):
             site.push("org/broken", token=TOKEN)
 
-    @pytest.mark.parametrize("card", [{}, {"description": "A new one."}])
-    def test_a_card_that_is_given_replaces_it(self, site: Site, card: dict[str, str]) -> None:
+    def test_an_empty_card_begins_a_new_one(self, site: Site) -> None:
         repo = site.hub.repos["org/replaced"] = Repo()
         repo.commit({"README.md": b"my own words"})
-        site.push("org/replaced", token=TOKEN, card=card)
+        site.push("org/replaced", token=TOKEN, card={})
         text = repo.commits[repo.refs["main"]]["README.md"].decode()
         assert "my own words" not in text
-        assert card.get("description", "saved with `save_pretrained`") in text
+        assert "saved with `save_pretrained`" in text
+
+    @pytest.mark.parametrize("ours", [False, True])
+    def test_sections_that_are_given_change_and_no_others(self, site: Site, ours: bool) -> None:
+        repo = site.hub.repos[f"org/sections-{ours}"] = Repo()
+        repo.commit({"README.md": (site.files["README.md"] if ours else b"") + b"\nmy own words"})
+        site.push(f"org/sections-{ours}", token=TOKEN, card={"description": "A new one.", "evaluation": "FID 400."})
+        text = repo.commits[repo.refs["main"]]["README.md"].decode()
+        for words in ("my own words", "A new one.", "## Evaluation\n\nFID 400.", "- Weights: ", "license: mit\n"):
+            assert text.count(words) == 1, words
+        assert "saved with `save_pretrained`" not in text
+
+    def test_a_card_travels_with_its_generator(self, site: Site, tmp_path: Path) -> None:
+        """From a folder to one repository and the next, through a process that knows the repository alone."""
+        gt.load_generator(site.folder).save_pretrained(tmp_path, card={"training_data": "My flowers.", "evaluation": "FID 4."})
+        repo = site.hub.repos["org/first"] = Repo()
+        repo.commit({path.name: path.read_bytes() for path in tmp_path.iterdir()})
+        site.online.submit(hub_client.push, "org/first", "org/second", token=TOKEN).result()
+        repo = site.hub.repos["org/second"]
+        assert repo.commits[repo.refs["main"]]["README.md"].decode() == (tmp_path / "README.md").read_text()
 
     def test_a_card_on_another_branch(self, site: Site) -> None:
         repo = site.hub.repos["org/branches"] = Repo()

@@ -113,7 +113,7 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
             ready = with_statistics(average, features, s.batch_size)
             save_grid(ready, images, features, out / "samples" / f"{done:07d}.png", s.truncation)
             snapshot = out / "snapshots" / f"{done:07d}"
-            export(ready, encoder, snapshot, s.truncation, {})
+            export(ready, encoder, snapshot, s.truncation, None)
             record = {"step": done, "seconds": round(pace.seconds)}
             (snapshot / "training.json").write_text(json.dumps(record) + "\n")
         if done % settings.checkpoint_every == 0 or last:

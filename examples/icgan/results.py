@@ -43,7 +43,7 @@ def save_grid(
     save_image(grid.flatten(0, 1).cpu(), path, nrow=variants + 1, padding=1)
 
 
-def export(ready: Generator, encoder: SmallResNet, folder: Path, truncation: float, card: dict[str, str]) -> ICGAN:
+def export(ready: Generator, encoder: SmallResNet, folder: Path, truncation: float, card: dict[str, str] | None) -> ICGAN:
     """Write generator and encoder as a folder that `ICGAN.from_pretrained` loads, in float16."""
     state = {name: tensor.cpu() for name, tensor in ready.state_dict().items()}
     generator = ICGAN.from_released(state, ready.config, copy.deepcopy(encoder))

@@ -26,6 +26,8 @@ from torch import Tensor
 
 import gentransforms as gt
 from gentransforms.generators.card import model_card
+from gentransforms.generators.destination import check_folder
+from gentransforms.hub.models import WEIGHTS_FILE
 from gentransforms.testing import FakeGenerator
 
 # Settings that may change when a run is resumed.
@@ -61,15 +63,15 @@ def takes_the_first(out: Path) -> bool:
     return before.get("limit") is not None and "limit_takes" not in before
 
 
-def read_card(path: Path | None) -> dict[str, Any]:
-    """Return the sections of the model card; exit if there is no such file or a section is unknown."""
+def read_card(path: Path | None) -> dict[str, Any] | None:
+    """Return the sections of the model card, None if none are given; exit if there is no such file or a section is unknown."""
     if path is None:
-        return {}
+        return None
     try:
         card = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SystemExit(f"--card {path}: {error}") from error
-    if not isinstance(card, dict):
+    if not isinstance(card, dict) or not card:
         raise SystemExit(f"--card {path}: expected names and texts, such as title: Flowers")
     try:
         model_card(FakeGenerator(), card)  # of another generator: written to no file, it shows whether these sections make a card
@@ -78,19 +80,30 @@ def read_card(path: Path | None) -> dict[str, Any]:
     return card
 
 
+def check_result(folder: Path) -> None:
+    """Exit if the result cannot be written into this folder in the end, because it holds files that are not of an earlier run."""
+    try:
+        check_folder(folder, gt.ICGAN.__name__, [WEIGHTS_FILE])
+    except gt.GentransformsError as error:
+        raise SystemExit(f"--out {folder.parent}: {error}") from error
+
+
 def main() -> None:
     """Parse the command line and run both stages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="image folder, .parquet file or torchvision:NAME:ROOT")
     parser.add_argument("--out", required=True, type=Path, help="folder for checkpoints, samples, curves and the result")
     parser.add_argument("--config", type=Path, help="YAML file of settings")
-    parser.add_argument("--card", type=Path, help="YAML file with the sections of the model card: title, license, training_data, limits, …")
+    parser.add_argument(
+        "--card", type=Path, help="YAML file with sections of the model card: title, license, training_data, …; others stay"
+    )
     parser.add_argument("--only", choices=["encoder", "generator"], help="stop after this stage")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings, for example generator.steps=500")
     args = parser.parse_args()
     settings = load_settings(args.config, args.overrides)
     settings.device = settle_device(settings.device, f"device={settings.device}")
     card = read_card(args.card)
+    check_result(args.out / "pretrained")
     images = load_images(args.data, settings.resolution, settings.limit, first=takes_the_first(args.out))
     if len(images) < 2:
         raise SystemExit(f"--data {args.data}: {len(images)} image, expected 2 or more")

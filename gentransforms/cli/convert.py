@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -55,17 +53,8 @@ def icgan(
 
     _check_destination(destination)
     try:
-        # Next to the destination, so that it can be renamed: a failed conversion leaves no incomplete folder.
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".gentransforms-", suffix=".partial", dir=destination.parent))
-        try:
-            generator = convert_icgan(source, partial, features=features)
-            destination.mkdir(exist_ok=True)
-            # The config last, because a folder without one is not taken for a generator.
-            for name in (hub.WEIGHTS_FILE, hub.CARD_FILE, hub.CONFIG_FILE):
-                (partial / name).replace(destination / name)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        destination.parent.mkdir(parents=True, exist_ok=True)  # before the weights are read: it may not be writable
+        generator = convert_icgan(source, destination, features=features)
     except GentransformsError as error:
         raise Failure(str(error)) from error
     except OSError as error:

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.arguments import Recorded, check_saveable, copy_plain
-from gentransforms.generators.card import model_card
+from gentransforms.generators.card import check_card, next_card
+from gentransforms.generators.destination import check_folder
 from gentransforms.generators.identity import describe_argument, fingerprint, named_weights, to_json, unsaved_state
 from gentransforms.generators.placement import check_placement
 from gentransforms.generators.turns import take_turn
 from gentransforms.hub import models as hub
+from gentransforms.hub.card_sections import named_parts
 from gentransforms.hub.client import sha256, upload
 from gentransforms.hub.replaced import replacing
 from gentransforms.paths import local_path
@@ -81,6 +83,7 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
     license: str | None = None
     execution_options: tuple[str, ...] = ()
     _license_link: str | None = None  # to its text, where the Hub has no name for it
+    _loaded_card: str | None = ""  # the card of where it was loaded from; None if it could not be read
     _part_licenses: Mapping[str, str | None] = MappingProxyType({})  # of LoRAs and other parts from elsewhere, by what they are
     registered: ClassVar[dict[str, type[ImageGenerator]]] = {}
     _init_config: dict[str, Any]
@@ -169,6 +172,11 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
     def _set_license(self, found: hub.License) -> None:
         self.license, self._license_link = found.name, found.link
 
+    def _remember_card(self, source: hub.Source) -> None:
+        """Keep the card of where it was loaded from, for the next one, and the licence that it states."""
+        self._loaded_card = hub.read_card(source)
+        self._set_license(hub.read_license(source, self._loaded_card or ""))
+
     @property
     def required_inputs(self) -> tuple[str, ...]:
         """The names in `inputs` that `encode` requires."""
@@ -213,21 +221,36 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
     def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None) -> None:
         """Write ``config.json``, ``model.safetensors`` and a model card, ``README.md``, into `directory`.
 
+        The card of an earlier save there is kept as it was edited, or else that of where the generator was loaded from; figures are
+        renewed. A note marks training data that were stated before the weights changed, and an evaluation of other weights or options.
+
         Args:
             directory: created if it does not exist; files of an earlier save are replaced when all are written.
             dtype: dtype of the floating weights in the file; unchanged by default.
-            card: text of the model card by section: any of ``title``, ``description``, ``training_data``, ``license``,
-                ``license_link``, ``intended_use``, ``limits``, ``evaluation``.
+            card: text of the model card by section, for those that are to change: any of ``title``, ``description``, ``training_data``,
+                ``license``, ``license_link``, ``intended_use``, ``limits``, ``evaluation``. ``card={}`` begins a new card.
 
         Raises:
             ConfigError: if the config is not JSON-able, an argument of the constructor is a module, or a section of the
                 card is unknown.
+            WeightsError: if `directory` holds a generator of another class, or files of these names that were not saved by this library.
+
+        Example:
+            >>> import tempfile
+            >>> from gentransforms.testing import FakeGenerator
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     FakeGenerator().save_pretrained(folder, card={"limits": "Blue images only.", "license": "mit"})
+            ...     FakeGenerator.from_pretrained(folder).save_pretrained(folder, card={"license": "cc-by-4.0"})
+            ...     "Blue images only." in Path(folder, "README.md").read_text()
+            True
         """
         from safetensors.torch import save_file
 
         directory = local_path(directory, "directory")
         description = {"format": "gentransforms", "format_version": FORMAT_VERSION, "class": type(self).__name__}
-        config, page = self._describe_saved(dtype, card or {})
+        check_folder(directory, type(self).__name__, [hub.WEIGHTS_FILE])
+        config = self._describe_saved(dtype, card)
+        page = next_card(self, card, directory, dtype)
         weights = {name: t.detach().cpu().contiguous().clone() for name, t in self._saved_weights().items()}
         weights = {name: t.to(dtype) if dtype is not None and t.is_floating_point() else t for name, t in weights.items()}
         with replacing(directory) as folder:
@@ -246,9 +269,8 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
         Args:
             repo_id: ``"organisation/name"``, or the name alone for a repository of your own; created if it does not exist.
             dtype: as in `save_pretrained`.
-            card: as in `save_pretrained`. Without it, the card of a repository that has one is kept, with the figures of this generator:
-                what was written on the Hub, the licence included, stays, except in cards of earlier versions, which are replaced.
-                ``card={}`` writes a new one.
+            card: as in `save_pretrained`: of a repository that has a card, the given sections are replaced, and what else was written on
+                the Hub stays, the licence included. ``card={}`` writes a new one.
             options: ``private``, ``token``, ``revision``, ``commit_message``.
 
         Raises:
@@ -256,16 +278,17 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
             WeightsError: if the Hub refuses the repository or the files.
         """
         if type(self).save_pretrained.__module__.partition(".")[0] == "gentransforms":  # another may write what ours cannot
-            self._describe_saved(dtype, card or {})
+            self._describe_saved(dtype, card)
         return upload(
             lambda directory: self.save_pretrained(directory, dtype=dtype, card=card),
             repo_id,
-            given=() if card is None else None,
+            given=None if card == {} else named_parts(card or ()),
             **options,
         )
 
-    def _describe_saved(self, dtype: torch.dtype | None, card: Mapping[str, Any]) -> tuple[str, str]:
-        """Return the configuration as JSON and the text of the card; raise ConfigError if the generator cannot be saved."""
+    def _describe_saved(self, dtype: torch.dtype | None, card: Mapping[str, Any] | None) -> str:
+        """Return the configuration as JSON; raise ConfigError if the generator cannot be saved, or not with sections of such names."""
+        check_card(card or ())
         config = self.config
         for name, value in self._init_config.items():
             if isinstance(value, nn.Module) and isinstance(config.get(name), dict):
@@ -280,7 +303,7 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
                 "argument of the constructor or a buffer; banks work as it is"
             )
         check_saveable(type(self), config)
-        return to_json(config), model_card(self, card)
+        return to_json(config)
 
     @classmethod
     @isolate_loading()
@@ -325,7 +348,7 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
         generator.name_or_path = str(name_or_path)
-        generator._set_license(hub.read_license(source))
+        generator._remember_card(source)
         return generator.to(device=place).eval()
 
     @classmethod

@@ -2,38 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from gentransforms.errors import ConfigError
+import torch
+from torch import Tensor
+
+from gentransforms.errors import ConfigError, WeightsError
+from gentransforms.generators.identity import hash_state
 from gentransforms.hub import models as hub
 from gentransforms.hub.card_parts import card_part
+from gentransforms.hub.card_sections import FIELDS, SECTIONS, UNSAID, card_section, is_model_card, named_parts
+from gentransforms.hub.card_update import update_card
 from gentransforms.wording import with_article
 
-__all__ = ["model_card"]
-
-_UNSAID = "Not stated by whoever saved these weights."
-_SECTIONS = {
-    "training_data": ("Training data", _UNSAID),
-    "evaluation": ("Evaluation", _UNSAID),
-    "intended_use": (
-        "Intended use",
-        "Augmenting training images of vision models: each image is replaced, with some probability, by a new image of the same content.",
-    ),
-    "limits": (
-        "Limits",
-        "The images are synthetic. They inherit the gaps and biases of the training data, may change features that a label or "
-        "a measurement depends on, and are not suitable for evaluation sets. Inspect a grid of them before training.",
-    ),
-}
+__all__ = ["check_card", "model_card", "next_card"]
 
 
-def model_card(generator: Any, sections: Mapping[str, Any]) -> str:
+def check_card(sections: Iterable[str]) -> None:
+    """Raise ConfigError if a section that was given for a card is unknown."""
+    if unknown := sorted(set(sections) - set(FIELDS)):
+        raise ConfigError(f"card: unknown sections {unknown}, expected title, description, license, license_link or {sorted(SECTIONS)}")
+
+
+def next_card(generator: Any, card: Mapping[str, Any] | None, directory: Path, dtype: torch.dtype | None = None) -> str:
+    """Return the card that goes into a folder: that of the generator's earlier save there, else of where it was loaded from, renewed.
+
+    Args:
+        generator: the ImageGenerator to save.
+        card: the sections that are given; an empty mapping for a card that begins anew.
+        directory: the folder, which `check_folder` has let pass.
+        dtype: dtype of the floating weights in the files; None leaves them as they are.
+
+    Raises:
+        ConfigError: if a section is unknown.
+        WeightsError: if the metadata of the card in the folder cannot be read.
+        UserWarning: if the card beside the weights could not be read when the generator was loaded.
+    """
+    if card is not None and not card:
+        return model_card(generator, card, dtype=dtype)
+    path, loaded = directory / hub.CARD_FILE, generator._loaded_card
+    there = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
+    if loaded is None and not there:
+        warnings.warn(
+            f"the card of {generator.name_or_path} could not be read when it was loaded: the new one lacks what it states; "
+            "load it again, or give the sections in card=",
+            stacklevel=4,
+        )
+    license = hub.read_license(hub.Source(directory), there).name if there and not _is_at(generator, directory) else None
+    page, given = model_card(generator, card or {}, stated=license, dtype=dtype), named_parts(card or ())
+    try:
+        if loaded and is_model_card(loaded):  # the card of another library is about another use; its licence is the generator's
+            page = update_card(loaded, page, [*given, *_known(generator)])
+        return update_card(there, page, given) if there else page
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from error
+
+
+def model_card(generator: Any, sections: Mapping[str, Any], *, stated: str | None = None, dtype: torch.dtype | None = None) -> str:
     """Return a model card for `generator` in Markdown, with the metadata that the Hub reads.
 
     Args:
         generator: the ImageGenerator to save.
         sections: text of ``title``, ``description``, ``license``, ``license_link`` and of the sections; the card says so if one is absent.
+        stated: the licence of the card that this one renews, which stays unless one is given.
+        dtype: dtype of the floating weights in the files; None leaves them as they are.
 
     Raises:
         ConfigError: if a section is unknown.
@@ -43,34 +78,51 @@ def model_card(generator: Any, sections: Mapping[str, Any]) -> str:
         >>> "library_name: gentransforms" in model_card(FakeGenerator(), {"license": "apache-2.0"})
         True
     """
-    unknown = sorted(sections.keys() - _SECTIONS.keys() - {"title", "description", "license", "license_link"})
-    if unknown:
-        raise ConfigError(f"card: unknown sections {unknown}, expected title, description, license, license_link or {sorted(_SECTIONS)}")
+    check_card(sections)
     name = type(generator).__name__
     article = with_article(name).partition(" ")[0]
     tags = ["data-augmentation", "self-supervised-learning", name.lower()]
-    license = sections.get("license", generator.license)
+    license = sections.get("license", (stated if "license_link" in sections else None) or generator.license)
     link = sections.get("license_link", generator._license_link if license == generator.license else None)
     metadata = hub.card_metadata(license, link, pipeline_tag="image-to-image", tags=tags)
     height, width = generator.image_size
-    weights = sum(tensor.numel() for tensor in generator._saved_weights().values())
+    saved = generator._saved_weights()
     figures = [
         f"- Images: {height} x {width} pixels; keeps the source's layout: {'yes' if generator.preserves_geometry else 'no'}",
-        f"- Weights: {weights:,} numbers",
+        f"- Weights: {sum(tensor.numel() for tensor in saved.values()):,} numbers",
         f"- Inputs besides the image: {', '.join(generator.inputs) or 'none'}",
+        *(f"- {what}: {text}" for what, text in generator.notes.items() if text != sections.get("license", stated or license)),
     ]
+    description = f"{article.capitalize()} `{name}` image generator for [gentransforms], saved with `save_pretrained`."
     lines = [
         f"---\n{metadata}\n---\n",
         f"# {sections.get('title', name)}\n",
-        sections.get("description", f"{article.capitalize()} `{name}` image generator for [gentransforms], saved with `save_pretrained`."),
-        "\n" + card_part("figures", "\n".join(figures)) + "\n",
-        f"- Licence: {f'[{license}]({link})' if license and link else license or _UNSAID}",
-        *(f"- {what}: {text}" for what, text in generator.notes.items() if text != license),
-        "",
+        card_part("description", sections.get("description", description)) + "\n",
+        card_part("figures", "\n".join(figures), of=_state(generator, saved, dtype)) + "\n",
+        card_part("licence", f"- Licence: {f'[{license}]({link})' if license and link else license or UNSAID}") + "\n",
         "## How to load\n",
         "```python\nimport gentransforms as gt\n",
         'augment = gt.GenerativeAugment.from_pretrained("<this repository or folder>", p=0.5)\n```\n',
     ]
-    for key, (heading, default) in _SECTIONS.items():
-        lines.append(f"## {heading}\n\n{sections.get(key, default)}\n")
+    lines += [card_section(key, str(sections.get(key, default))) + "\n" for key, (_, default) in SECTIONS.items()]
     return "\n".join(lines)
+
+
+def _state(generator: Any, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> str:
+    """Return the digests of what the generator is now; empty if weights are nowhere, as after accelerate's offloading."""
+    config = {name: value for name, value in generator.config.items() if name not in generator.execution_options}
+    try:
+        return hash_state(config, weights, dtype)
+    except WeightsError:
+        return ""
+
+
+def _known(generator: Any) -> Collection[str]:
+    # Its licence is that of the card it was loaded with, unless the attribute was set; the link to a text is an address by now.
+    return () if generator.license is None else ("licence",)
+
+
+def _is_at(generator: Any, directory: Path) -> bool:
+    """Return whether the generator was loaded from this folder, so that the licence stated there is its own."""
+    name = generator.name_or_path
+    return bool(name) and Path(str(name)).expanduser().resolve() == directory.resolve()

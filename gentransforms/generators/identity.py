@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from gentransforms.errors import ConfigError, WeightsError
 
-__all__ = ["describe_argument", "fingerprint", "hash_weights", "named_weights", "to_json", "uncompiled", "unsaved_state"]
+__all__ = ["describe_argument", "fingerprint", "hash_state", "hash_weights", "named_weights", "to_json", "uncompiled", "unsaved_state"]
 
 
 def fingerprint(kind: str, config: Mapping[str, Any], dtype: torch.dtype, weights: Mapping[str, Tensor]) -> str:
@@ -35,6 +35,28 @@ def fingerprint(kind: str, config: Mapping[str, Any], dtype: torch.dtype, weight
     digest.update(f"{kind} {to_json(config)} {dtype}".encode())
     hash_weights(digest, weights)
     return digest.hexdigest()
+
+
+def hash_state(config: Mapping[str, Any], weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> str:
+    """Return digests of weights and options, 16 hexadecimal digits each, which a card names as what its figures are about.
+
+    Weights are compared in float16, so that a generator that was saved in half the bytes has the digest of its files.
+
+    Args:
+        config: what determines the images besides the weights; JSON-able.
+        weights: weights by name, on any device.
+        dtype: dtype of the floating weights in the files; None leaves them as they are.
+    """
+
+    def coarse(tensor: Tensor) -> Tensor:
+        if is_traceable_wrapper_subclass(tensor) or not tensor.is_floating_point():
+            return tensor
+        return tensor.detach().to(dtype or tensor.dtype).to(torch.float16)
+
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(weights.items()):  # one at a time: a copy of all would not fit into memory
+        hash_weights(digest, {name: coarse(tensor)})
+    return f"{digest.hexdigest()}_{hashlib.blake2b(to_json(config).encode(), digest_size=8).hexdigest()}"
 
 
 def hash_weights(digest: Any, weights: Mapping[str, Tensor]) -> None:

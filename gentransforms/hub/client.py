@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from gentransforms.errors import BankError, GentransformsError, WeightsError
-from gentransforms.hub.card_parts import CARD_FILE, update_card
+from gentransforms.hub.card_parts import CARD_FILE
+from gentransforms.hub.card_update import update_card
 from gentransforms.hub.replaced import replaced_patterns
 
 __all__ = [

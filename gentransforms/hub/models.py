@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUNDLED", "CARD_FILE", "CONFIG_FILE", "PIPELINE_FILE", "WEIGHTS_FILE", "License", "Source", "bundled_names", "card_metadata",
-    "check_format", "own_config", "pipeline_class", "read_config", "read_license", "read_weights",
+    "check_format", "own_config", "pipeline_class", "read_card", "read_config", "read_license", "read_weights",
 ]  # fmt: skip
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -237,8 +237,21 @@ class License:
     link: str | None = None
 
 
-def read_license(source: Source) -> License:
+def read_card(source: Source) -> str | None:
+    """Return the card of a repository or folder: empty if it has none, None if it could not be fetched or read."""
+    try:
+        card = source.find_card()
+        return "" if card is None else card.read_text(encoding="utf-8-sig")
+    except Exception:  # whatever is wrong with a card, no generator should fail for it
+        return None
+
+
+def read_license(source: Source, card: str | None = None) -> License:
     """Return the licence that the card of a repository or folder states.
+
+    Args:
+        source: the repository or folder.
+        card: the text of its card, if it was read already.
 
     Example:
         >>> read_license(Source("icgan-cifar10-32")).name
@@ -246,11 +259,10 @@ def read_license(source: Source) -> License:
     """
     from huggingface_hub import ModelCard
 
+    header = re.match(r"---\s*\n.*?\n---\s*(?:\n|$)", (read_card(source) if card is None else card) or "", re.DOTALL)
     try:
-        card = source.find_card()
-        header = None if card is None else re.match(r"---\s*\n.*?\n---\s*(?:\n|$)", card.read_text(encoding="utf-8-sig"), re.DOTALL)
         data = None if header is None else ModelCard(header[0]).data
-    except Exception:  # whatever is wrong with a card, no generator should fail for it
+    except Exception:  # as in read_card
         return License()
     found, name = getattr(data, "license", None), getattr(data, "license_name", None)
     if not found and not name:

@@ -10,7 +10,8 @@ import torch
 
 from gentransforms.containers import as_plain
 from gentransforms.errors import ConfigError, WeightsError
-from gentransforms.generators.card import model_card
+from gentransforms.generators.card import check_card, next_card
+from gentransforms.generators.destination import check_folder
 from gentransforms.generators.diffusion import loading, saving
 from gentransforms.generators.diffusion.base import DiffusionGenerator
 from gentransforms.generators.diffusion.options import PRESETS, override
@@ -74,7 +75,7 @@ class PretrainedDiffusion(DiffusionGenerator):
         generator._adapter_file = adapter
         apply_state(generator._networks(), saved_state)
         generator.name_or_path = str(name_or_path)
-        generator._set_license(hub.read_license(source))
+        generator._remember_card(source)
         others = {"the LoRA": lora_places(lora), "the IP-Adapter": ip_adapter and ip_adapter[0], "the VAE": loading.vae_place(vae, base)}
         others |= cls._other_parts(parts_given, parts)
         if own_depth:  # whose licence was saved
@@ -108,13 +109,18 @@ class PretrainedDiffusion(DiffusionGenerator):
         Raises:
             ConfigError: if an option is not JSON-able, an IP-Adapter came inside a pipeline, or a network holds a LoRA that
                 is not merged, or quantised weights.
+            WeightsError: as in `ImageGenerator.save_pretrained`.
         """
-        config, page = self._describe_saved(dtype, card or {})
-        with replacing(local_path(directory, "directory")) as folder:
+        directory = local_path(directory, "directory")
+        check_folder(directory, type(self).__name__)
+        config = self._describe_saved(dtype, card)
+        page = next_card(self, card, directory, dtype)
+        with replacing(directory) as folder:
             saving.write(self, folder, config, page, dtype, self._adapter_file)
             self._save_parts(folder, dtype)
 
-    def _describe_saved(self, dtype: torch.dtype | None, card: Mapping[str, Any]) -> tuple[str, str]:
+    def _describe_saved(self, dtype: torch.dtype | None, card: Mapping[str, Any] | None) -> str:
+        check_card(card or ())
         check_saveable(self._networks())
         if self.kind == "ip-adapter" and self._adapter_file is None:
             raise ConfigError("the IP-Adapter came inside the pipeline, and its file is not known: load it with ip_adapter=(…) to save it")
@@ -124,7 +130,7 @@ class PretrainedDiffusion(DiffusionGenerator):
             options["saved_licenses"] = dict(self._part_licenses)
         if self.kind == "ip-adapter":
             options["ip_adapter"] = True
-        return saving.describe(self, options), model_card(self, card)
+        return saving.describe(self, options)
 
     @classmethod
     def _check_saved(cls, source: hub.Source, options: Mapping[str, Any]) -> None:

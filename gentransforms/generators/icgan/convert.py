@@ -7,6 +7,7 @@ from pathlib import Path
 from gentransforms.errors import ConversionError, WeightsError
 from gentransforms.generators.icgan.generator import ICGAN
 from gentransforms.generators.icgan.released import load_resnet50_features, read_released
+from gentransforms.hub.models import CARD_FILE
 from gentransforms.paths import local_path
 
 __all__ = ["convert_icgan"]
@@ -23,12 +24,13 @@ def convert_icgan(source: str | Path, destination: str | Path, *, features: str 
 
     Args:
         source: folder with ``state_dict_best*.pth`` and ``G_ema_best*.pth``.
-        destination: folder to write.
+        destination: folder to write; the card of an earlier conversion there stays as it was edited.
         features: SwAV or torchvision ResNet-50 checkpoint; without it the generator samples from given features only.
 
     Raises:
         ConversionError: if files are missing or unreadable, or keys are missing, unexpected or of the wrong shape; it lists them.
         ConfigError: if the config asks for something that the network does not support.
+        WeightsError: if `destination` holds files that are not of an earlier conversion.
     """
     state, config = read_released(source)
     try:
@@ -36,5 +38,6 @@ def convert_icgan(source: str | Path, destination: str | Path, *, features: str 
         generator = ICGAN.from_released(state, config, extractor)
     except WeightsError as error:
         raise ConversionError(f"{source}: {error}") from error
-    generator.save_pretrained(destination, card={"title": local_path(source).resolve().name, **_CARD})
+    again = (local_path(destination, "destination") / CARD_FILE).exists()
+    generator.save_pretrained(destination, card=None if again else {"title": local_path(source).resolve().name, **_CARD})
     return generator

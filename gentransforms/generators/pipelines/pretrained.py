@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from gentransforms.errors import ConfigError
-from gentransforms.generators.card import model_card
+from gentransforms.generators.card import check_card, next_card
+from gentransforms.generators.destination import check_folder
 from gentransforms.generators.diffusion import saving, state
 from gentransforms.generators.diffusion.controlled import DEPTH_MODEL
 from gentransforms.generators.diffusion.loading import add_lora
@@ -59,9 +60,9 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
         if local_path(name_or_path, "name_or_path").is_file():
             _check_unused(name_or_path, given, ("revision",), "the file is on this machine")
         pipe = load_single_file(name_or_path, config, of_source, dtype, (prior is not None, given["options"]), **passed)
-        source, had, was, options, license = hub.Source(config, **elsewhere), {}, {}, given["options"], _beside(name_or_path, of_source)
+        source, had, was, options, beside = hub.Source(config, **elsewhere), {}, {}, given["options"], _beside(name_or_path, of_source)
     else:
-        source = hub.Source(name_or_path, **of_source)
+        source, beside = hub.Source(name_or_path, **of_source), None
         if config is not None:
             raise ConfigError(f"config={config!r}: only for a single file; {source} has its own configurations")
         saved = saving.saved_options(source, cls.__name__)
@@ -79,7 +80,6 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
                 settings.check_watermark(pipe, was.get("pipe", {}))
             except ConfigError as error:
                 raise ConfigError(f"{source}: {error}") from error
-        license = hub.read_license(source)
     if given["lora"] is not None:
         add_lora(pipe, given["lora"], **elsewhere)
     parts: dict[str, Any] = {}
@@ -98,7 +98,10 @@ def load(cls: Any, name_or_path: str | Path, given: Mapping[str, Any]) -> Any:
         raise ConfigError(f"{name_or_path}: {error}") from error
     state.apply_state(generator._networks(), had.get("state") or {})
     generator.name_or_path = str(name_or_path)
-    generator._set_license(license)
+    if beside is None:
+        generator._remember_card(source)
+    else:
+        generator._set_license(beside)
     depth = given["depth_model"]
     if depth is None and "depth_estimator" in parts and not had.get("depth"):
         depth = DEPTH_MODEL
@@ -122,8 +125,9 @@ def _check_unused(name_or_path: str | Path, given: Mapping[str, Any], names: Seq
             raise ConfigError(f"{name}={given[name]!r} has no effect on {name_or_path}: {reason}; leave it out")
 
 
-def describe(generator: Any, dtype: torch.dtype | None, card: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the texts of ``config.json`` and of the model card; raise ConfigError if the generator cannot be saved."""
+def describe(generator: Any, dtype: torch.dtype | None, card: Mapping[str, Any] | None) -> str:
+    """Return the text of ``config.json``; raise ConfigError if the generator cannot be saved, or not with sections of such names."""
+    check_card(card or ())
     if dtype is not None:
         raise ConfigError(f"dtype={dtype}: load the generator with dtype={dtype} and save that; a pipeline is saved as it is")
     own = generator._own_options()
@@ -140,13 +144,16 @@ def describe(generator: Any, dtype: torch.dtype | None, card: Mapping[str, Any])
     # Whether it is offloaded is a matter of this machine, and what else compiled its networks of this process.
     here = {"offload": None} | generator._found_compiled()
     config = {name: value for name, value in generator.config.items() if "components" not in name and name not in here} | has
-    return saving.describe(generator, config), model_card(generator, card)
+    return saving.describe(generator, config)
 
 
-def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card: Mapping[str, Any]) -> None:
+def save(generator: Any, directory: str | Path, dtype: torch.dtype | None, card: Mapping[str, Any] | None) -> None:
     """Implement `PipelineVariation.save_pretrained`."""
-    config, page = describe(generator, dtype, card)
-    with replacing(local_path(directory, "directory")) as folder:
+    directory = local_path(directory, "directory")
+    check_folder(directory, type(generator).__name__)
+    config = describe(generator, dtype, card)
+    page = next_card(generator, card, directory)
+    with replacing(directory) as folder:
         generator.pipe.save_pretrained(folder, safe_serialization=True)
         if generator.prior is not None:
             generator.prior.save_pretrained(folder / _PRIOR, safe_serialization=True)

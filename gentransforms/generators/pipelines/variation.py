@@ -368,11 +368,12 @@ class PipelineVariation(PipelineNetworks):
         Raises:
             ConfigError: if an option cannot be written as JSON, or a network has an unmerged LoRA, an IP-Adapter, attention processors of
                 its own or quantised weights.
+            WeightsError: as in `ImageGenerator.save_pretrained`.
         """
         with self._lifted():
-            pretrained.save(self, directory, dtype, card or {})
+            pretrained.save(self, directory, dtype, card)
 
-    def _describe_saved(self, dtype: torch.dtype | None, card: Mapping[str, Any]) -> tuple[str, str]:
+    def _describe_saved(self, dtype: torch.dtype | None, card: Mapping[str, Any] | None) -> str:
         with self._lifted():
             return pretrained.describe(self, dtype, card)
 
