@@ -317,13 +317,20 @@ class TestConvertIcgan:
     """`gentransforms convert icgan`."""
 
     def test_converts_and_says_what_was_written(self, released: Path, tmp_path: Path) -> None:
-        for _ in range(2):  # the second time over the first
+        card = tmp_path / "new" / "out" / "README.md"
+        for again in (False, True):  # the second time over the first
+            if again:
+                card.write_text(card.read_text().replace("# ", "# My own ", 1))
             result = RUNNER.invoke(app, ["convert", "icgan", str(released), str(tmp_path / "new" / "out")])
             assert result.exit_code == 0, result.output
             assert result.stdout.startswith(f"wrote {tmp_path / 'new' / 'out'}: ICGAN, 32 x 32 pixels, ")
         assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
         assert sorted(path.name for path in (tmp_path / "new" / "out").iterdir()) == ["README.md", "config.json", "model.safetensors"]
         assert gt.load_generator(tmp_path / "new" / "out").image_size == (32, 32)
+        assert "\n# My own " in card.read_text()
+        card.write_text("mine")
+        assert "README.md is not the card of a generator" in refused("convert", "icgan", released, card.parent)
+        assert card.read_text() == "mine"
 
     def test_wrong_calls(self, released: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("x")

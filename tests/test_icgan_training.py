@@ -521,6 +521,36 @@ class TestScript:
         assert not (tmp_path / "run").exists()
         assert capsys.readouterr().out == ""
 
+    def test_a_result_that_could_not_be_written_is_refused_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "run" / "pretrained").mkdir(parents=True)
+        (tmp_path / "run" / "pretrained" / "README.md").write_text("# My project\n")
+        with pytest.raises(
+            SystemExit, match=r"^--out run: run/pretrained/README\.md is not the card of a generator .* choose a new folder"
+        ):
+            self.call(monkeypatch, tmp_path, "device=cpu")
+        assert (tmp_path / "run" / "pretrained" / "README.md").read_text() == "# My project\n"
+
+    def test_the_card_of_an_earlier_call(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was edited in it, and what an earlier --card stated, stays; a --card changes what it names."""
+        (tmp_path / "photos").mkdir()
+        for i, photo in enumerate(photos()):
+            Image.fromarray(photo.permute(1, 2, 0).numpy()).save(tmp_path / "photos" / f"{i:03d}.png")
+        card = {"title": "Flowers", "license": "mit", "training_data": "36 photos.", "evaluation": "0.71 of them.", "limits": "No weeds."}
+        (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
+        (tmp_path / "other.yaml").write_text(yaml.safe_dump({"limits": "None."}))
+        page = tmp_path / "run" / "pretrained" / "README.md"
+        tiny = [*TINY, "generator.steps=1", "encoder.epochs=1"]
+        self.call(monkeypatch, tmp_path, *tiny, "--card", "card.yaml")
+        page.write_text(page.read_text().replace("# Flowers", "# Ann's flowers"))
+        edited = page.read_text()
+        self.call(monkeypatch, tmp_path, *tiny)
+        assert page.read_text() == edited
+        self.call(monkeypatch, tmp_path, *tiny, "generator.truncation=1.2", "--card", "other.yaml")
+        assert gt.load_generator(page.parent).truncation == 1.2
+        for words in ("# Ann's flowers", "license: mit", "\n\n36 photos.", "it may no longer hold.*\n\n0.71 of them.", "\n\nNone."):
+            assert words in page.read_text()
+        assert "No weeds." not in page.read_text()
+
     def test_one_image(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "photos").mkdir()
         Image.new("RGB", (32, 32)).save(tmp_path / "photos" / "a.png")

@@ -375,6 +375,16 @@ class TestTravels:
         with pytest.raises(WeightsError, match=r"README\.md is not the card of a generator"):
             generator.save_pretrained(tmp_path / "sd")
 
+    def test_by_a_pipeline_of_diffusers(self, tmp_path: Path) -> None:
+        from diffusers import StableDiffusionImg2ImgPipeline
+
+        pipeline().save_pretrained(tmp_path / "first", card=CARD)
+        pipe = StableDiffusionImg2ImgPipeline.from_pretrained(tmp_path / "first")
+        gt.PipelineVariation.from_pipeline(pipe, strength=0.75, num_inference_steps=2).save_pretrained(tmp_path / "second")
+        text = read(tmp_path / "second")
+        assert (section(text, "Training data"), section(text, "Limits")) == ("My 36 photos.", "No weeds.")
+        assert section(text, "Evaluation") == f"{NOTE}\n\nAgreement 0.71."
+
     def test_the_licence_of_the_attribute(self, tmp_path: Path) -> None:
         Tinted(6).save_pretrained(tmp_path / "first", card=CARD)
         generator = gt.load_generator(tmp_path / "first")

@@ -67,6 +67,7 @@ def icgan(
 
 def _check_destination(destination: Path) -> None:
     from gentransforms.errors import WeightsError
+    from gentransforms.generators.destination import check_folder
     from gentransforms.hub import models as hub
 
     if destination.exists() and not destination.is_dir():
@@ -79,3 +80,7 @@ def _check_destination(destination: Path) -> None:
         found = None
     if found is None or found.get("class") != "ICGAN":
         raise WrongCall(f"DST {destination}: this folder holds other files: choose a new or empty one")
+    try:
+        check_folder(destination, "ICGAN")
+    except WeightsError as error:
+        raise WrongCall(f"DST {error}") from error

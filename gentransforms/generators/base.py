@@ -172,10 +172,11 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
     def _set_license(self, found: hub.License) -> None:
         self.license, self._license_link = found.name, found.link
 
-    def _remember_card(self, source: hub.Source) -> None:
+    def _remember_card(self, source: hub.Source | None) -> None:
         """Keep the card of where it was loaded from, for the next one, and the licence that it states."""
-        self._loaded_card = hub.read_card(source)
-        self._set_license(hub.read_license(source, self._loaded_card or ""))
+        if source is not None:
+            self._loaded_card = hub.read_card(source)
+            self._set_license(hub.read_license(source, self._loaded_card or ""))
 
     @property
     def required_inputs(self) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ def next_card(generator: Any, card: Mapping[str, Any] | None, directory: Path, d
         return model_card(generator, card, dtype=dtype)
     path, loaded = directory / hub.CARD_FILE, generator._loaded_card
     there = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
-    if loaded is None and not there:
+    if loaded is None and generator.name_or_path is not None and not there:
         warnings.warn(
             f"the card of {generator.name_or_path} could not be read when it was loaded: the new one lacks what it states; "
             "load it again, or give the sections in card=",

@@ -13,7 +13,7 @@ from gentransforms.errors import GentransformsError
 from gentransforms.hub import models as hub
 from gentransforms.paths import local_path
 
-__all__ = ["add_licenses", "lora_places", "read_licenses", "read_own_license"]
+__all__ = ["add_licenses", "lora_places", "own_source", "read_licenses", "read_own_license"]
 
 
 def read_licenses(parts: Mapping[str, Any], where: Mapping[str, Any]) -> dict[str, str | None]:
@@ -54,13 +54,19 @@ def add_licenses(saved: Mapping[str, str | None], parts: Mapping[str, Any], wher
     return found
 
 
-def read_own_license(loaded: Any) -> hub.License:
-    """Return the licence on the card of where a pipeline or network was loaded from, as far as it is on this machine."""
+def own_source(loaded: Any) -> hub.Source | None:
+    """Return where a pipeline or network was loaded from, as far as it is on this machine; None if it was built from parts."""
     place = getattr(loaded, "name_or_path", None) or getattr(getattr(loaded, "config", None), "_name_or_path", None)
     try:
-        return hub.read_license(hub.Source(str(place or ""), local_files_only=True))
-    except GentransformsError:  # it was built from parts
-        return hub.License()
+        return hub.Source(str(place or ""), local_files_only=True)
+    except GentransformsError:
+        return None
+
+
+def read_own_license(loaded: Any) -> hub.License:
+    """Return the licence on the card of where a pipeline or network was loaded from."""
+    source = own_source(loaded)
+    return hub.License() if source is None else hub.read_license(source)
 
 
 def lora_places(choice: Any) -> list[Any]:

@@ -75,11 +75,12 @@ def update_card(there: str, new: str, given: Collection[str] = ()) -> str:
     found = {match["name"]: match for match in PART.finditer(new)}
     old = {match["name"]: match[0] for match in PART.finditer(there)}
     parts = {name: match[0] for name, match in found.items() if name in given or name not in _STATED}
-    renewed = {name for name in old.keys() & found.keys() - parts.keys() if is_default(old[name])}
+    left_open = {name for name in old.keys() - parts.keys() if is_default(old[name])}
+    renewed = {name for name in left_open & found.keys() if not is_default(found[name][0])}
     if "licence" in renewed and has_license(there):  # somebody edited the metadata alone
         renewed.remove("licence")
     parts |= {name: found[name][0] for name in renewed}
-    for name in set(outgrown(there, new)) & old.keys() - parts.keys():
+    for name in set(outgrown(there, new)) & old.keys() - parts.keys() - left_open:
         newer = found[name][0] if name in found else ""
         parts[name] = newer if newer and not is_default(newer) and not is_noted(newer) else with_note(old[name])
     described = {match["of"] for match in found.values() if match["of"]}
@@ -116,15 +117,20 @@ def _replace_unmarked(there: str, new: str, given: Collection[str]) -> str:
 
 
 def _with_license(there: str, new: str) -> str:
-    """Return the card that is there with the licence in the metadata of a new one."""
+    """Return the card that is there with the licence in the metadata of a new one, in the place of the old one."""
+    from huggingface_hub.repocard_data import CardData
+
     card, stated = _read(there), _read(new).data
     if all(card.data.get(name) == stated.get(name) for name in _LICENCE_FIELDS):
         return there
-    for name in _LICENCE_FIELDS:
-        card.data.pop(name, None)
-        if (value := stated.get(name)) is not None:
-            card.data[name] = value
-    return str(card)
+    fields: dict[str, Any] = {}
+    old = card.data.to_dict()
+    for name, value in (old if "license" in old else {"license": None, **old}).items():
+        if name == "license":
+            fields |= {key: stated.get(key) for key in _LICENCE_FIELDS if stated.get(key) is not None}
+        elif name not in _LICENCE_FIELDS:
+            fields[name] = value
+    return f"---\n{CardData(**fields).to_yaml()}\n---\n{card.text}"
 
 
 def _read(text: str) -> Any:

@@ -16,7 +16,7 @@ from gentransforms.generators.diffusion import loading, saving
 from gentransforms.generators.diffusion.base import DiffusionGenerator
 from gentransforms.generators.diffusion.options import PRESETS, override
 from gentransforms.generators.diffusion.state import apply_state, check_saveable, holds_lora
-from gentransforms.generators.part_licenses import add_licenses, lora_places, read_licenses, read_own_license
+from gentransforms.generators.part_licenses import add_licenses, lora_places, own_source, read_licenses
 from gentransforms.generators.placement import check_placement
 from gentransforms.hub import models as hub
 from gentransforms.hub.replaced import replacing
@@ -87,7 +87,7 @@ class PretrainedDiffusion(DiffusionGenerator):
     def _of_pipeline(cls: type[G], pipe: Any, options: dict[str, Any]) -> G:
         """Do what `from_pipeline` says."""
         generator = cls(pipe, **options)
-        generator._set_license(read_own_license(pipe))
+        generator._remember_card(own_source(pipe))
         lora = any(map(holds_lora, generator._networks().values()))
         inside: dict[str, Any] = (
             {"the IP-Adapter": None} if generator.kind == "ip-adapter" else {}

@@ -17,7 +17,7 @@ from gentransforms.generators.diffusion.faster.execution import CompileMode
 from gentransforms.generators.diffusion.options import image_size as checked_size
 from gentransforms.generators.diffusion.prompts.encoding import check_prompts
 from gentransforms.generators.diffusion.prompts.templates import fill_templates, template_fields
-from gentransforms.generators.part_licenses import read_own_license
+from gentransforms.generators.part_licenses import own_source, read_own_license
 from gentransforms.generators.pipelines import adapters, calls, control, pretrained, priors, settings, sizes, texts
 from gentransforms.generators.pipelines.execution.caching import check_cache
 from gentransforms.generators.pipelines.execution.compiling import check_compiling
@@ -199,7 +199,7 @@ class PipelineVariation(PipelineNetworks):
             "offload": offload,
         }
         generator = cls(pipe, prior=prior, depth_estimator=depth_estimator, cache=cache, **given, **options)
-        generator._set_license(read_own_license(pipe))
+        generator._remember_card(own_source(pipe))
         parts = {"the prior": prior, "the depth model": generator.depth_estimator if generator._own_depth else None}
         generator._part_licenses = {what: read_own_license(part).name for what, part in parts.items() if part is not None}
         return generator
