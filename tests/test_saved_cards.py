@@ -356,7 +356,7 @@ class TestTravels:
         Tinted(6).save_pretrained(tmp_path / "second")
         gt.load_generator(tmp_path / "first").save_pretrained(tmp_path / "second")
         text = read(tmp_path / "second")
-        assert all(words in text for name, words in CARD.items() if name != "title")
+        assert all(words in text for words in CARD.values())
         assert ModelCard.load(tmp_path / "second/README.md").data.license == "cc-by-4.0"
 
     def test_the_words_of_the_folder_count_more(self, tmp_path: Path) -> None:
@@ -384,6 +384,15 @@ class TestTravels:
         text = read(tmp_path / "second")
         assert (section(text, "Training data"), section(text, "Limits")) == ("My 36 photos.", "No weeds.")
         assert section(text, "Evaluation") == f"{NOTE}\n\nAgreement 0.71."
+
+    def test_broken_metadata_of_where_it_was_loaded_from(self, tmp_path: Path) -> None:
+        Tinted(6).save_pretrained(tmp_path / "first", card=CARD)
+        edit(tmp_path / "first", ("license: cc-by-4.0", "license: [cc"))
+        generator = gt.load_generator(tmp_path / "first")
+        with pytest.raises(WeightsError, match=f"(?s)^{tmp_path}/first: the YAML at the top of its README.md cannot be read"):
+            generator.save_pretrained(tmp_path / "second", card={"license": "mit"})
+        assert not (tmp_path / "second").exists()
+        generator.save_pretrained(tmp_path / "second", card={})
 
     def test_the_licence_of_the_attribute(self, tmp_path: Path) -> None:
         Tinted(6).save_pretrained(tmp_path / "first", card=CARD)

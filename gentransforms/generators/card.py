@@ -38,7 +38,7 @@ def next_card(generator: Any, card: Mapping[str, Any] | None, directory: Path, d
 
     Raises:
         ConfigError: if a section is unknown.
-        WeightsError: if the metadata of the card in the folder cannot be read.
+        WeightsError: if the metadata of the card are needed and cannot be read.
         UserWarning: if the card beside the weights could not be read when the generator was loaded.
     """
     if card is not None and not card:
@@ -53,12 +53,9 @@ def next_card(generator: Any, card: Mapping[str, Any] | None, directory: Path, d
         )
     license = hub.read_license(hub.Source(directory), there).name if there and not _is_at(generator, directory) else None
     page, given = model_card(generator, card or {}, stated=license, dtype=dtype), named_parts(card or ())
-    try:
-        if loaded and is_model_card(loaded):  # the card of another library is about another use; its licence is the generator's
-            page = update_card(loaded, page, [*given, *_known(generator)])
-        return update_card(there, page, given) if there else page
-    except ValueError as error:
-        raise WeightsError(f"{path}: {error}") from error
+    if loaded and is_model_card(loaded):  # the card of another library is about another use; its licence is the generator's
+        page = _update(str(generator.name_or_path), loaded, page, [*given, *_known(generator)])
+    return _update(str(path), there, page, given) if there else page
 
 
 def model_card(generator: Any, sections: Mapping[str, Any], *, stated: str | None = None, dtype: torch.dtype | None = None) -> str:
@@ -106,6 +103,13 @@ def model_card(generator: Any, sections: Mapping[str, Any], *, stated: str | Non
     ]
     lines += [card_section(key, str(sections.get(key, default))) + "\n" for key, (_, default) in SECTIONS.items()]
     return "\n".join(lines)
+
+
+def _update(where: str, there: str, new: str, given: Collection[str]) -> str:
+    try:
+        return update_card(there, new, given)
+    except ValueError as error:
+        raise WeightsError(f"{where}: {error}") from error
 
 
 def _state(generator: Any, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable
 from gentransforms.hub.card_parts import PART, card_part
 
 __all__ = [
-    "FIELDS", "SECTIONS", "UNSAID", "card_section", "has_license", "is_default", "is_model_card", "is_noted", "mark_sections",
-    "named_parts", "outgrown", "with_note", "with_title",
+    "FIELDS", "SECTIONS", "UNSAID", "card_section", "has_default_title", "has_license", "is_default", "is_model_card", "is_noted",
+    "mark_sections", "named_parts", "outgrown", "with_note", "with_title",
 ]  # fmt: skip
 
 UNSAID = "Not stated by whoever saved these weights."
@@ -62,6 +62,12 @@ def has_license(text: str) -> bool:
     """Return whether the metadata of a card state a licence."""
     header = _HEADER.match(text)
     return bool(header and re.search(r"^license(?:_name)?:[ \t]*(?!null\b|[~#])\S", header["yaml"] or "", re.MULTILINE))
+
+
+def has_default_title(text: str) -> bool:
+    """Return whether the title of a card is the name of the generator's class, which is among its tags in lower case."""
+    header, title = _HEADER.match(text), _title(text).removeprefix("# ")
+    return bool(header and title and re.search(rf"^- {re.escape(title.lower())}$", header["yaml"] or "", re.MULTILINE))
 
 
 def is_default(part: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from gentransforms.hub.card_parts import CARD_FILE, MARK, PART
 from gentransforms.hub.card_sections import (
     SECTIONS,
+    has_default_title,
     has_license,
     is_default,
     is_model_card,
@@ -89,7 +90,7 @@ def update_card(there: str, new: str, given: Collection[str] = ()) -> str:
             there = there[: match.start()].rstrip("\n") + "\n\n" + there[match.end() :].lstrip("\n")
     updated = PART.sub(lambda match: parts.get(match["name"], match[0]), there).rstrip("\n")
     text = "\n\n".join([updated, *(parts[name] for name in given if name in parts and name not in old)]) + "\n"
-    if of_generator and "title" in given:
+    if of_generator and ("title" in given or has_default_title(there)):
         text = with_title(text, new)
     return _with_license(text, new) if "licence" in {*given, *renewed} else text
 
