@@ -105,7 +105,7 @@ class TestRefused:
         with pytest.raises(WeightsError, match=r"config\.json is not of a generator"):
             check_folder(tmp_path, "Tinted")
 
-    @pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"---\nlicense: mit\n---\nMine", b"---\nlibrary_name: diffusers\n---\n"])
+    @pytest.mark.parametrize("text", [b"\xff\xfe", b"---\nlicense: mit\n---\nMine", b"---\nlibrary_name: diffusers\n---\n"])
     @pytest.mark.parametrize("saved", [False, True])
     def test_cards(self, text: bytes, saved: bool, tmp_path: Path) -> None:
         if saved:
@@ -167,6 +167,17 @@ class TestRefused:
 
 
 class TestSavedAgain:
+    @pytest.mark.parametrize("text", ["", "---\nlicense: mit\ntags:\n- flowers\n---\n", "---\nlicense: mit\ntags: [flowers]\n---"])
+    def test_the_clone_of_a_new_repository(self, text: str, tmp_path: Path) -> None:
+        """Its card has metadata at most, which stay."""
+        (tmp_path / "README.md").write_text(text)
+        FakeGenerator().save_pretrained(tmp_path)
+        saved = ModelCard.load(tmp_path / "README.md", ignore_metadata_errors=False)
+        assert is_model_card(str(saved))
+        if text:
+            assert (saved.data.license, "flowers" in saved.data.tags) == ("mit", True)
+            assert FakeGenerator.from_pretrained(tmp_path).license == "mit"
+
     """Saved into the folder of an earlier save."""
 
     @ALL

@@ -9,7 +9,7 @@ from typing import Any
 
 from gentransforms.errors import WeightsError
 from gentransforms.hub import models as hub
-from gentransforms.hub.card_sections import is_model_card
+from gentransforms.hub.card_sections import is_empty, is_model_card
 
 __all__ = ["check_folder"]
 
@@ -27,8 +27,8 @@ def check_folder(directory: Path, kind: str, written: Collection[str] = ()) -> N
         written: names of the files at its top that the class writes, besides ``config.json`` and the card.
 
     Raises:
-        WeightsError: if ``config.json`` is not ours or that of another class, ``README.md`` is not the card of a generator, or other files
-            would be replaced in a folder that nothing of ours was saved into.
+        WeightsError: if ``config.json`` is not ours or that of another class, ``README.md`` is neither the card of a generator nor empty,
+            or other files would be replaced in a folder that nothing of ours was saved into.
     """
     if not directory.exists():
         return
@@ -38,7 +38,7 @@ def check_folder(directory: Path, kind: str, written: Collection[str] = ()) -> N
     description, text = _read_config(config), _read_text(card)
     if _is_there(config) and description.get("format") != "gentransforms":
         raise WeightsError(f"{config} is not of a generator that was saved with gentransforms, and is not replaced: {_ADVICE}")
-    if _is_there(card) and (text is None or not is_model_card(text)):
+    if _is_there(card) and (text is None or not (is_model_card(text) or is_empty(text))):
         raise WeightsError(f"{card} is not the card of a generator that was saved with gentransforms, and is not replaced: {_ADVICE}")
     if description and description.get("class") != kind:
         raise WeightsError(

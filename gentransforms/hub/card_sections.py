@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable
 from gentransforms.hub.card_parts import PART, card_part
 
 __all__ = [
-    "FIELDS", "SECTIONS", "UNSAID", "card_section", "has_default_title", "has_license", "is_default", "is_model_card", "is_noted",
-    "mark_sections", "named_parts", "outgrown", "with_note", "with_title",
+    "FIELDS", "SECTIONS", "UNSAID", "card_section", "has_default_title", "has_license", "is_default", "is_empty", "is_model_card",
+    "is_noted", "mark_sections", "named_parts", "outgrown", "with_note", "with_title",
 ]  # fmt: skip
 
 UNSAID = "Not stated by whoever saved these weights."
@@ -56,6 +56,12 @@ def is_model_card(text: str) -> bool:
     """Return whether a card is that of a generator of ours, however it was edited, and not one of a bank, a project or another library."""
     header = _HEADER.match(text)
     return bool(header and _OURS.search(header["yaml"] or "")) or bool(_FIGURES.search(text))
+
+
+def is_empty(text: str) -> bool:
+    """Return whether a card has metadata at most, as that of a new repository of the Hub, which are not those of another library."""
+    header = _HEADER.match(text)
+    return not text[_begin(text) :].strip() and "library_name:" not in (header["yaml"] or "" if header else "")
 
 
 def has_license(text: str) -> bool:
