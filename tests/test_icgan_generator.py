@@ -239,6 +239,29 @@ class TestSaving:
         with pytest.raises(WeightsError, match="changed after loading"):
             generator.save_pretrained(tmp_path)
 
+    @pytest.mark.parametrize("part", ["network", "feature_extractor"])
+    def test_diverged_weights_are_not_saved(self, part: str, tmp_path: Path) -> None:
+        """NaN differs from NaN: the network seemed to be changed after loading."""
+        tiny().save_pretrained(tmp_path / "before")
+        generator, value = tiny(), float("nan" if part == "network" else "inf")
+        if part == "network":
+            state = {name: t.clone() for name, t in generator._released.items()}
+            state["linear.weight"][0, 0] = value
+            generator = gt.ICGAN.from_released(state, generator.architecture, generator.feature_extractor)
+        else:
+            generator.feature_extractor.stem[0].weight[0, 0, 0, 0] = value
+        name = {"network": r"network\.linear\.weight", "feature_extractor": r"feature_extractor\.stem\.0\.weight"}[part]
+        with pytest.raises(WeightsError, match=rf"1 of the \d+ weights hold NaN or infinity, such as {name}: the training"):
+            generator.save_pretrained(tmp_path / "after")
+        assert not (tmp_path / "after").exists()
+
+    def test_weights_that_overflow_in_use_are_not_saved(self, tmp_path: Path) -> None:
+        state = {name: t.clone() for name, t in tiny()._released.items()}
+        state["linear.bias"][0] = 1e6
+        generator = gt.ICGAN.from_released(state, tiny().architecture).to(torch.float16)
+        with pytest.raises(WeightsError, match=r"network\.linear_bias holds NaN or infinity in torch\.float16, though"):
+            generator.save_pretrained(tmp_path)
+
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
     def test_the_slightest_training_is_a_change(self, dtype: torch.dtype, tmp_path: Path) -> None:
         generator = tiny().to(dtype)

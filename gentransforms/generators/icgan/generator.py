@@ -258,13 +258,15 @@ class ICGAN(ImageGenerator):
             self._released = _Released({name: t.cpu() for name, t in self._released.items()})
 
     def _saved_weights(self) -> dict[str, Tensor]:
+        loaded = self._loaded_weights()
+        _refuse_nonfinite(loaded, {f"network.{name}": tensor for name, tensor in named_weights(self.network).items()})
         # The network runs on folded weights, from which the released ones cannot be recovered; these are kept as loaded.
         if not self._is_folded(_DTYPES):
             raise WeightsError(
                 "the network's weights were changed after loading: the saved format holds the weights before folding, "
                 "so train with examples/icgan/train.py and convert the result"
             )
-        return self._loaded_weights()
+        return loaded
 
     def _identity_weights(self) -> dict[str, Tensor]:
         if self._is_folded((self.dtype,)):
@@ -282,6 +284,20 @@ class ICGAN(ImageGenerator):
         """Return whether the weights in use are the folded released ones, rounded to some of the dtypes."""
         folded = fold(self._released, self.architecture, torch.float64)
         return all(bool(_is_rounded(t.cpu(), folded[name], dtypes).all()) for name, t in named_weights(self.network).items())
+
+
+def _refuse_nonfinite(loaded: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> None:
+    """Raise WeightsError if weights hold NaN or infinity, as they were loaded or as the network computes with them."""
+    if bad := [name for name, tensor in loaded.items() if not tensor.isfinite().all()]:
+        raise WeightsError(
+            f"{len(bad)} of the {len(loaded)} weights hold NaN or infinity, such as {bad[0]}: the training that made them diverged; go "
+            "back to a checkpoint before that, and train on with a lower learning rate or in float32"
+        )
+    if bad := [name for name, tensor in used.items() if not tensor.isfinite().all()]:
+        raise WeightsError(
+            f"{bad[0]} holds NaN or infinity in {used[bad[0]].dtype}, though the loaded weights are finite: load the generator again, with "
+            "dtype=torch.float32 if the weights are too large for another, or find what changed them"
+        )
 
 
 def _is_rounded(found: Tensor, folded: Tensor, dtypes: Sequence[torch.dtype]) -> Tensor:
