@@ -9,12 +9,14 @@ discriminators look at the encoder's feature maps.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from pathlib import Path
 
 import kornia.augmentation as K
 import torch
 from checkpoints import atomic_save, seed_step
+from divergence import read_checkpoint, refuse_divergence, remove_mark
 from instances import instance_features, nearest_neighbours, whiten
 from networks import ConditionalNorm, Discriminator, FeatureHeads, Generator
 from pace import Pace
@@ -30,7 +32,7 @@ from gentransforms.generators.icgan.features import SmallResNet
 
 
 def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, out: Path, progress: Progress) -> Generator:
-    """Train on `images` (N, 3, R, R) uint8; return the averaged generator. Resumes from ``out/generator.pt``."""
+    """Train on `images` (N, 3, R, R) uint8; return the averaged generator. Resumes from ``out/generator.pt``; exits if it diverges."""
     s, device = settings.generator, torch.device(settings.device)
     config = build_config(settings)
     images = images.to(device)
@@ -50,12 +52,13 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
     optimizer_G = torch.optim.Adam(generator.parameters(), lr=s.learning_rate_G, betas=(0.0, 0.999), fused=fused)
     optimizer_D = torch.optim.Adam(critic.parameters(), lr=s.learning_rate_D, betas=(0.0, 0.999), fused=fused)
     parts = {"generator": generator, "critic": critic, "average": average, "optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
-    path, start, before = out / "generator.pt", 0, 0.0
-    if path.exists():
-        state = torch.load(path, map_location=device, weights_only=True)
+    start, before, state = 0, 0.0, read_checkpoint(settings, out, "generator", device)
+    if state is not None:
         start, before = state["step"], state["seconds"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
+        for optimizer, rate in ((optimizer_G, s.learning_rate_G), (optimizer_D, s.learning_rate_D)):
+            optimizer.param_groups[0]["lr"] = rate  # lower ones than in the checkpoint, if training diverged after it
     if settings.compile:  # in place: the names of the weights stay
         generator.compile()
         critic.compile()
@@ -63,6 +66,13 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
     writer = SummaryWriter(str(out / "tensorboard" / "generator"), purge_step=start)
     task = progress.add_task("generator", total=s.steps, completed=start)
     mixed = {"device_type": device.type, "dtype": getattr(torch, settings.precision), "enabled": settings.precision != "float32"}
+    refuse = functools.partial(refuse_divergence, settings, out, "generator")
+
+    def ready_at(step: int) -> Generator:
+        ready = with_statistics(average, features, s.batch_size)
+        refuse(step, {"average with standing statistics": ready})
+        return ready
+
     done = start
     position = pace.position(done)
     while position < s.steps:
@@ -105,25 +115,32 @@ def train_generator(images: Tensor, encoder: SmallResNet, settings: Settings, ou
         position = pace.position(done)
         last = position >= s.steps
         progress.update(task, completed=min(position, s.steps))
+        losses = {"loss D": loss_D, "loss G": loss_G, "feature distance": distance}
         if done % settings.log_every == 0:
-            for name, value in {"D": loss_D, "G": loss_G, "feature_distance": distance}.items():
-                writer.add_scalar(f"generator/{name}", value.item(), done)
+            losses = {name: value.item() for name, value in losses.items()}
+            refuse(done, losses)
+            for name, value in zip(("D", "G", "feature_distance"), losses.values(), strict=True):
+                writer.add_scalar(f"generator/{name}", value, done)
+        samples, saves = is_sampled(done, settings.sample_every) or last, done % settings.checkpoint_every == 0 or last
+        if samples or saves:
+            refuse(done, losses | parts)
         # Before the checkpoint, so that a run killed in between writes its snapshot again.
-        if is_sampled(done, settings.sample_every) or last:
-            ready = with_statistics(average, features, s.batch_size)
+        if samples:
+            ready = ready_at(done)
             save_grid(ready, images, features, out / "samples" / f"{done:07d}.png", s.truncation)
             snapshot = out / "snapshots" / f"{done:07d}"
             export(ready, encoder, snapshot, s.truncation, None)
             record = {"step": done, "seconds": round(pace.seconds)}
             (snapshot / "training.json").write_text(json.dumps(record) + "\n")
-        if done % settings.checkpoint_every == 0 or last:
+        if saves:
             # A stage that its seconds have ended is complete, too.
             ended = {"step": s.steps if last else done, "seconds": pace.seconds}
-            atomic_save({name: part.state_dict() for name, part in parts.items()} | ended, path)
+            atomic_save({name: part.state_dict() for name, part in parts.items()} | ended, out / "generator.pt")
+            remove_mark(out)
             found = f"D {loss_D.item():.3f} G {loss_G.item():.3f} dist {distance.item():.3f}"
             print(f"step {done}/{s.steps} {found} {pace.seconds:.0f} s", flush=True)
     writer.close()
-    return with_statistics(average, features, s.batch_size)
+    return ready_at(done)
 
 
 def is_sampled(step: int, every: int) -> bool:

@@ -23,10 +23,11 @@ from pathlib import Path
 import kornia.augmentation as K
 import torch
 from checkpoints import atomic_save
+from divergence import is_finite
 from einops import rearrange
 from images import load_images, load_labels
 from rich.progress import track
-from shared import settle_device, settle_precision
+from shared import refuse_useless_out, settle_device, settle_precision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -79,8 +80,13 @@ def _pair(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def load_judge(folder: str | Path) -> Judge:
-    """Return the classifier of a finished run in eval mode."""
-    state = torch.load(Path(folder) / "classifier.pt", map_location="cpu", weights_only=True)
+    """Return the classifier of a finished run in eval mode; exit if the folder holds none, or one that diverged."""
+    path = Path(folder) / "classifier.pt"
+    if not path.is_file():
+        raise SystemExit(f"no {path}: expected a folder written by classifier.py")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not is_finite(state["weights"]):
+        raise SystemExit(f"{path} holds NaN or infinity, with which every image would be of the first class: train it again")
     judge = Judge(**state["arguments"])
     judge.names = state["names"]
     judge.load_state_dict(state["weights"])
@@ -90,7 +96,7 @@ def load_judge(folder: str | Path) -> Judge:
 def train_judge(
     images: Tensor, labels: Tensor, epochs: int, seed: int, width: int = 256, device: str = "cpu", precision: str = "bfloat16"
 ) -> Judge:
-    """Train on images (N, 3, R, R) uint8 with labels (N,) integer."""
+    """Train on images (N, 3, R, R) uint8 with labels (N,) integer; exit if the loss or a weight becomes NaN or infinite."""
     torch.manual_seed(seed)
     judge = Judge(int(labels.max()) + 1, images.shape[-1], width, precision)
     some = torch.randperm(len(images))[: max(20, 2_000_000 // images.shape[-1] ** 2)]
@@ -122,6 +128,11 @@ def train_judge(
             optimizer.step()
             schedule.step()
         print(f"epoch {epoch + 1}/{epochs} loss {loss.item():.4f}", flush=True)
+        if not is_finite([loss, judge.state_dict()]):
+            narrow = "" if precision == "float32" else f", or --precision float32 (now {precision})"
+            raise SystemExit(
+                f"the classifier diverged in epoch {epoch + 1}: loss {loss.item():.4f}; try another --seed (now {seed}){narrow}"
+            )
     return judge.eval()
 
 
@@ -153,19 +164,23 @@ def main() -> None:
     parser.add_argument("--precision", choices=["auto", "bfloat16", "float32"], default="auto", help="auto: what the device computes in")
     args = parser.parse_args()
     args.device = settle_device(args.device, f"--device {args.device}")
+    refuse_useless_out(args.out, "--out")
     (labels, names), (expected, test_names) = load_labels(args.train), load_labels(args.test)
     if names != test_names:
         raise SystemExit(f"--train has the classes {names}, --test {test_names}: expected the same in both")
-    images = load_images(args.train, args.size)
+    images, test_images = load_images(args.train, args.size), load_images(args.test, args.size)
+    args.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     precision, said = settle_precision(args.precision, None, args.device)
     print(said, flush=True)
     judge = train_judge(images, labels, args.epochs, args.seed, args.width, args.device, precision)
     seconds = time.perf_counter() - start
-    guesses, _ = predict(judge, load_images(args.test, args.size))
+    # Saved before it is tested: what may go wrong then costs no training.
+    (args.out / "classifier.json").unlink(missing_ok=True)  # of an earlier classifier
+    weights = {name: tensor.cpu() for name, tensor in judge.state_dict().items()}
+    atomic_save({"arguments": judge.arguments, "names": names, "weights": weights}, args.out / "classifier.pt")
+    guesses, _ = predict(judge, test_images)
     accuracy = (guesses == expected).float().mean().item()
-    args.out.mkdir(parents=True, exist_ok=True)
-    atomic_save({"arguments": judge.arguments, "names": names, "weights": judge.cpu().state_dict()}, args.out / "classifier.pt")
     record = {
         "test_accuracy": round(accuracy, 4),
         "epochs": args.epochs,

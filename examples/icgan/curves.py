@@ -4,7 +4,7 @@
         --judge runs/judge --test test.parquet --x steps --out capacity
 
 Every snapshot makes `--variants` images of each of `--limit` test images, with the same seeds, and the classifier of
-classifier.py evaluates them. Writes OUT.json and OUT.png, and with --losses also the training losses of the first run.
+classifier.py evaluates them. Writes OUT.json after each snapshot, OUT.png, and with --losses also the training losses of the first run.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from classifier import Judge, load_judge, predict
 from evaluate import choose_labels, generate, load_sources
 from images import load_images, load_labels
 from measures import agreement, distance_from_source, diversity, spread_of_classes
+from shared import refuse_useless_out, write_whole
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -49,6 +50,13 @@ def main() -> None:
     runs = {name: Path(folder) for name, _, folder in (item.rpartition("=") for item in args.run)}
     if "" in runs or len(runs) < len(args.run):
         raise SystemExit(f"--run {' --run '.join(args.run)}: expected NAME=FOLDER each, with different names")
+    name = args.out.name.removesuffix(".json").removesuffix(".png")
+    if not name:
+        raise SystemExit(f"--out {args.out}: expected a path without suffix, such as {args.out.parent / 'quality'}")
+    out = args.out.with_name(name)
+    refuse_useless_out(out.parent, f"--out {args.out}: folder")
+    snapshots = {name: find_snapshots(folder) for name, folder in runs.items()}
+    losses = read_losses(next(iter(runs.values()))) if args.losses else {}
     judge = load_judge(args.judge)
     labels, names = load_labels(args.test)
     if names != judge.names:
@@ -56,40 +64,57 @@ def main() -> None:
     expected = choose_labels(labels, args.limit)
     sources = load_images(args.test, judge.arguments["size"], args.limit)
     load = functools.cache(lambda size: load_images(args.test, size, args.limit))  # all snapshots of a run have one size
-    table = {name: measure_run(folder, judge, sources, expected, args.variants, load) for name, folder in runs.items()}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.with_suffix(".json").write_text(json.dumps(table, indent=2) + "\n")
-    draw(table, args.x, args.out.with_suffix(".png"))
-    if args.losses:
-        draw_losses(next(iter(runs.values())), args.out.with_name(f"{args.out.name}-losses.png"))
-
-
-def measure_run(
-    run: Path, judge: Judge, sources: Tensor, expected: Tensor, variants: int, load: Callable[[int], Tensor]
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Return one record per snapshot of `run`, in the order of training.
-
-    `sources` (N, 3, S, S) are of the classifier's size; `load` returns them in another, for larger generators.
-    """
     _, real = predict(judge, sources)
     spread = spread_of_classes(real, expected)
-    encoder_seconds = torch.load(run / "encoder.pt", map_location="cpu", weights_only=True)["seconds"]
-    records = []
-    for folder in sorted(path.parent for path in run.glob("snapshots/*/training.json")):
-        generator = gt.load_generator(folder)
-        made = generate(generator, load_sources(load, generator, sources), expected, variants, seed=0, size=sources.shape[-1])
-        predicted, features = predict(judge, made.flatten(0, 1))
-        features = features.unflatten(0, made.shape[:2])
-        training = json.loads((folder / "training.json").read_text())
-        records.append({
-            "steps": training["step"],
-            "hours": round((encoder_seconds + training["seconds"]) / 3600, 3),
-            "label_agreement": round(agreement(predicted.view(made.shape[:2]), expected)[0], 4),
-            "distance_from_source": round(distance_from_source(features, real, spread), 4),
-            "diversity": round(diversity(features, spread), 4),
-        })  # fmt: skip
-        print(run, records[-1], flush=True)
-    return records
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table: dict[str, list[dict[str, Any]]] = {}
+    for name, folder in runs.items():
+        encoder_seconds = torch.load(folder / "encoder.pt", map_location="cpu", weights_only=True)["seconds"]
+        for snapshot in snapshots[name]:
+            record = measure(snapshot, judge, sources, expected, real, spread, args.variants, load)
+            training = json.loads((snapshot / "training.json").read_text())
+            hours = round((encoder_seconds + training["seconds"]) / 3600, 3)
+            table.setdefault(name, []).append({"steps": training["step"], "hours": hours} | record)
+            print(folder, table[name][-1], flush=True)
+            with write_whole(_beside(out, ".json")) as partial:
+                partial.write_text(json.dumps(table, indent=2) + "\n")
+    draw(table, args.x, _beside(out, ".png"))
+    if args.losses:
+        draw_losses(losses, _beside(out, "-losses.png"))
+
+
+def find_snapshots(run: Path) -> list[Path]:
+    """Return the folders of a run's snapshots, in the order of training; exit if it has none, or is no run."""
+    found = sorted(path.parent for path in run.glob("snapshots/*/training.json"))
+    for path, there in ((run, run.is_dir()), (run / "encoder.pt", (run / "encoder.pt").is_file()), (run / "snapshots", found)):
+        if not there:
+            raise SystemExit(f"--run {run}: {path} {'is empty' if path.is_dir() else 'does not exist'}: expected a run of train.py")
+    return found
+
+
+def measure(
+    snapshot: Path, judge: Judge, sources: Tensor, expected: Tensor, real: Tensor, spread: Tensor, variants: int,
+    load: Callable[[int], Tensor],
+) -> dict[str, Any]:  # fmt: skip
+    """Return the figures of one snapshot.
+
+    `sources` (N, 3, S, S) are of the classifier's size, `real` (N, D) their features in it and `spread` (N,) those of their classes;
+    `load` returns the sources in another size, for larger generators.
+    """
+    generator = gt.load_generator(snapshot)
+    made = generate(generator, load_sources(load, generator, sources), expected, variants, seed=0, size=sources.shape[-1])
+    predicted, features = predict(judge, made.flatten(0, 1))
+    features = features.unflatten(0, made.shape[:2])
+    return {
+        "label_agreement": round(agreement(predicted.view(made.shape[:2]), expected)[0], 4),
+        "distance_from_source": round(distance_from_source(features, real, spread), 4),
+        "diversity": round(diversity(features, spread), 4),
+    }
+
+
+def _beside(out: Path, ending: str) -> Path:
+    """Return `out` with something behind it; with_suffix would take the 5 of ``lr0.5`` for a suffix."""
+    return out.with_name(out.name + ending)
 
 
 def draw(table: dict[str, list[dict[str, Any]]], x: str, path: Path) -> None:
@@ -106,12 +131,21 @@ def draw(table: dict[str, list[dict[str, Any]]], x: str, path: Path) -> None:
     plt.close(figure)
 
 
-def draw_losses(run: Path, path: Path) -> None:
-    """Draw the curves that train.py wrote for TensorBoard."""
+def read_losses(run: Path) -> dict[str, dict[int, float]]:
+    """Return the curves that train.py wrote for TensorBoard, by step; exit if one is missing."""
     names = ["encoder/loss", "generator/D", "generator/G", "generator/feature_distance"]
-    figure, axes = plt.subplots(1, len(names), figsize=(13, 2.8), layout="constrained")
-    for ax, name in zip(axes, names, strict=True):
-        points = scalars(run / "tensorboard" / name.partition("/")[0], name)
+    try:
+        return {name: scalars(run / "tensorboard" / name.partition("/")[0], name) for name in names}
+    except (KeyError, OSError) as error:
+        raise SystemExit(
+            f"--losses: {run / 'tensorboard'} lacks curves ({error}): expected those of train.py; leave --losses out"
+        ) from error
+
+
+def draw_losses(losses: dict[str, dict[int, float]], path: Path) -> None:
+    """Draw one panel per curve."""
+    figure, axes = plt.subplots(1, len(losses), figsize=(13, 2.8), layout="constrained")
+    for ax, (name, points) in zip(axes, losses.items(), strict=True):
         ax.plot(points.keys(), points.values(), linewidth=0.8)
         ax.set(title=name, xlabel="step")
         ax.grid(alpha=0.3)

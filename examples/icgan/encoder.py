@@ -6,12 +6,15 @@ global views (multi-crop; Caron et al., "SwAV", NeurIPS 2020). Small views are c
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 from pathlib import Path
 
 import kornia.augmentation as K
 import torch
 from checkpoints import atomic_save, seed_step
+from divergence import read_checkpoint, refuse_divergence, remove_mark
 from pace import Pace
 from rich.progress import Progress
 from settings import Settings
@@ -23,7 +26,7 @@ from gentransforms.generators.icgan.features import SmallResNet
 
 
 def train_encoder(images: Tensor, settings: Settings, out: Path, progress: Progress) -> SmallResNet:
-    """Train on `images` (N, 3, R, R) uint8 and return the encoder in eval mode; resumes from ``out/encoder.pt``."""
+    """Train on `images` (N, 3, R, R) uint8 and return the encoder in eval mode; resumes from ``out/encoder.pt``, exits if it diverges."""
     s, device = settings.encoder, torch.device(settings.device)
     batch_size = min(s.batch_size, len(images))
     steps_per_epoch = len(images) // batch_size
@@ -36,8 +39,8 @@ def train_encoder(images: Tensor, settings: Settings, out: Path, progress: Progr
     optimizer = torch.optim.AdamW(parameters, lr=s.learning_rate, weight_decay=s.weight_decay, fused=device.type == "cuda")
     large, small = (max(8, round(settings.resolution * side / 8) * 8) for side in (s.view_side, s.local_side))
     kinds = [(2, _augmentations(large, s.crop_scale, 1.0)), (s.local_views, _augmentations(small, s.local_scale, s.crop_scale))]
-    path, start, before, warmup = out / "encoder.pt", 0, 0.0, warmup_of(s.warmup_steps, s.epochs, steps_per_epoch)
-    state = torch.load(path, map_location=device, weights_only=True) if path.exists() else None
+    start, before, warmup = 0, 0.0, warmup_of(s.warmup_steps, s.epochs, steps_per_epoch)
+    state = read_checkpoint(settings, out, "encoder", device)
     if state is not None:
         start, before = state["step"], state["seconds"]
         warmup = state.get("warmup", s.warmup_steps)  # earlier versions took all of them
@@ -47,6 +50,9 @@ def train_encoder(images: Tensor, settings: Settings, out: Path, progress: Progr
     if state is not None:
         for name, part in parts.items():
             part.load_state_dict(state[name])
+        (group,) = optimizer.param_groups
+        group["lr"] *= s.learning_rate / group["initial_lr"]  # lower than in the checkpoint, if training diverged after it
+        group["initial_lr"], schedule.base_lrs = s.learning_rate, [s.learning_rate]
 
     def project(groups: list[Tensor]) -> Tensor:
         return head(torch.cat([encoder.maps(group)[-1].mean(dim=(2, 3)) for group in groups]))
@@ -56,7 +62,10 @@ def train_encoder(images: Tensor, settings: Settings, out: Path, progress: Progr
     task = progress.add_task("encoder", total=total, completed=start)
     images = images.to(device)
     step, order, drawn = start, torch.empty(0, dtype=torch.int64), -1
+    refuse = functools.partial(refuse_divergence, settings, out, "encoder")
     last = pace.position(step) >= total
+    if last:
+        settle_statistics(encoder, images)
     while not last:
         seed_step(settings.seed, step)
         epoch, i = divmod(step, steps_per_epoch)
@@ -79,14 +88,21 @@ def train_encoder(images: Tensor, settings: Settings, out: Path, progress: Progr
         last = position >= total
         progress.update(task, completed=min(position, total))
         if step % settings.log_every == 0:
-            writer.add_scalar("encoder/loss", loss.item(), step)
+            read = loss.item()
+            refuse(step, {"loss": read})
+            writer.add_scalar("encoder/loss", read, step)
         if step % settings.checkpoint_every == 0 or last:
+            states = {name: part.state_dict() for name, part in parts.items()}
+            if last:  # what is complete is finite, its settled statistics too
+                states = copy.deepcopy(states)
+                settle_statistics(encoder, images)
+            refuse(step, {"loss": loss} | parts)
             # A stage that its seconds have ended is complete, too.
             ended = {"step": total if last else step, "seconds": pace.seconds, "warmup": warmup}
-            atomic_save({name: part.state_dict() for name, part in parts.items()} | ended, path)
+            atomic_save(states | ended, out / "encoder.pt")
+            remove_mark(out)
             print(f"encoder step {step}/{total} loss {loss.item():.4f} {pace.seconds:.0f} s", flush=True)
     writer.close()
-    settle_statistics(encoder, images)
     return encoder.requires_grad_(False)
 
 

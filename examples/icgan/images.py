@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +13,16 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 import gentransforms as gt
+from gentransforms.paths import local_path
 from gentransforms.sources import ImageSource
+from gentransforms.sources.contents import is_litter
 from gentransforms.sources.folder import ImageFolderSource
+from gentransforms.sources.image_column import features_of
+from gentransforms.sources.inputs import choose_columns, names_in_feature
+from gentransforms.sources.parquet import ParquetSource
+from gentransforms.sources.split_files import find_files
+
+SHOWN = 5  # of the images that cannot be read, all of which are counted
 
 
 def load_images(source: str, size: int, limit: int | None = None, first: bool = False) -> Tensor:
@@ -23,6 +31,9 @@ def load_images(source: str, size: int, limit: int | None = None, first: bool = 
     `source` is whatever `gentransforms.open_source` takes, such as a folder or a ``.parquet`` file, or
     ``torchvision:NAME:ROOT``, for example ``torchvision:CIFAR10:/data``; its test images are ``torchvision:CIFAR10:/data:test``.
     With `limit` there are at most so many, evenly spaced, or the `first` ones.
+
+    Raises:
+        SystemExit: if there are none, or some cannot be read: with their number and the first of them.
     """
     return torch.cat(list(iterate_images(source, size, limit, first)))
 
@@ -34,13 +45,22 @@ def iterate_images(source: str, size: int, limit: int | None = None, first: bool
     rows = range(count) if first or count == len(opened) else spaced(len(opened), limit).tolist()
     samples = opened.read_range(0, count) if isinstance(rows, range) else (next(iter(opened.read_range(row, row + 1))) for row in rows)
     batch: list[Tensor] = []
+    broken: list[str] = []
     for row, sample in zip(rows, samples, strict=True):
         if isinstance(sample, gt.GentransformsError):
-            raise SystemExit(f"image {opened.keys[row]!r} of {source!r} cannot be read: {sample}")
+            broken.append(f"{opened.keys[row]!r} ({sample})")
+        if broken:  # no batch follows, but the other images are tried, so that all can be repaired at once
+            continue
         batch.append(_square(sample.image, size))
         if len(batch) == batch_size or row == rows[-1]:
             yield torch.stack(batch)
             batch = []
+    if broken:
+        more = f", and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+        raise SystemExit(
+            f"{len(broken)} of the {count} images of {source!r} cannot be read: {', '.join(broken[:SHOWN])}{more}; "
+            "repair them, or leave them out"
+        )
 
 
 def open_images(source: str) -> ImageSource:
@@ -54,25 +74,58 @@ def open_images(source: str) -> ImageSource:
 def load_labels(source: str) -> tuple[Tensor, list[str]]:
     """Return the labels (N,) int64 of `source` in the order of `load_images`, and the names of the classes.
 
-    For measuring, never for training a generator. `source` is a ``.parquet`` file with a column ``label`` (the names are
-    those that Hugging Face ``datasets`` left in its metadata, else the numbers), a folder with a subfolder per class
-    (numbered by name), or ``torchvision:NAME:ROOT``.
+    For measuring, never for training a generator. `source` is a ``.parquet`` file, or a folder of those of one split, with a column
+    ``labels``, ``label`` or ``cls`` (the names are those that Hugging Face ``datasets`` left in its metadata, else the numbers), a folder
+    with a subfolder per class (numbered by name), or ``torchvision:NAME:ROOT``.
+
+    Raises:
+        SystemExit: if there are no labels, or they are those of another kind of source.
     """
     if source.startswith("torchvision:"):
         dataset = open_torchvision(source)
         names = getattr(dataset, "classes", None)
         return _numbered(source, [dataset[i][1] for i in range(len(dataset))], None if names is None else list(names))
-    if source.endswith(".parquet"):
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(source, columns=["label"])
-        about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-        names = about.get("info", {}).get("features", {}).get("label", {}).get("names")
-        return _numbered(source, table.column(0).to_pylist(), names)
+    if source.endswith(".parquet") and Path(source).is_file():
+        return _of_columns(source)
     opened = open_images(source)
-    if not isinstance(opened, ImageFolderSource) or not opened.classes:
-        raise SystemExit(f"{source!r} has images outside a class folder: expected one subfolder per class")
-    return torch.tensor(opened.labels), opened.classes
+    if isinstance(opened, ParquetSource):
+        return _of_columns(source)
+    if not isinstance(opened, ImageFolderSource):
+        raise SystemExit(f"{source!r}: its labels are not read: expected a folder with a subfolder per class, or Parquet files")
+    if opened.labels is None:
+        stray = next((f", such as {key!r}" for key in opened.keys if "/" not in str(key)), "")
+        raise SystemExit(f"{source!r} has images outside a class folder{stray}: expected one subfolder per class")
+    return _numbered(source, opened.labels, opened.classes or None)
+
+
+def _of_columns(source: str) -> tuple[Tensor, list[str]]:
+    """Return the labels of Parquet files, in the order in which `open_images` reads them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = local_path(source, "source")
+    files = find_files(path)
+    others = sorted({file for file in path.rglob("*.parquet") if not is_litter(file.name)} - {*files})
+    if others:  # of several splits the training images are read: they would be the test images, too
+        raise SystemExit(
+            f"{source!r} holds files of several splits, such as {files[0].name} and {others[0].name}: name one file, or move them apart"
+        )
+    try:
+        schema = pq.read_schema(files[0])
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{files[0]}: cannot be read as a Parquet file: {error}") from error
+
+    def usable(name: str, column: str) -> bool:
+        return name == "labels" and not pa.types.is_nested(schema.field(column).type)
+
+    column = choose_columns(schema.names, None, usable, source).get("labels")
+    if column is None:
+        raise SystemExit(
+            f"{source!r} has no labels among its columns {', '.join(map(repr, schema.names))}: "
+            "expected one called 'label', 'labels' or 'cls'; rename the column with the classes"
+        )
+    labels = [label for file in files for label in pq.read_table(file, columns=[column]).column(0).to_pylist()]
+    return _numbered(source, labels, names_in_feature(features_of(schema).get(column)))
 
 
 def _numbered(source: str, labels: Iterable[Any], names: list[str] | None) -> tuple[Tensor, list[str]]:

@@ -44,9 +44,13 @@ def save_grid(
 
 
 def export(ready: Generator, encoder: SmallResNet, folder: Path, truncation: float, card: dict[str, str] | None) -> ICGAN:
-    """Write generator and encoder as a folder that `ICGAN.from_pretrained` loads, in float16."""
+    """Write generator and encoder as a folder that `ICGAN.from_pretrained` loads, in float16 where that can hold them."""
     state = {name: tensor.cpu() for name, tensor in ready.state_dict().items()}
     generator = ICGAN.from_released(state, ready.config, copy.deepcopy(encoder))
     generator.truncation = truncation
-    generator.save_pretrained(folder, dtype=torch.float16, card=card)
+    tensors = [*state.values(), *encoder.state_dict().values()]
+    fits = all(bool(t.to(torch.float16).isfinite().all()) for t in tensors if t.is_floating_point())
+    if not fits:
+        print(f"{folder}: some weights are beyond the range of float16, so they are written in float32", flush=True)
+    generator.save_pretrained(folder, dtype=torch.float16 if fits else torch.float32, card=card)
     return generator

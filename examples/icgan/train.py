@@ -17,11 +17,21 @@ from typing import Any
 
 import torch
 import yaml
+from divergence import read_mark, remedies
 from encoder import train_encoder
 from images import load_images
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from settings import Settings, load_settings
-from shared import flatten, read_record, refuse_another_run, settle_device, settle_precision, write_record
+from shared import (
+    flatten,
+    name_changes,
+    read_record,
+    refuse_another_run,
+    refuse_useless_out,
+    settle_device,
+    settle_precision,
+    write_record,
+)  # fmt: skip
 from torch import Tensor
 
 import gentransforms as gt
@@ -45,13 +55,26 @@ def read_begun(out: Path) -> dict[str, Any]:
 def open_run(out: Path, settings: Settings, images: Tensor) -> None:
     """Write ``settings.yaml``, with a hash of the images; exit if the folder holds a run of other settings or images.
 
-    A run that ended before its first checkpoint starts again, perhaps with other settings, and so do its curves.
+    A run that ended before its first checkpoint starts again, perhaps with other settings, and so do its curves. One that diverged may
+    go on with lower learning rates or in float32, and ``after_divergence`` says from where.
     """
     record = flatten(settings) | {"images_sha256": hashlib.sha256(images.numpy().tobytes()).hexdigest()}
     if settings.limit is not None and not takes_the_first(out):
         record["limit_takes"] = "evenly spaced images"
-    if read_begun(out):
-        refuse_another_run(out, record, FREE)
+    if before := read_begun(out):
+        record |= {name: before[name] for name in ("after_divergence",) if name in before}
+        may_change = FREE | remedies(out)
+        begins = not (out / "generator.pt").exists()
+        if begins:  # the encoder does not depend on them
+            may_change |= {name for name in record if name.startswith("generator.")}
+        refuse_another_run(out, record, may_change)
+        changed = sorted(name for name in may_change - FREE if before.get(name) != record[name])
+        if begins and any(name.startswith("generator.") for name in changed):
+            for folder in ("snapshots", "samples", "tensorboard/generator"):
+                shutil.rmtree(out / folder, ignore_errors=True)
+        if changed and (mark := read_mark(out)):
+            said = f"{mark['stage']} from step {mark['step']}: {', '.join(name_changes(changed, before, record))}"
+            record["after_divergence"] = [*record.get("after_divergence", []), said]
     elif (out / "settings.yaml").exists():
         shutil.rmtree(out / "tensorboard", ignore_errors=True)
     write_record(out, record)
@@ -103,6 +126,7 @@ def main() -> None:
     settings = load_settings(args.config, args.overrides)
     settings.device = settle_device(settings.device, f"device={settings.device}")
     card = read_card(args.card)
+    refuse_useless_out(args.out, "--out")
     check_result(args.out / "pretrained")
     images = load_images(args.data, settings.resolution, settings.limit, first=takes_the_first(args.out))
     if len(images) < 2:

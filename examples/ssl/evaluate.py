@@ -181,7 +181,8 @@ def main() -> None:
         "options": asdict(options),
     }  # fmt: skip
     report = start_report(out, about, tuple(args.methods))
-    folder = out.with_name(f"{out.stem}-linear")  # of a probe that is not yet done; a run's own folder holds the run's checkpoints
+    # Of a probe that is not yet done; a run's own folder holds the run's checkpoints. Not out.stem: of lr0.3 and lr0.5 it is the same.
+    folder = out.with_name(f"{out.name.removesuffix('.json')}-linear")
 
     def keep(found: dict[str, Any]) -> None:
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # with several devices, one of the processes reports
