@@ -134,8 +134,11 @@ def draw(table: dict[str, list[dict[str, Any]]], x: str, path: Path) -> None:
 def read_losses(run: Path) -> dict[str, dict[int, float]]:
     """Return the curves that train.py wrote for TensorBoard, by step; exit if one is missing."""
     names = ["encoder/loss", "generator/D", "generator/G", "generator/feature_distance"]
+    folders = {name: run / "tensorboard" / name.partition("/")[0] for name in names}
     try:
-        return {name: scalars(run / "tensorboard" / name.partition("/")[0], name) for name in names}
+        if absent := next((folder for folder in folders.values() if not folder.is_dir()), None):
+            raise FileNotFoundError(f"no {absent}")
+        return {name: scalars(folder, name) for name, folder in folders.items()}
     except (KeyError, OSError) as error:
         raise SystemExit(
             f"--losses: {run / 'tensorboard'} lacks curves ({error}): expected those of train.py; leave --losses out"
