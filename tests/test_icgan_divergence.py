@@ -144,8 +144,6 @@ class TestGenerator:
             with pytest.raises(SystemExit, match=r"generator step 1: loss G .* the generator begins again, as it has no checkpoint yet"):
                 run(tmp_path, *high, "sample_every=100")
         assert not (tmp_path / "generator.pt").exists()
-        curves = example("curves").scalars(tmp_path / "tensorboard" / "generator", "generator/D")
-        assert example("divergence").is_finite(curves)
         (tmp_path / "snapshots" / "0000001").mkdir(parents=True)
         train.open_run(tmp_path, settings(*RATES, "generator.G_ch=8"), photos())
         assert not (tmp_path / "snapshots").exists()  # of the other settings

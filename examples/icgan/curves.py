@@ -140,9 +140,7 @@ def read_losses(run: Path) -> dict[str, dict[int, float]]:
             raise FileNotFoundError(f"no {absent}")
         return {name: scalars(folder, name) for name, folder in folders.items()}
     except (KeyError, OSError) as error:
-        raise SystemExit(
-            f"--losses: {run / 'tensorboard'} lacks curves ({error}): expected those of train.py; leave --losses out"
-        ) from error
+        raise SystemExit(f"--losses: {run / 'tensorboard'} lacks curves ({error}): leave --losses out") from error
 
 
 def draw_losses(losses: dict[str, dict[int, float]], path: Path) -> None:
