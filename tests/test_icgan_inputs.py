@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from icgan_example import example
+from icgan_example import FOLDER, example
 from PIL import Image
 from small_generators import tiny_icgan
 from torch.utils.tensorboard import SummaryWriter
@@ -50,6 +50,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "judge").mkdir()
     torch.save({"arguments": judge.arguments, "names": ["0", "1"], "weights": judge.state_dict()}, tmp_path / "judge" / "classifier.pt")
     return tmp_path
+
+
+def test_recipes_share_the_same_names() -> None:
+    """In one process, as here, both get the module ``shared`` that was imported first."""
+    assert len({(FOLDER.parent / recipe / "shared.py").read_text() for recipe in ("icgan", "ssl")}) == 1
 
 
 class TestUselessOut:
@@ -179,7 +184,7 @@ class TestLabelColumns:
 
     def test_no_such_column(self, tmp_path: Path) -> None:
         pq.write_table(pa.table({"image": [picture(0)], "class": [1], "label": [{"a": 1}]}), tmp_path / "x.parquet")
-        said = r"x\.parquet' has no labels among its columns 'image', 'class', 'label': expected one called 'label', 'labels' or 'cls'"
+        said = r"x\.parquet' has no labels among its columns 'image', 'class', 'label': expected one called labels, label, cls, fine_label;"
         with pytest.raises(SystemExit, match=said):
             example("images").load_labels(str(tmp_path / "x.parquet"))
 

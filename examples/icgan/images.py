@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shared import number_labels, open_torchvision, spaced
+from shared import LABEL_COLUMNS, number_labels, open_torchvision, spaced
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -18,7 +18,7 @@ from gentransforms.sources import ImageSource
 from gentransforms.sources.contents import is_litter
 from gentransforms.sources.folder import ImageFolderSource
 from gentransforms.sources.image_column import features_of
-from gentransforms.sources.inputs import choose_columns, names_in_feature
+from gentransforms.sources.inputs import names_in_feature
 from gentransforms.sources.parquet import ParquetSource
 from gentransforms.sources.split_files import find_files
 
@@ -75,8 +75,8 @@ def load_labels(source: str) -> tuple[Tensor, list[str]]:
     """Return the labels (N,) int64 of `source` in the order of `load_images`, and the names of the classes.
 
     For measuring, never for training a generator. `source` is a ``.parquet`` file, or a folder of those of one split, with a column
-    ``labels``, ``label`` or ``cls`` (the names are those that Hugging Face ``datasets`` left in its metadata, else the numbers), a folder
-    with a subfolder per class (numbered by name), or ``torchvision:NAME:ROOT``.
+    ``labels``, ``label``, ``cls`` or ``fine_label`` (the names are those that Hugging Face ``datasets`` left in its metadata, else the
+    numbers), a folder with a subfolder per class (numbered by name), or ``torchvision:NAME:ROOT``.
 
     Raises:
         SystemExit: if there are no labels, or they are those of another kind of source.
@@ -115,14 +115,12 @@ def _of_columns(source: str) -> tuple[Tensor, list[str]]:
     except (OSError, ValueError) as error:
         raise SystemExit(f"{files[0]}: cannot be read as a Parquet file: {error}") from error
 
-    def usable(name: str, column: str) -> bool:
-        return name == "labels" and not pa.types.is_nested(schema.field(column).type)
-
-    column = choose_columns(schema.names, None, usable, source).get("labels")
+    columns = (name for name in LABEL_COLUMNS if name in schema.names)
+    column = next((name for name in columns if not pa.types.is_nested(schema.field(name).type)), None)
     if column is None:
         raise SystemExit(
             f"{source!r} has no labels among its columns {', '.join(map(repr, schema.names))}: "
-            "expected one called 'label', 'labels' or 'cls'; rename the column with the classes"
+            f"expected one called {', '.join(LABEL_COLUMNS)}; rename the column with the classes"
         )
     labels = [label for file in files for label in pq.read_table(file, columns=[column]).column(0).to_pylist()]
     return _numbered(source, labels, names_in_feature(features_of(schema).get(column)))

@@ -10,6 +10,7 @@ from common.changes import name_changes, name_hash
 from common.devices import settle_device
 from common.labels import LABEL_COLUMNS, number_labels
 from common.layers import fill_in, flatten, read_layers
+from common.outputs import refuse_useless_out
 from common.precision import settle_precision
 from common.record import read_record, refuse_another_run, write_record
 from common.rows import spaced, warn_of_absent_classes
@@ -18,5 +19,6 @@ from common.whole import write_whole
 
 __all__ = [
     "LABEL_COLUMNS", "fill_in", "flatten", "name_changes", "name_hash", "number_labels", "open_torchvision", "read_layers", "read_record",
-    "refuse_another_run", "settle_device", "settle_precision", "spaced", "warn_of_absent_classes", "write_record", "write_whole",
+    "refuse_another_run", "refuse_useless_out", "settle_device", "settle_precision", "spaced", "warn_of_absent_classes",
+    "write_record", "write_whole",
 ]  # fmt: skip
