@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -114,6 +115,41 @@ class Deadly(Photos):
                 os.close(os.open(self.flag, os.O_CREAT | os.O_EXCL))
                 os.kill(os.getpid(), signal.SIGKILL)
         return super().read(index)
+
+
+class Poisoned(Photos):
+    """Kills each process that reads a certain image in a reader thread, and notes it in a file."""
+
+    def __init__(self, count: int, at: int, log: str) -> None:
+        super().__init__(count)
+        self.at, self.log = at, log
+
+    def read(self, index: int) -> SourceSample:
+        if index == self.at and is_reader():
+            with Path(self.log).open("a", encoding="utf-8") as file:
+                file.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(index)
+
+
+class Noting(Slow):
+    """Leaves a file in its directory for each unit of four sources that it begins, sources one by one."""
+
+    directory = ""
+    sources = 0
+
+    def encode(self, images: Tensor, **inputs: Any) -> dict[str, Tensor]:
+        if self.sources % 4 == 0:
+            os.close(os.open(f"{self.directory}/{os.getpid()}-{self.sources}", os.O_CREAT | os.O_EXCL))
+        self.sources += len(images)
+        return super().encode(images, **inputs)
+
+
+class Black(FakeGenerator):
+    """Makes NaN, which a screen shows black."""
+
+    def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+        return super().sample(condition, seeds) * float("nan")
 
 
 class Breaking(FakeGenerator):

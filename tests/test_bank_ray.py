@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bank_sources import Breaking, Deadly, Photos
+from bank_sources import Black, Breaking, Deadly, Noting, Photos, Poisoned
 from PIL import Image
 from small_generators import tiny_icgan
 
 from gentransforms.bank import Ray
 from gentransforms.bank.generate.run import generate_bank
-from gentransforms.errors import ConfigError, GeneratorError
+from gentransforms.errors import BankError, ConfigError, GeneratorError
 from gentransforms.testing import FakeGenerator
 
 ray = pytest.importorskip("ray")
@@ -85,6 +88,50 @@ class TestRay:
         assert not [path.name for path in (tmp_path / "bank").iterdir() if path.name.endswith(".partial")]
         assert (context.enable_progress_bars, logger.level) == (True, logging.INFO)
         logger.setLevel(before)
+
+    @pytest.mark.slow
+    def test_a_unit_that_kills_every_actor_is_named_after_the_others_are_made(self, tmp_path: Path) -> None:
+        log = tmp_path / "deaths"
+        with pytest.raises(
+            BankError, match=r"killed its worker 3 times: unit-000000004-000000008 \(\S+ 'photo-000004.jpg' to .*; all others"
+        ):
+            generate_bank(Poisoned(18, 5, str(log)), tmp_path / "bank", FakeGenerator(), engine=Ray(actors=2, cpus=1), **OPTIONS)
+        assert len(log.read_text()) == 3
+        assert len(contents(tmp_path / "bank")) == 4
+        assert generate_bank(Poisoned(18, -1, str(log)), tmp_path / "bank", FakeGenerator(), **OPTIONS).images == 12
+
+    @pytest.mark.slow
+    def test_nothing_but_nan_in_small_units_stops_the_run(self, tmp_path: Path) -> None:
+        options = OPTIONS | {"unit_size": 3}
+        with pytest.raises(GeneratorError, match=r"Black made NaN or infinity in every image of the first \d+ sources"):
+            generate_bank(Photos(48), tmp_path, Black(), engine=Ray(actors=2, cpus=1), **options)
+        assert contents(tmp_path) == {}
+
+    @pytest.mark.slow
+    def test_ctrl_c_keeps_the_units_of_all_actors(self, tmp_path: Path) -> None:
+        """Each has begun its second unit, and takes long for it."""
+        slow, begun = Noting.by(0.5), tmp_path / "begun"
+        begun.mkdir()
+        slow.directory = str(begun)
+
+        def press() -> None:
+            deadline = time.monotonic() + 300
+            while len(list(begun.iterdir())) < 4 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        thread = threading.Thread(target=press)
+        thread.start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                generate_bank(Photos(80), tmp_path / "bank", slow, engine=Ray(actors=2, cpus=1), batch_size=1, **OPTIONS)
+        finally:
+            signal.signal(signal.SIGINT, before)
+            thread.join()
+        started = len(list(begun.iterdir()))
+        assert 4 <= started <= 6
+        assert len(contents(tmp_path / "bank")) == started
 
     def test_more_than_the_cluster_has(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"actors=3, cpus=1: the Ray cluster has only 2 CPUs"):

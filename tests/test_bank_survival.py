@@ -24,7 +24,7 @@ from bank_sources import Photos, Slow
 from gentransforms.bank.format import locking
 from gentransforms.bank.format import unit as writer
 from gentransforms.bank.format.unit import list_units
-from gentransforms.bank.generate import pipeline
+from gentransforms.bank.generate import writing
 from gentransforms.bank.generate.run import generate_bank
 from gentransforms.bank.reader import Bank
 from gentransforms.bank.verify.checker import verify_bank
@@ -184,7 +184,7 @@ class TestKilledAtEveryRename:
 
     def test_a_unit_that_another_process_tried_again_meanwhile_is_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """It could read a source that this process could not."""
-        original, others = pipeline.write_unit, []
+        original, others = writing.write_unit, []
 
         def late(*args: Any, **options: Any) -> bool:
             if not others:
@@ -193,7 +193,7 @@ class TestKilledAtEveryRename:
             return original(*args, **options)
 
         self.run(tmp_path, [0, 1])
-        monkeypatch.setattr(pipeline, "write_unit", late)
+        monkeypatch.setattr(writing, "write_unit", late)
         self.run(tmp_path, [1], retry_failed=True)
         assert others[1].rows == 8
         assert len(Bank.open(tmp_path)) == 8

@@ -37,7 +37,7 @@ from gentransforms.bank import Local, Ray
 from gentransforms.bank import importing as authors
 from gentransforms.bank.config import BankConfig
 from gentransforms.bank.format.unit import Unit, list_units
-from gentransforms.bank.generate import pipeline, progress
+from gentransforms.bank.generate import pipeline, progress, writing
 from gentransforms.bank.generate import run as generate
 from gentransforms.bank.generate.plan import Estimate, Plan
 from gentransforms.bank.share import export
@@ -288,13 +288,13 @@ class TestUnitsThatAreNotThere:
     """Exit code 1, though nothing raised: another machine wrote them elsewhere, or they were removed meanwhile."""
 
     def test_elsewhere(self, monkeypatch: pytest.MonkeyPatch, photos: Path, tiny: str, tmp_path: Path) -> None:
-        original, elsewhere = pipeline.write_unit, tmp_path / "elsewhere"
+        original, elsewhere = writing.write_unit, tmp_path / "elsewhere"
         elsewhere.mkdir()
 
         def of_its_own(_directory: Path, *args: Any, **options: Any) -> bool:  # a disk that others do not see, as on a Ray node
             return original(elsewhere, *args, **options)
 
-        monkeypatch.setattr(pipeline, "write_unit", of_its_own)
+        monkeypatch.setattr(writing, "write_unit", of_its_own)
         result = make(photos, tmp_path / "bank", tiny, "--summary", tmp_path / "summary.json", code=1)
         assert "; 0 of 4 units complete" in result.stdout
         assert result.stderr == (

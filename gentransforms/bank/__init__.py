@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gentransforms.bank.generate.engines import Engine, Local, Ray
-    from gentransforms.bank.generate.pipeline import Job, UnitReport
+    from gentransforms.bank.generate.engines import Engine, Local
+    from gentransforms.bank.generate.job import Job, UnitReport
+    from gentransforms.bank.generate.on_ray import Ray
 
 __all__ = ["Engine", "Job", "Local", "Ray", "UnitReport"]
 
-_MODULES = {"Engine": "engines", "Local": "engines", "Ray": "engines", "Job": "pipeline", "UnitReport": "pipeline"}
+_MODULES = {"Engine": "engines", "Local": "engines", "Ray": "on_ray", "Job": "job", "UnitReport": "job"}
 
 
 def __getattr__(name: str) -> Any:

@@ -52,7 +52,9 @@ def generate(
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Generate only every N-th unit, with I from 0 to N-1: for job arrays.")
     ] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Generate units with unreadable sources again.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Generate units with unreadable sources or without images again.")
+    ] = False,
     extend: Annotated[bool, typer.Option("--extend", help="Add variants, or new sources, to an existing bank.")] = False,
     engine: Annotated[_Engine, typer.Option(help="Run in this process, or in the actors of a Ray cluster.")] = _Engine.local,
     workers: Annotated[

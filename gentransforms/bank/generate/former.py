@@ -32,7 +32,7 @@ from gentransforms.bank.format.unit import (
 from gentransforms.errors import BankError
 from gentransforms.sources.arrow import arrow
 
-__all__ = ["Former", "adopt_unit", "check_not_extended", "count_former_rows", "has_failed", "read_former", "retire_units"]
+__all__ = ["Former", "adopt_unit", "check_not_extended", "count_former_rows", "may_retry", "read_former", "retire_units"]
 
 
 @dataclass
@@ -122,15 +122,20 @@ def count_former_rows(directory: Path, unit: Unit) -> int:
     return 0 if sidecar is None else int(sidecar.get("rows", 0))
 
 
-def has_failed(sidecar: Mapping[str, Any]) -> bool:
+def _has_failed(sidecar: Mapping[str, Any]) -> bool:
     """Return whether a unit lacks something because sources could not be read."""
     return bool(list_entries(sidecar, "failed") or any(map(is_unread, list_entries(sidecar, "rejected"))))
+
+
+def may_retry(sidecar: Mapping[str, Any]) -> bool:
+    """Return whether a retry takes a unit: it lacks something because of its sources, or has nothing, perhaps because of the generator."""
+    return _has_failed(sidecar) or not sidecar.get("rows")
 
 
 def adopt_unit(directory: Path, unit: Unit, facts: Facts) -> bool:
     """Take over a former unit that lacks nothing as it is; return whether there was one."""
     sidecar = _read_former_sidecar(directory, unit)
-    if sidecar is None or facts.variants_at(sidecar.get("settings")) != facts.variants or has_failed(sidecar):
+    if sidecar is None or facts.variants_at(sidecar.get("settings")) != facts.variants or _has_failed(sidecar):
         return False
     try:
         with locked(directory):

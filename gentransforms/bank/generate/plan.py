@@ -13,8 +13,9 @@ import torch
 
 from gentransforms.bank.format.manifest import MANIFEST, Facts
 from gentransforms.bank.format.unit import Unit, is_done, read_sidecar
-from gentransforms.bank.generate.former import count_former_rows, has_failed
-from gentransforms.bank.generate.pipeline import Job, default_workers
+from gentransforms.bank.generate.former import count_former_rows, may_retry
+from gentransforms.bank.generate.job import Job
+from gentransforms.bank.generate.pipeline import default_workers
 from gentransforms.bank.generate.reading import new_buffer, read_block
 from gentransforms.bank.generate.variants import make_block
 from gentransforms.errors import BankError, ConfigError, OtherBankError
@@ -67,7 +68,7 @@ def make_plan(directory: Path, facts: Facts, shard: tuple[int, int] = (0, 1), re
         directory: directory of the bank; need not exist.
         facts: the facts of its manifest.
         shard: (i, n).
-        retry_failed: whether units with unreadable sources count as left.
+        retry_failed: whether units with unreadable sources, and those without any image, count as left.
 
     Raises:
         OtherBankError: if an existing unit was made with other settings, naming it.
@@ -85,7 +86,7 @@ def make_plan(directory: Path, facts: Facts, shard: tuple[int, int] = (0, 1), re
                 f"{directory / unit.file}: was made with other settings than this bank's, perhaps on another machine: move it and "
                 f"{unit.sidecar} away, and run the same command again; or, if {MANIFEST} was changed, put the right one back"
             )
-        if sidecar is None or (retry_failed and has_failed(sidecar)):
+        if sidecar is None or (retry_failed and may_retry(sidecar)):
             left.append(unit)
     if facts.count > _MANY * facts.unit_size and len(left) == len(units):  # while unit_size can still be changed
         warnings.warn(

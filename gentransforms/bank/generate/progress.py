@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
-from gentransforms.bank.generate.pipeline import UnitReport
+from gentransforms.bank.generate.job import UnitReport
 from gentransforms.bank.generate.plan import Plan
 
 __all__ = ["Progress", "duration", "stoppable"]

@@ -20,10 +20,12 @@ from gentransforms.bank.format.locking import remove_partials
 from gentransforms.bank.format.manifest import MANIFEST, Facts, has_manifest
 from gentransforms.bank.format.unit import list_entries, read_sidecar, split_rejected
 from gentransforms.bank.generate.begin import begin_bank, compare_bank
-from gentransforms.bank.generate.engines import Engine, Local, Ray
+from gentransforms.bank.generate.engines import Engine, Local
 from gentransforms.bank.generate.former import retire_units
+from gentransforms.bank.generate.guard import settle
+from gentransforms.bank.generate.job import Job, UnitReport
 from gentransforms.bank.generate.matching import arrange_source
-from gentransforms.bank.generate.pipeline import Job, UnitReport
+from gentransforms.bank.generate.on_ray import Ray
 from gentransforms.bank.generate.plan import Estimate, Plan, estimate, make_plan, parse_shard
 from gentransforms.bank.generate.progress import Progress, stoppable
 from gentransforms.errors import ConfigError, MissingInputError
@@ -103,8 +105,8 @@ def generate_bank(
         shard: ``"i/n"``, i from 0 to n - 1: generate only every n-th unit.
         engine: ``"local"`` or ``"ray"``; `gentransforms.bank.Local` or `gentransforms.bank.Ray` with options of your own; or any
             `gentransforms.bank.Engine`.
-        retry_failed: whether units with unreadable sources are generated again. A source that has images keeps them, even if it
-            cannot be read now, or its variants are rejected now.
+        retry_failed: whether units with unreadable sources, and units without any image, are generated again. A source that has
+            images keeps them, even if it cannot be read now, or its variants are rejected now.
         extend: whether to extend an existing bank that has fewer `variants`, or fewer sources with the same keys. Its images stay
             unchanged. Without `extend`, such a call is refused.
         progress: whether to show progress on stderr.
@@ -143,9 +145,10 @@ def generate_bank(
             shown.say(f"extending a bank of {plan.kept} images by {plan.images_left}: {run.directory}")
         stopped = stack.enter_context(stoppable(shown.say))
         begun = time.perf_counter()
-        made = run.engine.make_units(run.job(manifest, facts, retry_failed), plan.left, on_images=shown.on_images, stopped=stopped)
+        job = run.job(manifest, facts, retry_failed)
+        made = run.engine.make_units(job, plan.left, on_images=shown.on_images, stopped=stopped)
         stack.callback(getattr(made, "close", lambda: None))  # ends the threads of a generator, whatever happened
-        for report in made:
+        for report in settle(job, made):
             reports.append(report)
             shown.on_unit(report)
         seconds = time.perf_counter() - begun
@@ -180,7 +183,7 @@ def plan_bank(
         config: settings of the bank.
         shard: ``"i/n"``, i from 0 to n - 1.
         engine: where units would be generated.
-        retry_failed: whether units with unreadable sources count as left.
+        retry_failed: whether units with unreadable sources, and units without any image, count as left.
         extend: whether an existing bank would be extended.
         seconds: how long to time.
         settings: fields of `BankConfig` by name.
