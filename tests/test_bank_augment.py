@@ -296,7 +296,7 @@ class TestMissing:
         make_bank(tmp_path, image=lambda i, v: b"text" if i == 5 else png(i, v))
         augment = by_position(tmp_path, 1.0)
         assert is_variant(augment(GREY, KEYS[4])[0], 4)
-        with pytest.raises(BankError, match="does not decode"):
+        with pytest.raises(BankError, match="cannot be decoded"):
             augment(GREY, KEYS[5])
 
 

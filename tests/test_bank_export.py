@@ -287,7 +287,7 @@ class TestOpenedExport:
         file = folder / "data" / "train-00000-of-00001.parquet"
         data = file.read_bytes()
         file.write_bytes(data.replace(png(0, 0), bytes(len(png(0, 0)))))
-        with pytest.raises(BankError, match=r"does not decode .* `gentransforms bank verify") as caught:
+        with pytest.raises(BankError, match=r"cannot be decoded .* `gentransforms bank verify") as caught:
             gt.Bank.open(folder).read(KEYS, [0] * len(KEYS))
         report = verify_bank(re.findall(r"`gentransforms bank verify (.*)`", str(caught.value))[0])
         assert [problem.kind for problem in report.problems] == ["checksum"]

@@ -530,9 +530,9 @@ class TestDecoder:
     """A machine that decodes none of the images must not remove them all."""
 
     def undecodable(self, monkeypatch: pytest.MonkeyPatch, spared: int = 0) -> None:
-        def broken(data: bytearray) -> Any:
+        def broken(data: bytearray, **options: Any) -> Any:
             if bytes(data) in {png(0, v) for v in range(spared)}:
-                return original(data)
+                return original(data, **options)
             raise BankError("cannot identify image file")
 
         original = verified_rows.decode_rgb

@@ -22,6 +22,7 @@ from gentransforms.bank.format.description import describe_bank, describe_source
 from gentransforms.bank.format.index import encode_marks, write_index
 from gentransforms.bank.format.locking import remove_partials
 from gentransforms.bank.format.manifest import MANIFEST, Facts
+from gentransforms.bank.format.png import find_png_damage, has_16_bits
 from gentransforms.bank.format.unit import FORMER, Row, Unit, is_done, list_entries, read_sidecar, write_unit
 from gentransforms.bank.generate.begin import begin_bank
 from gentransforms.bank.generate.former import Former, read_former, retire_units
@@ -37,7 +38,6 @@ __all__ = ["Imported", "import_bank"]
 
 _SHOWN = 3
 _FORMATS = {"JPEG": "jpeg", "WEBP": "webp", "PNG": "png"}
-_PNG_DEPTH = 24  # the place of the bits a channel in a PNG file
 _ORIENTATION = 0x0112
 # For each stem <class>/<name>, what follows it in the names of its variants, such as "_3.JPEG". There are few different ones, so
 # that millions of files take little memory.
@@ -236,6 +236,8 @@ def _inspect(data: bytes) -> tuple[list[int], str]:
         with PIL.Image.open(io.BytesIO(data)) as image:
             size, kind = [image.height, image.width], str(image.format)
             image.load()  # Pillow's decoder, because torchvision's accepts truncated files
+            if damage := find_png_damage(data) if kind == "PNG" else "":
+                raise ValueError(damage)
             oddity = _find_oddity(image, data)
     except Exception as error:  # Pillow's decoders raise all kinds of errors on damaged files
         raise BankError(f"cannot be read as an image ({' '.join(str(error).split()) or type(error).__name__})") from error
@@ -248,7 +250,7 @@ def _inspect(data: bytes) -> tuple[list[int], str]:
 
 def _find_oddity(image: PIL.Image.Image, data: bytes) -> str:
     """Return in which way the pixels that a bank reads from a file would not be those that are seen; empty if they would be."""
-    if image.mode.startswith("I") or (image.format == "PNG" and data[_PNG_DEPTH] > 8):
+    if image.mode.startswith("I") or (image.format == "PNG" and has_16_bits(data)):
         return "has 16 bits a channel, and a bank reads 8"
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         return "is transparent, which a bank does not keep"

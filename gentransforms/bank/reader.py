@@ -321,16 +321,18 @@ class Bank:
         for i, one in enumerate(data):
             try:
                 image = decode_rgb(one)
-                if image.shape != images.shape[1:]:
-                    raise BankError(f"the image has {image.shape[1]} x {image.shape[2]}")
             except BankError as error:
-                file, place = (int(n) for (n,) in self._lookup.locate(rows[i : i + 1]))
-                raise Damage(
-                    f"{self._images.find_file(file)}: variant {self._lookup.variants[rows[i]]} of key {self._lookup.key(place)!r} "
-                    f"does not decode to {self.image_size[0]} x {self.image_size[1]} pixels ({error})"
-                ) from error
+                raise Damage(f"{self._name(rows[i : i + 1])} cannot be decoded ({error})") from error
+            if image.shape != images.shape[1:]:
+                found, expected = (" x ".join(map(str, size)) for size in (image.shape[1:], self.image_size))
+                raise Damage(f"{self._name(rows[i : i + 1])} is {found} pixels, expected {expected}")
             images[i] = image
         return images
+
+    def _name(self, row: Numbers) -> str:
+        """Return what an error calls a row, given as an array of one number."""
+        (file,), (place,) = self._lookup.locate(row)
+        return f"{self._images.find_file(int(file))}: variant {self._lookup.variants[row[0]]} of key {self._lookup.key(int(place))!r}"
 
 
 def _open_again(function: Callable[..., Opened], arguments: tuple[Any, ...]) -> Bank:

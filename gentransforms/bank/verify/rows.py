@@ -223,7 +223,7 @@ def _decode(images: Sequence[pa.BinaryScalar], contents: Contents, start: int, s
     for row in range(start, min(start + _CHUNK, len(images))):
         text = ""
         try:
-            shape = tuple(decode_rgb(bytearray(images[row].as_buffer())).shape)
+            shape = tuple(decode_rgb(bytearray(images[row].as_buffer()), thorough=True).shape)
             if shape[1:] != size:
                 text = f"is {shape[1]} x {shape[2]} pixels, expected {size[0]} x {size[1]}"
         except BankError as error:
