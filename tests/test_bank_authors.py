@@ -77,6 +77,12 @@ def refused(folder: Path, photos: Path, message: str, **options: Any) -> str:
     return str(caught.value)
 
 
+def import_named(tmp_path: Path, keys: list[str]) -> Imported:
+    """Import two variants of each of these sources, whose names are not those of files."""
+    source = gt.open_source([torch.zeros(3, 4, 6)] * len(keys), key=keys)
+    return import_bank(tmp_path / "made", source, tmp_path / "bank", variants=2)
+
+
 class TestImportBank:
     """What the bank holds."""
 
@@ -132,6 +138,37 @@ class TestImportBank:
         assert done.images == 4
         assert gt.Bank.open(tmp_path / "bank").keys == ["a.png", "a_1.png"]
         assert gt.Bank.open(tmp_path / "bank").settings["image_format"] == "webp"
+
+    @pytest.mark.parametrize(
+        ("keys", "stems"),
+        [
+            (["photo.v1", "photo.v2"], ["photo.v1", "photo.v2"]), (["photo.v1"], ["photo.v1"]), (["photo.v1"], ["photo"]),
+            (["a.npy", "b.pt"], ["a", "b"]), (["a.b.png", "a.c.png"], ["a.b", "a.c"]), (["a.png", "b"], ["a.png", "b"]),
+            (["c/photo.v1", "c/photo"], ["c/photo.v1", "c/photo"]),
+        ],
+    )  # fmt: skip
+    def test_what_follows_a_dot_need_not_be_a_suffix(self, tmp_path: Path, keys: list[str], stems: list[str]) -> None:
+        for position, stem in enumerate(stems):
+            for variant in range(2):
+                write(tmp_path / "made" / f"{stem}_{variant}.png", encoded(pixels(position, variant), "PNG"))
+        assert import_named(tmp_path, keys).images == 2 * len(keys)
+        bank = gt.Bank.open(tmp_path / "bank")
+        assert torch.equal(bank.read(keys, [1] * len(keys)), torch.stack([pixels(i, 1) for i in range(len(keys))]))
+        assert bank.keys == keys
+
+    def test_files_of_a_source_are_not_those_of_a_version_of_it(self, tmp_path: Path) -> None:
+        write(tmp_path / "made" / "photo_0.png", encoded(pixels(0, 0), "PNG"))
+        done = import_named(tmp_path, ["photo.v1", "photo"])
+        assert (done.images, done.missing) == (1, 3)
+        assert gt.Bank.open(tmp_path / "bank").keys == ["photo"]
+        write(tmp_path / "made" / "photo.v1_1.png", encoded(pixels(0, 1), "PNG"))
+        assert import_named(tmp_path, ["photo.v1", "photo"]).images == 2
+        assert gt.Bank.open(tmp_path / "bank").keys == ["photo.v1", "photo"]
+
+    def test_files_of_two_versions_by_the_name_of_both(self, tmp_path: Path) -> None:
+        write(tmp_path / "made" / "photo_0.png", encoded(pixels(0, 0), "PNG"))
+        with pytest.raises(BankError, match=r"photo\.v1 and photo\.v2 differ only in their suffix"):
+            import_named(tmp_path, ["photo.v1", "photo.v2"])
 
     def test_other_files_are_none_of_its_business(self, folder: Path, photos: Path, tmp_path: Path) -> None:
         for name in ("log_1.txt", "n01440764/.hidden_1.JPEG", ".cache/x_1.JPEG", "README"):

@@ -68,9 +68,9 @@ def import_bank(
 ) -> Imported:
     """Copy image files ``<class>/<name>_<i>.JPEG`` into a bank, unchanged.
 
-    The file with number i, counted from 0, is variant i of the source ``<class>/<name>.<any suffix>``. Each file is decoded once
-    to check that it is complete, and has 8 bits a channel, no transparency and no EXIF orientation. The seeds are unknown, and -1
-    in each row. A variant without a file is recorded as rejected. An interrupted import is resumed by the same call, like
+    The file with number i, counted from 0, is variant i of the source ``<class>/<name>`` or ``<class>/<name>.<any suffix>``. Each
+    file is decoded once to check that it is complete, and has 8 bits a channel, no transparency and no EXIF orientation. The seeds are
+    unknown, and -1 in each row. A variant without a file is recorded as rejected. An interrupted import is resumed by the same call, like
     `generate_bank`; and if files were added since, the same call imports these. What the bank has stays, whether its files still
     exist or not. If keys are row numbers, the sources are read too, for the marks by which these are checked.
 
@@ -95,13 +95,7 @@ def import_bank(
     folder, directory = local_path(variants_folder, "variants_folder"), local_path(path)
     opened = open_source(source)
     found = _find_files(folder)
-    stems = {_stem(key) for key in opened.keys}
-    if len(stems) < len(opened.keys):
-        first, second = _find_clash(opened.keys)
-        raise BankError(
-            f"source: {first} and {second} differ only in their suffix, so it is unknown whose variants the files are: rename one of them "
-            "and its variants"
-        )
+    stems = _find_stems(opened.keys, found)
     _check_sources(folder, found, opened.keys, stems, variants)
     size, image_format = _inspect_first(folder, found)
     settings: dict[str, Any] = {field.name: None for field in dataclasses.fields(BankConfig)}
@@ -123,11 +117,11 @@ def import_bank(
     with ThreadPoolExecutor(workers) as pool:
         for unit in facts.units():
             done = is_done(directory, unit)
-            if not done or _has_new_files(directory, unit, found):
+            if not done or _has_new_files(directory, unit, opened.keys, stems, found):
                 former = read_former(directory, unit, facts, prefix="" if done else FORMER)
                 if done and not former.variants:  # what it has would be lost, if its files are gone
                     raise Damage(f"{directory / unit.file}: has changed since it was written: its SHA-256 differs from that in its sidecar")
-                _copy(folder, directory, unit, opened, found, facts, former, pool)
+                _copy(folder, directory, unit, opened, stems, found, facts, former, pool)
             sidecar = read_sidecar(directory, unit) or {}
             lacking = list_entries(sidecar, "rejected")
             images += sidecar.get("rows", 0)
@@ -137,12 +131,13 @@ def import_bank(
     return Imported(str(directory), len(opened.keys), images, missing, tuple(examples))
 
 
-def _has_new_files(directory: Path, unit: Unit, found: _Tails) -> bool:
+def _has_new_files(directory: Path, unit: Unit, keys: Sequence[str | int], stems: Sequence[str], found: _Tails) -> bool:
     """Return whether there are files now of variants that a unit lacks."""
+    own = dict(zip(keys[unit.start : unit.stop], stems[unit.start : unit.stop], strict=True))
     lacking: dict[str | int, set[int]] = {}
     for entry in list_entries(read_sidecar(directory, unit) or {}, "rejected"):
         lacking.setdefault(entry["key"], set()).add(entry["variant"])
-    return any(_number(tail) in variants for key, variants in lacking.items() for tail in found.get(_stem(key), ()))
+    return any(_number(tail) in variants for key, variants in lacking.items() for tail in found.get(own.get(key, ""), ()))
 
 
 def _find_files(folder: Path) -> _Tails:
@@ -179,21 +174,35 @@ def _number(tail: str) -> int:
     return int(tail[1:].partition(".")[0])
 
 
-def _stem(key: str | int) -> str:
-    return str(PurePosixPath(key).with_suffix("")) if isinstance(key, str) else str(key)
+def _find_stems(keys: Sequence[str | int], found: _Tails) -> list[str]:
+    """Return with what the names of each source's files begin: the key itself, if there are such files, or the key without suffix.
 
+    Not all that follows a dot is a suffix: of ``photo.v1`` it may be a version. If files begin with ``photo``, it is one, unless there
+    is a source ``photo``, whose files they are. The suffix of an image is always one.
 
-def _find_clash(keys: Sequence[str | int]) -> tuple[str | int, str | int]:
-    """Return two keys that differ only in their suffix."""
-    seen: dict[str, str | int] = {}
+    Raises:
+        BankError: if the same files could be those of two sources.
+    """
+    own, owners, stems = set(keys), dict[str, str | int](), []
     for key in keys:
-        if (other := seen.setdefault(_stem(key), key)) != key:
-            return other, key
-    raise AssertionError
+        stem = str(key)
+        path = PurePosixPath(stem)
+        if stem not in found:
+            bare = str(path.with_suffix("") if path.suffix else path)
+            if bare in found and (path.suffix.lower() in SUFFIXES or bare not in own):
+                stem = bare
+        if stem in found and (other := owners.setdefault(stem, key)) != key:
+            raise BankError(
+                f"source: {other} and {key} differ only in their suffix, so it is unknown whose variants the files are: rename one of "
+                "them and its variants"
+            )
+        stems.append(stem)
+    return stems
 
 
-def _check_sources(folder: Path, found: _Tails, keys: Sequence[str | int], stems: set[str], variants: int) -> None:
-    orphans = [stem for stem in found if stem not in stems]
+def _check_sources(folder: Path, found: _Tails, keys: Sequence[str | int], stems: Sequence[str], variants: int) -> None:
+    own = set(stems)
+    orphans = [stem for stem in found if stem not in own]
     if orphans:
         shown = sorted(f"{stem}{tail}" for stem in sorted(orphans)[:_SHOWN] for tail in found[stem])[:_SHOWN]
         raise BankError(
@@ -265,6 +274,7 @@ def _copy(
     directory: Path,
     unit: Unit,
     source: ImageSource,
+    stems: Sequence[str],
     found: _Tails,
     facts: Facts,
     former: Former,
@@ -273,7 +283,7 @@ def _copy(
     """Write a unit: the rows that it had before, and those of files that it lacked."""
     keys, kept = source.keys, former.rows
     (h, w), had = facts.image_size, {(row.key, row.variant) for row in kept}
-    files = [(i, stem, tail) for i in range(unit.start, unit.stop) for stem in [_stem(keys[i])] for tail in found.get(stem, ())]
+    files = [(i, stem, tail) for i in range(unit.start, unit.stop) for stem in [stems[i]] for tail in found.get(stem, ())]
     files = sorted((file for file in files if (keys[file[0]], _number(file[2])) not in had), key=lambda file: (file[0], _number(file[2])))
 
     def take(file: tuple[int, str, str]) -> tuple[Row, str]:
