@@ -20,6 +20,7 @@ from torchvision.transforms.v2 import functional as TF
 import gentransforms as gt
 from gentransforms.bank.format.index import MARK, encode_marks
 from gentransforms.bank.format.manifest import FORMAT, FORMAT_VERSION, create_manifest, hash_keys, hash_manifest
+from gentransforms.bank.format.seal import SEAL
 from gentransforms.bank.format.unit import Row, Unit, plan_units, write_unit
 
 SIZE = (4, 6)
@@ -136,9 +137,9 @@ def _png_of_size(size: tuple[int, int], position: int, variant: int) -> bytes:
 
 
 def edit_json(path: Path, **changes: Any) -> None:
-    """Change entries of a JSON file; a value of None removes the entry."""
+    """Change entries of a JSON file as a hand would; a value of None removes the entry."""
     value = json.loads(path.read_text())
-    value.update(changes)
+    value.update({SEAL: None} | changes)
     path.write_text(json.dumps({name: entry for name, entry in value.items() if entry is not None}))
 
 

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pytest
 import torch
 from bank_sources import Batches, Noise, Photos, is_reader
-from small_banks import manifest_of
+from small_banks import edit_json, manifest_of
 from small_generators import Flat, Hungry, NotFinite, grey_of, tiny_icgan
 from torch import Tensor
 from torchvision import tv_tensors
@@ -82,6 +82,9 @@ def picture(row: Mapping[str, Any]) -> Any:
 
 def sidecars(path: Path) -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in sorted(path.glob("unit-*.json"))]
+
+
+SAMPLE = {"index": 0, "key": "photo-000000.jpg", "size": [16, 16], "mark": "", "inputs": ""}
 
 
 class Features(FakeGenerator):
@@ -341,15 +344,21 @@ class TestResume:
         assert named in str(refused.value)
         assert contents(tmp_path) == before
 
-    @pytest.mark.parametrize("samples", [[{"index": 0, "key": "photo-000000.jpg", "mean": [7.0]}], "none", [3]])
+    @pytest.mark.parametrize(
+        "samples",
+        [
+            [{"index": 0, "key": "photo-000000.jpg", "mean": [7.0]}], "none", [3], [{**SAMPLE, "mark": "!!!"}], [{**SAMPLE, "mark": "AAA"}],
+            [{**SAMPLE, "mark": "AAAA"}], [{**SAMPLE, "mark": None}], [{**SAMPLE, "index": 1_000}], [{**SAMPLE, "index": "0"}],
+        ],
+    )  # fmt: skip
     def test_samples_of_another_version_are_explained(self, tmp_path: Path, samples: Any) -> None:
         fill(tmp_path)
         manifest = json.loads((tmp_path / MANIFEST).read_text())
-        (tmp_path / MANIFEST).write_text(json.dumps(manifest | {"info": manifest["info"] | {"samples": samples}}))
+        edit_json(tmp_path / MANIFEST, info=manifest["info"] | {"samples": samples})
         with pytest.raises(BankError, match=r"bank\.json: info samples is not what this version .* another directory; .* remove samples"):
             fill(tmp_path)
         del manifest["info"]["samples"]
-        (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+        edit_json(tmp_path / MANIFEST, info=manifest["info"])
         assert fill(tmp_path).complete
 
     def test_quality_is_a_setting_of_what_has_one(self, tmp_path: Path) -> None:
@@ -475,7 +484,7 @@ class TestResume:
         fill(tmp_path)
         manifest = json.loads((tmp_path / MANIFEST).read_text())
         manifest["info"]["versions"]["torch"] = "1.0"
-        (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+        edit_json(tmp_path / MANIFEST, info=manifest["info"])
         with pytest.warns(UserWarning, match=r"started with other versions \(torch 1\.0 -> "):
             fill(tmp_path)
 

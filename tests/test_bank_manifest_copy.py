@@ -7,12 +7,13 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import PIL.Image
 import pytest
 from bank_process import killed_at
 from bank_sources import Photos
+from small_banks import edit_json
 
 import gentransforms as gt
 from gentransforms.bank.format.manifest import COPY, MANIFEST
@@ -75,7 +76,7 @@ class TestOpen:
         with pytest.warns(UserWarning, match=r"variants is 'three': .*restore the original: its copy bank\.json\.bak is used"):
             assert len(gt.Bank.open(bank)) == 18
         assert verify_bank(bank, repair=True).ok
-        (bank / MANIFEST).write_text(json.dumps(manifest))
+        edit_json(bank / MANIFEST, settings=manifest["settings"])
         (bank / COPY).unlink()
         with pytest.raises(BankError, match=r"variants is 'three': .*restore the original"):
             gt.Bank.open(bank)
@@ -195,10 +196,11 @@ class TestRun:
     def test_the_copy_follows_what_is_edited_in_info(self, bank: Path) -> None:
         manifest = json.loads((bank / MANIFEST).read_text())
         del manifest["info"]["samples"]
-        (bank / MANIFEST).write_text(json.dumps(manifest))
-        assert verify_bank(bank).ok
+        edit_json(bank / MANIFEST, info=manifest["info"])
+        assert [problem.kind for problem in verify_bank(bank).problems] == ["copy"]
         fill(bank, variants=3)
-        assert json.loads((bank / COPY).read_text()) == manifest
+        assert json.loads((bank / COPY).read_text())["info"] == manifest["info"]
+        assert verify_bank(bank).ok
 
     def test_a_copy_without_units_is_nothing(self, tmp_path: Path) -> None:
         """Somebody removed all files that they knew, for a bank with other settings."""
@@ -213,14 +215,14 @@ class TestRun:
         right = (bank / COPY).read_bytes()
         manifest = json.loads((bank / MANIFEST).read_text())
         manifest["settings"]["variants"] = 4
-        (bank / MANIFEST).write_text(json.dumps(manifest))
+        edit_json(bank / MANIFEST, settings=manifest["settings"])
         with pytest.raises(
             BankError, match=r"was made with other settings than this bank's.* if bank\.json was changed, put the right one"
         ):
             fill(bank, variants=4)
         report = verify_bank(bank, repair=True)
         assert next(problem.kind for problem in report.problems) == "manifest"
-        assert "put the one that fits the units in the place of both" in str(report)
+        assert "put bank.json.bak in the place of both" in str(report)
         assert (bank / COPY).read_bytes() == right
         shutil.copy(bank / COPY, bank / MANIFEST)
         assert verify_bank(bank).ok
@@ -234,6 +236,65 @@ class TestRun:
         assert fill(tmp_path, variants=3, extend=True).rows == 18
         assert verify_bank(tmp_path).ok
         assert len(gt.Bank.open(tmp_path)) == 18
+
+
+class TestFlippedBits:
+    """A changed character that leaves bank.json readable: its checksum says that it is damaged, whatever the character stood for."""
+
+    FLIPS: ClassVar[dict[str, tuple[bytes, bytes]]] = {
+        "a mark": (b'"mark": "', b'"mark": "/'), "no mark": (b'"mark": "', b'"mark": "!'), "a size": (b'"created": "', b'"created": "1'),
+        "a setting": (b'"base_seed": 0', b'"base_seed": 1'), "a name": (b'"samples"', b'"sampler"'),
+        "the checksum": (b'"checksum": "', b'"checksum": "0'),
+    }  # fmt: skip
+
+    def flip(self, file: Path, what: str) -> None:
+        data = file.read_bytes()
+        assert self.FLIPS[what][0] in data
+        file.write_bytes(data.replace(*self.FLIPS[what], 1))
+
+    @pytest.mark.parametrize("what", FLIPS)
+    @pytest.mark.filterwarnings("ignore:.*its copy bank.json.bak is used")
+    def test_the_copy_takes_its_place(self, bank: Path, what: str) -> None:
+        whole = (bank / MANIFEST).read_bytes()
+        self.flip(bank / MANIFEST, what)
+        report = verify_bank(bank)
+        assert [problem.kind for problem in report.problems] == ["copy"]
+        assert "bank.json has changed since it was written; its copy bank.json.bak is intact" in str(report)
+        assert len(gt.Bank.open(bank)) == 18
+        assert fill(bank, variants=3).images == 0, "the source is the one that the bank was started with"
+        assert (bank / MANIFEST).read_bytes() == whole
+        assert verify_bank(bank).ok
+
+    @pytest.mark.parametrize("what", FLIPS)
+    def test_in_the_copy(self, bank: Path, what: str) -> None:
+        self.flip(bank / COPY, what)
+        assert [problem.kind for problem in verify_bank(bank).problems] == ["copy"]
+        assert verify_bank(bank, repair=True).ok
+        assert (bank / MANIFEST).read_bytes() == (bank / COPY).read_bytes()
+
+    @pytest.mark.parametrize("copy", ["none", "damaged"])
+    @pytest.mark.filterwarnings("ignore:.*has changed since it was written")
+    def test_without_a_copy_it_is_told_and_nothing_blesses_it(self, bank: Path, copy: str) -> None:
+        whole = (bank / MANIFEST).read_bytes()
+        (bank / COPY).unlink() if copy == "none" else (bank / COPY).write_text("{")
+        self.flip(bank / MANIFEST, "a size")
+        flipped = (bank / MANIFEST).read_bytes()
+        with pytest.warns(UserWarning, match=r"bank\.json: has changed since it was written, and there is no intact copy: put one back"):
+            assert len(gt.Bank.open(bank)) == 18
+        assert fill(bank, variants=3).images == 0
+        report = verify_bank(bank, repair=True)
+        assert [problem.kind for problem in report.problems] == ["manifest"]
+        assert (bank / MANIFEST).read_bytes() == flipped
+        edit_json(bank / MANIFEST)
+        assert verify_bank(bank, repair=True).ok, "as the problem says, if it was edited"
+        (bank / MANIFEST).write_bytes(whole)
+        assert verify_bank(bank, repair=True).ok
+
+    def test_a_manifest_of_an_earlier_version_has_none(self, bank: Path) -> None:
+        for name in (MANIFEST, COPY):
+            edit_json(bank / name)
+        assert verify_bank(bank).ok
+        assert fill(bank, variants=3).images == 0
 
 
 class TestVerify:

@@ -19,19 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gentransforms.bank.format.damage import advising
+from gentransforms.bank.format.exported import is_export, list_exported_files, name_marks
 from gentransforms.bank.format.images import map_file
 from gentransforms.bank.format.index import MARK, Index, build_index, list_sizes, read_index
 from gentransforms.bank.format.lookup import LookupBuilder
-from gentransforms.bank.format.manifest import (
-    MANIFEST,
-    Facts,
-    check_manifest,
-    hash_json,
-    is_export,
-    list_exported_files,
-    name_marks,
-    read_manifest,
-)
+from gentransforms.bank.format.manifest import MANIFEST, Facts, check_manifest, hash_json, read_manifest
 from gentransforms.bank.format.unit import list_entries, unit_schema
 from gentransforms.errors import BankError, ConfigError
 from gentransforms.hub import datasets as hub

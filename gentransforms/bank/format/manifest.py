@@ -15,20 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gentransforms.bank.format.exported import is_export
 from gentransforms.bank.format.locking import create_json, explain_write_error, locked, write_json
-from gentransforms.bank.format.unit import FORMER, Unit, find_command, list_units, plan_units
+from gentransforms.bank.format.seal import SEAL, open_seal, seal
+from gentransforms.bank.format.unit import FORMER, Unit, find_command, list_units, plan_units, read_sidecar
 from gentransforms.errors import BankError
 
 __all__ = [
     "AGREED", "COPY", "FORMAT", "FORMAT_VERSION", "MANIFEST", "Before", "Facts", "check_copy", "check_manifest", "create_manifest",
-    "find_manifest", "has_manifest", "hash_json", "hash_keys", "hash_manifest", "is_export", "list_exported_files", "name_marks",
-    "read_manifest", "repair_manifest", "replace_manifest",
+    "find_manifest", "has_manifest", "hash_json", "hash_keys", "hash_manifest", "read_manifest", "repair_manifest", "replace_manifest",
 ]  # fmt: skip
 
 FORMAT, FORMAT_VERSION, MANIFEST = "gentransforms-bank", 1, "bank.json"
 COPY = "bank.json.bak"
 # What determines the bytes of a bank and must agree between runs. The rest of a manifest, "info", need not agree.
 AGREED = ("settings", "generator", "source", "device", "encoder")
+# Of a manifest that nothing can take the place of; the damage may be in what is there for information alone.
+_CHANGED_ALONE = f"has changed since it was written, and there is no intact copy: put one back; or, if you edited it, remove {SEAL} from it"
 _SECTIONS = ("settings", "generator", "source", "info")
 
 
@@ -143,12 +146,15 @@ def has_manifest(directory: Path) -> bool:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return the manifest of a bank; if the file is missing or damaged, its copy, with a warning.
+    """Return the manifest of a bank; if the file is missing or damaged, its copy, with a warning. One that has changed since it was
+    written, and of which there is no copy, is returned with a warning, too.
 
     Raises:
         BankError: if there is none, or this version of the library does not read it.
     """
-    manifest, damage = find_manifest(directory)
+    manifest, damage, changed = _find(directory)
+    if changed:
+        warnings.warn(f"{directory / MANIFEST}: {_CHANGED_ALONE}", stacklevel=3)
     if damage:
         warnings.warn(
             f"{directory / MANIFEST}: {damage}: its copy {COPY} is used, and the next run of "
@@ -160,9 +166,14 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 def find_manifest(directory: Path) -> tuple[dict[str, Any], str]:
     """Return the manifest of a bank, and if that is its copy, what is wrong with the file itself; errors as in `read_manifest`."""
+    return _find(directory)[:2]
+
+
+def _find(directory: Path) -> tuple[dict[str, Any], str, bool]:
+    """Return what `find_manifest` does, and whether it is the file itself, which has changed since it was written."""
     path, damage = directory / MANIFEST, ""
     try:
-        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        manifest, intact = open_seal(json.loads(path.read_bytes()))
     except FileNotFoundError:
         if not _has_units(directory):
             raise BankError(_explain_absence(directory)) from None
@@ -179,10 +190,12 @@ def find_manifest(directory: Path) -> tuple[dict[str, Any], str]:
             Facts.read(checked, str(path))
         except BankError as error:
             copy = _read_copy(directory)
-            return (checked, "") if copy is None else (copy, str(error).removeprefix(f"{path}: "))
-        return checked, ""
+            return (checked, "", not intact) if copy is None else (copy, str(error).removeprefix(f"{path}: "), False)
+        if not intact and (copy := _read_copy(directory)) is not None:
+            return copy, "has changed since it was written", False
+        return checked, "", not intact
     if (copy := _read_copy(directory)) is not None:
-        return copy, damage
+        return copy, damage, False
     if is_export(directory):
         raise BankError(f"{path}: {damage}: download it again, or export the bank again")
     again = f"run {find_command(directory)} with the settings of this bank again, which writes it anew unless the bank was extended"
@@ -216,9 +229,9 @@ def create_manifest(directory: Path, manifest: Mapping[str, Any]) -> bool:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        created = create_json(directory / MANIFEST, manifest)
+        created = create_json(directory / MANIFEST, seal(manifest))
         if created:
-            write_json(directory / COPY, manifest, indent=2)
+            write_json(directory / COPY, seal(manifest), indent=2)
         return created
     except OSError as error:
         raise explain_write_error(error, directory) from error
@@ -230,31 +243,31 @@ def replace_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     Raises:
         OSError: if the directory cannot be written.
     """
-    write_json(directory / MANIFEST, manifest, indent=2)
-    write_json(directory / COPY, manifest, indent=2)
+    write_json(directory / MANIFEST, seal(manifest), indent=2)
+    write_json(directory / COPY, seal(manifest), indent=2)
 
 
 def repair_manifest(directory: Path) -> None:
     """Put the copy of ``bank.json`` in its place if that is missing or damaged; otherwise write the copy anew if it is outdated.
 
-    A copy that describes another bank stays: it may be the right one.
+    A copy that describes another bank stays: it may be the right one. So do both if neither is as it was written.
 
     Raises:
         BankError: if there is neither, or they cannot be written.
     """
 
-    def outdated(manifest: Mapping[str, Any]) -> bool:
+    def outdated(manifest: Mapping[str, Any], changed: bool) -> bool:
         copy = _read_copy(directory)
-        return copy is None or (copy != manifest and _is_older(copy, manifest))
+        return not changed and (copy is None or (copy != manifest and _is_older(copy, manifest)))
 
-    manifest, damage = find_manifest(directory)
-    if not damage and not outdated(manifest):
+    manifest, damage, changed = _find(directory)
+    if not damage and not outdated(manifest, changed):
         return
     try:
         with locked(directory):
-            manifest, damage = find_manifest(directory)
-            if damage or outdated(manifest):
-                write_json(directory / (MANIFEST if damage else COPY), manifest, indent=2)
+            manifest, damage, changed = _find(directory)
+            if damage or outdated(manifest, changed):
+                write_json(directory / (MANIFEST if damage else COPY), seal(manifest), indent=2)
     except OSError as error:
         raise explain_write_error(error, directory) from error
 
@@ -267,52 +280,24 @@ def check_copy(directory: Path) -> tuple[str, str]:
     Raises:
         BankError: if neither is intact.
     """
-    manifest, damage = find_manifest(directory)
+    manifest, damage, changed = _find(directory)
     if damage:
         return "copy", f"{MANIFEST} {damage}; its copy {COPY} is intact"
+    if changed:
+        return "manifest", f"{MANIFEST} {_CHANGED_ALONE}"
     if not (directory / COPY).exists():
         return "", ""
     copy = _read_copy(directory)
     if copy is None:
         return "copy", f"{COPY}, the copy of {MANIFEST}, is damaged"
     if not _is_older(copy, manifest):
-        return "manifest", f"{MANIFEST} and its copy {COPY} describe different banks: put the one that fits the units in the place of both"
+        right = next((name for name, one in ((MANIFEST, manifest), (COPY, copy)) if _fits(directory, one)), "the one that fits the units")
+        return "manifest", f"{MANIFEST} and its copy {COPY} describe different banks: put {right} in the place of both"
     if hash_manifest(copy) != hash_manifest(manifest):
         return "copy", f"{COPY}, the copy of {MANIFEST}, is from before the bank was extended"
+    if copy != manifest:
+        return "copy", f"{COPY}, the copy of {MANIFEST}, differs from it"
     return "", ""
-
-
-def is_export(directory: Path) -> bool:
-    """Return whether a directory is an export of a bank, or what is left of one."""
-    data = directory / "data"
-    return any(data.glob("train-*.parquet")) or (data.is_dir() and not list_units(directory))
-
-
-def list_exported_files(manifest: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    """Return the entries about Parquet files in the manifest of an export: ``file``, ``rows``, ``bytes`` and ``sha256`` of each.
-
-    Raises:
-        BankError: if there are none.
-    """
-    files = manifest["info"].get("files")
-    kinds = {"file": str, "rows": int, "bytes": int, "sha256": str}
-    whole = isinstance(files, list) and all(isinstance(f, dict) and all(type(f.get(n)) is k for n, k in kinds.items()) for f in files)
-    if not files or not whole:
-        raise BankError(f"{where}: lists no Parquet files, so it is not the manifest of an exported bank: export or push the bank again")
-    return list(files)
-
-
-def name_marks(manifest: dict[str, Any], where: str) -> dict[str, Any] | None:
-    """Return the entry about the marks in the manifest of an export: ``file``, ``bytes`` and ``sha256``; None if it has none.
-
-    Raises:
-        BankError: if the entry is damaged.
-    """
-    entry = manifest["info"].get("marks")
-    kinds = {"file": str, "bytes": int, "sha256": str}
-    if entry is not None and not (isinstance(entry, dict) and all(type(entry.get(name)) is kind for name, kind in kinds.items())):
-        raise BankError(f"{where}: info marks is {entry!r}: the file was edited by hand; export or push the bank again")
-    return entry
 
 
 def hash_manifest(manifest: Mapping[str, Any]) -> str:
@@ -351,16 +336,25 @@ def _find_damage(manifest: Any) -> str:
 def _read_copy(directory: Path) -> dict[str, Any] | None:
     """Return the copy of a manifest; None if there is none, or it is damaged."""
     try:
-        copy: dict[str, Any] = check_manifest(json.loads((directory / COPY).read_bytes()), "")
+        manifest, intact = open_seal(json.loads((directory / COPY).read_bytes()))
+        copy = check_manifest(manifest, "")
         Facts.read(copy, "")
     except (OSError, ValueError, BankError):
         return None
-    return copy
+    return copy if intact else None
 
 
 def _is_older(copy: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
     """Return whether a copy describes the same bank as a manifest, now or before it was extended."""
     return hash_manifest(copy) in {hash_manifest(manifest), *(before.digest for before in _read_history(manifest.get("history", []), ""))}
+
+
+def _fits(directory: Path, manifest: Mapping[str, Any]) -> bool:
+    """Return whether a manifest is that of all units which say whose they are, of which there are some."""
+    own = {hash_manifest(manifest), *(before.digest for before in _read_history(manifest.get("history", []), ""))}
+    sidecars = [read_sidecar(directory, unit, prefix) for prefix in ("", FORMER) for unit in list_units(directory, prefix)]
+    found = {sidecar.get("settings") for sidecar in sidecars if sidecar is not None}
+    return bool(found) and found <= own
 
 
 def _has_units(directory: Path) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from gentransforms.bank.format.exported import is_export
 from gentransforms.bank.format.locking import explain_write_error, locked, sync_directory, write_json
 from gentransforms.bank.format.manifest import (
     AGREED,
@@ -25,7 +26,6 @@ from gentransforms.bank.format.manifest import (
     has_manifest,
     hash_keys,
     hash_manifest,
-    is_export,
     read_manifest,
     repair_manifest,
     replace_manifest,

@@ -152,10 +152,11 @@ def changed_sample(source: ImageSource, samples: Any, where: str) -> str:
     Raises:
         OtherBankError: if the samples are not those of this version of the library; `where` names the manifest.
     """
-    if not isinstance(samples, list) or not all(isinstance(old, dict) and old.keys() >= _ENTRIES for old in samples):
+    if not isinstance(samples, list) or not all(_is_sample(old, len(source.keys)) for old in samples):
         raise OtherBankError(
-            f"{where}: info samples is not what this version of gentransforms writes: another version started the bank, or the file was "
-            "edited. Start a new bank in another directory; or, if you are sure that the source is the same, remove samples from info"
+            f"{where}: info samples is not what this version of gentransforms writes: the file is damaged or was edited, or another "
+            "version started the bank. Put a copy of it back, or start a new bank in another directory; or, if you are sure that the "
+            "source is the same, remove samples from info, and checksum"
         )
     for old in samples:
         for new in _describe(source, [old["index"]]):
@@ -284,6 +285,17 @@ def _spread(count: int, most: int = _SAMPLES) -> list[int]:
     if count <= most or most < 2:
         return list(range(min(count, most)))
     return [i * (count - 1) // (most - 1) for i in range(most)]
+
+
+def _is_sample(old: Any, count: int) -> bool:
+    """Return whether a sample of an earlier run can be compared with a source of at least `count` images."""
+    if not isinstance(old, dict) or not old.keys() >= _ENTRIES:
+        return False
+    try:
+        whole = len(base64.b64decode(old["mark"], validate=True)) == MARK_SIZE
+    except (TypeError, ValueError):
+        return False
+    return whole and type(old["index"]) is int and 0 <= old["index"] < count
 
 
 def _distance(seen: bytes, expected: bytes) -> int:

@@ -8,19 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gentransforms.bank.format.exported import is_export, list_exported_files, name_marks
 from gentransforms.bank.format.images import map_file
 from gentransforms.bank.format.index import write_index
-from gentransforms.bank.format.manifest import (
-    MANIFEST,
-    Facts,
-    check_copy,
-    find_manifest,
-    hash_keys,
-    is_export,
-    list_exported_files,
-    name_marks,
-    repair_manifest,
-)
+from gentransforms.bank.format.manifest import MANIFEST, Facts, check_copy, find_manifest, hash_keys, repair_manifest
 from gentransforms.bank.format.unit import Unit, find_faults, list_entries, list_units, read_sidecar, unit_schema
 from gentransforms.bank.verify.report import BankReport, Problem, damaged_units, remove_index, remove_units
 from gentransforms.bank.verify.rows import NO_ROWS, Contents, IndexCheck, WithoutRows, check_images, check_rows
