@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from bank_process import killed_at
 from bank_sources import Noise, Photos
 from small_generators import Flat, NotFinite
 from torch import Tensor
@@ -465,3 +467,50 @@ def test_card_and_info_tell_of_it(tmp_path: Path) -> None:
     assert "3, 5" in bank_card(manifest, 60)
     said = CliRunner().invoke(app, ["bank", "info", str(tmp_path)]).stdout
     assert "history: 3 variants of 10 sources until " in said
+
+
+class TestKilledEarly:
+    """A run that extends a bank is killed: what it has not come to belongs to the bank all the same."""
+
+    @pytest.mark.parametrize("how", [{"variants": 4}, {"count": 14}])
+    def test_units_from_before_count_as_missing(self, tmp_path: Path, how: dict[str, Any]) -> None:
+        count, settings, path = how.get("count", 10), {"variants": how.get("variants", 3)}, tmp_path / "bank"
+        seen = set[int]()
+        for step in range(40):
+            shutil.rmtree(path, ignore_errors=True)
+            fill(path)
+            before = rows(path)
+            with killed_at(step) as done:
+                fill(path, Photos(count), extend=True, **settings)
+            manifest = json.loads((path / MANIFEST).read_text())
+            if not manifest.get("history"):
+                continue
+            problems = verify_bank(path, repair=True).problems
+            assert {problem.kind for problem in problems} <= {"missing"}, f"killed after {done}"
+            assert gt.Bank.open(path, partial=True).missing_units == len(problems)
+            early = sum("is from before the bank was extended" in problem.text for problem in problems)
+            if not early:
+                break
+            seen.add(early)
+            assert verify_bank(path).advice == "run generate again, which makes the missing units"
+            with pytest.raises(BankError, match=r"unfinished: .* run generate with the settings of this bank again to finish it"):
+                gt.Bank.open(path)
+            shown = CliRunner().invoke(app, ["bank", "info", str(path)])
+            assert shown.exit_code == 0
+            assert "unfinished" in shown.output
+            fill(path, Photos(count), **settings)
+            assert {place: row for place, row in rows(path).items() if place in before} == before
+            assert len(gt.Bank.open(path)) == count * settings["variants"]
+            assert verify_bank(path).ok
+        assert {1, 2, 3} <= seen
+
+    def test_a_damaged_one_is_told(self, tmp_path: Path) -> None:
+        fill(tmp_path)
+        with killed_at(4) as done:
+            fill(tmp_path, variants=4, extend=True)
+        assert MANIFEST in str(done) or json.loads((tmp_path / MANIFEST).read_text()).get("history")
+        file = tmp_path / list_units(tmp_path)[-1].file
+        file.write_bytes(file.read_bytes()[:-5] + b"wrong")
+        assert {problem.kind for problem in verify_bank(tmp_path).problems if problem.unit == file.stem} == {"missing", "checksum"}
+        assert fill(tmp_path, variants=4).rows == 40
+        assert verify_bank(tmp_path).ok

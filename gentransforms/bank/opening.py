@@ -111,7 +111,7 @@ def _map_index(directory: Path, facts: Facts) -> Index | None:
 
 def _read_units(directory: Path, facts: Facts, partial: bool, names: Sequence[str] | None) -> tuple[Index, int]:
     """Return the index of the units that exist, or of those in `names`, and the number of missing units."""
-    sizes, planned = list_sizes(directory), facts.units()
+    sizes, planned = list_sizes(directory, facts), facts.units()
     pinned = None if names is None else set(names)
     wanted = [unit for unit in planned if pinned is None or unit.file in pinned]
     found = [unit for unit in wanted if unit.file in sizes]

@@ -61,7 +61,7 @@ def write_index(directory: str | Path) -> bool:
     facts = Facts.read(read_manifest(directory), str(directory / MANIFEST))
     units = facts.units()
     while True:
-        sizes = list_sizes(directory)
+        sizes = list_sizes(directory, facts)
         if not all(unit.file in sizes for unit in units):
             return False
         try:
@@ -144,9 +144,9 @@ def build_index(directory: Path, facts: Facts, units: Sequence[Unit], sizes: Map
     failed, rejected = list[dict[str, Any]](), list[dict[str, Any]]()
     for unit in units:
         sidecar, size = read_sidecar(directory, unit), sizes[unit.file]
-        faults = find_faults(unit, sidecar, size, facts.digest)
+        faults = find_faults(unit, sidecar, size, facts.digest, facts.earlier)
         if faults:
-            others = next((text for kind, text in faults if kind == "settings"), None)
+            others = next((text for kind, text in faults if kind in ("settings", "missing")), None)
             if others is not None:  # not damaged, and not removed by --repair
                 raise BankError(f"{directory}: {others}")
             raise Damage(f"{directory / unit.file}: damaged: {faults[0][1]}")
@@ -161,10 +161,15 @@ def build_index(directory: Path, facts: Facts, units: Sequence[Unit], sizes: Map
     return Index(builder.build(), failed, rejected)
 
 
-def list_sizes(directory: Path) -> dict[str, int]:
-    """Return the size of each Arrow file in a directory, in bytes, by name."""
+def list_sizes(directory: Path, facts: Facts) -> dict[str, int]:
+    """Return the size of each Arrow file in a directory, in bytes, by name; without units from before the bank was extended."""
     with os.scandir(directory) as entries:
-        return {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(".arrow")}
+        sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(".arrow")}
+    if earlier := facts.earlier:
+        for unit in facts.units():
+            if unit.file in sizes and (read_sidecar(directory, unit) or {}).get("settings") in earlier:
+                del sizes[unit.file]
+    return sizes
 
 
 def encode_marks(marks: Sequence[bytes]) -> str:

@@ -132,6 +132,11 @@ class Facts:
         digests = {before.digest: before.variants for before in self.history} | {self.digest: self.variants}
         return digests.get(str(digest), 0)
 
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """The digests that the bank had before it was extended."""
+        return tuple(before.digest for before in self.history)
+
     def seed_number(self, variant: int, attempt: int) -> int:
         """Return the number from which, with base seed and key, the seed of an attempt at a variant is derived.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -163,7 +163,9 @@ def split_rejected(entries: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str,
     return tried, list(unread.values())
 
 
-def find_faults(unit: Unit, sidecar: Mapping[str, Any] | None, size: int, settings: str | None) -> list[tuple[str, str]]:
+def find_faults(
+    unit: Unit, sidecar: Mapping[str, Any] | None, size: int, settings: str | None, earlier: Collection[str] = ()
+) -> list[tuple[str, str]]:
     """Return what is wrong with a unit according to its sidecar, as (kind, text).
 
     Args:
@@ -171,6 +173,8 @@ def find_faults(unit: Unit, sidecar: Mapping[str, Any] | None, size: int, settin
         sidecar: its sidecar; None if it could not be read.
         size: size of the Arrow file in bytes.
         settings: hash of the bank's settings; None if unknown.
+        earlier: those that it had before it was extended. A unit of these is not foreign: the run that extends the bank has not come to
+            it, or was killed before. It counts as missing.
 
     Example:
         >>> find_faults(Unit(0, 2), None, 100, None)
@@ -181,7 +185,12 @@ def find_faults(unit: Unit, sidecar: Mapping[str, Any] | None, size: int, settin
     faults = []
     if sidecar.get("unit") != unit.name:
         faults.append(("sidecar", f"{unit.sidecar} describes {sidecar.get('unit')!r}"))
-    if settings is not None and sidecar.get("settings") != settings:
+    if sidecar.get("settings") in earlier:
+        faults.append((
+            "missing", f"{unit.file} is from before the bank was extended: run generate with the settings of this bank again, which "
+            "continues the extension and keeps what the unit has",
+        ))  # fmt: skip
+    elif settings is not None and sidecar.get("settings") != settings:
         faults.append((
             "settings", f"{unit.file} was made with other settings than the bank's (by another run, or with another number of threads): "
             "move its two files away and run generate again, or restore the right bank.json",

@@ -98,7 +98,7 @@ class Former:
 
 def retire_units(directory: Path, facts: Facts) -> None:
     """Rename the units from before the bank was extended, and finish what killed runs have begun to rename or to remove."""
-    earlier = {before.digest for before in facts.history}
+    earlier = facts.earlier
     if not earlier and not any(directory.glob(f"{FORMER}*")):
         return
     try:
@@ -110,7 +110,7 @@ def retire_units(directory: Path, facts: Facts) -> None:
                 if is_done(directory, unit, facts.digest):
                     remove_former(directory, unit)
             for unit in list_units(directory, FORMER):
-                if _lacks_sidecar(directory, unit, {*earlier, facts.digest}):
+                if _lacks_sidecar(directory, unit, (*earlier, facts.digest)):
                     (directory / unit.sidecar).replace(directory / f"{FORMER}{unit.sidecar}")
     except OSError as error:
         raise explain_write_error(error, directory) from error

@@ -103,7 +103,7 @@ def arrange_source(source: ImageSource, directory: Path, extend: bool) -> ImageS
 
 def compare_keys(source: ImageSource, directory: Path, facts: Facts) -> tuple[str, bool]:
     """Return how the keys of a source differ from a bank's, as a sentence, and whether some are missing from the source."""
-    known, sizes = _read_keys(directory, facts), list_sizes(directory)
+    known, sizes = _read_keys(directory, facts), list_sizes(directory, facts)
     some = known or build_index(directory, facts, [unit for unit in facts.units() if unit.file in sizes], sizes).lookup.list_keys()
     ours, theirs = set(source.keys), set(some)
     missing = [key for key in some if key not in ours]
@@ -241,7 +241,7 @@ def _read_keys(directory: Path, facts: Facts) -> list[str | int] | None:
         try:
             index = read_index(directory, facts)
         except (BankError, FileNotFoundError):
-            sizes, units = list_sizes(directory), facts.units()
+            sizes, units = list_sizes(directory, facts), facts.units()
             if not all(unit.file in sizes for unit in units):
                 return None
             index = build_index(directory, facts, units, sizes)

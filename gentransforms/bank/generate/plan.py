@@ -74,7 +74,7 @@ def make_plan(directory: Path, facts: Facts, shard: tuple[int, int] = (0, 1), re
         OtherBankError: if an existing unit was made with other settings, naming it.
     """
     units = tuple(facts.units()[shard[0] :: shard[1]])
-    left, kept, earlier = [], 0, {before.digest for before in facts.history}
+    left, kept, earlier = [], 0, facts.earlier
     for unit in units:
         sidecar = read_sidecar(directory, unit) if is_done(directory, unit) else None
         if sidecar is not None and sidecar.get("settings") in earlier:  # a plan of an extension that has not begun

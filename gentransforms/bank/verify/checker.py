@@ -235,7 +235,8 @@ class Checker:
         # Read after that: a running generate writes the sidecar before the unit.
         sidecar = read_sidecar(self.directory, unit)
         self.files += 1
-        faults = find_faults(unit, sidecar, state.st_size, None if facts is None else facts.digest)
+        digest, earlier = (None, ()) if facts is None else (facts.digest, facts.earlier)
+        faults = find_faults(unit, sidecar, state.st_size, digest, earlier)
         yield from faults
         kinds = {kind for kind, _ in faults}
         if sidecar is not None and "size" not in kinds:
@@ -247,8 +248,8 @@ class Checker:
             if not intact:
                 kinds.add("checksum")
                 yield "checksum", f"{unit.file} has changed since it was written: its SHA-256 differs from that in its sidecar"
-        # A file that is known to be damaged is not parsed.
-        if facts is None or kinds & {"size", "checksum", "settings"}:
+        # A file that is known to be damaged is not parsed, nor one whose rows are not yet those of the bank.
+        if facts is None or kinds & {"size", "checksum", "settings", "missing"}:
             self._sources = None
             return
         try:
