@@ -17,9 +17,10 @@ import pyarrow as pa
 import pytest
 import torch
 from bank_sources import Photos
-from small_banks import KEYS, Rows, edit_json, make_bank, pixels, png
+from small_banks import KEYS, SIZE, Rows, edit_json, make_bank, pixels, png
 from torch import Tensor
 
+import gentransforms as gt
 from gentransforms.bank.format import index as index_module
 from gentransforms.bank.format.index import INDEX, encode_marks, read_index, write_index
 from gentransforms.bank.format.manifest import Facts, read_manifest
@@ -179,6 +180,21 @@ class TestGenerate:
         assert len(Bank.open(tmp_path)) == 12
 
 
+def replace_column(file: Path, name: str | None) -> None:
+    """Exchange two neighbours in a column, and keep the checksums; None removes the checksums."""
+    with pa.ipc.open_stream(file.read_bytes()) as stream:
+        batch = stream.read_next_batch()
+    if name is None:
+        batch = batch.replace_schema_metadata({b"gentransforms": batch.schema.metadata[b"gentransforms"]})
+    else:
+        place = batch.schema.get_field_index(name)
+        (values,) = batch.column(place).to_pylist()
+        values[1], values[2] = (values[1] + 1, values[2]) if name in ("file_start", "start") else (values[2], values[1])
+        batch = batch.set_column(place, batch.schema.field(place), pa.array([values], batch.schema.field(place).type))
+    with pa.ipc.new_stream(file, batch.schema) as stream:
+        stream.write_batch(batch)
+
+
 class TestUntrustedIndex:
     """A stale or damaged one costs time, never an image."""
 
@@ -198,7 +214,7 @@ class TestUntrustedIndex:
         assert everything(bank).equal(torch.stack([pixels(i, v) for i in range(10) for v in range(3)]))
 
     def test_a_flipped_bit_anywhere_gives_no_other_image(self, path: Path) -> None:
-        """Not at opening, and not at reading: right, or an error of ours."""
+        """Not at opening, and not at reading: right, or an error of ours; never is a key of the bank said not to be in it."""
         data = (path / INDEX).read_bytes()
         right = 0
         for place in range(0, len(data), 7):
@@ -209,11 +225,51 @@ class TestUntrustedIndex:
             for i in (0, 5, 9):
                 try:
                     image = bank.read([KEYS[i]], [i % 3])[0]
-                except (BankError, MissingKeyError):
+                except MissingKeyError:
+                    pytest.fail(f"byte {place}")
+                except BankError:
                     continue
                 assert image.equal(pixels(i, i % 3)), place
                 right += 1
         assert right > 200
+
+    @pytest.mark.parametrize("column", ["key", "hash", "order", "start", "variant"])
+    def test_one_in_which_keys_are_not_found_is_told(self, path: Path, column: str) -> None:
+        replace_column(path / INDEX, column)
+        bank, said = self.opened(path)
+        assert not said
+        augment = gt.BankAugment(bank, p=1.0, missing="source")
+        message = r"index\.arrow: has changed since it was written: `gentransforms bank verify --repair` rebuilds it"
+        with pytest.raises(BankError, match=message):
+            bank.read([*KEYS, "unknown"], [0] * (len(KEYS) + 1))
+        with pytest.raises(BankError, match=message):
+            augment({"image": torch.zeros(3, *SIZE), "key": "unknown"})
+        assert [problem.text for problem in verify_bank(path).problems] == [
+            f"{path / INDEX}: has changed since it was written: --repair rebuilds it"
+        ]
+        assert verify_bank(path, repair=True).index_rebuilt
+        with pytest.raises(MissingKeyError):
+            Bank.open(path).read(["unknown"], [0])
+
+    def test_what_is_read_at_opening_is_checked_then(self, path: Path) -> None:
+        replace_column(path / INDEX, "file_start")
+        bank, said = self.opened(path)
+        assert "has changed since it was written" in said[0]
+        assert everything(bank).equal(torch.stack([pixels(i, v) for i in range(10) for v in range(3)]))
+
+    def test_a_run_builds_it_anew(self, path: Path) -> None:
+        before = (path / INDEX).read_bytes()
+        replace_column(path / INDEX, "hash")
+        assert write_index(path)
+        assert (path / INDEX).read_bytes() == before
+
+    def test_one_of_an_earlier_version_has_no_checksums(self, path: Path) -> None:
+        replace_column(path / INDEX, None)
+        bank, said = self.opened(path)
+        assert not said
+        with pytest.raises(MissingKeyError):
+            bank.read(["unknown"], [0])
+        assert verify_bank(path).ok
 
     def test_of_other_settings(self, path: Path, tmp_path: Path) -> None:
         make_bank(tmp_path / "other", variants=2)

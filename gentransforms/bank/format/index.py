@@ -7,12 +7,13 @@ import functools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gentransforms.bank.format.checksums import IndexGuard, sum_columns, sum_lists
 from gentransforms.bank.format.damage import Damage
 from gentransforms.bank.format.images import map_file
 from gentransforms.bank.format.locking import Partial, explain_write_error, locked, sync_directory
@@ -31,6 +32,7 @@ __all__ = [
 
 MARK = 48  # bytes: 4 x 4 mean colours
 _VERSION = 1
+_SUMS = b"checksums"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def write_index(directory: str | Path) -> bool:
         if not all(unit.file in sizes for unit in units):
             return False
         try:
-            read_index(directory, facts)
+            read_index(directory, facts, thorough=True)
         except (BankError, FileNotFoundError):
             pass
         else:
@@ -103,8 +105,13 @@ def save_index(directory: Path, facts: Facts, index: Index, still_true: Callable
     return True
 
 
-def read_index(directory: Path, facts: Facts) -> Index:
+def read_index(directory: Path, facts: Facts, *, thorough: bool = False) -> Index:
     """Map the index of a bank.
+
+    Args:
+        directory: directory of the bank.
+        facts: the facts of its manifest.
+        thorough: whether all of it is read, to compare it with its checksums; otherwise only once something is not found in it.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -122,9 +129,16 @@ def read_index(directory: Path, facts: Facts) -> Index:
         if not schema.equals(_schema(facts.key_type), check_metadata=False) or batch.num_rows != 1:
             raise BankError(f"{path}: is damaged: it does not have the columns of an index")
         batch.validate()
-        return _from_arrow(batch, facts)
+        index = _from_arrow(batch, facts)
+        if sums := json.loads(schema.metadata.get(_SUMS, b"null")):  # none in an index of an earlier version
+            if sum_lists(index.lookup, index.failed, index.rejected) != sums["lists"]:
+                raise ValueError("it has changed since it was written")
+            index = replace(index, lookup=replace(index.lookup, guard=IndexGuard(str(path), sums["columns"])))
     except (pa.ArrowException, OSError, EOFError, StopIteration, ValueError, KeyError) as error:
         raise BankError(f"{path}: is damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+    if thorough and index.lookup.guard is not None:
+        index.lookup.guard.check(index.lookup)
+    return index
 
 
 def build_index(directory: Path, facts: Facts, units: Sequence[Unit], sizes: Mapping[str, int]) -> Index:
@@ -225,7 +239,8 @@ def _to_arrow(index: Index, facts: Facts) -> Any:
         given = values[column.name]
         array = given if isinstance(given, pa.Array) else pa.array(given, column.type.value_type)
         columns.append(pa.LargeListArray.from_arrays(pa.array([0, len(array)], pa.int64()), array, type=column.type))
-    metadata = {"gentransforms": json.dumps(_describe(facts))}
+    sums = {"lists": sum_lists(lookup, index.failed, index.rejected), "columns": sum_columns(lookup)}
+    metadata = {"gentransforms": json.dumps(_describe(facts)), _SUMS: json.dumps(sums)}
     return pa.RecordBatch.from_arrays(columns, schema=schema.with_metadata(metadata))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from gentransforms.bank.format.checksums import IndexGuard
 from gentransforms.bank.format.damage import Damage
 from gentransforms.sources.arrow import arrow
 
@@ -42,6 +43,7 @@ class Lookup:
         order: (keys,) int32, index in `keys` of the key with each hash.
         marks: (keys, 48) uint8, mark of each source; None if the bank has none.
         kept: (rows,) bool, which rows are used; None for all. Rows keep their numbers.
+        guard: checks the index from which this was read, before a key or a variant is said to be absent; None if there is none.
     """
 
     files: Sequence[str]
@@ -54,6 +56,7 @@ class Lookup:
     order: npt.NDArray[np.int32]
     marks: npt.NDArray[np.uint8] | None = None
     kept: npt.NDArray[np.bool_] | None = None
+    guard: IndexGuard | None = None
     _key_data: Any = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
@@ -77,7 +80,11 @@ class Lookup:
         return int(self.find_keys([key])[0])
 
     def find_keys(self, keys: Sequence[str | int]) -> Numbers:
-        """Return the index of each key in `keys`, or -1."""
+        """Return the index of each key in `keys`, or -1.
+
+        Raises:
+            BankError: if one is not found, and the index from which this was read is damaged.
+        """
         kind, hashing = (int, _hash_int) if self.integer_keys else (str, _hash_text)
         fits = np.fromiter((isinstance(key, kind) and (kind is str or key in _INT64) for key in keys), bool, len(keys))
         wanted = np.fromiter((hashing(key) if fit else 0 for key, fit in zip(keys, fits, strict=True)), self.hashes.dtype, len(keys))
@@ -88,10 +95,12 @@ class Lookup:
             for place in self.order[first[i] : stop[i]].tolist():  # several if hashes collide
                 if self.raw_key(place) == own:
                     found[i] = place
+        if self.guard is not None and (found < 0).any():
+            self.guard.check(self)
         return found
 
     def find_rows(self, keys: Sequence[str | int], variants: Sequence[int]) -> Numbers:
-        """Return the number of the row of each pair, or -1."""
+        """Return the number of the row of each pair, or -1; errors as in `find_keys`."""
         places = self.find_keys(keys)
         wanted = np.asarray(variants, dtype=np.int64)
         rows = np.full(len(places), -1, dtype=np.int64)
@@ -107,6 +116,8 @@ class Lookup:
             place = int(np.searchsorted(own, wanted[i]))
             if place < len(own) and own[place] == wanted[i]:
                 rows[i] = first[i] + place
+        if self.guard is not None and (rows < 0).any():
+            self.guard.check(self)
         if self.kept is not None:
             rows[~self.kept[rows]] = -1  # a row of -1 looks at the last row, and stays -1 either way
         return rows

@@ -239,7 +239,7 @@ def _read_keys(directory: Path, facts: Facts) -> list[str | int] | None:
         keys: list[str | int] = json.loads((directory / KEYS).read_text())
     except (OSError, ValueError):
         try:
-            index = read_index(directory, facts)
+            index = read_index(directory, facts, thorough=True)
         except (BankError, FileNotFoundError):
             sizes, units = list_sizes(directory, facts), facts.units()
             if not all(unit.file in sizes for unit in units):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from gentransforms.bank.format.damage import Damage
 from gentransforms.bank.format.images import decode_rgb
 from gentransforms.bank.format.index import INDEX, Index, decode_marks, read_index
 from gentransforms.bank.format.manifest import Facts
@@ -140,9 +141,11 @@ class IndexCheck:
         self._failed = list[dict[str, Any]]()
         self._rejected = list[dict[str, Any]]()
         try:
-            self._index = read_index(directory, facts)
+            self._index = read_index(directory, facts, thorough=True)
         except FileNotFoundError:  # not required: it only makes opening faster
             pass
+        except Damage as error:
+            self._fault = error.fault
         except BankError as error:
             self._fault = str(error)
 
