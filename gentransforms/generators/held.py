@@ -15,6 +15,7 @@ from gentransforms.errors import ConfigError, DeviceError, GeneratorError, Weigh
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.expected import check_is_generator
 from gentransforms.generators.generate import check_inputs, generate
+from gentransforms.generators.sending import drop_block, send_as_block
 from gentransforms.generators.turns import take_turn
 from gentransforms.surroundings import isolate, isolate_thread
 
@@ -29,7 +30,7 @@ class HeldGenerator:
     are disabled.
 
     A deep copy holds its own generator, with weights that share memory until one of the two is moved. A pickle contains the
-    generator, but nothing that was recorded in this process.
+    generator, but nothing that was recorded in this process. Processes that are started with it share one copy of its weights.
 
     Args:
         generator: the generator to hold.
@@ -58,6 +59,7 @@ class HeldGenerator:
         with isolate():
             _leave_inference_mode(generator)
             self.generator = generator.eval().requires_grad_(False)
+        send_as_block(self.generator)
         self._forget()
 
     def run(
@@ -124,6 +126,7 @@ class HeldGenerator:
             if self.generator._is_held_in_place:
                 return
             self.generator.to(there.device)
+            drop_block(self.generator)
             self._process = os.getpid()  # moved in this process, so usable in it
         elif here.type == "cpu" and there.is_shared():  # type: ignore[no-untyped-call]
             self.generator.share_memory()
@@ -133,6 +136,7 @@ class HeldGenerator:
         other.__dict__.update(self.__dict__)
         with take_turn(self.generator), isolate():  # under inference mode too, ordinary tensors
             other.generator, other.nonfinite = self._copy_generator(memo), self.nonfinite.clone()
+        send_as_block(other.generator)
         return other
 
     def _copy_generator(self, memo: dict[Any, Any]) -> ImageGenerator:
@@ -156,6 +160,7 @@ class HeldGenerator:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.generator = state["generator"]
+        send_as_block(self.generator)
         self._forget()  # unpickled (spawn, forkserver) rather than forked
 
     def _forget(self) -> None:
