@@ -121,3 +121,36 @@ class OnCuda(FakeGenerator):
     @property
     def device(self) -> torch.device:
         return super().device if self.reported is None else self.reported
+
+
+class Many(FakeGenerator):
+    """Has more tensors than forkserver passes files to a process, of every sort; its noise depends on all of them."""
+
+    def __init__(self, count: int = 300) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(0)
+        self.layers = torch.nn.ParameterList([torch.rand(2, 3, generator=random) for _ in range(count)])
+        self.layers.append(self.layers[0])  # tied
+        buffers = {
+            "whole": (whole := torch.rand(4, 6, generator=random)),
+            "view": whole[1:3, ::2],
+            "bits": whole.view(torch.int32),
+            "turned": torch.rand(5, 2, generator=random).t(),
+            "spread": torch.rand(3, 1, generator=random).expand(3, 4),
+            "empty": torch.zeros(0, 3),
+            "short": torch.rand(3, generator=random).bfloat16(),
+            "long": torch.rand(3, generator=random, dtype=torch.float64),
+            "pairs": torch.rand(3, generator=random, dtype=torch.complex64),
+            "flags": torch.rand(5, generator=random) > 0.5,
+            "number": torch.tensor(3),
+        }
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
+        self.unregistered = torch.rand(3, generator=random)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {**dict(self.named_parameters(remove_duplicate=False)), **dict(self.named_buffers()), "unregistered": self.unregistered}
+
+    def sample(self, condition: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
+        total = sum((t.abs() if t.is_complex() else t).double().sum() for t in self.tensors().values())
+        return (super().sample(condition, seeds) * torch.frac(torch.as_tensor(total)).float()).clamp(0, 1)

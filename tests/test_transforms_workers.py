@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from small_generators import Flat, OnCuda, tiny_icgan
+from small_generators import Flat, Many, OnCuda, tiny_icgan
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import gentransforms as gt
 from gentransforms.errors import DeviceError
+from gentransforms.generators import sending
 from gentransforms.testing import FakeGenerator
 
 pytestmark = [
@@ -37,6 +38,16 @@ class Photos(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         return self.transform((PHOTOS[0 if self.same else index], index))
+
+
+class Marked(Photos):
+    """As `Photos`, and marks a weight in the memory of the process that reads the last one."""
+
+    def __getitem__(self, index: int) -> Any:
+        sample = super().__getitem__(index)
+        if index == len(self) - 1:
+            self.transform.generator.number.fill_(123_456_789)
+        return sample
 
 
 def number_of(sample: Any) -> int:
@@ -120,3 +131,22 @@ class TestOtherWorkers:
         with_seeds = gt.GenerativeAugment(Flat(), 0.5, seeds_getter=number_of)
         expected = epoch(Photos(with_seeds), workers=0)
         assert epoch(Photos(with_seeds), workers=1, context=context).equal(expected)
+
+    @pytest.mark.parametrize("context", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("strategy", sorted(torch.multiprocessing.get_all_sharing_strategies()))
+    def test_more_tensors_than_files_that_a_process_can_be_passed(self, context: str, strategy: str) -> None:
+        with_seeds = gt.GenerativeAugment(Many(), 0.5, seeds_getter=number_of)
+        expected = epoch(Photos(with_seeds), workers=0)
+        before = torch.multiprocessing.get_sharing_strategy()
+        torch.multiprocessing.set_sharing_strategy(strategy)
+        try:
+            images = epoch(Marked(with_seeds), workers=1, context=context)
+        finally:
+            torch.multiprocessing.set_sharing_strategy(before)
+        assert images.equal(expected)
+        # The worker used the block that others would get, too, and no weight of this process.
+        block = sending._blocks[with_seeds.generator]
+        assert block is not None
+        assert (block.memory.view(torch.int64) == 123_456_789).any()
+        assert with_seeds.generator.number == 3
+        assert not any(t.is_shared() for t in with_seeds.generator.tensors().values())
