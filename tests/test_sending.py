@@ -10,6 +10,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 import gentransforms as gt
+from gentransforms.errors import WeightsError
 from gentransforms.generators import sending
 from gentransforms.kornia import RandomGenerative
 from gentransforms.testing import FakeGenerator
@@ -252,6 +254,17 @@ class TestSendAsBlock:
         augment.generator.function = lambda: None
         with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
             ForkingPickler.dumps(augment)
+
+    @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="asks Linux how much shared memory there is")
+    def test_too_little_shared_memory_raises_the_explaining_error(self, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        total, augment = os.statvfs("/dev/shm"), gt.GenerativeAugment(FakeGenerator(), 1.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(sending, "_padded", lambda size: 2 * total.f_blocks * total.f_frsize)
+            with pytest.raises(WeightsError) as caught:
+                ForkingPickler.dumps(augment)
+        for part in ("FakeGenerator cannot be sent", "MiB of shared memory", "No space left", "--shm-size", "main process"):
+            assert part in str(caught.value)
+        assert sent(augment).generator.strength == augment.generator.strength
 
 
 class _Elsewhere:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing import get_sharing_strategy
 
+from gentransforms.errors import WeightsError
 from gentransforms.generators.turns import take_turn
 from gentransforms.surroundings import isolate_thread
 
@@ -38,9 +39,16 @@ class _Block:
     strategy: str
 
     @classmethod
-    def copy_of(cls, storages: Sequence[torch.UntypedStorage]) -> _Block:
+    def copy_of(cls, storages: Sequence[torch.UntypedStorage], whose: str) -> _Block:
         sizes = [storage.nbytes() for storage in storages]
-        memory = torch.empty(max(sum(map(_padded, sizes)), 1), dtype=torch.uint8, device="cpu").share_memory_()  # type: ignore[no-untyped-call]
+        size = max(sum(map(_padded, sizes)), 1)
+        try:
+            memory = _bytes(torch.UntypedStorage._new_shared(size))  # type: ignore[no-untyped-call]
+        except RuntimeError as error:  # torch's own, for a full /dev/shm
+            raise WeightsError(
+                f"{whose} cannot be sent to another process: its weights take {size / 2**20:.0f} MiB of shared memory, which "
+                f"there is not ({error}): allow more, as docker run --shm-size=8g does, or apply the transform in the main process"
+            ) from error
         block = cls(memory, sizes, _strategy())
         for part, storage in zip(block.storages(), storages, strict=True):
             _bytes(part).copy_(_bytes(storage))
@@ -70,6 +78,8 @@ def send_as_block(generator: nn.Module) -> None:
     they are, and changes reach no process that has been started. What is not on the CPU is sent as torch sends it, and so is what is
     in shared memory already, because changes to that are meant to be seen. `pickle` and `copy` are not affected, nor are other
     generators of the class.
+
+    With too little shared memory, sending it raises a `WeightsError`.
 
     Args:
         generator: one that nothing trains.
@@ -138,11 +148,10 @@ def _reduce(generator: nn.Module) -> Any:
         packer = _Packer(file)
         packer.dump(generator)
         block = _blocks[generator]
-        if not packer.storages:
-            block = None
-        elif block is None or not block.holds(packer.storages):
-            block = _Block.copy_of(packer.storages)
-        _blocks[generator] = block
+        if block is None or not block.holds(packer.storages):
+            _blocks[generator] = block = None  # first, so that there need not be memory for both
+            if packer.storages:
+                _blocks[generator] = block = _Block.copy_of(packer.storages, type(generator).__name__)
     return _open, (file.getvalue(), block)
 
 
