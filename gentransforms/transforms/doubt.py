@@ -50,13 +50,13 @@ def refuse_mask_modes(flat: Sequence[Any], places: Sequence[int]) -> None:
                 ) from None
 
 
-def name_doubt(flat: Sequence[Any], places: Sequence[int], changes_layout: bool) -> str | None:
+def name_doubt(flat: Sequence[Any], places: Sequence[int], left: bool) -> str | None:
     """Return why something in a sample may be a mask that is not marked as one, to be said in a warning; None if nothing may.
 
     Args:
         flat: the leaves of the sample.
         places: which of them are taken for images.
-        changes_layout: whether a mask of a new image would be wrong.
+        left: whether to look at what is left as it was, too: a mask of a new image of another layout would be wrong.
 
     Example:
         >>> import torch
@@ -82,13 +82,13 @@ def name_doubt(flat: Sequence[Any], places: Sequence[int], changes_layout: bool)
             else:
                 another_view = channels == shape[-3] == 3 and _may_hold_pixels(flat[i])
             coloured = plain and other[:-2] == (*shape[:-3], 3) and shape[-3] != 3
-            if (changes_layout and not another_view) or coloured:
+            if (left and not another_view) or coloured:
                 kind = "an array" if isinstance(flat[i], np.ndarray) else "a tensor"
                 return f"{_name_image(flat[k])} was taken for the image, and {kind} of this height and width, {other}, was left as it was"
     return None
 
 
-def name_two_valued(flat: Sequence[Any], places: Sequence[int], changes_layout: bool) -> str | None:
+def name_two_valued(flat: Sequence[Any], places: Sequence[int], left: bool) -> str | None:
     """Return why one of several tensors of the form of an image may be a mask: it has two values only; None if none may.
 
     This reads the values, which takes a pass over them and a device sync.
@@ -106,7 +106,7 @@ def name_two_valued(flat: Sequence[Any], places: Sequence[int], changes_layout: 
     }
     taken = [i for i in places if i in tensors]
     if not taken or len(taken) < len(places):
-        return _name_two_valued_beside([flat[i] for i in places if i not in taken], list(tensors.values())) if changes_layout else None
+        return _name_two_valued_beside([flat[i] for i in places if i not in taken], list(tensors.values())) if left else None
     first = tensors[taken[0]]
     if len(taken) > 1:
         two = [i for i in taken if _has_two_values(tensors[i])]
@@ -116,7 +116,7 @@ def name_two_valued(flat: Sequence[Any], places: Sequence[int], changes_layout: 
             )
         return None
     alike = [i for i, t in tensors.items() if i not in taken and (t.shape, t.dtype) == (first.shape, first.dtype)]
-    if changes_layout and any(_has_two_values(tensors[i]) for i in alike) and not _has_two_values(first):
+    if left and any(_has_two_values(tensors[i]) for i in alike) and not _has_two_values(first):
         return f"the plain tensor {tuple(first.shape)} was taken for the image, and another, which has two values only, was left as it was"
     return None
 

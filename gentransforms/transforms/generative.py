@@ -14,6 +14,7 @@ from torch import Tensor
 from gentransforms.errors import ConfigError
 from gentransforms.generators.base import ImageGenerator
 from gentransforms.generators.held import HoldsGenerator
+from gentransforms.generators.maps import MAPS
 from gentransforms.generators.registry import load_generator
 from gentransforms.images import Image, as_seen, count_images, to_device
 from gentransforms.seeding import check_seeds, seed_uniforms
@@ -26,8 +27,6 @@ __all__ = ["GenerativeAugment"]
 
 SeedsGetter = Callable[[Any], Any]
 InputsGetter = Callable[[Any], Mapping[str, Any]]
-
-_MAPS = frozenset({"masks", "control_maps", "foreground"})  # inputs of the height and width of an image
 
 
 class GenerativeAugment(HoldsGenerator, ReplaceImages):
@@ -156,10 +155,9 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
                 self._warn_of_unused(values)
         return params
 
-    def _warn_of_doubt(self, flat: list[Any], places: list[int]) -> None:
-        # Maps of a sample that the generator is given are no surprise.
-        if self.inputs_getter is None or not _MAPS.intersection(self.generator.inputs):
-            super()._warn_of_doubt(flat, places)
+    def _expects_maps(self) -> bool:
+        # Those that the generator is given.
+        return self.inputs_getter is not None and any(name in MAPS for name in self.generator.inputs)
 
     def _warn_of_unused(self, values: Mapping[str, Any]) -> None:
         """Warn of a getter that gives a generator nothing of what it takes, or a misspelt name; others may be another generator's."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError
+from gentransforms.generators.maps import MAPS, as_map, as_tensor
 from gentransforms.images import Image, count_images, same_aspect_ratio
 from gentransforms.seeding import check_seeds
 from gentransforms.sources.keys import as_keys
@@ -48,7 +49,8 @@ def per_image_seeds(seeds: Any, images: Sequence[Image]) -> Tensor:
         # Tensors on other devices are copied to the CPU; a meta tensor has no data to copy, and is refused below.
         return check_seeds(seeds if seeds.is_meta else seeds.cpu(), count_images(images))
     except ConfigError as error:
-        raise ConfigError(f"seeds_getter: {error}") from None
+        counted = describe_counted(images) if seeds.shape != (count_images(images),) else ""
+        raise ConfigError(f"seeds_getter: {error}{counted}") from None
 
 
 def per_image_keys(keys: Any, images: Sequence[Image]) -> list[str | int]:
@@ -70,7 +72,9 @@ def per_image_keys(keys: Any, images: Sequence[Image]) -> list[str | int]:
         keys = [keys]
     found, count = as_keys(keys, "keys_getter"), count_images(images)
     if len(found) != count:
-        raise ConfigError(f"{len(found)} keys for {count} images: expected one for each, from the sample or from keys_getter=")
+        raise ConfigError(
+            f"{len(found)} keys for {count} images: expected one for each, from the sample or from keys_getter={describe_counted(images)}"
+        )
     return found
 
 
@@ -78,11 +82,12 @@ def per_image_inputs(values: Any, images: Sequence[Image], names: Sequence[str])
     """Return the `values` that the generator accepts, each as a tensor or list with one entry per image.
 
     For a sample with one image, the value is that image's own; for a batch (…, C, H, W), a tensor has the batch's leading
-    dimensions, and a list has the batch's length.
+    dimensions, and a list has the batch's length. Arrays, alone or in a list, become tensors, or lists of strings; so do PIL images
+    that are masks, with their values as they are, or control maps.
 
     Raises:
         ConfigError: if `values` is not a mapping, a value has another length, a mask another size than its image, or a control map
-            another aspect ratio.
+            another aspect ratio, or is a PIL image that is neither RGB nor L.
 
     Example:
         >>> import torch
@@ -96,19 +101,16 @@ def per_image_inputs(values: Any, images: Sequence[Image], names: Sequence[str])
     for name in names:
         if name not in values:
             continue
-        value = values[name]
-        if isinstance(value, np.ndarray | np.generic):
-            value = torch.as_tensor(value, dtype=_dtype_of([value]))
-        if isinstance(value, Tensor):
-            value = value.as_subclass(Tensor)
+        value = _as_tensors(name, values[name])
         if lead == ():
             if not _is_column_of_one(value):
                 value = value[None] if isinstance(value, Tensor) else [value]
         elif isinstance(value, Tensor) and len(lead) > 1 and tuple(value.shape[: len(lead)]) == lead:
             value = value.flatten(0, len(lead) - 1)
         if not isinstance(value, Tensor | list | tuple) or (isinstance(value, Tensor) and not value.ndim) or len(value) != count:
-            found = tuple(value.shape) if isinstance(value, Tensor) else value
-            raise ConfigError(f"inputs_getter: {name}={found!r}: expected one value for each of {count} images")
+            raise ConfigError(
+                f"inputs_getter: {name}={_shown(value)}: expected one value for each of {count} images{describe_counted(images)}"
+            )
         if not isinstance(value, Tensor) and all(isinstance(v, numbers.Real) for v in value):
             value = torch.tensor(value, dtype=_dtype_of(value))
         elif not isinstance(value, Tensor) and all(isinstance(v, Tensor) for v in value):
@@ -131,6 +133,46 @@ def gather(value: Any, chosen: Tensor) -> Any:
     if isinstance(value, Tensor):
         return value[index.to(value.device, non_blocking=True)]  # by index: a mask on a device would cost a sync
     return [value[i] for i in index.tolist()]
+
+
+def describe_counted(images: Sequence[Image]) -> str:
+    """Return what was taken for the images of a sample, and how to say what is none, as the end of a message; "" of one image or batch.
+
+    Example:
+        >>> describe_counted([PIL.Image.new("RGB", (6, 4)), PIL.Image.new("L", (6, 4))])
+        ' (PIL RGB 6 x 4, PIL L 6 x 4): if one of these is a mask, wrap it in tv_tensors.Mask(mask), as it is'
+    """
+    if len(images) < 2:
+        return ""
+    pictures = [image for image in images if isinstance(image, PIL.Image.Image)]
+    named = [
+        f"PIL {image.mode} {image.width} x {image.height}" if isinstance(image, PIL.Image.Image) else str(tuple(image.shape))
+        for image in images[:4]
+    ]
+    hint = "wrap it in tv_tensors.Mask(mask), as it is" if pictures else "make the images tv_tensors.Image"
+    what = "a mask" if pictures else "no image"
+    return f" ({', '.join(named)}{', …' if len(images) > 4 else ''}): if one of these is {what}, {hint}"
+
+
+def _as_tensors(name: str, value: Any) -> Any:
+    """Return a value, or each entry of a list of values, as a tensor if it is an array, or a PIL image where a map is expected."""
+    if isinstance(value, list | tuple):
+        plain = all(isinstance(v, numbers.Real | str) for v in value)
+        return value if plain else [v if isinstance(v, list | tuple) else _as_tensors(name, v) for v in value]
+    if isinstance(value, PIL.Image.Image) and name in MAPS:
+        return as_map(name, value)
+    if isinstance(value, np.ndarray | np.generic):
+        value = as_tensor(value) if _dtype_of([value]) is None else torch.tensor(value, dtype=torch.float32)
+    return value.as_subclass(Tensor) if isinstance(value, Tensor) else value
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it: a tensor by its shape, a long list by its length."""
+    if isinstance(value, Tensor):
+        return str(tuple(value.shape))
+    if not isinstance(value, list | tuple) or len(repr(value)) <= 60:
+        return repr(value)
+    return f"{name_type(value)} of {len(value)}" if len(value) != 1 else f"{name_type(value)} of one, {_shown(value[0])}"
 
 
 def _dtype_of(values: Sequence[Any]) -> torch.dtype | None:
@@ -159,15 +201,18 @@ def _check_sizes(name: str, values: Any, images: Sequence[Image]) -> None:
     for value, size in zip(values, sizes, strict=True):
         own = _size(value)
         if own is not None and size is not None and not fits(own, size):
+            advice = f"turn, crop and resize a {what} with its image"
+            if value.ndim == 3 and value.shape[-1] in (1, 3) and fits((value.shape[0], value.shape[1]), size):
+                advice = f"it is {tuple(value.shape)}, and expected as (C, H, W), as value.transpose(2, 0, 1) makes it of an array"
             raise ConfigError(
                 f"inputs_getter: a {what} of {own[1]} x {own[0]} pixels, and its image is {size[1]} x {size[0]}: expected the same "
-                f"{expected}; turn, crop and resize a {what} with its image"
+                f"{expected}; {advice}"
             )
 
 
 def _size(image: Any) -> tuple[int, int] | None:
     """The (h, w) of an image or mask; None of something else, which the generator refuses."""
-    if isinstance(image, PIL.Image.Image):
+    if isinstance(image, PIL.Image.Image):  # of the sample
         return image.height, image.width
     return (int(image.shape[-2]), int(image.shape[-1])) if getattr(image, "ndim", 0) >= 2 else None
 

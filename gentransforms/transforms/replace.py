@@ -18,6 +18,7 @@ from gentransforms.errors import ImageError
 from gentransforms.images import Image, RangeCheck, from_float, part_seen, resize, restore, to_device, to_float, to_rows, to_size
 from gentransforms.surroundings import isolate_thread
 from gentransforms.transforms.arguments import check_output_size, check_p
+from gentransforms.transforms.coordinates import find_coordinates
 from gentransforms.transforms.doubt import name_doubt, name_two_valued, refuse_mask_modes
 from gentransforms.transforms.drawing import draw_params
 from gentransforms.transforms.one_by_one import ImageParams, split_params
@@ -126,7 +127,7 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
             with isolate_thread():  # before the getters are called, so that an unsupported image is what the message is about
                 refuse_mask_modes(flat, places)
                 rows = [to_rows(image) for image in images]
-            self._warn_of_doubt(flat, places)
+            self._warn_of_doubt(sample, flat, places)
             self._warn_of_overlooked(sample, flat, places)
             params = self._draw(sample, images, p)
             if getattr(self.transform, "__func__", None) is ReplaceImages.transform:
@@ -198,13 +199,20 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
                 stacklevel=3,
             )
 
-    def _warn_of_doubt(self, flat: list[Any], places: list[int]) -> None:
-        if len(flat) < 2 or "doubt" in self._done:
+    def _warn_of_doubt(self, sample: Any, flat: list[Any], places: list[int]) -> None:
+        if len(flat) < 2:
             return
         changes_layout = self.output_size != "input" or not self.origin.preserves_geometry
-        doubt = name_doubt(flat, places, changes_layout)
+        if changes_layout and "places" not in self._done and (place := find_coordinates(sample)) is not None:
+            self._done.add("places")
+            warnings.warn(f"{type(self).__name__}: {self._doubt_of_coordinates(place)}", stacklevel=3)
+        if "doubt" in self._done:
+            return
+        # What was taken for an image is said in any case, because it is replaced.
+        left = changes_layout and not self._expects_maps()
+        doubt = name_doubt(flat, places, left)
         if doubt is None and self._first_time("values"):  # of the first sample only
-            doubt = name_two_valued(flat, places, changes_layout)
+            doubt = name_two_valued(flat, places, left)
         if doubt is not None:
             self._done.add("doubt")
             warnings.warn(
@@ -212,6 +220,24 @@ class ReplaceImages(v2.Transform):  # type: ignore[misc]  # torchvision has no a
                 "collating removes the mark",
                 stacklevel=3,
             )
+
+    def _expects_maps(self) -> bool:
+        """Whether a sample holds masks or control maps that are no surprise."""
+        return False
+
+    def _doubt_of_coordinates(self, place: str) -> str:
+        """Why an entry of a sample that is named as boxes or key points are may be wrong beside a new image."""
+        if not self.origin.preserves_geometry:
+            return (
+                f"by its name, the entry {place} says where things are in an image; it stays as it is, and {self.origin.name} does not "
+                "keep the layout of an image (preserves_geometry=False), so it would be wrong: use a generator that does, such as "
+                "ControlNetVariation, or leave the entry out"
+            )
+        return (
+            f"by its name, the entry {place} says where things are in an image; it stays as it is, and with "
+            f'output_size={self.output_size!r} would be wrong if it counts pixels: use output_size="input" and a v2.Resize after it, and '
+            "mark boxes as tv_tensors.BoundingBoxes, which v2.Resize resizes"
+        )
 
     def _warn_of_overlooked(self, sample: Any, flat: list[Any], places: list[int]) -> None:
         if "overlooked" not in self._done and (count := count_overlooked(sample, flat, places)):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gentransforms.errors import ConfigError, GeneratorError, MissingInputError
 from gentransforms.generators.identity import describe_argument, hash_weights, named_weights
+from gentransforms.generators.maps import as_maps
 from gentransforms.images import fit
 from gentransforms.seeding import seed_uniforms
 
@@ -174,8 +175,8 @@ def colour_masks(masks: Any, palette: Tensor, size: Sequence[int], count: int) -
     """Return the colours of class masks: (B, 3, *size) float32 in [0, 1].
 
     Args:
-        masks: integer classes, (B, H, W) or (B, 1, H, W), or a list of B masks (H, W) or (1, H, W) of any sizes. 255 is
-            unlabelled, and black.
+        masks: integer classes, (B, H, W) or (B, 1, H, W), or a list of B masks (H, W) or (1, H, W) of any sizes; tensors or arrays,
+            in a list also PIL images. 255 is unlabelled, and black.
         palette: (K, 3) uint8.
         size: (h, w) of the maps; masks are resized by nearest neighbour.
         count: B.
@@ -185,6 +186,7 @@ def colour_masks(masks: Any, palette: Tensor, size: Sequence[int], count: int) -
         ConfigError: as there.
     """
     check_masks(masks, len(palette), count)
+    masks = as_maps("masks", masks, count)
     if not count:
         return torch.zeros(0, 3, *size, device=palette.device)
     # Masks of one tensor have one size; those of a list may differ, and each is a batch of its own.
@@ -216,15 +218,13 @@ def check_masks(masks: Any, colours: int, count: int) -> None:
             "masks are missing: condition='segmentation' needs one for each image; give the transform "
             "inputs_getter=lambda sample: {'masks': sample['mask']}, or pass masks= to encode"
         )
-    if len(masks) != count:
-        raise ConfigError(f"masks has {len(masks)} entries: expected {count}, one for each image")
-    if not isinstance(masks, Tensor):
-        for mask in masks:
-            check_masks(mask[None], colours, 1)
-        return
+    masks = as_maps("masks", masks, count)
+    for batch in ([masks] if isinstance(masks, Tensor) else [mask[None] for mask in masks]) if count else []:
+        _check_classes(batch, colours)
+
+
+def _check_classes(masks: Tensor, colours: int) -> None:
     shape, kind = tuple(masks.shape), masks.dtype
-    if not count:
-        return
     if not (masks.ndim == 3 or (masks.ndim == 4 and masks.shape[1] == 1)) or masks.is_floating_point() or masks.is_complex():
         raise ConfigError(f"masks has shape {shape} and dtype {kind}: expected (B, H, W) or (B, 1, H, W), integer classes")
     if masks.device.type == "cpu":
@@ -242,7 +242,8 @@ def given_maps(maps: Any, size: Sequence[int], count: int, preserves_geometry: b
     They stay on the device they are on.
 
     Args:
-        maps: (B, 1 or 3, H, W) uint8, or floating in [0, 1]; or a list of B maps (1 or 3, H, W) of any sizes.
+        maps: (B, 1 or 3, H, W) uint8, or floating in [0, 1]; or a list of B maps (1 or 3, H, W) of any sizes; tensors or arrays,
+            in a list also PIL images.
         size: (h, w) of the generator's images.
         count: B.
         preserves_geometry: whether the generator sees its images whole, and not their centre alone.
@@ -252,6 +253,7 @@ def given_maps(maps: Any, size: Sequence[int], count: int, preserves_geometry: b
         ConfigError: as there.
     """
     check_maps(maps, count)
+    maps = as_maps("control_maps", maps, count)
     if not isinstance(maps, Tensor):
         return torch.cat([_fit_maps(m[None], size, preserves_geometry) for m in maps]) if count else torch.zeros(0, 3, *size)
     return _fit_maps(maps, size, preserves_geometry)
@@ -280,12 +282,12 @@ def check_maps(maps: Any, count: int) -> None:
             "control_maps are missing: condition='maps' needs one for each image; give the transform "
             "inputs_getter=lambda sample: {'control_maps': sample['map']}, or pass control_maps= to encode"
         )
-    if len(maps) != count:
-        raise ConfigError(f"control_maps has {len(maps)} entries: expected {count}, one for each image")
-    if not isinstance(maps, Tensor):
-        for one in maps:
-            check_maps(one[None], 1)
-        return
+    maps = as_maps("control_maps", maps, count)
+    for batch in [maps] if isinstance(maps, Tensor) else [one[None] for one in maps]:
+        _check_pixels(batch)
+
+
+def _check_pixels(maps: Tensor) -> None:
     if maps.ndim != 4 or maps.shape[1] not in (1, 3) or not (maps.dtype == torch.uint8 or maps.is_floating_point()):
         raise ConfigError(f"control_maps has shape {tuple(maps.shape)}, dtype {maps.dtype}: expected (B, 1 or 3, H, W), uint8 or floating")
     looked_at = maps.device.type == "cpu" and maps.is_floating_point() and maps.numel()

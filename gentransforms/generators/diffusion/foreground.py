@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gentransforms.errors import ConfigError
+from gentransforms.generators.maps import as_maps
 from gentransforms.images import centre, to_device
 
 __all__ = ["BOUNDS", "STEP", "check_bounds", "check_foreground", "foreground_share", "mask_share", "to_levels"]
@@ -61,7 +62,8 @@ def mask_share(masks: Any, count: int, device: torch.device, size: Sequence[int]
     Of a mask of the whole image, only the part counts that the generator sees.
 
     Args:
-        masks: (B, H, W) or (B, 1, H, W), or a list of B of any sizes: true or other than 0 in the foreground, or floating in [0, 1].
+        masks: (B, H, W) or (B, 1, H, W), or a list of B of any sizes, tensors, arrays or PIL images: true or other than 0 in the
+            foreground, or floating in [0, 1].
         count: B.
         device: device of the result.
         size: (h, w) of the generator's images if it sees the centre of an image alone; None if it sees it whole.
@@ -73,7 +75,7 @@ def mask_share(masks: Any, count: int, device: torch.device, size: Sequence[int]
     if not count:
         return torch.zeros(0, device=device)
     means = []
-    for batch in _batches(masks):
+    for batch in _batches(masks, count):
         values = batch.float() if batch.is_floating_point() else (batch != 0).float()
         means.append((values if size is None else centre(values, size)).flatten(1).mean(1))
     return to_device(torch.cat(means), device)
@@ -89,9 +91,7 @@ def check_foreground(masks: Any, count: int) -> None:
     Raises:
         ConfigError: if there is not one mask for each image, it has another shape, or (on the CPU) its values are out of range.
     """
-    if len(masks) != count:
-        raise ConfigError(f"foreground has {len(masks)} entries: expected {count}, one mask for each image")
-    for batch in _batches(masks) if count else []:
+    for batch in _batches(masks, count):
         shape = tuple(batch.shape[1:])
         if len(shape) < 2 or batch[0].numel() != shape[-2] * shape[-1] or not batch.numel():
             raise ConfigError(f"foreground holds a mask of shape {shape}: expected (H, W) or (1, H, W)")
@@ -100,9 +100,12 @@ def check_foreground(masks: Any, count: int) -> None:
             raise ConfigError(f"foreground holds values from {batch.min():g} to {batch.max():g}: expected [0, 1], or a boolean mask")
 
 
-def _batches(masks: Any) -> list[Tensor]:
+def _batches(masks: Any, count: int) -> list[Tensor]:
     """Return masks as batches: those of one tensor have one size; those of a list may differ, and each is a batch of its own."""
-    return [masks] if isinstance(masks, Tensor) else [torch.as_tensor(mask)[None] for mask in masks]
+    masks = as_maps("foreground", masks, count)
+    if not count:
+        return []
+    return [masks] if isinstance(masks, Tensor) else [mask[None] for mask in masks]
 
 
 def to_levels(shares: Tensor, bounds: Sequence[float]) -> Tensor:

@@ -34,7 +34,10 @@ def check_levels(levels: Any, count: int, top: int) -> Tensor:
         ConfigError: if they are something else, or out of range. The range is checked on the CPU alone: elsewhere, reading the
             values would wait for the device.
     """
-    found = torch.as_tensor(levels)
+    try:
+        found = torch.as_tensor(levels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"noise_levels={levels!r}: expected {count} integers, one for each image ({error})") from None
     if found.shape != (count,) or found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
         raise ConfigError(f"noise_levels has shape {tuple(found.shape)} and dtype {found.dtype}: expected ({count},) int64")
     if found.device.type == "cpu" and count:

@@ -69,7 +69,7 @@ def fill_prompts(text: str, values: Mapping[str, Sequence[Any]], count: int, nam
     """
     plain = {}
     for field, given in values.items():
-        if isinstance(given, str) or not hasattr(given, "__len__") or (isinstance(given, Tensor) and given.ndim != 1):
+        if isinstance(given, str) or not hasattr(given, "__len__") or getattr(given, "ndim", 1) != 1:  # of a tensor or an array
             raise ConfigError(f"{field}={given!r}: expected a list or tensor of {count} values, one for each image")
         plain[field] = given.tolist() if isinstance(given, Tensor) else list(given)
     for field, entries in plain.items():
