@@ -59,6 +59,14 @@ class TestMaps:
         assert condition["control_0"].shape == (2, 3, 32, 32)
         assert torch.equal(condition["control_0"][0, 0], condition["control_0"][0, 2])
 
+    def test_as_arrays_and_pictures(self, generator: gt.ControlNetVariation) -> None:
+        maps, images = pictures(), torch.rand(2, 3, 32, 32)
+        expected = generator.encode(images, control_maps=maps)["control_0"]
+        for given in (maps.numpy(), [m.numpy() for m in maps], tuple(TF.to_pil_image(m) for m in maps)):
+            assert torch.equal(generator.encode(images, control_maps=given)["control_0"], expected)
+            augment = gt.GenerativeAugment(generator, p=1.0, inputs_getter=lambda _, given=given: {"control_maps": given})
+            assert augment(images).shape == images.shape
+
     @pytest.mark.slow
     def test_the_contract(self, generator: gt.ControlNetVariation) -> None:
         check_generator(generator, control_maps=torch.rand(4, 3, 32, 32), prompts=["a", "b", "c", "d"])
@@ -79,9 +87,12 @@ class TestMaps:
             (torch.rand(2, 4, 32, 32), r"\(2, 4, 32, 32\).*1 or 3"),
             (torch.zeros(2, 3, 32, 32, dtype=torch.int64), r"int64.*uint8"),
             (torch.rand(2, 3, 32, 32) * 255, r"expected \[0, 1\].*255"),
+            ([None, None], r"control_maps holds a NoneType"),
+            ([PIL.Image.new("RGBA", (8, 8))] * 2, r"control_maps: PIL image in mode 'RGBA'.*convert"),
+            (PIL.Image.new("RGB", (8, 8)), r"control_maps is an Image: expected"),
         ],
     )
-    def test_of_other_kinds(self, generator: gt.ControlNetVariation, maps: Tensor, message: str) -> None:
+    def test_of_other_kinds(self, generator: gt.ControlNetVariation, maps: Any, message: str) -> None:
         with pytest.raises(ConfigError, match=message):
             generator.encode(torch.rand(2, 3, 32, 32), control_maps=maps)
 

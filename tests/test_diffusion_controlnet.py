@@ -6,6 +6,8 @@ import inspect
 from typing import Any
 
 import diffusers
+import numpy as np
+import PIL.Image
 import pytest
 import stock
 import tiny_diffusion as tiny
@@ -304,7 +306,7 @@ class TestConditions:
         assert set(maps[0].unique().tolist()) == {0.0, 1.0}
         assert len(made) == 16
 
-    @pytest.mark.parametrize("masks", ["tensor", "list"])
+    @pytest.mark.parametrize("masks", ["tensor", "list", "arrays", "PIL"])
     def test_masks_are_handed_over_by_the_transform(self, base: Any, net: Any, masks: str) -> None:
         palette = [[0, 0, 0], [255, 0, 0], [0, 255, 0]]
         generator = gt.ControlNetVariation.from_pipeline(
@@ -315,12 +317,17 @@ class TestConditions:
         augment = gt.GenerativeAugment(generator, p=1.0, inputs_getter=lambda sample: {"masks": sample["mask"]})
         mask = torch.zeros(2, 40, 40, dtype=torch.int64)
         mask[0, :20], mask[1, :, 20:] = 1, 2
-        sample = {"image": torch.rand(2, 3, 40, 40), "mask": tv_tensors.Mask(mask) if masks == "tensor" else [mask[0], mask[1]]}
-        augment(sample)
+        kinds: dict[str, Any] = {
+            "tensor": tv_tensors.Mask(mask), "list": list(mask), "arrays": [m.numpy() for m in mask],
+            "PIL": [PIL.Image.fromarray(m.numpy().astype(np.uint8), "P") for m in mask],
+        }  # fmt: skip
+        augment = gt.GenerativeAugment(generator, p=1.0, inputs_getter=lambda _: {"masks": kinds[masks]})
+        augment(torch.rand(2, 3, 40, 40))
         net_hook.remove()
         expected = torch.zeros(2, 3, 32, 32)
         expected[0, 0, :16], expected[1, 1, :, 16:] = 1, 1
         assert torch.equal(seen[0], expected)
+        assert torch.equal(generator.encode(torch.rand(2, 3, 40, 40), masks=kinds[masks])["control_0"], expected), "called directly"
 
     def test_a_function_that_returns_something_else(self, base: Any, net: Any) -> None:
         generator = gt.ControlNetVariation.from_pipeline(base, controlnet=net, condition=lambda images: images[:, :1])
@@ -484,6 +491,12 @@ class TestBadInput:
             (torch.zeros(2, 8, 8), ConfigError, r"masks\b.*\(2, 8, 8\).*torch.float32.*\(B, H, W\)"),
             (torch.full((2, 8, 8), 150), ConfigError, r"masks\b.*\b150\b.*\b0\b.*\b149\b"),
             (torch.full((2, 8, 8), -1), ConfigError, r"masks\b.*-1\b.*\b0\b.*\b149\b"),
+            ([None, None], ConfigError, r"masks holds a NoneType: expected tensors, arrays or PIL images"),
+            (["a.png", "b.png"], ConfigError, r"masks holds a str"),
+            ([[[1]], [[2]]], ConfigError, r"masks holds a list"),
+            (3, ConfigError, r"masks is an int"),
+            ([np.zeros((8, 8))] * 2, ConfigError, r"masks\b.*\(1, 8, 8\).*torch.float64"),
+            ([PIL.Image.new("RGB", (8, 8))] * 2, ConfigError, r"masks\b.*\(1, 3, 8, 8\).*expected \(B, H, W\)"),
         ],
     )
     def test_masks(self, base: Any, net: Any, masks: Any, error: type[Exception], message: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 import tiny_diffusion as tiny
 import torch
@@ -94,6 +96,8 @@ class TestMaskShare:
             torch.tensor([[[True, False], [False, False]], [[True, True], [False, True]]]),
             torch.tensor([[[[255, 0], [0, 0]]], [[[7, 1], [0, 2]]]], dtype=torch.uint8),
             [torch.tensor([[0.25]]), torch.tensor([[0.5, 1.0, 0.75]])],
+            [np.array([[0.25]]), np.array([[[0.5, 1.0, 0.75]]])],
+            [PIL.Image.fromarray(np.array(m, np.uint8)) for m in ([[255, 0], [0, 0]], [[7, 1], [0, 2]])],
         ],
     )
     def test_is_the_mean(self, masks: Any) -> None:
@@ -107,9 +111,11 @@ class TestMaskShare:
             (torch.full((2, 4, 4), 2.0), r"foreground.*from 2 to 2.*\[0, 1\]"),
             (torch.full((2, 4, 4), float("nan")), r"foreground.*nan.*\[0, 1\]"),
             (torch.zeros(2, 0, 4), r"foreground.*\(0, 4\)"),
+            (["a.png", "b.png"], r"foreground holds a str: expected tensors, arrays or PIL images"),
+            (PIL.Image.new("L", (4, 4)), r"foreground is an Image: expected"),
         ],
     )
-    def test_other_masks_are_refused(self, masks: Tensor, message: str) -> None:
+    def test_other_masks_are_refused(self, masks: Any, message: str) -> None:
         with pytest.raises(ConfigError, match=message):
             mask_share(masks, 2, torch.device("cpu"))
 
@@ -214,4 +220,6 @@ class TestGenerator:
         generator = gt.StableDiffusionVariation.from_pipeline(unclip, noise_level="foreground")
         with pytest.raises(ConfigError, match="both given"):
             generator.encode(images, noise_levels=torch.tensor([5]), foreground=torch.ones(1, 4, 4))
+        with pytest.raises(ConfigError, match=r"noise_levels=\['high'\]: expected 1 integers"):
+            generator.encode(images, noise_levels=["high"])
         assert generator.encode(images, noise_levels=torch.tensor([5]))["noise_levels"].tolist() == [5]

@@ -86,6 +86,10 @@ class TestPerImageSeeds:
         with pytest.raises(ConfigError, match="seeds_getter"):
             per_image_seeds(seeds, [BATCH])
 
+    def test_another_count_says_what_was_counted(self) -> None:
+        with pytest.raises(ConfigError, match=r"expected \(2,\), one seed per image \(PIL RGB 4 x 4, PIL L 4 x 4\): if"):
+            per_image_seeds([7], [PICTURE, PICTURE.convert("L")])
+
 
 class TestPerImageInputs:
     def given(self, value: Any, *images: Any) -> Any:
@@ -130,6 +134,56 @@ class TestPerImageInputs:
         assert stacked.equal(torch.stack([torch.full((1, 4, 4), n) for n in (1, 2)]))
         other = [masks[0], tv_tensors.Mask(torch.zeros(1, 6, 5, dtype=torch.int64))]
         assert [tuple(mask.shape) for mask in self.given(other, PICTURE, PICTURE)] == [(1, 4, 4), (1, 6, 5)]
+
+    @pytest.mark.parametrize("name", ["masks", "foreground", "control_maps"])
+    @pytest.mark.parametrize("kind", ["array", "PIL", "read-only", "reversed"])
+    def test_maps_of_any_kind_as_collated(self, name: str, kind: str) -> None:
+        """What tuple(zip(*batch)) makes of a data set whose masks are arrays or PIL images."""
+        values = np.random.default_rng(0).integers(0, 3, (2, 4, 4), dtype=np.uint8)
+        form: Any = {"array": np.array, "PIL": PIL.Image.fromarray, "reversed": lambda v: v[:, ::-1].copy()[:, ::-1]}.get(kind)
+        maps = tuple(form(v) if form else np.asarray(PIL.Image.fromarray(v)) for v in values)
+        for images in ([BATCH[:2]], [PICTURE, PICTURE]):
+            found = per_image_inputs({name: maps}, images, [name])[name]
+            assert found.reshape(2, 4, 4).equal(torch.from_numpy(values))
+        lone = per_image_inputs({name: maps[0]}, [ONE], [name])[name]
+        assert lone.reshape(1, 4, 4).equal(torch.from_numpy(values[:1]))
+
+    def test_a_pil_image_that_is_no_map_stays_one(self) -> None:
+        assert self.given([PICTURE, PICTURE], BATCH[:2]) == [PICTURE, PICTURE]
+        assert self.given(PICTURE, ONE) == [PICTURE]
+
+    def test_arrays_of_strings_and_lists_of_arrays(self) -> None:
+        assert self.given(np.array(["a", "b"]), BATCH[:2]) == ["a", "b"]
+        assert self.given(np.array([["a", "b"]]), ONE) == [["a", "b"]]
+        assert self.given(np.str_("a"), ONE) == ["a"]
+        assert self.given([np.array(1), np.array(2)], BATCH[:2]).tolist() == [1, 2]
+        assert self.given([np.str_("a"), np.array("b")], BATCH[:2]) == ["a", "b"]
+
+    def test_a_control_map_in_another_mode(self) -> None:
+        with pytest.raises(ConfigError, match=r"control_maps: PIL image in mode 'RGBA'.*convert"):
+            per_image_inputs({"control_maps": PICTURE.convert("RGBA")}, [ONE], ["control_maps"])
+
+    def test_a_map_with_its_channels_last(self) -> None:
+        with pytest.raises(ConfigError, match=r"it is \(6, 8, 3\), and expected as \(C, H, W\).*transpose\(2, 0, 1\)"):
+            per_image_inputs({"control_maps": np.zeros((6, 8, 3))}, [torch.zeros(3, 6, 8)], ["control_maps"])
+
+    @pytest.mark.parametrize(
+        ("images", "value", "words"),
+        [
+            (
+                [PICTURE, PICTURE.convert("L")],
+                np.zeros((4, 4)),
+                r"labels=\(4, 4\).* \(PIL RGB 4 x 4, PIL L 4 x 4\).*Mask\(mask\)",
+            ),
+            ([PICTURE, PICTURE.convert("L")], [np.zeros((4, 4))], r"labels=a list of one, \(4, 4\): expected one value for each of 2"),
+            ([BATCH, BATCH], BATCH, r"each of 8 images \(\(4, 3, 4, 4\), \(4, 3, 4, 4\)\).*make the images tv_tensors\.Image"),
+            ([ONE] * 6, list(range(40)), r"labels=a list of 40: .*\(3, 4, 4\), …\): if"),
+            ([BATCH], [1], r"labels=\[1\]: expected one value for each of 4 images$"),
+        ],
+    )
+    def test_another_count_says_what_was_counted(self, images: list[Any], value: Any, words: str) -> None:
+        with pytest.raises(ConfigError, match=words):
+            self.given(value, *images)
 
     @pytest.mark.parametrize(
         ("images", "mask", "words"),
@@ -266,3 +320,7 @@ class TestPerImageKeys:
     def test_another_count_is_refused(self, keys: Any, count: int) -> None:
         with pytest.raises(ConfigError, match=f"{count} keys for 2 images"):
             per_image_keys(keys, [torch.zeros(2, 3, 4, 4)])
+
+    def test_another_count_says_what_was_counted(self) -> None:
+        with pytest.raises(ConfigError, match=r"1 keys for 2 images.*keys_getter= \(PIL RGB 4 x 4, PIL L 4 x 4\): if"):
+            per_image_keys("cat", [PICTURE, PICTURE.convert("L")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_diffusion
 import tiny_pipelines
@@ -59,6 +60,11 @@ class TestFillTemplates:
     def test_names_the_option_that_cannot_be_filled(self) -> None:
         with pytest.raises(ConfigError, match=r"prompt_2='\{label:d\}' cannot be filled"):
             fill_templates({"prompt_2": "{label:d}"}, {"label": ["a", "b"]}, 2)
+
+    @pytest.mark.parametrize("values", [np.array(1), np.zeros((2, 2)), torch.zeros(2, 2), "ab", 3], ids=str)
+    def test_names_what_is_no_list(self, values: Any) -> None:
+        with pytest.raises(ConfigError, match=r"(?s)label=.*expected a list or tensor of 2 values"):
+            fill_templates({"prompt": "a {label}"}, {"label": values}, 2)
 
 
 @pytest.mark.parametrize("kind", KINDS)

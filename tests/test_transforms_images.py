@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import gentransforms as gt
-from gentransforms.errors import ImageError
+from gentransforms.errors import ConfigError, ImageError
 from gentransforms.images import centre, check_range, fit, from_float, resize, to_float, to_size
 from gentransforms.kornia import RandomGenerative
 from gentransforms.testing import FakeGenerator, check_transform
@@ -398,6 +398,29 @@ class TestUnmarkedMasks:
         gt.GenerativeAugment(Masked(), p=1.0, inputs_getter=lambda sample: {"masks": sample["mask"]})(sample)
         with pytest.warns(UserWarning, match="mark masks"):
             gt.GenerativeAugment(Masked(), p=1.0)(sample)
+
+    @pytest.mark.parametrize("name", ["masks", "control_maps", "foreground"])
+    def test_maps_that_are_taken_for_images_all_the_same(self, name: str) -> None:
+        """They are replaced, whatever the generator is given."""
+
+        class Given(FakeGenerator):
+            inputs = (name,)
+
+        photo, mask = PIL.Image.new("RGB", (16, 16), "red"), PIL.Image.new("L", (16, 16), 2)
+        batch = [pixels(4, 1, 16, 16), pixels(4, 1, 16, 16).round()]
+        wrong_way = (torch.zeros(4, 1, 16, 16, dtype=torch.uint8), pixels(4, 3, 16, 16))
+        for sample, count, words in (
+            ((photo, mask), 2, "modes RGB and L"),
+            (batch, 8, "two values only"),
+            (wrong_way, 4, r"\(4, 1, 16, 16\) was"),
+        ):
+            augment = gt.GenerativeAugment(Given(), p=1.0, inputs_getter=lambda _, count=count: {name: torch.zeros(count, 1, 16, 16)})
+            with pytest.warns(UserWarning, match=words):
+                result = augment(sample)
+            assert result[0] is not sample[0]
+        augment = gt.GenerativeAugment(Given(), p=1.0, inputs_getter=lambda sample: {name: sample[1]})
+        with pytest.warns(UserWarning, match="modes RGB and L"), pytest.raises(ConfigError, match=r"PIL RGB 16 x 16, PIL L 16 x 16"):
+            augment(photo, mask)  # the warning comes before the error
 
     def test_named_images_leave_no_doubt_which_is_the_image(self) -> None:
         sample = self.batch(torch.zeros(4, 1, 16, 16, dtype=torch.uint8), first=True)
@@ -818,7 +841,7 @@ class TestOverlookedImages:
 
     @pytest.mark.parametrize("sample", SAMPLES, ids=range(len(SAMPLES)))
     def test_are_told_once(self, sample: Any) -> None:
-        augment = gt.GenerativeAugment(FakeGenerator(), p=1.0)
+        augment = gt.GenerativeAugment(FakeGenerator(preserves_geometry=True), p=1.0)  # or there would be a word on the boxes
         with pytest.warns(UserWarning, match=r"holds [24] plain tensors.*only the first.*default_collate.* a tv_tensors\.Image"):
             augment(sample)
         augment(sample)
