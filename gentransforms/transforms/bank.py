@@ -67,8 +67,8 @@ class BankAugment(ReplaceImages):
     Raises:
         ConfigError: if an argument, or what the getter returns, is not as described; if keys belong to other images.
         MissingKeyError: if the bank has no variants of a key, whether it is selected or not, so that it is noticed at once.
-        ImageError: if an image has an unsupported type or range, or comes with a video, or with boxes, masks or key points
-            that the bank's images would invalidate.
+        ImageError: if an image has an unsupported type or range, or comes with a video, or with `tv_tensors` boxes, masks or
+            key points that the bank's images would invalidate; plain ones give a warning.
         BankError: if an image of the bank cannot be decoded.
 
     Example:

@@ -51,8 +51,8 @@ class GenerativeAugment(HoldsGenerator, ReplaceImages):
 
     Raises:
         ConfigError: if an argument, or what a getter returns, is not as described.
-        ImageError: if an image has an unsupported type or range, or comes with a video, or with boxes, masks or key points
-            that the generator would invalidate.
+        ImageError: if an image has an unsupported type or range, or comes with a video, or with `tv_tensors` boxes, masks or
+            key points that the generator would invalidate; plain ones give a warning.
         GeneratorError: if the generator breaks its contract.
         DeviceError: with a CUDA generator in a forked process.
 

@@ -53,10 +53,11 @@ class ControlledDiffusion(PretrainedDiffusion):
 
         Args:
             images: (B, 3, H, W) floating in [0, 1]; the whole image is resized to the generator's size.
-            masks: classes, for ``"segmentation"``: (B, H, W) or (B, 1, H, W) integers, or a list of B of any sizes.
+            masks: classes, for ``"segmentation"``: (B, H, W) or (B, 1, H, W) integers, or a list of B of any sizes, also PIL images.
             prompts: one for each image, instead of the option `prompt`.
             noise_levels: (B,) int64, instead of the option `noise_level` (unCLIP).
-            control_maps: for ``"maps"``: (B, 1 or 3, H, W) uint8, or floating in [0, 1]; or a list of B of any sizes.
+            control_maps: for ``"maps"``: (B, 1 or 3, H, W) uint8, or floating in [0, 1]; or a list of B of any sizes, also PIL
+                images.
             foreground: masks of the subject, for ``noise_level="foreground"`` (unCLIP), as in `StableDiffusionVariation.encode`.
             values: for each field of `prompt`, one value per image.
 
