@@ -17,6 +17,7 @@ from gentransforms.generators.maps import MAPS, as_map, as_tensor
 from gentransforms.images import Image, count_images, same_aspect_ratio
 from gentransforms.seeding import check_seeds
 from gentransforms.sources.keys import as_keys
+from gentransforms.transforms.samples import describe_counted
 from gentransforms.wording import name_type
 
 __all__ = ["gather", "per_image_inputs", "per_image_keys", "per_image_seeds"]
@@ -133,25 +134,6 @@ def gather(value: Any, chosen: Tensor) -> Any:
     if isinstance(value, Tensor):
         return value[index.to(value.device, non_blocking=True)]  # by index: a mask on a device would cost a sync
     return [value[i] for i in index.tolist()]
-
-
-def describe_counted(images: Sequence[Image]) -> str:
-    """Return what was taken for the images of a sample, and how to say what is none, as the end of a message; "" of one image or batch.
-
-    Example:
-        >>> describe_counted([PIL.Image.new("RGB", (6, 4)), PIL.Image.new("L", (6, 4))])
-        ' (PIL RGB 6 x 4, PIL L 6 x 4): if one of these is a mask, wrap it in tv_tensors.Mask(mask), as it is'
-    """
-    if len(images) < 2:
-        return ""
-    pictures = [image for image in images if isinstance(image, PIL.Image.Image)]
-    named = [
-        f"PIL {image.mode} {image.width} x {image.height}" if isinstance(image, PIL.Image.Image) else str(tuple(image.shape))
-        for image in images[:4]
-    ]
-    hint = "wrap it in tv_tensors.Mask(mask), as it is" if pictures else "make the images tv_tensors.Image"
-    what = "a mask" if pictures else "no image"
-    return f" ({', '.join(named)}{', …' if len(images) > 4 else ''}): if one of these is {what}, {hint}"
 
 
 def _as_tensors(name: str, value: Any) -> Any:

@@ -16,7 +16,7 @@ from gentransforms.errors import ImageError
 from gentransforms.images import Image
 from gentransforms.wording import name_type
 
-__all__ = ["check_companions", "describe_leaves", "find_images"]
+__all__ = ["check_companions", "describe_counted", "describe_leaves", "find_images"]
 
 
 def find_images(sample: Any, flat: Sequence[Any], needed: Sequence[bool]) -> tuple[list[int], list[Image]]:
@@ -85,6 +85,25 @@ def describe_leaves(flat: Sequence[Any]) -> str:
     """
     named = list(dict.fromkeys(map(_describe, flat)))
     return ", ".join(named[:6]) + (", …" if len(named) > 6 else "")
+
+
+def describe_counted(images: Sequence[Image]) -> str:
+    """Return what was taken for the images of a sample, and how to say what is none, as the end of a message; "" of one image or batch.
+
+    Example:
+        >>> describe_counted([PIL.Image.new("RGB", (6, 4)), PIL.Image.new("L", (6, 4))])
+        ' (PIL RGB 6 x 4, PIL L 6 x 4): if one of these is a mask, wrap it in tv_tensors.Mask(mask), as it is'
+    """
+    if len(images) < 2:
+        return ""
+    pictures = [image for image in images if isinstance(image, PIL.Image.Image)]
+    named = [
+        f"PIL {image.mode} {image.width} x {image.height}" if isinstance(image, PIL.Image.Image) else str(tuple(image.shape))
+        for image in images[:4]
+    ]
+    hint = "wrap it in tv_tensors.Mask(mask), as it is" if pictures else "make the images tv_tensors.Image"
+    what = "a mask" if pictures else "no image"
+    return f" ({', '.join(named)}{', …' if len(images) > 4 else ''}): if one of these is {what}, {hint}"
 
 
 def _are_views(sample: Any) -> bool:
