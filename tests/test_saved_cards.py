@@ -166,6 +166,23 @@ class TestRefused:
         assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+class TestDtype:
+    @pytest.mark.parametrize("make", [Tinted, variation])
+    def test_that_cannot_hold_the_weights(self, make: Callable[[], Any], tmp_path: Path) -> None:
+        """In float16, 1e5 is infinite; a generator whose weights are so already says what it is."""
+        generator = make()
+        name, weight = next((n, t) for n, t in generator.named_parameters() if t.is_floating_point())
+        weight.detach().view(-1)[0] = 1e5
+        with pytest.raises(
+            WeightsError, match=rf"^dtype=torch\.float16: 1 of \d+ weights, such as {re.escape(name)}, reach beyond .*65504"
+        ):
+            generator.save_pretrained(tmp_path / "saved", dtype=torch.float16)
+        assert not (tmp_path / "saved").exists()
+        generator.save_pretrained(tmp_path / "saved", dtype=torch.bfloat16)
+        weight.detach().view(-1)[0] = 6e4
+        generator.save_pretrained(tmp_path / "saved", dtype=torch.float16)
+
+
 class TestSavedAgain:
     @pytest.mark.parametrize("text", ["", "---\nlicense: mit\ntags:\n- flowers\n---\n", "---\nlicense: mit\ntags: [flowers]\n---"])
     def test_the_clone_of_a_new_repository(self, text: str, tmp_path: Path) -> None:

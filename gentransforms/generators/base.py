@@ -234,7 +234,7 @@ class ImageGenerator(nn.Module, ABC, metaclass=Recorded):
         Raises:
             ConfigError: if the config is not JSON-able, an argument of the constructor is a module, or a section of the
                 card is unknown.
-            WeightsError: if `directory` holds a generator of another class, or files of these names that were not saved by this library.
+            WeightsError: if `directory` holds a generator of another class, files that are not ours, or `dtype` cannot hold the weights.
 
         Example:
             >>> import tempfile

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gentransforms.errors import ConfigError, WeightsError
 from gentransforms.generators.identity import hash_state
+from gentransforms.generators.narrowing import check_fits
 from gentransforms.hub import models as hub
 from gentransforms.hub.card_parts import card_part
 from gentransforms.hub.card_sections import FIELDS, SECTIONS, UNSAID, card_section, is_model_card, named_parts
@@ -38,9 +39,10 @@ def next_card(generator: Any, card: Mapping[str, Any] | None, directory: Path, d
 
     Raises:
         ConfigError: if a section is unknown.
-        WeightsError: if the metadata of the card are needed and cannot be read.
+        WeightsError: if the metadata of the card are needed and cannot be read, or `dtype` cannot hold the weights.
         UserWarning: if the card beside the weights could not be read when the generator was loaded.
     """
+    check_fits(generator._saved_weights(), dtype)  # here, where all classes come by before they write
     if card is not None and not card:
         return model_card(generator, card, dtype=dtype)
     path, loaded = directory / hub.CARD_FILE, generator._loaded_card
