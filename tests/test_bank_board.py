@@ -20,7 +20,7 @@ from gentransforms.bank import Job, Ray
 from gentransforms.bank.format.unit import Unit, list_units
 from gentransforms.bank.generate import on_ray, run
 from gentransforms.bank.generate.actor import UnitMaker, decode
-from gentransforms.bank.generate.board import GIVEN_UP, MAKE, STOPPED, Board, Place
+from gentransforms.bank.generate.board import GIVEN_UP, MAKE, STOPPED, Board, Span
 from gentransforms.bank.generate.progress import Progress
 from gentransforms.bank.generate.run import Summary, generate_bank
 from gentransforms.errors import BankError, GeneratorError
@@ -90,19 +90,19 @@ class BoardOfOne(Board):
     def __init__(self) -> None:
         super().__init__(nodes=lambda: {"here"})
 
-    def end(self, unit: Place, passed: bool) -> None:
+    def end(self, unit: Span, passed: bool) -> None:
         if not isinstance(sys.exception(), Died):
             super().end(unit, passed)
 
 
-Schedule = Callable[[Board, Callable[[Place], tuple[str, Place, Any]], list[Place]], Iterator[tuple[str, Place, Any]]]
+Schedule = Callable[[Board, Callable[[Span], tuple[str, Span, Any]], list[Span]], Iterator[tuple[str, Span, Any]]]
 
 
 class Use(Protocol):
     def __call__(self, schedule: Schedule, lasting: bool = True) -> None: ...
 
 
-def one_after_the_other(_: Board, make: Callable[[Place], Any], places: list[Place]) -> Iterator[Any]:
+def one_after_the_other(_: Board, make: Callable[[Span], Any], places: list[Span]) -> Iterator[Any]:
     """One actor; whoever dies is started again without limit, as Ray does."""
     for place in places:
         for _ in range(10):
@@ -133,7 +133,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Use:
         def answers(_: Ray, job: Job, units: Any, board: Remote, *__: Any) -> Iterator[Any]:
             maker: list[UnitMaker] = []
 
-            def make(place: Place) -> tuple[str, Place, Any]:
+            def make(place: Span) -> tuple[str, Span, Any]:
                 maker[:] = (lasting and maker) or [UnitMaker([job], ".", 1, board)]
                 try:
                     (answer,) = maker[0]({"start": [place[0]], "stop": [place[1]]})["answer"]
@@ -217,9 +217,9 @@ class TestNothingFinite:
     """With so few sources in a unit that no unit tells."""
 
     def test_stops_early_and_a_repaired_generator_makes_all(self, cluster: Use, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked: list[Place] = []
+        asked: list[Span] = []
 
-        def count(_: Board, make: Callable[[Place], Any], places: list[Place]) -> Iterator[Any]:
+        def count(_: Board, make: Callable[[Span], Any], places: list[Span]) -> Iterator[Any]:
             for place in places:
                 asked.append(place)
                 yield make(place)
@@ -246,7 +246,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("kind", ["RayActorError", "NodeDiedError", "ObjectLostError"])
     def test_a_cluster_that_is_lost(self, kind: str, cluster: Use, tmp_path: Path) -> None:
-        def lost(_: Board, make: Callable[[Place], Any], places: list[Place]) -> Iterator[Any]:
+        def lost(_: Board, make: Callable[[Span], Any], places: list[Span]) -> Iterator[Any]:
             yield make(places[0])
             raise getattr(sys.modules["ray"].exceptions, kind)("The actor died.\n\tclass_name: MapWorker")
 
@@ -260,7 +260,7 @@ class TestStop:
     def test_waits_for_what_has_begun_and_for_nothing_else(self, cluster: Use, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[str] = []
 
-        def three_at_once(board: Board, make: Callable[[Place], Any], places: list[Place]) -> Iterator[Any]:
+        def three_at_once(board: Board, make: Callable[[Span], Any], places: list[Span]) -> Iterator[Any]:
             for place in places[:3]:
                 board.begin(place, "here")
             yield make(places[0])

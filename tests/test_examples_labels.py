@@ -86,6 +86,20 @@ class TestNumberLabels:
             common("labels").number_labels("x", [0, None], None, ["a.png", "b.png"])
 
 
+class TestFindLabelColumn:
+    @pytest.mark.parametrize(
+        ("columns", "expected"),
+        [
+            ({"label": pa.int64(), "labels": pa.list_(pa.string())}, "label"), ({"labels": pa.list_(pa.int64()), "cls": pa.int64()}, "cls"),
+            ({"fine_label": pa.int64(), "cls": pa.string()}, "fine_label"), ({"labels": pa.string()}, "labels"),
+            ({"class": pa.int64()}, None),
+        ],
+    )  # fmt: skip
+    def test_first_those_of_earlier_versions(self, columns: dict[str, Any], expected: str | None) -> None:
+        """A run that has begun would go on with other labels otherwise; several labels of an image are no class."""
+        assert common("labels").find_label_column(pa.schema(columns.items())) == expected
+
+
 class TestSourcesWithOrdinaryLabels:
     """Which used to end in a traceback, some of them at the first step of training."""
 

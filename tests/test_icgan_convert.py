@@ -70,6 +70,26 @@ class TestConvert:
             assert (found - expected[key]).abs().max().item() <= bound
         assert "cc-by-nc-4.0" in (tmp_path / "README.md").read_text()
 
+    def test_the_card_is_that_of_the_release(self, tmp_path: Path) -> None:
+        """In the clone of a new repository, whose card states another licence, and where another release was converted before."""
+        first, second = (
+            write_released(tmp_path / name, SMALL, random_state(SMALL, seed)) for seed, name in enumerate(("res128", "res256"))
+        )
+        (tmp_path / "ours").mkdir()
+        card = tmp_path / "ours" / "README.md"
+        card.write_text("---\nlicense: mit\n---\n")
+        convert_icgan(first, tmp_path / "ours")
+        card.write_text(card.read_text().replace("weights unchanged", "weights unchanged. My words"))
+        convert_icgan(first, tmp_path / "ours")
+        assert "My words" in card.read_text()
+        for release in (first, second):
+            convert_icgan(release, tmp_path / "ours")
+            text = card.read_text()
+            assert gt.load_generator(tmp_path / "ours").license == "cc-by-nc-4.0"
+            assert "license: mit" not in text
+            assert [line for line in text.splitlines() if line.startswith("# ")] == [f"# {release.name}"]
+            assert "it may no longer hold" not in text
+
     def test_unused_class_table_is_kept(self, tmp_path: Path) -> None:
         config = BigGANConfig(**(SMALL.to_dict() | {"n_classes": 7}))
         folder = write_released(tmp_path / "released", config, random_state(config))

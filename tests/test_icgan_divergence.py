@@ -135,7 +135,7 @@ class TestGenerator:
         assert {state[name]["param_groups"][0]["lr"] for name in ("optimizer_G", "optimizer_D")} == {1e-4}
         assert not (tmp_path / "diverged.json").exists()
 
-    def test_a_loss_that_is_logged(self, encoded: Path, tmp_path: Path) -> None:
+    def test_a_loss_that_is_logged(self, encoded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """At such rates all is lost after a step; there is no checkpoint yet, and other settings of the generator begin it again."""
         train, high = example("train"), ["generator.learning_rate_G=1e30", "generator.learning_rate_D=1e30", "checkpoint_every=100"]
         (tmp_path / "encoder.pt").write_bytes((encoded / "encoder.pt").read_bytes())
@@ -147,6 +147,12 @@ class TestGenerator:
         (tmp_path / "snapshots" / "0000001").mkdir(parents=True)
         train.open_run(tmp_path, settings(*RATES, "generator.G_ch=8"), photos())
         assert not (tmp_path / "snapshots").exists()  # of the other settings
+        assert f"{tmp_path / 'snapshots'}, of the generator with the former settings, is removed" in capsys.readouterr().out
+        (tmp_path / "snapshots" / "0000001").mkdir(parents=True)
+        (tmp_path / "pretrained").mkdir()  # a run that was finished, and whose generator.pt was deleted
+        with pytest.raises(SystemExit, match=r"other generator\.G_ch"):
+            train.open_run(tmp_path, settings(*RATES, "generator.G_ch=16"), photos())
+        assert (tmp_path / "snapshots" / "0000001").exists()
         with pytest.raises(SystemExit, match=r"other encoder\.epochs"):
             train.open_run(tmp_path, settings("encoder.epochs=3"), photos())
 

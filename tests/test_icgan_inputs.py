@@ -58,10 +58,10 @@ def test_recipes_share_the_same_names() -> None:
 
 
 class TestUselessOut:
-    """``refuse_useless_out``, and the scripts that ask it first."""
+    """``refuse_unwritable``, and the scripts that ask it first."""
 
     def test_what_may_become_a_folder(self, tmp_path: Path) -> None:
-        refuse, file = example("shared").refuse_useless_out, tmp_path / "file"
+        refuse, file = example("shared").refuse_unwritable, tmp_path / "file"
         file.touch()
         for fine in (tmp_path, tmp_path / "a" / "b", Path("a/b"), Path()):
             refuse(fine, "--out")
@@ -184,7 +184,7 @@ class TestLabelColumns:
 
     def test_no_such_column(self, tmp_path: Path) -> None:
         pq.write_table(pa.table({"image": [picture(0)], "class": [1], "label": [{"a": 1}]}), tmp_path / "x.parquet")
-        said = r"x\.parquet' has no labels among its columns 'image', 'class', 'label': expected one called labels, label, cls, fine_label;"
+        said = r"x\.parquet' has no labels among its columns 'image', 'class', 'label': expected one called label, fine_label, labels, cls;"
         with pytest.raises(SystemExit, match=said):
             example("images").load_labels(str(tmp_path / "x.parquet"))
 

@@ -94,7 +94,7 @@ class TestRefused:
             (tmp_path / name).write_text(text)
         before = content(tmp_path)
         for card in (None, {}, CARD):
-            with pytest.raises(WeightsError, match=f"^{tmp_path}/.*{said}.* not replaced: choose a new folder, or move that file away$"):
+            with pytest.raises(WeightsError, match=f"^{tmp_path}/.*{said}.* not replaced: choose a new folder, or move that file away"):
                 generator.save_pretrained(tmp_path, card=card)
         assert content(tmp_path) == before
         assert {path.name for path in tmp_path.iterdir()} == set(before)
@@ -344,17 +344,25 @@ class TestOtherState:
             Quick(6, strength=strength).save_pretrained(tmp_path, card=CARD if strength == 0.1 else None)
         assert NOTE not in read(tmp_path)
 
-    def test_of_another_generator_the_words_of_that_one(self, tmp_path: Path) -> None:
-        """The folder keeps its own text; statements about weights are those that were made of the new ones."""
+    def test_another_generator_brings_its_own_card(self, tmp_path: Path) -> None:
+        """Its licence above all: that of the folder was given to weights that are no longer there."""
         other = Tinted(6)
         torch.nn.init.zeros_(other.tint)
-        other.save_pretrained(tmp_path / "other", card={"training_data": "Cats.", "evaluation": "FID 9."})
-        Tinted(6).save_pretrained(tmp_path / "mine", card=CARD)
+        other.save_pretrained(tmp_path / "other", card={"training_data": "Cats.", "license": "cc-by-nc-4.0"})
+        Tinted(6).save_pretrained(tmp_path / "mine", card=CARD | {"license": "mit"})
         gt.load_generator(tmp_path / "other").save_pretrained(tmp_path / "mine")
-        text = read(tmp_path / "mine")
-        assert (section(text, "Training data"), section(text, "Evaluation")) == ("Cats.", "FID 9.")
-        assert section(text, "Limits") == "No weeds."
-        assert NOTE not in text
+        assert read(tmp_path / "mine") == read(tmp_path / "other")
+        assert gt.load_generator(tmp_path / "mine").license == "cc-by-nc-4.0"
+
+    def test_a_licence_that_was_set_after_loading(self, tmp_path: Path) -> None:
+        Tinted(6).save_pretrained(tmp_path / "first", card=CARD)
+        generator = gt.load_generator(tmp_path / "first")
+        generator.license = "apache-2.0"
+        for name in ("second", "first"):
+            generator.save_pretrained(tmp_path / name)
+            assert ModelCard.load(tmp_path / name / "README.md").data.license == "apache-2.0"
+            assert "- Licence: apache-2.0\n" in read(tmp_path / name)
+            assert "cc-by-4.0" not in read(tmp_path / name)
 
 
 class TestTravels:

@@ -9,9 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# In which labels are looked for unless the user names a column: as in a source of the library, and CIFAR-100's on the Hub.
-LABEL_COLUMNS = ("labels", "label", "cls", "fine_label")
+# In which labels are looked for unless the user names a column; `fine_label` is that of CIFAR-100 on the Hub.
+LABEL_COLUMNS = ("label", "fine_label", "labels", "cls")
 _WHAT = "expected a class for each image: a whole number from 0 on, or its name"
+
+
+def find_label_column(schema: Any) -> str | None:
+    """Return which column of an Arrow schema holds labels, by its name; lists of them, of images with several, do not count."""
+    import pyarrow as pa
+
+    columns = (name for name in LABEL_COLUMNS if name in schema.names)
+    return next((name for name in columns if not pa.types.is_nested(schema.field(name).type)), None)
 
 
 def number_labels(

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def refuse_useless_out(folder: Path, option: str) -> None:
+def refuse_unwritable(folder: Path, option: str) -> None:
     """Exit if `folder`, as `option` names it, is not and cannot become a folder to write into. Nothing is created."""
     found = folder
     while not os.path.lexists(found) and found != found.parent:

@@ -23,11 +23,10 @@ from pathlib import Path
 import kornia.augmentation as K
 import torch
 from checkpoints import atomic_save
-from divergence import is_finite
 from einops import rearrange
 from images import load_images, load_labels
 from rich.progress import track
-from shared import refuse_useless_out, settle_device, settle_precision
+from shared import is_finite, refuse_unwritable, settle_device, settle_precision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -164,7 +163,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["auto", "bfloat16", "float32"], default="auto", help="auto: what the device computes in")
     args = parser.parse_args()
     args.device = settle_device(args.device, f"--device {args.device}")
-    refuse_useless_out(args.out, "--out")
+    refuse_unwritable(args.out, "--out")
     (labels, names), (expected, test_names) = load_labels(args.train), load_labels(args.test)
     if names != test_names:
         raise SystemExit(f"--train has the classes {names}, --test {test_names}: expected the same in both")

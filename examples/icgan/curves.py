@@ -22,7 +22,7 @@ from classifier import Judge, load_judge, predict
 from evaluate import choose_labels, generate, load_sources
 from images import load_images, load_labels
 from measures import agreement, distance_from_source, diversity, spread_of_classes
-from shared import refuse_useless_out, write_whole
+from shared import refuse_unwritable, write_whole
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -54,7 +54,7 @@ def main() -> None:
     if not name:
         raise SystemExit(f"--out {args.out}: expected a path without suffix, such as {args.out.parent / 'quality'}")
     out = args.out.with_name(name)
-    refuse_useless_out(out.parent, f"--out {args.out}: folder")
+    refuse_unwritable(out.parent, f"--out {args.out}: folder")
     snapshots = {name: find_snapshots(folder) for name, folder in runs.items()}
     losses = read_losses(next(iter(runs.values()))) if args.losses else {}
     judge = load_judge(args.judge)

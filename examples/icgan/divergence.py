@@ -6,14 +6,12 @@ What may have caused it can then be changed in the same folder, and the stage go
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from shared import flatten, write_whole
-from torch import Tensor, nn
+from shared import flatten, is_finite, write_whole
 
 if TYPE_CHECKING:
     from settings import Settings
@@ -60,27 +58,6 @@ def read_checkpoint(settings: Settings, out: Path, stage: str, device: torch.dev
             f"{_advise(settings, stage)}: the {stage} begins again."
         )
     return state
-
-
-def is_finite(value: Any) -> bool:
-    """Return whether a number, a tensor, or all that a module, a mapping or a list holds is finite."""
-    flags: dict[torch.device, list[Tensor]] = {}
-    for item in _leaves(value):
-        if isinstance(item, Tensor) and item.is_floating_point():
-            flags.setdefault(item.device, []).append(item.isfinite().all())
-        elif isinstance(item, float) and not math.isfinite(item):
-            return False
-    return all(bool(torch.stack(found).all()) for found in flags.values())  # one transfer from a device, not one for each tensor
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, nn.Module | torch.optim.Optimizer):
-        value = value.state_dict()
-    if isinstance(value, Mapping | list | tuple):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _leaves(item)
-    else:
-        yield value
 
 
 def read_mark(out: Path) -> dict[str, Any]:

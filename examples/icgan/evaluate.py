@@ -25,7 +25,7 @@ from images import iterate_images, load_images, load_labels, open_images, resize
 from measures import agreement, distance_from_source, diversity, knn_vote, spread_of_classes
 from pictures import classes_picture, nearest_picture, variants_picture
 from rich.progress import track
-from shared import refuse_useless_out, settle_device, spaced, warn_of_absent_classes
+from shared import refuse_unwritable, settle_device, spaced, warn_of_absent_classes
 from torch import Tensor
 
 import gentransforms as gt
@@ -75,7 +75,7 @@ def main() -> None:
     args.device = settle_device(args.device, f"--device {args.device}")
     if args.variants < 2:
         raise SystemExit(f"--variants {args.variants}: expected 2 or more, diversity is between variants")
-    refuse_useless_out(args.out, "--out")
+    refuse_unwritable(args.out, "--out")
     generator = None if args.bank else gt.load_generator(args.generator).to(args.device)
     judge = load_judge(args.judge).to(args.device)
     size = judge.arguments["size"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shared import LABEL_COLUMNS, number_labels, open_torchvision, spaced
+from shared import LABEL_COLUMNS, find_label_column, number_labels, open_torchvision, spaced
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -100,7 +100,6 @@ def load_labels(source: str) -> tuple[Tensor, list[str]]:
 
 def _of_columns(source: str) -> tuple[Tensor, list[str]]:
     """Return the labels of Parquet files, in the order in which `open_images` reads them."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = local_path(source, "source")
@@ -115,8 +114,7 @@ def _of_columns(source: str) -> tuple[Tensor, list[str]]:
     except (OSError, ValueError) as error:
         raise SystemExit(f"{files[0]}: cannot be read as a Parquet file: {error}") from error
 
-    columns = (name for name in LABEL_COLUMNS if name in schema.names)
-    column = next((name for name in columns if not pa.types.is_nested(schema.field(name).type)), None)
+    column = find_label_column(schema)
     if column is None:
         raise SystemExit(
             f"{source!r} has no labels among its columns {', '.join(map(repr, schema.names))}: "

@@ -27,7 +27,7 @@ from shared import (
     name_changes,
     read_record,
     refuse_another_run,
-    refuse_useless_out,
+    refuse_unwritable,
     settle_device,
     settle_precision,
     write_record,
@@ -64,14 +64,16 @@ def open_run(out: Path, settings: Settings, images: Tensor) -> None:
     if before := read_begun(out):
         record |= {name: before[name] for name in ("after_divergence",) if name in before}
         may_change = FREE | remedies(out)
-        begins = not (out / "generator.pt").exists()
+        begins = not (out / "generator.pt").exists() and not (out / "pretrained").exists()
         if begins:  # the encoder does not depend on them
             may_change |= {name for name in record if name.startswith("generator.")}
         refuse_another_run(out, record, may_change)
         changed = sorted(name for name in may_change - FREE if before.get(name) != record[name])
         if begins and any(name.startswith("generator.") for name in changed):
             for folder in ("snapshots", "samples", "tensorboard/generator"):
-                shutil.rmtree(out / folder, ignore_errors=True)
+                if (out / folder).exists():
+                    print(f"{out / folder}, of the generator with the former settings, is removed: it begins again", flush=True)
+                    shutil.rmtree(out / folder)
         if changed and (mark := read_mark(out)):
             said = f"{mark['stage']} from step {mark['step']}: {', '.join(name_changes(changed, before, record))}"
             record["after_divergence"] = [*record.get("after_divergence", []), said]
@@ -126,7 +128,7 @@ def main() -> None:
     settings = load_settings(args.config, args.overrides)
     settings.device = settle_device(settings.device, f"device={settings.device}")
     card = read_card(args.card)
-    refuse_useless_out(args.out, "--out")
+    refuse_unwritable(args.out, "--out")
     check_result(args.out / "pretrained")
     images = load_images(args.data, settings.resolution, settings.limit, first=takes_the_first(args.out))
     if len(images) < 2:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from shared import LABEL_COLUMNS, number_labels, open_torchvision, spaced
+from shared import LABEL_COLUMNS, find_label_column, number_labels, open_torchvision, spaced
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -135,7 +135,7 @@ def _parquet(name: str, image_column: str | None, label_column: str | None) -> S
 
     schema = pq.read_schema(name)
     image = image_column or next((column for column in ("image", "img") if column in schema.names), None)
-    label = label_column or next((column for column in LABEL_COLUMNS if column in schema.names), None)
+    label = label_column or find_label_column(schema)
     for option, column in {"data.image_column": image, "data.label_column": label}.items():
         if column not in schema.names and (column is not None or option == "data.image_column"):
             raise SystemExit(f"{name}: no column {column!r} ({option}), only {schema.names}")

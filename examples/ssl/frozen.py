@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from backbones import Backbone, build_backbone
 from config import BackboneSettings, Settings, build_settings
-from diverged import all_finite
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from shared import is_finite
 from torch import Tensor, nn
 
 import gentransforms as gt
@@ -99,7 +99,7 @@ def _of_run(file: Path, content: dict[str, Any]) -> tuple[Backbone, Settings]:
 
 
 def _frozen(s: BackboneSettings, weights: dict[str, Tensor], file: Path) -> Backbone:
-    if not all_finite(weights.values()):
+    if not is_finite(weights):
         raise SystemExit(f"{str(file)!r} holds weights that are NaN or infinite: their training diverged, and there is nothing to measure")
     backbone = build_backbone(s)
     try:

@@ -17,12 +17,12 @@ from backbones import Backbone
 from config import OptimizerSettings, ViewSettings
 from crops import device_crop, worker_crop
 from data import Source
-from diverged import all_finite
 from frozen import GeneratorsEncoder
 from lightning.pytorch.callbacks import ModelCheckpoint
 from loading import EpochBatches, MemoryImages, mix_seed, read_labels, read_or_next, set_seed, train_loader, whole_loader
 from optimizers import build_optimizer, build_schedule, parameter_groups
 from saving import WholeFiles
+from shared import is_finite
 from slurm import environments
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -96,7 +96,7 @@ def fit_linear(
     last = None if folder is None else folder / "last.ckpt"
     again = last is not None and zipfile.is_zipfile(last) and torch.load(last, weights_only=True)["identity"] == module.identity
     trainer.fit(module, train_loader(train, batches, options.workers), ckpt_path=last if again else None, weights_only=True)
-    if not all_finite(module.parameters()):
+    if not is_finite(module):
         raise SystemExit(
             "the linear probe has diverged, its weights are NaN or infinite: give evaluate.py a lower --base-lr than "
             f"{options.base_lr:g}, or another --optimizer than {options.optimizer}"

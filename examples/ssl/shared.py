@@ -8,9 +8,10 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1]))
 from common.changes import name_changes, name_hash
 from common.devices import settle_device
-from common.labels import LABEL_COLUMNS, number_labels
+from common.finite import is_finite
+from common.labels import LABEL_COLUMNS, find_label_column, number_labels
 from common.layers import fill_in, flatten, read_layers
-from common.outputs import refuse_useless_out
+from common.outputs import refuse_unwritable
 from common.precision import settle_precision
 from common.record import read_record, refuse_another_run, write_record
 from common.rows import spaced, warn_of_absent_classes
@@ -18,7 +19,7 @@ from common.torchvision_sets import open_torchvision
 from common.whole import write_whole
 
 __all__ = [
-    "LABEL_COLUMNS", "fill_in", "flatten", "name_changes", "name_hash", "number_labels", "open_torchvision", "read_layers", "read_record",
-    "refuse_another_run", "refuse_useless_out", "settle_device", "settle_precision", "spaced", "warn_of_absent_classes",
-    "write_record", "write_whole",
+    "LABEL_COLUMNS", "fill_in", "find_label_column", "flatten", "is_finite", "name_changes", "name_hash", "number_labels",
+    "open_torchvision", "read_layers", "read_record", "refuse_another_run", "refuse_unwritable", "settle_device",
+    "settle_precision", "spaced", "warn_of_absent_classes", "write_record", "write_whole",
 ]  # fmt: skip

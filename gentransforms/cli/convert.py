@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -53,7 +54,9 @@ def icgan(
 
     _check_destination(destination)
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)  # before the weights are read: it may not be writable
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=destination.parent):  # before the weights are read: it may not be writable
+            pass
         generator = convert_icgan(source, destination, features=features)
     except GentransformsError as error:
         raise Failure(str(error)) from error

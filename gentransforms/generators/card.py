@@ -15,11 +15,11 @@ from gentransforms.generators.identity import hash_state
 from gentransforms.generators.narrowing import check_fits
 from gentransforms.hub import models as hub
 from gentransforms.hub.card_parts import card_part
-from gentransforms.hub.card_sections import FIELDS, SECTIONS, UNSAID, card_section, is_model_card, named_parts
+from gentransforms.hub.card_sections import FIELDS, SECTIONS, UNSAID, card_section, is_model_card, named_parts, weights_of
 from gentransforms.hub.card_update import update_card
 from gentransforms.wording import with_article
 
-__all__ = ["check_card", "model_card", "next_card"]
+__all__ = ["check_card", "is_about", "model_card", "next_card"]
 
 
 def check_card(sections: Iterable[str]) -> None:
@@ -53,11 +53,21 @@ def next_card(generator: Any, card: Mapping[str, Any] | None, directory: Path, d
             "load it again, or give the sections in card=",
             stacklevel=4,
         )
+    if there and loaded and _replaces(generator, loaded, there, dtype):
+        there = ""
     license = hub.read_license(hub.Source(directory), there).name if there and not _is_at(generator, directory) else None
     page, given = model_card(generator, card or {}, stated=license, dtype=dtype), named_parts(card or ())
+    if loaded and generator.license not in (None, hub.stated_license(loaded)[0]):  # the attribute was set since
+        given = [*given, "licence"]
     if loaded and is_model_card(loaded):  # the card of another library is about another use; its licence is the generator's
         page = _update(str(generator.name_or_path), loaded, page, [*given, *_known(generator)])
     return _update(str(path), there, page, given) if there else page
+
+
+def is_about(card: str, generator: Any, dtype: torch.dtype | None = None) -> bool:
+    """Return whether a card names the weights of a generator, as files of `dtype` hold them, as what it is about."""
+    named = weights_of(card)
+    return bool(named) and named == _state(generator, generator._saved_weights(), dtype).partition("_")[0]
 
 
 def model_card(generator: Any, sections: Mapping[str, Any], *, stated: str | None = None, dtype: torch.dtype | None = None) -> str:
@@ -121,6 +131,15 @@ def _state(generator: Any, weights: Mapping[str, Tensor], dtype: torch.dtype | N
         return hash_state(config, weights, dtype)
     except WeightsError:
         return ""
+
+
+def _replaces(generator: Any, loaded: str, there: str, dtype: torch.dtype | None) -> bool:
+    """Return whether the card that a generator was loaded with is about its weights, and that of the folder about others.
+
+    Then the folder comes to hold another generator, under its own card and licence.
+    """
+    other = weights_of(there)
+    return other not in ("", weights_of(loaded)) and is_about(loaded, generator, dtype)
 
 
 def _known(generator: Any) -> Collection[str]:

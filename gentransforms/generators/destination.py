@@ -39,7 +39,10 @@ def check_folder(directory: Path, kind: str, written: Collection[str] = ()) -> N
     if _is_there(config) and description.get("format") != "gentransforms":
         raise WeightsError(f"{config} is not of a generator that was saved with gentransforms, and is not replaced: {_ADVICE}")
     if _is_there(card) and (text is None or not (is_model_card(text) or is_empty(text))):
-        raise WeightsError(f"{card} is not the card of a generator that was saved with gentransforms, and is not replaced: {_ADVICE}")
+        raise WeightsError(
+            f"{card} is not the card of a generator that was saved with gentransforms, and is not replaced: {_ADVICE}; push_to_hub keeps "
+            "such a card in its repository, and adds to it"
+        )
     if description and description.get("class") != kind:
         raise WeightsError(
             f"{directory} holds a generator of the class {description.get('class')!r}, and this is {kind!r}: choose a new folder"

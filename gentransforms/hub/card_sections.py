@@ -10,7 +10,7 @@ from gentransforms.hub.card_parts import PART, card_part
 
 __all__ = [
     "FIELDS", "SECTIONS", "UNSAID", "card_section", "has_default_title", "has_license", "is_default", "is_empty", "is_model_card",
-    "is_noted", "mark_sections", "named_parts", "outgrown", "with_note", "with_title",
+    "is_noted", "mark_sections", "named_parts", "outgrown", "weights_of", "with_note", "with_title",
 ]  # fmt: skip
 
 UNSAID = "Not stated by whoever saved these weights."
@@ -67,7 +67,9 @@ def is_empty(text: str) -> bool:
 def has_license(text: str) -> bool:
     """Return whether the metadata of a card state a licence."""
     header = _HEADER.match(text)
-    return bool(header and re.search(r"^license(?:_name)?:[ \t]*(?!null\b|[~#])\S", header["yaml"] or "", re.MULTILINE))
+    return bool(
+        header and re.search(r"^license(?:_name)?:(?:[ \t]*(?!null\b|[~#])\S|[ \t]*\n[ \t]*- )", header["yaml"] or "", re.MULTILINE)
+    )
 
 
 def has_default_title(text: str) -> bool:
@@ -108,6 +110,11 @@ def outgrown(there: str, new: str) -> Collection[str]:
     if not was or was == now:
         return ()
     return ("evaluation",) if now.partition("_")[0] == was.partition("_")[0] else ("evaluation", "training_data")
+
+
+def weights_of(card: str) -> str:
+    """Return the digest of the weights that the figures of a card are about; empty if they name none."""
+    return _state(card).partition("_")[0]
 
 
 def with_title(there: str, new: str) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUNDLED", "CARD_FILE", "CONFIG_FILE", "PIPELINE_FILE", "WEIGHTS_FILE", "License", "Source", "bundled_names", "card_metadata",
-    "check_format", "own_config", "pipeline_class", "read_card", "read_config", "read_license", "read_weights",
+    "check_format", "own_config", "pipeline_class", "read_card", "read_config", "read_license", "read_weights", "stated_license",
 ]  # fmt: skip
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -257,20 +257,30 @@ def read_license(source: Source, card: str | None = None) -> License:
         >>> read_license(Source("icgan-cifar10-32")).name
         'apache-2.0'
     """
+    name, link = stated_license((read_card(source) if card is None else card) or "")
+    return License(name, name and license_link(link, source.name, source.options["revision"], source.folder is None))
+
+
+def stated_license(card: str) -> tuple[str | None, Any]:
+    """Return name and link of the licence that the metadata of a card state, as they are there; None where they state none.
+
+    Example:
+        >>> stated_license("---\\nlicense: mit\\n---\\n# Mine")
+        ('mit', None)
+    """
     from huggingface_hub import ModelCard
 
-    header = re.match(r"---\s*\n.*?\n---\s*(?:\n|$)", (read_card(source) if card is None else card) or "", re.DOTALL)
+    header = re.match(r"---\s*\n.*?\n---\s*(?:\n|$)", card, re.DOTALL)
     try:
         data = None if header is None else ModelCard(header[0]).data
     except Exception:  # as in read_card
-        return License()
+        return None, None
     found, name = getattr(data, "license", None), getattr(data, "license_name", None)
     if not found and not name:
-        return License()
+        return None, None
     if isinstance(found, list):  # the Hub takes several
         found = ", ".join(map(str, found))
-    link = license_link(getattr(data, "license_link", None), source.name, source.options["revision"], source.folder is None)
-    return License(str(name if found in (None, "other") and name else found), link)
+    return str(name if found in (None, "other") and name else found), getattr(data, "license_link", None)
 
 
 def _read_object(source: Source, path: Path) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from gentransforms.bank.format.damage import Damage
 if TYPE_CHECKING:
     from gentransforms.bank.format.lookup import Lookup
 
-__all__ = ["IndexGuard", "sum_columns", "sum_lists"]
+__all__ = ["IndexChecksum", "checksum_columns", "checksum_lists"]
 
 
-def sum_lists(lookup: Lookup, failed: Sequence[Mapping[str, Any]], rejected: Sequence[Mapping[str, Any]]) -> int:
+def checksum_lists(lookup: Lookup, failed: Sequence[Mapping[str, Any]], rejected: Sequence[Mapping[str, Any]]) -> int:
     """Return the CRC-32 of what is read whenever an index is opened."""
     found = zlib.crc32(json.dumps([list(lookup.files), list(failed), list(rejected)]).encode())
     for numbers in (lookup.file_starts, lookup.file_sizes):
@@ -25,7 +25,7 @@ def sum_lists(lookup: Lookup, failed: Sequence[Mapping[str, Any]], rejected: Seq
     return found
 
 
-def sum_columns(lookup: Lookup) -> int:
+def checksum_columns(lookup: Lookup) -> int:
     """Return the CRC-32 of the columns by which keys and variants are found, and of the marks. A million rows take some milliseconds."""
     found = zlib.crc32(bytes.fromhex(lookup.digest()))
     for numbers in (lookup.hashes, lookup.order, lookup.marks):
@@ -34,12 +34,12 @@ def sum_columns(lookup: Lookup) -> int:
     return found
 
 
-class IndexGuard:
+class IndexChecksum:
     """Checks an index once, when something is not found in it; at opening that would cost more than all else.
 
     Args:
         where: path of the index, for the error.
-        expected: the result of `sum_columns` when it was written.
+        expected: the result of `checksum_columns` when it was written.
     """
 
     def __init__(self, where: str, expected: int) -> None:
@@ -53,6 +53,6 @@ class IndexGuard:
         """
         if self._checked:
             return
-        if sum_columns(lookup) != self._expected:
+        if checksum_columns(lookup) != self._expected:
             raise Damage(f"{self._where}: has changed since it was written", "`gentransforms bank verify --repair` rebuilds it")
         self._checked = True

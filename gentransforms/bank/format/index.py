@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gentransforms.bank.format.checksums import IndexGuard, sum_columns, sum_lists
+from gentransforms.bank.format.checksums import IndexChecksum, checksum_columns, checksum_lists
 from gentransforms.bank.format.damage import Damage
 from gentransforms.bank.format.images import map_file
 from gentransforms.bank.format.locking import Partial, explain_write_error, locked, sync_directory
@@ -131,9 +131,9 @@ def read_index(directory: Path, facts: Facts, *, thorough: bool = False) -> Inde
         batch.validate()
         index = _from_arrow(batch, facts)
         if sums := json.loads(schema.metadata.get(_SUMS, b"null")):  # none in an index of an earlier version
-            if sum_lists(index.lookup, index.failed, index.rejected) != sums["lists"]:
+            if checksum_lists(index.lookup, index.failed, index.rejected) != sums["lists"]:
                 raise ValueError("it has changed since it was written")
-            index = replace(index, lookup=replace(index.lookup, guard=IndexGuard(str(path), sums["columns"])))
+            index = replace(index, lookup=replace(index.lookup, guard=IndexChecksum(str(path), sums["columns"])))
     except (pa.ArrowException, OSError, EOFError, StopIteration, ValueError, KeyError) as error:
         raise BankError(f"{path}: is damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
     if thorough and index.lookup.guard is not None:
@@ -239,7 +239,7 @@ def _to_arrow(index: Index, facts: Facts) -> Any:
         given = values[column.name]
         array = given if isinstance(given, pa.Array) else pa.array(given, column.type.value_type)
         columns.append(pa.LargeListArray.from_arrays(pa.array([0, len(array)], pa.int64()), array, type=column.type))
-    sums = {"lists": sum_lists(lookup, index.failed, index.rejected), "columns": sum_columns(lookup)}
+    sums = {"lists": checksum_lists(lookup, index.failed, index.rejected), "columns": checksum_columns(lookup)}
     metadata = {"gentransforms": json.dumps(_describe(facts)), _SUMS: json.dumps(sums)}
     return pa.RecordBatch.from_arrays(columns, schema=schema.with_metadata(metadata))
 

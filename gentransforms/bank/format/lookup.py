@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from gentransforms.bank.format.checksums import IndexGuard
+from gentransforms.bank.format.checksums import IndexChecksum
 from gentransforms.bank.format.damage import Damage
 from gentransforms.sources.arrow import arrow
 
@@ -56,7 +56,7 @@ class Lookup:
     order: npt.NDArray[np.int32]
     marks: npt.NDArray[np.uint8] | None = None
     kept: npt.NDArray[np.bool_] | None = None
-    guard: IndexGuard | None = None
+    guard: IndexChecksum | None = None
     _key_data: Any = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:

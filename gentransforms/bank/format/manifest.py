@@ -31,7 +31,8 @@ COPY = "bank.json.bak"
 # What determines the bytes of a bank and must agree between runs. The rest of a manifest, "info", need not agree.
 AGREED = ("settings", "generator", "source", "device", "encoder")
 # Of a manifest that nothing can take the place of; the damage may be in what is there for information alone.
-_CHANGED_ALONE = f"has changed since it was written, and there is no intact copy: put one back; or, if you edited it, remove {SEAL} from it"
+_CHANGED = "has changed since it was written"
+_CHANGED_ALONE = f"{_CHANGED}, and there is no intact copy: put one back; or, if you edited it, remove {SEAL} from it"
 _SECTIONS = ("settings", "generator", "source", "info")
 
 
@@ -161,9 +162,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if changed:
         warnings.warn(f"{directory / MANIFEST}: {_CHANGED_ALONE}", stacklevel=3)
     if damage:
+        edited = f"; if you edited it, remove {SEAL} from it" if damage == _CHANGED else ""
         warnings.warn(
             f"{directory / MANIFEST}: {damage}: its copy {COPY} is used, and the next run of "
-            f"{Facts.read(manifest, str(directory / COPY)).command}, or `gentransforms bank verify --repair`, puts it in its place",
+            f"{Facts.read(manifest, str(directory / COPY)).command}, or `gentransforms bank verify --repair`, puts it in its place{edited}",
             stacklevel=3,
         )
     return manifest
@@ -197,7 +199,7 @@ def _find(directory: Path) -> tuple[dict[str, Any], str, bool]:
             copy = _read_copy(directory)
             return (checked, "", not intact) if copy is None else (copy, str(error).removeprefix(f"{path}: "), False)
         if not intact and (copy := _read_copy(directory)) is not None:
-            return copy, "has changed since it was written", False
+            return copy, _CHANGED, False
         return checked, "", not intact
     if (copy := _read_copy(directory)) is not None:
         return copy, damage, False

@@ -12,7 +12,7 @@ import os
 import pickle
 from typing import TYPE_CHECKING, Any
 
-from gentransforms.bank.generate.board import MAKE, Place
+from gentransforms.bank.generate.board import MAKE, Span
 
 if TYPE_CHECKING:
     from gentransforms.bank.generate.guard import Guard
@@ -44,7 +44,7 @@ class UnitMaker:
         places = [(int(start), int(stop)) for start, stop in zip(batch["start"], batch["stop"], strict=True)]
         return {"answer": [base64.b64encode(pickle.dumps(self._make(place))).decode() for place in places]}
 
-    def _make(self, place: Place) -> tuple[str, Place, Any]:
+    def _make(self, place: Span) -> tuple[str, Span, Any]:
         """Return the answer `MAKE` with a report, `FAILED` with the name and text of an error of this library, or what the board says."""
         import ray
 
@@ -79,7 +79,7 @@ class UnitMaker:
         return job, Guard(job)
 
 
-def decode(answer: str) -> tuple[str, Place, Any]:
+def decode(answer: str) -> tuple[str, Span, Any]:
     """Decode an answer of `UnitMaker`."""
     kind, place, content = pickle.loads(base64.b64decode(answer))
     return kind, place, content

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-__all__ = ["DEATHS", "GIVEN_UP", "MAKE", "STOPPED", "Board", "Place"]
+__all__ = ["DEATHS", "GIVEN_UP", "MAKE", "STOPPED", "Board", "Span"]
 
 # Workers that a unit may kill. More than one, because a worker may also die of its neighbours: they share memory.
 DEATHS = 3
 
 MAKE, STOPPED, GIVEN_UP = "make", "stopped", "given up"
 
-Place = tuple[int, int]  # the start and stop of a unit
+Span = tuple[int, int]  # the start and stop of a unit
 
 
 class Board:
@@ -34,10 +34,10 @@ class Board:
     def __init__(self, nodes: Callable[[], Collection[str]] | None = None) -> None:
         self.nodes = nodes or _nodes_of_ray
         self.stopped = self.passed = False
-        self.begun: set[Place] = set()
-        self.unfinished: dict[Place, list[str]] = {}  # the node of each attempt
+        self.begun: set[Span] = set()
+        self.unfinished: dict[Span, list[str]] = {}  # the node of each attempt
 
-    def begin(self, unit: Place, node: str) -> tuple[str, bool]:
+    def begin(self, unit: Span, node: str) -> tuple[str, bool]:
         """Return `MAKE`, `STOPPED` or `GIVEN_UP` for a unit and the node that asks, and whether the generator is known to work."""
         if self.stopped:
             return STOPPED, self.passed
@@ -49,12 +49,12 @@ class Board:
         self.begun.add(unit)
         return MAKE, self.passed
 
-    def end(self, unit: Place, passed: bool) -> None:
+    def end(self, unit: Span, passed: bool) -> None:
         """Note that a worker has survived a unit, and whether it has seen proof that the generator works."""
         self.unfinished.pop(unit, None)
         self.passed = self.passed or passed
 
-    def stop(self) -> list[Place]:
+    def stop(self) -> list[Span]:
         """Let no further unit begin; return those that have begun, finished ones too."""
         self.stopped = True
         return sorted(self.begun)

@@ -15,7 +15,7 @@ from typing import Any
 from gentransforms import errors
 from gentransforms.bank.format.unit import Unit
 from gentransforms.bank.generate.actor import FAILED, UnitMaker, decode
-from gentransforms.bank.generate.board import DEATHS, GIVEN_UP, MAKE, Board, Place
+from gentransforms.bank.generate.board import DEATHS, GIVEN_UP, MAKE, Board, Span
 from gentransforms.bank.generate.engines import check_number
 from gentransforms.bank.generate.job import Job, UnitReport
 from gentransforms.errors import BankError, ConfigError, GentransformsError
@@ -124,7 +124,7 @@ class Ray:
 
     def _answers(
         self, job: Job, units: Sequence[Unit], board: Any, count: int, gpus: float, cpus: float
-    ) -> Generator[tuple[str, Place, Any], None, None]:
+    ) -> Generator[tuple[str, Span, Any], None, None]:
         """Yield the answers of the actors, one for each unit, in whatever order."""
         import ray.data
 

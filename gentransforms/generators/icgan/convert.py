@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gentransforms.errors import ConversionError, WeightsError
+from gentransforms.generators.card import is_about
 from gentransforms.generators.icgan.generator import ICGAN
 from gentransforms.generators.icgan.released import load_resnet50_features, read_released
 from gentransforms.hub.models import CARD_FILE
@@ -24,7 +25,7 @@ def convert_icgan(source: str | Path, destination: str | Path, *, features: str 
 
     Args:
         source: folder with ``state_dict_best*.pth`` and ``G_ema_best*.pth``.
-        destination: folder to write; the card of an earlier conversion there stays as it was edited.
+        destination: folder to write; the card of an earlier conversion of this release there stays as it was edited.
         features: SwAV or torchvision ResNet-50 checkpoint; without it the generator samples from given features only.
 
     Raises:
@@ -38,6 +39,7 @@ def convert_icgan(source: str | Path, destination: str | Path, *, features: str 
         generator = ICGAN.from_released(state, config, extractor)
     except WeightsError as error:
         raise ConversionError(f"{source}: {error}") from error
-    again = (local_path(destination, "destination") / CARD_FILE).exists()
+    there = local_path(destination, "destination") / CARD_FILE
+    again = there.is_file() and is_about(there.read_text(encoding="utf-8", errors="replace"), generator)
     generator.save_pretrained(destination, card=None if again else {"title": local_path(source).resolve().name, **_CARD})
     return generator
