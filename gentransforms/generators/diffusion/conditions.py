@@ -185,12 +185,9 @@ def colour_masks(masks: Any, palette: Tensor, size: Sequence[int], count: int) -
         MissingInputError: as in `check_masks`.
         ConfigError: as there.
     """
-    check_masks(masks, len(palette), count)
-    masks = as_maps("masks", masks, count)
+    batches = check_masks(masks, len(palette), count)
     if not count:
         return torch.zeros(0, 3, *size, device=palette.device)
-    # Masks of one tensor have one size; those of a list may differ, and each is a batch of its own.
-    batches = [masks] if isinstance(masks, Tensor) else [mask[None] for mask in masks]
     return torch.cat([_colours(batch[:, 0] if batch.ndim == 4 else batch, palette, size) for batch in batches])
 
 
@@ -201,8 +198,8 @@ def _colours(masks: Tensor, palette: Tensor, size: Sequence[int]) -> Tensor:
     return colours.movedim(-1, 1).float() / 255
 
 
-def check_masks(masks: Any, colours: int, count: int) -> None:
-    """Check class masks: one for each of `count` images, of which a palette has all the colours.
+def check_masks(masks: Any, colours: int, count: int) -> list[Tensor]:
+    """Check class masks, one for each of `count` images, of which a palette has all the colours; return them as batches of one size.
 
     Args:
         masks: as for `colour_masks`.
@@ -219,8 +216,11 @@ def check_masks(masks: Any, colours: int, count: int) -> None:
             "inputs_getter=lambda sample: {'masks': sample['mask']}, or pass masks= to encode"
         )
     masks = as_maps("masks", masks, count)
-    for batch in ([masks] if isinstance(masks, Tensor) else [mask[None] for mask in masks]) if count else []:
+    # Masks of one tensor have one size; those of a list may differ, and each is a batch of its own.
+    batches = ([masks] if isinstance(masks, Tensor) else [mask[None] for mask in masks]) if count else []
+    for batch in batches:
         _check_classes(batch, colours)
+    return batches
 
 
 def _check_classes(masks: Tensor, colours: int) -> None:
@@ -252,11 +252,10 @@ def given_maps(maps: Any, size: Sequence[int], count: int, preserves_geometry: b
         MissingInputError: as in `check_maps`.
         ConfigError: as there.
     """
-    check_maps(maps, count)
-    maps = as_maps("control_maps", maps, count)
-    if not isinstance(maps, Tensor):
-        return torch.cat([_fit_maps(m[None], size, preserves_geometry) for m in maps]) if count else torch.zeros(0, 3, *size)
-    return _fit_maps(maps, size, preserves_geometry)
+    fitted = [_fit_maps(batch, size, preserves_geometry) for batch in check_maps(maps, count)]
+    if len(fitted) == 1:
+        return fitted[0]
+    return torch.cat(fitted) if fitted else torch.zeros(0, 3, *size)
 
 
 def _fit_maps(maps: Tensor, size: Sequence[int], preserves_geometry: bool) -> Tensor:
@@ -266,8 +265,8 @@ def _fit_maps(maps: Tensor, size: Sequence[int], preserves_geometry: bool) -> Te
     return fit(values, size, preserves_geometry).clamp(0, 1).expand(-1, 3, -1, -1)
 
 
-def check_maps(maps: Any, count: int) -> None:
-    """Check control maps that were made elsewhere: one for each of `count` images.
+def check_maps(maps: Any, count: int) -> list[Tensor]:
+    """Check control maps that were made elsewhere, one for each of `count` images; return them as batches of one size.
 
     Args:
         maps: as for `given_maps`.
@@ -283,8 +282,10 @@ def check_maps(maps: Any, count: int) -> None:
             "inputs_getter=lambda sample: {'control_maps': sample['map']}, or pass control_maps= to encode"
         )
     maps = as_maps("control_maps", maps, count)
-    for batch in [maps] if isinstance(maps, Tensor) else [one[None] for one in maps]:
+    batches = [maps] if isinstance(maps, Tensor) else [one[None] for one in maps]
+    for batch in batches:
         _check_pixels(batch)
+    return batches
 
 
 def _check_pixels(maps: Tensor) -> None:
