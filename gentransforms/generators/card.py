@@ -42,7 +42,6 @@ def next_card(generator: Any, card: Mapping[str, Any] | None, directory: Path, d
         WeightsError: if the metadata of the card are needed and cannot be read, or `dtype` cannot hold the weights.
         UserWarning: if the card beside the weights could not be read when the generator was loaded.
     """
-    check_fits(generator._saved_weights(), dtype)  # here, where all classes come by before they write
     if card is not None and not card:
         return model_card(generator, card, dtype=dtype)
     path, loaded = directory / hub.CARD_FILE, generator._loaded_card
@@ -81,6 +80,7 @@ def model_card(generator: Any, sections: Mapping[str, Any], *, stated: str | Non
 
     Raises:
         ConfigError: if a section is unknown.
+        WeightsError: if `dtype` cannot hold the weights.
 
     Example:
         >>> from gentransforms.testing import FakeGenerator
@@ -96,6 +96,7 @@ def model_card(generator: Any, sections: Mapping[str, Any], *, stated: str | Non
     metadata = hub.card_metadata(license, link, pipeline_tag="image-to-image", tags=tags)
     height, width = generator.image_size
     saved = generator._saved_weights()
+    check_fits(saved, dtype)  # here, where all classes come by before they write
     figures = [
         f"- Images: {height} x {width} pixels; keeps the source's layout: {'yes' if generator.preserves_geometry else 'no'}",
         f"- Weights: {sum(tensor.numel() for tensor in saved.values()):,} numbers",
